@@ -1,0 +1,113 @@
+"""The fields of a run and their defaults. A file in configs/ starts from `base()` and changes what its experiment needs.
+
+Every default is here: the code reads fields and never invents one. Any field is overridden on the command line, as in
+--config.terms.kd.kwargs.temperature=2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from kd_jax.data.load import DEFAULTS as DATA
+from kd_jax.resolve import near
+
+
+def training(**changes) -> ConfigDict:
+    """How a network is trained: length, batch, view of the data, optimizer."""
+    config = ConfigDict()
+    config.batch_size = 64
+    config.epochs = 0.0  # of the training split (unlabelled examples included); or
+    config.steps = 0  # steps; exactly one of the two is not 0
+    config.labelled_share = 0.5  # of a batch when some examples have no label; the rest is from the transfer set
+    config.augment = ()  # operations of data/augment.py, in order
+    config.optimizer = ConfigDict(
+        dict(
+            name="sgd",  # any optimizer of optax
+            learning_rate=0.05,
+            kwargs=dict(momentum=0.9),
+            weight_decay=5e-4,  # added to the gradient (torch.optim.SGD); decoupled decay goes into kwargs of adamw
+            decay_pattern=".*",  # parameters whose path matches are decayed
+            clip_norm=0.0,  # 0 = no clipping
+            schedule="cosine",  # constant | cosine | linear | step
+            warmup=0.0,  # fraction of the run
+            boundaries=(0.625, 0.75, 0.875),  # of "step", as fractions of the run: 150, 180 and 210 of 240 epochs
+            decay=0.1,
+        ),
+    )
+    config.update(changes)
+    return config
+
+
+def base() -> ConfigDict:
+    config = ConfigDict()
+    config.title = ""
+    config.seed = 0
+    config.scheme = "schemes.offline.build"
+    config.data = ConfigDict(DATA, convert_dict=False)
+    config.student = ConfigDict(dict(model=dict(name="models.cifar_resnet.resnet20", kwargs={})))
+    config.teacher = ConfigDict(
+        dict(
+            model=dict(name="models.cifar_resnet.resnet56", kwargs={}),
+            checkpoint="",  # an export (…/export/last/student) to load; "" trains one, once, into
+            workdir="",  # this folder; "" = <workdir>/teacher. Runs that share it share the teacher
+            use="last",  # last | best (by validation) of the trained teacher
+            min_accuracy=0.0,  # on the validation split; below it the run ends before the student starts
+            seed=0,  # of the teacher's training: config.seed repeats the student against one teacher
+            labels=0,  # the teacher's own number of labels; 0 = all that data.train_slice and data.limit leave
+            dtype="",  # parameters of the frozen teacher, e.g. bfloat16; "" = as trained
+            view="same",  # same | clean: what the teacher sees while the student sees an augmented example
+            train=training(),
+        ),
+    )
+    config.train = training()
+    config.terms = ConfigDict()
+    config.baseline = True  # also train the student without the teacher, equally long
+    config.mesh = ConfigDict(
+        dict(
+            axes=dict(data=-1, fsdp=1, model=1),
+            student_rules=(),  # ((path regex, PartitionSpec as a tuple | axis name for the largest dimension), ...)
+            teacher_rules=(),
+        ),
+    )
+    config.distributed = ConfigDict(
+        dict(enabled=False, coordinator_address="", num_processes=-1, process_id=-1, heartbeat_timeout_seconds=100)
+    )
+    config.log_every = 50
+    config.eval_every = 500  # steps between two evaluations on the validation split, each saved as a checkpoint
+    config.eval_batch_size = 256
+    config.keep = 2  # checkpoints kept beside the best one
+    config.workers = 0  # processes that decode streamed data
+    config.examples = 6  # test images shown in the report
+    return config
+
+
+class Variant(NamedTuple):
+    """What stands behind the colon of --config=file.py:..."""
+
+    data: str
+    knowledge: str
+    flags: tuple[str, ...]
+
+
+def parse(arg: str, *, data: Sequence[str], knowledge: Iterable[str], flags: Sequence[str] = ()) -> Variant:
+    """"cifar100,feature+response,tiny" in any order; the first of `data` and "response" where nothing is said.
+
+    Raises ValueError for a word that is none of them, naming what was probably meant.
+    """
+    found: dict[str, str] = {}
+    chosen = []
+    for word in filter(None, arg.split(",")):
+        kinds = [k for k, names in (("data", data), ("knowledge", knowledge)) if set(word.split("+")) <= set(names)]
+        if word in flags:
+            chosen.append(word)
+        elif kinds and kinds[0] not in found:
+            found[kinds[0]] = word
+        elif kinds:
+            raise ValueError(f"{kinds[0]} is given twice: {found[kinds[0]]!r} and {word!r}. Knowledge combines with '+'.")
+        else:
+            bad = next(w for w in word.split("+") if w not in {*knowledge})
+            raise ValueError(f"Unknown word {bad!r} in the config's variant {arg!r}. {near(bad, [*data, *knowledge, *flags])}")
+    return Variant(found.get("data", data[0]), found.get("knowledge", "response"), tuple(chosen))

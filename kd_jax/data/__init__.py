@@ -1,0 +1,1 @@
+"""Data: sources and their splits, order as a pure function of the step, batches on devices, augmentation."""

@@ -1,0 +1,161 @@
+"""Data that come as arrays: the user's own, an .npz file, and the digits that scikit-learn ships."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from kd_jax.data import splits
+from kd_jax.data.source import DataNotFound, Source, Splits, subset
+
+Pair = tuple[np.ndarray, np.ndarray]
+
+DIGITS_MEAN, DIGITS_STD = (0.3053,), (0.3759,)  # of the uint8 images / 255; a test recomputes them
+DIGITS_TEST_SEED = 0  # the test images are the same in every run
+
+
+def in_memory(
+    name: str,
+    split: str,
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    class_names: Sequence[str],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> Source:
+    """A source from checked arrays."""
+    images, labels = np.asarray(images), np.asarray(labels)
+    where = f"{name}/{split}"
+    if images.dtype != np.uint8:
+        if not np.issubdtype(images.dtype, np.floating):
+            raise ValueError(f"{where}: images are uint8 in 0..255 or floats, got {images.dtype}")
+        images = images.astype(np.float32)
+        if not np.isfinite(images).all():
+            raise ValueError(f"{where}: the images hold values that are not finite")
+    if images.ndim not in (2, 4):
+        raise ValueError(f"{where}: expected images [n, H, W, C] or features [n, d], got shape {images.shape}")
+    if labels.ndim != 1 or len(labels) != len(images):
+        raise ValueError(f"{where}: {len(images)} images need labels of shape [{len(images)}], got {labels.shape}")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"{where}: labels are integers, got {labels.dtype}")
+    if len(labels) and not (-1 <= labels.min() and labels.max() < len(class_names)):
+        raise ValueError(
+            f"{where}: labels are 0..{len(class_names) - 1} (-1 = none), got {labels.min()}..{labels.max()}"
+        )
+    if not len(mean) == len(std) == images.shape[-1]:
+        raise ValueError(f"{where}: mean and std need {images.shape[-1]} values each, got {len(mean)} and {len(std)}")
+    return Source(
+        name=name,
+        split=split,
+        num_classes=len(class_names),
+        class_names=tuple(class_names),
+        mean=tuple(map(float, mean)),
+        std=tuple(map(float, std)),
+        image_shape=images.shape[1:],
+        labels=labels.astype(np.int32),
+        images=np.ascontiguousarray(images),
+    )
+
+
+def from_arrays(
+    *,
+    train: Pair,
+    test: Pair,
+    validation: float | Pair = 0.0,
+    unlabelled: np.ndarray | None = None,
+    names: Sequence[str] | int | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    split_seed: int = 0,
+    name: str = "arrays",
+) -> Splits:
+    """Splits from (x, y) pairs: x uint8 or float [n, H, W, C], or features [n, d]; y int [n], -1 = no label.
+
+    `validation` is a pair, or the fraction of `train` to hold out. `unlabelled` images join train with label -1.
+    `names` are the class names, or how many classes there are (default: the largest label + 1). `mean` and `std` are
+    taken from the training images, per channel, unless given.
+    """
+    x, y = (np.asarray(part) for part in train)
+    for kind, other in (("test", test[0]), ("unlabelled", unlabelled), ("validation", validation)):
+        other = other[0] if isinstance(other, tuple) else other
+        if isinstance(other, np.ndarray) and other.shape[1:] != x.shape[1:]:
+            raise ValueError(f"{kind} images are {other.shape[1:]}, those of train {x.shape[1:]}")
+    if unlabelled is not None:
+        x = np.concatenate([x, unlabelled.astype(x.dtype, casting="same_kind")])
+        y = np.concatenate([y, np.full(len(unlabelled), -1)])
+    names = int(y.max(initial=-1)) + 1 if names is None else names
+    class_names = tuple(map(str, range(names))) if isinstance(names, int) else tuple(names)
+    if not class_names:
+        raise ValueError(f"{name}: no example of train has a label, so `names` must tell the classes")
+    mean, std = _statistics(x, mean, std)
+    make = functools.partial(in_memory, name, class_names=class_names, mean=mean, std=std)
+    held = make("validation", *validation) if isinstance(validation, tuple) else None
+    found = Splits(make("train", x, y), held, make("test", *test))
+    return found if held else held_out(found, validation, split_seed)
+
+
+def _statistics(
+    x: np.ndarray, mean: tuple[float, ...] | None, std: tuple[float, ...] | None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    axes = tuple(range(x.ndim - 1))
+    scale = 255.0 if x.dtype == np.uint8 else 1.0
+    if mean is None:
+        mean = tuple(np.mean(x, axis=axes, dtype=np.float64) / scale)
+    if std is None:
+        found = np.std(x, axis=axes, dtype=np.float64) / scale
+        std = tuple(np.where(found > 1e-6, found, 1.0))  # a constant feature stays 0, not 0/0
+    return mean, std
+
+
+def held_out(found: Splits, fraction: float, seed: int) -> Splits:
+    """Takes a stratified validation split out of train where there is none yet."""
+    if found.validation is not None or fraction == 0:
+        return found
+    if found.train.labels is None:
+        raise ValueError(f"{found.train.name}: a stratified validation split needs the labels of train")
+    kept, held = splits.hold_out(found.train.labels, fraction, seed)
+    return Splits(subset(found.train, kept), subset(found.train, held, "validation"), found.test)
+
+
+def digits(test: float) -> Splits:
+    """1,797 8x8 grey images of 10 digits (E. Alpaydin, C. Kaynak, UCI 1998), from scikit-learn's `load_digits`.
+
+    uint8 = round(value * 255 / 16), as the values are 0..16. A fixed stratified `test` fraction (0.2: 360 images).
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise DataNotFound("The digits come with scikit-learn, which is missing: pip install scikit-learn") from error
+    raw = load_digits()
+    images = np.round(raw.images * (255 / 16)).astype(np.uint8)[..., None]
+    labels = raw.target.astype(np.int32)
+    kept, held = splits.hold_out(labels, test, DIGITS_TEST_SEED)
+    if not len(held):
+        raise ValueError("digits has no test split of its own: data.test must be above 0")
+    names = tuple(map(str, range(10)))
+    make = functools.partial(in_memory, "digits", class_names=names, mean=DIGITS_MEAN, std=DIGITS_STD)
+    return Splits(make("train", images[kept], labels[kept]), None, make("test", images[held], labels[held]))
+
+
+def from_npz(path: str) -> Splits:
+    """An .npz file with train_x, train_y, test_x, test_y, and if need be validation_x, validation_y, unlabelled_x."""
+    if not Path(path).is_file():
+        raise DataNotFound(f"data.name='arrays' reads the .npz file data.directory={path!r}, which is not there")
+    with np.load(path) as file:
+        known = {f"{split}_{part}" for split in ("train", "validation", "test") for part in "xy"} | {"unlabelled_x"}
+        missing = {"train_x", "train_y", "test_x", "test_y"} - set(file)
+        if missing or set(file) - known or ("validation_x" in file) != ("validation_y" in file):
+            raise ValueError(
+                f"{path} holds {sorted(file)}; expected train_x, train_y, test_x, test_y and maybe "
+                "validation_x, validation_y, unlabelled_x"
+            )
+        return from_arrays(
+            train=(file["train_x"], file["train_y"]),
+            test=(file["test_x"], file["test_y"]),
+            validation=(file["validation_x"], file["validation_y"]) if "validation_x" in file else 0.0,
+            unlabelled=file["unlabelled_x"] if "unlabelled_x" in file else None,
+        )

@@ -1,0 +1,225 @@
+"""Augmentation on the device, as a pure function of a key and of who the examples are.
+
+An example's randomness comes from fold_in(fold_in(stream, index), view), so one (index, view) is one picture whatever
+the batch around it, and a teacher's answer to it can be kept. Only mixup and cutmix depend on the batch.
+Order: crops, flips and colours on the stored values, then float and normalised, then cutout, then mixing.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from kd_jax import prng
+from kd_jax.data.names import unknown, user_function
+
+Batch = Mapping[str, jax.Array]
+Op = str | Mapping[str, Any]
+
+
+def prepare(
+    batch: Batch,
+    key: jax.Array,
+    train: bool,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    augment: Sequence[Op] = (),
+) -> dict[str, jax.Array]:
+    """The batch with `image` float32: (x - mean) / std, x being uint8 / 255 or a float as it is.
+
+    With `train` the ops of `augment` are applied: names such as "flip", or dicts with options such as
+    {"name": "pad_crop", "padding": 4}; "my.module:function" is an op (key, image [H, W, C], **options) -> image on the
+    stored values. `key` must be the same at every step, or a view of an example is no longer one picture.
+    mixup and cutmix add `mix_label` int32 [B] and `mix_weight` float32 [B]: the loss of an example is
+    mix_weight * loss(label) + (1 - mix_weight) * loss(mix_label). Labelled rows mix with labelled rows only.
+    """
+    ops = [_resolve(op) for op in augment] if train else []
+    if sum(name in BATCH_OPS for name, _ in ops) > 1:
+        raise ValueError(f"only one of {', '.join(BATCH_OPS)} can be used: each gives every example a second label")
+    out = dict(batch)
+    for name, op in ops:
+        if name not in NORMALISED_OPS and name not in BATCH_OPS:
+            out["image"] = _each(name, op, key, out)
+    out["image"] = normalise(out["image"], mean, std)
+    for name, op in ops:
+        if name in NORMALISED_OPS:
+            out["image"] = _each(name, op, key, out)
+    for name, op in ops:
+        if name in BATCH_OPS:
+            # the (index, view) of the first row occurs once in a run, so it stands for the step
+            out = op(example_key(prng.stream(key, name, 0), batch["index"][0], batch["view"][0]), out)
+    return out
+
+
+def normalise(image: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+    """(x - mean) / std over the last axis, float32; x = image / 255 for uint8, the image itself for floats."""
+    shape = (1,) * (image.ndim - 1) + (-1,)
+    offset, width = (jnp.asarray(values, jnp.float32).reshape(shape) for values in (mean, std))
+    scale = 255.0 if image.dtype == jnp.uint8 else 1.0
+    return (image.astype(jnp.float32) / scale - offset) / width
+
+
+def example_key(key: jax.Array, index: jax.Array, view: jax.Array) -> jax.Array:
+    """The key of one view of one example."""
+    return jax.random.fold_in(jax.random.fold_in(key, index), view)
+
+
+def _each(name: str, op: Callable, key: jax.Array, batch: Batch) -> jax.Array:
+    if batch["image"].ndim != 4:
+        raise ValueError(f"{name} is for images [B, H, W, C]; these have shape {batch['image'].shape}")
+    stream = prng.stream(key, name, 0)
+    keys = jax.vmap(functools.partial(example_key, stream))(batch["index"], batch["view"])
+    return jax.vmap(op)(keys, batch["image"])
+
+
+def _resolve(op: Op) -> tuple[str, Callable]:
+    options = {"name": op} if isinstance(op, str) else dict(op)
+    name = options.pop("name", None)
+    known = IMAGE_OPS | NORMALISED_OPS | BATCH_OPS
+    if name in known:
+        return name, functools.partial(known[name], **options)
+    if not isinstance(name, str) or ":" not in name:
+        raise unknown("augmentation", name, known)
+    return name, functools.partial(user_function(name), **options)
+
+
+def pad_crop(key: jax.Array, image: jax.Array, padding: int = 4) -> jax.Array:
+    """A crop of the image's own size out of the image with `padding` zeros on every side."""
+    padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
+    top, left = jax.random.randint(key, (2,), 0, 2 * padding + 1)
+    return jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
+
+
+def flip(key: jax.Array, image: jax.Array) -> jax.Array:
+    """Left and right exchanged in half of the cases."""
+    return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
+
+
+def cutout(key: jax.Array, image: jax.Array, size: int = 8) -> jax.Array:
+    """0 (the mean colour) in a square of `size` pixels around a random pixel, clipped at the border.
+
+    T. DeVries, G. W. Taylor, "Improved regularization of convolutional neural networks with Cutout", 2017,
+    arXiv:1708.04552.
+    """
+    height, width, _ = image.shape
+    row, column = jax.random.randint(key, (2,), 0, jnp.array([height, width]))
+    hidden = _span(height, row - size // 2, size)[:, None] & _span(width, column - size // 2, size)[None, :]
+    return jnp.where(hidden[..., None], 0, image)
+
+
+def _span(length: int, start: jax.Array, size: jax.Array | int) -> jax.Array:
+    """bool [length]: start <= i < start + size."""
+    place = jnp.arange(length)
+    return (place >= start) & (place < start + size)
+
+
+COLOUR_OPS = ("identity", "brightness", "contrast", "solarize", "posterize")
+WARP_OPS = ("translate_x", "translate_y", "rotate", "shear_x", "shear_y")
+
+
+def rand_augment(key: jax.Array, image: jax.Array, num_ops: int = 2, magnitude: float = 5.0) -> jax.Array:
+    """`num_ops` random operations on a uint8 image, one after the other, all at the strength magnitude / 10.
+
+    E. D. Cubuk et al., "RandAugment: practical automated data augmentation with a reduced search space", 2019,
+    arXiv:1909.13719. We draw from COLOUR_OPS and WARP_OPS only (no equalize, autocontrast, sharpness, colour), at full
+    strength 90 % brightness or contrast, everything inverted, 4 bits, 45 % of the side, 30 degrees, shear 0.3;
+    nearest neighbour, 0 outside.
+    """
+    if image.dtype != jnp.uint8:
+        raise ValueError(f"rand_augment needs uint8 images, as stored in 0..255; got {image.dtype}")
+    for one in jax.random.split(key, num_ops):
+        image = _random_op(one, image, magnitude / 10)
+    return image
+
+
+def _random_op(key: jax.Array, image: jax.Array, level: float) -> jax.Array:
+    choice_key, sign_key = jax.random.split(key)
+    choice = jax.random.randint(choice_key, (), 0, len(COLOUR_OPS) + len(WARP_OPS))
+    signed = jnp.where(jax.random.bernoulli(sign_key), level, -level)
+    # every colour is computed and one is kept: a branch under vmap would do the same
+    x, factor = image.astype(jnp.float32), 1 + 0.9 * signed
+    mean, step = jnp.mean(x), 2.0 ** round(4 * level)
+    colours = (
+        x,
+        x * factor,
+        mean + (x - mean) * factor,
+        jnp.where(x > 255 * (1 - level), 255 - x, x),
+        jnp.floor(x / step) * step,
+    )
+    x = jax.lax.select_n(jnp.where(choice < len(COLOUR_OPS), choice, 0), *colours)
+    amount = [jnp.where(choice == len(COLOUR_OPS) + i, signed, 0.0) for i in range(len(WARP_OPS))]
+    return _warp(jnp.clip(jnp.round(x), 0, 255).astype(jnp.uint8), *amount)
+
+
+def _warp(
+    image: jax.Array, move_x: jax.Array, move_y: jax.Array, turn: jax.Array, shear_x: jax.Array, shear_y: jax.Array
+) -> jax.Array:
+    """Each pixel from the nearest source pixel; exactly the image where all amounts (of full strength) are 0."""
+    height, width, _ = image.shape
+    y, x = jnp.meshgrid(jnp.arange(height) - (height - 1) / 2, jnp.arange(width) - (width - 1) / 2, indexing="ij")
+    angle = turn * math.radians(30)
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    source_x = cos * x + (0.3 * shear_x - sin) * y + 0.45 * move_x * width
+    source_y = cos * y + (0.3 * shear_y + sin) * x + 0.45 * move_y * height
+    column = jnp.round(source_x + (width - 1) / 2).astype(jnp.int32)
+    row = jnp.round(source_y + (height - 1) / 2).astype(jnp.int32)
+    inside = (0 <= row) & (row < height) & (0 <= column) & (column < width)
+    pixels = image[jnp.clip(row, 0, height - 1), jnp.clip(column, 0, width - 1)]
+    return jnp.where(inside[..., None], pixels, jnp.uint8(0))
+
+
+def mixup(key: jax.Array, batch: Batch, alpha: float = 0.2) -> dict[str, jax.Array]:
+    """image = w * own + (1 - w) * partner's, one w ~ Beta(alpha, alpha) for the batch.
+
+    H. Zhang et al., "mixup: beyond empirical risk minimization", 2017, arXiv:1710.09412.
+    """
+    weight_key, partner_key = jax.random.split(key)
+    weight = jax.random.beta(weight_key, alpha, alpha)
+    partner = _partners(partner_key, batch["labelled"])
+    image = weight * batch["image"] + (1 - weight) * batch["image"][partner]
+    return _mixed(batch, image, partner, weight)
+
+
+def cutmix(key: jax.Array, batch: Batch, alpha: float = 1.0) -> dict[str, jax.Array]:
+    """A box of the partner's image put into the own one; the weight is the share of the area that is left.
+
+    S. Yun et al., "CutMix: regularization strategy to train strong classifiers with localizable features", 2019,
+    arXiv:1905.04899: sides sqrt(1 - w) of the image's, w ~ Beta(alpha, alpha), a random centre, clipped at the border,
+    one box for the batch.
+    """
+    if batch["image"].ndim != 4:
+        raise ValueError(f"cutmix is for images [B, H, W, C]; these have shape {batch['image'].shape}")
+    weight_key, partner_key, place_key = jax.random.split(key, 3)
+    _, height, width, _ = batch["image"].shape
+    side = jnp.sqrt(1 - jax.random.beta(weight_key, alpha, alpha))
+    box_height, box_width = (jnp.round(side * length).astype(jnp.int32) for length in (height, width))
+    row, column = jax.random.randint(place_key, (2,), 0, jnp.array([height, width]))
+    rows = _span(height, row - box_height // 2, box_height)
+    box = rows[:, None] & _span(width, column - box_width // 2, box_width)[None, :]
+    partner = _partners(partner_key, batch["labelled"])
+    image = jnp.where(box[None, :, :, None], batch["image"][partner], batch["image"])
+    return _mixed(batch, image, partner, 1 - jnp.mean(box, dtype=jnp.float32))
+
+
+def _partners(key: jax.Array, labelled: jax.Array) -> jax.Array:
+    """int32 [B]: a random permutation of the labelled rows among themselves, and of the others."""
+    chance = jax.random.uniform(key, labelled.shape)
+    in_order = jnp.lexsort((jnp.arange(len(labelled)), labelled))
+    at_random = jnp.lexsort((chance, labelled))
+    return jnp.zeros_like(in_order).at[in_order].set(at_random)
+
+
+def _mixed(batch: Batch, image: jax.Array, partner: jax.Array, weight: jax.Array) -> dict[str, jax.Array]:
+    weights = jnp.broadcast_to(weight.astype(jnp.float32), partner.shape)
+    return {**batch, "image": image, "mix_label": batch["label"][partner], "mix_weight": weights}
+
+
+IMAGE_OPS: dict[str, Callable] = {"pad_crop": pad_crop, "flip": flip, "rand_augment": rand_augment}
+NORMALISED_OPS: dict[str, Callable] = {"cutout": cutout}
+BATCH_OPS: dict[str, Callable] = {"mixup": mixup, "cutmix": cutmix}

@@ -1,0 +1,187 @@
+"""Batches as global device arrays, a pure function of (seed, step), for one device or many processes.
+
+A set in memory is put on the devices once; a batch is then a jitted gather, and only its row numbers cross to the
+device. Other sets are read by Grain ahead of the step. Every batch has
+
+    image  uint8 or float32 [B, ...] as stored     label  int32 [B], -1 = none     labelled  bool [B]
+    index  int32 [B], the example's number         view   int32 [B], how often it has been seen
+
+and an evaluation batch has `mask` bool [B], False where the last batch is padded.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from kd_jax.data import order, stream
+from kd_jax.data.source import Source
+
+Batch = dict[str, jax.Array]
+
+RESIDENT_BYTES = 4 << 30  # a larger set in memory stays on the host and is streamed
+AHEAD = 2  # streamed batches that are on their way to the devices while a step runs
+
+_placed: weakref.WeakKeyDictionary[Source, dict] = weakref.WeakKeyDictionary()
+
+
+def train_batches(
+    source: Source,
+    *,
+    batch_size: int,
+    seed: int,
+    num_steps: int,
+    sharding: NamedSharding,
+    start_step: int = 0,
+    labelled_share: float | None = None,
+    workers: int = 0,
+) -> Iterator[Batch]:
+    """The `num_steps` batches of the steps start_step, start_step + 1, ...: resuming at a step is exact.
+
+    `sharding` is that of a [B, ...] array. `labelled_share` only matters where some examples have no label: the first
+    round(labelled_share * B) rows then come from the labelled ones, the rest from the others, each side in epochs of
+    its own; None draws from all alike. `workers` processes decode a streamed set (0 = threads of this process).
+    """
+    _check(source, batch_size, sharding)
+    if num_steps < 0 or start_step < 0 or seed < 0:
+        raise ValueError(f"negative seed, start_step or num_steps: {(seed, start_step, num_steps)}")
+    rows = _order(source, batch_size, seed, labelled_share)
+    rows(start_step)  # a share that cannot be served fails here, not inside the loop
+    if _resident(source):
+        table = (np.stack(rows(step), axis=1) for step in range(start_step, start_step + num_steps))
+        return _gathered(source, table, sharding)
+    local = _local_rows(batch_size, sharding)
+    host = stream.host_batches(source, rows, local, seed=seed, start=start_step, count=num_steps, workers=workers)
+    return _ahead(_to_global(batch, local, batch_size, sharding) for batch in host)
+
+
+def eval_batches(source: Source, *, batch_size: int, sharding: NamedSharding, workers: int = 0) -> Iterator[Batch]:
+    """Every example once, in its order; the last batch is padded with example 0, `mask` False there."""
+    _check(source, batch_size, sharding)
+    count = -(-len(source) // batch_size)
+    if _resident(source):
+        return _gathered(source, (_eval_table(len(source), batch_size, step) for step in range(count)), sharding)
+    local = _local_rows(batch_size, sharding)
+    rows = functools.partial(_eval_rows, len(source), batch_size)
+    host = stream.host_batches(source, rows, local, seed=None, start=0, count=count, workers=workers)
+    masked = (
+        batch | {"mask": _eval_table(len(source), batch_size, step)[local, 2].astype(bool)}
+        for step, batch in enumerate(host)
+    )
+    return _ahead(_to_global(batch, local, batch_size, sharding) for batch in masked)
+
+
+def _check(source: Source, batch_size: int, sharding: NamedSharding) -> None:
+    if len(source) == 0:
+        raise ValueError(f"{source.name}/{source.split} has no examples")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} is not positive")
+    try:
+        sharding.shard_shape((batch_size,))
+    except ValueError as error:
+        raise ValueError(f"batch_size={batch_size} does not divide over the devices: {sharding}") from error
+
+
+def _resident(source: Source) -> bool:
+    return source.images is not None and source.images.nbytes <= RESIDENT_BYTES
+
+
+def _order(source: Source, batch_size: int, seed: int, share: float | None) -> Callable[[int], tuple]:
+    """step -> (index, view). A partial and not a closure, because worker processes get it too."""
+    labelled = source.labelled
+    if share is None or labelled.all():
+        return functools.partial(order.batch_indices, len(source), batch_size, seed)
+    ids, others = (np.flatnonzero(side).astype(np.int32) for side in (labelled, ~labelled))
+    if share > 0 and not len(ids):
+        raise ValueError(f"labelled_share={share}, but {source.name}/{source.split} has no labels")
+    return functools.partial(order.mixed_indices, ids, others, batch_size, share, seed)
+
+
+def _eval_table(n: int, batch_size: int, step: int) -> np.ndarray:
+    """int32 [B, 3]: index, view, mask."""
+    position = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int32)
+    mask = position < n
+    return np.stack([np.where(mask, position, 0), np.zeros_like(position), mask], axis=1)
+
+
+def _eval_rows(n: int, batch_size: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+    table = _eval_table(n, batch_size, step)
+    return table[:, 0], table[:, 1]
+
+
+def _gathered(source: Source, tables: Iterable[np.ndarray], sharding: NamedSharding) -> Iterator[Batch]:
+    images, labels = _place(source, sharding)
+    gather = _gather(sharding)
+    for table in tables:
+        yield gather(images, labels, _put(table, sharding))
+
+
+@functools.lru_cache(maxsize=16)
+def _gather(sharding: NamedSharding) -> Callable[..., Batch]:
+    def gather(images: jax.Array, labels: jax.Array, table: jax.Array) -> Batch:
+        index = table[:, 0]
+        label = labels.at[index].get(mode="promise_in_bounds")
+        image = images.at[index].get(mode="promise_in_bounds")
+        batch = {"image": image, "label": label, "labelled": label >= 0, "index": index, "view": table[:, 1]}
+        return batch | ({"mask": table[:, 2] > 0} if table.shape[1] == 3 else {})
+
+    return jax.jit(gather, out_shardings=sharding)
+
+
+def _place(source: Source, sharding: NamedSharding) -> tuple[jax.Array, jax.Array]:
+    """Images and labels on every device of the mesh. Kept while the source lives: stages and evaluations share them."""
+    kept = _placed.setdefault(source, {})
+    everywhere = NamedSharding(sharding.mesh, PartitionSpec())
+    if everywhere not in kept:
+        kept[everywhere] = _put(source.images, everywhere), _put(source.labels.astype(np.int32), everywhere)
+    return kept[everywhere]
+
+
+def _put(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """A global array from a numpy array that every process has."""
+    if jax.process_count() == 1:
+        return jax.device_put(array, sharding)
+    return _assemble(array.shape, sharding, lambda index: array[index])
+
+
+def _assemble(shape: tuple[int, ...], sharding: NamedSharding, part: Callable[[tuple], np.ndarray]) -> jax.Array:
+    """A global array of which every process puts its own parts. (make_array_from_callback counts as an implicit
+    transfer, which the training loop forbids.)"""
+    places = sharding.addressable_devices_indices_map(shape).items()
+    parts = [jax.device_put(part(index), device) for device, index in places]
+    return jax.make_array_from_single_device_arrays(shape, sharding, parts)
+
+
+def _local_rows(batch_size: int, sharding: NamedSharding) -> np.ndarray:
+    """Sorted numbers of the rows of a batch that devices of this process hold: the only ones it reads."""
+    every = np.arange(batch_size)
+    mine = sharding.addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([every[index] for index in mine]))
+
+
+def _to_global(batch: dict[str, np.ndarray], local: np.ndarray, batch_size: int, sharding: NamedSharding) -> Batch:
+    if len(local) == batch_size:
+        return jax.device_put(batch, sharding)
+
+    def build(value: np.ndarray) -> jax.Array:
+        def rows(index: tuple[slice, ...]) -> np.ndarray:
+            return value[np.searchsorted(local, np.arange(batch_size)[index[0]])]
+
+        return _assemble((batch_size, *value.shape[1:]), sharding, rows)
+
+    return {key: build(value) for key, value in batch.items()}
+
+
+def _ahead(batches: Iterable[Batch]) -> Iterator[Batch]:
+    queue: collections.deque[Batch] = collections.deque()
+    for batch in batches:
+        queue.append(batch)
+        if len(queue) > AHEAD:
+            yield queue.popleft()
+    yield from queue

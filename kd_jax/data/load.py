@@ -1,0 +1,96 @@
+"""`load(config.data)`: from the name of a data set to its splits."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from kd_jax.data import arrays, cifar, idx, prepared, splits
+from kd_jax.data.names import unknown, user_function
+from kd_jax.data.source import Splits, subset
+
+NAMES = ("digits", "fashion_mnist", "mnist", "cifar10", "cifar100", "imagenet2012", "arrays")
+
+DEFAULTS: dict[str, Any] = {
+    "name": "digits",
+    "directory": "",  # "" = $KD_JAX_DATA, ~/tensorflow_datasets, ~/.cache/kd_jax, system package folders
+    "download": False,  # CIFAR only
+    "split_seed": 0,  # decides who is in which split, and nothing else does
+    "validation": 0.0,  # fraction of train, stratified; ignored where the data come with a validation split
+    "test": 0.2,  # stratified and fixed, for data without a test split of their own (digits)
+    "train_slice": (0, 0),  # rows of the shuffled train split, such as (0, 20000); (a, 0) = from a on
+    "limit": 0,  # train on the first N of them only; 0 = all
+    "labels": 0,  # keep the labels of N training examples, balanced; 0 = all
+    "label_seed": 0,  # which N
+    "image_size": 0,  # streamed images are cropped and resized to it; 0 = as they are (imagenet2012: 224)
+}
+
+
+def load(config: Mapping[str, Any]) -> Splits:
+    """The splits of `config.name`, one of NAMES, "tfds:NAME" or "my.module:function" (config -> Splits).
+
+    In this order: validation is held out of train; train is sliced, then limited; labels are hidden (-1).
+    Held-out rows depend on `split_seed` alone, so they are the same for every slice, limit and number of labels.
+    Fields left out have the value of DEFAULTS. Raises DataNotFound at once where the data are not on this machine,
+    and ValueError for an unknown name or field.
+    """
+    fields = _fields(config)
+    found = arrays.held_out(_open(fields, config), fields.validation, fields.split_seed)
+    train = found.train
+    rows = _rows(len(train), fields)
+    if len(rows) < len(train):
+        train = subset(train, rows)
+    if fields.labels:
+        if train.labels is None:
+            raise ValueError(f"{fields.name}: labels={fields.labels} needs a data set whose labels are all known")
+        seeds = (fields.split_seed, fields.label_seed)
+        kept = splits.keep_labels(train.labels, fields.labels, train.num_classes, seeds)
+        train = train.with_labels(kept)
+    return found._replace(train=train)
+
+
+def _fields(config: Mapping[str, Any]) -> SimpleNamespace:
+    for key in config:
+        near = difflib.get_close_matches(key, DEFAULTS, n=1, cutoff=0.75)
+        if key not in DEFAULTS and near:  # other fields are somebody else's, such as batch_size
+            raise ValueError(f"data has no field {key!r}; did you mean {near[0]!r}?")
+    return SimpleNamespace(**{key: config[key] if key in config else value for key, value in DEFAULTS.items()})
+
+
+def _open(fields: SimpleNamespace, config: Mapping[str, Any]) -> Splits:
+    name = fields.name
+    if name == "digits":
+        return arrays.digits(fields.test)
+    if name == "arrays":
+        return arrays.from_npz(fields.directory)
+    if name in idx.SETS:
+        return idx.load(name, fields.directory)
+    if name in cifar.SETS:
+        return cifar.load(name, fields.directory, download=fields.download)
+    if name == "imagenet2012" or name.startswith("tfds:"):
+        all_labels = fields.labels > 0 or fields.validation > 0
+        return prepared.load(
+            name.removeprefix("tfds:"), fields.directory, fields.image_size, test=fields.test, all_labels=all_labels
+        )
+    if ":" not in name:
+        raise unknown("data set", name, (*NAMES, "tfds:NAME"))
+    found = user_function(name)(config)
+    if not isinstance(found, Splits):
+        raise TypeError(f"{name} must return kd_jax.data.source.Splits, it returned {type(found).__name__}")
+    return found
+
+
+def _rows(n: int, fields: SimpleNamespace) -> np.ndarray:
+    """The sorted rows of train that are used. The slices are of a shuffled order, as files may be sorted by class."""
+    start, stop = fields.train_slice
+    stop = stop or n
+    if not 0 <= start < stop <= n:
+        raise ValueError(f"train_slice={tuple(fields.train_slice)} is not inside the {n} training examples")
+    if fields.limit < 0:
+        raise ValueError(f"limit={fields.limit} is negative")
+    rows = splits.shuffled(n, fields.split_seed)[start:stop]
+    return np.sort(rows[: fields.limit or None])

@@ -1,0 +1,68 @@
+"""The order of examples as a pure function of (seed, step): there is nothing to checkpoint, and resume is exact.
+
+Position p = step * batch_size + row runs through an endless stream; p // n is the epoch (an example's `view`),
+p % n its place in that epoch's permutation, which is drawn from (seed, stream, epoch) alone.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+LABELLED, OTHER = 1, 2  # streams of their own, so that neither moves when the other one grows
+
+
+@functools.lru_cache(maxsize=4)
+def permutation(n: int, seed: int, epoch: int, stream: int = 0) -> np.ndarray:
+    """int32 [n]. The last few are kept: two epochs of two streams can meet in one batch."""
+    order = np.random.default_rng((seed, stream, epoch)).permutation(n).astype(np.int32)
+    order.setflags(write=False)
+    return order
+
+
+def stream_rows(n: int, start: int, count: int, seed: int, stream: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """(index, view), both int32 [count]: what stands at the positions start .. start + count - 1."""
+    if n < 1:
+        raise ValueError("there are no examples to draw from")
+    index, view = np.empty(count, np.int32), np.empty(count, np.int32)
+    done = 0
+    while done < count:
+        epoch, offset = divmod(start + done, n)
+        size = min(n - offset, count - done)
+        index[done : done + size] = permutation(n, seed, epoch, stream)[offset : offset + size]
+        view[done : done + size] = epoch
+        done += size
+    return index, view
+
+
+def batch_indices(n: int, batch_size: int, seed: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """(index, view), both int32 [batch_size], of the batch of this step."""
+    return stream_rows(n, step * batch_size, batch_size, seed)
+
+
+def labelled_rows(batch_size: int, share: float) -> int:
+    """How many rows of a mixed batch have a label: share * batch_size, rounded half up."""
+    if not 0 <= share <= 1:
+        raise ValueError(f"labelled_share is in [0, 1], got {share}")
+    rows = int(share * batch_size + 0.5)
+    if (rows == 0 and share > 0) or (rows == batch_size and share < 1):
+        raise ValueError(f"labelled_share={share} of a batch of {batch_size} rounds to {rows} rows")
+    return rows
+
+
+def mixed_indices(
+    labelled_ids: np.ndarray, other_ids: np.ndarray, batch_size: int, labelled_share: float, seed: int, step: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(index, view), both int32 [batch_size]: labelled rows first, then the others.
+
+    Each side is an endless stream with epochs of its own, so a `view` counts how often that example was seen.
+    """
+    first = labelled_rows(batch_size, labelled_share)
+    parts = []
+    for ids, count, stream in ((labelled_ids, first, LABELLED), (other_ids, batch_size - first, OTHER)):
+        if count:
+            place, view = stream_rows(len(ids), step * count, count, seed, stream)
+            parts.append((np.asarray(ids)[place].astype(np.int32), view))
+    index, view = zip(*parts, strict=True)
+    return np.concatenate(index), np.concatenate(view)

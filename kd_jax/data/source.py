@@ -1,0 +1,93 @@
+"""What a data set is: one `Source` a split. It holds numpy arrays, or reads one example at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+Example = dict[str, np.ndarray]
+Fetch = Callable[[int, int | None, int], Example]
+
+
+class DataNotFound(FileNotFoundError):
+    """The data are not on this machine. The message says what was looked for, where, and which command gets it."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Source:
+    """One split of a data set, in random access: `len(source)` examples, numbered from 0.
+
+    `images` ([n, H, W, C] uint8, or float32 images or [n, d] features as they are) of a set in memory;
+    a streamed set has `fetch(index, view, seed) -> {"image", "label"}` instead, and `size`. What a fetch draws
+    (a random crop) is a function of its three arguments, and with `view=None`, in evaluation, it draws nothing.
+    `labels` is int32 [n], -1 where there is none. It is None for a streamed set of which nobody needed all
+    labels; then each comes with its example. `mean` and `std` are per channel, of uint8 images divided by 255
+    and of float values as they are.
+    """
+
+    name: str
+    split: str
+    num_classes: int
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    image_shape: tuple[int, ...]
+    labels: np.ndarray | None
+    images: np.ndarray | None = None
+    fetch: Fetch | None = None
+    size: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.images is None) == (self.fetch is None):
+            raise ValueError(f"{self.name}/{self.split}: a source has either images or fetch")
+        if self.images is not None and self.labels is None:
+            raise ValueError(f"{self.name}/{self.split}: a source in memory needs labels (-1 where there is none)")
+        if self.labels is not None and len(self.labels) != len(self):
+            raise ValueError(f"{self.name}/{self.split}: {len(self)} images, but {len(self.labels)} labels")
+
+    def __len__(self) -> int:
+        return self.size if self.images is None else len(self.images)
+
+    @functools.cached_property
+    def labelled(self) -> np.ndarray:
+        """bool [n]: which examples have a label."""
+        return np.ones(len(self), bool) if self.labels is None else self.labels >= 0
+
+    def with_labels(self, labels: np.ndarray) -> Source:
+        """The same images with other labels (-1 = none)."""
+        return dataclasses.replace(self, labels=labels.astype(np.int32))
+
+    def example(self, index: int, view: int | None = None, seed: int = 0) -> Example:
+        """One example as numpy. A label that `labels` hides stays hidden, whatever the file says."""
+        if self.images is not None:
+            return {"image": self.images[index], "label": self.labels[index]}
+        found = self.fetch(index, view, seed)
+        label = found["label"] if self.labels is None else self.labels[index]
+        return {"image": found["image"], "label": np.int32(label)}
+
+
+class Splits(NamedTuple):
+    """`validation` is None where nothing was held out."""
+
+    train: Source
+    validation: Source | None
+    test: Source
+
+
+def subset(source: Source, rows: np.ndarray, split: str = "") -> Source:
+    """The examples `rows` of a source, numbered from 0 again."""
+    rows = np.asarray(rows)
+    labels = None if source.labels is None else source.labels[rows]
+    split = split or source.split
+    if source.images is not None:
+        return dataclasses.replace(source, split=split, labels=labels, images=source.images[rows])
+    fetch = functools.partial(_fetch_row, source.fetch, rows)
+    return dataclasses.replace(source, split=split, labels=labels, fetch=fetch, size=len(rows))
+
+
+def _fetch_row(fetch: Fetch, rows: np.ndarray, index: int, view: int | None, seed: int) -> Example:
+    return fetch(int(rows[index]), view, seed)

@@ -1,0 +1,56 @@
+"""Who belongs to which split, and whose label is kept: pure functions of labels and a seed."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+
+def hold_out(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(kept rows, held-out rows), both sorted: ceil(fraction * n) of the n labelled rows, each class in proportion.
+
+    Classes get floor(share) rows and the rest go to the largest remainders, so each class is within one row of its
+    exact share. Rows without a label (-1) are always kept.
+    """
+    if not 0 <= fraction < 1:
+        raise ValueError(f"a held-out fraction is in [0, 1), got {fraction}")
+    rows = np.flatnonzero(labels >= 0)
+    total = math.ceil(fraction * len(rows) - 1e-9)
+    if total == 0:
+        return np.arange(len(labels)), np.zeros(0, np.int64)
+    classes, counts = np.unique(labels[rows], return_counts=True)
+    share = counts * (total / len(rows))
+    quota = np.floor(share + 1e-9).astype(int)
+    quota[np.argsort(quota - share, kind="stable")[: total - quota.sum()]] += 1
+    rng = np.random.default_rng((seed, 1))
+    chosen = [rng.permutation(np.flatnonzero(labels == c))[:q] for c, q in zip(classes, quota, strict=True)]
+    held = np.sort(np.concatenate(chosen))
+    return np.setdiff1d(np.arange(len(labels)), held), held
+
+
+def keep_labels(labels: np.ndarray, count: int, num_classes: int, seed: tuple[int, ...]) -> np.ndarray:
+    """Labels with all but `count` set to -1; every class keeps count // num_classes, or one more.
+
+    With the same seed a larger count keeps what a smaller one kept.
+    """
+    rng = np.random.default_rng((*seed, 2))
+    quota = np.full(num_classes, count // num_classes)
+    quota[rng.permutation(num_classes)[: count % num_classes]] += 1
+    have = np.bincount(labels[labels >= 0], minlength=num_classes)
+    if count < 0 or (have < quota).any():
+        short = int(np.argmin(have - quota))
+        raise ValueError(
+            f"labels={count} needs {quota[short]} labels of each of {num_classes} classes, but class {short} has "
+            f"{have[short]} (0 keeps all labels; at most {num_classes * int(have.min())} can be kept in balance)"
+        )
+    out = np.full_like(labels, -1)
+    for c in range(num_classes):
+        rows = rng.permutation(np.flatnonzero(labels == c))[: quota[c]]
+        out[rows] = c
+    return out
+
+
+def shuffled(n: int, seed: int) -> np.ndarray:
+    """A fixed order of n rows from which slices are taken: files may be sorted by class."""
+    return np.random.default_rng((seed, 3)).permutation(n)

@@ -1,0 +1,175 @@
+"""What the losses share: dtypes, shape errors, softened log-probabilities, norms that stay differentiable, pooling."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array
+
+# GPUs and TPUs multiply float32 matrices in TF32 or bfloat16 unless told otherwise; Gram matrices cannot afford that.
+einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+
+
+def to_float(*arrays: Array) -> tuple[Array, ...]:
+    """Arrays in float32, or in float64 where they come in as float64."""
+    arrays = tuple(jnp.asarray(x) for x in arrays)
+    return tuple(x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in arrays)
+
+
+def scalar_like(value: Array | float, like: Array) -> Array:
+    """An option (number, tracer, or array) in the dtype of `like`, so that its own dtype never changes a result."""
+    return jnp.asarray(value).astype(like.dtype)
+
+
+def require_same_shape(what: str, student: Array, teacher: Array) -> None:
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f"{what}: student and teacher must have the same shape, "
+            f"got student {student.shape} and teacher {teacher.shape}"
+        )
+
+
+def require_same_batch(what: str, student: Array, teacher: Array) -> None:
+    if student.ndim == 0 or teacher.ndim == 0 or student.shape[0] != teacher.shape[0]:
+        raise ValueError(
+            f"{what}: student and teacher must have the same batch size, "
+            f"got student {student.shape} and teacher {teacher.shape}"
+        )
+
+
+def require_maps(what: str, student: Array, teacher: Array) -> None:
+    """Both are [batch, height, width, channels] with one batch size."""
+    if student.ndim != 4 or teacher.ndim != 4:
+        raise ValueError(
+            f"{what}: expected maps [batch, height, width, channels], "
+            f"got student {student.shape} and teacher {teacher.shape}"
+        )
+    require_same_batch(what, student, teacher)
+
+
+def require_same_channels(what: str, student: Array, teacher: Array) -> None:
+    if student.shape[-1] != teacher.shape[-1]:
+        raise ValueError(
+            f"{what}: student and teacher must have the same number of channels (a connector can map them), "
+            f"got student {student.shape} and teacher {teacher.shape}"
+        )
+
+
+def flatten(x: Array) -> Array:
+    """[batch, ...] -> [batch, features]."""
+    return x.reshape(x.shape[0], -1)
+
+
+def mean_rest(x: Array) -> Array:
+    """The mean over all axes but the batch."""
+    return jnp.mean(flatten(x), axis=1)
+
+
+def sum_rest(x: Array) -> Array:
+    """The sum over all axes but the batch."""
+    return jnp.sum(flatten(x), axis=1)
+
+
+def over_classes(temperature: Array | float, like: Array) -> Array:
+    """A temperature that divides logits: a number, or one value for each leading position of the logits."""
+    temperature = scalar_like(temperature, like)
+    return temperature[..., None] if temperature.ndim else temperature
+
+
+def log_probs(logits: Array, temperature: Array | float = 1.0) -> Array:
+    """log softmax(logits / T) over the last axis."""
+    return jax.nn.log_softmax(logits / over_classes(temperature, logits), axis=-1)
+
+
+def squared(temperature: Array | float, like: Array) -> Array:
+    """T^2 in the dtype of `like`."""
+    return scalar_like(temperature, like) ** 2
+
+
+def kl(log_p: Array, log_q: Array) -> Array:
+    """KL(p, q) = sum p (log p - log q) over the last axis; classes with p = 0 (log p = -inf too) count as 0."""
+    p = jnp.exp(log_p)
+    support = p > 0
+    return jnp.sum(p * (jnp.where(support, log_p, 0) - jnp.where(support, log_q, 0)), axis=-1)
+
+
+def safe_norm(x: Array, axis: int | tuple[int, ...] = -1, keepdims: bool = False) -> Array:
+    """The 2-norm, with gradient 0 (not NaN) where the vector is 0."""
+    sq = jnp.sum(x * x, axis=axis, keepdims=keepdims)
+    live = sq > 0
+    return jnp.where(live, jnp.sqrt(jnp.where(live, sq, 1)), 0)
+
+
+def unit(x: Array, axis: int | tuple[int, ...] = -1, eps: float = 1e-12) -> Array:
+    """x / max(||x||, eps), and 0 with gradient 0 (not 1 / eps) where the norm is below eps."""
+    sq = jnp.sum(x * x, axis=axis, keepdims=True)
+    live = sq > eps * eps
+    return jnp.where(live, x / jnp.sqrt(jnp.where(live, sq, 1)), 0)
+
+
+def center(x: Array, axis: int | tuple[int, ...], mask: Array | None = None) -> Array:
+    """x minus its mean over `axis`, exactly 0 where x is constant there; `mask` (bool, shaped as x) says what counts."""
+    if mask is None:
+        mask = jnp.ones(x.shape, bool)
+    # The mean is taken after a constant has been removed: the mean of equal numbers is off by a rounding error, which
+    # a division by their standard deviation would blow up.
+    peak = jnp.max(jnp.where(mask, x, -jnp.inf), axis=axis, keepdims=True)
+    x = x - jax.lax.stop_gradient(jnp.where(jnp.isfinite(peak), peak, 0))
+    number = jnp.maximum(jnp.sum(mask, axis=axis, keepdims=True), 1).astype(x.dtype)
+    mean = jnp.sum(jnp.where(mask, x, 0), axis=axis, keepdims=True) / number
+    return jnp.where(mask, x - mean, 0)
+
+
+def smooth_l1(difference: Array) -> Array:
+    """Huber with delta 1: d^2 / 2 below 1, |d| - 1/2 above."""
+    size = jnp.abs(difference)
+    return jnp.where(size < 1, 0.5 * difference * difference, size - 0.5)
+
+
+def row_mask(where: Array | None, batch: int, what: str) -> Array:
+    """The mask of valid rows as bool [batch]; all of them when `where` is None."""
+    if where is None:
+        return jnp.ones((batch,), bool)
+    where = jnp.asarray(where)
+    if where.shape != (batch,):
+        raise ValueError(f"{what}: where must have shape ({batch},), one value a row, got {where.shape}")
+    return where.astype(bool)
+
+
+def keep_rows(x: Array, mask: Array) -> Array:
+    """Rows that are masked become 0, whatever they held (NaN too), in value and gradient."""
+    return jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim)), x, 0)
+
+
+def count(mask: Array, like: Array) -> Array:
+    """How many rows are valid, at least 1, as a number of the dtype of `like`."""
+    return jnp.maximum(jnp.sum(mask), 1).astype(like.dtype)
+
+
+def pooling_matrix(size: int, bins: int) -> np.ndarray:
+    """[bins, size]; row i averages positions floor(i size / bins) .. ceil((i + 1) size / bins) - 1."""
+    matrix = np.zeros((bins, size))
+    for i in range(bins):
+        start, stop = i * size // bins, -((i + 1) * size // -bins)
+        matrix[i, start:stop] = 1.0 / (stop - start)
+    return matrix
+
+
+def adaptive_average_pool(x: Array, size: Sequence[int]) -> Array:
+    """[batch, height, width, channels] -> [batch, *size, channels] by overlapping bins (torch adaptive_avg_pool2d)."""
+    for axis, bins in zip((1, 2), size, strict=True):
+        if x.shape[axis] != bins:
+            matrix = jnp.asarray(pooling_matrix(x.shape[axis], bins), x.dtype)
+            x = jnp.moveaxis(jnp.tensordot(matrix, x, axes=(1, axis), precision=jax.lax.Precision.HIGHEST), 0, axis)
+    return x
+
+
+def pool_to_smaller(a: Array, b: Array) -> tuple[Array, Array]:
+    """Two maps at the smaller height and the smaller width of both."""
+    size = (min(a.shape[1], b.shape[1]), min(a.shape[2], b.shape[2]))
+    return adaptive_average_pool(a, size), adaptive_average_pool(b, size)

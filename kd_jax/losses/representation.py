@@ -1,0 +1,189 @@
+"""Contrastive losses on embeddings. The batch is the global batch; `where` keeps padding out of it."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from kd_jax.losses._numerics import (
+    count,
+    einsum,
+    flatten,
+    keep_rows,
+    kl,
+    require_same_batch,
+    row_mask,
+    scalar_like,
+    squared,
+    to_float,
+    unit,
+)
+
+Array = jax.Array
+
+
+def info_nce_loss(
+    student: Array, teacher: Array, *, temperature: Array | float = 0.07, where: Array | None = None
+) -> Array:
+    """-log of softmax_j(n2(s_i) . n2(t_j) / T) at j = i: the own teacher embedding against those of the batch.
+
+    student, teacher [batch, ...] (flattened, one width), where bool [batch]; ValueError otherwise; returns [batch], 0
+    where masked. One direction (student against teachers), with no T^2: nothing here is softened. A dead row has cosine
+    0. Oord, Li, Vinyals, "Representation Learning with Contrastive Predictive Coding", 2018, arXiv 1807.03748.
+    """
+    s, t = to_float(student, teacher)
+    require_same_batch("info_nce_loss", s, t)
+    mask = row_mask(where, s.shape[0], "info_nce_loss")
+    s, t = unit(keep_rows(flatten(s), mask)), unit(keep_rows(flatten(t), mask))
+    if s.shape != t.shape:
+        raise ValueError(f"info_nce_loss: embeddings must have one width, got student {s.shape} and teacher {t.shape}")
+    scores = einsum("id,jd->ij", s, t) / scalar_like(temperature, s)
+    scores = jnp.where(mask[None, :] | jnp.eye(s.shape[0], dtype=bool), scores, -jnp.inf)
+    return keep_rows(-jnp.diagonal(jax.nn.log_softmax(scores, axis=1)), mask)
+
+
+def _scores(anchor: Array, bank: Array, index: Array) -> Array:
+    """anchor_i . bank[index_ij]: [batch, k]."""
+    # With many negatives the product with the whole bank is far smaller than the gathered [batch, k, width].
+    if bank.shape[0] <= index.shape[1] * bank.shape[1]:
+        return jnp.take_along_axis(einsum("id,nd->in", anchor, bank), index, axis=1)
+    return einsum("id,ikd->ik", anchor, bank[index])
+
+
+def contrastive_constant(
+    anchor: Array,
+    bank: Array,
+    index: Array,
+    negatives: Array,
+    *,
+    temperature: Array | float = 0.07,
+    where: Array | None = None,
+) -> Array:
+    """Z = rows of the bank * mean of exp(n2(anchor) . bank[own and negative rows] / T): a number.
+
+    Shapes as `contrastive_representation_loss`. CRD takes it from the first batch and keeps it.
+    """
+    anchor, bank = to_float(anchor, bank)
+    mask = row_mask(where, anchor.shape[0], "contrastive_constant")
+    rows = jnp.concatenate([jnp.asarray(index)[:, None], jnp.asarray(negatives)], axis=1)
+    scores = _scores(unit(keep_rows(flatten(anchor), mask)), bank, rows) / scalar_like(temperature, anchor)
+    total = jnp.sum(keep_rows(jnp.exp(scores), mask)) / (count(mask, anchor) * rows.shape[1])
+    return jax.lax.stop_gradient(total * bank.shape[0])
+
+
+def contrastive_representation_loss(
+    student: Array,
+    teacher: Array,
+    *,
+    student_bank: Array,
+    teacher_bank: Array,
+    index: Array,
+    negatives: Array,
+    temperature: Array | float = 0.07,
+    student_constant: Array | float | None = None,
+    teacher_constant: Array | float | None = None,
+    where: Array | None = None,
+) -> Array:
+    """-log(P+ / (P+ + m + 1e-7)) - sum_k log(m / (P_k + m + 1e-7)), for the student against the teacher's bank and
+    reversed.
+
+    P = exp(n2(anchor) . bank row / T) / Z, m = negatives / rows of the bank. student, teacher [batch, width]; banks
+    [rows, width] of unit vectors (held in TrainState.extra, `update_memory_bank`); index int [batch] (row of the
+    example itself), negatives int [batch, k]; Z: the constants for the student's and for the teacher's anchors
+    (`contrastive_constant`), by default from this batch; where bool [batch]; returns [batch]. Raises ValueError where
+    shapes do not fit. Z is detached, as published. Memory: batch times the smaller of rows and k * width. Tian,
+    Krishnan, Isola, "Contrastive Representation Distillation" (CRD), 2019, arXiv 1910.10699. The linear maps to one
+    width are connectors, also the teacher's, which is trained: name both as inputs of the term.
+    """
+    what = "contrastive_representation_loss"
+    s, t, student_bank, teacher_bank = to_float(student, teacher, student_bank, teacher_bank)
+    index, negatives = jnp.asarray(index), jnp.asarray(negatives)
+    batch = s.shape[0]
+    banks = student_bank.shape
+    if s.ndim != 2 or s.shape != t.shape or banks != teacher_bank.shape or banks[1:] != s.shape[1:]:
+        raise ValueError(
+            f"{what}: expected student and teacher [batch, width], banks [rows, width], "
+            f"got student {s.shape}, teacher {t.shape}, banks {banks} and {teacher_bank.shape}"
+        )
+    if index.shape != (batch,) or negatives.ndim != 2 or negatives.shape[0] != batch:
+        raise ValueError(
+            f"{what}: index must be ({batch},) and negatives ({batch}, k), got {index.shape} and {negatives.shape}"
+        )
+    mask = row_mask(where, batch, what)
+    index = keep_rows(index, mask)
+    rows = jnp.concatenate([index[:, None], keep_rows(negatives, mask)], axis=1)
+    share = negatives.shape[1] / student_bank.shape[0]
+
+    def side(anchor: Array, bank: Array, constant: Array | float | None) -> Array:
+        if constant is None:
+            constant = contrastive_constant(anchor, bank, index, negatives, temperature=temperature, where=mask)
+        scores = _scores(unit(keep_rows(anchor, mask)), bank, rows) / scalar_like(temperature, anchor)
+        log_p = scores - jnp.log(scalar_like(constant, anchor))
+        p = jnp.exp(log_p)
+        own = log_p[:, 0] - jnp.log(p[:, 0] + share + 1e-7)
+        # log(m / (P + m + eps)) by log1p: P is about 1 / rows, far below m.
+        others = -jnp.sum(jnp.log1p((p[:, 1:] + 1e-7) / share), axis=1)
+        return -own - others
+
+    return keep_rows(side(s, teacher_bank, student_constant) + side(t, student_bank, teacher_constant), mask)
+
+
+def update_memory_bank(bank: Array, embedding: Array, index: Array, *, momentum: Array | float = 0.5) -> Array:
+    """The bank with rows n2(momentum * old + (1 - momentum) * n2(embedding)) at `index`.
+
+    bank [rows, width], embedding [batch, width], index int [batch] (a row outside the bank, such as `rows`, is
+    dropped); returns [rows, width]. Raises ValueError where shapes do not fit. Tian et al., 2019, arXiv 1910.10699.
+    """
+    (embedding,) = to_float(embedding)
+    index = jnp.asarray(index)
+    if bank.ndim != 2 or embedding.shape != (*index.shape, bank.shape[1]):
+        raise ValueError(
+            f"update_memory_bank: bank {bank.shape} needs embeddings [batch, width] and index [batch], "
+            f"got {embedding.shape} and {index.shape}"
+        )
+    keep = scalar_like(momentum, embedding)
+    rows = unit(keep * bank[index].astype(embedding.dtype) + (1 - keep) * unit(embedding))
+    return bank.at[index].set(rows.astype(bank.dtype), mode="drop")
+
+
+def similarity_transfer_loss(
+    student: Array,
+    teacher: Array,
+    *,
+    temperature: Array | float = 0.5,
+    wrong_ratio: Array | float = 0.75,
+    where: Array | None = None,
+) -> Array:
+    """T^2 KL of softmax_j(cos(augmented view of i, original j) / T), teacher to student, over the batch's originals j.
+
+    student [batch, views, width], teacher [batch, views, width] (widths may differ), view 0 the original, where bool
+    [batch]; ValueError otherwise; returns [batch]: the mean over rows is the mean over the views that take part. All
+    views that the teacher matches with their own original take part, and of the others the share `wrong_ratio` that it
+    ranks best. Xu, Liu, Li, Loy, "Knowledge Distillation Meets Self-Supervision" (SSKD), 2020, arXiv 2006.07114. Equal
+    ranks are kept in the order of the batch. A dead row has cosine 0 with gradient 0.
+    """
+    what = "similarity_transfer_loss"
+    s, t = to_float(student, teacher)
+    if s.ndim != 3 or t.ndim != 3 or s.shape[:2] != t.shape[:2] or s.shape[1] < 2:
+        raise ValueError(f"{what}: expected [batch, views >= 2, width], got student {s.shape} and teacher {t.shape}")
+    batch, views = s.shape[0], s.shape[1] - 1
+    mask = row_mask(where, batch, what)
+
+    def similarities(x: Array) -> Array:
+        x = unit(keep_rows(x, mask), eps=1e-8)
+        cosine = einsum("ivd,jd->ivj", x[:, 1:], x[:, 0])
+        own = jnp.eye(batch, dtype=bool)[:, None, :]
+        return jnp.where(mask[None, None, :] | own, cosine / scalar_like(temperature, x), -jnp.inf)
+
+    scores_s, scores_t = similarities(s), similarities(t)
+    own = jnp.take_along_axis(scores_t, jnp.arange(batch)[:, None, None], axis=2)
+    rank = jnp.sum(scores_t > own, axis=2)
+    rank = jnp.where(mask[:, None], rank, batch).reshape(-1)  # masked views come last
+    valid = jnp.broadcast_to(mask[:, None], (batch, views)).reshape(-1)
+    right = jnp.sum(valid & (rank == 0))
+    wrong = jnp.sum(valid & (rank > 0))
+    place = jnp.argsort(jnp.argsort(rank, stable=True), stable=True)
+    kept = valid & (place < right + jnp.floor(wrong * scalar_like(wrong_ratio, s) + 1e-4))
+    values = squared(temperature, s) * kl(jax.nn.log_softmax(scores_t), jax.nn.log_softmax(scores_s))
+    kept = kept.reshape(batch, views)
+    return jnp.sum(jnp.where(kept, values, 0), axis=1) * count(mask, s) / count(kept, s)

@@ -1,0 +1,194 @@
+"""Losses on logits: the student answers as the teacher answers.
+
+All take logits [..., classes] of one shape (ValueError otherwise, with both shapes), student first, and return [...].
+A temperature is a number, or an array that has the leading shape of the logits. Where a divergence is softened it is
+multiplied by T^2, so that its gradient does not shrink with T. No term mixes in a cross-entropy or a weight.
+Losses that also read labels, the batch, or a vocabulary live in response_labels, response_batch, response_vocabulary;
+all their names are importable from here.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from kd_jax.losses._numerics import kl, log_probs, require_same_shape, scalar_like, squared, to_float
+from kd_jax.losses.response_batch import dist_loss, learned_temperature, multi_level_logit_loss, standardize_logits
+from kd_jax.losses.response_labels import dkd_loss, nkd_loss, wsld_loss
+from kd_jax.losses.response_vocabulary import topk_kd_loss, uld_loss
+
+__all__ = [
+    "adaptive_kl_loss",
+    "dist_loss",
+    "dkd_loss",
+    "jsd_loss",
+    "kd_loss",
+    "learned_temperature",
+    "logit_mse_loss",
+    "multi_level_logit_loss",
+    "nkd_loss",
+    "reverse_kl_loss",
+    "skew_kl_loss",
+    "skew_reverse_kl_loss",
+    "soft_cross_entropy_loss",
+    "standardize_logits",
+    "topk_kd_loss",
+    "total_variation_loss",
+    "ttm_loss",
+    "uld_loss",
+    "wsld_loss",
+    "wttm_loss",
+]
+
+Array = jax.Array
+
+
+def _both(what: str, student_logits: Array, teacher_logits: Array) -> tuple[Array, Array]:
+    s, t = to_float(student_logits, teacher_logits)
+    require_same_shape(what, s, t)
+    return s, t
+
+
+def _log_mixture(log_p: Array, log_q: Array, share: Array) -> Array:
+    """log(share p + (1 - share) q)."""
+    return jnp.logaddexp(jnp.log(share) + log_p, jnp.log1p(-share) + log_q)
+
+
+def kd_loss(student_logits: Array, teacher_logits: Array, *, temperature: Array | float = 4.0) -> Array:
+    """T^2 KL(p_t, p_s) of the probabilities softmax(z / T).
+
+    Logits [..., classes] of one shape, ValueError otherwise; returns [...].
+    Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, arXiv 1503.02531.
+    As RepDistiller and mdistiller; torchdistill without labels, and TextBrewer, leave T^2 out.
+    """
+    s, t = _both("kd_loss", student_logits, teacher_logits)
+    return squared(temperature, s) * kl(log_probs(t, temperature), log_probs(s, temperature))
+
+
+def soft_cross_entropy_loss(student_logits: Array, teacher_logits: Array, *, temperature: Array | float = 1.0) -> Array:
+    """-T^2 sum_c p_t log p_s: kd_loss plus the teacher's entropy, so the gradient of kd_loss.
+
+    Logits [..., classes] of one shape, ValueError otherwise; returns [...]. Hinton et al., 2015, arXiv 1503.02531.
+    TextBrewer leaves T^2 out; TinyBERT also divides by the number of classes.
+    """
+    s, t = _both("soft_cross_entropy_loss", student_logits, teacher_logits)
+    return -squared(temperature, s) * jnp.sum(jnp.exp(log_probs(t, temperature)) * log_probs(s, temperature), axis=-1)
+
+
+def logit_mse_loss(student_logits: Array, teacher_logits: Array) -> Array:
+    """mean over classes of (s - t)^2.
+
+    Logits [..., classes] of one shape, ValueError otherwise; returns [...]. Bucila, Caruana, Niculescu-Mizil, "Model
+    Compression", KDD 2006; Ba, Caruana, "Do Deep Nets Really Need to be Deep?", 2014, arXiv 1312.6184.
+    """
+    s, t = _both("logit_mse_loss", student_logits, teacher_logits)
+    return jnp.mean((s - t) ** 2, axis=-1)
+
+
+def reverse_kl_loss(student_logits: Array, teacher_logits: Array, *, temperature: Array | float = 1.0) -> Array:
+    """T^2 KL(p_s, p_t): the student keeps to what the teacher finds likely.
+
+    Logits [..., classes] of one shape, ValueError otherwise; returns [...].
+    Gu, Dong, Wei, Huang, "MiniLLM: Knowledge Distillation of Large Language Models", 2023, arXiv 2306.08543
+    (there over whole sequences; here a position).
+    """
+    s, t = _both("reverse_kl_loss", student_logits, teacher_logits)
+    return squared(temperature, s) * kl(log_probs(s, temperature), log_probs(t, temperature))
+
+
+def jsd_loss(
+    student_logits: Array, teacher_logits: Array, *, beta: Array | float = 0.5, temperature: Array | float = 1.0
+) -> Array:
+    """T^2 [beta KL(p_t, m) + (1 - beta) KL(p_s, m)], m = beta p_t + (1 - beta) p_s; beta 0: KL(p_t, p_s), 1: KL(p_s,
+    p_t).
+
+    Logits [..., classes] of one shape, ValueError otherwise; returns [...]. Agarwal, Vieillard, Zhou, Stanczyk, Ramos,
+    Geist, Bachem, "On-Policy Distillation of Language Models" (GKD), 2023, arXiv 2306.13649.
+    As published, the ends are not the limits of the formula (which are 0). T^2 is ours; trl has none.
+    """
+    s, t = _both("jsd_loss", student_logits, teacher_logits)
+    beta = scalar_like(beta, s)
+    log_s, log_t = log_probs(s, temperature), log_probs(t, temperature)
+    inner = jnp.where((beta > 0) & (beta < 1), beta, 0.5)  # keeps the branch not taken finite
+    log_m = _log_mixture(log_t, log_s, inner)
+    between = inner * kl(log_t, log_m) + (1 - inner) * kl(log_s, log_m)
+    value = jnp.where(beta <= 0, kl(log_t, log_s), jnp.where(beta >= 1, kl(log_s, log_t), between))
+    return squared(temperature, s) * value
+
+
+def skew_kl_loss(
+    student_logits: Array, teacher_logits: Array, *, alpha: Array | float = 0.1, temperature: Array | float = 1.0
+) -> Array:
+    """T^2 KL(p_t, alpha p_t + (1 - alpha) p_s).
+
+    Logits [..., classes] of one shape, ValueError otherwise; returns [...]. 0 <= alpha < 1.
+    Ko, Kim, Chen, Yun, "DistiLLM: Towards Streamlined Distillation for Large Language Models", 2024, arXiv 2402.03898.
+    The authors' code leaves out the teacher's entropy (a constant) and has no temperature; T^2 is ours.
+    """
+    s, t = _both("skew_kl_loss", student_logits, teacher_logits)
+    log_s, log_t = log_probs(s, temperature), log_probs(t, temperature)
+    return squared(temperature, s) * kl(log_t, _log_mixture(log_t, log_s, scalar_like(alpha, s)))
+
+
+def skew_reverse_kl_loss(
+    student_logits: Array, teacher_logits: Array, *, alpha: Array | float = 0.1, temperature: Array | float = 1.0
+) -> Array:
+    """T^2 KL(p_s, (1 - alpha) p_t + alpha p_s).
+
+    Shapes, errors and paper as `skew_kl_loss`. The authors' code has no temperature; T^2 is ours.
+    """
+    s, t = _both("skew_reverse_kl_loss", student_logits, teacher_logits)
+    log_s, log_t = log_probs(s, temperature), log_probs(t, temperature)
+    return squared(temperature, s) * kl(log_s, _log_mixture(log_s, log_t, scalar_like(alpha, s)))
+
+
+def adaptive_kl_loss(student_logits: Array, teacher_logits: Array, *, mu: Array | float = 0.5) -> Array:
+    """(g_h KL(p_t, p_s) + g_t KL(p_s, p_t)) / (g_h + g_t), g = sum |p_t - p_s| over the head and the tail of p_t.
+
+    The head holds the teacher's most likely classes up to a summed probability of mu, at least one. Logits [...,
+    classes] of one shape, ValueError otherwise; returns [...]. Temperature 1, as published. Wu, Tao, Wang, Yang, Zhao,
+    Wong, "Rethinking Kullback-Leibler Divergence in Knowledge Distillation for Large Language Models" (AKL), 2024,
+    arXiv 2404.02657. The gaps are detached, as published. Equal probabilities give 0 (published: NaN).
+    """
+    s, t = _both("adaptive_kl_loss", student_logits, teacher_logits)
+    log_s, log_t = log_probs(s), log_probs(t)
+    p_s, p_t = jnp.exp(log_s), jnp.exp(log_t)
+    order = jnp.argsort(-p_t, axis=-1)
+    gap = jax.lax.stop_gradient(jnp.take_along_axis(jnp.abs(p_t - p_s), order, axis=-1))
+    head = jnp.cumsum(jnp.take_along_axis(p_t, order, axis=-1), axis=-1) <= scalar_like(mu, s)
+    head = head.at[..., 0].set(True)
+    total = jnp.sum(gap, axis=-1)
+    share = jnp.sum(jnp.where(head, gap, 0), axis=-1) / jnp.where(total > 0, total, 1)
+    return share * kl(log_t, log_s) + (1 - share) * kl(log_s, log_t)
+
+
+def total_variation_loss(student_logits: Array, teacher_logits: Array, *, temperature: Array | float = 1.0) -> Array:
+    """T^2 / 2 sum_c |p_t - p_s|.
+
+    Logits [..., classes] of one shape, ValueError otherwise; returns [...].
+    Wen, Li, Du, Mou, "f-Divergence Minimization for Sequence-Level Knowledge Distillation", 2023, arXiv 2307.15190.
+    """
+    s, t = _both("total_variation_loss", student_logits, teacher_logits)
+    gap = jnp.abs(jnp.exp(log_probs(t, temperature)) - jnp.exp(log_probs(s, temperature)))
+    return 0.5 * squared(temperature, s) * jnp.sum(gap, axis=-1)
+
+
+def ttm_loss(student_logits: Array, teacher_logits: Array, *, gamma: Array | float = 0.1) -> Array:
+    """KL(q, p_s) with q = p_t^gamma / sum p_t^gamma and the student at temperature 1 (gamma = 1 / T of the teacher).
+
+    Logits [..., classes] of one shape, ValueError otherwise; returns [...]. Zheng, Yang, "Knowledge Distillation Based
+    on Transformed Teacher Matching", 2024, arXiv 2402.11148. No T^2, as published: the student is not softened.
+    """
+    s, t = _both("ttm_loss", student_logits, teacher_logits)
+    return kl(log_probs(scalar_like(gamma, s) * t), log_probs(s))
+
+
+def wttm_loss(student_logits: Array, teacher_logits: Array, *, gamma: Array | float = 0.1) -> Array:
+    """sum_c p_t^gamma times ttm_loss: examples of which the teacher is unsure weigh more.
+
+    Shapes, errors and paper as `ttm_loss`.
+    """
+    s, t = _both("wttm_loss", student_logits, teacher_logits)
+    gamma = scalar_like(gamma, s)
+    weight = jnp.sum(jnp.exp(gamma * log_probs(t)), axis=-1)
+    return weight * kl(log_probs(gamma * t), log_probs(s))

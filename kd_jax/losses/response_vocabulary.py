@@ -1,0 +1,78 @@
+"""Losses on logits when the teacher's are not all there, or have other classes than the student's."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from kd_jax.losses._numerics import kl, log_probs, over_classes, scalar_like, squared, to_float
+
+Array = jax.Array
+
+
+def topk_kd_loss(
+    student_logits: Array,
+    teacher_log_probs: Array,
+    teacher_ids: Array,
+    *,
+    temperature: Array | float = 1.0,
+    tail: str = "bucket",
+    teacher_temperature: Array | float = 1.0,
+) -> Array:
+    """T^2 KL between the teacher's k most likely classes, plus one bucket for all others, and the same of the student.
+
+    student_logits [..., vocabulary], teacher_log_probs and teacher_ids (distinct) [..., k]; returns [...]. Raises
+    ValueError on other shapes or an unknown `tail`. teacher_log_probs were taken at `teacher_temperature`, a =
+    teacher_temperature / T:
+    - tail="bucket": the teacher's masses are q^a and (1 - sum q)^a, over their sum; the student's are softmax(z / T) on
+      the ids, and what is left. With a = 1 this is an exact (coarsened) KL, with its minimum 0 at equality; otherwise
+      the tail is softened as if it were one class (nothing else is known of it): a cache taken at T avoids that.
+    - tail="renormalize": the teacher's masses are q^a over their sum; the student keeps its full softmax. Not 0 at
+      equality.
+    As DistillKit's SYMMETRIC_UNIFORM and ZERO (arcee-ai, lossfuncs/kl.py); its clamps of the student are not taken
+    over: the tail is summed in logarithms. A teacher's tail below 1e-7 counts as 0.
+    """
+    s, log_q = to_float(student_logits, teacher_log_probs)
+    ids = jnp.asarray(teacher_ids)
+    if log_q.shape != ids.shape or s.shape[:-1] != ids.shape[:-1] or ids.shape[-1] > s.shape[-1]:
+        raise ValueError(
+            f"topk_kd_loss: student logits {s.shape} need teacher log-probabilities and ids of shape "
+            f"{s.shape[:-1]} + (k,), k at most {s.shape[-1]}, got {log_q.shape} and {ids.shape}"
+        )
+    if tail not in ("bucket", "renormalize"):
+        raise ValueError(f'topk_kd_loss: tail must be "bucket" or "renormalize", got {tail!r}')
+    power = over_classes(scalar_like(teacher_temperature, s) / scalar_like(temperature, s), s)
+    log_s = log_probs(s, temperature)
+    top_s = jnp.take_along_axis(log_s, ids, axis=-1)
+    if tail == "renormalize" or ids.shape[-1] == s.shape[-1]:
+        return squared(temperature, s) * kl(jax.nn.log_softmax(power * log_q, axis=-1), top_s)
+    in_top = jnp.put_along_axis(jnp.zeros(s.shape, bool), ids, True, axis=-1, inplace=False)
+    tail_s = jax.nn.logsumexp(jnp.where(in_top, -jnp.inf, log_s), axis=-1, keepdims=True)
+    mass = -jnp.expm1(jax.nn.logsumexp(log_q, axis=-1, keepdims=True))
+    live = mass > 1e-7
+    tail_q = jnp.where(live, power * jnp.log(jnp.where(live, mass, 1)), -jnp.inf)
+    all_q = jax.nn.log_softmax(jnp.concatenate([power * log_q, tail_q], axis=-1), axis=-1)
+    return squared(temperature, s) * kl(all_q, jnp.concatenate([top_s, tail_s], axis=-1))
+
+
+def uld_loss(student_logits: Array, teacher_logits: Array, *, temperature: Array | float = 1.0) -> Array:
+    """T^2 sum_i |sorted p_s - sorted p_t|_i, largest first, the smaller vocabulary padded with 0.
+
+    Logits [..., student classes] and [..., teacher classes], equal leading shapes (ValueError otherwise); returns
+    [...]. Boizard, El Haddad, Hudelot, Colombo, "Towards Cross-Tokenizer Distillation: the Universal Logit Distillation
+    Loss for LLMs", 2024, arXiv 2402.12030. T^2 is ours (the authors use T 1). Which positions face each other is the
+    caller's choice: the authors' code starts one position before the answer, trl's at the answer.
+    """
+    s, t = to_float(student_logits, teacher_logits)
+    if s.shape[:-1] != t.shape[:-1]:
+        raise ValueError(
+            f"uld_loss: student and teacher must have equal leading shapes, got student {s.shape} and teacher {t.shape}"
+        )
+    size = max(s.shape[-1], t.shape[-1])
+
+    def sorted_probabilities(logits: Array) -> Array:
+        p = -jnp.sort(-jnp.exp(log_probs(logits, temperature)), axis=-1)
+        return jnp.pad(p, [(0, 0)] * (p.ndim - 1) + [(0, size - p.shape[-1])])
+
+    gap = jnp.abs(sorted_probabilities(s) - sorted_probabilities(t))
+    return squared(temperature, s) * jnp.sum(gap, axis=-1)

@@ -1,0 +1,92 @@
+"""Losses against labels and targets: what a network is trained on without a teacher."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from kd_jax.losses._numerics import log_probs, mean_rest, require_same_shape, scalar_like, to_float
+
+Array = jax.Array
+
+
+def require_labels(what: str, labels: Array, logits: Array) -> Array:
+    """Integer labels that have the leading shape of the logits, or ValueError."""
+    labels = jnp.asarray(labels)
+    if not jnp.issubdtype(labels.dtype, jnp.integer) or labels.shape != logits.shape[:-1]:
+        raise ValueError(
+            f"{what}: labels must be integers of shape {logits.shape[:-1]} for logits {logits.shape}, "
+            f"got {labels.dtype} {labels.shape}"
+        )
+    return labels
+
+
+def pick_label(values: Array, labels: Array) -> Array:
+    """values[..., label]; a label outside the classes (-1: none, masked elsewhere) reads the nearest class, so is
+    finite.
+    """
+    index = jnp.clip(labels, 0, values.shape[-1] - 1)
+    return jnp.take_along_axis(values, index[..., None], axis=-1)[..., 0]
+
+
+def cross_entropy_loss(logits: Array, labels: Array, *, smoothing: Array | float = 0.0) -> Array:
+    """-sum_c y_c log softmax(logits)_c, with y = (1 - smoothing) label + smoothing / classes.
+
+    logits [..., classes]; labels either integers [...] or probabilities [..., classes]; returns [...]. An integer label
+    of -1 (no label) gives a finite value that means nothing: mask it outside. Raises ValueError on other shapes. Label
+    smoothing: Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, "Rethinking the Inception Architecture for Computer Vision",
+    2016, arXiv 1512.00567.
+    """
+    (logits,) = to_float(logits)
+    labels = jnp.asarray(labels)
+    log_p = log_probs(logits)
+    if jnp.issubdtype(labels.dtype, jnp.integer):
+        hard = -pick_label(log_p, require_labels("cross_entropy_loss", labels, logits))
+    else:
+        if labels.shape != logits.shape:
+            raise ValueError(
+                f"cross_entropy_loss: label probabilities must have the shape of the logits, "
+                f"got logits {logits.shape} and labels {labels.shape}"
+            )
+        hard = -jnp.sum(labels.astype(log_p.dtype) * log_p, axis=-1)
+    smoothing = scalar_like(smoothing, log_p)
+    return (1 - smoothing) * hard - smoothing * jnp.mean(log_p, axis=-1)
+
+
+def mean_squared_loss(prediction: Array, target: Array) -> Array:
+    """mean of (prediction - target)^2 over all but the batch.
+
+    Both [batch, ...] of one shape, ValueError otherwise; returns [batch].
+    """
+    prediction, target = to_float(prediction, target)
+    require_same_shape("mean_squared_loss", prediction, target)
+    return mean_rest((prediction - target) ** 2)
+
+
+def binary_cross_entropy_loss(logits: Array, labels: Array) -> Array:
+    """mean over all but the batch of -y log sigmoid(z) - (1 - y) log sigmoid(-z).
+
+    logits and labels (0, 1 or a probability) [batch, ...] of one shape, ValueError otherwise; returns [batch].
+    """
+    logits, labels = to_float(logits, labels)
+    require_same_shape("binary_cross_entropy_loss", logits, labels)
+    return mean_rest(-labels * jax.nn.log_sigmoid(logits) - (1 - labels) * jax.nn.log_sigmoid(-logits))
+
+
+def ctc_loss(logits: Array, logit_paddings: Array, labels: Array, label_paddings: Array, *, blank_id: int = 0) -> Array:
+    """-log of the probability of all alignments of `labels` with the frames (optax.ctc_loss, in float32).
+
+    logits [batch, frames, classes], logit_paddings [batch, frames] (1 on padding), labels int [batch, length],
+    label_paddings [batch, length] (1 on padding); returns [batch], not divided by the length. Raises ValueError on
+    shapes that do not fit. Graves, Fernandez, Gomez, Schmidhuber, "Connectionist Temporal Classification", ICML 2006.
+    """
+    logits, logit_paddings, label_paddings = to_float(logits, logit_paddings, label_paddings)
+    labels = jnp.asarray(labels)
+    paddings_fit = logit_paddings.shape == logits.shape[:2] and label_paddings.shape == labels.shape
+    if not paddings_fit or labels.shape[0] != logits.shape[0]:
+        raise ValueError(
+            f"ctc_loss: logits {logits.shape} need paddings of shape {logits.shape[:2]}, got {logit_paddings.shape}; "
+            f"labels {labels.shape} need paddings of the same shape, got {label_paddings.shape}"
+        )
+    return optax.ctc_loss(logits, logit_paddings, labels, label_paddings, blank_id=blank_id)

@@ -1,0 +1,272 @@
+"""Linen modules, NNX modules and plain functions as the `Model` of kd_jax.types; the user's network is never changed.
+
+Taps are exact paths of modules ("stage1", "block3/attention"). All adapters answer an unknown tap with an error that
+lists the near names, since a tap that silently matches nothing trains a student on nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import inspect
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+from flax import nnx, traverse_util
+
+from kd_jax.types import Array, Model, Outputs, PyTree
+
+# How networks in the wild are told that they train; True means "give it `train`", False "give it `not train`".
+_FLAGS = {"train": True, "training": True, "is_training": True, "deterministic": False, "use_running_average": False}
+# Linen collections that are no state: what was sown in this call, and zeros that only a gradient of an output needs.
+_NOT_STATE = ("params", "intermediates", "perturbations")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LinenModel:
+    """A Flax Linen module: params = the "params" collection, stats = all other lasting collections by name.
+
+    The module is called as `module(*inputs)`, with `train`, `training` or `deterministic` if its `__call__` has one.
+    It may return an array (or any pytree), `Outputs`, or a pair (main output, mapping name -> array).
+    In training every random stream ("dropout" and others) is drawn from the step's key. Values that the module
+    sows into "intermediates" are taps too, by the path of the module and the name.
+    Errors: ValueError for a tap that does not exist, ran twice or is not one array.
+    """
+
+    module: nn.Module
+
+    def init(self, key: Array, *inputs: Array) -> tuple[PyTree, PyTree]:
+        variables = self.module.init(key, *inputs, **_flags(self.module.__call__, train=False))
+        return variables["params"] if "params" in variables else {}, _without(variables, _NOT_STATE)
+
+    def apply(
+        self, params: PyTree, stats: PyTree, *inputs: Array, train: bool, key: Array, taps: tuple[str, ...] = ()
+    ) -> tuple[Outputs, PyTree]:
+        def tapped(module: nn.Module, method: str) -> bool:
+            return method == "__call__" and ("*" in taps or "/".join(module.path) in taps)
+
+        rngs = None
+        if train:
+            # Linen draws a stream that is not named here from "params", so modules with streams of their own work.
+            dropout, other = jax.random.split(key)
+            rngs = {"dropout": dropout, "params": other}
+        result, updated = self.module.apply(
+            {"params": params, **stats},
+            *inputs,
+            rngs=rngs,
+            mutable=[*(stats if train else ()), *(["intermediates"] if taps else ())],
+            capture_intermediates=tapped if taps else False,
+            **_flags(self.module.__call__, train=train),
+        )
+        features = {}
+        for path, value in traverse_util.flatten_dict(dict(updated.get("intermediates", {}))).items():
+            features["/".join(path[:-1] if path[-1] == "__call__" else path)] = value
+        outputs = _select(result, features, taps, lambda: _existing(self, params, stats, inputs, train, key))
+        return outputs, _same_structure(stats, _without(updated, _NOT_STATE)) if train else stats
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class NNXModel:
+    """A Flax NNX module, made by `build(rngs)`: params = nnx.Param, stats = every other variable but random state.
+
+    Both are nested dicts of arrays. Random state is no part of stats: in every call each stream gets its key from the
+    step's key and its own path and starts at count 0, so nothing stores a key and resuming is exact.
+    `train` is given by `module.train()` and `module.eval()`, and to `__call__` if it names it.
+    Taps are as for LinenModel, with list members by number ("layers/0").
+    """
+
+    build: Callable[[nnx.Rngs], nnx.Module]
+
+    @functools.cached_property
+    def _template(self) -> tuple[Any, nnx.State, nnx.State, nnx.State]:
+        abstract = nnx.eval_shape(lambda: self.build(nnx.Rngs(jax.random.key(0))))
+        return nnx.split(abstract, nnx.Param, nnx.RngState, ...)
+
+    def init(self, key: Array, *inputs: Array) -> tuple[PyTree, PyTree]:
+        del inputs  # NNX modules know their input sizes
+        _, params, _, stats = nnx.split(self.build(nnx.Rngs(key)), nnx.Param, nnx.RngState, ...)
+        return _to_dict(params), _to_dict(stats)
+
+    def apply(
+        self, params: PyTree, stats: PyTree, *inputs: Array, train: bool, key: Array, taps: tuple[str, ...] = ()
+    ) -> tuple[Outputs, PyTree]:
+        graph, abstract_params, abstract_random, abstract_stats = self._template
+        random = [(path, v.replace(_stream(key, path, v))) for path, v in nnx.to_flat_state(abstract_random)]
+        module = nnx.merge(
+            graph, _to_state(abstract_params, params), nnx.from_flat_state(random), _to_state(abstract_stats, stats)
+        )
+        module.train() if train else module.eval()
+        for path, child in nnx.iter_modules(module) if taps else ():
+            if path and ("*" in taps or "/".join(map(str, path)) in taps):
+                object.__setattr__(child, "__class__", _sowing(type(child)))
+        result, sown = nnx.capture(module, nnx.Intermediate)(*inputs, **_flags(module.__call__, train=train))
+        features = {}
+        for path, variable in nnx.to_flat_state(sown):
+            features["/".join(map(str, path[:-1] if path[-1] == "__call__" else path))] = variable.get_value()
+        outputs = _select(result, features, taps, lambda: _existing(self, params, stats, inputs, train, key))
+        if not train:
+            return outputs, stats
+        kept = nnx.state(module, nnx.Not(nnx.Any(nnx.Param, nnx.RngState)))
+        return outputs, _same_structure(stats, _to_dict(kept))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FunctionModel:
+    """Two plain functions without state: `init_fn(key, *inputs) -> params`, `apply_fn(params, *inputs) -> output`.
+
+    `apply_fn` also gets `train=` and `key=` if it names them; it returns the main output or `Outputs`, whose features
+    are all the taps there are. A network with state (BatchNorm) is a class with the two methods of kd_jax.types.Model.
+    """
+
+    init_fn: Callable[..., PyTree]
+    apply_fn: Callable[..., Any]
+
+    def init(self, key: Array, *inputs: Array) -> tuple[PyTree, PyTree]:
+        return self.init_fn(key, *inputs), {}
+
+    def apply(
+        self, params: PyTree, stats: PyTree, *inputs: Array, train: bool, key: Array, taps: tuple[str, ...] = ()
+    ) -> tuple[Outputs, PyTree]:
+        named = inspect.signature(self.apply_fn).parameters
+        result = self.apply_fn(params, *inputs, **_without({"train": train, "key": key}, {"train", "key"} - set(named)))
+        return _select(result, {}, taps, lambda: _as_outputs(result).features), stats
+
+
+def as_model(network: Any) -> Model:
+    """A Linen module, or what satisfies the `Model` protocol, as a Model; TypeError says how to wrap anything else."""
+    if isinstance(network, nn.Module):
+        return LinenModel(network)
+    if isinstance(network, type):
+        raise TypeError(f"expected a network, got the class {network.__name__}: call it, as in {network.__name__}(...)")
+    if isinstance(network, nnx.Module):
+        name = type(network).__name__
+        raise TypeError(f"an NNX module holds its own parameters: give NNXModel(lambda rngs: {name}(..., rngs=rngs))")
+    if isinstance(network, Model) and {"train", "key", "taps"} <= set(inspect.signature(network.apply).parameters):
+        return network
+    raise TypeError(
+        f"expected a Linen module or an object with init(key, *inputs) and apply(params, stats, *inputs, train, key, "
+        f"taps), got {type(network).__name__}; wrap plain functions with FunctionModel(init_fn, apply_fn)"
+    )
+
+
+def tap_shapes(model: Model, *inputs: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """All taps of the model and their shapes for these inputs (arrays or ShapeDtypeStruct); nothing is computed."""
+    key = jax.random.key(0)
+    params, stats = jax.eval_shape(model.init, key, *inputs)
+    return jax.eval_shape(
+        lambda params, stats, *inputs: model.apply(params, stats, *inputs, train=False, key=key, taps=("*",))[0],
+        params, stats, *inputs,
+    ).features  # fmt: skip
+
+
+def print_taps(model: Model, *inputs: Any) -> None:
+    """Prints every tap with its shape and type: what can be written after `student.features:` in a term."""
+    shapes = tap_shapes(model, *inputs)
+    width = max(map(len, shapes), default=0)
+    for path, value in shapes.items():
+        print(f"{path:<{width}}  {value.dtype}{list(value.shape)}")
+
+
+def _flags(call: Callable[..., Any], train: bool) -> dict[str, bool]:
+    parameters = inspect.signature(call).parameters
+    return {name: train if positive else not train for name, positive in _FLAGS.items() if name in parameters}
+
+
+def _without(mapping: Mapping[str, Any], names: Any) -> dict[str, Any]:
+    return {name: value for name, value in mapping.items() if name not in names}
+
+
+def _as_outputs(result: Any) -> Outputs:
+    if isinstance(result, Outputs):
+        return result
+    if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping):
+        return Outputs(result[0], dict(result[1]))
+    return Outputs(result)
+
+
+def _select(
+    result: Any,
+    captured: dict[str, Any],
+    taps: tuple[str, ...],
+    existing: Callable[[], dict[str, Any]],
+) -> Outputs:
+    """The module's own features and the captured tuples of the taps (one member for each time the module ran)."""
+    outputs = _as_outputs(result)
+    features = dict(outputs.features)
+    if "*" in taps:
+        for path, runs in captured.items():
+            if path and isinstance(runs, tuple) and len(runs) == 1 and _is_array(runs[0]):
+                features.setdefault(path, runs[0])
+    for tap in taps:
+        if tap == "*" or tap in features:
+            continue
+        if tap not in captured:
+            names = list(existing())
+            near = difflib.get_close_matches(tap, names, n=3, cutoff=0.5)
+            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
+            raise ValueError(f"no tap {tap!r}{hint} The taps are: {', '.join(names) or 'none'}")
+        runs = captured[tap]
+        if isinstance(runs, tuple) and len(runs) > 1:
+            raise ValueError(f"tap {tap!r} ran {len(runs)} times in one call: give each use a module of its own")
+        value = runs[0] if isinstance(runs, tuple) else runs
+        if not _is_array(value):
+            raise ValueError(f"tap {tap!r} is a {type(value).__name__}, not one array: tap a module inside it")
+        features[tap] = value
+    return Outputs(outputs.logits, features)
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def _existing(model: Model, params: PyTree, stats: PyTree, inputs: tuple, train: bool, key: Array) -> dict[str, Any]:
+    def forward(params: PyTree, stats: PyTree, *inputs: Array) -> Outputs:
+        return model.apply(params, stats, *inputs, train=train, key=key, taps=("*",))[0]
+
+    return jax.eval_shape(forward, params, stats, *inputs).features
+
+
+def _same_structure(old: PyTree, new: PyTree) -> PyTree:
+    """A state that grows would recompile every step and break resume, so it is refused where it happens."""
+    if jax.tree.structure(old) != jax.tree.structure(new):
+        was, now = ({jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(t)} for t in (old, new))
+        raise ValueError(f"the network's state changed in training: {sorted(was ^ now)} appeared or vanished")
+    return new
+
+
+def _to_dict(state: nnx.State) -> dict[str, Any]:
+    return traverse_util.unflatten_dict({tuple(map(str, path)): v.get_value() for path, v in nnx.to_flat_state(state)})
+
+
+def _to_state(template: nnx.State, values: Mapping[str, Any]) -> nnx.State:
+    flat = traverse_util.flatten_dict(values)
+    return nnx.from_flat_state([(p, v.replace(flat[tuple(map(str, p))])) for p, v in nnx.to_flat_state(template)])
+
+
+@functools.cache
+def _sowing(cls: type[nnx.Module]) -> type[nnx.Module]:
+    """A subclass that also records what `__call__` returns.
+
+    Only the copy that one apply makes gets it. nnx.capture(method_outputs=...) would record every method of every
+    module, patch the user's classes meanwhile, and miss a `__call__` that is inherited.
+    """
+
+    class Sowing(cls):
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            result = super().__call__(*args, **kwargs)
+            self.sow(nnx.Intermediate, "__call__", result)
+            return result
+
+    return Sowing
+
+
+def _stream(key: Array, path: tuple, variable: nnx.RngState) -> Array:
+    """Key or count of one random stream: layers differ by their path, or all dropout masks would be the same."""
+    if not isinstance(variable, nnx.RngKey):
+        return jax.numpy.zeros(variable.shape, variable.dtype)
+    own = jax.random.fold_in(key, zlib.crc32("/".join(map(str, path)).encode()))
+    return jax.random.split(own, variable.shape) if variable.shape else own

@@ -1,0 +1,52 @@
+"""A small convolutional network for grey or colour images of any size (digits, Fashion-MNIST).
+
+Taps: stageN (after the ReLU), stageN/pre_activation, embedding, head.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from kd_jax.models.layers import Tap, classify, conv, norm
+from kd_jax.types import Array
+
+
+class ConvStage(nn.Module):
+    features: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        x = norm(train, self.dtype, name="norm")(conv(self.features, 3, dtype=self.dtype, name="conv")(x))
+        return nn.relu(Tap(name="pre_activation")(x))
+
+
+class CNN(nn.Module):
+    num_classes: int
+    widths: tuple[int, ...] = (16, 32)
+    hidden: int = 0
+    dropout: float = 0.0
+    dtype: Any = "float32"
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        dtype = jnp.dtype(self.dtype)
+        for i, width in enumerate(self.widths):
+            # Pooling comes between the stages, so that the last one keeps a map to be taught on: 4 x 4 for digits.
+            x = nn.max_pool(x, (2, 2), (2, 2)) if i and min(x.shape[1:3]) > 1 else x
+            x = ConvStage(width, dtype, name=f"stage{i + 1}")(x, train)
+        x = x.mean((1, 2))
+        if self.hidden:
+            x = nn.relu(nn.Dense(self.hidden, dtype=dtype, kernel_init=nn.initializers.he_normal(), name="hidden")(x))
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return classify(x, self.num_classes)
+
+
+def cnn(
+    num_classes: int, widths: tuple[int, ...] = (16, 32), hidden: int = 0, dropout: float = 0.0, dtype: Any = "float32"
+) -> CNN:
+    """One 3 x 3 convolution a width, max-pooling between, mean over space, a dense layer of `hidden` if asked for."""
+    return CNN(num_classes, tuple(widths), hidden, dropout, dtype)

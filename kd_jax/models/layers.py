@@ -1,0 +1,107 @@
+"""What the networks here share: convolutions with PyTorch's padding and initial values, BatchNorm, named values.
+
+Published CIFAR and ImageNet results come from PyTorch code, so its conventions hold: symmetric padding (Flax's "SAME"
+pads strided convolutions on one side only), BatchNorm momentum 0.9 (PyTorch calls it 0.1) and epsilon 1e-5.
+One difference is left: Flax averages the biased batch variance, PyTorch the unbiased one (a factor n / (n - 1) over
+n = batch * height * width, 1.0002 for 64 images of 8 x 8).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from kd_jax.types import Array
+
+# Normal with variance 2 / (kernel area * output channels): He et al., "Delving Deep into Rectifiers", arXiv 1502.01852.
+kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+# Uniform in +- 1 / sqrt(fan in): what PyTorch gives convolutions that nobody initialised.
+torch_default = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+class Tap(nn.Module):
+    """A value under a name, so that a term can read it: `Tap(name="embedding")(x)` is x."""
+
+    def __call__(self, x: Array) -> Array:
+        return x
+
+
+class DepthwiseConv(nn.Module):
+    """One k x k filter for each channel, as shifted multiply-adds; `kernel` is [k, k, 1, channels] as in nn.Conv.
+
+    XLA's CPU backend runs nn.Conv(feature_group_count=channels) 4 to 5 times slower. Sums are float32 in any dtype.
+    """
+
+    size: int = 3
+    stride: int = 1
+    dtype: Any = jnp.float32
+    kernel_init: Any = kaiming_fan_out
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param("kernel", self.kernel_init, (self.size, self.size, 1, x.shape[-1]), jnp.float32)
+        kernel = kernel.astype(self.dtype).astype(jnp.float32)
+        pad, s = self.size // 2, self.stride
+        height, width = ((n + 2 * pad - self.size) // s + 1 for n in x.shape[1:3])
+        x = jnp.pad(x.astype(self.dtype), ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+        total = jnp.float32(0)
+        for i in range(self.size):
+            for j in range(self.size):
+                shifted = x[:, i : i + s * (height - 1) + 1 : s, j : j + s * (width - 1) + 1 : s]
+                total = total + shifted.astype(jnp.float32) * kernel[i : i + 1, j : j + 1]
+        return total.astype(self.dtype)
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, BatchNorm and, unless told otherwise, ReLU."""
+
+    features: int
+    size: int = 3
+    stride: int = 1
+    groups: int = 1
+    relu: bool = True
+    dtype: Any = jnp.float32
+    kernel_init: Any = kaiming_fan_out
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        x = conv(self.features, self.size, self.stride, self.groups, self.dtype, self.kernel_init, name="conv")(x)
+        x = norm(train, self.dtype, name="norm")(x)
+        return nn.relu(x) if self.relu else x
+
+
+def conv(
+    features: int, size: int, stride: int = 1, groups: int = 1, dtype: Any = jnp.float32,
+    kernel_init: Any = kaiming_fan_out, bias: bool = False, name: str | None = None,
+) -> nn.Conv:  # fmt: skip
+    return nn.Conv(
+        features, (size, size), (stride, stride), padding=size // 2, feature_group_count=groups, use_bias=bias,
+        dtype=dtype, kernel_init=kernel_init, name=name,
+    )  # fmt: skip
+
+
+def norm(train: bool, dtype: Any = jnp.float32, name: str | None = None) -> nn.BatchNorm:
+    return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)
+
+
+def uniform_fan_in(fan_in: int) -> Any:
+    """Uniform in +- 1 / sqrt(fan_in) for weights and biases: PyTorch's nn.Linear."""
+    bound = 1 / math.sqrt(fan_in)
+    return lambda key, shape, dtype=jnp.float32, **_: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def classify(x: Array, num_classes: int, kernel_init: Any = None, bias_init: Any = None, name: str = "head") -> Array:
+    """Taps "embedding" and "head". The head computes in float32 whatever the network does: losses need exact logits."""
+    default = uniform_fan_in(x.shape[-1])
+    x = Tap(name="embedding")(x)
+    head = nn.Dense(num_classes, kernel_init=kernel_init or default, bias_init=bias_init or default, name=name)
+    return head(x.astype(jnp.float32))
+
+
+def shuffle_channels(x: Array, groups: int) -> Array:
+    *shape, channels = x.shape
+    return x.reshape(*shape, groups, channels // groups).swapaxes(-1, -2).reshape(x.shape)

@@ -1,0 +1,220 @@
+"""The trained parts that single methods bring along, as connectors; kd_jax.models.connectors says how they are called.
+
+Each names the loss that it is published with; numbers that the papers leave open are those of the authors' code.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kd_jax.models.adapters import LinenModel
+from kd_jax.models.connectors import Shape, check_maps, dense, resize_map
+from kd_jax.models.layers import conv, norm, torch_default, uniform_fan_in
+from kd_jax.types import Array, Model
+
+
+def vid_regressor(student: Shape, teacher: Shape, *, initial_variance: float = 5.0) -> Model:
+    """(predicted mean of the teacher's value, raw scale of each channel [Ct]); variance = softplus(raw) + 1e-5.
+
+    Mean: three dense layers without bias on the last axis, Ct wide, ReLU between; maps are resized to the teacher's
+    size first, where the published code pools the larger side. Ahn et al., "Variational Information Distillation for
+    Knowledge Transfer", 2019, arXiv 1904.05835.
+    """
+    raw = float(np.log(np.expm1(initial_variance - 1e-5)))
+    if student.ndim != teacher.ndim or student.ndim not in (2, 4):
+        raise ValueError(f"vid_regressor connects two maps or two vectors, got {student.shape} and {teacher.shape}")
+    return LinenModel(VIDRegressor(teacher.shape[1:], raw))
+
+
+def review_kd_fusion(*shapes: Shape, width: int | None = None) -> Model:
+    """The student's maps, shallow to deep, then the teacher's -> a tuple of fused maps in the teacher's shapes.
+
+    From deep to shallow each map meets what the deeper one left, weighted by two attention maps. A vector [batch, C]
+    counts as a 1 x 1 map. `width` of the shared maps: min(512, channels of the deepest student map) by default.
+    Chen et al., "Distilling Knowledge via Knowledge Review", 2021, arXiv 2104.09044.
+    """
+    if len(shapes) < 2 or len(shapes) % 2 or any(s.ndim not in (2, 4) for s in shapes):
+        raise ValueError(f"review_kd_fusion takes n maps of the student, then n of the teacher, got {shapes}")
+    students, teachers = shapes[: len(shapes) // 2], shapes[len(shapes) // 2 :]
+    width = width or min(512, students[-1].shape[-1])
+    return LinenModel(ReviewFusion(tuple(t.shape[1:] for t in teachers), width))
+
+
+def simkd_projector(student: Shape, teacher: Shape, *, factor: int = 2) -> Model:
+    """1 x 1, 3 x 3, 1 x 1 convolutions, each with BatchNorm and ReLU: the student's map in the teacher's shape.
+
+    The teacher's head classifies the result. Where the student's map is smaller it is enlarged; the published code
+    pools the teacher's instead. Chen et al., "Knowledge Distillation with the Reused Teacher Classifier", 2022,
+    arXiv 2203.14001.
+    """
+    check_maps("simkd_projector", student, teacher)
+    return LinenModel(SimKDProjector(teacher.shape[1:], factor))
+
+
+def mgd_generator(student: Shape, teacher: Shape, *, ratio: float = 0.15, mask: str = "channel") -> Model:
+    """3 x 3 convolution, ReLU, 3 x 3 convolution of the student's map with a share `ratio` of it set to 0 in training.
+
+    `mask`: "channel" for classification, "pixel" for dense prediction. Other channel counts and sizes are aligned
+    first. Yang et al., "Masked Generative Distillation", 2022, arXiv 2205.01529.
+    """
+    check_maps("mgd_generator", student, teacher)
+    if mask not in ("channel", "pixel"):
+        raise ValueError(f"mask must be 'channel' or 'pixel', got {mask!r}")
+    return LinenModel(MGDGenerator(teacher.shape[1:], ratio, mask))
+
+
+def factor_paraphraser(teacher: Shape, target: Shape | None = None, *, rate: float = 0.5) -> Model:
+    """The teacher's map reconstructed from `rate` times as many channels; the tap "factor" is the narrow map.
+
+    Trained on the reconstruction alone, before the student. Kim et al., "Paraphrasing Complex Network: Network
+    Compression via Factor Transfer", 2018, arXiv 1802.04977.
+    """
+    check_maps("factor_paraphraser", teacher, target or teacher)
+    channels = teacher.shape[-1]
+    return LinenModel(Paraphraser(channels, int(channels * rate)))
+
+
+def factor_translator(student: Shape, factor: Shape) -> Model:
+    """The student's map in the shape of the paraphraser's factor: three 3 x 3 convolutions with BatchNorm.
+
+    Kim et al., 2018, arXiv 1802.04977.
+    """
+    check_maps("factor_translator", student, factor)
+    return LinenModel(Translator(factor.shape[1:]))
+
+
+def embed_pair(student: Shape, teacher: Shape, *, dim: int = 128, normalize: bool = True) -> Model:
+    """(student, teacher), both inputs, flattened and embedded linearly in `dim` dimensions -> the pair of embeddings.
+
+    With `normalize` each has length 1: Tian et al., "Contrastive Representation Distillation", 2020, arXiv 1910.10699.
+    Without: Peng et al., "Correlation Congruence for Knowledge Distillation", 2019, arXiv 1904.01802.
+    """
+    if student.ndim < 2 or teacher.ndim < 2:
+        raise ValueError(f"embed_pair embeds [batch, ...], got {student.shape} and {teacher.shape}")
+    return LinenModel(EmbedPair(dim, normalize))
+
+
+class VIDRegressor(nn.Module):
+    shape: tuple[int, ...]
+    raw: float
+
+    @nn.compact
+    def __call__(self, x: Array) -> tuple[Array, Array]:
+        x = resize_map(x, self.shape[:2]) if x.ndim == 4 else x
+        channels = self.shape[-1]
+        for i in range(3):
+            x = dense(nn.relu(x) if i else x, channels, bias=False, name=f"dense{i}")
+        return x, self.param("raw_scale", nn.initializers.constant(self.raw), (channels,))
+
+
+class ReviewFusion(nn.Module):
+    shapes: tuple[tuple[int, ...], ...]
+    width: int
+
+    @nn.compact
+    def __call__(self, *maps: Array, train: bool) -> tuple[Array, ...]:
+        kernel_init = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
+        fused, left = [], None
+        for i in reversed(range(len(self.shapes))):
+            shape = self.shapes[i]
+            x = maps[i] if maps[i].ndim == 4 else maps[i][:, None, None, :]
+            x = conv(self.width, 1, kernel_init=kernel_init, name=f"conv{i}_in")(x)
+            x = norm(train, name=f"norm{i}_in")(x)
+            if left is not None:
+                left = _nearest(left, x.shape[1:3])
+                attention = nn.sigmoid(dense(jnp.concatenate([x, left], -1), 2, name=f"attention{i}"))
+                x = x * attention[..., :1] + left * attention[..., 1:]
+            left = x = _nearest(x, shape[:2] if len(shape) == 3 else (1, 1))
+            y = conv(shape[-1], 3, kernel_init=kernel_init, name=f"conv{i}_out")(x)
+            fused.append(norm(train, name=f"norm{i}_out")(y).reshape(-1, *shape))
+        return tuple(reversed(fused))
+
+
+class SimKDProjector(nn.Module):
+    shape: tuple[int, ...]
+    factor: int
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        channels = self.shape[-1]
+        x = resize_map(x, self.shape[:2])
+        widths = (channels // self.factor, channels // self.factor, channels)
+        for i, (features, size) in enumerate(zip(widths, (1, 3, 1), strict=True)):
+            x = conv(features, size, kernel_init=torch_default, name=f"conv{i}")(x)
+            x = nn.relu(norm(train, name=f"norm{i}")(x))
+        return x
+
+
+class MGDGenerator(nn.Module):
+    shape: tuple[int, ...]
+    ratio: float
+    mask: str
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        channels = self.shape[-1]
+        x = resize_map(x, self.shape[:2])
+        x = dense(x, channels, name="align") if x.shape[-1] != channels else x
+        if train:
+            shape = (x.shape[0], 1, 1, channels) if self.mask == "channel" else (*x.shape[:3], 1)
+            x = x * jax.random.bernoulli(self.make_rng("mask"), 1 - self.ratio, shape)
+        return _conv3(_conv3(x, channels, "conv1", nn.relu), channels, "conv2")
+
+
+class Paraphraser(nn.Module):
+    channels: int
+    factor: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> tuple[Array, dict[str, Array]]:
+        for i, features in enumerate((self.channels, self.factor, self.factor)):
+            x = _conv3(x, features, f"encoder{i}", _leaky)
+        factor = x
+        for i, features in enumerate((self.factor, self.channels, self.channels)):
+            x = _conv3(x, features, f"decoder{i}", _leaky)
+        return x, {"factor": factor}
+
+
+class Translator(nn.Module):
+    shape: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        x = resize_map(x, self.shape[:2])
+        for i, features in enumerate((x.shape[-1], self.shape[-1], self.shape[-1])):
+            x = _leaky(norm(train, name=f"norm{i}")(_conv3(x, features, f"conv{i}")))
+        return x
+
+
+class EmbedPair(nn.Module):
+    dim: int
+    normalize: bool
+
+    @nn.compact
+    def __call__(self, student: Array, teacher: Array) -> tuple[Array, Array]:
+        pair = []
+        for name, x in (("student", student), ("teacher", teacher)):
+            x = dense(x.reshape(x.shape[0], -1), self.dim, name=name).astype(jnp.float32)
+            length = jnp.sqrt(jnp.maximum((x * x).sum(-1, keepdims=True), 1e-12))
+            pair.append(x / length if self.normalize else x)
+        return pair[0], pair[1]
+
+
+def _leaky(x: Array) -> Array:
+    return nn.leaky_relu(x, 0.1)
+
+
+def _conv3(x: Array, features: int, name: str, activation=lambda x: x) -> Array:
+    uniform = uniform_fan_in(9 * x.shape[-1])
+    return activation(nn.Conv(features, (3, 3), padding=1, kernel_init=uniform, bias_init=uniform, name=name)(x))
+
+
+def _nearest(x: Array, size: tuple[int, int]) -> Array:
+    """Row i of the result is row floor(i * height / new height), as in PyTorch; jax.image rounds half a pixel later."""
+    for axis, n in zip((1, 2), size, strict=True):
+        if x.shape[axis] != n:
+            x = jnp.take(x, np.arange(n) * x.shape[axis] // n, axis=axis)
+    return x

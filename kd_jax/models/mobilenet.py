@@ -1,0 +1,69 @@
+"""MobileNetV2 for 32 x 32 images, at half width as the CIFAR-100 pairs use it.
+
+Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", 2018, arXiv 1801.04381; the layout is that of
+Tian et al., arXiv 1910.10699: ReLU, not ReLU6; the first block also has its 1 x 1 convolution; no dropout.
+Taps: stem, stage1 to stage4 (ends of the 24, 32, 96 and 320 wide groups times `width`; linear, so there is no
+pre_activation), groupN_blockM, embedding, head.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from kd_jax.models.layers import ConvNorm, DepthwiseConv, Tap, classify, norm
+from kd_jax.types import Array
+
+# (expanded, channels, blocks, stride, the stage that ends here)
+_GROUPS = (
+    (False, 16, 1, 1, ""),
+    (True, 24, 2, 1, "stage1"),
+    (True, 32, 3, 2, "stage2"),
+    (True, 64, 4, 2, ""),
+    (True, 96, 3, 1, "stage3"),
+    (True, 160, 3, 2, ""),
+    (True, 320, 1, 1, "stage4"),
+)
+
+
+class InvertedResidual(nn.Module):
+    features: int
+    stride: int
+    expansion: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        y = ConvNorm(x.shape[-1] * self.expansion, 1, dtype=self.dtype, name="expand")(x, train)
+        y = DepthwiseConv(3, self.stride, self.dtype, name="depthwise")(y)
+        y = nn.relu(norm(train, self.dtype, name="depthwise_norm")(y))
+        y = ConvNorm(self.features, 1, relu=False, dtype=self.dtype, name="project")(y, train)
+        return x + y if x.shape == y.shape else y
+
+
+class MobileNetV2(nn.Module):
+    num_classes: int
+    width: float = 0.5
+    expansion: int = 6
+    last: int = 1280
+    dtype: Any = "float32"
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        dtype = jnp.dtype(self.dtype)
+        x = ConvNorm(int(32 * self.width), 3, 2, dtype=dtype, name="stem")(x, train)
+        for i, (expanded, features, blocks, stride, stage) in enumerate(_GROUPS):
+            for j in range(blocks):
+                x = InvertedResidual(
+                    int(features * self.width), stride if j == 0 else 1, self.expansion if expanded else 1, dtype,
+                    name=f"group{i}_block{j}",
+                )(x, train)  # fmt: skip
+            x = Tap(name=stage)(x) if stage else x
+        x = ConvNorm(self.last, 1, dtype=dtype, name="last")(x, train)
+        return classify(x.mean((1, 2)), self.num_classes, nn.initializers.normal(0.01), nn.initializers.zeros)
+
+
+def mobilenet_v2(num_classes: int, dtype: Any = "float32", **options: Any) -> MobileNetV2:
+    return MobileNetV2(num_classes, dtype=dtype, **options)

@@ -1,0 +1,108 @@
+"""Vision transformer with a class token and, if asked for, DeiT's distillation token.
+
+Dosovitskiy et al., "An Image is Worth 16x16 Words", 2020, arXiv 2010.11929; Touvron et al., "Training data-efficient
+image transformers & distillation through attention", 2020, arXiv 2012.12877. Taps: stem (patches with positions),
+blockN, blockN/attention and in it queries, keys, values [batch, heads, tokens, width / heads], scores (before the
+softmax) and probabilities [batch, heads, tokens, tokens], embedding (the class token), head, head_distillation.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from kd_jax.models.layers import Tap, classify, uniform_fan_in
+from kd_jax.types import Array
+
+_INIT = nn.initializers.truncated_normal(0.02)
+
+
+class Attention(nn.Module):
+    heads: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        batch, tokens, width = x.shape
+        qkv = nn.Dense(3 * width, dtype=self.dtype, kernel_init=_INIT, name="qkv")(x)
+        qkv = qkv.reshape(batch, tokens, 3, self.heads, width // self.heads).transpose(2, 0, 3, 1, 4)
+        queries, keys, values = (Tap(name=n)(v) for n, v in zip(("queries", "keys", "values"), qkv, strict=True))
+        scores = jnp.einsum("bhqd,bhkd->bhqk", queries, keys, preferred_element_type=jnp.float32)
+        scores = Tap(name="scores")(scores / math.sqrt(width // self.heads))
+        probabilities = Tap(name="probabilities")(jax.nn.softmax(scores))
+        x = jnp.einsum("bhqk,bhkd->bqhd", probabilities.astype(self.dtype), values).reshape(batch, tokens, width)
+        return nn.Dense(width, dtype=self.dtype, kernel_init=_INIT, name="out")(x)
+
+
+class TransformerBlock(nn.Module):
+    heads: int
+    hidden: int
+    dropout: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        y = Attention(self.heads, self.dtype, name="attention")(_layer_norm(self.dtype, "norm1")(x))
+        x = x + nn.Dropout(self.dropout, deterministic=not train)(y)
+        y = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=_INIT, name="mlp1")(_layer_norm(self.dtype, "norm2")(x))
+        y = nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=_INIT, name="mlp2")(nn.gelu(y, approximate=False))
+        return x + nn.Dropout(self.dropout, deterministic=not train)(y)
+
+
+class ViT(nn.Module):
+    """With a distillation token the logits are those of the class head in training, so that the labels teach it, and
+    the mean of both heads in evaluation. The teacher's loss reads the tap head_distillation."""
+
+    num_classes: int
+    patch: int
+    width: int
+    depth: int
+    heads: int
+    mlp_ratio: int = 4
+    dropout: float = 0.0
+    distillation_token: bool = False
+    dtype: Any = "float32"
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        dtype, patch = jnp.dtype(self.dtype), self.patch
+        if x.shape[1] % patch or x.shape[2] % patch or self.width % self.heads:
+            raise ValueError(
+                f"image {x.shape[1:3]} must be a multiple of patch={patch}, width={self.width} of heads={self.heads}"
+            )
+        uniform = uniform_fan_in(patch * patch * x.shape[-1])
+        x = nn.Conv(
+            self.width, (patch, patch), (patch, patch), "VALID", dtype=dtype, kernel_init=uniform, bias_init=uniform,
+            name="patches",
+        )(x)  # fmt: skip
+        x = x.reshape(x.shape[0], -1, self.width)
+        tokens = ["class_token", "distillation_token"][: 1 + self.distillation_token]
+        first = [self.param(name, _INIT, (1, 1, self.width)).astype(dtype) for name in tokens]
+        x = jnp.concatenate([*(jnp.broadcast_to(t, (x.shape[0], 1, self.width)) for t in first), x], 1)
+        x = x + self.param("positions", _INIT, (1, x.shape[1], self.width)).astype(dtype)
+        x = nn.Dropout(self.dropout, deterministic=not train)(Tap(name="stem")(x))
+        for i in range(self.depth):
+            hidden = self.width * self.mlp_ratio
+            x = TransformerBlock(self.heads, hidden, self.dropout, dtype, name=f"block{i}")(x, train)
+        x = _layer_norm(dtype, "norm")(x)
+        logits = classify(x[:, 0], self.num_classes, _INIT, nn.initializers.zeros)
+        if not self.distillation_token:
+            return logits
+        distilled = nn.Dense(self.num_classes, kernel_init=_INIT, name="head_distillation")(x[:, 1].astype(jnp.float32))
+        return logits if train else (logits + distilled) / 2
+
+
+def vit(
+    num_classes: int, patch: int = 4, width: int = 192, depth: int = 6, heads: int = 3, dtype: Any = "float32",
+    **options: Any,
+) -> ViT:  # fmt: skip
+    """Sizes of DeiT: tiny 192 wide with 3 heads, small 384 with 6, base 768 with 12; depth 12 and patch 16."""
+    return ViT(num_classes, patch, width, depth, heads, dtype=dtype, **options)
+
+
+def _layer_norm(dtype: Any, name: str) -> nn.LayerNorm:
+    return nn.LayerNorm(epsilon=1e-6, dtype=dtype, name=name)

@@ -1,0 +1,75 @@
+"""Optimizer and learning-rate schedule from a config; names are looked up in optax."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import optax
+
+from kd_jax.resolve import check_kwargs, near
+from kd_jax.types import Schedule
+
+SCHEDULES = ("constant", "cosine", "linear", "step")
+
+
+def make_schedule(config: Mapping[str, Any], total_steps: int) -> Schedule:
+    """learning rate(step): linear warm-up over `warmup` of the run, then constant, cosine or linear to 0, or steps.
+
+    `boundaries` are fractions of the run at which "step" multiplies by `decay` (150/240 of the epochs is 0.625).
+    """
+    name, peak = config["schedule"], config["learning_rate"]
+    if not 0.0 <= config["warmup"] < 1.0:
+        raise ValueError(f"optimizer.warmup is a fraction of the run in [0, 1), not {config['warmup']}.")
+    warmup = round(config["warmup"] * total_steps)
+    rest = max(total_steps - warmup, 1)
+    if name == "constant":
+        main = optax.constant_schedule(peak)
+    elif name == "cosine":
+        main = optax.cosine_decay_schedule(peak, rest)
+    elif name == "linear":
+        main = optax.linear_schedule(peak, 0.0, rest)
+    elif name == "step":
+        at = {max(round(b * total_steps) - warmup, 0): config["decay"] for b in config["boundaries"]}
+        main = optax.piecewise_constant_schedule(peak, at)
+    else:
+        raise ValueError(f"optimizer.schedule {name!r} is unknown. {near(name, SCHEDULES)}")
+    if not warmup:
+        return main
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), main], [warmup])
+
+
+def decay_mask(pattern: str):
+    """params -> True for the parameters whose path matches `pattern` (weight decay applies to them)."""
+
+    def mask(params):
+        def keep(path, _):
+            return re.search(pattern, jax.tree_util.keystr(path, simple=True, separator="/")) is not None
+
+        return jax.tree_util.tree_map_with_path(keep, params)
+
+    return mask
+
+
+def make_optimizer(config: Mapping[str, Any], total_steps: int) -> optax.GradientTransformation:
+    """clip -> weight decay -> optax.<name>(schedule, **kwargs).
+
+    Weight decay is added to the gradient, as in torch.optim.SGD; for decoupled decay choose "adamw" or "lion" and
+    give `kwargs.weight_decay`. Raises ValueError for a name that optax lacks or an argument that it does not take.
+    """
+    name = config["name"]
+    factory = getattr(optax, name, None)
+    if factory is None or not callable(factory):
+        names = [n for n in dir(optax) if n.islower() and callable(getattr(optax, n)) and not n.startswith("_")]
+        raise ValueError(f"optimizer.name {name!r} is not in optax. {near(name, names)}")
+    kwargs = {k: v for k, v in config["kwargs"].items()}
+    check_kwargs(f"optax.{name}", factory, kwargs)
+    parts = []
+    if config["clip_norm"]:
+        parts.append(optax.clip_by_global_norm(config["clip_norm"]))
+    if config["weight_decay"]:
+        parts.append(optax.add_decayed_weights(config["weight_decay"], mask=decay_mask(config["decay_pattern"])))
+    parts.append(factory(make_schedule(config, total_steps), **kwargs))
+    return optax.chain(*parts)

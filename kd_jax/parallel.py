@@ -1,0 +1,169 @@
+"""Mesh, (path regex -> PartitionSpec) rules, and start-up of several processes.
+
+All of it is jit with NamedSharding: every process runs the same program over global arrays, so a mean, a BatchNorm
+and a relation loss see the global batch whatever the mesh.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from kd_jax.types import PyTree, Scheme, TrainState
+
+BATCH_AXES = ("data", "fsdp")
+Rules = Sequence[tuple[str, Any]]
+
+
+def start_processes(config: Mapping[str, Any]) -> None:
+    """jax.distributed.initialize; TPU pods, Slurm and Kubernetes tell JAX the rest, other clusters give all three fields."""
+    if not config["enabled"] or jax.distributed.is_initialized():
+        return
+    given = {k: config[k] for k in ("coordinator_address", "num_processes", "process_id") if config[k] not in ("", -1)}
+    timeout = config["heartbeat_timeout_seconds"]
+    jax.distributed.initialize(**given, heartbeat_timeout_seconds=timeout)
+
+
+def make_mesh(axes: Mapping[str, int]) -> Mesh:
+    """A mesh with these axes in order; -1 takes the devices that are left. Raises ValueError when they do not fit."""
+    sizes, count = dict(axes), jax.device_count()
+    unknown = set(sizes) - {"data", "fsdp", "model"}
+    if unknown:
+        raise ValueError(f"mesh.axes has {sorted(unknown)}; the axes are 'data', 'fsdp' and 'model'.")
+    fixed = math.prod(s for s in sizes.values() if s != -1)
+    free = [a for a, s in sizes.items() if s == -1]
+    if len(free) > 1 or any(s < 1 and s != -1 for s in sizes.values()):
+        raise ValueError(f"mesh.axes = {sizes}: sizes are positive, and at most one is -1 (what is left).")
+    if free:
+        sizes[free[0]] = max(count // fixed, 1)
+    needed = math.prod(sizes.values())
+    if needed > count:
+        raise ValueError(f"mesh.axes = {dict(axes)} needs {needed} devices, there are {count}: {jax.devices()[0].platform}.")
+    if jax.process_count() > 1 and needed != count:
+        raise ValueError(f"mesh.axes = {dict(axes)} uses {needed} of {count} devices; with several processes use them all.")
+    # Auto axes: under the newer Explicit default, Linen dropout, sharded convolutions and f @ f.T fail.
+    devices = jax.devices()[:needed]
+    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes), devices=devices)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows of a batch over the data and fsdp axes."""
+    return NamedSharding(mesh, PartitionSpec(tuple(a for a in BATCH_AXES if a in mesh.shape)))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def check_batch_size(mesh: Mesh, batch_size: int, name: str) -> None:
+    ways = math.prod(mesh.shape[a] for a in BATCH_AXES if a in mesh.shape)
+    if batch_size % ways:
+        raise ValueError(f"{name} = {batch_size} is not divisible by the {ways} ways that the mesh {dict(mesh.shape)} splits it.")
+
+
+def _spec(rule: Any, shape: tuple[int, ...], mesh: Mesh, path: str) -> PartitionSpec:
+    """A tuple is the PartitionSpec itself; a mesh axis name goes on the largest axis that it divides."""
+    if isinstance(rule, str):
+        if rule not in mesh.shape:
+            raise ValueError(f"A sharding rule names mesh axis {rule!r}; the mesh has {tuple(mesh.shape)}.")
+        fits = [i for i, n in enumerate(shape) if n % mesh.shape[rule] == 0 and n >= mesh.shape[rule]]
+        best = max(fits, key=lambda i: shape[i], default=None)
+        return PartitionSpec() if best is None else PartitionSpec(*(None,) * best, rule)
+    spec = PartitionSpec(*(tuple(a) if isinstance(a, list) else a for a in rule))
+    if len(spec) > len(shape):
+        raise ValueError(f"Sharding rule {tuple(rule)} has {len(spec)} axes, parameter {path!r} has shape {shape}.")
+    for size, axes in zip(shape, spec, strict=False):
+        names = () if axes is None else (axes,) if isinstance(axes, str) else axes
+        missing = [a for a in names if a not in mesh.shape]
+        if missing:
+            raise ValueError(f"A sharding rule names mesh axes {missing}; the mesh has {tuple(mesh.shape)}.")
+        if size % math.prod(mesh.shape[a] for a in names):
+            raise ValueError(f"Sharding rule {tuple(rule)} does not divide parameter {path!r} of shape {shape} on {dict(mesh.shape)}.")
+    return spec
+
+
+def _path(path: tuple) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def param_shardings(params: PyTree, rules: Rules, mesh: Mesh, role: str) -> PyTree:
+    """A NamedSharding for every parameter: that of the first rule whose regex is found in its path, else replicated.
+
+    Raises ValueError when a rule matches no parameter.
+    """
+    used: set[int] = set()
+
+    def sharding(path: tuple, leaf: Any) -> NamedSharding:
+        name = _path(path)
+        matches = [i for i, (pattern, _) in enumerate(rules) if re.search(pattern, name)]
+        used.update(matches)
+        spec = _spec(rules[matches[0]][1], leaf.shape, mesh, name) if matches else PartitionSpec()
+        return NamedSharding(mesh, spec)
+
+    result = jax.tree_util.tree_map_with_path(sharding, params)
+    unused = [rules[i][0] for i in range(len(rules)) if i not in used]
+    if unused:
+        names = [_path(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
+        raise ValueError(f"Sharding rules {unused} match no parameter of {role!r}. It has: {', '.join(names[:20])} ...")
+    return result
+
+
+def state_shardings(state: TrainState, rules: Mapping[str, Rules], mesh: Mesh) -> TrainState:
+    """Shardings for a whole TrainState (of shapes). An optimizer's copies of a parameter are sharded as the parameter is."""
+    whole = replicated(mesh)
+
+    def everywhere(tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda _: whole, tree)
+
+    params = {
+        group: {role: param_shardings(p, rules.get(role, ()), mesh, role) for role, p in roles.items()}
+        for group, roles in state.params.items()
+    }
+    frozen = {
+        role: (param_shardings(p, rules.get(role, ()), mesh, role), everywhere(s)) for role, (p, s) in state.frozen.items()
+    }
+
+    def like_params(group: str, opt: PyTree) -> PyTree:
+        known = {
+            (_path(path), leaf.shape): sharding
+            for (path, leaf), sharding in zip(
+                jax.tree_util.tree_leaves_with_path(state.params[group]), jax.tree.leaves(params[group]), strict=True
+            )
+        }
+
+        def find(path: tuple, leaf: Any) -> NamedSharding:
+            parts = _path(path).split("/")
+            for start in range(len(parts)):
+                match = known.get(("/".join(parts[start:]), leaf.shape))
+                if match is not None:
+                    return match
+            return whole
+
+        return jax.tree_util.tree_map_with_path(find, opt)
+
+    opt = {group: like_params(group, o) for group, o in state.opt.items()}
+    return TrainState(whole, params, everywhere(state.stats), opt, frozen, everywhere(state.extra))
+
+
+def check_roles(rules: Mapping[str, Rules], scheme: Scheme) -> None:
+    unknown = [r for r in rules if r not in scheme.roles]
+    if unknown:
+        raise ValueError(f"Sharding rules for {unknown}, but the roles are {sorted(scheme.roles)}.")
+
+
+def is_lead() -> bool:
+    """True in the one process that writes logs and reports."""
+    return jax.process_index() == 0
+
+
+def to_host(tree: PyTree) -> PyTree:
+    """NumPy copies; arrays that are spread over processes must be replicated."""
+    return jax.tree.map(
+        lambda x: np.asarray(x if x.is_fully_addressable else x.addressable_data(0)) if isinstance(x, jax.Array) else x, tree
+    )

@@ -1,0 +1,144 @@
+"""From a config to the trainings of a run (teacher, baseline, student), checked against the shapes of the data."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from kd_jax import knowledge, optim
+from kd_jax.data import augment
+from kd_jax.data.source import Source
+from kd_jax.loop import Settings
+from kd_jax.models.adapters import as_model
+from kd_jax.resolve import call, check_kwargs, resolve
+from kd_jax.state import bind
+from kd_jax.types import Model, Role, Scheme
+from kd_jax.workdir import plain
+
+
+def make_model(config: Mapping[str, Any], source: Source) -> Model:
+    """The model that a config names; `num_classes` comes from the data unless the config sets it."""
+    factory, kwargs = resolve(config["name"]), dict(config["kwargs"])
+    check_kwargs(config["name"], factory, kwargs)
+    try:
+        check_kwargs("", factory, ["num_classes"])
+        kwargs.setdefault("num_classes", source.num_classes)
+    except ValueError:
+        pass
+    return as_model(factory(**kwargs))
+
+
+def num_steps(config: Mapping[str, Any], examples: int) -> int:
+    if bool(config["steps"]) == bool(config["epochs"]):
+        raise ValueError(f"Give either train.steps or train.epochs, not steps={config['steps']}, epochs={config['epochs']}.")
+    return config["steps"] or math.ceil(config["epochs"] * examples / config["batch_size"])
+
+
+def prepare_fn(config: Mapping[str, Any], source: Source, view: str = "same"):
+    """batch -> the batch that the networks see; with view "clean" also `teacher_image`, without augmentation."""
+    view_of = functools.partial(augment.prepare, mean=source.mean, std=source.std)
+    ops = tuple(config["augment"])
+
+    def prepare(batch: Mapping[str, jax.Array], key: jax.Array, train: bool) -> Mapping[str, jax.Array]:
+        seen = view_of(batch, key, train, augment=ops)
+        return {**seen, "teacher_image": view_of(batch, key, False)["image"]} if view == "clean" else seen
+
+    return prepare
+
+
+def make_scheme(config: ConfigDict, train: Mapping[str, Any], terms: Mapping, roles: Mapping[str, Role], source: Source) -> Scheme:
+    """The scheme that the config names, with its terms, optimizer and view of the data; nothing is run yet."""
+    if config.teacher.view not in ("same", "clean"):
+        raise ValueError(f"teacher.view is 'same' or 'clean', not {config.teacher.view!r}.")
+    clean = config.teacher.view == "clean"
+    scheme = call(
+        config.scheme, roles, knowledge.make_terms(terms), lambda steps: optim.make_optimizer(train["optimizer"], steps),
+        num_steps(train, len(source)), teacher_input="batch.teacher_image" if clean else "batch.image",
+    )  # fmt: skip
+    return dataclasses.replace(scheme, prepare=scheme.prepare or prepare_fn(train, source, config.teacher.view))
+
+
+def make_settings(config: ConfigDict, train: Mapping[str, Any], seed: int, rules: Mapping[str, Any]) -> Settings:
+    return Settings(
+        batch_size=train["batch_size"], seed=seed, log_every=config.log_every, eval_every=config.eval_every,
+        eval_batch_size=config.eval_batch_size, labelled_share=train["labelled_share"], keep=config.keep,
+        workers=config.workers, rules=rules,
+    )  # fmt: skip
+
+
+def batch_shapes(source: Source, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    image = np.asarray(source.example(0)["image"])
+    shapes = {"image": (image.shape, image.dtype), "label": ((), np.int32), "labelled": ((), np.bool_)}
+    shapes |= {"index": ((), np.int32), "view": ((), np.int32)}
+    return {k: jax.ShapeDtypeStruct((batch_size, *shape), dtype) for k, (shape, dtype) in shapes.items()}
+
+
+def check_classes(scheme: Scheme, source: Source, batch: Mapping[str, Any]) -> None:
+    """Every evaluated network, and the teacher, must have one logit a class of the data."""
+    bound, inputs = bind(scheme, batch)
+    for name in {*bound.evaluate, *([bound.reference] if bound.reference else [])}:
+        role = bound.roles[name]
+        key = jax.random.key(0)
+        params, stats = jax.eval_shape(role.model.init, key, *inputs[name])
+        out = jax.eval_shape(lambda p, s, *x, m=role.model: m.apply(p, s, *x, train=False, key=key)[0].logits, params, stats, *inputs[name])
+        if out.shape[-1] != source.num_classes:
+            raise ValueError(
+                f"The {name} has {out.shape[-1]} classes, {source.name} has {source.num_classes}. "
+                f"Set config.{name}.model.kwargs.num_classes, or take a checkpoint that was trained on this data."
+            )
+
+
+@dataclasses.dataclass
+class Job:
+    """One of the trainings of a run: teacher, baseline or student."""
+
+    name: str
+    scheme: Scheme
+    source: Source
+    settings: Settings
+    directory: Path
+    config: dict[str, Any]  # what it depends on: the same config resumes, another is refused
+
+
+def plan(
+    config: ConfigDict, directory: Path, models: Mapping[str, Model], student_data: Source, teacher_data: Source
+) -> dict[str, Job]:
+    """The trainings of a run in order: the teacher on its labels, the student without and with the teacher.
+
+    The baseline makes as many steps as the student, on the labelled examples only.
+    """
+    common = {"log_every": config.log_every, "eval_every": config.eval_every}
+    teacher = {k: plain(config.teacher[k]) for k in ("model", "seed", "labels", "train")}
+    source = {"data": plain(config.data)}
+    jobs: dict[str, Job] = {}
+
+    def add(name: str, train: Any, terms: Any, roles: Any, data: Source, seed: int, rules: Any, about: dict, at: Path) -> None:
+        scheme = make_scheme(config, train, terms, roles, data)
+        jobs[name] = Job(name, scheme, data, make_settings(config, train, seed, rules), at, common | source | about)
+
+    alone = {"student": Role(models["teacher"], group="student")}
+    add(
+        "teacher", config.teacher.train, knowledge.supervised(), alone, teacher_data, config.teacher.seed,
+        {"student": config.mesh.teacher_rules}, {"teacher": teacher},
+        Path(config.teacher.workdir) if config.teacher.workdir else directory / "teacher",
+    )  # fmt: skip
+    if not config.terms:
+        raise ValueError("config.terms is empty: knowledge.compose('response') fills it.")
+    roles = {"student": Role(models["student"], group="student"), "teacher": Role(models["teacher"], dtype=config.teacher.dtype or None)}
+    rules = {"student": config.mesh.student_rules, "teacher": config.mesh.teacher_rules}
+    about = {"seed": config.seed, "student": plain(config.student), "teacher": plain(config.teacher)}
+    if config.baseline:
+        train = {**config.train, "labelled_share": 1.0}
+        about_baseline = about | {"train": plain(train)}
+        add("baseline", train, knowledge.supervised(), roles, student_data, config.seed, rules, about_baseline, directory / "baseline")
+    about_student = about | {"train": plain(config.train), "terms": plain(config.terms), "scheme": config.scheme}
+    add("student", config.train, config.terms, roles, student_data, config.seed, rules, about_student, directory / "student")
+    return jobs

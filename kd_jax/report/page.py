@@ -1,0 +1,260 @@
+"""report.html: one file with everything in it, readable by a person who never saw the run."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import re
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+from matplotlib.figure import Figure
+
+from kd_jax.report import figures, table, verdict
+from kd_jax.report.examples import class_name, image_array, shown_examples, top_classes
+from kd_jax.report.style import CSS, LIGHT
+from kd_jax.report.verdict import number, percent
+
+
+def write_report(results: Mapping[str, Any], directory: str | os.PathLike[str]) -> Path:
+    """Writes `directory`/report.html, which needs no other file and no network, and returns its path.
+
+    `results` is the content of results.json; models, curves, examples and single numbers may be missing.
+    """
+    path = Path(directory) / "report.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page(results), encoding="utf-8")
+    return path
+
+
+def page(results: Mapping[str, Any]) -> str:
+    """The report as HTML."""
+    title = escape(str(results.get("title") or "Distillation report"))
+    sections = (_header, _verdict, _summary, _curves, _tradeoff, _per_class, _examples, _reproduce, _caveats)
+    body = "\n".join(part for part in (section(results) for section in sections) if part)
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{title}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    )
+
+
+def svg(figure: Figure, label: str, prefix: str) -> str:
+    """The figure as an <svg> element that takes its colours from the page, so that it follows light and dark."""
+    buffer = io.StringIO()
+    with figures.styled():
+        metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.S)
+    view = re.search(r'viewBox="[^"]*"', text)[0]
+    text = re.sub(r"<svg[^>]*>", f'<svg {view} role="img" aria-label="{escape(label)}">', text, count=1)
+    # Ids are unique in a figure only; the page holds several.
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", text)
+    text = text.replace("xlink:href", "href")
+    for name, colour in LIGHT.items():
+        text = text.replace(colour, f"var(--{name})")
+    return re.sub(r"\n\s*", "\n", text)
+
+
+def _figure(figure: Figure, label: str, prefix: str, caption: str = "") -> str:
+    caption = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    return f'<figure class="card">{svg(figure, label, prefix)}{caption}</figure>'
+
+
+def _section(title: str, lead: str, content: str) -> str:
+    return f'<section>\n<h2>{escape(title)}</h2>\n<p class="lead">{escape(lead)}</p>\n{content}\n</section>'
+
+
+def _header(results: Mapping[str, Any]) -> str:
+    data, found = results.get("data") or {}, verdict.models(results)
+    names = [f"{role} {model['name']}" for role, model in found.items() if model.get("name")]
+    parts = [str(data.get("name") or ""), *names, str(results.get("device") or "")]
+    line = " · ".join(part for part in parts if part)
+    title = escape(str(results.get("title") or "Distillation report"))
+    return f"<header>\n<h1>{title}</h1>\n<p>{escape(line)}</p>\n</header>"
+
+
+def _verdict(results: Mapping[str, Any]) -> str:
+    answer = verdict.judge(results)
+    question = str(results.get("question") or "was it worth it?")
+    facts = "".join(f"<div><dt>{escape(what)}</dt><dd>{escape(value)}</dd></div>" for value, what in answer.facts)
+    return (
+        f'<section class="card verdict {answer.kind}">\n'
+        f'<p class="question">{escape(question[:1].upper() + question[1:])}</p>\n'
+        f'<p class="answer">{escape(answer.headline)}</p>\n'
+        + "".join(f'<p class="why">{escape(text)}</p>\n' for text in answer.paragraphs)
+        + (f'<dl class="facts">{facts}</dl>\n' if facts else "")
+        + "</section>"
+    )
+
+
+def _summary(results: Mapping[str, Any]) -> str:
+    rows, found = table.rows(results), verdict.models(results)
+    if not rows:
+        return ""
+    head = "".join(
+        f'<th scope="col"><span class="name"><span class="dot" style="background:var(--{role})"></span>{role}</span>'
+        f"<small>{escape(str(model.get('name') or ''))}</small></th>"
+        for role, model in found.items()
+    )
+    lines, section = [], None
+    for row in rows:
+        if row.section != section:
+            section = row.section
+            lines.append(
+                f'<tr class="section"><th scope="colgroup" colspan="{1 + len(found)}">{escape(section)}</th></tr>'
+            )
+        cells = "".join(f"<td>{escape(cell)}</td>" for cell in row.cells.values())
+        lines.append(f'<tr><th scope="row">{escape(row.label)}</th>{cells}</tr>')
+    body = "\n".join(lines)
+    return _section(
+        "The three models side by side" if len(found) == 3 else "The models side by side",
+        "The baseline is trained without a teacher. Error is one standard error of the test set. Latency and "
+        f"throughput were measured on {results.get('device') or 'an unrecorded device'}.",
+        f'<div class="card"><table>\n<thead><tr><td></td>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>',
+    )
+
+
+def _curves(results: Mapping[str, Any]) -> str:
+    parts = []
+    if figures.has_loss(results):
+        figure = figures.figure_of([figures.draw_loss], results)
+        parts.append(_figure(figure, "Loss of the student over steps", "loss"))
+    if figures.has_validation(results):
+        figure = figures.figure_of([figures.draw_validation], results)
+        parts.append(_figure(figure, "Validation accuracy of the models over steps", "validation"))
+    if not parts:
+        return ""
+    lead = "The student's loss with its terms, and the accuracy on held-out images. Marks: the best steps."
+    return _section("How they learned", lead, f'<div class="grid">{"".join(parts)}</div>')
+
+
+def _tradeoff(results: Mapping[str, Any]) -> str:
+    parts = [
+        _figure(
+            figures.figure_of([lambda axes, r, cost=cost: figures.draw_tradeoff(axes, r, cost)], results, 3.6),
+            figures.COSTS[cost][2],
+            cost,
+        )
+        for cost in figures.COSTS
+        if figures.has_tradeoff(results, cost)
+    ]
+    if not parts:
+        return ""
+    return _section(
+        "Size, speed, accuracy",
+        "Up and to the left is better. Areas are proportional to the number of parameters; vertical lines are ± two "
+        "standard errors of the test set.",
+        f'<div class="grid">{"".join(parts)}</div>',
+    )
+
+
+def _per_class(results: Mapping[str, Any]) -> str:
+    names, _ = figures.class_gaps(results)
+    if not names:
+        return ""
+    figure = figures.plot_per_class(results)
+    noise = figures.class_noise(results)
+    lead = "Test accuracy of the student minus that of the others, class by class."
+    if noise:
+        lead += f" Inside the shaded band (± {noise:.1f} points) a difference is within the noise of so few images."
+    classes = number(results, "data", "num_classes")
+    if classes and classes > len(names):
+        lead += f" The {len(names)} classes at both ends, of {int(classes)}."
+    return _section("Who gains, who loses", lead, _figure(figure, "Differences of accuracy per class", "classes"))
+
+
+def _examples(results: Mapping[str, Any]) -> str:
+    examples = shown_examples(results)
+    if not examples:
+        return ""
+    legend = "".join(
+        f'<span><span class="dot" style="background:var(--{role})"></span>{role}</span>'
+        for role in ("teacher", "student")
+    )
+    cards = "\n".join(_example(example, results) for example in examples)
+    return _section(
+        "Dark knowledge",
+        "The label names one class and is silent about the rest. The teacher's softened probabilities say what else "
+        "an image resembles; this is what the student learned from. Bars: the teacher's five likeliest classes, the "
+        "label in bold.",
+        f'<p class="legend">{legend}</p>\n<div class="grid">\n{cards}\n</div>',
+    )
+
+
+def _example(example: Mapping[str, Any], results: Mapping[str, Any]) -> str:
+    label, shown = int(example["label"]), top_classes(example)
+    picture = f'<img src="{_png(example)}" alt="test image, {escape(class_name(results, label))}">'
+    says = [("label", f"<b>{escape(class_name(results, label))}</b>")]
+    for role in verdict.ROLES:
+        probabilities = example.get(role)
+        if probabilities is not None:
+            top = max(range(len(probabilities)), key=probabilities.__getitem__)
+            wrong = ' <b class="wrong">✗</b>' if label >= 0 and top != label else ""
+            says.append((role, f"{escape(class_name(results, top))}, {percent(probabilities[top])}{wrong}"))
+    softened = {
+        role: example[f"{role}_soft"] for role in ("teacher", "student") if example.get(f"{role}_soft") is not None
+    }
+    largest = max(values[i] for values in softened.values() for i in shown) or 1.0
+    bars = []
+    for i in shown:
+        lengths = "".join(
+            f'<span class="bar"><i style="width:{80 * values[i] / largest:.1f}%;background:var(--{role})"></i>'
+            f"{percent(values[i])}</span>"
+            for role, values in softened.items()
+        )
+        hard = " hard" if i == label else ""
+        bars.append(f'<span class="label{hard}">{escape(class_name(results, i))}</span><span>{lengths}</span>')
+    temperature = number(example, "temperature")
+    softness = "" if temperature is None else f"<p>Softened at temperature {temperature:g}</p>"
+    said = "".join(f"<dt>{who}</dt><dd>{what}</dd>" for who, what in says)
+    return (
+        f'<div class="card example">{picture if image_array(example) is not None else "<span></span>"}'
+        f'<dl>{said}</dl>{softness}<div class="bars">{"".join(bars)}</div></div>'
+    )
+
+
+def _png(example: Mapping[str, Any]) -> str:
+    image = image_array(example)
+    if image is None:
+        return ""
+    buffer = io.BytesIO()
+    matplotlib.image.imsave(buffer, image, format="png")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _reproduce(results: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in (results.get("versions") or {}).items())
+    data = results.get("data") or {}
+    sizes = ("train", "labelled", "transfer", "validation", "test")
+    counts = ", ".join(f"{name} {int(data[name]):,}" for name in sizes if number(data, name) is not None)
+    seconds = number(results, "wall_seconds")
+    facts = {
+        "Command": f"<code>{escape(str(results['command']))}</code>" if results.get("command") else "",
+        "Seed": escape(str(results.get("seed", ""))),
+        "Code": f"<code>{escape(str(results['git']))}</code>" if results.get("git") else "",
+        "Versions": escape(versions),
+        "Device": escape(str(results.get("device") or "")),
+        "Data": escape(f"{data.get('name') or 'unnamed'}: {counts}" if counts else ""),
+        "Time in all": escape(verdict.duration(seconds)) if seconds is not None else "",
+    }
+    listed = "".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in facts.items() if text)
+    config = json.dumps(results.get("config") or {}, indent=2, sort_keys=True, default=str)
+    return _section(
+        "Do it again",
+        "The same command, seed, code and versions on the same kind of device should give the same numbers.",
+        f'<div class="card"><dl class="facts-list">{listed}</dl>\n<details><summary>Configuration</summary>'
+        f"<pre>{escape(config)}</pre></details></div>",
+    )
+
+
+def _caveats(results: Mapping[str, Any]) -> str:
+    lines = "".join(f"<p>{escape(line)}</p>" for line in verdict.caveats(results))
+    return f'<aside class="caveat">{lines}</aside>'

@@ -1,0 +1,111 @@
+"""The summary table: what is in it, and how it looks on a terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+import textwrap
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from kd_jax.report import verdict
+from kd_jax.report.verdict import number, percent
+
+MISSING = "–"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of the table: `cells` has a text for every model of the run, `section` starts a group of lines."""
+
+    section: str
+    label: str
+    cells: dict[str, str]
+
+
+def quantity(value: float) -> str:
+    """1234567 -> 1.23 M"""
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.3g}"
+
+
+def _bytes(value: float) -> str:
+    for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.0f} B"
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.3g} ms"
+
+
+def _plain(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def rows(results: Mapping[str, Any]) -> list[Row]:
+    """The lines of the summary table; what no model has is left out."""
+    found = verdict.models(results)
+    examples = number(results, "data", "test")
+
+    def with_error(value: float) -> str:
+        error = f" ± {100 * verdict.standard_error(value, examples):.1f}" if examples else ""
+        return f"{100 * value:.1f}{error}"
+
+    plan: list[tuple[str, str, tuple[str, ...], Callable[[float], str]]] = [
+        ("Cost", "parameters", ("parameters",), quantity),
+        ("Cost", "size in memory", ("bytes",), _bytes),
+        ("Cost", "FLOPs per image", ("flops",), quantity),
+        ("Cost", "latency, 1 image", ("latency_ms", "1"), _milliseconds),
+        ("Cost", "latency, 128 images", ("latency_ms", "128"), _milliseconds),
+        ("Training", "steps", ("steps",), lambda value: f"{value:,.0f}"),
+        ("Training", "time", ("train_seconds",), verdict.duration),
+        ("Training", "examples/s", ("examples_per_second",), lambda value: f"{value:,.0f}"),
+    ]
+    for which, title in (("last", "Test set, last step"), ("best", "Test set, best step by validation")):
+        plan += [
+            (title, "step", (which, "step"), lambda value: f"{value:,.0f}"),
+            (title, "accuracy in %, ± error", (which, "test", "accuracy"), with_error),
+            (title, "NLL", (which, "test", "nll"), _plain),
+            (title, "calibration error (ECE)", (which, "test", "ece"), percent),
+            (title, "agrees with teacher", (which, "test", "agreement"), percent),
+            (title, "KL from teacher", (which, "test", "kl"), _plain),
+        ]
+    table = []
+    for section, label, path, show in plan:
+        values = {role: number(model, *path) for role, model in found.items()}
+        if any(value is not None for value in values.values()):
+            cells = {role: MISSING if value is None else show(value) for role, value in values.items()}
+            table.append(Row(section, label, cells))
+    return table
+
+
+def results_table(results: Mapping[str, Any]) -> str:
+    """The verdict and the summary table as text of at most 100 columns, for a terminal."""
+    answer, found = verdict.judge(results), verdict.models(results)
+    lines = [str(results.get("title") or "Results"), "Was it worth it? " + answer.headline]
+    lines += [line for text in answer.paragraphs for line in textwrap.wrap(text, 100)]
+    head = [["", *found], ["", *(str(model.get("name") or MISSING) for model in found.values())]]
+    body = rows(results)
+    cells = [[row.label, *row.cells.values()] for row in body]
+    if cells:
+        widths = [max(len(row[i]) for row in (*head, *cells)) for i in range(len(head[0]))]
+        rule = "-" * (sum(widths) + 3 * (len(widths) - 1))
+        lines += ["", *(_line(row, widths) for row in head)]
+        section = None
+        for row, texts in zip(body, cells, strict=True):
+            if row.section != section:
+                lines += [rule, row.section]
+                section = row.section
+            lines.append(_line(texts, widths))
+        lines.append(rule)
+    lines += [line for text in verdict.caveats(results) for line in textwrap.wrap(text, 100)]
+    return "\n".join(lines) + "\n"
+
+
+def _line(texts: list[str], widths: list[int]) -> str:
+    first, *rest = texts
+    numbers = (text.rjust(width) for text, width in zip(rest, widths[1:], strict=True))
+    return "   ".join([first.ljust(widths[0]), *numbers]).rstrip()

@@ -1,0 +1,109 @@
+"""results.json: everything that a run found out, as plain JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from kd_jax.data.source import Splits
+from kd_jax.measure import cost
+from kd_jax.plan import Job, batch_shapes
+from kd_jax.types import Model, PyTree
+from kd_jax.workdir import git_hash, plain, versions
+
+
+def curve(path: Path) -> list[dict[str, Any]]:
+    """The train records of a metrics.jsonl, and as "validation_accuracy" what was evaluated at a step."""
+    points: dict[int, dict[str, Any]] = {}
+    for line in path.read_text().splitlines() if path.exists() else []:
+        record = json.loads(line)
+        point = points.setdefault(record["step"], {"step": record["step"]})
+        if record["kind"] == "train":
+            point |= {k: v for k, v in record.items() if k not in ("kind", "gradient_norm")}
+        else:
+            point["validation_accuracy"] = record.get("student/accuracy")
+    return [points[step] for step in sorted(points)]
+
+
+def _scores(scores: Mapping[str, Any], role: str) -> dict[str, Any]:
+    return {"step": scores["step"], **{split: scores[split][role] for split in ("validation", "test") if split in scores}}
+
+
+def _infer(model: Model, variables: tuple[PyTree, PyTree], images: jax.Array) -> np.ndarray:
+    params, stats = variables
+    apply = jax.jit(lambda p, s, x: model.apply(p, s, x, train=False, key=jax.random.key(0))[0].logits)
+    return np.asarray(apply(params, stats, images), np.float32)
+
+
+def examples(
+    count: int, temperature: float, models: Mapping[str, Model], variables: Mapping[str, tuple], splits: Splits, prepare: Any
+) -> list[dict[str, Any]]:
+    """The test images (of the first 1,000) on which the teacher is least certain, and what each network says of them."""
+    rows = [splits.test.example(i) for i in range(min(1000, len(splits.test)))]
+    batch = {"image": jnp.stack([r["image"] for r in rows])}
+    seen = prepare(batch | batch_extras(len(rows)), jax.random.key(0), False)["image"]
+    logits = {name: _infer(models[name], variables[name], seen) for name in variables}
+    p = np.asarray(jax.nn.softmax(logits["teacher"]))
+    entropy = -(p * np.log(np.maximum(p, 1e-30))).sum(-1)
+    found = []
+    for i in np.argsort(-entropy, kind="stable")[:count]:
+        example = {"image": np.asarray(rows[i]["image"]).tolist(), "label": int(rows[i]["label"]), "temperature": temperature}
+        example |= {n: np.asarray(jax.nn.softmax(z[i])).tolist() for n, z in logits.items()}
+        example |= {f"{n}_soft": np.asarray(jax.nn.softmax(z[i] / temperature)).tolist() for n, z in logits.items()}
+        found.append(example)
+    return found
+
+
+def batch_extras(n: int) -> dict[str, jax.Array]:
+    """The other fields of a batch of `n` unlabelled examples."""
+    zeros = jnp.zeros((n,), jnp.int32)
+    return {"label": zeros - 1, "labelled": zeros > 0, "index": zeros, "view": zeros}
+
+
+def collect(
+    config: ConfigDict,
+    finished: Mapping[str, Mapping[str, Any]],
+    teacher_scores: Mapping[str, Any],
+    jobs: Mapping[str, Job],
+    models: Mapping[str, Model],
+    variables: Mapping[str, tuple[PyTree, PyTree]],
+    splits: Splits,
+) -> dict[str, Any]:
+    """What report.write_report takes. `finished` has the results of the trainings; a loaded teacher has scores only."""
+    prepare, train = jobs["student"].scheme.prepare, jobs["student"].source
+    shape = jax.eval_shape(lambda b: prepare(b, jax.random.key(0), False), batch_shapes(train, 1))["image"]
+    found: dict[str, Any] = {}
+    for name in [n for n in ("teacher", "baseline", "student") if n in variables]:
+        about = config.teacher.model if name == "teacher" else config.student.model
+        entry = {"name": about.name.rpartition(".")[2], **cost(models[name], *variables[name], shape)}
+        if name in finished:
+            result = finished[name]
+            entry |= {"steps": result["steps"], "train_seconds": result["seconds"]}
+            entry |= {"examples_per_second": result["examples_per_second"], "curve": curve(jobs[name].directory / "metrics.jsonl")}
+            role = jobs[name].scheme.evaluate[0]
+            entry |= {w: _scores(result[w], role) for w in ("last", "best") if w in result}
+        else:
+            entry["last"] = {"step": None, **teacher_scores}
+        found[name] = entry
+    temperature = next((float(t["kwargs"]["temperature"]) for t in config.terms.values() if "temperature" in t["kwargs"]), 4.0)
+    labelled = int(train.labelled.sum())
+    return {
+        "title": config.title or f"{found['teacher']['name']} to {found['student']['name']} on {train.name}",
+        "config": plain(config), "versions": versions(), "git": git_hash(), "seed": config.seed,
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "data": {
+            "name": train.name, "num_classes": train.num_classes, "class_names": list(train.class_names),
+            "train": len(train), "labelled": labelled, "transfer": len(train) - labelled,
+            "validation": len(splits.validation) if splits.validation else 0, "test": len(splits.test),
+            "image_shape": list(train.image_shape),
+        },
+        "models": found,
+        "examples": examples(config.examples, temperature, models, variables, splits, prepare) if config.examples else [],
+    }  # fmt: skip

@@ -1,0 +1,156 @@
+"""From a scheme and the shape of a batch to the first TrainState; every name in the scheme is checked on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from kd_jax import prng
+from kd_jax.resolve import near
+from kd_jax.terms import lookup, taps_of, term_value
+from kd_jax.types import Array, Call, Phase, PyTree, Role, Scheme, Term, TrainState
+
+Shapes = Mapping[str, PyTree]
+
+
+def prepared_shapes(scheme: Scheme, batch: Shapes) -> Shapes:
+    """Shapes of a training batch after `scheme.prepare`."""
+    if scheme.prepare is None:
+        return batch
+    return jax.eval_shape(lambda b, k: scheme.prepare(b, k, True), batch, jax.random.key(0))
+
+
+def call_taps(phase: Phase, call: Call) -> tuple[str, ...]:
+    """The taps that the terms and metrics of the phase name of this call."""
+    return taps_of({**phase.terms, **{f"metric {k}": m for k, m in phase.metrics.items()}}, call.name or call.role)
+
+
+def _check_groups(scheme: Scheme) -> None:
+    groups = {r.group for r in scheme.roles.values() if r.group}
+    for stage in scheme.stages:
+        for phase in stage.phases:
+            if phase.group not in groups:
+                raise ValueError(f"A phase trains group {phase.group!r}, no role is in it. {near(phase.group, groups)}")
+    for name in (*scheme.evaluate, *([scheme.reference] if scheme.reference else [])):
+        if name not in scheme.roles:
+            raise ValueError(f"The scheme evaluates role {name!r}. {near(name, scheme.roles)}")
+
+
+def bind(scheme: Scheme, batch: Shapes) -> tuple[Scheme, dict[str, tuple[PyTree, ...]]]:
+    """(the scheme with its connectors as roles, the input shapes that initialise each role).
+
+    Walks every phase with shapes only. Raises ValueError for an unknown role, group, path or tap, and for shapes
+    that a loss or a model does not take.
+    """
+    _check_groups(scheme)
+    roles: dict[str, Role] = dict(scheme.roles)
+    inputs: dict[str, tuple[PyTree, ...]] = {}
+    batch = prepared_shapes(scheme, batch)
+    for phase in (p for s in scheme.stages for p in s.phases):
+        context: dict[str, Any] = {"batch": batch, "extra": _shapes(dict(scheme.extra))}
+        for call in phase.forward:
+            if call.role not in roles:
+                raise ValueError(f"A phase calls role {call.role!r}. {near(call.role, roles)}")
+            given = tuple(lookup(context, p) for p in call.inputs)
+            inputs.setdefault(call.role, given)
+            context[call.name or call.role] = _apply_shapes(roles, inputs, call, call_taps(phase, call), given)
+        context["params"] = {r: _init_shapes(roles[r], inputs[r])[0] for r in inputs if "/" not in r}
+        for name, term in {**phase.terms, **phase.metrics}.items():
+            given = tuple(lookup(context, p) for p in term.inputs)
+            targets = tuple(lookup(context, p) for p in term.targets)
+            role = f"{name}/connector"
+            if term.connector is not None and role not in roles:
+                roles[role] = Role(term.connector(*given, *targets), term.inputs, phase.group)
+                inputs[role] = given
+            _check_term(name, term, context, roles)
+    for name, role in roles.items():
+        if name not in inputs:  # evaluated only, or a copy of another role
+            inputs[name] = tuple(lookup({"batch": batch}, p) for p in role.inputs)
+    return dataclasses.replace(scheme, roles=roles), inputs
+
+
+def _shapes(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), tree)
+
+
+def _init_shapes(role: Role, given: tuple[PyTree, ...]) -> tuple[PyTree, PyTree]:
+    return jax.eval_shape(role.model.init, jax.random.key(0), *given)
+
+
+def _apply_shapes(roles: Mapping[str, Role], inputs: Mapping, call: Call, taps: tuple[str, ...], given: tuple) -> PyTree:
+    role = roles[call.role]
+    apply = functools.partial(role.model.apply, train=call.train, taps=taps)
+    try:
+        params, stats = _init_shapes(role, inputs[call.role])
+        return jax.eval_shape(lambda p, s, k, *x: apply(p, s, *x, key=k)[0], params, stats, jax.random.key(0), *given)
+    except (TypeError, ValueError, KeyError) as e:
+        shapes = jax.tree.map(lambda x: x.shape, given)
+        raise ValueError(f"Role {call.role!r} cannot take {dict(zip(call.inputs, shapes, strict=True))}: {e}") from e
+
+
+def _check_term(name: str, term: Term, context: Mapping, roles: Mapping[str, Role]) -> None:
+    def value(context: Mapping, key: Array) -> Any:
+        def connect(_: str, given: tuple) -> PyTree:
+            model = roles[f"{name}/connector"].model
+            params, stats = model.init(key, *given)
+            return model.apply(params, stats, *given, train=True, key=key)[0].logits
+
+        kwargs = {k: v(jnp.int32(0)) if callable(v) else v for k, v in term.kwargs.items()}
+        return term_value(name, term, context, kwargs, connect)
+
+    jax.eval_shape(value, context, jax.random.key(0))
+
+
+def loaded_variables(scheme: Scheme) -> dict[str, tuple[PyTree, PyTree]]:
+    """{role: (params, stats)} of the roles that come with values; an argument of `init_state`, not a constant in it."""
+    return {n: r.initial for n, r in scheme.roles.items() if r.initial is not None and not isinstance(r.initial, str)}
+
+
+def _first_variables(
+    scheme: Scheme, inputs: Mapping[str, tuple[PyTree, ...]], key: Array, loaded: Mapping[str, tuple]
+) -> dict[str, tuple]:
+    """{role: (params, stats)} at step 0: loaded, or initialised from a stream of `key` of its own, or copied."""
+    variables = dict(loaded)
+    for name, role in scheme.roles.items():
+        if role.initial is None:
+            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), inputs[name])
+            variables[name] = role.model.init(prng.stream(key, f"init/{name}", 0), *zeros)
+    for name, role in scheme.roles.items():
+        if isinstance(role.initial, str):
+            if role.initial not in variables:
+                raise ValueError(f"Role {name!r} starts as a copy of {role.initial!r}. {near(role.initial, variables)}")
+            variables[name] = jax.tree.map(jnp.copy, variables[role.initial])
+    return variables
+
+
+def init_state(
+    scheme: Scheme, inputs: Mapping[str, tuple[PyTree, ...]], key: Array, loaded: Mapping[str, tuple]
+) -> TrainState:
+    """The TrainState at step 0 (pure; run it under jit to create it sharded)."""
+    params: dict[str, dict[str, PyTree]] = {}
+    stats, frozen = {}, {}
+    for name, (p, s) in _first_variables(scheme, inputs, key, loaded).items():
+        role = scheme.roles[name]
+        if role.group is None:
+            dtype = role.dtype
+            frozen[name] = (jax.tree.map(lambda x, d=dtype: x.astype(d), p) if dtype else p, s)
+        else:
+            params.setdefault(role.group, {})[name] = p
+            stats[name] = s
+    state = TrainState(jnp.int32(0), params, stats, {}, frozen, jax.tree.map(jnp.asarray, dict(scheme.extra)))
+    return init_optimizers(scheme, state, 0)
+
+
+def init_optimizers(scheme: Scheme, state: TrainState, stage: int) -> TrainState:
+    """Fresh optimizer states for the groups whose optimizer is not that of the stage before; others keep theirs."""
+    before = {p.group: p.tx for p in scheme.stages[stage - 1].phases} if stage else {}
+    opt = dict(state.opt)
+    for phase in scheme.stages[stage].phases:
+        if before.get(phase.group) is not phase.tx:
+            opt[phase.group] = phase.tx.init(state.params[phase.group])
+    return state.replace(opt=opt)

@@ -1,0 +1,111 @@
+"""The one training step: for each phase run its calls, sum its terms, differentiate, update. Nothing else differentiates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from kd_jax import prng
+from kd_jax.state import call_taps
+from kd_jax.terms import lookup, options_of, term_value
+from kd_jax.types import Array, Phase, PyTree, Scheme, Stage, TrainState
+
+Metrics = dict[str, tuple[Array, Array]]
+
+
+def _variables(scheme: Scheme, state: TrainState, group: str, group_params: PyTree) -> dict[str, tuple[PyTree, PyTree]]:
+    """{role: (params, stats)}, with the parameters that are being differentiated in place of the state's."""
+    variables = {}
+    for name, role in scheme.roles.items():
+        if role.group is None:
+            params, stats = state.frozen[name]
+            variables[name] = (jax.lax.stop_gradient(params), stats)
+        else:
+            params = group_params if role.group == group else state.params[role.group]
+            variables[name] = (params[name], state.stats[name])
+    return variables
+
+
+def forward(
+    scheme: Scheme, phase: Phase, state: TrainState, group_params: PyTree, batch: Mapping[str, Array], key: Array
+) -> tuple[dict[str, Any], dict[str, PyTree], Callable]:
+    """Runs the calls of the phase. Returns (context, new stats, connect); only roles that the phase trains change stats."""
+    variables = _variables(scheme, state, phase.group, group_params)
+    context: dict[str, Any] = {
+        "batch": batch,
+        "extra": state.extra,
+        "params": {name: params for name, (params, _) in variables.items()},
+    }
+    new_stats = dict(state.stats)
+
+    def run(role: str, inputs: tuple, name: str, train: bool, taps: tuple[str, ...]) -> Any:
+        model, group = scheme.roles[role].model, scheme.roles[role].group
+        params, stats = variables[role][0], new_stats.get(role, variables[role][1])
+        with jax.named_scope(name):
+            outputs, stats = model.apply(
+                params, stats, *inputs, train=train and group is not None, key=prng.stream(key, name, state.step), taps=taps
+            )
+        if train and group == phase.group:
+            new_stats[role] = stats
+        return outputs
+
+    for call in phase.forward:
+        name = call.name or call.role
+        inputs = tuple(lookup(context, p) for p in call.inputs)
+        context[name] = run(call.role, inputs, name, call.train, call_taps(phase, call))
+
+    def connect(term: str, inputs: tuple) -> PyTree:
+        return run(f"{term}/connector", inputs, f"{term}/connector", True, ()).logits
+
+    return context, new_stats, connect
+
+
+def make_train_step(scheme: Scheme, stage: Stage) -> Callable[..., tuple[TrainState, Metrics]]:
+    """(state, batch, hyper, key) -> (state, {name: (sum, count)}), pure and jittable. `key` is the root of the seed."""
+
+    def update(phase: Phase, state: TrainState, batch: Mapping, hyper: Mapping, key: Array):
+        def loss_fn(group_params: PyTree):
+            context, stats, connect = forward(scheme, phase, state, group_params, batch, key)
+            loss, metrics = jnp.float32(0.0), {}
+            for name, term in phase.terms.items():
+                weight, kwargs = options_of(term, hyper[name], state.step)
+                with jax.named_scope(name):
+                    total, count = term_value(name, term, context, kwargs, connect)
+                loss += weight * total / jnp.maximum(count, 1.0)
+                metrics[name] = (total, count)
+            for name, metric in phase.metrics.items():
+                metrics[name] = term_value(name, metric, context, metric.kwargs)
+            return loss, (metrics, stats, context)
+
+        (loss, (metrics, stats, context)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params[phase.group])
+        with jax.named_scope(f"update_{phase.group}"):
+            params = state.params[phase.group]
+            updates, opt = phase.tx.update(grads, state.opt[phase.group], params)
+            updates = jax.tree.map(lambda u: u * hyper[""]["learning_rate_scale"].astype(u.dtype), updates)
+            params = optax.apply_updates(params, updates)
+        metrics["loss"] = (loss, jnp.float32(1.0))
+        metrics["gradient_norm"] = (optax.global_norm(grads), jnp.float32(1.0))
+        state = state.replace(
+            params={**state.params, phase.group: params}, opt={**state.opt, phase.group: opt}, stats=stats
+        )
+        return state, metrics, context
+
+    def train_step(state: TrainState, batch: Mapping, hyper: Mapping, key: Array) -> tuple[TrainState, Metrics]:
+        if scheme.prepare is not None:
+            with jax.named_scope("prepare"):
+                batch = scheme.prepare(batch, prng.stream(key, "prepare", state.step), True)
+        metrics: Metrics = {}
+        context: dict[str, Any] = {}
+        for phase in stage.phases:
+            state, values, context = update(phase, state, batch, hyper[phase.group], key)
+            prefix = f"{phase.group}/" if len(stage.phases) > 1 else ""
+            metrics |= {prefix + name: value for name, value in values.items()}
+        if stage.post_update is not None:
+            state = stage.post_update(state, context)
+        return state.replace(step=state.step + 1), metrics
+
+    return train_step

@@ -1,0 +1,124 @@
+"""How a Term becomes a number: path look-up, the stop-gradient rule, schedules, masked reduction.
+
+Paths name values of a step: `batch.label`, `student.logits`, `teacher.features:stage2`, `extra.queue`,
+`params.student`. The one gradient rule: a term's inputs are differentiated, everything else is stopped.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from kd_jax.resolve import near
+from kd_jax.types import Array, Outputs, PyTree, Stage, Term
+
+Context = Mapping[str, Any]
+
+
+def lookup(context: Context, path: str) -> Any:
+    """The value at `path`. Raises ValueError that lists what exists when there is none."""
+    head, _, rest = path.partition(".")
+    if head not in context:
+        raise ValueError(f"Path {path!r}: no {head!r} in this step. {near(head, context)}")
+    value = context[head]
+    if not rest:
+        return value
+    if isinstance(value, Outputs):
+        if rest == "logits":
+            return value.logits
+        kind, _, tap = rest.partition(":")
+        if kind != "features" or not tap:
+            raise ValueError(f"Path {path!r}: a network has '{head}.logits' and '{head}.features:<tap>', not {rest!r}.")
+        if tap not in value.features:
+            raise ValueError(f"Path {path!r}: no tap {tap!r}. {near(tap, value.features)}")
+        return value.features[tap]
+    for part in rest.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            exists = value if isinstance(value, Mapping) else ()
+            raise ValueError(f"Path {path!r}: no {part!r} there. {near(part, exists)}")
+        value = value[part]
+    return value
+
+
+def paths_of(term: Term) -> tuple[str, ...]:
+    """Every path that the term reads."""
+    return (*term.inputs, *term.targets, *term.options.values(), *([term.where] if term.where else []))
+
+
+def taps_of(terms: Mapping[str, Term], call: str) -> tuple[str, ...]:
+    """The taps of the network called `call` that the terms name."""
+    prefix = f"{call}.features:"
+    return tuple(sorted({p[len(prefix) :] for t in terms.values() for p in paths_of(t) if p.startswith(prefix)}))
+
+
+def hyper_of(stage: Stage) -> dict[str, dict[str, dict[str, Any]]]:
+    """The numeric hyper-parameters of a stage as a pytree of arrays: they are traced, so changing one never recompiles.
+
+    {group: {term: {option: value}}} with the weight under "weight", and a learning-rate scale under {group: {"": ...}}.
+    """
+    hyper: dict[str, dict[str, dict[str, Any]]] = {}
+    for phase in stage.phases:
+        group = hyper.setdefault(phase.group, {"": {"learning_rate_scale": jnp.float32(1.0)}})
+        for name, term in phase.terms.items():
+            floats = {k: v for k, v in {**term.kwargs, "weight": term.weight}.items() if isinstance(v, float)}
+            group[name] = {k: jnp.asarray(v, jnp.float32) for k, v in floats.items()}
+    return hyper
+
+
+def options_of(term: Term, hyper: Mapping[str, Any], step: Array) -> tuple[Any, dict[str, Any]]:
+    """(weight, kwargs) of this step: traced leaves where there are some, schedules evaluated, the rest as it stands."""
+    values = {**term.kwargs, "weight": term.weight, **hyper}
+    values = {k: v(step) if callable(v) else v for k, v in values.items()}
+    return values.pop("weight"), values
+
+
+def masked_sum_and_count(values: Array, mask: Array | None) -> tuple[Array, Array]:
+    """(sum of mask * values, sum of mask) over the global batch; a mask over examples spreads over what an example has.
+
+    Masked rows are selected away, not multiplied by 0, so a NaN in padding cannot enter.
+    """
+    values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
+    if mask is None:
+        return values.sum(), jnp.asarray(float(values.size), values.dtype)
+    if mask.shape != values.shape[: mask.ndim]:
+        raise ValueError(f"The mask has shape {mask.shape}, the loss returned {values.shape}: leading axes must agree.")
+    mask = jnp.broadcast_to(mask.reshape(mask.shape + (1,) * (values.ndim - mask.ndim)), values.shape)
+    return jnp.where(mask != 0, values * mask, 0.0).sum(), mask.sum(dtype=values.dtype)
+
+
+def takes_where(fn: Callable) -> bool:
+    try:
+        return "where" in inspect.signature(fn).parameters
+    except (TypeError, ValueError):
+        return False
+
+
+def term_value(
+    name: str,
+    term: Term,
+    context: Context,
+    kwargs: Mapping[str, Any],
+    connect: Callable[[str, tuple[PyTree, ...]], PyTree] | None = None,
+) -> tuple[Array, Array]:
+    """(sum, count) of the term over the batch, without its weight. `connect(name, inputs)` runs its connector."""
+    inputs: tuple[Any, ...] = tuple(lookup(context, p) for p in term.inputs)
+    targets = tuple(jax.lax.stop_gradient(lookup(context, p)) for p in term.targets)
+    options = {k: jax.lax.stop_gradient(lookup(context, p)) for k, p in term.options.items()}
+    where = jax.lax.stop_gradient(lookup(context, term.where)) if term.where else None
+    if where is not None and takes_where(term.fn):
+        options["where"] = where
+    if term.connector is not None:
+        connected = connect(name, inputs)
+        inputs = connected if isinstance(connected, tuple) else (connected,)
+    try:
+        values = term.fn(*inputs, *targets, **kwargs, **options)
+    except (TypeError, ValueError) as e:
+        shapes = {p: jax.tree.map(jnp.shape, v) for p, v in zip(term.inputs + term.targets, inputs + targets, strict=False)}
+        raise ValueError(f"Term {name!r} ({getattr(term.fn, '__name__', term.fn)}) failed on {shapes}: {e}") from e
+    if values.ndim == 0:
+        raise ValueError(f"Term {name!r}: a loss returns one value an example, {term.fn} returned a scalar.")
+    return masked_sum_and_count(values, where)

@@ -1,0 +1,144 @@
+"""run(config, workdir): load the data -> check everything -> teacher -> baseline -> student -> results.json, report.html."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from kd_jax import parallel, workdir
+from kd_jax.checkpoint import load_tree, write_json
+from kd_jax.data.load import load
+from kd_jax.data.source import Splits
+from kd_jax.data.batches import eval_batches
+from kd_jax.evaluate import evaluate, make_eval_step
+from kd_jax.loop import DONE, exported, fit
+from kd_jax.models.adapters import as_model
+from kd_jax.plan import Job, batch_shapes, check_classes, make_model, plan
+try:
+    from kd_jax.report import results_table, write_report
+except ImportError:
+    results_table = write_report = lambda *a: ""
+from kd_jax.results import collect
+from kd_jax.types import Model, PyTree, Role, Scheme, TrainState
+
+
+def finish_or_resume(job: Job, splits: Splits, mesh: Mesh) -> dict[str, Any]:
+    """The results of the job; trains what is missing."""
+    workdir.claim(job.directory, job.config)
+    done = job.directory / DONE
+    if done.exists():
+        print(f"{job.name}: finished before, in {job.directory}")
+        return json.loads(done.read_text())
+    sources = {"train": job.source, "validation": splits.validation, "test": splits.test}
+    return fit(job.scheme, sources, job.settings, job.directory, mesh, job.name)
+
+
+def score_teacher(job: Job, model: Model, variables: tuple[PyTree, PyTree], splits: Splits, mesh: Mesh) -> dict[str, Any]:
+    """{split: {metric: value}} of the frozen teacher, on the data and with the preparation that `job` uses."""
+    scheme = Scheme({"teacher": Role(model)}, (), evaluate=("teacher",), prepare=job.scheme.prepare)
+    whole = parallel.replicated(mesh)
+    state = TrainState(jax.numpy.int32(0), {}, {}, {}, {"teacher": jax.device_put(variables, whole)}, {})
+    step, key = jax.jit(make_eval_step(scheme)), jax.device_put(jax.random.key(0), whole)
+    size, sharding = job.settings.eval_batch_size, parallel.batch_sharding(mesh)
+    with jax.set_mesh(mesh):
+        return {
+            name: evaluate(step, state, eval_batches(source, batch_size=size, sharding=sharding), key)["teacher"]
+            for name, source in (("validation", splits.validation), ("test", splits.test))
+            if source is not None
+        }
+
+
+def load_variables(export: Path, model: Model, batch: Mapping[str, Any], prepare) -> tuple[PyTree, PyTree]:
+    """(params, stats) of an exported model as NumPy arrays; raises ValueError when it is missing or of another model."""
+    if not export.exists():
+        raise ValueError(f"There is no exported model at {export}. A finished run has them under <workdir>/<name>/export/.")
+    seen = jax.eval_shape(lambda b: prepare(b, jax.random.key(0), False), batch)
+    params, stats = jax.eval_shape(model.init, jax.random.key(0), seen["image"])
+    tree = jax.tree.map(np.asarray, load_tree(export, exported(params, stats)))
+    return tree["params"], tree.get("stats", stats)
+
+
+def check_teacher(config: ConfigDict, scores: Mapping[str, Any]) -> None:
+    """The teacher's accuracy on the validation split (test, if none was held out) must reach config.teacher.min_accuracy."""
+    split = "validation" if "validation" in scores else "test"
+    accuracy, wanted = scores[split]["accuracy"], config.teacher.min_accuracy
+    print(f"teacher: {100 * accuracy:.2f}% on the {split} split")
+    if accuracy < wanted:
+        raise ValueError(
+            f"The teacher has {100 * accuracy:.2f}% on the {split} split, config.teacher.min_accuracy asks for {100 * wanted:.2f}%. "
+            "Is it the right checkpoint, with the same classes in the same order and the same input scaling?"
+        )
+
+
+def run(
+    config: ConfigDict,
+    directory: str | Path,
+    *,
+    student: Any = None,
+    teacher: Any = None,
+    teacher_variables: tuple[PyTree, PyTree] | None = None,
+    data: Splits | None = None,
+) -> dict[str, Any]:
+    """Trains (or loads) the teacher, the baseline and the student of `config` in `directory`; returns results.json.
+
+    `student` and `teacher` replace the configured models by a Flax module or a Model, `teacher_variables` gives the
+    teacher's (params, stats), `data` replaces the configured data (data.load.from_arrays makes it from NumPy arrays).
+    A directory with an unfinished run of the same config is resumed, with a finished one read.
+    Raises ValueError, before anything is trained, for whatever does not fit.
+    """
+    start, directory = time.monotonic(), Path(directory)
+    parallel.start_processes(config.distributed)
+    mesh = parallel.make_mesh(config.mesh.axes)
+    splits = data or load(config.data)
+    teacher_data = {**config.data, "labels": config.teacher.labels}
+    teacher_splits = splits if data is not None or teacher_data == dict(config.data) else load(ConfigDict(teacher_data))
+    models = {
+        "student": as_model(student) if student is not None else make_model(config.student.model, splits.train),
+        "teacher": as_model(teacher) if teacher is not None else make_model(config.teacher.model, splits.train),
+    }
+    jobs = plan(config, directory, models, splits.train, teacher_splits.train)
+    batch = batch_shapes(splits.train, config.train.batch_size)
+    for job in jobs.values():  # all errors of all jobs come before the first hour of the first
+        parallel.check_batch_size(mesh, job.settings.batch_size, f"{job.name}'s batch_size")
+        check_classes(job.scheme, job.source, batch)
+    if teacher_variables is not None or config.teacher.checkpoint:
+        del jobs["teacher"]
+    finished: dict[str, dict[str, Any]] = {}
+    if "teacher" in jobs:
+        finished["teacher"] = finish_or_resume(jobs["teacher"], teacher_splits, mesh)
+    if teacher_variables is None:
+        trained = (jobs["teacher"].directory if "teacher" in jobs else directory) / "export" / config.teacher.use / "student"
+        export = Path(config.teacher.checkpoint) if config.teacher.checkpoint else trained
+        teacher_variables = load_variables(export, models["teacher"], batch, jobs["student"].scheme.prepare)
+    scores = score_teacher(jobs["student"], models["teacher"], teacher_variables, splits, mesh)
+    check_teacher(config, scores)
+    for name in ("baseline", "student"):
+        if name in jobs:
+            job = jobs[name]
+            roles = dict(job.scheme.roles)
+            roles["teacher"] = dataclasses.replace(roles["teacher"], initial=teacher_variables)
+            job.scheme = dataclasses.replace(job.scheme, roles=roles)
+            finished[name] = finish_or_resume(job, splits, mesh)
+    if not parallel.is_lead():
+        return {}
+    variables = {"teacher": teacher_variables}
+    for name in finished.keys() - {"teacher"}:
+        export = jobs[name].directory / "export" / "last" / "student"
+        variables[name] = load_variables(export, models["student"], batch, jobs["student"].scheme.prepare)
+    results = collect(config, finished, scores, jobs, models | {"baseline": models["student"]}, variables, splits)
+    results |= {"command": shlex.join(sys.argv), "wall_seconds": time.monotonic() - start}
+    write_json(directory / "results.json", results)
+    print(results_table(results))
+    print(f"Report: {write_report(results, directory)}")
+    return results

@@ -1,0 +1,152 @@
+"""The vocabulary of kd_jax: plain dataclasses and one protocol, no logic.
+
+A role is the name of a network in a run ("student", "teacher", "generator", "kd/connector").
+A group is a set of roles that one optimizer updates. Everything else is built of these two words.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+
+Array = jax.Array
+PyTree = Any
+Schedule = Callable[[Array], Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """What a model returns: its main output, and the intermediate values that were tapped.
+
+    `logits` is the main output of the network (any pytree for connectors and generators);
+    `features` maps a tap (the exact path of a module) to the value that this module returned.
+    """
+
+    logits: PyTree
+    features: dict[str, Array] = dataclasses.field(default_factory=dict)
+
+
+@runtime_checkable
+class Model(Protocol):
+    """A network as two pure functions. kd_jax.models.adapters makes one from Linen, NNX or plain functions."""
+
+    def init(self, key: Array, *inputs: Array) -> tuple[PyTree, PyTree]:
+        """Returns (params, stats); stats is what changes without gradients, such as BatchNorm averages."""
+
+    def apply(
+        self, params: PyTree, stats: PyTree, *inputs: Array, train: bool, key: Array, taps: tuple[str, ...] = ()
+    ) -> tuple[Outputs, PyTree]:
+        """Returns (outputs, new stats). `taps=("*",)` records every tap there is."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Role:
+    """A network of the run. `group=None`: frozen, kept out of checkpoints, always in eval mode.
+
+    A group without an optimizer in any phase (an EMA teacher) is saved, since it changes.
+    `inputs` are the batch paths that evaluation feeds it; a call of a phase names its own.
+    `initial` is (params, stats) loaded from elsewhere, or the name of the role to start as a copy of;
+    without it the network is initialised from the seed. `dtype` casts the parameters of a frozen role.
+    """
+
+    model: Model
+    inputs: tuple[str, ...] = ("batch.image",)
+    group: str | None = None
+    initial: tuple[PyTree, PyTree] | str | None = None
+    dtype: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One forward pass in a phase: `role` applied to `inputs`; later paths name its result by `name` or `role`."""
+
+    role: str
+    inputs: tuple[str, ...] = ("batch.image",)
+    train: bool = True
+    name: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """One summand of a loss: weight * mean(fn(*inputs, *targets, **kwargs, **options)).
+
+    `inputs`, `targets`, `where` and the values of `options` are paths into the step's context, such as
+    `student.logits`, `teacher.features:stage2`, `batch.label`, `extra.queue`, `params.student`.
+    Inputs are differentiated; targets, options and `where` are stop_gradient'ed.
+    `fn` returns one value an example; `where` names a mask over examples, given to `fn` too if it takes one.
+    Floats in `weight` and `kwargs` are traced, so changing them never recompiles; callables there are
+    schedules of the step; anything else is static. `connector` builds a model from the shapes of the inputs
+    and targets; it is trained with `group` and maps the inputs to what `fn` gets in their place.
+    """
+
+    fn: Callable[..., Array]
+    inputs: tuple[str, ...]
+    targets: tuple[str, ...] = ()
+    weight: float | Schedule = 1.0
+    kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    options: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    where: str | None = None
+    connector: Callable[..., Model] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """One update in a step: run the calls, sum the terms, differentiate for `group`, apply `tx`.
+
+    `metrics` are terms that are only watched.
+    """
+
+    group: str
+    forward: tuple[Call, ...]
+    terms: Mapping[str, Term]
+    tx: Any
+    metrics: Mapping[str, Term] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """`steps` steps of the same phases, in order. `post_update(state, context) -> state` ends every step (EMA, queues);
+    `on_enter(state) -> state` runs once in Python before the first step of the stage (generations, tasks). `data` names the split it learns from."""
+
+    steps: int
+    phases: tuple[Phase, ...]
+    post_update: Callable[[TrainState, Mapping[str, Any]], TrainState] | None = None
+    on_enter: Callable[[TrainState], TrainState] | None = None
+    name: str = ""
+    data: str = "train"
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheme:
+    """Who is trained on what. `evaluate` are the roles whose accuracy is reported, the first selects the best step.
+
+    `reference` is the role that `evaluate` roles are compared with (fidelity); `extra` the first content of
+    TrainState.extra; `prepare(batch, key, train)` turns a raw batch into what the calls read (augmentation, noise).
+    """
+
+    roles: Mapping[str, Role]
+    stages: tuple[Stage, ...]
+    evaluate: tuple[str, ...] = ("student",)
+    reference: str | None = None
+    extra: Mapping[str, PyTree] = dataclasses.field(default_factory=dict)
+    prepare: Callable[[Mapping[str, Array], Array, bool], Mapping[str, Array]] | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that a step reads and writes. `frozen` is not saved; everything else is, so that resume is exact."""
+
+    step: Array
+    params: dict[str, dict[str, PyTree]]  # group -> role -> parameters
+    stats: dict[str, PyTree]  # role -> BatchNorm averages and the like
+    opt: dict[str, PyTree]  # group -> optimizer state
+    frozen: dict[str, tuple[PyTree, PyTree]]  # role -> (parameters, stats)
+    extra: dict[str, PyTree]
+
+    def replace(self, **changes: Any) -> TrainState:
+        return dataclasses.replace(self, **changes)

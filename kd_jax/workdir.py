@@ -1,0 +1,80 @@
+"""What a run writes about itself: the resolved config, versions, git hash; and what differs when it is resumed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from kd_jax.checkpoint import write_json
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "ml-collections")
+
+
+def plain(value: Any) -> Any:
+    """A config as JSON holds it: tuples are lists, objects (a user's module) their repr."""
+    if isinstance(value, Mapping) or hasattr(value, "items"):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else repr(value)
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        return {k: v for key, item in value.items() for k, v in flatten(item, f"{prefix}.{key}" if prefix else key).items()}
+    return {prefix: value}
+
+
+def fingerprint(config: Any) -> str:
+    """Eight hex digits of the resolved config."""
+    return hashlib.sha256(json.dumps(plain(config), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def versions() -> dict[str, str]:
+    return {p: metadata.version(p) for p in PACKAGES}
+
+
+def git_hash() -> str:
+    """Of the checkout that the package lies in, with "+" if it has changes; "" outside a checkout."""
+    here = Path(__file__).parent
+
+    def git(*args: str) -> str:
+        return subprocess.run(["git", "-C", str(here), *args], capture_output=True, text=True, timeout=10).stdout.strip()
+
+    try:
+        head = git("rev-parse", "--short=12", "HEAD")
+        return head + ("+" if head and git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def claim(directory: Path, config: Any) -> None:
+    """Writes config.json into a new run's folder; raises ValueError naming the fields that differ from the one there."""
+    path = directory / "config.json"
+    new = flatten(plain(config))
+    if path.exists():
+        try:
+            old = flatten(json.loads(path.read_text())["config"])
+        except (ValueError, KeyError, TypeError) as e:
+            raise ValueError(f"{path} is not the config of a run: {e}. Choose another --workdir.") from e
+        missing = "(not there)"
+        changed = [k for k in sorted({*old, *new}) if old.get(k, missing) != new.get(k, missing)]
+        if changed:
+            lines = [f"  {k}: {old.get(k, missing)!r} -> {new.get(k, missing)!r}" for k in changed[:20]]
+            raise ValueError(
+                f"{directory} holds a run with another config; it cannot be resumed with this one. These fields differ:\n"
+                + "\n".join(lines)
+                + "\nTake them back to resume, or choose another --workdir."
+            )
+        return
+    if jax.process_index() == 0:
+        directory.mkdir(parents=True, exist_ok=True)
+        about = {"versions": versions(), "git": git_hash(), "devices": jax.device_count()}
+        write_json(path, {"config": plain(config), **about})

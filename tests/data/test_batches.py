@@ -1,0 +1,163 @@
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from kd_jax.data import batches, order
+from kd_jax.data.arrays import from_arrays
+from kd_jax.data.batches import eval_batches, train_batches
+from kd_jax.data.load import load
+from kd_jax.data.source import Source
+
+
+def same(left, right) -> None:
+    assert len(left) == len(right)
+    for a, b in zip(left, right, strict=True):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert a[key].dtype == b[key].dtype
+            np.testing.assert_array_equal(a[key], b[key], err_msg=key)
+
+
+def streamed(source: Source) -> Source:
+    """The same data, one example at a time."""
+    images, labels = source.images, source.labels
+    return dataclasses.replace(source, images=None, fetch=Fetch(images, labels), size=len(images))
+
+
+@dataclasses.dataclass
+class Fetch:
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __call__(self, index, view, seed):
+        return {"image": self.images[index], "label": 99}  # what the file says must not matter
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("devices", [1, 8])
+def test_batches(toy, rows_over, devices, stream):
+    source, sharding = toy.train, rows_over(devices)
+    source = streamed(source) if stream else source
+    with jax.transfer_guard("disallow"):
+        found = list(train_batches(source, batch_size=16, seed=3, num_steps=10, sharding=sharding))
+    for step, batch in enumerate(found):
+        index, view = order.batch_indices(70, 16, 3, step)
+        np.testing.assert_array_equal(batch["index"], index)
+        np.testing.assert_array_equal(batch["view"], view)
+        np.testing.assert_array_equal(batch["label"], toy.train.labels[index])
+        np.testing.assert_array_equal(batch["labelled"], toy.train.labels[index] >= 0)
+        np.testing.assert_array_equal(batch["image"], toy.train.images[index])
+        assert batch["image"].dtype == np.uint8 and batch["labelled"].dtype == bool
+        assert {str(batch[key].dtype) for key in ("label", "index", "view")} == {"int32"}
+        assert all(value.sharding.is_equivalent_to(sharding, value.ndim) for value in batch.values())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_resume_is_exact(toy, rows_over, stream):
+    source = streamed(toy.train) if stream else toy.train
+    known = {"batch_size": 8, "seed": 0, "sharding": rows_over(8), "labelled_share": 0.25}
+    whole = list(train_batches(source, num_steps=30, **known))
+    same(whole[17:], list(train_batches(source, start_step=17, num_steps=13, **known)))
+    same(whole[:1], list(train_batches(source, num_steps=1, **known)))
+
+
+def test_worker_processes_change_nothing(toy, rows_over):
+    known = {"batch_size": 8, "seed": 0, "sharding": rows_over(1), "labelled_share": 0.5}
+    here = list(train_batches(toy.train, num_steps=5, **known))
+    source = dataclasses.replace(toy.train)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batches, "RESIDENT_BYTES", 0)  # too large for the device: read on the host
+        same(here, list(train_batches(source, num_steps=5, workers=2, **known)))
+
+
+def test_labelled_rows_come_first(toy, rows_over):
+    known = {"batch_size": 8, "seed": 0, "sharding": rows_over(1), "num_steps": 6}
+    for share, rows in ((0.25, 2), (0.0, 0), (1.0, 8)):
+        for batch in train_batches(toy.train, labelled_share=share, **known):
+            np.testing.assert_array_equal(batch["labelled"], np.arange(8) < rows)
+            np.testing.assert_array_equal(np.asarray(batch["label"]) >= 0, batch["labelled"])
+    # where every example has a label the share does not matter
+    same(
+        list(train_batches(toy.test, labelled_share=0.25, **known)),
+        list(train_batches(toy.test, labelled_share=None, **known)),
+    )
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("batch_size", [8, 24])
+def test_evaluation_sees_every_example_once(toy, rows_over, batch_size, stream):
+    source = streamed(toy.test) if stream else toy.test
+    with jax.transfer_guard("disallow"):
+        found = list(eval_batches(source, batch_size=batch_size, sharding=rows_over(8)))
+    assert len(found) == -(-21 // batch_size)
+    whole = {key: np.concatenate([batch[key] for batch in found]) for key in found[0]}
+    np.testing.assert_array_equal(whole["mask"], np.arange(len(found) * batch_size) < 21)
+    np.testing.assert_array_equal(whole["index"][:21], np.arange(21))
+    np.testing.assert_array_equal(whole["image"][:21], toy.test.images)
+    np.testing.assert_array_equal(whole["label"][:21], toy.test.labels)
+    assert whole["mask"].dtype == bool and not whole["view"].any()
+
+
+def test_features_and_float_images(rows_over):
+    x = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    source = from_arrays(train=(x, np.arange(20) % 2), test=(x, np.arange(20) % 2)).train
+    (batch,) = train_batches(source, batch_size=4, seed=0, num_steps=1, sharding=rows_over(4))
+    np.testing.assert_array_equal(batch["image"], x[np.asarray(batch["index"])])
+    assert batch["image"].dtype == np.float32
+
+
+def test_images_cross_once_and_a_batch_needs_no_communication(toy, rows_over, monkeypatch):
+    sharding, put = rows_over(8), []
+    real = batches._put
+    monkeypatch.setattr(batches, "_put", lambda array, where: put.append(array.nbytes) or real(array, where))
+    for start in (0, 5):
+        list(train_batches(toy.train, batch_size=16, seed=0, num_steps=5, start_step=start, sharding=sharding))
+    assert sorted(put, reverse=True) == [toy.train.images.nbytes, toy.train.labels.nbytes] + [16 * 2 * 4] * 10
+    images, labels = batches._place(toy.train, sharding)
+    table = real(np.zeros((16, 2), np.int32), sharding)
+    program = batches._gather(sharding).lower(images, labels, table).compile().as_text()
+    assert not any(name in program for name in ("all-gather", "all-reduce", "all-to-all", "collective-permute"))
+
+
+def test_streamed_real_images(write_tfds, pictures, rows_over):
+    names, splits = ["a", "b"], {"train": (pictures(20), np.arange(20) % 2), "test": (pictures(5, 1), [0, 1, 0, 1, 0])}
+    folder = write_tfds("toy", splits, names)
+    found = load({"name": "tfds:toy", "directory": folder, "image_size": 8, "validation": 0.2, "labels": 4})
+    sharding = rows_over(2)
+    known = {"batch_size": 4, "seed": 1, "sharding": sharding, "labelled_share": 0.5}
+    here = list(train_batches(found.train, num_steps=6, **known))
+    same(here[4:], list(train_batches(found.train, num_steps=2, start_step=4, **known)))
+    for batch in here:
+        for row in range(4):
+            index, view = int(batch["index"][row]), int(batch["view"][row])
+            np.testing.assert_array_equal(batch["image"][row], found.train.example(index, view, 1)["image"])
+    (held,) = eval_batches(found.validation, batch_size=4, sharding=sharding)
+    np.testing.assert_array_equal(held["label"], found.validation.labels)
+    np.testing.assert_array_equal(held["image"][2], found.validation.example(2)["image"])
+    last = list(eval_batches(found.test, batch_size=4, sharding=sharding))[-1]
+    np.testing.assert_array_equal(last["mask"], [True, False, False, False])
+
+
+def test_bad_requests(toy, rows_over):
+    good = {"batch_size": 8, "seed": 0, "num_steps": 1, "sharding": rows_over(8)}
+    for change, message in (
+        ({"batch_size": 12}, "batch_size=12 does not divide over the devices"),
+        ({"batch_size": 0}, "not positive"),
+        ({"seed": -1}, "negative"),
+        ({"start_step": -1}, "negative"),
+        ({"labelled_share": 2.0}, "labelled_share"),
+        ({"labelled_share": 0.001}, "rounds to 0 rows"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train_batches(toy.train, **{**good, **change})
+    none = toy.train.with_labels(np.full(70, -1))
+    with pytest.raises(ValueError, match="has no labels"):
+        train_batches(none, **good, labelled_share=0.5)
+    list(train_batches(none, **good, labelled_share=0.0))
+    with pytest.raises(ValueError, match="workers"):
+        train_batches(streamed(toy.train), **good, workers=-1)
+    empty = dataclasses.replace(toy.test, images=toy.test.images[:0], labels=toy.test.labels[:0])
+    with pytest.raises(ValueError, match="no examples"):
+        eval_batches(empty, batch_size=8, sharding=rows_over(1))
