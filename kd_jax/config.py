@@ -1,4 +1,4 @@
-"""The fields of a run and their defaults. A file in configs/ starts from `base()` and changes what its experiment needs.
+"""The fields of a run and their defaults. A file in configs/ starts from `base()` and changes what it needs.
 
 Every default is here: the code reads fields and never invents one. Any field is overridden on the command line, as in
 --config.terms.kd.kwargs.temperature=2.
@@ -93,7 +93,7 @@ class Variant(NamedTuple):
 
 
 def parse(arg: str, *, data: Sequence[str], knowledge: Iterable[str], flags: Sequence[str] = ()) -> Variant:
-    """"cifar100,feature+response,tiny" in any order; the first of `data` and "response" where nothing is said.
+    """ "cifar100,feature+response,tiny" in any order; the first of `data` and "response" where nothing is said.
 
     Raises ValueError for a word that is none of them, naming what was probably meant.
     """
@@ -106,8 +106,12 @@ def parse(arg: str, *, data: Sequence[str], knowledge: Iterable[str], flags: Seq
         elif kinds and kinds[0] not in found:
             found[kinds[0]] = word
         elif kinds:
-            raise ValueError(f"{kinds[0]} is given twice: {found[kinds[0]]!r} and {word!r}. Knowledge combines with '+'.")
+            raise ValueError(
+                f"{kinds[0]} is given twice: {found[kinds[0]]!r} and {word!r}. Knowledge combines with '+'."
+            )
         else:
             bad = next(w for w in word.split("+") if w not in {*knowledge})
-            raise ValueError(f"Unknown word {bad!r} in the config's variant {arg!r}. {near(bad, [*data, *knowledge, *flags])}")
+            raise ValueError(
+                f"Unknown word {bad!r} in the config's variant {arg!r}. {near(bad, [*data, *knowledge, *flags])}"
+            )
     return Variant(found.get("data", data[0]), found.get("knowledge", "response"), tuple(chosen))

@@ -20,7 +20,9 @@ Sums = dict[str, tuple[Array, Array]]
 
 def classifier_sums(logits: Array, labels: Array, mask: Array, reference: Array | None) -> Sums:
     """Sums over a batch, rows with `mask` False left out: accuracy, nll, per class accuracy, calibration bins and,
-    given the teacher's logits, agreement of the argmax and KL(teacher || student) at T = 1. Shapes: [B, C], [B], [B]."""
+    given the teacher's logits, agreement of the argmax and KL(teacher || student) at T = 1.
+
+    Logits are [B, C], labels int [B], mask bool [B], reference [B, C]."""
     hits = metrics.accuracy(logits, labels)
     classes = jax.nn.one_hot(labels, logits.shape[-1]) * mask[:, None]
     confidence, bin_hits, bin_counts = metrics.calibration_bins(logits, labels, mask)
@@ -71,7 +73,10 @@ def make_eval_step(scheme: Scheme) -> Callable[..., dict[str, Sums]]:
         reference = logits_of(state, batch, scheme.reference, key) if scheme.reference else None
         return {
             role: classifier_sums(
-                logits_of(state, batch, role, key), batch["label"], mask, None if role == scheme.reference else reference
+                logits_of(state, batch, role, key),
+                batch["label"],
+                mask,
+                None if role == scheme.reference else reference,
             )
             for role in scheme.evaluate
         }

@@ -1,4 +1,4 @@
-"""The one training loop: restore -> (on_enter -> steps -> evaluate -> save) for every stage -> evaluate the last and the best.
+"""The one training loop: restore -> for every stage (on_enter -> steps, evaluations, saves) -> score last and best.
 
 What it writes into its directory: checkpoints/, metrics.jsonl, tensorboard/, and done.json at the end. Everything but
 the clock is a pure function of (scheme, data, seed), so a killed run that is started again ends in the same bytes.
@@ -79,7 +79,7 @@ def _abstract(scheme: Scheme, inputs: Mapping, stage: int, rules: Mapping, mesh:
 
 
 def build(scheme: Scheme, batch: Mapping[str, Any], settings: Settings, mesh: Mesh, checkpoints: Checkpoints) -> Fit:
-    """Binds the scheme to the shape of a batch, creates its state sharded, and restores the newest checkpoint if any."""
+    """Binds the scheme to the shape of a batch, creates its state sharded, restores the newest checkpoint if any."""
     parallel.check_batch_size(mesh, settings.batch_size, "batch_size")
     parallel.check_batch_size(mesh, settings.eval_batch_size, "eval_batch_size")
     parallel.check_roles(settings.rules, scheme)
@@ -106,7 +106,12 @@ def exported(params: PyTree, stats: PyTree) -> dict[str, PyTree]:
 
 
 def fit(
-    scheme: Scheme, sources: Mapping[str, Source | None], settings: Settings, directory: Path, mesh: Mesh, title: str = ""
+    scheme: Scheme,
+    sources: Mapping[str, Source | None],
+    settings: Settings,
+    directory: Path,
+    mesh: Mesh,
+    title: str = "",
 ) -> dict[str, Any]:
     """Trains `scheme` and returns what done.json holds: the last step and the best by validation, on every split.
 
@@ -116,7 +121,7 @@ def fit(
     directory.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(directory / "checkpoints", settings.keep)
     sharding = parallel.batch_sharding(mesh)
-    key = jax.device_put(jax.random.key(settings.seed), parallel.replicated(mesh))
+    key = parallel.create_everywhere(lambda: jax.random.key(settings.seed), mesh)
 
     def batches(stage_data: str, start: int, count: int):
         return train_batches(
@@ -165,9 +170,11 @@ def fit(
                         continue
                     if step == bounds[number]:
                         run.state = enter(run, number)
-                    hyper = jax.device_put(hyper_of(stage), parallel.replicated(mesh))
+                    hyper = parallel.create_everywhere(lambda stage=stage: hyper_of(stage), mesh)
                     out = jax.tree.map(lambda x: x.sharding, run.state)
-                    train_step = jax.jit(make_train_step(run.scheme, stage), donate_argnums=0, out_shardings=(out, None))
+                    train_step = jax.jit(
+                        make_train_step(run.scheme, stage), donate_argnums=0, out_shardings=(out, None)
+                    )
                     with jax.transfer_guard("disallow"):
                         for batch in batches(stage.data, step - bounds[number], bounds[number + 1] - step):
                             run.state, metrics = train_step(run.state, batch, hyper, key)
@@ -180,19 +187,29 @@ def fit(
                                 log.flush(step)
                                 save()
                             if stop:
-                                raise Stopped(f"{title}: stopped at step {step} by SIGTERM and saved; the same command resumes.")
+                                checkpoints.wait()
+                                progress.print(
+                                    f"{title}: stopped at step {step} by SIGTERM and saved; the same command resumes."
+                                )
+                                raise Stopped(0)
             finally:
                 progress.close()
                 log.close()
                 checkpoints.wait()
         seconds = run.record["seconds"]
-        results = {"steps": bounds[-1], "seconds": seconds, "examples_per_second": bounds[-1] * settings.batch_size / seconds}
+        results = {
+            "steps": bounds[-1],
+            "seconds": seconds,
+            "examples_per_second": bounds[-1] * settings.batch_size / seconds,
+        }
         final_step = jax.jit(make_eval_step(run.scheme))
         for which in ("last", "best"):
             if which == "best":
                 if run.record["best"] is None:
                     continue
-                run.state = checkpoints.restore(run.record["best"]["step"], template(run, run.record["best"]["step"], settings.rules, mesh))
+                run.state = checkpoints.restore(
+                    run.record["best"]["step"], template(run, run.record["best"]["step"], settings.rules, mesh)
+                )
             splits = [s for s in ("validation", "test") if sources[s] is not None]
             results[which] = {"step": int(run.state.step), **{s: score(run, final_step, s) for s in splits}}
             for role in run.scheme.evaluate:

@@ -12,7 +12,9 @@ import jax.numpy as jnp
 from kd_jax.types import Model, PyTree
 
 
-def cost(model: Model, params: PyTree, stats: PyTree, example: jax.ShapeDtypeStruct, repeats: int = 20) -> dict[str, Any]:
+def cost(
+    model: Model, params: PyTree, stats: PyTree, example: jax.ShapeDtypeStruct, repeats: int = 20
+) -> dict[str, Any]:
     """{"parameters", "bytes", "flops" of one example, "latency_ms": {"1", "128"}} of the inference forward pass.
 
     `example` is the shape of an input with a batch axis of any length. Latency is the median of `repeats` timed calls

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from kd_jax.types import PyTree, Scheme, TrainState
@@ -22,7 +21,7 @@ Rules = Sequence[tuple[str, Any]]
 
 
 def start_processes(config: Mapping[str, Any]) -> None:
-    """jax.distributed.initialize; TPU pods, Slurm and Kubernetes tell JAX the rest, other clusters give all three fields."""
+    """jax.distributed.initialize; TPU pods, Slurm and Kubernetes tell JAX the rest, others give all three fields."""
     if not config["enabled"] or jax.distributed.is_initialized():
         return
     given = {k: config[k] for k in ("coordinator_address", "num_processes", "process_id") if config[k] not in ("", -1)}
@@ -44,9 +43,13 @@ def make_mesh(axes: Mapping[str, int]) -> Mesh:
         sizes[free[0]] = max(count // fixed, 1)
     needed = math.prod(sizes.values())
     if needed > count:
-        raise ValueError(f"mesh.axes = {dict(axes)} needs {needed} devices, there are {count}: {jax.devices()[0].platform}.")
+        raise ValueError(
+            f"mesh.axes = {dict(axes)} needs {needed} devices, there are {count}: {jax.devices()[0].platform}."
+        )
     if jax.process_count() > 1 and needed != count:
-        raise ValueError(f"mesh.axes = {dict(axes)} uses {needed} of {count} devices; with several processes use them all.")
+        raise ValueError(
+            f"mesh.axes = {dict(axes)} uses {needed} of {count} devices; with several processes use them all."
+        )
     # Auto axes: under the newer Explicit default, Linen dropout, sharded convolutions and f @ f.T fail.
     devices = jax.devices()[:needed]
     return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes), devices=devices)
@@ -61,10 +64,17 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def create_everywhere(create: Callable[[], PyTree], mesh: Mesh) -> PyTree:
+    """create() on every device of every process; device_put cannot place keys across processes."""
+    return jax.jit(create, out_shardings=replicated(mesh))()
+
+
 def check_batch_size(mesh: Mesh, batch_size: int, name: str) -> None:
     ways = math.prod(mesh.shape[a] for a in BATCH_AXES if a in mesh.shape)
     if batch_size % ways:
-        raise ValueError(f"{name} = {batch_size} is not divisible by the {ways} ways that the mesh {dict(mesh.shape)} splits it.")
+        raise ValueError(
+            f"{name} = {batch_size} is not divisible by the {ways} ways that the mesh {dict(mesh.shape)} splits it."
+        )
 
 
 def _spec(rule: Any, shape: tuple[int, ...], mesh: Mesh, path: str) -> PartitionSpec:
@@ -84,7 +94,10 @@ def _spec(rule: Any, shape: tuple[int, ...], mesh: Mesh, path: str) -> Partition
         if missing:
             raise ValueError(f"A sharding rule names mesh axes {missing}; the mesh has {tuple(mesh.shape)}.")
         if size % math.prod(mesh.shape[a] for a in names):
-            raise ValueError(f"Sharding rule {tuple(rule)} does not divide parameter {path!r} of shape {shape} on {dict(mesh.shape)}.")
+            raise ValueError(
+                f"Sharding rule {tuple(rule)} does not divide parameter {path!r} of shape {shape} on "
+                f"{dict(mesh.shape)}."
+            )
     return spec
 
 
@@ -93,7 +106,7 @@ def _path(path: tuple) -> str:
 
 
 def param_shardings(params: PyTree, rules: Rules, mesh: Mesh, role: str) -> PyTree:
-    """A NamedSharding for every parameter: that of the first rule whose regex is found in its path, else replicated.
+    """A NamedSharding for every parameter: of the first rule whose regex is found in its path, else replicated.
 
     Raises ValueError when a rule matches no parameter.
     """
@@ -115,7 +128,7 @@ def param_shardings(params: PyTree, rules: Rules, mesh: Mesh, role: str) -> PyTr
 
 
 def state_shardings(state: TrainState, rules: Mapping[str, Rules], mesh: Mesh) -> TrainState:
-    """Shardings for a whole TrainState (of shapes). An optimizer's copies of a parameter are sharded as the parameter is."""
+    """Shardings for a whole TrainState (of shapes); an optimizer's copies of a parameter follow the parameter."""
     whole = replicated(mesh)
 
     def everywhere(tree: PyTree) -> PyTree:
@@ -126,7 +139,8 @@ def state_shardings(state: TrainState, rules: Mapping[str, Rules], mesh: Mesh) -
         for group, roles in state.params.items()
     }
     frozen = {
-        role: (param_shardings(p, rules.get(role, ()), mesh, role), everywhere(s)) for role, (p, s) in state.frozen.items()
+        role: (param_shardings(p, rules.get(role, ()), mesh, role), everywhere(s))
+        for role, (p, s) in state.frozen.items()
     }
 
     def like_params(group: str, opt: PyTree) -> PyTree:
@@ -160,10 +174,3 @@ def check_roles(rules: Mapping[str, Rules], scheme: Scheme) -> None:
 def is_lead() -> bool:
     """True in the one process that writes logs and reports."""
     return jax.process_index() == 0
-
-
-def to_host(tree: PyTree) -> PyTree:
-    """NumPy copies; arrays that are spread over processes must be replicated."""
-    return jax.tree.map(
-        lambda x: np.asarray(x if x.is_fully_addressable else x.addressable_data(0)) if isinstance(x, jax.Array) else x, tree
-    )

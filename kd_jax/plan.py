@@ -38,7 +38,9 @@ def make_model(config: Mapping[str, Any], source: Source) -> Model:
 
 def num_steps(config: Mapping[str, Any], examples: int) -> int:
     if bool(config["steps"]) == bool(config["epochs"]):
-        raise ValueError(f"Give either train.steps or train.epochs, not steps={config['steps']}, epochs={config['epochs']}.")
+        raise ValueError(
+            f"Give either train.steps or train.epochs, not steps={config['steps']}, epochs={config['epochs']}."
+        )
     return config["steps"] or math.ceil(config["epochs"] * examples / config["batch_size"])
 
 
@@ -54,15 +56,21 @@ def prepare_fn(config: Mapping[str, Any], source: Source, view: str = "same"):
     return prepare
 
 
-def make_scheme(config: ConfigDict, train: Mapping[str, Any], terms: Mapping, roles: Mapping[str, Role], source: Source) -> Scheme:
+def make_scheme(
+    config: ConfigDict, train: Mapping[str, Any], terms: Mapping, roles: Mapping[str, Role], source: Source
+) -> Scheme:
     """The scheme that the config names, with its terms, optimizer and view of the data; nothing is run yet."""
     if config.teacher.view not in ("same", "clean"):
         raise ValueError(f"teacher.view is 'same' or 'clean', not {config.teacher.view!r}.")
     clean = config.teacher.view == "clean"
     scheme = call(
-        config.scheme, roles, knowledge.make_terms(terms), lambda steps: optim.make_optimizer(train["optimizer"], steps),
-        num_steps(train, len(source)), teacher_input="batch.teacher_image" if clean else "batch.image",
-    )  # fmt: skip
+        config.scheme,
+        roles,
+        knowledge.make_terms(terms),
+        lambda steps: optim.make_optimizer(train["optimizer"], steps),
+        num_steps(train, len(source)),
+        teacher_input="batch.teacher_image" if clean else "batch.image",
+    )
     return dataclasses.replace(scheme, prepare=scheme.prepare or prepare_fn(train, source, config.teacher.view))
 
 
@@ -88,7 +96,12 @@ def check_classes(scheme: Scheme, source: Source, batch: Mapping[str, Any]) -> N
         role = bound.roles[name]
         key = jax.random.key(0)
         params, stats = jax.eval_shape(role.model.init, key, *inputs[name])
-        out = jax.eval_shape(lambda p, s, *x, m=role.model: m.apply(p, s, *x, train=False, key=key)[0].logits, params, stats, *inputs[name])
+        out = jax.eval_shape(
+            lambda p, s, *x, m=role.model: m.apply(p, s, *x, train=False, key=key)[0].logits,
+            params,
+            stats,
+            *inputs[name],
+        )
         if out.shape[-1] != source.num_classes:
             raise ValueError(
                 f"The {name} has {out.shape[-1]} classes, {source.name} has {source.num_classes}. "
@@ -120,7 +133,9 @@ def plan(
     source = {"data": plain(config.data)}
     jobs: dict[str, Job] = {}
 
-    def add(name: str, train: Any, terms: Any, roles: Any, data: Source, seed: int, rules: Any, about: dict, at: Path) -> None:
+    def add(
+        name: str, train: Any, terms: Any, roles: Any, data: Source, seed: int, rules: Any, about: dict, at: Path
+    ) -> None:
         scheme = make_scheme(config, train, terms, roles, data)
         jobs[name] = Job(name, scheme, data, make_settings(config, train, seed, rules), at, common | source | about)
 
@@ -132,13 +147,36 @@ def plan(
     )  # fmt: skip
     if not config.terms:
         raise ValueError("config.terms is empty: knowledge.compose('response') fills it.")
-    roles = {"student": Role(models["student"], group="student"), "teacher": Role(models["teacher"], dtype=config.teacher.dtype or None)}
+    roles = {
+        "student": Role(models["student"], group="student"),
+        "teacher": Role(models["teacher"], dtype=config.teacher.dtype or None),
+    }
     rules = {"student": config.mesh.student_rules, "teacher": config.mesh.teacher_rules}
     about = {"seed": config.seed, "student": plain(config.student), "teacher": plain(config.teacher)}
     if config.baseline:
         train = {**config.train, "labelled_share": 1.0}
         about_baseline = about | {"train": plain(train)}
-        add("baseline", train, knowledge.supervised(), roles, student_data, config.seed, rules, about_baseline, directory / "baseline")
+        add(
+            "baseline",
+            train,
+            knowledge.supervised(),
+            roles,
+            student_data,
+            config.seed,
+            rules,
+            about_baseline,
+            directory / "baseline",
+        )
     about_student = about | {"train": plain(config.train), "terms": plain(config.terms), "scheme": config.scheme}
-    add("student", config.train, config.terms, roles, student_data, config.seed, rules, about_student, directory / "student")
+    add(
+        "student",
+        config.train,
+        config.terms,
+        roles,
+        student_data,
+        config.seed,
+        rules,
+        about_student,
+        directory / "student",
+    )
     return jobs

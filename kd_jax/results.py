@@ -33,7 +33,10 @@ def curve(path: Path) -> list[dict[str, Any]]:
 
 
 def _scores(scores: Mapping[str, Any], role: str) -> dict[str, Any]:
-    return {"step": scores["step"], **{split: scores[split][role] for split in ("validation", "test") if split in scores}}
+    return {
+        "step": scores["step"],
+        **{split: scores[split][role] for split in ("validation", "test") if split in scores},
+    }
 
 
 def _infer(model: Model, variables: tuple[PyTree, PyTree], images: jax.Array) -> np.ndarray:
@@ -43,9 +46,14 @@ def _infer(model: Model, variables: tuple[PyTree, PyTree], images: jax.Array) ->
 
 
 def examples(
-    count: int, temperature: float, models: Mapping[str, Model], variables: Mapping[str, tuple], splits: Splits, prepare: Any
+    count: int,
+    temperature: float,
+    models: Mapping[str, Model],
+    variables: Mapping[str, tuple],
+    splits: Splits,
+    prepare: Any,
 ) -> list[dict[str, Any]]:
-    """The test images (of the first 1,000) on which the teacher is least certain, and what each network says of them."""
+    """The test images (of the first 1,000) of which the teacher is least certain, and what each network says."""
     rows = [splits.test.example(i) for i in range(min(1000, len(splits.test)))]
     batch = {"image": jnp.stack([r["image"] for r in rows])}
     seen = prepare(batch | batch_extras(len(rows)), jax.random.key(0), False)["image"]
@@ -54,7 +62,11 @@ def examples(
     entropy = -(p * np.log(np.maximum(p, 1e-30))).sum(-1)
     found = []
     for i in np.argsort(-entropy, kind="stable")[:count]:
-        example = {"image": np.asarray(rows[i]["image"]).tolist(), "label": int(rows[i]["label"]), "temperature": temperature}
+        example = {
+            "image": np.asarray(rows[i]["image"]).tolist(),
+            "label": int(rows[i]["label"]),
+            "temperature": temperature,
+        }
         example |= {n: np.asarray(jax.nn.softmax(z[i])).tolist() for n, z in logits.items()}
         example |= {f"{n}_soft": np.asarray(jax.nn.softmax(z[i] / temperature)).tolist() for n, z in logits.items()}
         found.append(example)
@@ -86,14 +98,20 @@ def collect(
         if name in finished:
             result = finished[name]
             entry |= {"steps": result["steps"], "train_seconds": result["seconds"]}
-            entry |= {"examples_per_second": result["examples_per_second"], "curve": curve(jobs[name].directory / "metrics.jsonl")}
+            entry |= {
+                "examples_per_second": result["examples_per_second"],
+                "curve": curve(jobs[name].directory / "metrics.jsonl"),
+            }
             role = jobs[name].scheme.evaluate[0]
             entry |= {w: _scores(result[w], role) for w in ("last", "best") if w in result}
         else:
             entry["last"] = {"step": None, **teacher_scores}
         found[name] = entry
-    temperature = next((float(t["kwargs"]["temperature"]) for t in config.terms.values() if "temperature" in t["kwargs"]), 4.0)
+    temperature = next(
+        (float(t["kwargs"]["temperature"]) for t in config.terms.values() if "temperature" in t["kwargs"]), 4.0
+    )
     labelled = int(train.labelled.sum())
+    shown = examples(config.examples, temperature, models, variables, splits, prepare) if config.examples else []
     return {
         "title": config.title or f"{found['teacher']['name']} to {found['student']['name']} on {train.name}",
         "config": plain(config), "versions": versions(), "git": git_hash(), "seed": config.seed,
@@ -105,5 +123,5 @@ def collect(
             "image_shape": list(train.image_shape),
         },
         "models": found,
-        "examples": examples(config.examples, temperature, models, variables, splits, prepare) if config.examples else [],
+        "examples": shown,
     }  # fmt: skip

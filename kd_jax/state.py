@@ -82,7 +82,9 @@ def _init_shapes(role: Role, given: tuple[PyTree, ...]) -> tuple[PyTree, PyTree]
     return jax.eval_shape(role.model.init, jax.random.key(0), *given)
 
 
-def _apply_shapes(roles: Mapping[str, Role], inputs: Mapping, call: Call, taps: tuple[str, ...], given: tuple) -> PyTree:
+def _apply_shapes(
+    roles: Mapping[str, Role], inputs: Mapping, call: Call, taps: tuple[str, ...], given: tuple
+) -> PyTree:
     role = roles[call.role]
     apply = functools.partial(role.model.apply, train=call.train, taps=taps)
     try:

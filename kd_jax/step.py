@@ -1,4 +1,4 @@
-"""The one training step: for each phase run its calls, sum its terms, differentiate, update. Nothing else differentiates."""
+"""The one training step: for each phase run its calls, sum its terms, differentiate, update. Nothing else does."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _variables(scheme: Scheme, state: TrainState, group: str, group_params: PyTr
 def forward(
     scheme: Scheme, phase: Phase, state: TrainState, group_params: PyTree, batch: Mapping[str, Array], key: Array
 ) -> tuple[dict[str, Any], dict[str, PyTree], Callable]:
-    """Runs the calls of the phase. Returns (context, new stats, connect); only roles that the phase trains change stats."""
+    """Runs the calls of the phase: (context, new stats, connect). Only roles that the phase trains change stats."""
     variables = _variables(scheme, state, phase.group, group_params)
     context: dict[str, Any] = {
         "batch": batch,
@@ -47,7 +47,12 @@ def forward(
         params, stats = variables[role][0], new_stats.get(role, variables[role][1])
         with jax.named_scope(name):
             outputs, stats = model.apply(
-                params, stats, *inputs, train=train and group is not None, key=prng.stream(key, name, state.step), taps=taps
+                params,
+                stats,
+                *inputs,
+                train=train and group is not None,
+                key=prng.stream(key, name, state.step),
+                taps=taps,
             )
         if train and group == phase.group:
             new_stats[role] = stats
@@ -88,7 +93,7 @@ def make_train_step(scheme: Scheme, stage: Stage) -> Callable[..., tuple[TrainSt
             updates = jax.tree.map(lambda u: u * hyper[""]["learning_rate_scale"].astype(u.dtype), updates)
             params = optax.apply_updates(params, updates)
         metrics["loss"] = (loss, jnp.float32(1.0))
-        metrics["gradient_norm"] = (optax.global_norm(grads), jnp.float32(1.0))
+        metrics["gradient_norm"] = (optax.tree.norm(grads), jnp.float32(1.0))
         state = state.replace(
             params={**state.params, phase.group: params}, opt={**state.opt, phase.group: opt}, stats=stats
         )

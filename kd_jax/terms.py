@@ -117,7 +117,9 @@ def term_value(
     try:
         values = term.fn(*inputs, *targets, **kwargs, **options)
     except (TypeError, ValueError) as e:
-        shapes = {p: jax.tree.map(jnp.shape, v) for p, v in zip(term.inputs + term.targets, inputs + targets, strict=False)}
+        shapes = {
+            p: jax.tree.map(jnp.shape, v) for p, v in zip(term.inputs + term.targets, inputs + targets, strict=False)
+        }
         raise ValueError(f"Term {name!r} ({getattr(term.fn, '__name__', term.fn)}) failed on {shapes}: {e}") from e
     if values.ndim == 0:
         raise ValueError(f"Term {name!r}: a loss returns one value an example, {term.fn} returned a scalar.")

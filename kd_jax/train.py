@@ -1,4 +1,4 @@
-"""run(config, workdir): load the data -> check everything -> teacher -> baseline -> student -> results.json, report.html."""
+"""run(config, workdir): load the data -> check everything -> teacher -> baseline -> student -> report."""
 
 from __future__ import annotations
 
@@ -12,23 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from kd_jax import parallel, workdir
 from kd_jax.checkpoint import load_tree, write_json
+from kd_jax.data.batches import eval_batches
 from kd_jax.data.load import load
 from kd_jax.data.source import Splits
-from kd_jax.data.batches import eval_batches
 from kd_jax.evaluate import evaluate, make_eval_step
 from kd_jax.loop import DONE, exported, fit
 from kd_jax.models.adapters import as_model
 from kd_jax.plan import Job, batch_shapes, check_classes, make_model, plan
-try:
-    from kd_jax.report import results_table, write_report
-except ImportError:
-    results_table = write_report = lambda *a: ""
+from kd_jax.report import results_table, write_report
 from kd_jax.results import collect
 from kd_jax.types import Model, PyTree, Role, Scheme, TrainState
 
@@ -44,12 +40,14 @@ def finish_or_resume(job: Job, splits: Splits, mesh: Mesh) -> dict[str, Any]:
     return fit(job.scheme, sources, job.settings, job.directory, mesh, job.name)
 
 
-def score_teacher(job: Job, model: Model, variables: tuple[PyTree, PyTree], splits: Splits, mesh: Mesh) -> dict[str, Any]:
+def score_teacher(
+    job: Job, model: Model, variables: tuple[PyTree, PyTree], splits: Splits, mesh: Mesh
+) -> dict[str, Any]:
     """{split: {metric: value}} of the frozen teacher, on the data and with the preparation that `job` uses."""
     scheme = Scheme({"teacher": Role(model)}, (), evaluate=("teacher",), prepare=job.scheme.prepare)
     whole = parallel.replicated(mesh)
     state = TrainState(jax.numpy.int32(0), {}, {}, {}, {"teacher": jax.device_put(variables, whole)}, {})
-    step, key = jax.jit(make_eval_step(scheme)), jax.device_put(jax.random.key(0), whole)
+    step, key = jax.jit(make_eval_step(scheme)), parallel.create_everywhere(lambda: jax.random.key(0), mesh)
     size, sharding = job.settings.eval_batch_size, parallel.batch_sharding(mesh)
     with jax.set_mesh(mesh):
         return {
@@ -60,23 +58,26 @@ def score_teacher(job: Job, model: Model, variables: tuple[PyTree, PyTree], spli
 
 
 def load_variables(export: Path, model: Model, batch: Mapping[str, Any], prepare) -> tuple[PyTree, PyTree]:
-    """(params, stats) of an exported model as NumPy arrays; raises ValueError when it is missing or of another model."""
+    """(params, stats) of an exported model as NumPy; raises ValueError when it is missing or of another model."""
     if not export.exists():
-        raise ValueError(f"There is no exported model at {export}. A finished run has them under <workdir>/<name>/export/.")
+        raise ValueError(
+            f"There is no exported model at {export}. A finished run has them under <workdir>/<name>/export/."
+        )
     seen = jax.eval_shape(lambda b: prepare(b, jax.random.key(0), False), batch)
     params, stats = jax.eval_shape(model.init, jax.random.key(0), seen["image"])
-    tree = jax.tree.map(np.asarray, load_tree(export, exported(params, stats)))
+    tree = load_tree(export, exported(params, stats))
     return tree["params"], tree.get("stats", stats)
 
 
 def check_teacher(config: ConfigDict, scores: Mapping[str, Any]) -> None:
-    """The teacher's accuracy on the validation split (test, if none was held out) must reach config.teacher.min_accuracy."""
+    """The teacher must reach config.teacher.min_accuracy on the validation split (test, if none was held out)."""
     split = "validation" if "validation" in scores else "test"
     accuracy, wanted = scores[split]["accuracy"], config.teacher.min_accuracy
     print(f"teacher: {100 * accuracy:.2f}% on the {split} split")
     if accuracy < wanted:
         raise ValueError(
-            f"The teacher has {100 * accuracy:.2f}% on the {split} split, config.teacher.min_accuracy asks for {100 * wanted:.2f}%. "
+            f"The teacher has {100 * accuracy:.2f}% on the {split} split, "
+            f"config.teacher.min_accuracy asks for {100 * wanted:.2f}%. "
             "Is it the right checkpoint, with the same classes in the same order and the same input scaling?"
         )
 
@@ -118,7 +119,9 @@ def run(
     if "teacher" in jobs:
         finished["teacher"] = finish_or_resume(jobs["teacher"], teacher_splits, mesh)
     if teacher_variables is None:
-        trained = (jobs["teacher"].directory if "teacher" in jobs else directory) / "export" / config.teacher.use / "student"
+        trained = (
+            (jobs["teacher"].directory if "teacher" in jobs else directory) / "export" / config.teacher.use / "student"
+        )
         export = Path(config.teacher.checkpoint) if config.teacher.checkpoint else trained
         teacher_variables = load_variables(export, models["teacher"], batch, jobs["student"].scheme.prepare)
     scores = score_teacher(jobs["student"], models["teacher"], teacher_variables, splits, mesh)

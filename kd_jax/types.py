@@ -109,8 +109,12 @@ class Phase:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """`steps` steps of the same phases, in order. `post_update(state, context) -> state` ends every step (EMA, queues);
-    `on_enter(state) -> state` runs once in Python before the first step of the stage (generations, tasks). `data` names the split it learns from."""
+    """`steps` steps of the same phases, in order.
+
+    `post_update(state, context) -> state` ends every step (EMA, queues);
+    `on_enter(state) -> state` runs once in Python before the first step of the stage (generations, tasks);
+    `data` names the split that the stage learns from.
+    """
 
     steps: int
     phases: tuple[Phase, ...]

@@ -20,7 +20,7 @@ class NonFiniteLoss(RuntimeError):
 
 
 class Stopped(SystemExit):
-    """The run was asked to stop (SIGTERM), saved and can be resumed by the same command."""
+    """SIGTERM stopped the run after a save; the same command resumes it. As a SystemExit it ends a script with 0."""
 
 
 class Signals:
@@ -49,6 +49,15 @@ class Signals:
         return self.asked
 
 
+def _sums_last(item: tuple[str, Any]) -> int:
+    """A nan in one term makes the loss and the gradient nan too: the term is to blame."""
+    return (
+        ("loss", "gradient_norm").index(name) + 1
+        if (name := item[0].rpartition("/")[2]) in ("loss", "gradient_norm")
+        else 0
+    )
+
+
 class Log:
     """Metrics on their way from the device to the files; they are fetched while the next step runs."""
 
@@ -71,10 +80,11 @@ class Log:
         ready = [p for p in self.pending if p[0] <= until]
         self.pending = [p for p in self.pending if p[0] > until]
         ready = [(step, values) for (step, _), values in zip(ready, jax.device_get([m for _, m in ready]), strict=True)]
-        bad = first_non_finite(ready)
+        bad = first_non_finite((step, dict(sorted(values.items(), key=_sums_last))) for step, values in ready)
         if bad:
             raise NonFiniteLoss(
-                f"{bad[1]!r} became nan or infinite at step {bad[0]}. The checkpoints in the run's folder are from before. "
+                f"{bad[1]!r} became nan or infinite at step {bad[0]}. "
+                "The checkpoints in the run's folder are from before. "
                 "Common causes: the learning rate, a weight in config.terms, a temperature near 0."
             )
         for step, metrics in ready:

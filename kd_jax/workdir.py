@@ -28,7 +28,9 @@ def plain(value: Any) -> Any:
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(value, dict):
-        return {k: v for key, item in value.items() for k, v in flatten(item, f"{prefix}.{key}" if prefix else key).items()}
+        return {
+            k: v for key, item in value.items() for k, v in flatten(item, f"{prefix}.{key}" if prefix else key).items()
+        }
     return {prefix: value}
 
 
@@ -46,7 +48,9 @@ def git_hash() -> str:
     here = Path(__file__).parent
 
     def git(*args: str) -> str:
-        return subprocess.run(["git", "-C", str(here), *args], capture_output=True, text=True, timeout=10).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(here), *args], capture_output=True, text=True, timeout=10
+        ).stdout.strip()
 
     try:
         head = git("rev-parse", "--short=12", "HEAD")
@@ -56,7 +60,7 @@ def git_hash() -> str:
 
 
 def claim(directory: Path, config: Any) -> None:
-    """Writes config.json into a new run's folder; raises ValueError naming the fields that differ from the one there."""
+    """Writes config.json into a new run's folder; raises ValueError naming the fields that differ from one there."""
     path = directory / "config.json"
     new = flatten(plain(config))
     if path.exists():
@@ -69,7 +73,7 @@ def claim(directory: Path, config: Any) -> None:
         if changed:
             lines = [f"  {k}: {old.get(k, missing)!r} -> {new.get(k, missing)!r}" for k in changed[:20]]
             raise ValueError(
-                f"{directory} holds a run with another config; it cannot be resumed with this one. These fields differ:\n"
+                f"{directory} holds a run with another config, which this one cannot resume. These fields differ:\n"
                 + "\n".join(lines)
                 + "\nTake them back to resume, or choose another --workdir."
             )

@@ -43,10 +43,15 @@ def online():
 
 def ema_self():
     """A teacher that is the running average of the student; it has no optimizer, but it is saved."""
-    roles = {"student": Role(toy.net(), group="student"), "teacher": Role(toy.net(), group="average", initial="student")}
+    roles = {
+        "student": Role(toy.net(), group="student"),
+        "teacher": Role(toy.net(), group="average", initial="student"),
+    }
 
     def average(state, context):
-        mixed = jax.tree.map(lambda t, s: 0.9 * t + 0.1 * s, state.params["average"]["teacher"], state.params["student"]["student"])
+        mixed = jax.tree.map(
+            lambda t, s: 0.9 * t + 0.1 * s, state.params["average"]["teacher"], state.params["student"]["student"]
+        )
         return state.replace(params={**state.params, "average": {"teacher": mixed}})
 
     forward = (Call("student"), Call("teacher", train=False))
@@ -76,10 +81,14 @@ def adversarial():
 
     watch = (
         Call("student"), Call("teacher", train=False),
-        Call("discriminator", ("student.logits",), name="on_student"), Call("discriminator", ("teacher.logits",), name="on_teacher"),
+        Call("discriminator", ("student.logits",), name="on_student"),
+        Call("discriminator", ("teacher.logits",), name="on_teacher"),
     )  # fmt: skip
     spot = Phase("discriminator", watch, {"tell": Term(tell, ("on_student.logits", "on_teacher.logits"))}, toy.sgd())
-    fool = {"ce": ce("student"), "fool": Term(lambda fake: -log_sigmoid(fake)[:, 0], ("on_student.logits",), weight=0.1)}
+    fool = {
+        "ce": ce("student"),
+        "fool": Term(lambda fake: -log_sigmoid(fake)[:, 0], ("on_student.logits",), weight=0.1),
+    }
     return one_stage(roles, spot, Phase("student", watch[:3], fool, toy.sgd())), {"student", "discriminator"}
 
 
@@ -90,10 +99,12 @@ class Generator(nn.Module):
 
 
 def data_free():
-    """A generator seeks inputs on which student and teacher differ: the teacher is an input of its phase, not a target."""
+    """A generator seeks inputs on which student and teacher differ: there the teacher is an input, not a target."""
     roles = toy.roles() | {"generator": Role(LinenModel(Generator()), group="generator")}
     forward = (
-        Call("generator", ("batch.noise",)), Call("student", ("generator.logits",)), Call("teacher", ("generator.logits",), train=False),
+        Call("generator", ("batch.noise",)),
+        Call("student", ("generator.logits",)),
+        Call("teacher", ("generator.logits",), train=False),
     )  # fmt: skip
 
     def agreement(student, teacher):
@@ -127,7 +138,11 @@ def train(scheme, mesh):
 def test_scheme(make):
     scheme, groups = make()
     first, last, history = train(scheme, toy.mesh())
-    moved = {g for g in first.params if any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (first.params[g], last.params[g])), strict=True))}
+    moved = {
+        g
+        for g in first.params
+        if any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (first.params[g], last.params[g])), strict=True))
+    }
     assert moved == groups
     chex.assert_trees_all_equal(first.frozen, last.frozen)
     assert set(last.opt) == {p.group for p in scheme.stages[0].phases}
@@ -140,7 +155,7 @@ def test_scheme(make):
 
 
 def test_the_teacher_passes_gradients_on_to_the_generator():
-    # With a blanket stop_gradient on teacher outputs the generator would follow the student's half of the gradient only.
+    # With a blanket stop_gradient on teacher outputs the generator would follow the student's half only.
     batch = toy.batch()
     scheme, inputs = bind(data_free()[0], toy.shapes(batch))
     state = init_state(scheme, inputs, KEY, {})

@@ -19,7 +19,9 @@ from kd_jax.terms import hyper_of
 from kd_jax.types import Role, Term
 
 KEY = jax.random.key(0)
-HINT = Term(feature.feature_hint_loss, ("student.features:hidden",), ("teacher.features:hidden",), connector=connectors.auto)
+HINT = Term(
+    feature.feature_hint_loss, ("student.features:hidden",), ("teacher.features:hidden",), connector=connectors.auto
+)
 RKD = Term(relation.relation_loss, ("student.features:norm",), ("teacher.features:norm",), 0.1)
 
 
@@ -90,7 +92,10 @@ def test_schedules_follow_the_step():
     np.testing.assert_allclose(metrics["loss"][0], 0.5 * metrics["kd"][0] / 16, rtol=1e-6)
 
 
-MODEL_RULES = {"student": (("hidden/kernel", (None, "model")), ("head/kernel", "fsdp")), "teacher": (("kernel", "fsdp"),)}
+MODEL_RULES = {
+    "student": (("hidden/kernel", (None, "model")), ("head/kernel", "fsdp")),
+    "teacher": (("kernel", "fsdp"),),
+}
 
 
 def test_every_mesh_computes_the_same():

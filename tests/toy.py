@@ -44,7 +44,9 @@ def source(n: int = 48, split: str = "train", seed: int = 0, labelled: int | Non
     images = (centres[labels] + rng.normal(size=(n, FEATURES))).astype(np.float32)
     if labelled is not None:
         labels = np.where(np.arange(n) < labelled, labels, -1).astype(np.int32)
-    return Source("blobs", split, CLASSES, ("a", "b", "c"), (0.0,) * FEATURES, (1.0,) * FEATURES, (FEATURES,), labels, images)
+    return Source(
+        "blobs", split, CLASSES, ("a", "b", "c"), (0.0,) * FEATURES, (1.0,) * FEATURES, (FEATURES,), labels, images
+    )
 
 
 def batch(n: int = 16, seed: int = 0) -> dict[str, jax.Array]:

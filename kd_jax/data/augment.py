@@ -1,6 +1,6 @@
 """Augmentation on the device, as a pure function of a key and of who the examples are.
 
-An example's randomness comes from fold_in(fold_in(stream, index), view), so one (index, view) is one picture whatever
+An example's randomness comes from fold_in(fold_in(key, index), view), so one (index, view) is one picture whatever
 the batch around it, and a teacher's answer to it can be kept. Only mixup and cutmix depend on the batch.
 Order: crops, flips and colours on the stored values, then float and normalised, then cutout, then mixing.
 """
@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import functools
 import math
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from kd_jax import prng
 from kd_jax.data.names import unknown, user_function
 
 Batch = Mapping[str, jax.Array]
@@ -43,17 +43,19 @@ def prepare(
     if sum(name in BATCH_OPS for name, _ in ops) > 1:
         raise ValueError(f"only one of {', '.join(BATCH_OPS)} can be used: each gives every example a second label")
     out = dict(batch)
+    if not ops:
+        return out | {"image": normalise(out["image"], mean, std)}
+    keys = jax.vmap(example_key, in_axes=(None, 0, 0))(key, batch["index"], batch["view"])
     for name, op in ops:
         if name not in NORMALISED_OPS and name not in BATCH_OPS:
-            out["image"] = _each(name, op, key, out)
+            out["image"] = _each(name, op, keys, out["image"])
     out["image"] = normalise(out["image"], mean, std)
     for name, op in ops:
         if name in NORMALISED_OPS:
-            out["image"] = _each(name, op, key, out)
+            out["image"] = _each(name, op, keys, out["image"])
     for name, op in ops:
         if name in BATCH_OPS:
-            # the (index, view) of the first row occurs once in a run, so it stands for the step
-            out = op(example_key(prng.stream(key, name, 0), batch["index"][0], batch["view"][0]), out)
+            out = op(_op_key(keys[0], name), out)  # a first row occurs in one step only: it stands for the step
     return out
 
 
@@ -70,12 +72,15 @@ def example_key(key: jax.Array, index: jax.Array, view: jax.Array) -> jax.Array:
     return jax.random.fold_in(jax.random.fold_in(key, index), view)
 
 
-def _each(name: str, op: Callable, key: jax.Array, batch: Batch) -> jax.Array:
-    if batch["image"].ndim != 4:
-        raise ValueError(f"{name} is for images [B, H, W, C]; these have shape {batch['image'].shape}")
-    stream = prng.stream(key, name, 0)
-    keys = jax.vmap(functools.partial(example_key, stream))(batch["index"], batch["view"])
-    return jax.vmap(op)(keys, batch["image"])
+def _op_key(key: jax.Array, name: str) -> jax.Array:
+    """By name, so that an op draws the same whatever other ops there are."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+
+def _each(name: str, op: Callable, keys: jax.Array, image: jax.Array) -> jax.Array:
+    if image.ndim != 4:
+        raise ValueError(f"{name} is for images [B, H, W, C]; these have shape {image.shape}")
+    return jax.vmap(lambda key, one: op(_op_key(key, name), one))(keys, image)
 
 
 def _resolve(op: Op) -> tuple[str, Callable]:
@@ -92,13 +97,13 @@ def _resolve(op: Op) -> tuple[str, Callable]:
 def pad_crop(key: jax.Array, image: jax.Array, padding: int = 4) -> jax.Array:
     """A crop of the image's own size out of the image with `padding` zeros on every side."""
     padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
-    top, left = jax.random.randint(key, (2,), 0, 2 * padding + 1)
+    top, left = _integers(jax.random.uniform(key, (2,)), 2 * padding + 1)
     return jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
 
 
 def flip(key: jax.Array, image: jax.Array) -> jax.Array:
     """Left and right exchanged in half of the cases."""
-    return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
+    return jnp.where(jax.random.uniform(key) < 0.5, image[:, ::-1], image)
 
 
 def cutout(key: jax.Array, image: jax.Array, size: int = 8) -> jax.Array:
@@ -108,9 +113,15 @@ def cutout(key: jax.Array, image: jax.Array, size: int = 8) -> jax.Array:
     arXiv:1708.04552.
     """
     height, width, _ = image.shape
-    row, column = jax.random.randint(key, (2,), 0, jnp.array([height, width]))
+    chance = jax.random.uniform(key, (2,))
+    row, column = _integers(chance[0], height), _integers(chance[1], width)
     hidden = _span(height, row - size // 2, size)[:, None] & _span(width, column - size // 2, size)[None, :]
     return jnp.where(hidden[..., None], 0, image)
+
+
+def _integers(chance: jax.Array, count: int) -> jax.Array:
+    """0 .. count - 1 from uniform values in [0, 1): cheaper than randint, which draws twice."""
+    return (chance * count).astype(jnp.int32)
 
 
 def _span(length: int, start: jax.Array, size: jax.Array | int) -> jax.Array:
@@ -133,15 +144,14 @@ def rand_augment(key: jax.Array, image: jax.Array, num_ops: int = 2, magnitude: 
     """
     if image.dtype != jnp.uint8:
         raise ValueError(f"rand_augment needs uint8 images, as stored in 0..255; got {image.dtype}")
-    for one in jax.random.split(key, num_ops):
-        image = _random_op(one, image, magnitude / 10)
+    for chance in jax.random.uniform(key, (num_ops, 2)):
+        image = _random_op(chance, image, magnitude / 10)
     return image
 
 
-def _random_op(key: jax.Array, image: jax.Array, level: float) -> jax.Array:
-    choice_key, sign_key = jax.random.split(key)
-    choice = jax.random.randint(choice_key, (), 0, len(COLOUR_OPS) + len(WARP_OPS))
-    signed = jnp.where(jax.random.bernoulli(sign_key), level, -level)
+def _random_op(chance: jax.Array, image: jax.Array, level: float) -> jax.Array:
+    choice = _integers(chance[0], len(COLOUR_OPS) + len(WARP_OPS))
+    signed = jnp.where(chance[1] < 0.5, level, -level)
     # every colour is computed and one is kept: a branch under vmap would do the same
     x, factor = image.astype(jnp.float32), 1 + 0.9 * signed
     mean, step = jnp.mean(x), 2.0 ** round(4 * level)
@@ -199,7 +209,8 @@ def cutmix(key: jax.Array, batch: Batch, alpha: float = 1.0) -> dict[str, jax.Ar
     _, height, width, _ = batch["image"].shape
     side = jnp.sqrt(1 - jax.random.beta(weight_key, alpha, alpha))
     box_height, box_width = (jnp.round(side * length).astype(jnp.int32) for length in (height, width))
-    row, column = jax.random.randint(place_key, (2,), 0, jnp.array([height, width]))
+    chance = jax.random.uniform(place_key, (2,))
+    row, column = _integers(chance[0], height), _integers(chance[1], width)
     rows = _span(height, row - box_height // 2, box_height)
     box = rows[:, None] & _span(width, column - box_width // 2, box_width)[None, :]
     partner = _partners(partner_key, batch["labelled"])

@@ -34,7 +34,8 @@ STATISTICS = {
 
 
 def fetch_commands(name: str) -> list[str]:
-    return [
+    manual = ["ILSVRC2012_img_{train,val}.tar from image-net.org in ~/tensorflow_datasets/downloads/manual"]
+    return (manual if name == "imagenet2012" else []) + [
         "pip install 'kd_jax[tensorflow]'   (TensorFlow, only to prepare) and then, with network:",
         f"tfds build {name.replace(':', '/')} --file_format=array_record",
     ]
@@ -157,7 +158,8 @@ def _fetch(
     elif view is None:
         array = pictures.centre_crop(picture, image_size)
     else:
-        array = pictures.random_resized_crop(picture, image_size, np.random.default_rng((seed, index, view)))
+        rng = np.random.default_rng((seed, index, view, 0))  # four numbers: three are the seed of an epoch's order
+        array = pictures.random_resized_crop(picture, image_size, rng)
     return {"image": array, "label": np.int32(record[label])}
 
 

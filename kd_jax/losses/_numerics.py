@@ -113,7 +113,7 @@ def unit(x: Array, axis: int | tuple[int, ...] = -1, eps: float = 1e-12) -> Arra
 
 
 def center(x: Array, axis: int | tuple[int, ...], mask: Array | None = None) -> Array:
-    """x minus its mean over `axis`, exactly 0 where x is constant there; `mask` (bool, shaped as x) says what counts."""
+    """x minus its mean over `axis`, exactly 0 where x is constant there; `mask` (bool, of x's shape): what counts."""
     if mask is None:
         mask = jnp.ones(x.shape, bool)
     # The mean is taken after a constant has been removed: the mean of equal numbers is off by a rounding error, which

@@ -9,7 +9,17 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from kd_jax.losses._numerics import count, einsum, kl, mean_rest, require_same_shape, row_mask, to_float, unit
+from kd_jax.losses._numerics import (
+    count,
+    einsum,
+    keep_rows,
+    kl,
+    mean_rest,
+    require_same_shape,
+    row_mask,
+    to_float,
+    unit,
+)
 
 Array = jax.Array
 
@@ -85,6 +95,7 @@ def cosine_embedding_loss(
         raise ValueError(f"{what}: expected [batch, width] or [batch, length, width], got {s.shape}")
     rows = row_mask(where, s.shape[0], what)
     tokens = _token_mask(mask, *s.shape[:2], what) & rows[:, None]
+    s, t = keep_rows(s, rows), keep_rows(t, rows)
 
     def direction(x: Array) -> Array:
         sq = jnp.sum(x * x, axis=-1, keepdims=True)

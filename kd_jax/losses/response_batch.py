@@ -56,7 +56,12 @@ def dist_loss(
     if where is not None and mask.shape != leading:
         raise ValueError(f"dist_loss: where must have shape {leading}, got {mask.shape}")
     mask = mask.reshape(rows)
-    p_s, p_t = (keep_rows(jnp.exp(log_probs(x, temperature)).reshape(rows, classes), mask) for x in (s, t))
+
+    def probabilities(logits: Array) -> Array:
+        logits = keep_rows(logits.reshape(rows, classes), mask).reshape(logits.shape)
+        return keep_rows(jnp.exp(log_probs(logits, temperature)).reshape(rows, classes), mask)
+
+    p_s, p_t = probabilities(s), probabilities(t)
     full = jnp.broadcast_to(mask[:, None], p_s.shape)
     between_classes = 1 - _pearson(p_s, p_t, 1, jnp.ones(p_s.shape, bool))
     within_class = 1 - jnp.mean(_pearson(p_s, p_t, 0, full))

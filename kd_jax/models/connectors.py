@@ -2,8 +2,8 @@
 
 A builder is called as `builder(student_shape, teacher_shape, **options)` with jax.ShapeDtypeStructs and returns a
 Model, whose `Outputs.logits` is the connected value. Options are set with functools.partial. Maps are [batch, height,
-width, channels]; a 1 x 1 convolution is a dense layer on the last axis. Initial values are PyTorch's defaults, as in the
-published code; computation is in float32 or in the wider type of the input.
+width, channels]; a 1 x 1 convolution is a dense layer on the last axis. Initial values are PyTorch's defaults, as in
+the published code; computation is in float32 or in the wider type of the input.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 Dosovitskiy et al., "An Image is Worth 16x16 Words", 2020, arXiv 2010.11929; Touvron et al., "Training data-efficient
 image transformers & distillation through attention", 2020, arXiv 2012.12877. Taps: stem (patches with positions),
-blockN, blockN/attention and in it queries, keys, values [batch, heads, tokens, width / heads], scores (before the
-softmax) and probabilities [batch, heads, tokens, tokens], embedding (the class token), head, head_distillation.
+blockN, blockN/attention and in it queries, keys, values [batch, heads, tokens, width / heads], the same with heads side
+by side as queries_joined and so on [batch, tokens, width], scores (before the softmax) and probabilities [batch, heads,
+tokens, tokens], embedding (the class token), head, head_distillation.
 """
 
 from __future__ import annotations
@@ -29,8 +30,11 @@ class Attention(nn.Module):
     def __call__(self, x: Array) -> Array:
         batch, tokens, width = x.shape
         qkv = nn.Dense(3 * width, dtype=self.dtype, kernel_init=_INIT, name="qkv")(x)
-        qkv = qkv.reshape(batch, tokens, 3, self.heads, width // self.heads).transpose(2, 0, 3, 1, 4)
-        queries, keys, values = (Tap(name=n)(v) for n, v in zip(("queries", "keys", "values"), qkv, strict=True))
+        split = []
+        for name, x in zip(("queries", "keys", "values"), jnp.split(qkv, 3, -1), strict=True):
+            x = Tap(name=f"{name}_joined")(x).reshape(batch, tokens, self.heads, width // self.heads)
+            split.append(Tap(name=name)(x.swapaxes(1, 2)))
+        queries, keys, values = split
         scores = jnp.einsum("bhqd,bhkd->bhqk", queries, keys, preferred_element_type=jnp.float32)
         scores = Tap(name="scores")(scores / math.sqrt(width // self.heads))
         probabilities = Tap(name="probabilities")(jax.nn.softmax(scores))

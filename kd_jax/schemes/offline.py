@@ -1,4 +1,4 @@
-"""Offline distillation: a frozen teacher, a student trained on the terms. Without teacher terms: supervised training."""
+"""Offline distillation: a frozen teacher, a student trained on the terms; without teacher terms, supervised."""
 
 from __future__ import annotations
 

@@ -127,16 +127,14 @@ TABLE = {
     "neuron_selectivity uneven": Row(feature.neuron_selectivity_loss, SMALL, MAP),
     "fsp": Row(lambda s, t: feature.fsp_loss(s, t), (MAP, (B, 2, 2, 5))),
     "fsp uneven": Row(lambda s, t: feature.fsp_loss(s, t), (MAP, (B, 3, 3, 2)), ((B, 2, 2, 3), (B, 3, 3, 2))),
-    "factor_transfer": Row(feature.factor_transfer_loss, MAP, invariant=("scale_rows",)),
+    "factor_transfer": Row(feature.factor_transfer_loss, MAP, equal="almost", invariant=("scale_rows",)),
     "variational": Row(
         lambda s, t: feature.variational_information_loss(s, t, jnp.arange(3.0)), MAP, equal="minimum", positive=False
     ),
     "activation_boundary": Row(
         feature.activation_boundary_loss, MAP, options={"margin": 0.7}, equal="anything", teacher_gradient=False
     ),
-    "overhaul": Row(
-        lambda s, t: feature.overhaul_loss(s, t, jnp.array([-0.5, -0.2, -0.1])), MAP, equal="anything"
-    ),
+    "overhaul": Row(lambda s, t: feature.overhaul_loss(s, t, jnp.array([-0.5, -0.2, -0.1])), MAP, equal="anything"),
     "hierarchical_context": Row(feature.hierarchical_context_loss, MAP),
     "class_attention": Row(feature.class_attention_loss, MAP, invariant=("scale_rows",)),
     "class_attention uneven": Row(feature.class_attention_loss, MAP, (B, 3, 5, 3)),
@@ -215,7 +213,9 @@ TABLE = {
     "self_relation": Row(
         functools.partial(attention.self_relation_loss, relation_heads=2), (B, 3, 6), extras={"mask": TOKENS}
     ),
-    "self_relation uneven": Row(functools.partial(attention.self_relation_loss, relation_heads=2), (B, 3, 6), (B, 3, 4)),
+    "self_relation uneven": Row(
+        functools.partial(attention.self_relation_loss, relation_heads=2), (B, 3, 6), (B, 3, 4)
+    ),
     "patient": Row(attention.patient_loss, (B, 2, 6), invariant=("scale_rows",)),
     "channel_wise": Row(dense.channel_wise_loss, MAP, options={"temperature": 2.0}, invariant=("shift_rows",)),
     "pairwise_affinity": Row(dense.pairwise_affinity_loss, (B, 5, 4, 3), (B, 5, 4, 2), invariant=("scale_rows",)),
@@ -247,9 +247,7 @@ TABLE = {
     "average_logits": logits_row(two_teachers(ensemble.average_logits_loss), equal="anything"),
     "average_probabilities": logits_row(two_teachers(ensemble.average_probabilities_loss), equal="anything"),
     "entropy_weighted": logits_row(two_teachers(ensemble.entropy_weighted_loss), equal="anything"),
-    "confidence_weighted": logits_row(
-        two_teachers(ensemble.confidence_weighted_loss), extras=LABELS, equal="anything"
-    ),
+    "confidence_weighted": logits_row(two_teachers(ensemble.confidence_weighted_loss), extras=LABELS, equal="anything"),
 }
 
 
@@ -279,6 +277,16 @@ def each(fn, tree):
     return jax.tree.map(fn, tree)
 
 
+def cast(tree, dtype):
+    return each(lambda x: x.astype(dtype), tree)
+
+
+# The tests compile much more than they compute.
+quick_jit = functools.partial(
+    jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+)
+
+
 @functools.cache
 def compiled(name: str):
     """(values, gradients of their sum) with traced options; one compilation for all tests that keep the shapes."""
@@ -288,12 +296,14 @@ def compiled(name: str):
         values = row.fn(student, teacher, **extras, **options)
         return jnp.sum(values), values
 
-    return jax.jit(jax.grad(total, argnums=(0, 1), has_aux=True))
+    return quick_jit(jax.grad(total, argnums=(0, 1), has_aux=True))
 
 
 def run(name: str, student, teacher, extras=None, **options):
     row = TABLE[name]
-    gradients, values = compiled(name)(student, teacher, row.extras if extras is None else extras, row.options | options)
+    gradients, values = compiled(name)(
+        student, teacher, row.extras if extras is None else extras, row.options | options
+    )
     return np.asarray(values), gradients
 
 
@@ -304,19 +314,35 @@ def assert_finite(values, gradients, limit=np.inf):
 
 
 @parametrize()
-def test_one_value_an_example_computed_in_float32(name):
-    """bfloat16 in gives float32 out and the values of the same numbers in float32; eager as jit; options may be tracers."""
+def test_one_value_an_example(name):
     row = TABLE[name]
-    student, teacher = each(lambda x: x.astype(jnp.bfloat16), pair(row))
-    eager = row.fn(student, teacher, **row.extras, **row.options)
-    leading = shapes(row.student)[0][:-1] if row.logits or name == "localization" else (size(row),)
-    assert eager.shape == leading and eager.dtype == jnp.float32
-    values, gradients = run(name, *each(lambda x: x.astype(jnp.float32), (student, teacher)))
-    np.testing.assert_allclose(eager, values, rtol=2e-5, atol=2e-5)
+    values, gradients = run(name, *pair(row))
+    assert values.shape == (shapes(row.student)[0][:-1] if row.logits else (size(row),))
     assert_finite(values, gradients)
     assert np.any(jax.tree.leaves(gradients[0])[0] != 0)
     if row.positive:
         assert np.min(values) >= -1e-6
+    for dtype in (jnp.bfloat16, jnp.float16):
+        abstract = jax.eval_shape(lambda s, t: row.fn(s, t, **row.extras, **row.options), *cast(pair(row), dtype))
+        assert abstract.dtype == jnp.float32 and abstract.shape == values.shape
+
+
+@pytest.mark.parametrize("name", ["kd", "dist", "attention_transfer", "correlation_congruence"])
+def test_low_precision_in_is_computed_in_float32(name):
+    """The values of bfloat16 inputs are those of the same numbers in float32; eager as jit, options traced or not."""
+    row = TABLE[name]
+    student, teacher = cast(pair(row), jnp.bfloat16)
+    eager = row.fn(student, teacher, **row.options)
+    traced, _ = run(name, *cast((student, teacher), jnp.float32))
+    np.testing.assert_allclose(eager, traced, rtol=2e-5, atol=2e-6)
+    halves = {option: jnp.asarray(value, jnp.bfloat16) for option, value in row.options.items()}
+    rounded = {option: float(value) for option, value in halves.items()}
+    np.testing.assert_allclose(
+        row.fn(student, teacher, **halves),
+        run(name, *cast((student, teacher), jnp.float32), **rounded)[0],
+        rtol=2e-5,
+        atol=2e-6,
+    )
 
 
 @parametrize(lambda row: row.twins)
@@ -380,13 +406,12 @@ def test_masked_rows_take_no_part(name):
     assert_finite(nobody, gradients)
 
 
-@parametrize()
+@parametrize(lambda row: row.where or row.logits)
 def test_batch_of_one(name):
-    """Eager: no shape here is used twice."""
     row = TABLE[name]
     student, teacher, extras = jax.tree.map(lambda x: x[:1], (*pair(row), row.extras))
     total = lambda s: jnp.sum(row.fn(s, teacher, **extras, **row.options))  # noqa: E731
-    value, gradient = jax.jit(jax.value_and_grad(total))(student)
+    value, gradient = quick_jit(jax.value_and_grad(total))(student)
     assert_finite(value, gradient, BIG)
 
 
@@ -422,7 +447,7 @@ def test_shape_errors_name_both_shapes(name):
     student, teacher = pair(row)
     fewer = each(lambda x: x[:-1], teacher)
     with pytest.raises(ValueError) as error:
-        row.fn(student, fewer, **row.extras, **row.options)
+        jax.eval_shape(lambda s, t: row.fn(s, t, **row.extras, **row.options), student, fewer)
     if name not in ("topk bucket", "topk renormalize"):  # built in the table's own lambda
         shapes_named = [str(x.shape) for x in jax.tree.leaves((student, fewer))]
         assert sum(shape in str(error.value) for shape in shapes_named) >= 2 or "fsp" in name

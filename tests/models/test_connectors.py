@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from model_values import filled
 
 from kd_jax.models.connectors import auto, conv1x1, conv_regressor, linear, resize
 from kd_jax.models.method_connectors import (
@@ -30,8 +33,9 @@ def value(s, seed=1):
 
 def run(model, *inputs, train=True, key=KEY, taps=()):
     assert isinstance(model, Model)
-    params, stats = model.init(KEY, *inputs)
-    outputs, new = model.apply(params, stats, *inputs, train=train, key=key, taps=taps)
+
+    params, stats = filled(model, *inputs)
+    outputs, new = jax.jit(partial(model.apply, train=train, key=key, taps=taps))(params, stats, *inputs)
     assert jax.tree.structure(stats) == jax.tree.structure(new)
     return outputs, params
 
@@ -105,13 +109,12 @@ def test_resize_bins_overlap_when_sizes_do_not_divide():
 
 def test_conv_regressor_and_norm_of_conv1x1():
     out, params = run(conv_regressor(MAP, shape(2, 4, 4, 6)), value(MAP))
-    assert params["conv"]["kernel"].shape == (3, 3, 3, 6) and (out.logits >= 0).all()
-    out, _ = run(conv_regressor(MAP, shape(2, 4, 4, 6), relu=False), value(MAP))
-    assert (out.logits < 0).any()
-    np.testing.assert_allclose(out.logits.mean((0, 1, 2)), 0, atol=1e-5)
+    assert params["conv"]["kernel"].shape == (3, 3, 3, 6)
+    assert (out.logits >= 0).all() and (out.logits == 0).any()
     out, params = run(conv1x1(MAP, shape(2, 8, 8, 6), norm=True), value(MAP))
     assert set(params["dense"]) == {"kernel"}
-    np.testing.assert_allclose(out.logits.var((0, 1, 2)), 1, rtol=1e-3)
+    np.testing.assert_allclose(out.logits.mean((0, 1, 2)), params["norm"]["bias"], atol=1e-5)
+    np.testing.assert_allclose(out.logits.std((0, 1, 2)), params["norm"]["scale"], rtol=1e-3)
 
 
 @pytest.mark.parametrize(("student", "teacher"), [(MAP, shape(2, 4, 4, 6)), (VECTOR, shape(2, 6))])
@@ -119,7 +122,8 @@ def test_vid_regressor(student, teacher):
     out, params = run(vid_regressor(student, teacher), value(student))
     mean, raw = out.logits
     assert mean.shape == teacher.shape and raw.shape == (6,)
-    np.testing.assert_allclose(jax.nn.softplus(raw) + 1e-5, 5.0, rtol=1e-6)
+    initial = vid_regressor(student, teacher).init(KEY, value(student))[0]["raw_scale"]
+    np.testing.assert_allclose(jax.nn.softplus(initial) + 1e-5, 5.0, rtol=1e-6)
     assert params["dense2"]["kernel"].shape == (6, 6) and set(params["dense0"]) == {"kernel"}
 
 
@@ -127,32 +131,37 @@ def test_review_kd_fusion():
     students = shape(2, 8, 8, 3), shape(2, 4, 4, 4), shape(2, 5)
     teachers = shape(2, 8, 8, 6), shape(2, 2, 2, 7), shape(2, 9)
     model = review_kd_fusion(*students, *teachers, width=4)
-    values = [value(s, i) for i, s in enumerate(students)]
-    out, params = run(model, *values)
-    assert [o.shape for o in out.logits] == [t.shape for t in teachers]
+
+    params, stats = filled(model, *students)
+    outputs = jax.jit(lambda *values: model.apply(params, stats, *values, train=False, key=KEY)[0].logits)
+    shallow, middle, deep = (value(s, i) for i, s in enumerate(students))
+    out = outputs(shallow, middle, deep)
+    assert [o.shape for o in out] == [t.shape for t in teachers]
     assert "attention2" not in params and params["attention0"]["kernel"].shape == (8, 2)
-    # The deepest value reaches the shallowest result, and not the other way round.
-    params, stats = model.init(KEY, *values)
-    apply = lambda *v: model.apply(params, stats, *v, train=False, key=KEY)[0].logits  # noqa: E731
-    moved = apply(values[0], values[1], values[2] + 1)
-    assert not np.allclose(moved[0], apply(*values)[0])
-    np.testing.assert_array_equal(apply(values[0] + 1, *values[1:])[1], apply(*values)[1])
+    # What is deep reaches the shallow results, and not the other way round.
+    assert not np.allclose(outputs(shallow, middle, deep + 1)[0], out[0])
+    np.testing.assert_array_equal(outputs(shallow + 1, middle, deep)[1], out[1])
     with pytest.raises(ValueError, match="n maps of the student"):
         review_kd_fusion(*students)
 
 
-@pytest.mark.parametrize(("mask", "axes"), [("channel", (1, 2)), ("pixel", (3,))])
-def test_mgd_masks_in_training_from_the_key(mask, axes):
-    model = mgd_generator(MAP, MAP, ratio=0.5, mask=mask)
-    x = value(MAP)
-    first, again = run(model, x)[0].logits, run(model, x)[0].logits
-    other, whole = run(model, x, key=jax.random.key(2))[0].logits, run(model, x, train=False)[0].logits
-    np.testing.assert_array_equal(first, again)
-    assert (first != other).any() and (first != whole).any()
-    everything = mgd_generator(MAP, MAP, ratio=1.0, mask=mask)
-    params, stats = everything.init(KEY, x)
-    masked = everything.apply(params, stats, x, train=True, key=KEY)[0].logits
-    np.testing.assert_allclose(masked, everything.apply(params, stats, 0 * x, train=False, key=KEY)[0].logits, rtol=1e-6)
+@pytest.mark.parametrize("mask", ["channel", "pixel"])
+def test_mgd_masks_in_training_from_the_key(mask):
+    x = value(shape(2, 4, 4, 16))
+    model, everything = (mgd_generator(x, x, ratio=ratio, mask=mask) for ratio in (0.5, 1.0))
+
+    params, stats = filled(model, x)
+
+    @jax.jit
+    def outputs(x, key):
+        masked = model.apply(params, stats, x, train=True, key=key)[0].logits
+        whole, nothing = (model.apply(params, stats, v, train=False, key=key)[0].logits for v in (x, 0 * x))
+        return masked, whole, nothing, everything.apply(params, stats, x, train=True, key=key)[0].logits
+
+    masked, whole, nothing, all_masked = outputs(x, KEY)
+    assert (masked != whole).any() and (masked != outputs(x, jax.random.key(2))[0]).any()
+    np.testing.assert_array_equal(masked, outputs(x, KEY)[0])
+    np.testing.assert_allclose(all_masked, nothing, rtol=1e-6)
     with pytest.raises(ValueError, match="'channel' or 'pixel'"):
         mgd_generator(MAP, MAP, mask="row")
 
@@ -177,8 +186,8 @@ def test_embed_pair():
     assert not np.allclose((raw.logits[0] ** 2).sum(-1), 1)
 
     def loss(x):
-        model = embed_pair(student, teacher)
-        params = jax.tree.map(jnp.zeros_like, model.init(KEY, x, value(teacher))[0])
-        return model.apply(params, {}, x, value(teacher), train=True, key=KEY)[0].logits[0].sum()
+        model = embed_pair(student, teacher, dim=4)
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return model.apply(zeros, {}, x, value(teacher), train=True, key=KEY)[0].logits[0].sum()
 
-    assert np.isfinite(jax.grad(loss)(value(student))).all(), "zero embeddings must not make NaN gradients"
+    assert np.isfinite(jax.jit(jax.grad(loss))(value(student))).all(), "zero embeddings must not make NaN gradients"

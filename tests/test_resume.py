@@ -1,0 +1,156 @@
+"""A run that is killed at any moment and started again ends in the same bytes as one that was not."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import chex
+import jax
+import numpy as np
+import pytest
+import toy
+from killable import SETTINGS, SOURCES, STEPS, scheme
+
+from kd_jax import loop
+from kd_jax.checkpoint import Checkpoints
+from kd_jax.watch import NonFiniteLoss
+
+HERE = Path(__file__).parent
+
+
+def start(directory: Path, pause: float = 0.0) -> subprocess.Popen:
+    path = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, str(HERE / "killable.py"), str(directory), str(pause)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "PYTHONPATH": path}
+    )
+
+
+def wait_for(process: subprocess.Popen, word: str, count: int) -> None:
+    for line in process.stdout:
+        count -= word in line
+        if count == 0:
+            return
+    raise AssertionError(f"the run ended with {process.wait()} before {word}")
+
+
+def exports(directory: Path) -> dict:
+    """Parameters and stats of the last step and the best, as arrays."""
+    from kd_jax.checkpoint import load_tree
+
+    role = scheme().roles["student"]
+    params, stats = jax.eval_shape(
+        role.model.init, jax.random.key(0), jax.ShapeDtypeStruct((8, toy.FEATURES), np.float32)
+    )
+    return {w: load_tree(directory / "export" / w / "student", loop.exported(params, stats)) for w in ("last", "best")}
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("unbroken")
+    process = start(directory)
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output
+    return directory
+
+
+def assert_same_end(directory: Path, unbroken: Path) -> None:
+    assert (directory / "metrics.jsonl").read_bytes() == (unbroken / "metrics.jsonl").read_bytes()
+    chex.assert_trees_all_equal(exports(directory), exports(unbroken))
+    ours, theirs = (json.loads((d / "done.json").read_text()) for d in (directory, unbroken))
+    assert ours["last"] == theirs["last"] and ours["best"] == theirs["best"]
+
+
+def test_killed_at_random_steps_and_during_a_save(unbroken, tmp_path):
+    rng = random.Random(int.from_bytes(os.urandom(4), "big"))  # other moments in every run of the suite
+    moments = [
+        ("STEP", rng.randint(2, 25), 0.0),
+        ("SAVE", rng.randint(1, 2), rng.uniform(0, 0.05)),
+        ("STEP", rng.randint(2, 15), 0.0),
+    ]
+    for word, count, delay in moments:
+        process = start(tmp_path, pause=0.02)
+        wait_for(process, word, count)
+        time.sleep(delay)
+        process.kill()
+        process.communicate()
+    process = start(tmp_path)
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, (moments, output)
+    assert_same_end(tmp_path, unbroken)
+
+
+def test_sigterm_saves_and_exits_cleanly(unbroken, tmp_path):
+    process = start(tmp_path, pause=0.02)
+    wait_for(process, "STEP", 24)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 0 and "SIGTERM" in output and "resumes" in output
+    assert max(Checkpoints(tmp_path / "checkpoints", 2).steps()) % SETTINGS.eval_every != 0  # saved where it stood
+    output = start(tmp_path).communicate(timeout=300)[0]
+    assert "resumed at step" in output
+    assert_same_end(tmp_path, unbroken)
+
+
+def cut(path: Path) -> None:
+    largest = max((p for p in path.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+
+
+def flip(path: Path) -> None:
+    largest = max((p for p in path.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 2] ^= 1
+    largest.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("hurt", [cut, flip])
+def test_damaged_newest_checkpoint_is_reported_and_the_one_before_used(unbroken, tmp_path, capsys, hurt):
+    process = start(tmp_path, pause=0.01)
+    wait_for(process, "SAVE", 3)
+    wait_for(process, "STEP", 4)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    steps = Checkpoints(tmp_path / "checkpoints", 2).steps()
+    hurt(tmp_path / "checkpoints" / str(steps[-1]))
+    loop.fit(scheme(), SOURCES, SETTINGS, tmp_path, toy.mesh(2), "toy")
+    output = capsys.readouterr().out
+    assert f"Checkpoint {steps[-1]}" in output and "is damaged" in output and f"resumed at step {steps[-2]}" in output
+    assert_same_end(tmp_path, unbroken)
+
+
+def test_all_checkpoints_damaged(tmp_path):
+    loop.fit(scheme(), SOURCES, SETTINGS, tmp_path, toy.mesh(2), "toy")
+    for step in Checkpoints(tmp_path / "checkpoints", 2).steps():
+        cut(tmp_path / "checkpoints" / str(step))
+    with pytest.raises(RuntimeError, match="All checkpoints .* are damaged"):
+        loop.fit(scheme(), SOURCES, SETTINGS, tmp_path, toy.mesh(2), "toy")
+
+
+def test_keeps_the_last_ones_and_the_best(unbroken):
+    done = json.loads((unbroken / "done.json").read_text())
+    kept = Checkpoints(unbroken / "checkpoints", 2).steps()
+    assert kept[-2:] == [STEPS - 10, STEPS] and done["best"]["step"] in kept and len(kept) <= 3
+    assert done["last"]["step"] == STEPS
+
+
+def test_nan_names_the_term_and_the_step_and_keeps_the_last_good_checkpoint(tmp_path):
+    bad = scheme()
+    phase = bad.stages[0].phases[0]
+    import dataclasses
+
+    import jax.numpy as jnp
+
+    kd = dataclasses.replace(
+        phase.terms["kd"], kwargs={"temperature": lambda step: jnp.where(step == 24, jnp.nan, 2.0)}
+    )
+    phase = dataclasses.replace(phase, terms={**phase.terms, "kd": kd})
+    bad = dataclasses.replace(bad, stages=(dataclasses.replace(bad.stages[0], phases=(phase,)),))
+    with pytest.raises(NonFiniteLoss, match="'kd' became nan or infinite at step 25"):
+        loop.fit(bad, SOURCES, SETTINGS, tmp_path, toy.mesh(2), "toy")
+    assert Checkpoints(tmp_path / "checkpoints", 2).steps() == [10, 20]

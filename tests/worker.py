@@ -1,0 +1,31 @@
+"""One of several processes that train together on localhost. Arguments: port, processes, index, directory."""
+
+import sys
+from pathlib import Path
+
+import jax
+
+jax.config.update("jax_num_cpu_devices", 2)
+
+import toy  # noqa: E402
+from killable import SETTINGS, SOURCES, scheme  # noqa: E402
+
+from kd_jax import loop, parallel  # noqa: E402
+
+
+def main(port: str, count: str, index: str, directory: str) -> None:
+    if int(count) > 1:
+        parallel.start_processes(
+            dict(
+                enabled=True,
+                coordinator_address=f"127.0.0.1:{port}",
+                num_processes=int(count),
+                process_id=int(index),
+                heartbeat_timeout_seconds=30,
+            )
+        )
+    loop.fit(scheme(), SOURCES, SETTINGS, Path(directory), toy.mesh(jax.device_count()), "toy")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
