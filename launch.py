@@ -7,32 +7,43 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import config_flags
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "configs/<file>.py[:variant,...]; any field as --config.<field>="
-)
-WORKDIR = flags.DEFINE_string(
-    "workdir", "", "Where the run lives; the same command resumes it. Default: runs/<config>-<hash>."
-)
+CONFIG = config_flags.DEFINE_config_file("config", None, "configs/<file>.py[:variant,...]; any field as --config.<field>=")
+WORKDIR = flags.DEFINE_string("workdir", "", "Where the run lives; the same command resumes it. Default: runs/<config>-<hash>.")
+ERRORS = (ValueError, OSError, FloatingPointError)  # what a user can put right without reading code
+
+
+def fail(error: Exception) -> None:
+    if os.environ.get("KD_JAX_TRACEBACK"):
+        raise error
+    sys.exit(f"\n{type(error).__name__}: {error}\n(KD_JAX_TRACEBACK=1 shows where.)")
+
+
+def parse(argv: list[str]) -> list[str]:
+    """absl's parsing, after a check that says of an unknown config, variant or field what was probably meant."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if not any("-help" in argument for argument in argv):
+        from kd_jax.config import check_command  # here, since JAX reads its environment when it is imported
+
+        try:
+            check_command(argv[1:])
+        except ERRORS as e:
+            fail(e)
+    return app.parse_flags_with_usage(argv)
 
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments {argv[1:]}: options look like --config.seed=1.")
-    # Here, since JAX reads its environment when it is imported.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from kd_jax import train, workdir
 
-    file, _, variant = next(a.partition("=")[2] for a in sys.argv if a.startswith("--config=")).partition(":")
+    file, _, variant = flags.FLAGS["config"].config_filename.partition(":")
     name = "-".join([Path(file).stem, *variant.replace("+", "-").split(",")]).strip("-")
     directory = WORKDIR.value or f"runs/{name}-{workdir.fingerprint(CONFIG.value)}"
     try:
         train.run(CONFIG.value, directory)
-    except (ValueError, FileNotFoundError, FloatingPointError) as e:
-        if os.environ.get("KD_JAX_TRACEBACK"):
-            raise
-        sys.exit(f"\n{type(e).__name__}: {e}\n(KD_JAX_TRACEBACK=1 shows where.)")
+    except ERRORS as e:
+        fail(e)
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("config")
-    app.run(main)
+    app.run(main, flags_parser=parse)

@@ -6,10 +6,14 @@ Every default is here: the code reads fields and never invents one. Any field is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+import importlib.util
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from kd_jax.data.load import DEFAULTS as DATA
 from kd_jax.resolve import near
@@ -56,7 +60,9 @@ def base() -> ConfigDict:
             use="last",  # last | best (by validation) of the trained teacher
             min_accuracy=0.0,  # on the validation split; below it the run ends before the student starts
             seed=0,  # of the teacher's training: config.seed repeats the student against one teacher
-            labels=0,  # the teacher's own number of labels; 0 = all that data.train_slice and data.limit leave
+            # Fields of config.data that differ while the teacher is trained, None = as there: by default it has all
+            # labels that data.train_slice and data.limit leave.
+            data=dict(labels=0, train_slice=placeholder(tuple), limit=placeholder(int)),
             dtype="",  # parameters of the frozen teacher, e.g. bfloat16; "" = as trained
             view="same",  # same | clean: what the teacher sees while the student sees an augmented example
             train=training(),
@@ -80,6 +86,7 @@ def base() -> ConfigDict:
     config.eval_batch_size = 256
     config.keep = 2  # checkpoints kept beside the best one
     config.workers = 0  # processes that decode streamed data
+    config.report = True  # measure FLOPs and latency and write report.html; False leaves scores in results.json
     config.examples = 6  # test images shown in the report
     return config
 
@@ -115,3 +122,38 @@ def parse(arg: str, *, data: Sequence[str], knowledge: Iterable[str], flags: Seq
                 f"Unknown word {bad!r} in the config's variant {arg!r}. {near(bad, [*data, *knowledge, *flags])}"
             )
     return Variant(found.get("data", data[0]), found.get("knowledge", "response"), tuple(chosen))
+
+
+def own_data(config: ConfigDict) -> dict[str, Any]:
+    """config.data with the fields that config.teacher.data changes: what the teacher learns from."""
+    return {**config.data, **{k: v for k, v in config.teacher.data.items() if v is not None}}
+
+
+def check_command(arguments: Sequence[str]) -> None:
+    """Raises ValueError where --config=FILE:VARIANT or --config.FIELD=... names what does not exist, with near names."""
+    following = [*arguments[1:], ""]
+    joined = [f"--config={b}" if a == "--config" else a for a, b in zip(arguments, following, strict=False)]
+    given = [a.removeprefix("--config=") for a in joined if a.startswith("--config=")]
+    if not given:
+        raise ValueError("Which config? For example --config=configs/cifar_resnet.py:digits")
+    file, colon, variant = given[-1].partition(":")
+    if not Path(file).is_file():
+        raise ValueError(f"There is no config file {file!r}. {near(file, map(str, Path('configs').glob('*.py')))}")
+    spec = importlib.util.spec_from_file_location("config_file", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config(*([variant] if colon else []))
+    for argument in joined:
+        if field := re.match(r"--?config\.([^=]+)", argument):
+            _check_field(config, field[1].split("."))
+
+
+def _check_field(config: Any, parts: Sequence[str]) -> None:
+    for i, part in enumerate(parts):
+        if not isinstance(config, Mapping | ConfigDict):
+            return  # an index into a tuple: ml_collections knows
+        if part not in config:
+            at, name = ".".join(["config", *parts[:i]]), ".".join(parts)
+            hint = f" A new one is given as --{at}=\"{{'{part}': ...}}\"." if parts[i - 1 : i] == ["kwargs"] else ""
+            raise ValueError(f"--config.{name}: {at} has no field {part!r}. {near(part, config)}{hint}")
+        config = config[part]

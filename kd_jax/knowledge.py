@@ -34,9 +34,9 @@ def term(
 
 
 def supervised(weight: float = 1.0) -> dict[str, Any]:
-    """Cross-entropy on the labelled examples."""
+    """Cross-entropy on the labelled examples; `batch.target` is the label, or the mixture of two after mixup."""
     fn = "losses.task.cross_entropy_loss"
-    return {"ce": term(fn, ("student.logits",), ("batch.label",), weight=weight, where="batch.labelled")}
+    return {"ce": term(fn, ("student.logits",), ("batch.target",), weight=weight, where="batch.labelled")}
 
 
 def response(temperature: float = 4.0, weight: float = 0.9) -> dict[str, Any]:

@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kd_jax import knowledge, optim
+from kd_jax import knowledge, optim, parallel, workdir
+from kd_jax.config import own_data
 from kd_jax.data import augment
-from kd_jax.data.source import Source
+from kd_jax.data.batches import train_batches
+from kd_jax.data.source import Source, Splits
 from kd_jax.loop import Settings
-from kd_jax.models.adapters import as_model
+from kd_jax.models.adapters import as_model, name_of
 from kd_jax.resolve import call, check_kwargs, resolve
-from kd_jax.state import bind
+from kd_jax.state import bind, init_state, loaded_variables
 from kd_jax.types import Model, Role, Scheme
 from kd_jax.workdir import plain
 
@@ -36,6 +40,20 @@ def make_model(config: Mapping[str, Any], source: Source) -> Model:
     return as_model(factory(**kwargs))
 
 
+def note_given(config: ConfigDict, models: Mapping[str, Model], data: Splits | None) -> ConfigDict:
+    """A copy of the config that tells of the models and data that were given as objects, in place of what it names."""
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        for role, model in models.items():
+            config[role].model = ConfigDict({"name": name_of(model), "kwargs": {"given": plain(model)}})
+        if data is not None:
+            train, labelled = data.train, int(data.train.labelled.sum())
+            config.data = ConfigDict({"name": train.name})
+            config.data.given = f"{len(train)} examples of shape {train.image_shape}, {labelled} with a label"
+            config.teacher.data = ConfigDict()
+    return config
+
+
 def num_steps(config: Mapping[str, Any], examples: int) -> int:
     if bool(config["steps"]) == bool(config["epochs"]):
         raise ValueError(
@@ -45,12 +63,23 @@ def num_steps(config: Mapping[str, Any], examples: int) -> int:
 
 
 def prepare_fn(config: Mapping[str, Any], source: Source, view: str = "same"):
-    """batch -> the batch that the networks see; with view "clean" also `teacher_image`, without augmentation."""
+    """batch -> the batch that the networks see.
+
+    `target` is the label, or [B, classes] probabilities after mixup or cutmix; with view "clean" there is also
+    `teacher_image`, without augmentation.
+    """
     view_of = functools.partial(augment.prepare, mean=source.mean, std=source.std)
     ops = tuple(config["augment"])
 
     def prepare(batch: Mapping[str, jax.Array], key: jax.Array, train: bool) -> Mapping[str, jax.Array]:
         seen = view_of(batch, key, train, augment=ops)
+        seen["target"] = seen["label"]
+        if "mix_label" in seen:
+            if view == "clean":
+                raise ValueError("teacher.view='clean' shows the teacher one image, mixup and cutmix the student two.")
+            one, other = (jax.nn.one_hot(seen[k], source.num_classes) for k in ("label", "mix_label"))
+            weight = seen["mix_weight"][:, None]
+            seen["target"] = weight * one + (1 - weight) * other
         return {**seen, "teacher_image": view_of(batch, key, False)["image"]} if view == "clean" else seen
 
     return prepare
@@ -89,26 +118,6 @@ def batch_shapes(source: Source, batch_size: int) -> dict[str, jax.ShapeDtypeStr
     return {k: jax.ShapeDtypeStruct((batch_size, *shape), dtype) for k, (shape, dtype) in shapes.items()}
 
 
-def check_classes(scheme: Scheme, source: Source, batch: Mapping[str, Any]) -> None:
-    """Every evaluated network, and the teacher, must have one logit a class of the data."""
-    bound, inputs = bind(scheme, batch)
-    for name in {*bound.evaluate, *([bound.reference] if bound.reference else [])}:
-        role = bound.roles[name]
-        key = jax.random.key(0)
-        params, stats = jax.eval_shape(role.model.init, key, *inputs[name])
-        out = jax.eval_shape(
-            lambda p, s, *x, m=role.model: m.apply(p, s, *x, train=False, key=key)[0].logits,
-            params,
-            stats,
-            *inputs[name],
-        )
-        if out.shape[-1] != source.num_classes:
-            raise ValueError(
-                f"The {name} has {out.shape[-1]} classes, {source.name} has {source.num_classes}. "
-                f"Set config.{name}.model.kwargs.num_classes, or take a checkpoint that was trained on this data."
-            )
-
-
 @dataclasses.dataclass
 class Job:
     """One of the trainings of a run: teacher, baseline or student."""
@@ -129,7 +138,7 @@ def plan(
     The baseline makes as many steps as the student, on the labelled examples only.
     """
     common = {"log_every": config.log_every, "eval_every": config.eval_every}
-    teacher = {k: plain(config.teacher[k]) for k in ("model", "seed", "labels", "train")}
+    teacher = {k: plain(config.teacher[k]) for k in ("model", "seed", "train")}
     source = {"data": plain(config.data)}
     jobs: dict[str, Job] = {}
 
@@ -140,9 +149,10 @@ def plan(
         jobs[name] = Job(name, scheme, data, make_settings(config, train, seed, rules), at, common | source | about)
 
     alone = {"student": Role(models["teacher"], group="student")}
+    about_teacher = {"teacher": teacher, "data": plain(own_data(config))}
     add(
-        "teacher", config.teacher.train, knowledge.supervised(), alone, teacher_data, config.teacher.seed,
-        {"student": config.mesh.teacher_rules}, {"teacher": teacher},
+        "teacher", {**config.teacher.train, "labelled_share": 1.0}, knowledge.supervised(), alone, teacher_data,
+        config.teacher.seed, {"student": config.mesh.teacher_rules}, about_teacher,
         Path(config.teacher.workdir) if config.teacher.workdir else directory / "teacher",
     )  # fmt: skip
     if not config.terms:
@@ -180,3 +190,44 @@ def plan(
         directory / "student",
     )
     return jobs
+
+
+def check(job: Job, batch: Mapping[str, Any], mesh: Mesh) -> None:
+    """Raises ValueError for all that can be known to fail before a step is made; nothing is computed or written.
+
+    Paths, taps and shapes, the number of classes, the batch against data and mesh, sharding rules, and a run of
+    another config in the folder.
+    """
+    settings = job.settings
+    for field in ("batch_size", "eval_batch_size", "log_every", "eval_every"):
+        if getattr(settings, field) < 1:
+            raise ValueError(f"{job.name}: {field} is {getattr(settings, field)}; it must be at least 1.")
+        if field.endswith("size"):
+            parallel.check_batch_size(mesh, getattr(settings, field), f"{job.name}'s {field}")
+    train_batches(
+        job.source, batch_size=settings.batch_size, seed=settings.seed, num_steps=1,
+        sharding=parallel.batch_sharding(mesh), labelled_share=settings.labelled_share,
+    )  # fmt: skip
+    scheme, inputs = bind(job.scheme, batch)
+    _check_classes(job, scheme, inputs)
+    state = jax.eval_shape(lambda key: init_state(scheme, inputs, key, loaded_variables(scheme)), jax.random.key(0))
+    parallel.check_roles(settings.rules, scheme)
+    parallel.state_shardings(state, settings.rules, mesh)
+    workdir.check(job.directory, job.config)
+
+
+def _check_classes(job: Job, scheme: Scheme, inputs: Mapping[str, tuple]) -> None:
+    """Every evaluated network, and the teacher, must have one logit a class of the data."""
+    for name in {*scheme.evaluate, *([scheme.reference] if scheme.reference else [])}:
+        role, key = scheme.roles[name], jax.random.key(0)
+        params, stats = jax.eval_shape(role.model.init, key, *inputs[name])
+        infer = functools.partial(role.model.apply, train=False, key=key)
+        shape = jax.tree.map(jnp.shape, jax.eval_shape(infer, params, stats, *inputs[name])[0].logits)
+        called = "teacher" if job.name == "teacher" else name
+        if len(shape) != 2 or not isinstance(shape[0], int):
+            raise ValueError(f"The output of the {called} has shape {shape}; a classifier's is [batch, classes].")
+        if shape[1] != job.source.num_classes:
+            raise ValueError(
+                f"The {called} has {shape[1]} classes, {job.source.name} has {job.source.num_classes}. "
+                f"Set config.{called}.model.kwargs.num_classes, or take a checkpoint that was trained on this data."
+            )

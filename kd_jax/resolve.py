@@ -16,7 +16,8 @@ def near(name: str, names: Iterable[str], limit: int = 12) -> str:
     names = sorted(set(names))
     close = difflib.get_close_matches(name, names, n=4, cutoff=0.5)
     if close:
-        return f"Did you mean {' or '.join(repr(n) for n in close)}? (There are {len(names)} names in all.)"
+        more = f" (There are {len(names)} names in all.)" if len(names) > len(close) else ""
+        return f"Did you mean {' or '.join(repr(n) for n in close)}?{more}"
     shown = ", ".join(names[:limit]) + (f", ... ({len(names)} in all)" if len(names) > limit else "")
     return f"There is: {shown}." if names else "There is nothing to choose from."
 

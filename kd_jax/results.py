@@ -94,7 +94,8 @@ def collect(
     found: dict[str, Any] = {}
     for name in [n for n in ("teacher", "baseline", "student") if n in variables]:
         about = config.teacher.model if name == "teacher" else config.student.model
-        entry = {"name": about.name.rpartition(".")[2], **cost(models[name], *variables[name], shape)}
+        entry = {"name": about.name.rpartition(".")[2]}
+        entry |= cost(models[name], *variables[name], shape) if config.report else {}
         if name in finished:
             result = finished[name]
             entry |= {"steps": result["steps"], "train_seconds": result["seconds"]}
@@ -111,7 +112,9 @@ def collect(
         (float(t["kwargs"]["temperature"]) for t in config.terms.values() if "temperature" in t["kwargs"]), 4.0
     )
     labelled = int(train.labelled.sum())
-    shown = examples(config.examples, temperature, models, variables, splits, prepare) if config.examples else []
+    shown: list[dict[str, Any]] = []
+    if config.report and config.examples:
+        shown = examples(config.examples, temperature, models, variables, splits, prepare)
     return {
         "title": config.title or f"{found['teacher']['name']} to {found['student']['name']} on {train.name}",
         "config": plain(config), "versions": versions(), "git": git_hash(), "seed": config.seed,

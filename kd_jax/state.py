@@ -22,7 +22,10 @@ def prepared_shapes(scheme: Scheme, batch: Shapes) -> Shapes:
     """Shapes of a training batch after `scheme.prepare`."""
     if scheme.prepare is None:
         return batch
-    return jax.eval_shape(lambda b, k: scheme.prepare(b, k, True), batch, jax.random.key(0))
+    try:
+        return jax.eval_shape(lambda b, k: scheme.prepare(b, k, True), batch, jax.random.key(0))
+    except TypeError as e:  # an option that an augmentation does not have
+        raise ValueError(f"A batch cannot be prepared as configured: {e}") from e
 
 
 def call_taps(phase: Phase, call: Call) -> tuple[str, ...]:

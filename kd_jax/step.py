@@ -102,7 +102,8 @@ def make_train_step(scheme: Scheme, stage: Stage) -> Callable[..., tuple[TrainSt
     def train_step(state: TrainState, batch: Mapping, hyper: Mapping, key: Array) -> tuple[TrainState, Metrics]:
         if scheme.prepare is not None:
             with jax.named_scope("prepare"):
-                batch = scheme.prepare(batch, prng.stream(key, "prepare", state.step), True)
+                # The same key in every step: one view of one example is one picture, whose answer can be kept.
+                batch = scheme.prepare(batch, prng.stream(key, "prepare", 0), True)
         metrics: Metrics = {}
         context: dict[str, Any] = {}
         for phase in stage.phases:

@@ -17,13 +17,14 @@ from ml_collections import ConfigDict
 
 from kd_jax import parallel, workdir
 from kd_jax.checkpoint import load_tree, write_json
+from kd_jax.config import own_data
 from kd_jax.data.batches import eval_batches
 from kd_jax.data.load import load
 from kd_jax.data.source import Splits
 from kd_jax.evaluate import evaluate, make_eval_step
 from kd_jax.loop import DONE, exported, fit
 from kd_jax.models.adapters import as_model
-from kd_jax.plan import Job, batch_shapes, check_classes, make_model, plan
+from kd_jax.plan import Job, batch_shapes, check, make_model, note_given, plan
 from kd_jax.report import results_table, write_report
 from kd_jax.results import collect
 from kd_jax.types import Model, PyTree, Role, Scheme, TrainState
@@ -55,6 +56,11 @@ def score_teacher(
             for name, source in (("validation", splits.validation), ("test", splits.test))
             if source is not None
         }
+
+
+def export_of(job: Job, which: str) -> Path:
+    """Where a finished job leaves the parameters of its "last" or "best" step."""
+    return job.directory / "export" / which / job.scheme.evaluate[0]
 
 
 def load_variables(export: Path, model: Model, batch: Mapping[str, Any], prepare) -> tuple[PyTree, PyTree]:
@@ -101,28 +107,25 @@ def run(
     start, directory = time.monotonic(), Path(directory)
     parallel.start_processes(config.distributed)
     mesh = parallel.make_mesh(config.mesh.axes)
-    splits = data or load(config.data)
-    teacher_data = {**config.data, "labels": config.teacher.labels}
-    teacher_splits = splits if data is not None or teacher_data == dict(config.data) else load(ConfigDict(teacher_data))
-    models = {
-        "student": as_model(student) if student is not None else make_model(config.student.model, splits.train),
-        "teacher": as_model(teacher) if teacher is not None else make_model(config.teacher.model, splits.train),
-    }
+    given = {role: as_model(m) for role, m in (("student", student), ("teacher", teacher)) if m is not None}
+    config = note_given(config, given, data)
+    splits, own = data or load(config.data), own_data(config)
+    teacher_splits = splits if own == dict(config.data) else load(own)
+    models = {r: given.get(r) or make_model(config[r].model, splits.train) for r in ("student", "teacher")}
     jobs = plan(config, directory, models, splits.train, teacher_splits.train)
-    batch = batch_shapes(splits.train, config.train.batch_size)
-    for job in jobs.values():  # all errors of all jobs come before the first hour of the first
-        parallel.check_batch_size(mesh, job.settings.batch_size, f"{job.name}'s batch_size")
-        check_classes(job.scheme, job.source, batch)
     if teacher_variables is not None or config.teacher.checkpoint:
         del jobs["teacher"]
+    elif config.teacher.use not in ("last", *(["best"] if teacher_splits.validation else [])):
+        raise ValueError(f"teacher.use is 'last', or 'best' where data.validation is not 0; not {config.teacher.use!r}.")
+    batch = batch_shapes(splits.train, config.train.batch_size)
+    for job in jobs.values():  # all errors of all jobs come before the first hour of the first
+        check(job, batch, mesh)
     finished: dict[str, dict[str, Any]] = {}
     if "teacher" in jobs:
         finished["teacher"] = finish_or_resume(jobs["teacher"], teacher_splits, mesh)
     if teacher_variables is None:
-        trained = (
-            (jobs["teacher"].directory if "teacher" in jobs else directory) / "export" / config.teacher.use / "student"
-        )
-        export = Path(config.teacher.checkpoint) if config.teacher.checkpoint else trained
+        checkpoint = config.teacher.checkpoint
+        export = Path(checkpoint) if checkpoint else export_of(jobs["teacher"], config.teacher.use)
         teacher_variables = load_variables(export, models["teacher"], batch, jobs["student"].scheme.prepare)
     scores = score_teacher(jobs["student"], models["teacher"], teacher_variables, splits, mesh)
     check_teacher(config, scores)
@@ -137,11 +140,12 @@ def run(
         return {}
     variables = {"teacher": teacher_variables}
     for name in finished.keys() - {"teacher"}:
-        export = jobs[name].directory / "export" / "last" / "student"
+        export = export_of(jobs[name], "last")
         variables[name] = load_variables(export, models["student"], batch, jobs["student"].scheme.prepare)
     results = collect(config, finished, scores, jobs, models | {"baseline": models["student"]}, variables, splits)
     results |= {"command": shlex.join(sys.argv), "wall_seconds": time.monotonic() - start}
     write_json(directory / "results.json", results)
-    print(results_table(results))
-    print(f"Report: {write_report(results, directory)}")
+    if config.report:
+        print(results_table(results))
+        print(f"Report: {write_report(results, directory)}")
     return results

@@ -129,7 +129,8 @@ class Scheme:
     """Who is trained on what. `evaluate` are the roles whose accuracy is reported, the first selects the best step.
 
     `reference` is the role that `evaluate` roles are compared with (fidelity); `extra` the first content of
-    TrainState.extra; `prepare(batch, key, train)` turns a raw batch into what the calls read (augmentation, noise).
+    TrainState.extra; `prepare(batch, key, train)` turns a raw batch into what the calls read; its
+    key is the same in every step, so that an example's picture depends on its index and view alone.
     """
 
     roles: Mapping[str, Role]

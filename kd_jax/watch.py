@@ -15,7 +15,7 @@ from kd_jax.metrics import Accumulator, JsonlWriter, TensorBoardWriter, first_no
 from kd_jax.progress import Progress
 
 
-class NonFiniteLoss(RuntimeError):
+class NonFiniteLoss(FloatingPointError):
     """A term or a gradient became nan or infinite; the last good checkpoint is kept."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 from collections.abc import Mapping
 from importlib import metadata
@@ -23,7 +24,9 @@ def plain(value: Any) -> Any:
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(v) for v in value]
-    return value if value is None or isinstance(value, (bool, int, float, str)) else repr(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))  # or no two processes would agree on a function
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -59,26 +62,30 @@ def git_hash() -> str:
         return ""
 
 
-def claim(directory: Path, config: Any) -> None:
-    """Writes config.json into a new run's folder; raises ValueError naming the fields that differ from one there."""
+def check(directory: Path, config: Any) -> None:
+    """Raises ValueError naming the fields that differ from the config that a run in this folder has."""
     path = directory / "config.json"
-    new = flatten(plain(config))
-    if path.exists():
-        try:
-            old = flatten(json.loads(path.read_text())["config"])
-        except (ValueError, KeyError, TypeError) as e:
-            raise ValueError(f"{path} is not the config of a run: {e}. Choose another --workdir.") from e
-        missing = "(not there)"
-        changed = [k for k in sorted({*old, *new}) if old.get(k, missing) != new.get(k, missing)]
-        if changed:
-            lines = [f"  {k}: {old.get(k, missing)!r} -> {new.get(k, missing)!r}" for k in changed[:20]]
-            raise ValueError(
-                f"{directory} holds a run with another config, which this one cannot resume. These fields differ:\n"
-                + "\n".join(lines)
-                + "\nTake them back to resume, or choose another --workdir."
-            )
+    if not path.exists():
         return
-    if jax.process_index() == 0:
+    try:
+        old = flatten(json.loads(path.read_text())["config"])
+    except (ValueError, KeyError, TypeError) as e:
+        raise ValueError(f"{path} is not the config of a run: {e}. Choose another --workdir.") from e
+    new, missing = flatten(plain(config)), "(not there)"
+    changed = [k for k in sorted({*old, *new}) if old.get(k, missing) != new.get(k, missing)]
+    if changed:
+        lines = [f"  {k}: {old.get(k, missing)!r} -> {new.get(k, missing)!r}" for k in changed[:20]]
+        raise ValueError(
+            f"{directory} holds a run with another config, which this one cannot resume. These fields differ:\n"
+            + "\n".join(lines)
+            + "\nTake them back to resume, or choose another --workdir."
+        )
+
+
+def claim(directory: Path, config: Any) -> None:
+    """Writes config.json into a new run's folder."""
+    path = directory / "config.json"
+    if jax.process_index() == 0 and not path.exists():
         directory.mkdir(parents=True, exist_ok=True)
         about = {"versions": versions(), "git": git_hash(), "devices": jax.device_count()}
         write_json(path, {"config": plain(config), **about})

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import toy
 
-from kd_jax import parallel, prng
+from kd_jax import parallel
 from kd_jax.losses import response, task
 from kd_jax.models.adapters import LinenModel
 from kd_jax.state import bind, init_state
@@ -93,8 +93,11 @@ def adversarial():
 
 
 class Generator(nn.Module):
+    """Draws its own noise, as dropout does; the batch tells it how many examples are wanted."""
+
     @nn.compact
-    def __call__(self, noise):
+    def __call__(self, like, train: bool):
+        noise = jax.random.normal(self.make_rng("params"), (like.shape[0], 5))
         return nn.Dense(toy.FEATURES)(nn.relu(nn.Dense(8)(noise)))
 
 
@@ -102,7 +105,7 @@ def data_free():
     """A generator seeks inputs on which student and teacher differ: there the teacher is an input, not a target."""
     roles = toy.roles() | {"generator": Role(LinenModel(Generator()), group="generator")}
     forward = (
-        Call("generator", ("batch.noise",)),
+        Call("generator"),
         Call("student", ("generator.logits",)),
         Call("teacher", ("generator.logits",), train=False),
     )  # fmt: skip
@@ -110,12 +113,9 @@ def data_free():
     def agreement(student, teacher):
         return -jnp.abs(student - teacher).mean(-1)
 
-    def prepare(batch, key, train):
-        return {**batch, "noise": jax.random.normal(prng.stream(key, "noise", 0), (batch["label"].shape[0], 5))}
-
     seek = Phase("generator", forward, {"agree": Term(agreement, ("student.logits", "teacher.logits"))}, toy.sgd())
     learn = Phase("student", forward, {"kd": kd("student", "teacher")}, toy.sgd())
-    return one_stage(roles, seek, learn, prepare=prepare), {"student", "generator"}
+    return one_stage(roles, seek, learn), {"student", "generator"}
 
 
 def train(scheme, mesh):
@@ -161,8 +161,6 @@ def test_the_teacher_passes_gradients_on_to_the_generator():
     state = init_state(scheme, inputs, KEY, {})
     phase = scheme.stages[0].phases[0]
     from kd_jax.step import forward
-
-    batch = scheme.prepare(batch, KEY, True)
 
     def through(name):
         def value(params):

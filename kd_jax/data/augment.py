@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kd_jax.data.names import unknown, user_function
+from kd_jax.resolve import near, resolve
 
 Batch = Mapping[str, jax.Array]
 Op = str | Mapping[str, Any]
@@ -90,8 +90,8 @@ def _resolve(op: Op) -> tuple[str, Callable]:
     if name in known:
         return name, functools.partial(known[name], **options)
     if not isinstance(name, str) or ":" not in name:
-        raise unknown("augmentation", name, known)
-    return name, functools.partial(user_function(name), **options)
+        raise ValueError(f"There is no augmentation {name!r}. {near(str(name), known)}")
+    return name, functools.partial(resolve(name), **options)
 
 
 def pad_crop(key: jax.Array, image: jax.Array, padding: int = 4) -> jax.Array:

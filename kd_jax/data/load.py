@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kd_jax.data import arrays, cifar, idx, prepared, splits
-from kd_jax.data.names import unknown, user_function
+from kd_jax.resolve import near, resolve
 from kd_jax.data.source import Splits, subset
 
 NAMES = ("digits", "fashion_mnist", "mnist", "cifar10", "cifar100", "imagenet2012", "arrays")
@@ -77,8 +77,8 @@ def _open(fields: SimpleNamespace, config: Mapping[str, Any]) -> Splits:
             name.removeprefix("tfds:"), fields.directory, fields.image_size, test=fields.test, all_labels=all_labels
         )
     if ":" not in name:
-        raise unknown("data set", name, (*NAMES, "tfds:NAME"))
-    found = user_function(name)(config)
+        raise ValueError(f"There is no data set {name!r}. {near(str(name), (*NAMES, 'tfds:NAME', 'module:function'))}")
+    found = resolve(name)(config)
     if not isinstance(found, Splits):
         raise TypeError(f"{name} must return kd_jax.data.source.Splits, it returned {type(found).__name__}")
     return found

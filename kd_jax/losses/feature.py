@@ -47,6 +47,7 @@ __all__ = [
     "pearson_feature_loss",
     "relu_margin",
     "softmax_regression_loss",
+    "variational_connector_loss",
     "variational_information_loss",
 ]
 
@@ -112,14 +113,21 @@ def neuron_selectivity_loss(student: Array, teacher: Array) -> Array:
     return kernel(t, t) + kernel(s, s) - 2 * kernel(s, t)
 
 
-def fsp_loss(student_pair: Sequence[Array], teacher_pair: Sequence[Array]) -> Array:
+def fsp_loss(*maps: Array | Sequence[Array]) -> Array:
     """mean over channel pairs of (G_s - G_t)^2, G = mean over positions of a b' for the maps (a, b) of a pair.
 
-    Each pair: two maps [batch, height, width, channels]; within a pair the larger is pooled to the smaller; channels
-    must agree between student and teacher, sizes need not. Returns [batch]. Raises ValueError otherwise. Yim, Joo, Bae,
-    Kim, "A Gift from Knowledge Distillation: Fast Optimization, Network Minimization and Transfer Learning", CVPR 2017.
-    One pair; the published sum over pairs is one term a pair. As RepDistiller, average pooling.
+    fsp_loss(student_pair, teacher_pair), or the four maps one after another, as a Term passes them. Each pair: two maps
+    [batch, height, width, channels]; within a pair the larger is pooled to the smaller; channels must agree between
+    student and teacher, sizes need not. Returns [batch]. Raises ValueError otherwise. Yim, Joo, Bae, Kim, "A Gift from
+    Knowledge Distillation: Fast Optimization, Network Minimization and Transfer Learning", CVPR 2017. One pair; the
+    published sum over pairs is one term a pair. As RepDistiller, average pooling.
     """
+
+    if len(maps) not in (2, 4):
+        raise ValueError(
+            f"fsp_loss: expected a pair of maps for each of student and teacher, got {len(maps)} arguments"
+        )
+    student_pair, teacher_pair = (maps[:2], maps[2:]) if len(maps) == 4 else maps
 
     def flow(pair: Sequence[Array]) -> Array:
         a, b = to_float(*pair)
@@ -157,6 +165,11 @@ def variational_information_loss(predicted_mean: Array, teacher: Array, raw_scal
         raise ValueError(f"variational_information_loss: raw_scale must have shape {t.shape[-1:]}, got {raw.shape}")
     variance = jnp.expand_dims(jax.nn.softplus(raw) + 1e-5, tuple(range(t.ndim - 1)))
     return 0.5 * mean_rest((mu - t) ** 2 / variance + jnp.log(variance))
+
+
+def variational_connector_loss(predicted_mean: Array, raw_scale: Array, teacher: Array) -> Array:
+    """variational_information_loss in the order in which a Term passes it: what its connector returns, then the target."""
+    return variational_information_loss(predicted_mean, teacher, raw_scale)
 
 
 def hierarchical_context_loss(student: Array, teacher: Array) -> Array:

@@ -180,9 +180,7 @@ def probabilistic_transfer_loss(student: Array, teacher: Array, *, where: Array 
 
 
 def instance_relation_graph_loss(
-    student: Sequence[Array],
-    teacher: Sequence[Array],
-    *,
+    *values: Array | Sequence[Array],
     vertex_weight: Array | float = 0.1,
     edge_weight: Array | float = 5.0,
     transformation_weight: Array | float = 5.0,
@@ -190,14 +188,18 @@ def instance_relation_graph_loss(
 ) -> Array:
     """w_v MSE(logits) + w_e mean over (map 1, map 2, embedding) of MSE(D) + w_t MSE(T), of student and teacher.
 
-    student and teacher: (map 1, map 2, embedding, logits), map 1 before map 2 in the network. D_ij = ||x_i - x_j||^2
-    over its maximum; T_i = ||map1_i - map2_i||^2 over its maximum, where map 1 is pooled to the size of map 2, and map
-    2 averages pairs of channels if it has more. Maps [batch, height, width, channels], logits [batch, classes]; where
-    bool [batch]; returns [batch]. Raises ValueError where shapes do not fit. Liu, Cao, Li, Yuan, Hu, Li, Duan,
-    "Knowledge Distillation via Instance Relationship Graph" (IRG), CVPR 2019. Formula and weights of the
-    Knowledge-Distillation-Zoo (the authors' code is Caffe); distances clamped at 1e-12.
+    instance_relation_graph_loss(student, teacher), each (map 1, map 2, embedding, logits), or the eight one after
+    another, as a Term passes them. map 1 is before map 2 in the network. D_ij = ||x_i - x_j||^2 over its maximum; T_i =
+    ||map1_i - map2_i||^2 over its maximum, where map 1 is pooled to the size of map 2, and map 2 averages pairs of
+    channels if it has more. Maps [batch, height, width, channels], logits [batch, classes]; where bool [batch]; returns
+    [batch]. Raises ValueError where shapes do not fit. Liu, Cao, Li, Yuan, Hu, Li, Duan, "Knowledge Distillation via
+    Instance Relationship Graph" (IRG), CVPR 2019. Formula and weights of the Knowledge-Distillation-Zoo (the authors'
+    code is Caffe); distances clamped at 1e-12.
     """
     what = "instance_relation_graph_loss"
+    if len(values) not in (2, 8):
+        raise ValueError(f"{what}: expected (map 1, map 2, embedding, logits) twice, got {len(values)} arguments")
+    student, teacher = values if len(values) == 2 else (values[:4], values[4:])
     if len(student) != 4 or len(teacher) != 4:
         raise ValueError(
             f"{what}: expected (map 1, map 2, embedding, logits), got {len(student)} for the student "
@@ -234,7 +236,7 @@ def _transformation(first: Array, second: Array, mask: Array) -> Array:
     require_maps("instance_relation_graph_loss (map 1 and map 2)", first, second)
     if first.shape[1] > second.shape[1]:
         first = adaptive_average_pool(first, second.shape[1:3])
-    if first.shape[3] < second.shape[3]:
+    if first.shape[3] * 2 == second.shape[3]:
         second = (second[..., 0::2] + second[..., 1::2]) / 2
     if first.shape != second.shape:
         raise ValueError(

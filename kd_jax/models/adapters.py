@@ -153,6 +153,14 @@ def as_model(network: Any) -> Model:
     )
 
 
+def name_of(model: Model) -> str:
+    """The name of the network's own class or function, for reports."""
+    if isinstance(model, NNXModel):
+        return type(nnx.eval_shape(lambda: model.build(nnx.Rngs(jax.random.key(0))))).__name__
+    network = getattr(model, "module", getattr(model, "apply_fn", model))
+    return getattr(network, "__name__", type(network).__name__)
+
+
 def tap_shapes(model: Model, *inputs: Any) -> dict[str, jax.ShapeDtypeStruct]:
     """All taps of the model and their shapes for these inputs (arrays or ShapeDtypeStruct); nothing is computed."""
     key = jax.random.key(0)

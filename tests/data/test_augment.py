@@ -224,7 +224,7 @@ def test_bad_ops():
         run("pad_corp")
     with pytest.raises(ValueError, match="no augmentation None"):
         run({"padding": 2})
-    with pytest.raises(ValueError, match="'their_missing:op': there is no module"):
+    with pytest.raises(ValueError, match="'their_missing:op': no module"):
         run("their_missing:op")
     with pytest.raises(TypeError, match="paddding"):
         run({"name": "pad_crop", "paddding": 2})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -172,9 +173,7 @@ CASES = {
     "ttm": (lambda s, t: response.ttm_loss(s, t, gamma=0.3), lambda s, t, i: ttm(s, t, 0.3)[0]),
     "wttm": (lambda s, t: response.wttm_loss(s, t, gamma=0.3), lambda s, t, i: math.prod(ttm(s, t, 0.3))),
     "standardized kd": (
-        lambda s, t: response.kd_loss(
-            response.standardize_logits(s), response.standardize_logits(t), temperature=2.0
-        ),
+        lambda s, t: response.kd_loss(response.standardize_logits(s), response.standardize_logits(t), temperature=2.0),
         lambda s, t, i: 4 * kl(softmax(standardized(t), 2.0), softmax(standardized(s), 2.0)),
     ),
     "uld": (lambda s, t: response.uld_loss(s, t, temperature=T), lambda s, t, i: uld(s, t, T)),
@@ -276,8 +275,6 @@ def test_uld_pads_the_smaller_vocabulary(check):
 
 
 def test_learned_temperature_ascends():
-    import jax
-
     raw = jnp.array([0.3, -1.0])
     value, gradient = jax.value_and_grad(lambda r: response.learned_temperature(r, strength=0.5).sum())(raw)
     sigmoid = 1 / (1 + np.exp(-np.asarray(raw)))
@@ -293,8 +290,6 @@ def test_temperature_for_each_example():
 
 
 def test_learned_temperature_through_dkd_is_finite():
-    import jax
-
     s, t = draw((4, 5), (4, 5))
     gradient = jax.grad(lambda x: response.dkd_loss(s, t, jnp.array(LABELS), temperature=x).sum())(3.0)
     assert np.isfinite(gradient)

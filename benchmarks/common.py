@@ -1,0 +1,67 @@
+"""What the benchmarks share: networks at work on real data, and a table with its machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from kd_jax import parallel, plan, workdir
+from kd_jax.data.load import load
+from kd_jax.knowledge import compose
+from kd_jax.state import bind, init_state
+from kd_jax.types import Role, Scheme
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine() -> dict[str, Any]:
+    device = jax.devices()[0]
+    return {
+        "device": f"{jax.device_count()} x {device.device_kind}", "cores": os.cpu_count(),
+        "system": platform.platform(), "versions": workdir.versions(), "git": workdir.git_hash(),
+    }  # fmt: skip
+
+
+def write(name: str, rows: list[dict[str, Any]], **about: Any) -> None:
+    """Prints the rows as a table and leaves them in benchmarks/results/<name>.json with machine and command."""
+    columns = list(dict.fromkeys(k for row in rows for k in row))
+    text = [[str(row.get(c, "")) for c in columns] for row in rows]
+    widths = [max(map(len, column)) for column in zip(columns, *text, strict=True)]
+    for line in (columns, *text):
+        print("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip())
+    RESULTS.mkdir(exist_ok=True)
+    command = " ".join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]])
+    record = {"command": command, "machine": machine(), **about, "rows": rows}
+    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def median(values: list[float]) -> float:
+    return statistics.median(values)
+
+
+def digits_scheme(config: Any, names: str, splits: Any) -> Scheme:
+    """The scheme of a config on its data with other terms; a teacher of random weights costs what a trained one does."""
+    models = {r: plan.make_model(config[r].model, splits.train) for r in ("student", "teacher")}
+    roles = {"student": Role(models["student"], group="student"), "teacher": Role(models["teacher"])}
+    return plan.make_scheme(config, config.train, compose(names), roles, splits.train)
+
+
+def first_state(scheme: Scheme, batch: Mapping[str, jax.Array]) -> tuple[Scheme, Any]:
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
+    scheme, inputs = bind(scheme, shapes)
+    return scheme, jax.jit(lambda key: init_state(scheme, inputs, key, {}))(jax.random.key(0))
+
+
+def one_device() -> Any:
+    return parallel.make_mesh({"data": 1, "fsdp": 1, "model": 1})
+
+
+__all__ = ["digits_scheme", "first_state", "load", "machine", "median", "one_device", "write"]
