@@ -1,5 +1,6 @@
 """python launch.py --config=configs/cifar_resnet.py:digits [--workdir=DIR] [--config.train.batch_size=128 ...]"""
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ def fail(error: Exception) -> None:
 def parse(argv: list[str]) -> list[str]:
     """absl's parsing, after a check that says of an unknown config, variant or field what was probably meant."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)  # it lists accelerators that are not there
     if not any("-help" in argument for argument in argv):
         from kd_jax.config import check_command  # here, since JAX reads its environment when it is imported
 

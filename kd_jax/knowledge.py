@@ -1,87 +1,21 @@
-"""Presets: a knowledge type as terms. `compose("feature+response")` is what configs write into `config.terms`.
+"""Knowledge as terms: `compose("feature+response")` is what configs write into `config.terms`, `make_terms` reads it.
 
-Terms are plain dictionaries here, so that any of their fields can be overridden from the command line;
-`make_terms` turns them into `Term`s. Cross-entropy sees labelled examples only, teacher terms see all.
+Terms are plain dictionaries in a config, so that any of their fields can be overridden from the command line. The
+presets themselves are in kd_jax/presets.py.
 """
 
 from __future__ import annotations
 
+import copy
+import functools
+import inspect
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from kd_jax.presets import PRESETS
 from kd_jax.resolve import check_kwargs, near, resolve
-from kd_jax.types import Schedule, Term
-
-
-def term(
-    fn: str,
-    inputs: tuple[str, ...],
-    targets: tuple[str, ...] = (),
-    *,
-    weight: float = 1.0,
-    kwargs: Mapping[str, Any] | None = None,
-    options: Mapping[str, str] | None = None,
-    where: str = "",
-    connector: str = "",
-    schedule: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """A term as a config writes it. `schedule` = {name, kwargs} multiplies the weight, e.g. "optax:linear_schedule"."""
-    return dict(
-        fn=fn, inputs=inputs, targets=targets, weight=float(weight), kwargs=dict(kwargs or {}),
-        options=dict(options or {}), where=where, connector=connector,
-        schedule=dict(schedule or {"name": "", "kwargs": {}}),
-    )  # fmt: skip
-
-
-def supervised(weight: float = 1.0) -> dict[str, Any]:
-    """Cross-entropy on the labelled examples; `batch.target` is the label, or the mixture of two after mixup."""
-    fn = "losses.task.cross_entropy_loss"
-    return {"ce": term(fn, ("student.logits",), ("batch.target",), weight=weight, where="batch.labelled")}
-
-
-def response(temperature: float = 4.0, weight: float = 0.9) -> dict[str, Any]:
-    """Softened logits (Hinton et al. 2015, arXiv 1503.02531); 0.1 CE + 0.9 KD, T 4 is the common CIFAR recipe."""
-    kd = term(
-        "losses.response.kd_loss", ("student.logits",), ("teacher.logits",), weight=weight,
-        kwargs={"temperature": float(temperature)},
-    )  # fmt: skip
-    return {**supervised(0.1), "kd": kd}
-
-
-def feature(tap: str = "stage2", weight: float = 100.0) -> dict[str, Any]:
-    """Hints: a middle feature map through a trained connector (Romero et al. 2015, arXiv 1412.6550)."""
-    hint = term(
-        "losses.feature.feature_hint_loss", (f"student.features:{tap}",), (f"teacher.features:{tap}",), weight=weight,
-        connector="models.connectors.auto",
-    )  # fmt: skip
-    return {**supervised(), "hint": hint}
-
-
-def attention(taps: tuple[str, ...] = ("stage1", "stage2", "stage3"), weight: float = 1000.0) -> dict[str, Any]:
-    """Spatial attention maps of every stage (Zagoruyko & Komodakis 2017, arXiv 1612.03928)."""
-    fn = "losses.feature.attention_transfer_loss"
-    terms = {
-        f"at_{tap}": term(fn, (f"student.features:{tap}",), (f"teacher.features:{tap}",), weight=weight) for tap in taps
-    }
-    return {**supervised(), **terms}
-
-
-def relation(tap: str = "embedding", weight: float = 1.0) -> dict[str, Any]:
-    """Distances and angles between the examples of a batch (Park et al. 2019, arXiv 1904.05068)."""
-    rkd = term(
-        "losses.relation.relation_loss", (f"student.features:{tap}",), (f"teacher.features:{tap}",), weight=weight,
-        kwargs={"distance_weight": 25.0, "angle_weight": 50.0},
-    )  # fmt: skip
-    return {**supervised(), "rkd": rkd}
-
-
-PRESETS: dict[str, Callable[..., dict[str, Any]]] = {
-    "supervised": supervised,
-    "response": response,
-    "feature": feature,
-    "attention": attention,
-    "relation": relation,
-}
+from kd_jax.types import Memory, Model, Schedule, Term
 
 
 def compose(names: str, **options: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,30 +34,78 @@ def compose(names: str, **options: Mapping[str, Any]) -> dict[str, Any]:
     return terms
 
 
-def _weight(config: Mapping[str, Any]) -> float | Schedule:
-    schedule = config["schedule"]
-    if not schedule["name"]:
-        return float(config["weight"])
-    factory = resolve(schedule["name"])
-    check_kwargs(schedule["name"], factory, schedule["kwargs"])
-    shape, weight = factory(**schedule["kwargs"]), float(config["weight"])
+def with_four_stages(terms: Mapping[str, Any]) -> dict[str, Any]:
+    """The terms for networks of four stages, as presets count three.
+
+    A term on the last stage moves to the fourth; terms on every stage get a fourth one of the third's weight, and if
+    weights grow by a factor from stage to stage (AB, OFD), the others fall by it.
+    """
+    result = {name: copy.deepcopy(fields) for name, fields in terms.items()}
+    for name, fields in terms.items():
+        paths = {side: tuple(p.replace("stage3", "stage4") for p in fields[side]) for side in ("inputs", "targets")}
+        if set(re.findall(r"stage\d", str(paths))) != {"stage4"}:
+            continue
+        family = name.removesuffix("_stage3")
+        if family != name:
+            factor = fields["weight"] / result[f"{family}_stage2"]["weight"]
+            for other in [n for n in result if re.fullmatch(rf"{family}_stage\d", n)]:
+                result[other]["weight"] /= factor
+        result[f"{family}_stage4" if family != name else name] = {**copy.deepcopy(fields), **paths}
+    return result
+
+
+def _make(fields: Mapping[str, Any], **given: Any) -> Any:
+    """factory(**given, **kwargs) for {name, kwargs}; of `given` the factory gets what it takes."""
+    factory = resolve(fields["name"])
+    taken = inspect.signature(factory).parameters
+    given = {k: v for k, v in given.items() if k in taken}
+    check_kwargs(fields["name"], factory, fields["kwargs"])
+    return factory(**given, **fields["kwargs"])
+
+
+def _is_schedule(value: Any) -> bool:
+    return hasattr(value, "keys") and set(value.keys()) == {"name", "kwargs"}
+
+
+def _weight(fields: Mapping[str, Any], total_steps: int) -> float | Schedule:
+    weight = float(fields["weight"])
+    if not fields["schedule"]["name"]:
+        return weight
+    shape = _make(fields["schedule"], total_steps=total_steps)
     return lambda step: weight * shape(step)
 
 
-def make_terms(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Term]:
-    """Config -> Terms. Raises ValueError for an unknown loss, argument or field, naming what was probably meant."""
+def _connector(fields: Mapping[str, Any]) -> Callable[..., Model] | None:
+    if not fields["name"]:
+        return None
+    builder = resolve(fields["name"])
+    check_kwargs(fields["name"], builder, fields["kwargs"])
+    return functools.partial(builder, **fields["kwargs"])
+
+
+def _memory(name: str, fields: Mapping[str, Any], examples: int) -> Memory | None:
+    return _make(fields, examples=examples, name=name) if fields["name"] else None
+
+
+def make_terms(config: Mapping[str, Mapping[str, Any]], total_steps: int = 0, examples: int = 0) -> dict[str, Term]:
+    """Config -> Terms, for a run of `total_steps` on `examples` training examples.
+
+    Raises ValueError for an unknown loss, argument or field, naming what was probably meant.
+    """
     terms = {}
     for name, fields in config.items():
         fn = resolve(fields["fn"])
         check_kwargs(fields["fn"], fn, [*fields["kwargs"], *fields["options"]])
+        kwargs = {k: _make(v, total_steps=total_steps) if _is_schedule(v) else v for k, v in fields["kwargs"].items()}
         terms[name] = Term(
             fn=fn,
             inputs=tuple(fields["inputs"]),
             targets=tuple(fields["targets"]),
-            weight=_weight(fields),
-            kwargs=dict(fields["kwargs"]),
+            weight=_weight(fields, total_steps),
+            kwargs=kwargs,
             options=dict(fields["options"]),
             where=fields["where"] or None,
-            connector=resolve(fields["connector"]) if fields["connector"] else None,
+            connector=_connector(fields["connector"]),
+            memory=_memory(name, fields["memory"], examples),
         )
     return terms

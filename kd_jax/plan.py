@@ -22,6 +22,7 @@ from kd_jax.data.batches import train_batches
 from kd_jax.data.source import Source, Splits
 from kd_jax.loop import Settings
 from kd_jax.models.adapters import as_model, name_of
+from kd_jax.presets import supervised
 from kd_jax.resolve import call, check_kwargs, resolve
 from kd_jax.state import bind, init_state, loaded_variables
 from kd_jax.types import Model, Role, Scheme
@@ -92,12 +93,13 @@ def make_scheme(
     if config.teacher.view not in ("same", "clean"):
         raise ValueError(f"teacher.view is 'same' or 'clean', not {config.teacher.view!r}.")
     clean = config.teacher.view == "clean"
+    steps = num_steps(train, len(source))
     scheme = call(
         config.scheme,
         roles,
-        knowledge.make_terms(terms),
-        lambda steps: optim.make_optimizer(train["optimizer"], steps),
-        num_steps(train, len(source)),
+        knowledge.make_terms(terms, steps, len(source)),
+        lambda count: optim.make_optimizer(train["optimizer"], count),
+        steps,
         teacher_input="batch.teacher_image" if clean else "batch.image",
     )
     return dataclasses.replace(scheme, prepare=scheme.prepare or prepare_fn(train, source, config.teacher.view))
@@ -151,7 +153,7 @@ def plan(
     alone = {"student": Role(models["teacher"], group="student")}
     about_teacher = {"teacher": teacher, "data": plain(own_data(config))}
     add(
-        "teacher", {**config.teacher.train, "labelled_share": 1.0}, knowledge.supervised(), alone, teacher_data,
+        "teacher", {**config.teacher.train, "labelled_share": 1.0}, supervised(), alone, teacher_data,
         config.teacher.seed, {"student": config.mesh.teacher_rules}, about_teacher,
         Path(config.teacher.workdir) if config.teacher.workdir else directory / "teacher",
     )  # fmt: skip
@@ -169,7 +171,7 @@ def plan(
         add(
             "baseline",
             train,
-            knowledge.supervised(),
+            supervised(),
             roles,
             student_data,
             config.seed,

@@ -28,9 +28,11 @@ def prepared_shapes(scheme: Scheme, batch: Shapes) -> Shapes:
         raise ValueError(f"A batch cannot be prepared as configured: {e}") from e
 
 
-def call_taps(phase: Phase, call: Call) -> tuple[str, ...]:
-    """The taps that the terms and metrics of the phase name of this call."""
-    return taps_of({**phase.terms, **{f"metric {k}": m for k, m in phase.metrics.items()}}, call.name or call.role)
+def call_taps(phase: Phase, name: str) -> tuple[str, ...]:
+    """The taps of the network called `name` that the terms, metrics and later calls of the phase read."""
+    terms = {**phase.terms, **{f"metric {k}": m for k, m in phase.metrics.items()}}
+    calls = {f"call {i}": Term(lambda: None, call.inputs) for i, call in enumerate(phase.forward)}
+    return taps_of({**terms, **calls}, name)
 
 
 def _check_groups(scheme: Scheme) -> None:
@@ -55,13 +57,15 @@ def bind(scheme: Scheme, batch: Shapes) -> tuple[Scheme, dict[str, tuple[PyTree,
     inputs: dict[str, tuple[PyTree, ...]] = {}
     batch = prepared_shapes(scheme, batch)
     for phase in (p for s in scheme.stages for p in s.phases):
-        context: dict[str, Any] = {"batch": batch, "extra": _shapes(dict(scheme.extra))}
+        extra = dict(scheme.extra) | {n: t.memory.first for n, t in phase.terms.items() if t.memory is not None}
+        context: dict[str, Any] = {"batch": batch, "extra": _shapes(extra), "step": _shapes(0)}
         for call in phase.forward:
             if call.role not in roles:
                 raise ValueError(f"A phase calls role {call.role!r}. {near(call.role, roles)}")
             given = tuple(lookup(context, p) for p in call.inputs)
             inputs.setdefault(call.role, given)
-            context[call.name or call.role] = _apply_shapes(roles, inputs, call, call_taps(phase, call), given)
+            name = call.name or call.role
+            context[name] = _apply_shapes(roles, inputs, call, call_taps(phase, name), given)
         context["params"] = {r: _init_shapes(roles[r], inputs[r])[0] for r in inputs if "/" not in r}
         for name, term in {**phase.terms, **phase.metrics}.items():
             given = tuple(lookup(context, p) for p in term.inputs)
@@ -70,7 +74,10 @@ def bind(scheme: Scheme, batch: Shapes) -> tuple[Scheme, dict[str, tuple[PyTree,
             if term.connector is not None and role not in roles:
                 roles[role] = Role(term.connector(*given, *targets), term.inputs, phase.group)
                 inputs[role] = given
-            _check_term(name, term, context, roles)
+            if term.connector is not None:
+                connect = Call(role, term.inputs)
+                context[role] = _apply_shapes(roles, inputs, connect, call_taps(phase, role), given)
+            _check_term(name, term, context)
     for name, role in roles.items():
         if name not in inputs:  # evaluated only, or a copy of another role
             inputs[name] = tuple(lookup({"batch": batch}, p) for p in role.inputs)
@@ -98,17 +105,12 @@ def _apply_shapes(
         raise ValueError(f"Role {call.role!r} cannot take {dict(zip(call.inputs, shapes, strict=True))}: {e}") from e
 
 
-def _check_term(name: str, term: Term, context: Mapping, roles: Mapping[str, Role]) -> None:
-    def value(context: Mapping, key: Array) -> Any:
-        def connect(_: str, given: tuple) -> PyTree:
-            model = roles[f"{name}/connector"].model
-            params, stats = model.init(key, *given)
-            return model.apply(params, stats, *given, train=True, key=key)[0].logits
-
+def _check_term(name: str, term: Term, context: Mapping) -> None:
+    def value(context: Mapping) -> Any:
         kwargs = {k: v(jnp.int32(0)) if callable(v) else v for k, v in term.kwargs.items()}
-        return term_value(name, term, context, kwargs, connect)
+        return term_value(name, term, context, kwargs, lambda *_: context[f"{name}/connector"].logits)
 
-    jax.eval_shape(value, context, jax.random.key(0))
+    jax.eval_shape(value, context)
 
 
 def loaded_variables(scheme: Scheme) -> dict[str, tuple[PyTree, PyTree]]:
@@ -147,7 +149,9 @@ def init_state(
         else:
             params.setdefault(role.group, {})[name] = p
             stats[name] = s
-    state = TrainState(jnp.int32(0), params, stats, {}, frozen, jax.tree.map(jnp.asarray, dict(scheme.extra)))
+    terms = {n: t for s in scheme.stages for p in s.phases for n, t in p.terms.items()}
+    extra = dict(scheme.extra) | {n: t.memory.first for n, t in terms.items() if t.memory is not None}
+    state = TrainState(jnp.int32(0), params, stats, {}, frozen, jax.tree.map(jnp.asarray, extra))
     return init_optimizers(scheme, state, 0)
 
 

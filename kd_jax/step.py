@@ -39,6 +39,7 @@ def forward(
         "batch": batch,
         "extra": state.extra,
         "params": {name: params for name, (params, _) in variables.items()},
+        "step": state.step,
     }
     new_stats = dict(state.stats)
 
@@ -61,10 +62,12 @@ def forward(
     for call in phase.forward:
         name = call.name or call.role
         inputs = tuple(lookup(context, p) for p in call.inputs)
-        context[name] = run(call.role, inputs, name, call.train, call_taps(phase, call))
+        context[name] = run(call.role, inputs, name, call.train, call_taps(phase, name))
 
     def connect(term: str, inputs: tuple) -> PyTree:
-        return run(f"{term}/connector", inputs, f"{term}/connector", True, ()).logits
+        name = f"{term}/connector"
+        context[name] = run(name, inputs, name, True, call_taps(phase, name))
+        return context[name].logits
 
     return context, new_stats, connect
 
@@ -75,18 +78,20 @@ def make_train_step(scheme: Scheme, stage: Stage) -> Callable[..., tuple[TrainSt
     def update(phase: Phase, state: TrainState, batch: Mapping, hyper: Mapping, key: Array):
         def loss_fn(group_params: PyTree):
             context, stats, connect = forward(scheme, phase, state, group_params, batch, key)
-            loss, metrics = jnp.float32(0.0), {}
+            loss, metrics, extra = jnp.float32(0.0), {}, dict(state.extra)
             for name, term in phase.terms.items():
                 weight, kwargs = options_of(term, hyper[name], state.step)
                 with jax.named_scope(name):
-                    total, count = term_value(name, term, context, kwargs, connect)
+                    total, count, inputs = term_value(name, term, context, kwargs, connect)
                 loss += weight * total / jnp.maximum(count, 1.0)
                 metrics[name] = (total, count)
+                if term.memory is not None:
+                    extra[name] = jax.lax.stop_gradient(term.memory.update(extra[name], inputs, context))
             for name, metric in phase.metrics.items():
-                metrics[name] = term_value(name, metric, context, metric.kwargs)
-            return loss, (metrics, stats, context)
+                metrics[name] = term_value(name, metric, context, metric.kwargs)[:2]
+            return loss, (metrics, stats, extra, context)
 
-        (loss, (metrics, stats, context)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params[phase.group])
+        (loss, (metrics, stats, extra, context)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params[phase.group])
         with jax.named_scope(f"update_{phase.group}"):
             params = state.params[phase.group]
             updates, opt = phase.tx.update(grads, state.opt[phase.group], params)
@@ -95,7 +100,10 @@ def make_train_step(scheme: Scheme, stage: Stage) -> Callable[..., tuple[TrainSt
         metrics["loss"] = (loss, jnp.float32(1.0))
         metrics["gradient_norm"] = (optax.tree.norm(grads), jnp.float32(1.0))
         state = state.replace(
-            params={**state.params, phase.group: params}, opt={**state.opt, phase.group: opt}, stats=stats
+            params={**state.params, phase.group: params},
+            opt={**state.opt, phase.group: opt},
+            stats=stats,
+            extra=extra,
         )
         return state, metrics, context
 

@@ -1,7 +1,7 @@
 """How a Term becomes a number: path look-up, the stop-gradient rule, schedules, masked reduction.
 
 Paths name values of a step: `batch.label`, `student.logits`, `teacher.features:stage2`, `extra.queue`,
-`params.student`. The one gradient rule: a term's inputs are differentiated, everything else is stopped.
+`params.student`, `step`. The one gradient rule: a term's inputs are differentiated, everything else is stopped.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ def term_value(
     context: Context,
     kwargs: Mapping[str, Any],
     connect: Callable[[str, tuple[PyTree, ...]], PyTree] | None = None,
-) -> tuple[Array, Array]:
-    """(sum, count) of the term over the batch, without its weight. `connect(name, inputs)` runs its connector."""
+) -> tuple[Array, Array, tuple[Any, ...]]:
+    """(sum, count, inputs of the loss) over the batch, without the weight. `connect(name, inputs)` runs the connector."""
     inputs: tuple[Any, ...] = tuple(lookup(context, p) for p in term.inputs)
     targets = tuple(jax.lax.stop_gradient(lookup(context, p)) for p in term.targets)
     options = {k: jax.lax.stop_gradient(lookup(context, p)) for k, p in term.options.items()}
@@ -123,4 +123,4 @@ def term_value(
         raise ValueError(f"Term {name!r} ({getattr(term.fn, '__name__', term.fn)}) failed on {shapes}: {e}") from e
     if values.ndim == 0:
         raise ValueError(f"Term {name!r}: a loss returns one value an example, {term.fn} returned a scalar.")
-    return masked_sum_and_count(values, where)
+    return (*masked_sum_and_count(values, where), inputs)

@@ -30,6 +30,9 @@ from kd_jax.results import collect
 from kd_jax.types import Model, PyTree, Role, Scheme, TrainState
 
 
+RESULTS = "results.json"
+
+
 def finish_or_resume(job: Job, splits: Splits, mesh: Mesh) -> dict[str, Any]:
     """The results of the job; trains what is missing."""
     workdir.claim(job.directory, job.config)
@@ -88,6 +91,22 @@ def check_teacher(config: ConfigDict, scores: Mapping[str, Any]) -> None:
         )
 
 
+def read_finished(config: ConfigDict, directory: Path, jobs: Mapping[str, Job]) -> dict[str, Any] | None:
+    """The results of this very run if all of it is done."""
+    path = directory / RESULTS
+    if not path.exists() or not all((job.directory / DONE).exists() for job in jobs.values()):
+        return None
+    results = json.loads(path.read_text())
+    return results if results["config"] == workdir.plain(config) else None
+
+
+def present(config: ConfigDict, results: dict[str, Any], directory: Path) -> dict[str, Any]:
+    if config.report and parallel.is_lead():
+        print(results_table(results))
+        print(f"Report: {write_report(results, directory)}")
+    return results
+
+
 def run(
     config: ConfigDict,
     directory: str | Path,
@@ -120,6 +139,8 @@ def run(
     batch = batch_shapes(splits.train, config.train.batch_size)
     for job in jobs.values():  # all errors of all jobs come before the first hour of the first
         check(job, batch, mesh)
+    if results := read_finished(config, directory, jobs):
+        return present(config, results, directory)
     finished: dict[str, dict[str, Any]] = {}
     if "teacher" in jobs:
         finished["teacher"] = finish_or_resume(jobs["teacher"], teacher_splits, mesh)
@@ -144,8 +165,5 @@ def run(
         variables[name] = load_variables(export, models["student"], batch, jobs["student"].scheme.prepare)
     results = collect(config, finished, scores, jobs, models | {"baseline": models["student"]}, variables, splits)
     results |= {"command": shlex.join(sys.argv), "wall_seconds": time.monotonic() - start}
-    write_json(directory / "results.json", results)
-    if config.report:
-        print(results_table(results))
-        print(f"Report: {write_report(results, directory)}")
-    return results
+    write_json(directory / RESULTS, results)
+    return present(config, results, directory)

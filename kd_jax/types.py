@@ -71,16 +71,29 @@ class Call:
 
 
 @dataclasses.dataclass(frozen=True)
+class Memory:
+    """What a term keeps from step to step (a memory bank), at the path `extra.<term>`.
+
+    `first` is its content at step 0; `update(memory, inputs, context) -> memory` ends the phase of the term, with the
+    inputs that the loss saw (after the connector).
+    """
+
+    first: PyTree
+    update: Callable[[PyTree, tuple[Any, ...], Mapping[str, Any]], PyTree]
+
+
+@dataclasses.dataclass(frozen=True)
 class Term:
     """One summand of a loss: weight * mean(fn(*inputs, *targets, **kwargs, **options)).
 
     `inputs`, `targets`, `where` and the values of `options` are paths into the step's context, such as
-    `student.logits`, `teacher.features:stage2`, `batch.label`, `extra.queue`, `params.student`.
+    `student.logits`, `teacher.features:stage2`, `batch.label`, `extra.queue`, `params.teacher.head`, `step`.
     Inputs are differentiated; targets, options and `where` are stop_gradient'ed.
     `fn` returns one value an example; `where` names a mask over examples, given to `fn` too if it takes one.
     Floats in `weight` and `kwargs` are traced, so changing them never recompiles; callables there are
     schedules of the step; anything else is static. `connector` builds a model from the shapes of the inputs
-    and targets; it is trained with `group` and maps the inputs to what `fn` gets in their place.
+    and targets; it is trained with the phase's group and maps the inputs to what `fn` gets in their place; later
+    terms find what it returned under `<term>/connector`.
     """
 
     fn: Callable[..., Array]
@@ -91,6 +104,7 @@ class Term:
     options: Mapping[str, str] = dataclasses.field(default_factory=dict)
     where: str | None = None
     connector: Callable[..., Model] | None = None
+    memory: Memory | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -48,7 +48,7 @@ def test_inputs_are_differentiated_and_nothing_else():
             options={"factor": "batch.factor"},
             where="batch.where",
         )  # fmt: skip
-        total, count = term_value("t", term, context, {})
+        total, count, _ = term_value("t", term, context, {})
         return total / count
 
     a, b = jnp.array([[1.0], [2.0]]), jnp.array([[3.0], [5.0]])
@@ -71,7 +71,7 @@ def test_where_reaches_a_loss_that_takes_it():
         return x - jnp.where(where, x, 0).sum() / where.sum()
 
     context = {"batch": {"x": jnp.array([1.0, 3.0, 100.0]), "mask": jnp.array([True, True, False])}}
-    total, count = term_value("t", Term(centred, ("batch.x",), where="batch.mask"), context, {})
+    total, count, _ = term_value("t", Term(centred, ("batch.x",), where="batch.mask"), context, {})
     assert (float(total), float(count)) == (0.0, 2.0)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from kd_jax.data import arrays, cifar, idx, prepared, splits
 from kd_jax.resolve import near, resolve
-from kd_jax.data.source import Splits, subset
+from kd_jax.data.source import Source, Splits, subset
 
 NAMES = ("digits", "fashion_mnist", "mnist", "cifar10", "cifar100", "imagenet2012", "arrays")
 
@@ -26,6 +26,7 @@ DEFAULTS: dict[str, Any] = {
     "limit": 0,  # train on the first N of them only; 0 = all
     "labels": 0,  # keep the labels of N training examples, balanced; 0 = all
     "label_seed": 0,  # which N
+    "eval_limit": 0,  # evaluate on N examples of the validation and N of the test split; 0 = all
     "image_size": 0,  # streamed images are cropped and resized to it; 0 = as they are (imagenet2012: 224)
 }
 
@@ -50,7 +51,14 @@ def load(config: Mapping[str, Any]) -> Splits:
         seeds = (fields.split_seed, fields.label_seed)
         kept = splits.keep_labels(train.labels, fields.labels, train.num_classes, seeds)
         train = train.with_labels(kept)
-    return found._replace(train=train)
+    evaluated = [_few(source, fields) for source in (found.validation, found.test)]
+    return Splits(train, *evaluated)
+
+
+def _few(source: Source | None, fields: SimpleNamespace) -> Source | None:
+    if source is None or not 0 < fields.eval_limit < len(source):
+        return source
+    return subset(source, np.sort(splits.shuffled(len(source), fields.split_seed)[: fields.eval_limit]))
 
 
 def _fields(config: Mapping[str, Any]) -> SimpleNamespace:

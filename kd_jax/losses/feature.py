@@ -168,7 +168,7 @@ def variational_information_loss(predicted_mean: Array, teacher: Array, raw_scal
 
 
 def variational_connector_loss(predicted_mean: Array, raw_scale: Array, teacher: Array) -> Array:
-    """variational_information_loss in the order in which a Term passes it: what its connector returns, then the target."""
+    """variational_information_loss in the order in which a Term passes: what its connector returns, then the target."""
     return variational_information_loss(predicted_mean, teacher, raw_scale)
 
 

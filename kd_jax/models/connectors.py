@@ -78,6 +78,15 @@ def auto(student: Shape, teacher: Shape) -> Model:
     return conv1x1(student, teacher) if student.ndim == teacher.ndim == 4 else linear(student, teacher)
 
 
+def learned_scalar(student: Shape, *targets: Shape, first: float = 0.0) -> Model:
+    """(the student's value as it is, a trained number that starts at `first`): the temperature of CTKD."""
+
+    def init(key: Array, x: Array) -> dict[str, Array]:
+        return {"raw": jnp.full((), first)}
+
+    return FunctionModel(init, lambda params, x: (x, params["raw"]))
+
+
 class Projection(nn.Module):
     features: int
     size: tuple[int, int] | None = None

@@ -86,6 +86,16 @@ def factor_translator(student: Shape, factor: Shape) -> Model:
     return LinenModel(Translator(factor.shape[1:]))
 
 
+def srrl_connector(student: Shape, teacher: Shape, teacher_logits: Shape) -> Model:
+    """The student's embedding [batch, Cs] as wide as the teacher's, for the teacher's head: dense, BatchNorm, ReLU.
+
+    Yang et al., "Knowledge Distillation via Softmax Regression Representation Learning", ICLR 2021.
+    """
+    if student.ndim != 2 or teacher.ndim != 2:
+        raise ValueError(f"srrl_connector connects two embeddings, got {student.shape} and {teacher.shape}")
+    return LinenModel(SRRLConnector(teacher.shape[-1]))
+
+
 def embed_pair(student: Shape, teacher: Shape, *, dim: int = 128, normalize: bool = True) -> Model:
     """(student, teacher), both inputs, flattened and embedded linearly in `dim` dimensions -> the pair of embeddings.
 
@@ -95,6 +105,14 @@ def embed_pair(student: Shape, teacher: Shape, *, dim: int = 128, normalize: boo
     if student.ndim < 2 or teacher.ndim < 2:
         raise ValueError(f"embed_pair embeds [batch, ...], got {student.shape} and {teacher.shape}")
     return LinenModel(EmbedPair(dim, normalize))
+
+
+class SRRLConnector(nn.Module):
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        return nn.relu(norm(train, name="norm")(dense(x, self.features, bias=False, name="dense")))
 
 
 class VIDRegressor(nn.Module):

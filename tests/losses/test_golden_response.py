@@ -216,9 +216,9 @@ def test_weighted_soft_labels_detaches_the_weight(check):
 
 def test_dist(check):
     s, t = draw((4, 5), (4, 5))
-    loss = lambda s, t: response.dist_loss(s, t, beta=1.5, gamma=2.0, temperature=T)  # noqa: E731
+    loss = jax.jit(lambda s, t: response.dist_loss(s, t, beta=1.5, gamma=2.0, temperature=T))
     check(loss, lambda s, t: dist(s, t, 1.5, 2.0, T), s, t)
-    positions = response.dist_loss(s.reshape(2, 2, 5), t.reshape(2, 2, 5), beta=1.5, gamma=2.0, temperature=T)
+    positions = loss(s.reshape(2, 2, 5), t.reshape(2, 2, 5))
     np.testing.assert_allclose(positions, loss(s, t).reshape(2, 2), rtol=1e-5)
 
 
@@ -291,5 +291,5 @@ def test_temperature_for_each_example():
 
 def test_learned_temperature_through_dkd_is_finite():
     s, t = draw((4, 5), (4, 5))
-    gradient = jax.grad(lambda x: response.dkd_loss(s, t, jnp.array(LABELS), temperature=x).sum())(3.0)
+    gradient = jax.jit(jax.grad(lambda x: response.dkd_loss(s, t, jnp.array(LABELS), temperature=x).sum()))(3.0)
     assert np.isfinite(gradient)

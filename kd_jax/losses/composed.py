@@ -1,0 +1,180 @@
+"""Published methods that are more than one loss of this library: in the argument order of a Term (inputs, targets)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from kd_jax.losses.feature import (
+    class_attention_loss,
+    feature_hint_loss,
+    hierarchical_context_loss,
+    overhaul_loss,
+    softmax_regression_loss,
+)
+from kd_jax.losses.representation import (
+    contrastive_constant,
+    contrastive_representation_loss,
+    update_memory_bank,
+)
+from kd_jax.losses.response import (
+    dkd_loss,
+    kd_loss,
+    learned_temperature,
+    nkd_loss,
+    standardize_logits,
+    wsld_loss,
+)
+from kd_jax.types import Array, Memory
+
+
+def _teacher_labels_where_none(loss: Callable[..., Array]) -> Callable[..., Array]:
+    """The loss with the teacher's class as label of an example that has none (-1), for transfer sets."""
+
+    @functools.wraps(loss)
+    def with_labels(student: Array, teacher: Array, labels: Array, **options: Any) -> Array:
+        return loss(student, teacher, jnp.where(labels >= 0, labels, teacher.argmax(-1)), **options)
+
+    return with_labels
+
+
+dkd_transfer_loss = _teacher_labels_where_none(dkd_loss)
+nkd_transfer_loss = _teacher_labels_where_none(nkd_loss)
+wsld_transfer_loss = _teacher_labels_where_none(wsld_loss)
+
+
+def standardized_kd_loss(student: Array, teacher: Array, *, temperature: Array | float = 2.0) -> Array:
+    """kd_loss of standardised logits [..., classes]; returns [...]. Sun et al., 2024, arXiv 2403.01427."""
+    return kd_loss(standardize_logits(student), standardize_logits(teacher), temperature=temperature)
+
+
+def curriculum_kd_loss(
+    student: Array, raw: Array, teacher: Array, *, start: float = 1.0, end: float = 20.0, strength: Array | float = 1.0
+) -> Array:
+    """kd_loss at a learned temperature; `raw` (a number) is trained to make it larger (CTKD, arXiv 2211.16231).
+
+    Logits [batch, classes]; returns [batch]. The connector `learned_scalar` holds `raw`.
+    """
+    return kd_loss(student, teacher, temperature=learned_temperature(raw, start=start, end=end, strength=strength))
+
+
+def review_kd_loss(*maps: Array) -> Array:
+    """sum over stages of hierarchical_context_loss(fused student map, teacher map): n fused maps, then n teacher maps.
+
+    Returns [batch]. Chen et al., "Distilling Knowledge via Knowledge Review", 2021, arXiv 2104.09044.
+    """
+    maps = tuple(m[:, None, None, :] if m.ndim == 2 else m for m in maps)  # an embedding is a 1 x 1 map
+    half = len(maps) // 2
+    return sum(hierarchical_context_loss(s, t) for s, t in zip(maps[:half], maps[half:], strict=True))
+
+
+def _classify(x: Array, head: Mapping[str, Array]) -> Array:
+    bias = jnp.expand_dims(head["bias"], tuple(range(x.ndim - 1)))
+    return (x.astype(jnp.float32) @ head["kernel"].astype(jnp.float32)) + bias.astype(jnp.float32)
+
+
+def teacher_head_loss(
+    student: Array, teacher: Array, teacher_logits: Array, *, head: Mapping[str, Array], weight: Array | float = 1.0
+) -> Array:
+    """mean (s - t)^2 + weight * softmax_regression_loss(head(s), teacher logits): SRRL.
+
+    student, teacher [batch, width], the student already connected; head {"kernel", "bias"} of the teacher; [batch].
+    Yang, Martinez, Bulat, Tzimiropoulos, "Knowledge Distillation via Softmax Regression Representation Learning", 2021.
+    """
+    return feature_hint_loss(student, teacher) + weight * softmax_regression_loss(
+        _classify(student, head), teacher_logits
+    )
+
+
+def class_attention_transfer_loss(
+    student: Array, student_head: Mapping[str, Array], teacher: Array, teacher_head: Mapping[str, Array]
+) -> Array:
+    """class_attention_loss of class activation maps, head(map) at every position: CAT-KD.
+
+    Maps [batch, height, width, channels], heads {"kernel", "bias"}; returns [batch]. The bias moves a whole map and
+    is left out, as in the convolution that the authors convert the head to, up to that constant.
+    Guo, Yan, Li, Lin, "Class Attention Transfer Based Knowledge Distillation", CVPR 2023, arXiv 2304.12777.
+    """
+    return class_attention_loss(_classify(student, student_head), _classify(teacher, teacher_head))
+
+
+def overhaul_batch_loss(student: Array, teacher: Array) -> Array:
+    """overhaul_loss with the margin of each channel measured on the batch: the mean of the teacher's negative values.
+
+    Pre-activations [batch, height, width, channels] of one shape (the student's connected); returns [batch].
+    Heo et al., 2019, arXiv 1904.01866, who take the same expectation from the BatchNorm's Gaussian (`relu_margin`).
+    """
+    negative = jnp.where(teacher < 0, teacher, 0.0).sum((0, 1, 2))
+    margin = negative / jnp.maximum((teacher < 0).sum((0, 1, 2)), 1)
+    return overhaul_loss(student, teacher, margin)
+
+
+def _negatives(step: Array, batch: int, rows: int, count: int) -> Array:
+    """Row numbers [batch, count] drawn from the step alone, so that a resumed run draws the same."""
+    return jax.random.randint(jax.random.fold_in(jax.random.key(0), step), (batch, count), 0, rows)
+
+
+def contrastive_memory_loss(
+    student: Array,
+    teacher: Array,
+    *,
+    memory: Mapping[str, Array],
+    index: Array,
+    step: Array,
+    negatives: int = 512,
+    temperature: float = 0.07,
+    where: Array | None = None,
+) -> Array:
+    """contrastive_representation_loss against the memory banks (CRD, arXiv 1910.10699); embeddings [batch, width].
+
+    `memory` is that of `contrastive_memory`. Negatives are drawn from all examples, with replacement, so about one in
+    (number of classes) shares the label; the authors draw them from other classes, which needs labels of all.
+    """
+    rows = _negatives(step, student.shape[0], memory["student"].shape[0], negatives)
+    options = dict(index=index, negatives=rows, temperature=temperature, where=where)
+    constants = {}
+    for side, anchor, bank in (("student", student, memory["teacher"]), ("teacher", teacher, memory["student"])):
+        fresh = contrastive_constant(anchor, bank, index, rows, temperature=temperature, where=where)
+        kept = memory[f"{side}_constant"]
+        constants[f"{side}_constant"] = jnp.where(kept > 0, kept, fresh)
+    return contrastive_representation_loss(
+        student, teacher, student_bank=memory["student"], teacher_bank=memory["teacher"], **constants, **options
+    )
+
+
+def contrastive_memory(
+    examples: int,
+    *,
+    name: str,
+    width: int = 128,
+    momentum: float = 0.5,
+    negatives: int = 512,
+    temperature: float = 0.07,
+) -> Memory:
+    """The banks of `contrastive_memory_loss` for a training set of `examples`: {student, teacher} [examples, width].
+
+    `name` is that of the term, whose memory stands at extra.<name>.
+    """
+    edge = (width / 3) ** -0.5
+    keys = jax.random.split(jax.random.key(0))
+    first = {
+        side: jax.random.uniform(key, (examples, width), minval=-edge, maxval=edge)
+        for side, key in zip(("student", "teacher"), keys, strict=True)
+    } | {"student_constant": jnp.zeros(()), "teacher_constant": jnp.zeros(())}
+
+    def update(memory: dict[str, Array], inputs: tuple[Array, ...], context: Mapping[str, Any]) -> dict[str, Array]:
+        index, (student, teacher) = context["batch"]["index"], inputs
+        rows = _negatives(context["step"], student.shape[0], examples, negatives)
+        new = dict(memory)
+        for side, anchor, bank in (("student", student, memory["teacher"]), ("teacher", teacher, memory["student"])):
+            fresh = contrastive_constant(anchor, bank, index, rows, temperature=temperature)
+            kept = memory[f"{side}_constant"]
+            new[f"{side}_constant"] = jnp.where(kept > 0, kept, fresh)
+            new[side] = update_memory_bank(memory[side], anchor, index, momentum=momentum)
+        return new
+
+    return Memory(first, update)

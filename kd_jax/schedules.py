@@ -1,0 +1,38 @@
+"""Schedules of weights and temperatures by fraction of the run; as a config names them: "schedules.warmup".
+
+Each takes `total_steps` from the run and returns step -> factor. Schedules of optax are named with a colon,
+"optax:linear_schedule", and count steps.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from kd_jax.types import Array, Schedule
+
+
+def warmup(total_steps: int, fraction: float) -> Schedule:
+    """min(step / (fraction * total_steps), 1): linear from 0 to 1."""
+    steps = max(fraction * total_steps, 1.0)
+    return lambda step: jnp.minimum(step / steps, 1.0)
+
+
+def cosine(total_steps: int, start: float, end: float, fraction: float = 1.0) -> Schedule:
+    """From start to end along half a cosine over `fraction` of the run, then end."""
+    steps = max(fraction * total_steps, 1.0)
+
+    def value(step: Array) -> Array:
+        done = jnp.minimum(step / steps, 1.0)
+        return end + (start - end) * 0.5 * (1.0 + jnp.cos(jnp.pi * done))
+
+    return value
+
+
+def until(total_steps: int, fraction: float) -> Schedule:
+    """1 in the first `fraction` of the run, then 0: a term that initialises the student."""
+    return lambda step: jnp.where(step < fraction * total_steps, 1.0, 0.0)
+
+
+def steps(total_steps: int, boundaries: tuple[float, ...], decay: float = 0.1) -> Schedule:
+    """decay^(number of boundaries passed); boundaries are fractions of the run."""
+    return lambda step: decay ** sum((step >= b * total_steps).astype(jnp.float32) for b in boundaries)

@@ -1,0 +1,214 @@
+"""Every config resolves its names and fits together in shapes; the nets of the large ones take steps on random images."""
+
+import importlib.util
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from kd_jax import train
+from kd_jax.config import check_command, own_data
+from kd_jax.data.arrays import from_arrays
+from kd_jax.data.load import load
+from kd_jax.data.source import Source, Splits
+from kd_jax.knowledge import PRESETS, compose, with_four_stages
+from kd_jax.parallel import make_mesh
+from kd_jax.plan import batch_shapes, check, make_model, plan
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+SHAPES = {"cifar10": (32, 32, 3), "cifar100": (32, 32, 3), "fashion_mnist": (28, 28, 1), "imagenet2012": (224, 224, 3)}
+CLASSES = {"cifar100": 100, "imagenet2012": 1000}
+
+
+def module(name: str) -> types.ModuleType:
+    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+def source_for(config) -> Source:
+    """A split of the right shape, without the data; some labels are hidden where the config hides some."""
+    name = config.data.name
+    shape, classes = SHAPES.get(name, (8, 8, 1)), CLASSES.get(name, 10)
+    labels = np.where((np.arange(8) % 2 == 0) | (config.data.labels == 0), 0, -1)
+    fill = (0.5,) * shape[-1]
+    images = np.zeros((8, *shape), np.uint8)
+    return Source(name, "train", classes, tuple(map(str, range(classes))), fill, fill, shape, labels, images)
+
+
+def check_student(config) -> None:
+    """Every name and shape of the student's run, and its state on a mesh of 4 x 2 devices; nothing is computed."""
+    source = source_for(config)
+    models = {role: make_model(config[role].model, source) for role in ("student", "teacher")}
+    config.mesh.axes.fsdp = 2
+    jobs = plan(config, Path("nowhere"), models, source, source)
+    assert set(jobs) == {"teacher", "baseline", "student"}
+    check(jobs["student"], batch_shapes(source, config.train.batch_size), make_mesh(config.mesh.axes))
+
+
+@pytest.mark.parametrize("knowledge", [*PRESETS, "feature+response"])
+def test_every_method_fits_the_digits(knowledge):
+    check_student(module("cifar_resnet").get_config(f"digits,{knowledge}"))
+
+
+@pytest.mark.parametrize("variant", ["", "cifar100,tiny", "fashion_mnist", "fashion_mnist,tiny,feature+attention+relation"])
+def test_every_data_set_of_the_first_config(variant):
+    check_student(module("cifar_resnet").get_config(variant))
+
+
+@pytest.mark.parametrize("variant", ["", "at+fitnet+dist,bfloat16,tiny"])
+def test_imagenet_in_shapes(variant):
+    config = module("imagenet_resnet").get_config(variant)
+    assert config.train.optimizer.boundaries == (0.3, 0.6, 0.9)
+    check_student(config)
+
+
+PAIRS = module("cifar100_pairs")
+
+
+@pytest.mark.parametrize("pair", PAIRS.EXPECTED)
+def test_published_pairs_in_shapes(pair):
+    teacher, student = PAIRS.split_pair(pair)
+    assert f"{teacher}-{student}" == pair
+    several = "kd+fitnet+at+sp+vid+rkd+pkt+nst+ft+crd"
+    if "MobileNet" not in pair:  # whose stages are linear
+        several += "+ab+ofd"
+    if PAIRS.EXPECTED[pair][PAIRS.METHODS.index("fsp")]:
+        several += "+fsp+review_kd"
+    config = PAIRS.get_config(f"{pair},{several}")
+    assert config.train.optimizer.learning_rate == (0.01 if "Net" in student else 0.05)
+    assert config.teacher.train.optimizer.learning_rate == 0.05
+    four = teacher in PAIRS.FOUR_STAGES
+    assert four == (student in PAIRS.FOUR_STAGES) == ("at_stage4" in config.terms)
+    assert config.terms.sp.inputs == (f"student.features:stage{4 if four else 3}",)
+    check_student(config)
+
+
+def test_terms_on_four_stages_keep_the_published_weights():
+    three = compose("ab+at+sp")
+    four = with_four_stages(three)
+    assert three == compose("ab+at+sp")
+    assert [four[f"ab_stage{i}"]["weight"] * 8 for i in (1, 2, 3, 4)] == pytest.approx([0.003, 0.006, 0.012, 0.024])
+    assert {four[f"at_stage{i}"]["weight"] for i in (1, 2, 3, 4)} == {1000.0}
+    assert four["ab_stage4"]["targets"] == ("teacher.features:stage4/pre_activation",)
+    assert "sp_stage4" not in four and four["sp"]["targets"] == ("teacher.features:stage4",)
+
+
+def test_a_pair_is_titled_with_what_was_published():
+    config = PAIRS.get_config("vgg13-vgg8,dkd")
+    assert config.title == "vgg13 to vgg8 on CIFAR-100, dkd (published: teacher 74.64, alone 70.36)"
+    assert config.terms.kd.kwargs.beta == 6.0
+    assert PAIRS.get_config().title.endswith("kd (published: teacher 79.42, alone 72.5, kd 73.33)")
+    with pytest.raises(ValueError, match="resnet56-resnet20"):
+        PAIRS.get_config("resnet56-resnet21")
+
+
+def pictures(shape: tuple[int, ...], count: int = 48) -> Splits:
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (count, *shape), dtype=np.uint8), np.arange(count) % 4
+    return from_arrays(train=(x, y), test=(x[:20], y[:20]), name="random")
+
+
+def streamed(source: Source) -> Source:
+    """The same images, read one by one, as those of ImageNet are."""
+
+    def fetch(index: int, view: int | None, seed: int) -> dict:
+        return {"image": source.images[index], "label": source.labels[index]}
+
+    known = {n: getattr(source, n) for n in ("name", "split", "num_classes", "class_names", "mean", "std", "image_shape")}
+    return Source(labels=None, fetch=fetch, size=len(source), **known)
+
+
+def take_two_steps(config, splits: Splits, directory: Path, **widths) -> dict:
+    for network in (config.student, config.teacher):
+        network.model.kwargs.update(widths)
+    for training in (config.train, config.teacher.train):
+        training.update(dict(steps=2, epochs=0.0, batch_size=16))
+    config.update(dict(baseline=False, workers=0, report=False, examples=0, eval_batch_size=16))
+    return train.run(config, directory, data=splits)
+
+
+def test_imagenet_takes_steps_on_streamed_images_over_eight_devices(tmp_path):
+    config = module("imagenet_resnet").get_config("bfloat16,tiny")
+    config.mesh.axes.fsdp = 2
+    found = pictures((32, 32, 3))
+    splits = Splits(streamed(found.train), None, streamed(found.test))
+    results = take_two_steps(config, splits, tmp_path, widths=(8, 8, 8, 8), stem_width=8, blocks=(1, 1, 1, 1))
+    assert results["models"]["student"]["steps"] == 2 and "test" in results["models"]["student"]["last"]
+    again = train.run(config, tmp_path, data=splits)
+    assert again == results
+
+
+def test_a_pair_takes_steps_over_eight_devices(tmp_path):
+    config = module("cifar100_pairs").get_config("resnet32x4-resnet8x4,feature,tiny")
+    results = take_two_steps(config, pictures((8, 8, 3)), tmp_path, widths=(4, 8, 8), stem_width=4, blocks=(1, 1, 1))
+    assert results["models"]["student"]["steps"] == 2
+
+
+def test_teacher_and_student_of_fashion_mnist_share_no_image(monkeypatch):
+    """And both are evaluated on the same images; which they are depends on data.split_seed alone."""
+    numbers = np.arange(60000)
+    images = np.stack([numbers // 256, numbers % 256], -1).astype(np.uint8)[:, None, None]
+    fake = types.ModuleType("fake_fashion")
+    fake.splits = lambda _: from_arrays(train=(images, numbers % 10), test=(images[:300], numbers[:300] % 10))
+    monkeypatch.setitem(sys.modules, "fake_fashion", fake)
+    config = module("cifar_resnet").get_config("fashion_mnist")
+    config.data.name = "fake_fashion:splits"
+    student, teacher = load(config.data), load(own_data(config))
+
+    def seen(source: Source) -> set[bytes]:
+        return {image.tobytes() for image in source.images}
+
+    assert [len(student.train), len(teacher.train), len(student.validation)] == [21000, 20000, 3000]
+    assert student.train.labelled.sum() == 1000 and teacher.train.labelled.all()
+    assert not seen(student.train) & seen(teacher.train)
+    assert not (seen(student.train) | seen(teacher.train)) & seen(student.validation)
+    np.testing.assert_array_equal(student.validation.images, teacher.validation.images)
+    few = load(config.data | {"eval_limit": 50})
+    assert [len(source) for source in few] == [21000, 50, 50] and seen(few.validation) <= seen(student.validation)
+
+
+def parse(*arguments: str):
+    """The config that launch.py gets."""
+    values, argv = flags.FlagValues(), ["launch.py", *arguments]
+    config = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    check_command(argv[1:])
+    values(argv)
+    return config.value
+
+
+DIGITS = f"--config={CONFIGS}/cifar_resnet.py:digits"
+
+
+def test_fields_from_the_command_line():
+    config = parse(
+        DIGITS, "--config.terms.kd.kwargs.temperature=2", "--config.train.batch_size=32", "--config.train.optimizer.name=adamw",
+        "--config.teacher.data.train_slice=(0, 100)", "--config.student.model.kwargs={'widths': (4, 8, 8), 'stem_width': 4}",
+        "--config.mesh.axes.fsdp=2", "--noconfig.baseline",
+    )  # fmt: skip
+    assert config.terms.kd.kwargs.temperature == 2.0 and config.train.batch_size == 32 and not config.baseline
+    assert own_data(config)["train_slice"] == (0, 100) and config.data.train_slice == (0, 0)
+    assert config.student.model.kwargs.widths == (4, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([f"--config={CONFIGS}/cifar_resnet.py:digist"], "Unknown word 'digist'.*'digits'"),
+        ([f"--config={CONFIGS}/cifar_resnet.py:digits,feature,relation"], "knowledge is given twice.*'\\+'"),
+        ([DIGITS, "--config.tran.steps=1"], "config has no field 'tran'.*'train'"),
+        ([DIGITS, "--config.terms.kd.kwargs.temprature=1"], "no field 'temprature'.*'temperature'.*--config.terms.kd.kwargs="),
+        ([DIGITS, "--config.terms.at.weight=1"], "config.terms has no field 'at'.*kd"),
+        (["--config=configs/cifar_resnt.py"], "no config file 'configs/cifar_resnt.py'.*cifar_resnet"),
+        (["--config.seed=1"], "Which config"),
+    ],
+)
+def test_what_does_not_exist_is_named_with_what_does(arguments, message, monkeypatch):
+    monkeypatch.chdir(CONFIGS.parent)
+    with pytest.raises(ValueError, match=message):
+        parse(*arguments)

@@ -1,0 +1,114 @@
+"""Every published method runs from its name: a few steps on digits, gradients in student and connectors only."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from kd_jax import knowledge, plan
+from kd_jax.config import base
+from kd_jax.data.load import load
+from kd_jax.presets import PRESETS
+from kd_jax.state import bind, init_state
+from kd_jax.step import make_train_step
+from kd_jax.terms import hyper_of
+from kd_jax.types import Role
+
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    config = base()
+    config.data.labels, config.data.validation = 100, 0.125
+    config.train.steps = 100
+    splits = load(config.data)
+    for name in ("student", "teacher"):  # equal widths, which FSP asks for
+        config[name].model = dict(name="models.cnn.cnn", kwargs=dict(widths=(4, 8, 8)))
+    models = {r: plan.make_model(config[r].model, splits.train) for r in ("student", "teacher")}
+    roles = {"student": Role(models["student"], group="student"), "teacher": Role(models["teacher"])}
+    data = [splits.train.example(i) for i in range(8)]
+    batch = {k: np.stack([d[k] for d in data]) for k in data[0]}
+    batch |= {"labelled": batch["label"] >= 0, "index": np.arange(8, dtype=np.int32), "view": np.zeros(8, np.int32)}
+    batch["labelled"][:2], batch["label"][:2] = True, 3
+    return config, roles, splits.train, batch
+
+
+def terms_of(names):
+    """The terms of several presets as one loss, so that many are compiled at once."""
+    terms = {}
+    for name in names:
+        for key, fields in knowledge.compose(name).items():
+            own = key in ("ce", "ft_paraphraser", "embed")  # one for all, or named by a path
+            terms[key if own else f"{name}.{key}"] = fields
+    return terms
+
+
+# "embed" is the term of three presets, each with paths to it: they cannot share a step.
+ALONE = [["cc"], ["crd"], ["info_nce"], ["dist+fitnet"]]
+TOGETHER = [n for n in PRESETS if [n] not in ALONE]
+
+
+@pytest.mark.parametrize("names", [*ALONE, *(TOGETHER[i : i + 12] for i in range(0, len(TOGETHER), 12))], ids="-".join)
+def test_presets(digits, names):
+    config, roles, source, batch = digits
+    scheme = plan.make_scheme(config, config.train, terms_of(names), roles, source)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
+    scheme, inputs = bind(scheme, shapes)
+    state = jax.jit(lambda: init_state(scheme, inputs, KEY, {}))()
+    step = jax.jit(make_train_step(scheme, scheme.stages[0]))
+    # Schedules start at 0 or end early: the middle of the warm-up is where every term counts.
+    before = after = state.replace(step=jax.numpy.int32(4))
+    for _ in range(2):
+        after, metrics = step(after, batch, hyper_of(scheme.stages[0]), KEY)
+    for name, (total, count) in metrics.items():
+        assert np.isfinite(float(total)) and float(count) > 0, name
+    assert not any(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), before.frozen, after.frozen)))
+    assert set(after.params) == {"student"}
+    for role, params in after.params["student"].items():
+        moved = jax.tree.map(lambda a, b: bool((a != b).any()), before.params["student"][role], params)
+        assert any(jax.tree.leaves(moved)) or not jax.tree.leaves(moved), role
+
+
+def test_memory_banks_follow_the_batch(digits):
+    config, roles, source, batch = digits
+    terms = knowledge.make_terms(knowledge.compose("crd"), 10, len(source))
+    assert terms["embed"].memory.first["student"].shape == (len(source), 128)
+    again = knowledge.make_terms(knowledge.compose("crd"), 10, len(source))
+    jax.tree.map(np.testing.assert_array_equal, terms["embed"].memory.first, again["embed"].memory.first)
+    scheme = plan.make_scheme(config, config.train, knowledge.compose("crd"), roles, source)
+    scheme, inputs = bind(scheme, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch))
+    state = jax.jit(lambda: init_state(scheme, inputs, KEY, {}))()
+    after, _ = jax.jit(make_train_step(scheme, scheme.stages[0]))(state, batch, hyper_of(scheme.stages[0]), KEY)
+    before, now = state.extra["embed"], after.extra["embed"]
+    changed = np.flatnonzero((np.asarray(before["student"]) != np.asarray(now["student"])).any(1))
+    np.testing.assert_array_equal(changed, np.arange(8))
+    np.testing.assert_allclose(np.linalg.norm(now["student"][:8], axis=1), 1.0, rtol=1e-5)
+    assert float(now["student_constant"]) > 0
+    third, _ = jax.jit(make_train_step(scheme, scheme.stages[0]))(after, batch, hyper_of(scheme.stages[0]), KEY)
+    assert float(third.extra["embed"]["student_constant"]) == float(now["student_constant"])
+
+
+def test_unlabelled_rows_take_the_teachers_class(digits):
+    from kd_jax.losses.composed import dkd_transfer_loss
+    from kd_jax.losses.response import dkd_loss
+
+    rng = np.random.default_rng(0)
+    s, t = rng.normal(size=(2, 4, 5)).astype(np.float32)
+    labels = np.array([1, -1, 2, -1], np.int32)
+    filled = np.where(labels < 0, t.argmax(-1), labels)
+    np.testing.assert_allclose(dkd_transfer_loss(s, t, labels), dkd_loss(s, t, filled))
+
+
+def test_combination_keeps_the_smaller_weight_of_a_shared_term():
+    terms = knowledge.compose("feature+response")
+    assert set(terms) == {"ce", "hint", "kd"} and terms["ce"]["weight"] == 0.1
+    with pytest.raises(ValueError, match="'feature'"):
+        knowledge.compose("featur")
+
+
+def test_a_preset_is_made_of_plain_values(digits):
+    for name in PRESETS:
+        for fields in knowledge.compose(name).values():
+            assert not any(dataclasses.is_dataclass(v) or callable(v) for v in fields.values()), name
