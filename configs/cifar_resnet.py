@@ -32,14 +32,14 @@ def cifar(config: ConfigDict) -> None:
 
 
 def fashion_mnist(config: ConfigDict) -> None:
-    config.student.model = dict(name="models.cnn.cnn", kwargs=dict(widths=(8, 16, 20)))
-    config.teacher.model = dict(name="models.cnn.cnn", kwargs=dict(widths=(32, 64, 128)))
+    config.student.model = dict(name="models.cnn.cnn", kwargs=dict(widths=(8, 12, 16, 16)))
+    config.teacher.model = dict(name="models.cnn.cnn", kwargs=dict(widths=(16, 32, 64, 128)))
     config.data.update(dict(validation=0.05, train_slice=(20000, 41000), labels=1000))
     config.teacher.data.train_slice = (0, 20000)
     augment = (dict(name="pad_crop", padding=2), "flip")
-    config.train = training(batch_size=64, steps=2000, augment=augment, optimizer=dict(learning_rate=0.1))
+    config.train = training(batch_size=64, steps=1000, augment=augment, optimizer=dict(learning_rate=0.1))
     config.teacher.train = training(batch_size=64, steps=2000, augment=augment, optimizer=dict(learning_rate=0.05))
-    config.log_every, config.eval_every = 50, 500
+    config.log_every, config.eval_every = 50, 250
 
 
 def digits(config: ConfigDict) -> None:

@@ -13,8 +13,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kd_jax.presets import PRESETS
+from kd_jax.presets import PRESETS, term
 from kd_jax.resolve import check_kwargs, near, resolve
+from kd_jax.terms import paths_of
 from kd_jax.types import Memory, Model, Schedule, Term
 
 
@@ -60,7 +61,7 @@ def _make(fields: Mapping[str, Any], **given: Any) -> Any:
     taken = inspect.signature(factory).parameters
     given = {k: v for k, v in given.items() if k in taken}
     check_kwargs(fields["name"], factory, fields["kwargs"])
-    return factory(**given, **fields["kwargs"])
+    return factory(**{**given, **fields["kwargs"]})
 
 
 def _is_schedule(value: Any) -> bool:
@@ -87,6 +88,17 @@ def _memory(name: str, fields: Mapping[str, Any], examples: int) -> Memory | Non
     return _make(fields, examples=examples, name=name) if fields["name"] else None
 
 
+def _check_fields(name: str, fields: Mapping[str, Any]) -> None:
+    expected = [*inspect.signature(term).parameters]
+    for field in fields:
+        if field not in expected:
+            raise ValueError(f"Term {name!r} has no field {field!r}. {near(field, expected)}")
+    if missing := [f for f in expected if f not in fields]:
+        raise ValueError(f"Term {name!r} lacks {', '.join(missing)}: kd_jax.presets.term fills in what is not given.")
+    if "weight" in fields["kwargs"]:
+        raise ValueError(f"Term {name!r}: 'weight' is the term's own; the loss's argument needs another name.")
+
+
 def make_terms(config: Mapping[str, Mapping[str, Any]], total_steps: int = 0, examples: int = 0) -> dict[str, Term]:
     """Config -> Terms, for a run of `total_steps` on `examples` training examples.
 
@@ -94,6 +106,7 @@ def make_terms(config: Mapping[str, Mapping[str, Any]], total_steps: int = 0, ex
     """
     terms = {}
     for name, fields in config.items():
+        _check_fields(name, fields)
         fn = resolve(fields["fn"])
         check_kwargs(fields["fn"], fn, [*fields["kwargs"], *fields["options"]])
         kwargs = {k: _make(v, total_steps=total_steps) if _is_schedule(v) else v for k, v in fields["kwargs"].items()}
@@ -108,4 +121,22 @@ def make_terms(config: Mapping[str, Mapping[str, Any]], total_steps: int = 0, ex
             connector=_connector(fields["connector"]),
             memory=_memory(name, fields["memory"], examples),
         )
-    return terms
+    return in_order(terms)
+
+
+def in_order(terms: Mapping[str, Term]) -> dict[str, Term]:
+    """The same terms, each after those whose connectors it reads: a ConfigDict hands them out by the alphabet."""
+    ordered: dict[str, Term] = {}
+    asked: set[str] = set()
+
+    def add(name: str) -> None:
+        if name in terms and name not in asked:
+            asked.add(name)
+            for path in paths_of(terms[name]):
+                if "/connector" in path:
+                    add(path.partition("/connector")[0])
+            ordered[name] = terms[name]
+
+    for name in terms:
+        add(name)
+    return ordered

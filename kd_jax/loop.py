@@ -7,8 +7,9 @@ the clock is a pure function of (scheme, data, seed), so a killed run that is st
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,57 +53,55 @@ class Fit:
     scheme: Scheme
     inputs: Mapping[str, Any]
     state: TrainState
+    key: jax.Array
+    sources: Mapping[str, Source | None]
+    settings: Settings
+    mesh: Mesh
+    checkpoints: Checkpoints
     record: dict[str, Any]
-    resumed: bool
+    resumed: bool = False
+
+    @property
+    def bounds(self) -> list[int]:
+        """The first step of every stage, and the last step of all."""
+        return list(itertools.accumulate((stage.steps for stage in self.scheme.stages), initial=0))
+
+    def batches(self, split: str, start: int, count: int) -> Iterator[Mapping[str, jax.Array]]:
+        return train_batches(
+            self.sources[split], batch_size=self.settings.batch_size, seed=self.settings.seed, start_step=start,
+            num_steps=count, labelled_share=self.settings.labelled_share, sharding=parallel.batch_sharding(self.mesh),
+            workers=self.settings.workers,
+        )  # fmt: skip
+
+    def score(self, step: Callable[..., Any], split: str) -> dict[str, dict[str, Any]]:
+        """{role: metrics} of a whole split."""
+        data = eval_batches(
+            self.sources[split], batch_size=self.settings.eval_batch_size, sharding=parallel.batch_sharding(self.mesh),
+            workers=self.settings.workers,
+        )  # fmt: skip
+        return evaluate(step, self.state, data, self.key)
+
+    def abstract(self, stage: int) -> TrainState:
+        """Shapes and shardings of the state while `stage` runs."""
+
+        def create(key: jax.Array, loaded: Mapping) -> TrainState:
+            state = init_state(self.scheme, self.inputs, key, loaded)
+            for number in range(1, stage + 1):
+                state = init_optimizers(self.scheme, state, number)
+            return state
+
+        shapes = jax.eval_shape(create, jax.random.key(0), loaded_variables(self.scheme))
+        shardings = parallel.state_shardings(shapes, self.settings.rules, self.mesh)
+        return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+
+    def template(self, step: int) -> TrainState:
+        """What the state saved at `step` looks like; a step between two stages belongs to the earlier one."""
+        stage = max(i for i, start in enumerate(self.bounds[:-1]) if start < step or i == 0)
+        return self.abstract(stage).replace(frozen=self.state.frozen)
 
 
-def starts(scheme: Scheme) -> list[int]:
-    """The first step of every stage, and the last step of all."""
-    total = [0]
-    for stage in scheme.stages:
-        total.append(total[-1] + stage.steps)
-    return total
-
-
-def _abstract(scheme: Scheme, inputs: Mapping, stage: int, rules: Mapping, mesh: Mesh) -> TrainState:
-    """Shapes and shardings of the state while `stage` runs."""
-
-    def build(key: jax.Array, loaded: Mapping) -> TrainState:
-        state = init_state(scheme, inputs, key, loaded)
-        for number in range(1, stage + 1):
-            state = init_optimizers(scheme, state, number)
-        return state
-
-    shapes = jax.eval_shape(build, jax.random.key(0), loaded_variables(scheme))
-    shardings = parallel.state_shardings(shapes, rules, mesh)
-    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
-
-
-def build(scheme: Scheme, batch: Mapping[str, Any], settings: Settings, mesh: Mesh, checkpoints: Checkpoints) -> Fit:
-    """Binds the scheme to the shape of a batch, creates its state sharded, restores the newest checkpoint if any."""
-    parallel.check_batch_size(mesh, settings.batch_size, "batch_size")
-    parallel.check_batch_size(mesh, settings.eval_batch_size, "eval_batch_size")
-    parallel.check_roles(settings.rules, scheme)
-    scheme, inputs = bind(scheme, batch)
-    shardings = jax.tree.map(lambda x: x.sharding, _abstract(scheme, inputs, 0, settings.rules, mesh))
-    create = jax.jit(lambda key, loaded: init_state(scheme, inputs, key, loaded), out_shardings=shardings)
-    state = create(jax.random.key(settings.seed), loaded_variables(scheme))
-    run = Fit(scheme, inputs, state, {"accumulator": {}, "best": None, "seconds": 0.0}, False)
-    found = checkpoints.restore_newest(lambda step: template(run, step, settings.rules, mesh))
-    if found:
-        run.state, run.record, run.resumed = *found, True
-    return run
-
-
-def template(run: Fit, step: int, rules: Mapping[str, parallel.Rules], mesh: Mesh) -> TrainState:
-    """What the state saved at `step` looks like; a step between two stages belongs to the earlier one."""
-    stage = max(i for i, start in enumerate(starts(run.scheme)[:-1]) if start < step or i == 0)
-    return _abstract(run.scheme, run.inputs, stage, rules, mesh).replace(frozen=run.state.frozen)
-
-
-def exported(params: PyTree, stats: PyTree) -> dict[str, PyTree]:
-    """The tree that an exported model is stored as: connectors, optimizers and other roles are left behind."""
-    return {"params": params, **({"stats": stats} if jax.tree.leaves(stats) else {})}
+def _shardings(tree: TrainState) -> TrainState:
+    return jax.tree.map(lambda x: x.sharding, tree)
 
 
 def fit(
@@ -115,114 +114,133 @@ def fit(
 ) -> dict[str, Any]:
     """Trains `scheme` and returns what done.json holds: the last step and the best by validation, on every split.
 
-    `sources` maps split names to data: the stages' splits, "validation" (or None) and "test". The parameters are left
-    in `<directory>/checkpoints`. Raises NonFiniteLoss, Stopped, and ValueError for whatever does not fit together.
+    `sources` maps split names to data: the stages' splits, "validation" (or None) and "test". Checkpoints are left in
+    `<directory>/checkpoints`, the networks alone in `<directory>/export/<last|best>/<role>`.
+    Raises NonFiniteLoss, Stopped, and ValueError for whatever does not fit together.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    checkpoints = Checkpoints(directory / "checkpoints", settings.keep)
-    sharding = parallel.batch_sharding(mesh)
-    key = parallel.create_everywhere(lambda: jax.random.key(settings.seed), mesh)
-
-    def batches(stage_data: str, start: int, count: int):
-        return train_batches(
-            sources[stage_data], batch_size=settings.batch_size, seed=settings.seed, start_step=start, num_steps=count,
-            labelled_share=settings.labelled_share, sharding=sharding, workers=settings.workers,
-        )  # fmt: skip
-
-    def score(run: Fit, step, split: str) -> dict[str, dict[str, Any]]:
-        data = eval_batches(
-            sources[split], batch_size=settings.eval_batch_size, sharding=sharding, workers=settings.workers
-        )
-        return evaluate(step, run.state, data, key)
-
     with jax.set_mesh(mesh):
-        first = next(iter(batches(scheme.stages[0].data, 0, 1)))
-        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), first)
-        run = build(scheme, shapes, settings, mesh, checkpoints)
-        bounds, step = starts(run.scheme), int(run.state.step)
-        progress = Progress(title, bounds[-1], step, settings.batch_size, enabled=parallel.is_lead())
+        run = begin(scheme, sources, settings, mesh, Checkpoints(directory / "checkpoints", settings.keep))
+        step, steps, lead = int(run.state.step), run.bounds[-1], parallel.is_lead()
+        progress = Progress(title, steps, step, settings.batch_size, enabled=lead)
         if run.resumed:
-            progress.print(f"{title}: resumed at step {step} of {bounds[-1]}")
+            progress.print(f"{title}: resumed at step {step} of {steps}")
         log = Log(directory, run.record, step if run.resumed else None, settings.log_every, progress)
-        eval_step = jax.jit(make_eval_step(dataclasses.replace(run.scheme, reference=None)))
-        clock = time.monotonic() - run.record["seconds"]
-
-        def save() -> None:
-            run.record["seconds"] = time.monotonic() - clock
-            best = run.record["best"]
-            checkpoints.save(run.state, run.record, best["step"] if best else None)
-
-        def end_interval() -> None:
-            log.flush(step)
-            if sources["validation"] is not None:
-                values = score(run, eval_step, "validation")
-                flat = {f"{r}/{k}": v for r, m in values.items() for k, v in m.items() if not isinstance(v, list)}
-                log.write(step, {"kind": "validation", **flat})
-                accuracy = values[run.scheme.evaluate[0]]["accuracy"]
-                if run.record["best"] is None or accuracy > run.record["best"]["accuracy"]:
-                    run.record["best"] = {"step": step, "accuracy": accuracy}
-            save()
-
-        with Signals() as signals:
-            try:
-                for number, stage in enumerate(run.scheme.stages):
-                    if step >= bounds[number + 1]:
-                        continue
-                    if step == bounds[number]:
-                        run.state = enter(run, number)
-                    hyper = parallel.create_everywhere(lambda stage=stage: hyper_of(stage), mesh)
-                    out = jax.tree.map(lambda x: x.sharding, run.state)
-                    train_step = jax.jit(
-                        make_train_step(run.scheme, stage), donate_argnums=0, out_shardings=(out, None)
-                    )
-                    with jax.transfer_guard("disallow"):
-                        for batch in batches(stage.data, step - bounds[number], bounds[number + 1] - step):
-                            run.state, metrics = train_step(run.state, batch, hyper, key)
-                            step += 1
-                            log.add(step, metrics)
-                            stop = signals.stop_at(step)
-                            if step % settings.eval_every == 0 or step == bounds[number + 1]:
-                                end_interval()
-                            elif stop:
-                                log.flush(step)
-                                save()
-                            if stop:
-                                checkpoints.wait()
-                                progress.print(
-                                    f"{title}: stopped at step {step} by SIGTERM and saved; the same command resumes."
-                                )
-                                raise Stopped(0)
-            finally:
-                progress.close()
-                log.close()
-                checkpoints.wait()
-        seconds = run.record["seconds"]
-        results = {
-            "steps": bounds[-1],
-            "seconds": seconds,
-            "examples_per_second": bounds[-1] * settings.batch_size / seconds,
-        }
-        final_step = jax.jit(make_eval_step(run.scheme))
-        for which in ("last", "best"):
-            if which == "best":
-                if run.record["best"] is None:
-                    continue
-                run.state = checkpoints.restore(
-                    run.record["best"]["step"], template(run, run.record["best"]["step"], settings.rules, mesh)
-                )
-            splits = [s for s in ("validation", "test") if sources[s] is not None]
-            results[which] = {"step": int(run.state.step), **{s: score(run, final_step, s) for s in splits}}
-            for role in run.scheme.evaluate:
-                save_tree(directory / "export" / which / role, exported(*role_variables(run.state, run.scheme, role)))
-        checkpoints.close()
-    if parallel.is_lead():
+        try:
+            with Signals() as signals:
+                train(run, log, signals)
+        except Stopped:
+            progress.print(
+                f"{title}: stopped at step {int(run.state.step)} by SIGTERM and saved; run it again to resume."
+            )
+            raise
+        finally:
+            progress.close()
+            log.close()
+            run.checkpoints.wait()
+        results = conclude(run, directory)
+        run.checkpoints.close()
+    if lead:
         write_json(directory / DONE, results)
     return results
 
 
+def begin(
+    scheme: Scheme, sources: Mapping[str, Source | None], settings: Settings, mesh: Mesh, checkpoints: Checkpoints
+) -> Fit:
+    """Binds the scheme to the shape of a batch, creates its state sharded, restores the newest checkpoint if any."""
+    parallel.check_batch_size(mesh, settings.batch_size, "batch_size")
+    parallel.check_batch_size(mesh, settings.eval_batch_size, "eval_batch_size")
+    parallel.check_roles(settings.rules, scheme)
+    key = parallel.create_everywhere(lambda: jax.random.key(settings.seed), mesh)
+    record = {"accumulator": {}, "best": None, "seconds": 0.0}
+    run = Fit(scheme, {}, None, key, sources, settings, mesh, checkpoints, record)
+    first = next(iter(run.batches(scheme.stages[0].data, 0, 1)))
+    run.scheme, run.inputs = bind(scheme, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), first))
+
+    def create(key: jax.Array, loaded: Mapping) -> TrainState:
+        return init_state(run.scheme, run.inputs, key, loaded)
+
+    shardings = _shardings(run.abstract(0))
+    run.state = jax.jit(create, out_shardings=shardings)(jax.random.key(settings.seed), loaded_variables(run.scheme))
+    found = checkpoints.restore_newest(run.template)
+    if found:
+        run.state, run.record, run.resumed = *found, True
+    return run
+
+
 def enter(run: Fit, number: int) -> TrainState:
     """The state at the first step of a stage: its `on_enter`, then fresh optimizers where they change."""
-    stage, state = run.scheme.stages[number], run.state
-    if stage.on_enter is not None:
-        state = stage.on_enter(state)
-    return init_optimizers(run.scheme, state, number) if number else state
+    state = run.state
+    if run.scheme.stages[number].on_enter is not None:
+        state = run.scheme.stages[number].on_enter(state)
+    if number == 0:
+        return state
+    shardings = _shardings(run.abstract(number))
+    return jax.jit(lambda s: init_optimizers(run.scheme, s, number), out_shardings=shardings)(state)
+
+
+def train(run: Fit, log: Log, signals: Signals) -> None:
+    """Takes the steps that are left of every stage. Raises Stopped, with everything saved, when it is asked to stop."""
+    step, bounds = int(run.state.step), run.bounds
+    eval_step = jax.jit(make_eval_step(dataclasses.replace(run.scheme, reference=None)))
+    clock = time.monotonic() - run.record["seconds"]
+
+    def save() -> None:
+        log.flush(step)  # before the save, so that a checkpoint never holds a nan that the log has not seen
+        run.record["seconds"] = time.monotonic() - clock
+        run.checkpoints.save(run.state, run.record, run.record["best"] and run.record["best"]["step"])
+
+    def validate() -> None:
+        log.flush(step)
+        values = run.score(eval_step, "validation")
+        flat = {f"{r}/{k}": v for r, m in values.items() for k, v in m.items() if not isinstance(v, list)}
+        log.write(step, {"kind": "validation", **flat})
+        accuracy = values[run.scheme.evaluate[0]]["accuracy"]
+        if run.record["best"] is None or accuracy > run.record["best"]["accuracy"]:
+            run.record["best"] = {"step": step, "accuracy": accuracy}
+
+    for number, stage in enumerate(run.scheme.stages):
+        if step >= bounds[number + 1]:
+            continue
+        if step == bounds[number]:
+            run.state = enter(run, number)
+        hyper = parallel.create_everywhere(lambda stage=stage: hyper_of(stage), run.mesh)
+        program = make_train_step(run.scheme, stage)
+        train_step = jax.jit(program, donate_argnums=0, out_shardings=(_shardings(run.state), None))
+        with jax.transfer_guard("disallow"):
+            for batch in run.batches(stage.data, step - bounds[number], bounds[number + 1] - step):
+                run.state, metrics = train_step(run.state, batch, hyper, run.key)
+                step += 1
+                log.add(step, metrics)
+                stop = signals.stop_at(step)
+                due = step % run.settings.eval_every == 0 or step == bounds[number + 1]
+                if due and run.sources["validation"] is not None:
+                    validate()
+                if due or stop:
+                    save()
+                if stop:
+                    run.checkpoints.wait()
+                    raise Stopped(0)
+
+
+def conclude(run: Fit, directory: Path) -> dict[str, Any]:
+    """Scores the last step and the best by validation on every split, against the reference; exports the networks."""
+    steps, seconds, best = run.bounds[-1], run.record["seconds"], run.record["best"]
+    rate = steps * run.settings.batch_size / seconds
+    results: dict[str, Any] = {"steps": steps, "seconds": seconds, "examples_per_second": rate}
+    step = jax.jit(make_eval_step(run.scheme))
+    splits = [name for name in ("validation", "test") if run.sources[name] is not None]
+    for which in ("last", "best") if best else ("last",):
+        if which == "best":
+            run.state = run.checkpoints.restore(best["step"], run.template(best["step"]))
+        results[which] = {"step": int(run.state.step), **{split: run.score(step, split) for split in splits}}
+        for role in run.scheme.evaluate:
+            network = exported(*role_variables(run.state, run.scheme, role))
+            save_tree(directory / "export" / which / role, network)
+    return results
+
+
+def exported(params: PyTree, stats: PyTree) -> dict[str, PyTree]:
+    """The tree that an exported model is stored as: connectors, optimizers and other roles are left behind."""
+    return {"params": params, **({"stats": stats} if jax.tree.leaves(stats) else {})}

@@ -32,7 +32,10 @@ def make_schedule(config: Mapping[str, Any], total_steps: int) -> Schedule:
     elif name == "linear":
         main = optax.linear_schedule(peak, 0.0, rest)
     elif name == "step":
-        at = {max(round(b * total_steps) - warmup, 0): config["decay"] for b in config["boundaries"]}
+        at: dict[int, float] = {}
+        for boundary in config["boundaries"]:  # two may fall on one step of a short run
+            step = max(round(boundary * total_steps) - warmup, 0)
+            at[step] = at.get(step, 1.0) * config["decay"]
         main = optax.piecewise_constant_schedule(peak, at)
     else:
         raise ValueError(f"optimizer.schedule {name!r} is unknown. {near(name, SCHEDULES)}")

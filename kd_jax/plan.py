@@ -20,12 +20,13 @@ from kd_jax.config import own_data
 from kd_jax.data import augment
 from kd_jax.data.batches import train_batches
 from kd_jax.data.source import Source, Splits
+from kd_jax.evaluate import role_variables
 from kd_jax.loop import Settings
 from kd_jax.models.adapters import as_model, name_of
 from kd_jax.presets import supervised
 from kd_jax.resolve import call, check_kwargs, resolve
 from kd_jax.state import bind, init_state, loaded_variables
-from kd_jax.types import Model, Role, Scheme
+from kd_jax.types import Model, Role, Scheme, TrainState
 from kd_jax.workdir import plain
 
 
@@ -56,7 +57,7 @@ def note_given(config: ConfigDict, models: Mapping[str, Model], data: Splits | N
 
 
 def num_steps(config: Mapping[str, Any], examples: int) -> int:
-    if bool(config["steps"]) == bool(config["epochs"]):
+    if min(config["steps"], config["epochs"]) < 0 or bool(config["steps"]) == bool(config["epochs"]):
         raise ValueError(
             f"Give either train.steps or train.epochs, not steps={config['steps']}, epochs={config['epochs']}."
         )
@@ -211,20 +212,19 @@ def check(job: Job, batch: Mapping[str, Any], mesh: Mesh) -> None:
         sharding=parallel.batch_sharding(mesh), labelled_share=settings.labelled_share,
     )  # fmt: skip
     scheme, inputs = bind(job.scheme, batch)
-    _check_classes(job, scheme, inputs)
     state = jax.eval_shape(lambda key: init_state(scheme, inputs, key, loaded_variables(scheme)), jax.random.key(0))
+    _check_classes(job, scheme, inputs, state)
     parallel.check_roles(settings.rules, scheme)
     parallel.state_shardings(state, settings.rules, mesh)
     workdir.check(job.directory, job.config)
 
 
-def _check_classes(job: Job, scheme: Scheme, inputs: Mapping[str, tuple]) -> None:
+def _check_classes(job: Job, scheme: Scheme, inputs: Mapping[str, tuple], state: TrainState) -> None:
     """Every evaluated network, and the teacher, must have one logit a class of the data."""
     for name in {*scheme.evaluate, *([scheme.reference] if scheme.reference else [])}:
-        role, key = scheme.roles[name], jax.random.key(0)
-        params, stats = jax.eval_shape(role.model.init, key, *inputs[name])
-        infer = functools.partial(role.model.apply, train=False, key=key)
-        shape = jax.tree.map(jnp.shape, jax.eval_shape(infer, params, stats, *inputs[name])[0].logits)
+        infer = functools.partial(scheme.roles[name].model.apply, train=False, key=jax.random.key(0))
+        outputs, _ = jax.eval_shape(infer, *role_variables(state, scheme, name), *inputs[name])
+        shape = jax.tree.map(jnp.shape, outputs.logits)
         called = "teacher" if job.name == "teacher" else name
         if len(shape) != 2 or not isinstance(shape[0], int):
             raise ValueError(f"The output of the {called} has shape {shape}; a classifier's is [batch, classes].")

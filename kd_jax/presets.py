@@ -158,7 +158,7 @@ def teacher_head(weight: float = 1.0) -> Terms:
     """SRRL (ICLR 2021): the student's embedding, connected, read by the teacher's head."""
     kd = term(
         "losses.composed.teacher_head_loss", ("student.features:embedding",),
-        ("teacher.features:embedding", "teacher.logits"), weight=weight, kwargs={"weight": 1.0},
+        ("teacher.features:embedding", "teacher.logits"), weight=weight, kwargs={"logit_weight": 1.0},
         options={"head": "params.teacher.head"}, connector=part("models.method_connectors.srrl_connector"),
     )  # fmt: skip
     return {**supervised(), "srrl": kd}
@@ -200,7 +200,9 @@ def embedded(fn: str, weight: float, *, normalize: bool, memory: bool = False, *
 
 def masked_generation(weight: float = 1.2e-3) -> Terms:
     """MGD (arXiv 2205.01529): the teacher's last map generated from a masked one of the student."""
-    return maps("mgd", "losses.feature.feature_sum_loss", weight, ("stage3",), part("models.method_connectors.mgd_generator"))()
+    return maps(
+        "mgd", "losses.feature.feature_sum_loss", weight, ("stage3",), part("models.method_connectors.mgd_generator")
+    )()
 
 
 _RESPONSE, _FEATURE, _RELATION = "losses.response.", "losses.feature.", "losses.relation."

@@ -35,4 +35,4 @@ def until(total_steps: int, fraction: float) -> Schedule:
 
 def steps(total_steps: int, boundaries: tuple[float, ...], decay: float = 0.1) -> Schedule:
     """decay^(number of boundaries passed); boundaries are fractions of the run."""
-    return lambda step: decay ** sum((step >= b * total_steps).astype(jnp.float32) for b in boundaries)
+    return lambda step: decay ** sum(jnp.where(step >= b * total_steps, 1.0, 0.0) for b in boundaries)

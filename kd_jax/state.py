@@ -55,6 +55,7 @@ def bind(scheme: Scheme, batch: Shapes) -> tuple[Scheme, dict[str, tuple[PyTree,
     _check_groups(scheme)
     roles: dict[str, Role] = dict(scheme.roles)
     inputs: dict[str, tuple[PyTree, ...]] = {}
+    shapes: dict[str, tuple[PyTree, PyTree]] = {}
     batch = prepared_shapes(scheme, batch)
     for phase in (p for s in scheme.stages for p in s.phases):
         extra = dict(scheme.extra) | {n: t.memory.first for n, t in phase.terms.items() if t.memory is not None}
@@ -65,8 +66,8 @@ def bind(scheme: Scheme, batch: Shapes) -> tuple[Scheme, dict[str, tuple[PyTree,
             given = tuple(lookup(context, p) for p in call.inputs)
             inputs.setdefault(call.role, given)
             name = call.name or call.role
-            context[name] = _apply_shapes(roles, inputs, call, call_taps(phase, name), given)
-        context["params"] = {r: _init_shapes(roles[r], inputs[r])[0] for r in inputs if "/" not in r}
+            context[name] = _apply_shapes(roles, inputs, shapes, call, call_taps(phase, name), given)
+        context["params"] = {r: shapes[r][0] for r in shapes if "/" not in r}
         for name, term in {**phase.terms, **phase.metrics}.items():
             given = tuple(lookup(context, p) for p in term.inputs)
             targets = tuple(lookup(context, p) for p in term.targets)
@@ -76,7 +77,7 @@ def bind(scheme: Scheme, batch: Shapes) -> tuple[Scheme, dict[str, tuple[PyTree,
                 inputs[role] = given
             if term.connector is not None:
                 connect = Call(role, term.inputs)
-                context[role] = _apply_shapes(roles, inputs, connect, call_taps(phase, role), given)
+                context[role] = _apply_shapes(roles, inputs, shapes, connect, call_taps(phase, role), given)
             _check_term(name, term, context)
     for name, role in roles.items():
         if name not in inputs:  # evaluated only, or a copy of another role
@@ -88,21 +89,20 @@ def _shapes(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), tree)
 
 
-def _init_shapes(role: Role, given: tuple[PyTree, ...]) -> tuple[PyTree, PyTree]:
-    return jax.eval_shape(role.model.init, jax.random.key(0), *given)
-
-
 def _apply_shapes(
-    roles: Mapping[str, Role], inputs: Mapping, call: Call, taps: tuple[str, ...], given: tuple
+    roles: Mapping[str, Role], inputs: Mapping, shapes: dict, call: Call, taps: tuple[str, ...], given: tuple
 ) -> PyTree:
+    """Shapes of what the call returns; `shapes` keeps those of each role's (params, stats), which take long to trace."""
     role = roles[call.role]
     apply = functools.partial(role.model.apply, train=call.train, taps=taps)
     try:
-        params, stats = _init_shapes(role, inputs[call.role])
-        return jax.eval_shape(lambda p, s, k, *x: apply(p, s, *x, key=k)[0], params, stats, jax.random.key(0), *given)
+        if call.role not in shapes:
+            shapes[call.role] = jax.eval_shape(role.model.init, jax.random.key(0), *inputs[call.role])
+        key = jax.random.key(0)
+        return jax.eval_shape(lambda p, s, k, *x: apply(p, s, *x, key=k)[0], *shapes[call.role], key, *given)
     except (TypeError, ValueError, KeyError) as e:
-        shapes = jax.tree.map(lambda x: x.shape, given)
-        raise ValueError(f"Role {call.role!r} cannot take {dict(zip(call.inputs, shapes, strict=True))}: {e}") from e
+        found = dict(zip(call.inputs, jax.tree.map(lambda x: x.shape, given), strict=True))
+        raise ValueError(f"Role {call.role!r} cannot take {found}: {e}") from e
 
 
 def _check_term(name: str, term: Term, context: Mapping) -> None:

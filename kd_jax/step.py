@@ -91,7 +91,9 @@ def make_train_step(scheme: Scheme, stage: Stage) -> Callable[..., tuple[TrainSt
                 metrics[name] = term_value(name, metric, context, metric.kwargs)[:2]
             return loss, (metrics, stats, extra, context)
 
-        (loss, (metrics, stats, extra, context)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params[phase.group])
+        (loss, (metrics, stats, extra, context)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+            state.params[phase.group]
+        )
         with jax.named_scope(f"update_{phase.group}"):
             params = state.params[phase.group]
             updates, opt = phase.tx.update(grads, state.opt[phase.group], params)

@@ -104,7 +104,7 @@ def term_value(
     kwargs: Mapping[str, Any],
     connect: Callable[[str, tuple[PyTree, ...]], PyTree] | None = None,
 ) -> tuple[Array, Array, tuple[Any, ...]]:
-    """(sum, count, inputs of the loss) over the batch, without the weight. `connect(name, inputs)` runs the connector."""
+    """(sum, count, inputs of the loss) over the batch, without the weight. `connect` runs the connector."""
     inputs: tuple[Any, ...] = tuple(lookup(context, p) for p in term.inputs)
     targets = tuple(jax.lax.stop_gradient(lookup(context, p)) for p in term.targets)
     options = {k: jax.lax.stop_gradient(lookup(context, p)) for k, p in term.options.items()}

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import jax
 
-jax.config.update("jax_num_cpu_devices", 2)
+if __name__ == "__main__":
+    jax.config.update("jax_num_cpu_devices", 2)
 
 import toy  # noqa: E402
 

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from kd_jax.losses._numerics import scalar_like, to_float
 from kd_jax.losses.feature import (
     class_attention_loss,
     feature_hint_loss,
@@ -72,34 +73,39 @@ def review_kd_loss(*maps: Array) -> Array:
     return sum(hierarchical_context_loss(s, t) for s, t in zip(maps[:half], maps[half:], strict=True))
 
 
-def _classify(x: Array, head: Mapping[str, Array]) -> Array:
-    bias = jnp.expand_dims(head["bias"], tuple(range(x.ndim - 1)))
-    return (x.astype(jnp.float32) @ head["kernel"].astype(jnp.float32)) + bias.astype(jnp.float32)
-
-
 def teacher_head_loss(
-    student: Array, teacher: Array, teacher_logits: Array, *, head: Mapping[str, Array], weight: Array | float = 1.0
+    student: Array,
+    teacher: Array,
+    teacher_logits: Array,
+    *,
+    head: Mapping[str, Array],
+    logit_weight: Array | float = 1.0,
 ) -> Array:
-    """mean (s - t)^2 + weight * softmax_regression_loss(head(s), teacher logits): SRRL.
+    """mean (s - t)^2 + logit_weight * softmax_regression_loss(head(s), teacher logits): SRRL.
 
     student, teacher [batch, width], the student already connected; head {"kernel", "bias"} of the teacher; [batch].
     Yang, Martinez, Bulat, Tzimiropoulos, "Knowledge Distillation via Softmax Regression Representation Learning", 2021.
     """
-    return feature_hint_loss(student, teacher) + weight * softmax_regression_loss(
-        _classify(student, head), teacher_logits
-    )
+    x, kernel, bias = to_float(student, head["kernel"], head["bias"])
+    read = softmax_regression_loss(x @ kernel + jnp.expand_dims(bias, 0), teacher_logits)
+    return feature_hint_loss(student, teacher) + scalar_like(logit_weight, read) * read
 
 
 def class_attention_transfer_loss(
     student: Array, student_head: Mapping[str, Array], teacher: Array, teacher_head: Mapping[str, Array]
 ) -> Array:
-    """class_attention_loss of class activation maps, head(map) at every position: CAT-KD.
+    """class_attention_loss of class activation maps, map @ kernel of the head at every position: CAT-KD.
 
-    Maps [batch, height, width, channels], heads {"kernel", "bias"}; returns [batch]. The bias moves a whole map and
-    is left out, as in the convolution that the authors convert the head to, up to that constant.
+    Maps [batch, height, width, channels], heads {"kernel"}; returns [batch]. A bias is left out: it would move a whole
+    map, and the authors' networks end in a 1 x 1 convolution without one.
     Guo, Yan, Li, Lin, "Class Attention Transfer Based Knowledge Distillation", CVPR 2023, arXiv 2304.12777.
     """
-    return class_attention_loss(_classify(student, student_head), _classify(teacher, teacher_head))
+
+    def activation_maps(x: Array, head: Mapping[str, Array]) -> Array:
+        x, kernel = to_float(x, head["kernel"])
+        return x @ kernel
+
+    return class_attention_loss(activation_maps(student, student_head), activation_maps(teacher, teacher_head))
 
 
 def overhaul_batch_loss(student: Array, teacher: Array) -> Array:
@@ -108,8 +114,9 @@ def overhaul_batch_loss(student: Array, teacher: Array) -> Array:
     Pre-activations [batch, height, width, channels] of one shape (the student's connected); returns [batch].
     Heo et al., 2019, arXiv 1904.01866, who take the same expectation from the BatchNorm's Gaussian (`relu_margin`).
     """
-    negative = jnp.where(teacher < 0, teacher, 0.0).sum((0, 1, 2))
-    margin = negative / jnp.maximum((teacher < 0).sum((0, 1, 2)), 1)
+    (teacher,) = to_float(teacher)
+    negative = jnp.where(teacher < 0, teacher, 0).sum((0, 1, 2))
+    margin = negative / jnp.maximum((teacher < 0).sum((0, 1, 2)), 1).astype(teacher.dtype)
     return overhaul_loss(student, teacher, margin)
 
 

@@ -1,0 +1,40 @@
+"""Schedules at steps worked out by hand, as numbers and traced."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kd_jax.schedules import cosine, steps, until, warmup
+
+HALF = 0.5**0.5  # cos 45 degrees
+
+
+@pytest.mark.parametrize(
+    ("schedule", "values"),
+    [
+        (warmup(100, 0.2), {0: 0.0, 5: 0.25, 20: 1.0, 21: 1.0, 99: 1.0}),
+        (warmup(100, 0.0), {0: 0.0, 1: 1.0}),  # at least one step
+        (cosine(100, 1.0, 0.0), {0: 1.0, 25: 0.5 + HALF / 2, 50: 0.5, 100: 0.0, 200: 0.0}),
+        (cosine(240, 0.0, 1.0, 1 / 24), {0: 0.0, 5: 0.5, 10: 1.0, 240: 1.0}),  # rises as it falls
+        (cosine(10, 3.0, 1.0, 0.4), {0: 3.0, 1: 2.0 + HALF, 2: 2.0, 4: 1.0, 9: 1.0}),
+        (until(80, 0.125), {0: 1.0, 9: 1.0, 10: 0.0, 79: 0.0}),
+        (until(80, 0.0), {0: 0.0}),
+        (until(80, 1.0), {79: 1.0}),
+        (steps(240, (0.625, 0.75, 0.875)), {0: 1.0, 149: 1.0, 150: 0.1, 180: 0.01, 209: 0.01, 210: 0.001}),
+        (steps(8, (0.5,), decay=0.2), {3: 1.0, 4: 0.2, 7: 0.2}),
+        (steps(8, ()), {0: 1.0, 7: 1.0}),
+    ],
+)
+def test_values(schedule, values):
+    traced = jax.jit(jax.vmap(lambda step: jnp.asarray(schedule(step), jnp.float32)))
+    expected = np.array([*values.values()], np.float32)
+    np.testing.assert_allclose(traced(jnp.array([*values], jnp.int32)), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose([float(schedule(step)) for step in values], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_one_schedule_serves_runs_of_any_length():
+    """A fraction of the run is a fraction of the run."""
+    for make in (lambda n: warmup(n, 0.1), lambda n: cosine(n, 2.0, 0.5, 0.8), lambda n: steps(n, (0.25, 0.5))):
+        short, long = make(100), make(1000)
+        np.testing.assert_allclose([short(s) for s in (0, 7, 25, 60)], [long(10 * s) for s in (0, 7, 25, 60)], rtol=1e-5)

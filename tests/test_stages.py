@@ -1,0 +1,66 @@
+"""Schemes of several stages: optimizers that change, on_enter, and resume at and across a boundary."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import optax
+import pytest
+import toy
+
+from kd_jax import loop
+from kd_jax.checkpoint import Checkpoints
+from kd_jax.types import Call, Phase, Scheme, Stage
+
+SOURCES = {"train": toy.source(), "validation": toy.source(21, "validation"), "test": toy.source(30, "test")}
+SETTINGS = loop.Settings(batch_size=8, seed=1, log_every=5, eval_every=4, eval_batch_size=16)
+
+
+def scheme(entered=None):
+    """Supervised with SGD for 6 steps, then distilled with Adam for 7, the head drawn anew in between."""
+    roles = toy.roles()
+    supervised = Phase("student", (Call("student"),), {"ce": toy.ce()}, optax.sgd(0.1, momentum=0.9))
+    forward = (Call("student"), Call("teacher", train=False))
+    distilled = Phase("student", forward, {"kd": toy.kd()}, optax.adam(1e-2))
+
+    def halve(state):
+        if entered is not None:
+            entered.append(int(state.step))
+        params = jax.tree.map(lambda x: x / 2, state.params["student"]["student"]["head"])
+        student = {**state.params["student"]["student"], "head": params}
+        return state.replace(params={"student": {"student": student}})
+
+    return Scheme(roles, (Stage(6, (supervised,)), Stage(7, (distilled,), on_enter=halve)))
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize(("sizes", "kills"), [((), (5, 6, 9)), ((4, 2), (6,))])
+def test_resume_at_and_across_a_boundary(tmp_path, monkeypatch, sizes, kills):
+    mesh = toy.mesh(*sizes)
+    rules = {"student": (("hidden/kernel", "fsdp"),)} if sizes else {}
+    settings = dataclasses.replace(SETTINGS, rules=rules)
+    entered = []
+    whole = loop.fit(scheme(entered), SOURCES, settings, tmp_path / "whole", mesh, "stages")
+    assert entered == [6]
+    for at in kills:  # killed in the first stage, at the boundary, and in the second
+        directory = tmp_path / f"killed{at}"
+
+        def dying(*args, at=at, original=loop.Log.add):
+            if args[1] == at:
+                raise Killed
+            return original(*args)
+
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(loop.Log, "add", dying)
+            loop.fit(scheme(), SOURCES, settings, directory, mesh, "stages")
+        resumed = loop.fit(scheme(), SOURCES, settings, directory, mesh, "stages")
+        assert resumed["last"] == whole["last"] and resumed["best"] == whole["best"]
+        assert (directory / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+
+
+def test_the_boundary_is_saved(tmp_path):
+    loop.fit(scheme(), SOURCES, dataclasses.replace(SETTINGS, keep=9), tmp_path, toy.mesh(), "stages")
+    np.testing.assert_array_equal(Checkpoints(tmp_path / "checkpoints", 9).steps(), [4, 6, 8, 12, 13])
