@@ -8,8 +8,12 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import config_flags
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "configs/<file>.py[:variant,...]; any field as --config.<field>=")
-WORKDIR = flags.DEFINE_string("workdir", "", "Where the run lives; the same command resumes it. Default: runs/<config>-<hash>.")
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "configs/<file>.py[:variant,...]; any field as --config.<field>="
+)
+WORKDIR = flags.DEFINE_string(
+    "workdir", "", "Where the run lives; the same command resumes it. Default: runs/<config>-<hash>."
+)
 ERRORS = (ValueError, OSError, FloatingPointError)  # what a user can put right without reading code
 
 

@@ -48,7 +48,7 @@ def median(values: list[float]) -> float:
 
 
 def digits_scheme(config: Any, names: str, splits: Any) -> Scheme:
-    """The scheme of a config on its data with other terms; a teacher of random weights costs what a trained one does."""
+    """The scheme of a config with other terms; a teacher of random weights costs what a trained one does."""
     models = {r: plan.make_model(config[r].model, splits.train) for r in ("student", "teacher")}
     roles = {"student": Role(models["student"], group="student"), "teacher": Role(models["teacher"])}
     return plan.make_scheme(config, config.train, compose(names), roles, splits.train)

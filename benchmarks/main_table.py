@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import statistics
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -47,27 +48,32 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workdir", default="runs/main_table")
     args = parser.parse_args()
-    root = Path(args.workdir)
+    rows = table(args.data, KNOWLEDGE, args.seeds, Path(args.workdir))
+    common.write("main_table", rows, seeds=args.seeds)
+
+
+def table(data_sets: list[str], methods: tuple[str, ...], seeds: int, root: Path) -> list[dict[str, Any]]:
+    """Rows of teacher, baseline and every method, on every data set."""
     jax.config.update("jax_compilation_cache_dir", str(root.absolute() / "compiled"))
     rows = []
-    for data in args.data:
+    for data in data_sets:
         found: dict[str, list[tuple[float, float]]] = {}
-        for knowledge in KNOWLEDGE:
-            for seed in range(args.seeds):
+        for knowledge in methods:
+            for seed in range(seeds):
                 name, changes = DATA[data]
                 config = cifar_resnet.get_config(f"{name},{knowledge}")
                 config.data.update(changes)
-                config.update({"seed": seed, "report": False, "baseline": knowledge == KNOWLEDGE[0]})
+                config.update({"seed": seed, "report": False, "baseline": knowledge == methods[0]})
                 config.teacher.workdir = str(root / data / "teacher")
                 results = train.run(config, root / data / knowledge / str(seed))
-                if knowledge == KNOWLEDGE[0]:
+                if knowledge == methods[0]:
                     found.setdefault("baseline (labels only)", []).append(accuracies(results, "baseline"))
                 found.setdefault(knowledge, []).append(accuracies(results, "student"))
         teacher = results["models"]["teacher"]["last"]["test"]["accuracy"]
         about = {"data": data, "train": results["data"]["train"], "labelled": results["data"]["labelled"]}
         rows.append(about | {"knowledge": "teacher", "last step": f"{100 * teacher:.2f}"})
         rows += [about | {"knowledge": name, **summary(pairs)} for name, pairs in found.items()]
-    common.write("main_table", rows, seeds=args.seeds)
+    return rows
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ CIFAR: the recipe that RepDistiller, mdistiller and others share: SGD, batch 64,
 72.34 for the teacher, 69.06 for the student alone and 70.66 distilled (RepDistiller). A GPU takes a few hours.
 digits: ResNet20 -> ResNet8 on scikit-learn's 8 x 8 digits, the student with 100 labels and an unlabelled transfer set,
 the teacher with all 1,257; about two minutes on two CPU cores. --config.data.labels=0 gives the student all labels.
-fashion_mnist: a convolutional network of 95,000 parameters -> one of 4,400, 28 x 28 images. The teacher learns from
+fashion_mnist: a convolutional network of 98,700 parameters -> one of 5,200, 28 x 28 images. The teacher learns from
 20,000 labelled images; the student has 1,000 labels and 20,000 unlabelled images, none of them the teacher's.
 """
 

@@ -14,9 +14,9 @@ top-1: teacher 73.31, student alone 69.75, kd 71.03 to 71.37, at 70.69, dkd 71.7
 Data: TFDS imagenet2012 prepared as array_record, decoded by config.workers processes. 1 % of the training images is
 held out to choose the best epoch; for that the labels are read once, for minutes, and kept beside the data.
 --config.data.validation=0 trains on all. Teacher: --config.teacher.checkpoint=DIR loads an export of an earlier run
-(.../teacher/export/last/student), else it is trained first. Cost: about 500,000 steps a network; expect a day or more each
-on one GPU (not run by us). Several devices share the batch; --config.mesh.axes.fsdp=N splits parameters and optimizer
-over N of them as well.
+(.../teacher/export/last/student), else it is trained first. Several devices share the batch; --config.mesh.axes.fsdp=N
+splits parameters and optimizer over N of them as well. Cost: about 500,000 steps a network; expect a day or more each
+on one GPU (not run by us).
 """
 
 from ml_collections import ConfigDict

@@ -130,7 +130,7 @@ def own_data(config: ConfigDict) -> dict[str, Any]:
 
 
 def check_command(arguments: Sequence[str]) -> None:
-    """Raises ValueError where --config=FILE:VARIANT or --config.FIELD=... names what does not exist, with near names."""
+    """Raises ValueError with near names where --config=FILE:VARIANT or --config.FIELD=... names what does not exist."""
     following = [*arguments[1:], ""]
     joined = [f"--config={b}" if a == "--config" else a for a, b in zip(arguments, following, strict=False)]
     given = [a.removeprefix("--config=") for a in joined if a.startswith("--config=")]

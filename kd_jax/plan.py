@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kd_jax import knowledge, optim, parallel, workdir
+from kd_jax import knowledge, optim, parallel
 from kd_jax.config import own_data
 from kd_jax.data import augment
 from kd_jax.data.batches import train_batches
@@ -93,6 +93,10 @@ def make_scheme(
     """The scheme that the config names, with its terms, optimizer and view of the data; nothing is run yet."""
     if config.teacher.view not in ("same", "clean"):
         raise ValueError(f"teacher.view is 'same' or 'clean', not {config.teacher.view!r}.")
+    try:
+        jnp.dtype(config.teacher.dtype or "float32")
+    except TypeError as e:
+        raise ValueError(f"teacher.dtype is a type such as 'bfloat16', not {config.teacher.dtype!r}.") from e
     clean = config.teacher.view == "clean"
     steps = num_steps(train, len(source))
     scheme = call(
@@ -140,66 +144,47 @@ def plan(
 
     The baseline makes as many steps as the student, on the labelled examples only.
     """
-    common = {"log_every": config.log_every, "eval_every": config.eval_every}
-    teacher = {k: plain(config.teacher[k]) for k in ("model", "seed", "train")}
-    source = {"data": plain(config.data)}
-    jobs: dict[str, Job] = {}
-
-    def add(
-        name: str, train: Any, terms: Any, roles: Any, data: Source, seed: int, rules: Any, about: dict, at: Path
-    ) -> None:
-        scheme = make_scheme(config, train, terms, roles, data)
-        jobs[name] = Job(name, scheme, data, make_settings(config, train, seed, rules), at, common | source | about)
-
-    alone = {"student": Role(models["teacher"], group="student")}
-    about_teacher = {"teacher": teacher, "data": plain(own_data(config))}
-    add(
-        "teacher", {**config.teacher.train, "labelled_share": 1.0}, supervised(), alone, teacher_data,
-        config.teacher.seed, {"student": config.mesh.teacher_rules}, about_teacher,
-        Path(config.teacher.workdir) if config.teacher.workdir else directory / "teacher",
-    )  # fmt: skip
     if not config.terms:
         raise ValueError("config.terms is empty: knowledge.compose('response') fills it.")
-    roles = {
-        "student": Role(models["student"], group="student"),
-        "teacher": Role(models["teacher"], dtype=config.teacher.dtype or None),
-    }
-    rules = {"student": config.mesh.student_rules, "teacher": config.mesh.teacher_rules}
-    about = {"seed": config.seed, "student": plain(config.student), "teacher": plain(config.teacher)}
+    jobs: dict[str, Job] = {}
+
+    def add(name: str, train: Any, terms: Any, about: Any, *, roles: Any, data: Source, seed: int, rules: Any) -> None:
+        scheme, settings = make_scheme(config, train, terms, roles, data), make_settings(config, train, seed, rules)
+        about = {
+            "log_every": config.log_every,
+            "eval_every": config.eval_every,
+            **{k: plain(v) for k, v in about.items()},
+        }
+        jobs[name] = Job(name, scheme, data, settings, directory / name, about)
+
+    train = {**config.teacher.train, "labelled_share": 1.0}
+    about = {"teacher": {k: config.teacher[k] for k in ("model", "seed", "train")}, "data": own_data(config)}
+    alone, rules = {"student": Role(models["teacher"], group="student")}, {"student": config.mesh.teacher_rules}
+    add("teacher", train, supervised(), about, roles=alone, data=teacher_data, seed=config.teacher.seed, rules=rules)
+    if config.teacher.workdir:
+        jobs["teacher"].directory = Path(config.teacher.workdir)
+
+    student, frozen = (
+        Role(models["student"], group="student"),
+        Role(models["teacher"], dtype=config.teacher.dtype or None),
+    )
+    shared = dict(
+        roles={"student": student, "teacher": frozen}, data=student_data, seed=config.seed,
+        rules={"student": config.mesh.student_rules, "teacher": config.mesh.teacher_rules},
+    )  # fmt: skip
+    about = {k: config[k] for k in ("data", "seed", "student", "teacher")}
     if config.baseline:
         train = {**config.train, "labelled_share": 1.0}
-        about_baseline = about | {"train": plain(train)}
-        add(
-            "baseline",
-            train,
-            supervised(),
-            roles,
-            student_data,
-            config.seed,
-            rules,
-            about_baseline,
-            directory / "baseline",
-        )
-    about_student = about | {"train": plain(config.train), "terms": plain(config.terms), "scheme": config.scheme}
-    add(
-        "student",
-        config.train,
-        config.terms,
-        roles,
-        student_data,
-        config.seed,
-        rules,
-        about_student,
-        directory / "student",
-    )
+        add("baseline", train, supervised(), about | {"train": train}, **shared)
+    about |= {k: config[k] for k in ("train", "terms", "scheme")}
+    add("student", config.train, config.terms, about, **shared)
     return jobs
 
 
 def check(job: Job, batch: Mapping[str, Any], mesh: Mesh) -> None:
     """Raises ValueError for all that can be known to fail before a step is made; nothing is computed or written.
 
-    Paths, taps and shapes, the number of classes, the batch against data and mesh, sharding rules, and a run of
-    another config in the folder.
+    Paths, taps and shapes, the number of classes, the batch against data and mesh, sharding rules.
     """
     settings = job.settings
     for field in ("batch_size", "eval_batch_size", "log_every", "eval_every"):
@@ -216,7 +201,6 @@ def check(job: Job, batch: Mapping[str, Any], mesh: Mesh) -> None:
     _check_classes(job, scheme, inputs, state)
     parallel.check_roles(settings.rules, scheme)
     parallel.state_shardings(state, settings.rules, mesh)
-    workdir.check(job.directory, job.config)
 
 
 def _check_classes(job: Job, scheme: Scheme, inputs: Mapping[str, tuple], state: TrainState) -> None:

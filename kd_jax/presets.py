@@ -7,6 +7,7 @@ labelled examples only, teacher terms see all. Schedules count in fractions of t
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -33,11 +34,12 @@ def term(
     memory: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A term as a config writes it; the fields are those of kd_jax.types.Term. `schedule` multiplies the weight."""
-    return dict(
+    fields = dict(
         fn=fn, inputs=inputs, targets=targets, weight=float(weight), kwargs=dict(kwargs or {}),
         options=dict(options or {}), where=where, connector=connector or part(), schedule=schedule or part(),
         memory=memory or part(),
     )  # fmt: skip
+    return copy.deepcopy(fields)  # or overriding one term's connector would change its neighbour's
 
 
 def features(side: str, taps: tuple[str, ...]) -> tuple[str, ...]:
@@ -206,7 +208,9 @@ def masked_generation(weight: float = 1.2e-3) -> Terms:
 
 
 _RESPONSE, _FEATURE, _RELATION = "losses.response.", "losses.feature.", "losses.relation."
-_AUTO = part("models.connectors.auto")
+_AUTO, _REGRESSOR = part("models.connectors.auto"), part("models.connectors.conv_regressor")
+_VID = part("models.method_connectors.vid_regressor")
+_COMPOSED = "losses.composed."
 PRESETS: dict[str, Callable[..., Terms]] = {
     "supervised": supervised,
     # response
@@ -219,21 +223,23 @@ PRESETS: dict[str, Callable[..., Terms]] = {
     "skew_reverse_kl": logits(f"{_RESPONSE}skew_reverse_kl_loss", 0.9, 0.1, alpha=0.1, temperature=1.0),
     "akl": logits(f"{_RESPONSE}adaptive_kl_loss", 0.9, 0.1, mu=0.5),
     "tv": logits(f"{_RESPONSE}total_variation_loss", 0.9, 0.1, temperature=1.0),
-    "dkd": logits("losses.composed.dkd_transfer_loss", 1.0, labels=True, warmup=1 / 12, alpha=1.0, beta=8.0, temperature=4.0),
-    "nkd": logits("losses.composed.nkd_transfer_loss", 1.0, labels=True, gamma=3.5, temperature=3.0),
-    "wsld": logits("losses.composed.wsld_transfer_loss", 2.25, labels=True, temperature=4.0),
+    "dkd": logits(
+        f"{_COMPOSED}dkd_transfer_loss", 1.0, labels=True, warmup=1 / 12, alpha=1.0, beta=8.0, temperature=4.0
+    ),
+    "nkd": logits(f"{_COMPOSED}nkd_transfer_loss", 1.0, labels=True, gamma=3.5, temperature=3.0),
+    "wsld": logits(f"{_COMPOSED}wsld_transfer_loss", 2.25, labels=True, temperature=4.0),
     "dist": logits(f"{_RESPONSE}dist_loss", 2.0, beta=1.0, gamma=1.0, temperature=4.0),
-    "lskd": logits("losses.composed.standardized_kd_loss", 9.0, 0.1, temperature=2.0),
+    "lskd": logits(f"{_COMPOSED}standardized_kd_loss", 9.0, 0.1, temperature=2.0),
     "ttm": logits(f"{_RESPONSE}ttm_loss", 45.0, gamma=0.1),
     "wttm": logits(f"{_RESPONSE}wttm_loss", 45.0, gamma=0.2),
     "mlkd": logits(f"{_RESPONSE}multi_level_logit_loss", 0.9, 0.1),
     "ctkd": curriculum,
     # feature
     "feature": maps("hint", f"{_FEATURE}feature_hint_loss", 100.0, ("stage2",), _AUTO),
-    "fitnet": maps("hint", f"{_FEATURE}feature_hint_loss", 100.0, ("stage2",), part("models.connectors.conv_regressor")),
+    "fitnet": maps("hint", f"{_FEATURE}feature_hint_loss", 100.0, ("stage2",), _REGRESSOR),
     "at": maps("at", f"{_FEATURE}attention_transfer_loss", 1000.0, STAGES),
     "nst": maps("nst", f"{_FEATURE}neuron_selectivity_loss", 50.0, STAGES),
-    "vid": maps("vid", f"{_FEATURE}variational_connector_loss", 1.0, STAGES, part("models.method_connectors.vid_regressor")),
+    "vid": maps("vid", f"{_FEATURE}variational_connector_loss", 1.0, STAGES, _VID),
     "ab": boundary,
     "ofd": overhaul,
     "fsp": flow,
@@ -252,7 +258,9 @@ PRESETS: dict[str, Callable[..., Terms]] = {
     "pkt": maps("pkt", f"{_RELATION}probabilistic_transfer_loss", 30000.0, ("embedding",)),
     "cc": embedded(f"{_RELATION}correlation_congruence_loss", 100.0, normalize=False),
     "irg": graph,
-    "crd": embedded("losses.composed.contrastive_memory_loss", 0.8, normalize=True, memory=True, negatives=512, temperature=0.07),
+    "crd": embedded(
+        f"{_COMPOSED}contrastive_memory_loss", 0.8, normalize=True, memory=True, negatives=512, temperature=0.07
+    ),
     "info_nce": embedded("losses.representation.info_nce_loss", 0.8, normalize=True, temperature=0.07),
 }  # fmt: skip
 # The knowledge types of the surveys, each by its first method; `feature` is the hint with the simplest connector.

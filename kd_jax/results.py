@@ -63,7 +63,7 @@ def examples(
     found = []
     for i in np.argsort(-entropy, kind="stable")[:count]:
         example = {
-            "image": np.asarray(rows[i]["image"]).tolist(),
+            "image": picture(np.asarray(rows[i]["image"])),
             "label": int(rows[i]["label"]),
             "temperature": temperature,
         }
@@ -71,6 +71,25 @@ def examples(
         example |= {f"{n}_soft": np.asarray(jax.nn.softmax(z[i] / temperature)).tolist() for n, z in logits.items()}
         found.append(example)
     return found
+
+
+def picture(image: np.ndarray) -> list | None:
+    """The values 0..255 of a grey or colour image [H, W, C], floats stretched to that range; None for anything else."""
+    if image.ndim != 3 or image.shape[-1] not in (1, 3):
+        return None
+    if image.dtype != np.uint8:
+        image = image - image.min()
+        image = np.round(255 * image / max(image.max(), 1e-12))
+    return image.astype(int).tolist()
+
+
+def shown_temperature(terms: Mapping[str, Any]) -> float:
+    """That of the first term on the logits which has a number for one, else 4: for the picture of dark knowledge."""
+    for term in terms.values():
+        value = term["kwargs"].get("temperature")
+        if isinstance(value, (int, float)) and "student.logits" in term["inputs"]:
+            return float(value)
+    return 4.0
 
 
 def batch_extras(n: int) -> dict[str, jax.Array]:
@@ -92,7 +111,7 @@ def collect(
     prepare, train = jobs["student"].scheme.prepare, jobs["student"].source
     shape = jax.eval_shape(lambda b: prepare(b, jax.random.key(0), False), batch_shapes(train, 1))["image"]
     found: dict[str, Any] = {}
-    for name in [n for n in ("teacher", "baseline", "student") if n in variables]:
+    for name in [n for n in ("teacher", "baseline", "student") if n == "teacher" or n in finished]:
         about = config.teacher.model if name == "teacher" else config.student.model
         entry = {"name": about.name.rpartition(".")[2]}
         entry |= cost(models[name], *variables[name], shape) if config.report else {}
@@ -108,9 +127,7 @@ def collect(
         else:
             entry["last"] = {"step": None, **teacher_scores}
         found[name] = entry
-    temperature = next(
-        (float(t["kwargs"]["temperature"]) for t in config.terms.values() if "temperature" in t["kwargs"]), 4.0
-    )
+    temperature = shown_temperature(config.terms)
     labelled = int(train.labelled.sum())
     shown: list[dict[str, Any]] = []
     if config.report and config.examples:
@@ -124,6 +141,7 @@ def collect(
             "train": len(train), "labelled": labelled, "transfer": len(train) - labelled,
             "validation": len(splits.validation) if splits.validation else 0, "test": len(splits.test),
             "image_shape": list(train.image_shape),
+            "teacher_labelled": int(jobs["teacher"].source.labelled.sum()) if "teacher" in jobs else None,
         },
         "models": found,
         "examples": shown,

@@ -92,7 +92,7 @@ def _shapes(tree: PyTree) -> PyTree:
 def _apply_shapes(
     roles: Mapping[str, Role], inputs: Mapping, shapes: dict, call: Call, taps: tuple[str, ...], given: tuple
 ) -> PyTree:
-    """Shapes of what the call returns; `shapes` keeps those of each role's (params, stats), which take long to trace."""
+    """Shapes of what the call returns; `shapes` keeps those of each role's (params, stats): tracing them takes long."""
     role = roles[call.role]
     apply = functools.partial(role.model.apply, train=call.train, taps=taps)
     try:

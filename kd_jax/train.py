@@ -29,7 +29,6 @@ from kd_jax.report import results_table, write_report
 from kd_jax.results import collect
 from kd_jax.types import Model, PyTree, Role, Scheme, TrainState
 
-
 RESULTS = "results.json"
 
 
@@ -135,10 +134,13 @@ def run(
     if teacher_variables is not None or config.teacher.checkpoint:
         del jobs["teacher"]
     elif config.teacher.use not in ("last", *(["best"] if teacher_splits.validation else [])):
-        raise ValueError(f"teacher.use is 'last', or 'best' where data.validation is not 0; not {config.teacher.use!r}.")
+        raise ValueError(
+            f"teacher.use is 'last', or 'best' where data.validation is not 0; not {config.teacher.use!r}."
+        )
     batch = batch_shapes(splits.train, config.train.batch_size)
     for job in jobs.values():  # all errors of all jobs come before the first hour of the first
         check(job, batch, mesh)
+    workdir.check({job.directory: job.config for job in jobs.values()})
     if results := read_finished(config, directory, jobs):
         return present(config, results, directory)
     finished: dict[str, dict[str, Any]] = {}
@@ -157,12 +159,12 @@ def run(
             roles["teacher"] = dataclasses.replace(roles["teacher"], initial=teacher_variables)
             job.scheme = dataclasses.replace(job.scheme, roles=roles)
             finished[name] = finish_or_resume(job, splits, mesh)
-    if not parallel.is_lead():
-        return {}
     variables = {"teacher": teacher_variables}
-    for name in finished.keys() - {"teacher"}:
+    for name in finished.keys() - {"teacher"} if config.report else ():  # all processes together: reading waits for all
         export = export_of(jobs[name], "last")
         variables[name] = load_variables(export, models["student"], batch, jobs["student"].scheme.prepare)
+    if not parallel.is_lead():
+        return {}
     results = collect(config, finished, scores, jobs, models | {"baseline": models["student"]}, variables, splits)
     results |= {"command": shlex.join(sys.argv), "wall_seconds": time.monotonic() - start}
     write_json(directory / RESULTS, results)

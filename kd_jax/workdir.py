@@ -62,22 +62,25 @@ def git_hash() -> str:
         return ""
 
 
-def check(directory: Path, config: Any) -> None:
-    """Raises ValueError naming the fields that differ from the config that a run in this folder has."""
-    path = directory / "config.json"
-    if not path.exists():
-        return
-    try:
-        old = flatten(json.loads(path.read_text())["config"])
-    except (ValueError, KeyError, TypeError) as e:
-        raise ValueError(f"{path} is not the config of a run: {e}. Choose another --workdir.") from e
-    new, missing = flatten(plain(config)), "(not there)"
-    changed = [k for k in sorted({*old, *new}) if old.get(k, missing) != new.get(k, missing)]
-    if changed:
-        lines = [f"  {k}: {old.get(k, missing)!r} -> {new.get(k, missing)!r}" for k in changed[:20]]
+def check(runs: Mapping[Path, Any]) -> None:
+    """`runs` are folders and configs; raises ValueError naming the fields that differ from the configs there."""
+    lines, folders = [], []
+    for directory, config in runs.items():
+        path, missing = directory / "config.json", "(not there)"
+        if not path.exists():
+            continue
+        try:
+            old = flatten(json.loads(path.read_text())["config"])
+        except (ValueError, KeyError, TypeError) as e:
+            raise ValueError(f"{path} is not the config of a run: {e}. Choose another --workdir.") from e
+        new = flatten(plain(config))
+        changed = [k for k in sorted({*old, *new}) if old.get(k, missing) != new.get(k, missing)]
+        lines += [f"  {k}: {old.get(k, missing)!r} -> {new.get(k, missing)!r}" for k in changed]
+        folders += [str(directory)] if changed else []
+    if folders:
         raise ValueError(
-            f"{directory} holds a run with another config, which this one cannot resume. These fields differ:\n"
-            + "\n".join(lines)
+            f"Another config was run in {', '.join(folders)}; this one cannot resume it. These fields differ:\n"
+            + "\n".join(dict.fromkeys(lines))
             + "\nTake them back to resume, or choose another --workdir."
         )
 

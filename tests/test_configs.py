@@ -1,21 +1,24 @@
-"""Every config resolves its names and fits together in shapes; the nets of the large ones take steps on random images."""
+"""Every config resolves its names and fits together in shapes; those of the large sets take steps on random images."""
 
 import importlib.util
 import sys
 import types
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from absl import flags
 from ml_collections import config_flags
 
 from kd_jax import train
+from kd_jax.checkpoint import save_tree
 from kd_jax.config import check_command, own_data
 from kd_jax.data.arrays import from_arrays
 from kd_jax.data.load import load
 from kd_jax.data.source import Source, Splits
 from kd_jax.knowledge import PRESETS, compose, make_terms, with_four_stages
+from kd_jax.loop import exported
 from kd_jax.parallel import make_mesh
 from kd_jax.plan import batch_shapes, check, make_model, plan
 
@@ -57,7 +60,9 @@ def test_every_method_fits_the_digits():
     check_student(module("cifar_resnet").get_config(f"digits,{'+'.join(PRESETS)}"))
 
 
-@pytest.mark.parametrize("variant", ["", "cifar100,tiny", "fashion_mnist", "fashion_mnist,tiny,feature+attention+relation"])
+@pytest.mark.parametrize(
+    "variant", ["", "cifar100,tiny", "fashion_mnist", "fashion_mnist,tiny,feature+attention+relation"]
+)
 def test_every_data_set_of_the_first_config(variant):
     check_student(module("cifar_resnet").get_config(variant))
 
@@ -77,7 +82,9 @@ def test_published_pairs_in_shapes(pair):
     teacher, student = PAIRS.split_pair(pair)
     assert f"{teacher}-{student}" == pair
     config = PAIRS.get_config(f"{pair},kd+fitnet+at")
-    assert config.train.optimizer.learning_rate == (0.01 if student in ("MobileNetV2", "ShuffleNetV1", "ShuffleNetV2") else 0.05)
+    assert config.train.optimizer.learning_rate == (
+        0.01 if student in ("MobileNetV2", "ShuffleNetV1", "ShuffleNetV2") else 0.05
+    )
     assert config.teacher.train.optimizer.learning_rate == 0.05
     assert (teacher in PAIRS.FOUR_STAGES) == (student in PAIRS.FOUR_STAGES) == ("at_stage4" in config.terms)
     check_student(config)
@@ -127,17 +134,23 @@ def streamed(source: Source) -> Source:
     def fetch(index: int, view: int | None, seed: int) -> dict:
         return {"image": source.images[index], "label": source.labels[index]}
 
-    known = {n: getattr(source, n) for n in ("name", "split", "num_classes", "class_names", "mean", "std", "image_shape")}
+    known = {
+        n: getattr(source, n) for n in ("name", "split", "num_classes", "class_names", "mean", "std", "image_shape")
+    }
     return Source(labels=None, fetch=fetch, size=len(source), **known)
 
 
 def take_two_steps(config, splits: Splits, directory: Path, **widths) -> dict:
+    """A run with an untrained teacher from a checkpoint."""
     for network in (config.student, config.teacher):
         network.model.kwargs.update(widths)
-    for training in (config.train, config.teacher.train):
-        training.update(dict(steps=2, epochs=0.0, batch_size=16))
+    config.train.update(dict(steps=2, epochs=0.0, batch_size=16))
     config.update(dict(baseline=False, workers=0, report=False, examples=0, eval_batch_size=16))
-    return train.run(config, directory, data=splits)
+    teacher = make_model(config.teacher.model, splits.train)
+    image = np.zeros((1, *splits.train.image_shape), np.float32)
+    config.teacher.checkpoint = str(directory / "teacher")
+    save_tree(directory / "teacher", exported(*jax.jit(teacher.init)(jax.random.key(0), image)))
+    return train.run(config, directory / "run", data=splits)
 
 
 def test_imagenet_takes_steps_on_streamed_images_over_eight_devices(tmp_path):
@@ -147,12 +160,11 @@ def test_imagenet_takes_steps_on_streamed_images_over_eight_devices(tmp_path):
     splits = Splits(streamed(found.train), None, streamed(found.test))
     results = take_two_steps(config, splits, tmp_path, widths=(8, 8, 8, 8), stem_width=8, blocks=(1, 1, 1, 1))
     assert results["models"]["student"]["steps"] == 2 and "test" in results["models"]["student"]["last"]
-    again = train.run(config, tmp_path, data=splits)
-    assert again == results
+    assert train.run(config, tmp_path / "run", data=splits) == results
 
 
 def test_a_pair_takes_steps_over_eight_devices(tmp_path):
-    config = module("cifar100_pairs").get_config("resnet32x4-resnet8x4,feature,tiny")
+    config = PAIRS.get_config("resnet32x4-resnet8x4,fitnet,tiny")
     results = take_two_steps(config, pictures((8, 8, 3)), tmp_path, widths=(4, 8, 8), stem_width=4, blocks=(1, 1, 1))
     assert results["models"]["student"]["steps"] == 2
 
@@ -194,10 +206,13 @@ DIGITS = f"--config={CONFIGS}/cifar_resnet.py:digits"
 
 def test_fields_from_the_command_line():
     config = parse(
-        DIGITS, "--config.terms.kd.kwargs.temperature=2", "--config.train.batch_size=32", "--config.train.optimizer.name=adamw",
-        "--config.teacher.data.train_slice=(0, 100)", "--config.student.model.kwargs={'widths': (4, 8, 8), 'stem_width': 4}",
-        "--config.mesh.axes.fsdp=2", "--noconfig.baseline",
-    )  # fmt: skip
+        DIGITS,
+        "--config.terms.kd.kwargs.temperature=2",
+        "--config.train.batch_size=32",
+        "--config.teacher.data.train_slice=(0, 100)",
+        "--config.student.model.kwargs={'widths': (4, 8, 8), 'stem_width': 4}",
+        "--noconfig.baseline",
+    )
     assert config.terms.kd.kwargs.temperature == 2.0 and config.train.batch_size == 32 and not config.baseline
     assert own_data(config)["train_slice"] == (0, 100) and config.data.train_slice == (0, 0)
     assert config.student.model.kwargs.widths == (4, 8, 8)
@@ -209,7 +224,10 @@ def test_fields_from_the_command_line():
         ([f"--config={CONFIGS}/cifar_resnet.py:digist"], "Unknown word 'digist'.*'digits'"),
         ([f"--config={CONFIGS}/cifar_resnet.py:digits,feature,relation"], "knowledge is given twice.*'\\+'"),
         ([DIGITS, "--config.tran.steps=1"], "config has no field 'tran'.*'train'"),
-        ([DIGITS, "--config.terms.kd.kwargs.temprature=1"], "no field 'temprature'.*'temperature'.*--config.terms.kd.kwargs="),
+        (
+            [DIGITS, "--config.terms.kd.kwargs.temprature=1"],
+            "no field 'temprature'.*'temperature'.*--config.terms.kd.kwargs=",
+        ),
         ([DIGITS, "--config.terms.at.weight=1"], "config.terms has no field 'at'.*kd"),
         (["--config=configs/cifar_resnt.py"], "no config file 'configs/cifar_resnt.py'.*cifar_resnet"),
         (["--config.seed=1"], "Which config"),

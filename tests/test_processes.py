@@ -64,3 +64,26 @@ def test_sigterm_of_one_stops_both_at_the_same_step_and_they_resume(tmp_path):
     if not (tmp_path / "done.json").exists():  # else the toy run was quicker than the signal
         assert "resumed at step" in finish(start(2, tmp_path))[0]
     assert json.loads((tmp_path / "done.json").read_text())["last"]["step"] == 60
+
+
+def test_launch_on_two_processes(tmp_path):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    options = {"enabled": True, "coordinator_address": f"127.0.0.1:{port}", "num_processes": 2}
+    command = [sys.executable, "launch.py", "--config=configs/cifar_resnet.py:digits,tiny"]
+    small = {"student": "(4, 4, 4)", "teacher": "(4, 8, 8)"}
+    for role, widths in small.items():
+        command.append(f"--config.{role}.model.name=models.cnn.cnn")
+        command.append(f"--config.{role}.model.kwargs={{'widths': {widths}}}")
+    command += [f"--workdir={tmp_path}", *(f"--config.distributed.{k}={v}" for k, v in options.items())]
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2"}
+    processes = [
+        subprocess.Popen([*command, f"--config.distributed.process_id={i}"], stdout=subprocess.PIPE,
+                         stderr=subprocess.STDOUT, text=True, cwd=HERE.parent, env=environment)
+        for i in range(2)
+    ]  # fmt: skip
+    outputs = finish(processes)
+    assert "Report:" in outputs[0] and "Report:" not in outputs[1]
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["device"].startswith("4 x") and results["models"]["student"]["last"]["step"] == 10

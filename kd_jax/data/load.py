@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from kd_jax.data import arrays, cifar, idx, prepared, splits
-from kd_jax.resolve import near, resolve
 from kd_jax.data.source import Source, Splits, subset
+from kd_jax.resolve import near, resolve
 
 NAMES = ("digits", "fashion_mnist", "mnist", "cifar10", "cifar100", "imagenet2012", "arrays")
 

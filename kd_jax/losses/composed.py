@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kd_jax.losses._numerics import scalar_like, to_float
+from kd_jax.losses._numerics import adaptive_average_pool, require_maps, scalar_like, to_float
 from kd_jax.losses.feature import (
     class_attention_loss,
     feature_hint_loss,
@@ -92,7 +92,12 @@ def teacher_head_loss(
 
 
 def class_attention_transfer_loss(
-    student: Array, student_head: Mapping[str, Array], teacher: Array, teacher_head: Mapping[str, Array]
+    student: Array,
+    student_head: Mapping[str, Array],
+    teacher: Array,
+    teacher_head: Mapping[str, Array],
+    *,
+    resolution: int = 2,
 ) -> Array:
     """class_attention_loss of class activation maps, map @ kernel of the head at every position: CAT-KD.
 
@@ -100,12 +105,15 @@ def class_attention_transfer_loss(
     map, and the authors' networks end in a 1 x 1 convolution without one.
     Guo, Yan, Li, Lin, "Class Attention Transfer Based Knowledge Distillation", CVPR 2023, arXiv 2304.12777.
     """
+    require_maps("class_attention_transfer_loss", student, teacher)
 
     def activation_maps(x: Array, head: Mapping[str, Array]) -> Array:
         x, kernel = to_float(x, head["kernel"])
-        return x @ kernel
+        # Pooling commutes with the head, and is far cheaper on channels than on classes.
+        return adaptive_average_pool(x, (resolution, resolution)) @ kernel
 
-    return class_attention_loss(activation_maps(student, student_head), activation_maps(teacher, teacher_head))
+    s, t = activation_maps(student, student_head), activation_maps(teacher, teacher_head)
+    return class_attention_loss(s, t, resolution=resolution)
 
 
 def overhaul_batch_loss(student: Array, teacher: Array) -> Array:

@@ -62,6 +62,7 @@ def judge(results: Mapping[str, Any]) -> Verdict:
         return Verdict("unknown", "There is no answer: no student was evaluated on a test set.", (), ())
     kind, headline, sentences, facts = _gain(results)
     paragraphs = [sentences, []]
+    sentences += _labels(results)
     for paragraph, (more, more_facts) in enumerate((_gap(results), _size(found), _fidelity(found), _cost(found))):
         paragraphs[min(paragraph, 1)] += more
         facts += more_facts
@@ -104,6 +105,17 @@ def _gain(results: Mapping[str, Any]) -> tuple[str, str, list[str], list[tuple[s
         return "gain", f"Yes: {points(gain)} points over training alone.", words, facts
     words.append("This student would have been better off without its teacher.")
     return "loss", f"No: {points(gain)} points against training alone.", words, facts
+
+
+def _labels(results: Mapping[str, Any]) -> list[str]:
+    """Who had which labels, where it was not the same for all: half of a gain may be the teacher's labels."""
+    labelled, transfer, teacher = (number(results, "data", n) for n in ("labelled", "transfer", "teacher_labelled"))
+    if not labelled or (not transfer and (teacher or labelled) == labelled):
+        return []
+    words = f"Baseline and student had the labels of {int(labelled):,} images"
+    words += f", the teacher those of {int(teacher):,}" if teacher else ""
+    seen = f"; of {int(transfer):,} more images the student saw the teacher's answers only" if transfer else ""
+    return [f"{words}{seen}."]
 
 
 def _gap(results: Mapping[str, Any]) -> tuple[list[str], list[tuple[str, str]]]:

@@ -273,3 +273,12 @@ def test_class_gaps_are_sorted_and_signed(make_results):
     assert names == ["automobile", "bird", "airplane"]
     np.testing.assert_allclose(gaps["baseline"], [30, 10, -10])
     np.testing.assert_allclose(gaps["teacher"], [-10, -30, -50])
+
+
+def test_unequal_labels_are_told(make_results):
+    results = make_results()
+    results["data"] |= {"labelled": 100, "transfer": 1157, "teacher_labelled": 1257}
+    told = " ".join(verdict.judge(results).paragraphs)
+    assert "the labels of 100 images, the teacher those of 1,257; of 1,157 more images" in told
+    results["data"] |= {"labelled": 1257, "transfer": 0}
+    assert "labels of" not in " ".join(verdict.judge(results).paragraphs)

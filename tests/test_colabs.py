@@ -1,0 +1,33 @@
+"""The notebooks run from the first cell to the last."""
+
+import os
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "colabs").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(not cell.outputs and cell.execution_count is None for cell in code), "outputs are cleared"
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
+    figures = [
+        o
+        for cell in code
+        for o in cell.outputs
+        if "image/png" in o.get("data", {}) or "image/svg+xml" in o.get("data", {})
+    ]
+    assert len(figures) == 3
+    printed = "".join(o.text for cell in code for o in cell.outputs if o.output_type == "stream" and o.name == "stdout")
+    assert "stage2/pre_activation" in printed and printed.count("Test set, last step") == 4
+    for run in ("quickstart", "quickstart-feature", "quickstart-own-loss", "mine"):
+        assert (tmp_path / "runs" / run / "report.html").exists()
