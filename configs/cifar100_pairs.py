@@ -24,7 +24,7 @@ python launch.py --config=configs/cifar100_pairs.py:vgg13-vgg8,at --config.teach
 from ml_collections import ConfigDict
 
 from kd_jax.config import base, parse, training
-from kd_jax.knowledge import PRESETS, compose, with_four_stages
+from kd_jax.knowledge import PRESETS, compose, scheme_of, with_four_stages
 
 METHODS = ("teacher", "alone", "kd", "fitnet", "at", "sp", "cc", "vid", "rkd", "pkt", "ab", "ft", "fsp", "nst", "crd")
 EXPECTED = {
@@ -122,6 +122,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.teacher.train, config.train = recipe(teacher), recipe(student)
     terms = compose(method, dkd={"beta": DKD_BETA.get(pair, 8.0)}, crd={"negatives": 16384})
     config.terms = ConfigDict(with_four_stages(terms) if teacher in FOUR_STAGES else terms)
+    config.scheme = scheme_of(method)
     config.eval_every = 3830  # five epochs of 49,000 images
     if "tiny" in variant.flags:
         config.data.update(dict(limit=512, eval_limit=128))

@@ -18,7 +18,7 @@ fashion_mnist: a convolutional network of 98,700 parameters -> one of 5,200, 28 
 from ml_collections import ConfigDict
 
 from kd_jax.config import base, parse, training
-from kd_jax.knowledge import PRESETS, compose
+from kd_jax.knowledge import PRESETS, compose, scheme_of
 
 DATA = ("cifar10", "cifar100", "fashion_mnist", "digits")
 
@@ -56,7 +56,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = base()
     variant = parse(arg, data=DATA, knowledge=PRESETS, flags=("tiny",))
     config.data.name = variant.data
-    config.terms = ConfigDict(compose(variant.knowledge))
+    config.terms, config.scheme = ConfigDict(compose(variant.knowledge)), scheme_of(variant.knowledge)
     {"digits": digits, "fashion_mnist": fashion_mnist}.get(variant.data, cifar)(config)
     if "tiny" in variant.flags:
         config.data.update(dict(limit=512, eval_limit=128, labels=min(config.data.labels, 100)))

@@ -22,7 +22,7 @@ on one GPU (not run by us).
 from ml_collections import ConfigDict
 
 from kd_jax.config import base, parse, training
-from kd_jax.knowledge import PRESETS, compose, with_four_stages
+from kd_jax.knowledge import PRESETS, compose, scheme_of, with_four_stages
 
 KD = {"temperature": 1.0, "weight": 0.5}
 ON_IMAGENET = {  # where the published options differ from those on CIFAR
@@ -49,7 +49,7 @@ def get_config(arg: str = "") -> ConfigDict:
     terms = with_four_stages(compose(variant.knowledge, **ON_IMAGENET))
     if {"kd", "response"} & set(variant.knowledge.split("+")):
         terms["ce"]["weight"] = 0.5
-    config.terms = ConfigDict(terms)
+    config.terms, config.scheme = ConfigDict(terms), scheme_of(variant.knowledge)
     config.mesh.student_rules = config.mesh.teacher_rules = ((r"kernel", "fsdp"),)
     config.workers = 8
     config.log_every, config.eval_every, config.eval_batch_size = 100, 5000, 512

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kd_jax.presets import PRESETS, term
+from kd_jax.presets import PRESETS, SCHEMES, term
 from kd_jax.resolve import check_kwargs, near, resolve
 from kd_jax.terms import paths_of
 from kd_jax.types import Memory, Model, Schedule, Term
@@ -53,6 +53,14 @@ def with_four_stages(terms: Mapping[str, Any]) -> dict[str, Any]:
                 result[other]["weight"] /= factor
         result[f"{family}_stage4" if family != name else name] = {**copy.deepcopy(fields), **paths}
     return result
+
+
+def scheme_of(names: str) -> str:
+    """The scheme that "feature+response" runs in; ValueError where two presets need different ones."""
+    schemes = {SCHEMES[name] for name in names.split("+") if name in SCHEMES} or {"schemes.offline.build"}
+    if len(schemes) > 1:
+        raise ValueError(f"{names!r} needs the schemes {sorted(schemes)} at once.")
+    return schemes.pop()
 
 
 def _make(fields: Mapping[str, Any], **given: Any) -> Any:

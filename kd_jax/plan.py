@@ -88,9 +88,14 @@ def prepare_fn(config: Mapping[str, Any], source: Source, view: str = "same"):
 
 
 def make_scheme(
-    config: ConfigDict, train: Mapping[str, Any], terms: Mapping, roles: Mapping[str, Role], source: Source
+    config: ConfigDict,
+    train: Mapping[str, Any],
+    terms: Mapping,
+    roles: Mapping[str, Role],
+    source: Source,
+    scheme: str = "",
 ) -> Scheme:
-    """The scheme that the config names, with its terms, optimizer and view of the data; nothing is run yet."""
+    """The scheme (config.scheme if none is named) with terms, optimizer and view of the data; nothing is run yet."""
     if config.teacher.view not in ("same", "clean"):
         raise ValueError(f"teacher.view is 'same' or 'clean', not {config.teacher.view!r}.")
     try:
@@ -99,15 +104,15 @@ def make_scheme(
         raise ValueError(f"teacher.dtype is a type such as 'bfloat16', not {config.teacher.dtype!r}.") from e
     clean = config.teacher.view == "clean"
     steps = num_steps(train, len(source))
-    scheme = call(
-        config.scheme,
+    built = call(
+        scheme or config.scheme,
         roles,
         knowledge.make_terms(terms, steps, len(source)),
         lambda count: optim.make_optimizer(train["optimizer"], count),
         steps,
         teacher_input="batch.teacher_image" if clean else "batch.image",
     )
-    return dataclasses.replace(scheme, prepare=scheme.prepare or prepare_fn(train, source, config.teacher.view))
+    return dataclasses.replace(built, prepare=built.prepare or prepare_fn(train, source, config.teacher.view))
 
 
 def make_settings(config: ConfigDict, train: Mapping[str, Any], seed: int, rules: Mapping[str, Any]) -> Settings:
@@ -149,13 +154,11 @@ def plan(
     jobs: dict[str, Job] = {}
 
     def add(name: str, train: Any, terms: Any, about: Any, *, roles: Any, data: Source, seed: int, rules: Any) -> None:
-        scheme, settings = make_scheme(config, train, terms, roles, data), make_settings(config, train, seed, rules)
-        about = {
-            "log_every": config.log_every,
-            "eval_every": config.eval_every,
-            **{k: plain(v) for k, v in about.items()},
-        }
-        jobs[name] = Job(name, scheme, data, settings, directory / name, about)
+        kind = config.scheme if name == "student" else "schemes.offline.build"
+        scheme = make_scheme(config, train, terms, roles, data, kind)
+        about = about | {"log_every": config.log_every, "eval_every": config.eval_every}
+        settings = make_settings(config, train, seed, rules)
+        jobs[name] = Job(name, scheme, data, settings, directory / name, {k: plain(v) for k, v in about.items()})
 
     train = {**config.teacher.train, "labelled_share": 1.0}
     about = {"teacher": {k: config.teacher[k] for k in ("model", "seed", "train")}, "data": own_data(config)}
@@ -164,14 +167,11 @@ def plan(
     if config.teacher.workdir:
         jobs["teacher"].directory = Path(config.teacher.workdir)
 
-    student, frozen = (
-        Role(models["student"], group="student"),
-        Role(models["teacher"], dtype=config.teacher.dtype or None),
-    )
-    shared = dict(
-        roles={"student": student, "teacher": frozen}, data=student_data, seed=config.seed,
-        rules={"student": config.mesh.student_rules, "teacher": config.mesh.teacher_rules},
-    )  # fmt: skip
+    student = Role(models["student"], group="student")
+    frozen = Role(models["teacher"], dtype=config.teacher.dtype or None)
+    rules = {"student": config.mesh.student_rules, "teacher": config.mesh.teacher_rules}
+    roles = {"student": student, "teacher": frozen}
+    shared = {"roles": roles, "data": student_data, "seed": config.seed, "rules": rules}
     about = {k: config[k] for k in ("data", "seed", "student", "teacher")}
     if config.baseline:
         train = {**config.train, "labelled_share": 1.0}

@@ -207,6 +207,12 @@ def masked_generation(weight: float = 1.2e-3) -> Terms:
     )()
 
 
+def reused_head(weight: float = 1.0) -> Terms:
+    """SimKD (arXiv 2203.14001): the projected last map against the teacher's, no labels; its scheme keeps the head."""
+    paths = features("student", ("projected",)), features("teacher", ("stage3",))
+    return {"simkd": term("losses.feature.feature_hint_loss", *paths, weight=weight)}
+
+
 _RESPONSE, _FEATURE, _RELATION = "losses.response.", "losses.feature.", "losses.relation."
 _AUTO, _REGRESSOR = part("models.connectors.auto"), part("models.connectors.conv_regressor")
 _VID = part("models.method_connectors.vid_regressor")
@@ -250,6 +256,7 @@ PRESETS: dict[str, Callable[..., Terms]] = {
     "pearson": maps("pearson", f"{_FEATURE}pearson_feature_loss", 1.0, ("stage3",), _AUTO),
     "srrl": teacher_head,
     "mgd": masked_generation,
+    "simkd": reused_head,
     # relation and representation
     "rkd": maps("rkd", f"{_RELATION}relation_loss", 1.0, ("embedding",), distance_weight=25.0, angle_weight=50.0),
     "rkd_distance": maps("rkd", f"{_RELATION}distance_relation_loss", 25.0, ("embedding",)),
@@ -263,5 +270,7 @@ PRESETS: dict[str, Callable[..., Terms]] = {
     ),
     "info_nce": embedded("losses.representation.info_nce_loss", 0.8, normalize=True, temperature=0.07),
 }  # fmt: skip
+# The scheme of methods that change the student, where the others take schemes.offline.build.
+SCHEMES = {"simkd": "schemes.reused_head.build"}
 # The knowledge types of the surveys, each by its first method; `feature` is the hint with the simplest connector.
 PRESETS |= {"response": PRESETS["kd"], "attention": PRESETS["at"], "relation": PRESETS["rkd"]}

@@ -160,12 +160,13 @@ def run(
             job.scheme = dataclasses.replace(job.scheme, roles=roles)
             finished[name] = finish_or_resume(job, splits, mesh)
     variables = {"teacher": teacher_variables}
+    models |= {name: jobs[name].scheme.roles["student"].model for name in finished.keys() - {"teacher"}}
     for name in finished.keys() - {"teacher"} if config.report else ():  # all processes together: reading waits for all
         export = export_of(jobs[name], "last")
-        variables[name] = load_variables(export, models["student"], batch, jobs["student"].scheme.prepare)
+        variables[name] = load_variables(export, models[name], batch, jobs["student"].scheme.prepare)
     if not parallel.is_lead():
         return {}
-    results = collect(config, finished, scores, jobs, models | {"baseline": models["student"]}, variables, splits)
+    results = collect(config, finished, scores, jobs, models, variables, splits)
     results |= {"command": shlex.join(sys.argv), "wall_seconds": time.monotonic() - start}
     write_json(directory / RESULTS, results)
     return present(config, results, directory)

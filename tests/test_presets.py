@@ -46,20 +46,22 @@ def terms_of(names):
 
 
 # "embed" is the term of three presets, each with paths to it: they cannot share a step.
-ALONE = [["cc"], ["crd"], ["info_nce"], ["dist+fitnet"]]
+ALONE = [["cc"], ["crd"], ["info_nce"], ["simkd"], ["dist+fitnet"]]
 TOGETHER = [n for n in PRESETS if [n] not in ALONE]
 
 
 @pytest.mark.parametrize("names", [*ALONE, *(TOGETHER[i : i + 12] for i in range(0, len(TOGETHER), 12))], ids="-".join)
 def test_presets(digits, names):
     config, roles, source, batch = digits
+    config.scheme = knowledge.scheme_of("+".join(names))
     scheme = plan.make_scheme(config, config.train, terms_of(names), roles, source)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
     scheme, inputs = bind(scheme, shapes)
     state = jax.jit(lambda: init_state(scheme, inputs, KEY, {}))()
     step = jax.jit(make_train_step(scheme, scheme.stages[0]))
     # Schedules start at 0 or end early: the middle of the warm-up is where every term counts.
-    before = after = state.replace(step=jax.numpy.int32(4))
+    enter = scheme.stages[0].on_enter or (lambda state: state)
+    before = after = enter(state).replace(step=jax.numpy.int32(4))
     for _ in range(2):
         after, metrics = step(after, batch, hyper_of(scheme.stages[0]), KEY)
     for name, (total, count) in metrics.items():
@@ -71,8 +73,31 @@ def test_presets(digits, names):
         assert any(jax.tree.leaves(moved)) or not jax.tree.leaves(moved), role
 
 
+def test_simkd_answers_through_the_teachers_head(digits):
+    config, roles, source, batch = digits
+    config.scheme = knowledge.scheme_of("simkd")
+    scheme = plan.make_scheme(config, config.train, knowledge.compose("simkd"), roles, source)
+    scheme, inputs = bind(scheme, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch))
+    state = jax.jit(lambda: init_state(scheme, inputs, KEY, {}))()
+    head = state.frozen["teacher"][0]["head"]
+    state = scheme.stages[0].on_enter(state)
+    state, _ = jax.jit(make_train_step(scheme, scheme.stages[0]))(state, batch, hyper_of(scheme.stages[0]), KEY)
+    jax.tree.map(np.testing.assert_array_equal, state.stats["student"]["head"], head)
+    params, stats = state.params["student"]["student"], state.stats["student"]
+    seen = scheme.prepare(batch, KEY, False)["image"]
+    model = scheme.roles["student"].model
+    out, _ = model.apply(params, stats, seen, train=False, key=KEY, taps=("projected", "stage3"))
+    teacher = roles["teacher"].model.apply(*state.frozen["teacher"], seen, train=False, key=KEY, taps=("stage3",))[0]
+    assert out.features["projected"].shape == teacher.features["stage3"].shape
+    pooled = np.asarray(out.features["projected"]).mean((1, 2))
+    np.testing.assert_allclose(
+        out.logits, pooled @ head["kernel"] + np.asarray(head["bias"])[None], rtol=1e-4, atol=1e-5
+    )
+
+
 def test_memory_banks_follow_the_batch(digits):
     config, roles, source, batch = digits
+    config.scheme = knowledge.scheme_of("crd")
     terms = knowledge.make_terms(knowledge.compose("crd"), 10, len(source))
     assert terms["embed"].memory.first["student"].shape == (len(source), 128)
     again = knowledge.make_terms(knowledge.compose("crd"), 10, len(source))

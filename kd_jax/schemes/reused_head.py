@@ -1,0 +1,49 @@
+"""SimKD (Chen et al. 2022, arXiv 2203.14001): offline distillation into a student that keeps the teacher's head."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from kd_jax.resolve import resolve
+from kd_jax.schemes import offline
+from kd_jax.types import Role, Scheme, Term, TrainState
+
+
+def build(
+    roles: Mapping[str, Role],
+    terms: Mapping[str, Term],
+    make_tx: Callable[[int], optax.GradientTransformation],
+    steps: int,
+    teacher_input: str = "batch.image",
+) -> Scheme:
+    """Arguments as `offline.build`. The teacher's head is copied into the student when training starts."""
+    if "teacher" not in roles:
+        raise ValueError("SimKD reuses the teacher's head, and there is no teacher.")
+    maps = [
+        p.partition("features:")[2]
+        for t in terms.values()
+        for p in t.targets
+        if "student.features:projected" in t.inputs
+    ]
+    if len(maps) != 1:
+        raise ValueError(f"SimKD wants one term from 'student.features:projected' to a map of the teacher, got {maps}.")
+    model = resolve("models.reused_head.ReusedHead")(roles["student"].model, roles["teacher"].model, maps[0])
+    student = dataclasses.replace(roles["student"], model=model)
+    scheme = offline.build({**roles, "student": student}, terms, make_tx, steps, teacher_input)
+
+    def copy_head(state: TrainState) -> TrainState:
+        student = state.stats["student"]
+        # Copies, laid out as the zeros were: the teacher's own buffers are donated with the state.
+        head = jax.tree.map(
+            lambda new, old: jax.device_put(jnp.copy(new), old.sharding),
+            state.frozen["teacher"][0]["head"],
+            student["head"],
+        )
+        return state.replace(stats={**state.stats, "student": {**student, "head": head}})
+
+    return dataclasses.replace(scheme, stages=(dataclasses.replace(scheme.stages[0], on_enter=copy_head),))
