@@ -192,8 +192,8 @@ def check(job: Job, batch: Mapping[str, Any], mesh: Mesh) -> None:
             raise ValueError(f"{job.name}: {field} is {getattr(settings, field)}; it must be at least 1.")
         if field.endswith("size"):
             parallel.check_batch_size(mesh, getattr(settings, field), f"{job.name}'s {field}")
-    train_batches(
-        job.source, batch_size=settings.batch_size, seed=settings.seed, num_steps=1,
+    train_batches(  # checks what it is given, and reads nothing for no steps
+        job.source, batch_size=settings.batch_size, seed=settings.seed, num_steps=0,
         sharding=parallel.batch_sharding(mesh), labelled_share=settings.labelled_share,
     )  # fmt: skip
     scheme, inputs = bind(job.scheme, batch)

@@ -21,6 +21,7 @@ from kd_jax.knowledge import PRESETS, compose, make_terms, with_four_stages
 from kd_jax.loop import exported
 from kd_jax.parallel import make_mesh
 from kd_jax.plan import batch_shapes, check, make_model, plan
+from kd_jax.presets import SCHEMES
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SHAPES = {"cifar10": (32, 32, 3), "cifar100": (32, 32, 3), "fashion_mnist": (28, 28, 1), "imagenet2012": (224, 224, 3)}
@@ -57,7 +58,8 @@ def check_student(config) -> None:
 def test_every_method_fits_the_digits():
     for name in PRESETS:  # those on logits share the name of their term, so that together only one would be left
         make_terms(module("cifar_resnet").get_config(f"digits,{name}").terms, 10, 10)
-    check_student(module("cifar_resnet").get_config(f"digits,{'+'.join(PRESETS)}"))
+    for names in ("+".join(n for n in PRESETS if n not in SCHEMES), *SCHEMES):
+        check_student(module("cifar_resnet").get_config(f"digits,{names}"))
 
 
 @pytest.mark.parametrize(
