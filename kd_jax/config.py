@@ -59,7 +59,9 @@ def base() -> ConfigDict:
             workdir="",  # this folder; "" = <workdir>/teacher. Runs that share it share the teacher
             use="last",  # last | best (by validation) of the trained teacher
             min_accuracy=0.0,  # on the validation split; below it the run ends before the student starts
-            seed=0,  # of the teacher's training: config.seed repeats the student against one teacher
+            # Of the teacher's training: config.seed repeats the student against one teacher. Where teacher and student
+            # are one architecture on the same labels, give another seed, or the baseline is the teacher again.
+            seed=0,
             # Fields of config.data that differ while the teacher is trained, None = as there: by default it has all
             # labels that data.train_slice and data.limit leave.
             data=dict(labels=0, train_slice=placeholder(tuple), limit=placeholder(int)),

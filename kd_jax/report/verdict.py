@@ -112,7 +112,8 @@ def _labels(results: Mapping[str, Any]) -> list[str]:
     labelled, transfer, teacher = (number(results, "data", n) for n in ("labelled", "transfer", "teacher_labelled"))
     if not labelled or (not transfer and (teacher or labelled) == labelled):
         return []
-    words = f"Baseline and student had the labels of {int(labelled):,} images"
+    who = "Baseline and student" if "baseline" in models(results) else "The student"
+    words = f"{who} had the labels of {int(labelled):,} images"
     words += f", the teacher those of {int(teacher):,}" if teacher else ""
     seen = f"; of {int(transfer):,} more images the student saw the teacher's answers only" if transfer else ""
     return [f"{words}{seen}."]
