@@ -6,6 +6,7 @@ the clock is a pure function of (scheme, data, seed), so a killed run that is st
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import itertools
 import time
@@ -180,11 +181,22 @@ def enter(run: Fit, number: int) -> TrainState:
     return jax.jit(lambda s: init_optimizers(run.scheme, s, number), out_shardings=shardings)(state)
 
 
+def steps_ahead(mesh: Mesh) -> int:
+    """How many steps may wait on the device behind the one that runs: enough to hide Python, little memory.
+
+    None on a mesh of simulated CPU devices, whose collectives can starve one another of threads and abort.
+    """
+    return 0 if mesh.size > 1 and mesh.devices.flat[0].platform == "cpu" else 2
+
+
 def train(run: Fit, log: Log, signals: Signals) -> None:
     """Takes the steps that are left of every stage. Raises Stopped, with everything saved, when it is asked to stop."""
     step, bounds = int(run.state.step), run.bounds
     eval_step = jax.jit(make_eval_step(dataclasses.replace(run.scheme, reference=None)))
     clock = time.monotonic() - run.record["seconds"]
+
+    in_flight: collections.deque[Any] = collections.deque()
+    ahead = steps_ahead(run.mesh)
 
     def save() -> None:
         log.flush(step)  # before the save, so that a checkpoint never holds a nan that the log has not seen
@@ -213,6 +225,9 @@ def train(run: Fit, log: Log, signals: Signals) -> None:
                 run.state, metrics = train_step(run.state, batch, hyper, run.key)
                 step += 1
                 log.add(step, metrics)
+                in_flight.append(metrics)
+                if len(in_flight) > ahead:
+                    jax.block_until_ready(in_flight.popleft())
                 stop = signals.stop_at(step)
                 due = step % run.settings.eval_every == 0 or step == bounds[number + 1]
                 if due and run.sources["validation"] is not None:
