@@ -116,7 +116,7 @@ def get_config(arg: str = "") -> ConfigDict:
     pair, method = variant.data, "kd" if variant.knowledge == "response" else variant.knowledge
     teacher, student = split_pair(pair)
     config.title = title(pair, method)
-    config.data.update(dict(name="cifar100", validation=0.02))
+    config.data.update(dict(name="cifar100", validation=0.02, download=True))
     for role, model in (("teacher", teacher), ("student", student)):
         config[role].model.name = f"models.{MODELS[model]}"
     config.teacher.train, config.train = recipe(teacher), recipe(student)

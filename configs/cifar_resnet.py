@@ -24,7 +24,7 @@ DATA = ("cifar10", "cifar100", "fashion_mnist", "digits")
 
 
 def cifar(config: ConfigDict) -> None:
-    config.data.validation = 0.1
+    config.data.validation, config.data.download = 0.1, True
     step = dict(schedule="step", learning_rate=0.05)
     config.train = training(batch_size=64, epochs=240.0, augment=("pad_crop", "flip"), optimizer=step)
     config.teacher.train = config.train.copy_and_resolve_references()

@@ -36,7 +36,7 @@ STATISTICS = {
 def fetch_commands(name: str) -> list[str]:
     manual = ["ILSVRC2012_img_{train,val}.tar from image-net.org in ~/tensorflow_datasets/downloads/manual"]
     return (manual if name == "imagenet2012" else []) + [
-        "pip install 'kd_jax[tensorflow]'   (TensorFlow, only to prepare) and then, with network:",
+        "pip install -e '.[tensorflow]'   (TensorFlow, only to prepare) and then, with network:",
         f"tfds build {name.replace(':', '/')} --file_format=array_record",
     ]
 
