@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from kd_jax import parallel
 from kd_jax.checkpoint import Checkpoints, save_tree, write_json
-from kd_jax.data.batches import eval_batches, train_batches
+from kd_jax.data.batches import batch_shapes, eval_batches, train_batches
 from kd_jax.data.source import Source
 from kd_jax.evaluate import evaluate, make_eval_step, role_variables
 from kd_jax.progress import Progress
@@ -156,8 +156,7 @@ def begin(
     key = parallel.create_everywhere(lambda: jax.random.key(settings.seed), mesh)
     record = {"accumulator": {}, "best": None, "seconds": 0.0}
     run = Fit(scheme, {}, None, key, sources, settings, mesh, checkpoints, record)
-    first = next(iter(run.batches(scheme.stages[0].data, 0, 1)))
-    run.scheme, run.inputs = bind(scheme, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), first))
+    run.scheme, run.inputs = bind(scheme, batch_shapes(sources[scheme.stages[0].data], settings.batch_size))
 
     def create(key: jax.Array, loaded: Mapping) -> TrainState:
         return init_state(run.scheme, run.inputs, key, loaded)

@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -121,13 +120,6 @@ def make_settings(config: ConfigDict, train: Mapping[str, Any], seed: int, rules
         eval_batch_size=config.eval_batch_size, labelled_share=train["labelled_share"], keep=config.keep,
         workers=config.workers, rules=rules,
     )  # fmt: skip
-
-
-def batch_shapes(source: Source, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    image = np.asarray(source.example(0)["image"])
-    shapes = {"image": (image.shape, image.dtype), "label": ((), np.int32), "labelled": ((), np.bool_)}
-    shapes |= {"index": ((), np.int32), "view": ((), np.int32)}
-    return {k: jax.ShapeDtypeStruct((batch_size, *shape), dtype) for k, (shape, dtype) in shapes.items()}
 
 
 @dataclasses.dataclass

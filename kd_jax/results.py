@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from kd_jax.data.batches import batch_shapes
 from kd_jax.data.source import Splits
 from kd_jax.measure import cost
-from kd_jax.plan import Job, batch_shapes
+from kd_jax.plan import Job
 from kd_jax.types import Model, PyTree
 from kd_jax.workdir import git_hash, plain, versions
 

@@ -18,13 +18,13 @@ from ml_collections import ConfigDict
 from kd_jax import parallel, workdir
 from kd_jax.checkpoint import load_tree, write_json
 from kd_jax.config import own_data
-from kd_jax.data.batches import eval_batches
+from kd_jax.data.batches import batch_shapes, eval_batches
 from kd_jax.data.load import load
 from kd_jax.data.source import Splits
 from kd_jax.evaluate import evaluate, make_eval_step
 from kd_jax.loop import DONE, exported, fit
 from kd_jax.models.adapters import as_model
-from kd_jax.plan import Job, batch_shapes, check, make_model, note_given, plan
+from kd_jax.plan import Job, check, make_model, note_given, plan
 from kd_jax.report import results_table, write_report
 from kd_jax.results import collect
 from kd_jax.types import Model, PyTree, Role, Scheme, TrainState
@@ -160,8 +160,9 @@ def run(
             job.scheme = dataclasses.replace(job.scheme, roles=roles)
             finished[name] = finish_or_resume(job, splits, mesh)
     variables = {"teacher": teacher_variables}
-    models |= {name: jobs[name].scheme.roles["student"].model for name in finished.keys() - {"teacher"}}
-    for name in finished.keys() - {"teacher"} if config.report else ():  # all processes together: reading waits for all
+    trained = [name for name in finished if name != "teacher"]  # a list: every process reads in the same order,
+    models |= {name: jobs[name].scheme.roles["student"].model for name in trained}
+    for name in trained if config.report else ():  # and all of them read, since reading waits for all
         export = export_of(jobs[name], "last")
         variables[name] = load_variables(export, models[name], batch, jobs["student"].scheme.prepare)
     if not parallel.is_lead():

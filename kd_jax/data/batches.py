@@ -61,6 +61,14 @@ def train_batches(
     return _ahead(_to_global(batch, local, batch_size, sharding) for batch in host)
 
 
+def batch_shapes(source: Source, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a training batch, from one example: no reader is started."""
+    image = np.asarray(source.example(0)["image"])
+    shapes = {"image": (image.shape, image.dtype), "label": ((), np.int32), "labelled": ((), np.bool_)}
+    shapes |= {"index": ((), np.int32), "view": ((), np.int32)}
+    return {k: jax.ShapeDtypeStruct((batch_size, *shape), dtype) for k, (shape, dtype) in shapes.items()}
+
+
 def eval_batches(source: Source, *, batch_size: int, sharding: NamedSharding, workers: int = 0) -> Iterator[Batch]:
     """Every example once, in its order; the last batch is padded with example 0, `mask` False there."""
     _check(source, batch_size, sharding)
