@@ -51,7 +51,7 @@ def digits_scheme(config: Any, names: str, splits: Any) -> Scheme:
     """The scheme of a config with other terms; a teacher of random weights costs what a trained one does."""
     models = {r: plan.make_model(config[r].model, splits.train) for r in ("student", "teacher")}
     roles = {"student": Role(models["student"], group="student"), "teacher": Role(models["teacher"])}
-    return plan.make_scheme(config, config.train, compose(names), roles, splits.train)
+    return plan.make_scheme(config, config.train, compose(names), roles, splits._asdict())
 
 
 def first_state(scheme: Scheme, batch: Mapping[str, jax.Array]) -> tuple[Scheme, Any]:

@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import argparse
 import statistics
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 from benchmarks import common
 from configs import cifar_resnet
@@ -48,32 +51,38 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workdir", default="runs/main_table")
     args = parser.parse_args()
-    rows = table(args.data, KNOWLEDGE, args.seeds, Path(args.workdir))
+    rows = [
+        r for d in args.data for r in table(d, KNOWLEDGE, args.seeds, Path(args.workdir) / d, partial(configure, d))
+    ]
     common.write("main_table", rows, seeds=args.seeds)
 
 
-def table(data_sets: list[str], methods: tuple[str, ...], seeds: int, root: Path) -> list[dict[str, Any]]:
-    """Rows of teacher, baseline and every method, on every data set."""
+def configure(data: str, knowledge: str) -> ConfigDict:
+    name, changes = DATA[data]
+    config = cifar_resnet.get_config(f"{name},{knowledge}")
+    config.data.update(changes)
+    return config
+
+
+def table(
+    data: str, methods: Sequence[str], seeds: int, root: Path, configure: Callable[[str], ConfigDict]
+) -> list[dict[str, Any]]:
+    """Rows of teacher, baseline and every method; `configure(method)` is its config."""
     jax.config.update("jax_compilation_cache_dir", str(root.absolute() / "compiled"))
-    rows = []
-    for data in data_sets:
-        found: dict[str, list[tuple[float, float]]] = {}
-        for knowledge in methods:
-            for seed in range(seeds):
-                name, changes = DATA[data]
-                config = cifar_resnet.get_config(f"{name},{knowledge}")
-                config.data.update(changes)
-                config.update({"seed": seed, "report": False, "baseline": knowledge == methods[0]})
-                config.teacher.workdir = str(root / data / "teacher")
-                results = train.run(config, root / data / knowledge / str(seed))
-                if knowledge == methods[0]:
-                    found.setdefault("baseline (labels only)", []).append(accuracies(results, "baseline"))
-                found.setdefault(knowledge, []).append(accuracies(results, "student"))
-        teacher = results["models"]["teacher"]["last"]["test"]["accuracy"]
-        about = {"data": data, "train": results["data"]["train"], "labelled": results["data"]["labelled"]}
-        rows.append(about | {"knowledge": "teacher", "last step": f"{100 * teacher:.2f}"})
-        rows += [about | {"knowledge": name, **summary(pairs)} for name, pairs in found.items()]
-    return rows
+    found: dict[str, list[tuple[float, float]]] = {}
+    for knowledge in methods:
+        for seed in range(seeds):
+            config = configure(knowledge)
+            config.update({"seed": seed, "report": False, "baseline": knowledge == methods[0]})
+            config.teacher.workdir = str(root / "teacher")
+            results = train.run(config, root / knowledge / str(seed))
+            if knowledge == methods[0]:
+                found.setdefault("baseline (labels only)", []).append(accuracies(results, "baseline"))
+            found.setdefault(knowledge, []).append(accuracies(results, "student"))
+    teacher = results["models"]["teacher"]["last"]["test"]["accuracy"]
+    about = {"data": data, "train": results["data"]["train"], "labelled": results["data"]["labelled"]}
+    rows = [about | {"knowledge": "teacher", "last step": f"{100 * teacher:.2f}"}]
+    return rows + [about | {"knowledge": name, **summary(pairs)} for name, pairs in found.items()]
 
 
 if __name__ == "__main__":

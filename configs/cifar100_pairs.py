@@ -122,7 +122,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.teacher.train, config.train = recipe(teacher), recipe(student)
     terms = compose(method, dkd={"beta": DKD_BETA.get(pair, 8.0)}, crd={"negatives": 16384})
     config.terms = ConfigDict(with_four_stages(terms) if teacher in FOUR_STAGES else terms)
-    config.scheme = scheme_of(method)
+    config.scheme = ConfigDict(scheme_of(method))
     config.eval_every = 3830  # five epochs of 49,000 images
     if "tiny" in variant.flags:
         config.data.update(dict(limit=512, eval_limit=128))

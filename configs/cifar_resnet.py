@@ -18,7 +18,7 @@ fashion_mnist: a convolutional network of 98,700 parameters -> one of 5,200, 28 
 from ml_collections import ConfigDict
 
 from kd_jax.config import base, parse, training
-from kd_jax.knowledge import PRESETS, compose, scheme_of
+from kd_jax.knowledge import PRESETS, compose, scheme_of, with_four_stages
 
 DATA = ("cifar10", "cifar100", "fashion_mnist", "digits")
 
@@ -32,6 +32,7 @@ def cifar(config: ConfigDict) -> None:
 
 
 def fashion_mnist(config: ConfigDict) -> None:
+    config.terms = ConfigDict(with_four_stages(config.terms.to_dict()))
     config.student.model = dict(name="models.cnn.cnn", kwargs=dict(widths=(8, 12, 16, 16)))
     config.teacher.model = dict(name="models.cnn.cnn", kwargs=dict(widths=(16, 32, 64, 128)))
     config.data.update(dict(validation=0.05, train_slice=(20000, 41000), labels=1000))
@@ -56,7 +57,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = base()
     variant = parse(arg, data=DATA, knowledge=PRESETS, flags=("tiny",))
     config.data.name = variant.data
-    config.terms, config.scheme = ConfigDict(compose(variant.knowledge)), scheme_of(variant.knowledge)
+    config.terms, config.scheme = ConfigDict(compose(variant.knowledge)), ConfigDict(scheme_of(variant.knowledge))
     {"digits": digits, "fashion_mnist": fashion_mnist}.get(variant.data, cifar)(config)
     if "tiny" in variant.flags:
         config.data.update(dict(limit=512, eval_limit=128, labels=min(config.data.labels, 100)))

@@ -49,7 +49,7 @@ def get_config(arg: str = "") -> ConfigDict:
     terms = with_four_stages(compose(variant.knowledge, **ON_IMAGENET))
     if {"kd", "response"} & set(variant.knowledge.split("+")):
         terms["ce"]["weight"] = 0.5
-    config.terms, config.scheme = ConfigDict(terms), scheme_of(variant.knowledge)
+    config.terms, config.scheme = ConfigDict(terms), ConfigDict(scheme_of(variant.knowledge))
     config.mesh.student_rules = config.mesh.teacher_rules = ((r"kernel", "fsdp"),)
     config.workers = 8
     config.log_every, config.eval_every, config.eval_batch_size = 100, 5000, 512

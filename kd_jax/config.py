@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from kd_jax.data.load import DEFAULTS as DATA
+from kd_jax.presets import part
 from kd_jax.resolve import near
 
 
@@ -27,6 +28,7 @@ def training(**changes) -> ConfigDict:
     config.steps = 0  # steps; exactly one of the two is not 0
     config.labelled_share = 0.5  # of a batch when some examples have no label; the rest is from the transfer set
     config.augment = ()  # operations of data/augment.py, in order
+    config.views = ConfigDict()  # further pictures of each example: name -> operations; () is the clean image
     config.optimizer = ConfigDict(
         dict(
             name="sgd",  # any optimizer of optax
@@ -45,32 +47,51 @@ def training(**changes) -> ConfigDict:
     return config
 
 
-def base() -> ConfigDict:
-    config = ConfigDict()
-    config.title = ""
-    config.seed = 0
-    config.scheme = "schemes.offline.build"
-    config.data = ConfigDict(DATA, convert_dict=False)
-    config.student = ConfigDict(dict(model=dict(name="models.cifar_resnet.resnet20", kwargs={})))
-    config.teacher = ConfigDict(
+def teacher_fields(name: str = "", data: Mapping[str, Any] | None = None, **changes: Any) -> ConfigDict:
+    """A frozen network that is loaded, or trained on labels before the student starts; `name` is that of its model.
+
+    `data` are the fields of config.data that differ while it is trained.
+    """
+    config = ConfigDict(
         dict(
-            model=dict(name="models.cifar_resnet.resnet56", kwargs={}),
-            checkpoint="",  # an export (…/export/last/student) to load; "" trains one, once, into
+            model=dict(name=name, kwargs={}),
+            inputs=("batch.image",),  # what it reads: paths into the prepared batch or config.extra
+            checkpoint="",  # an export (.../export/last/student) to load; "" trains one, once, into
             workdir="",  # this folder; "" = <workdir>/teacher. Runs that share it share the teacher
             use="last",  # last | best (by validation) of the trained teacher
             min_accuracy=0.0,  # on the validation split; below it the run ends before the student starts
             # Of the teacher's training: config.seed repeats the student against one teacher. Where teacher and student
             # are one architecture on the same labels, give another seed, or the baseline is the teacher again.
             seed=0,
-            # Fields of config.data that differ while the teacher is trained, None = as there: by default it has all
-            # labels that data.train_slice and data.limit leave.
-            data=dict(labels=0, train_slice=placeholder(tuple), limit=placeholder(int)),
+            # Fields of config.data that differ while it is trained, None = as there: it has all labels, and right ones.
+            data={**{k: placeholder(type(v)) for k, v in DATA.items()}, "labels": 0, "label_noise": 0.0},
             dtype="",  # parameters of the frozen teacher, e.g. bfloat16; "" = as trained
             view="same",  # same | clean: what the teacher sees while the student sees an augmented example
             train=training(),
         ),
     )
+    config.data.update(data or {})
+    config.update(changes)
+    return config
+
+
+def base() -> ConfigDict:
+    config = ConfigDict()
+    config.title = ""
+    config.seed = 0
+    config.scheme = ConfigDict(part("schemes.offline.build"))
+    config.data = ConfigDict(DATA, convert_dict=False)
+    config.splits = ConfigDict(part())  # a function (Splits, **kwargs) -> {name: Source}: further data for the scheme
+    config.extra = ConfigDict(part())  # a function (Splits, **kwargs) -> arrays that every network may read: a graph
+    config.prepare = ConfigDict(part())  # a function (batch, train, **kwargs) -> further entries of a prepared batch
+    config.student = ConfigDict(
+        dict(model=dict(name="models.cifar_resnet.resnet20", kwargs={}), inputs=("batch.image",))
+    )
+    config.teacher = teacher_fields("models.cifar_resnet.resnet56")  # model.name = "": there is none
+    config.teachers = ConfigDict()  # further ones by name, each with the fields of config.teacher
+    config.roles = ConfigDict()  # further networks that the scheme trains: name -> kd_jax.config.role(...)
     config.train = training()
+    config.optimizers = ConfigDict()  # group -> optimizer, where it is not config.train.optimizer
     config.terms = ConfigDict()
     config.baseline = True  # also train the student without the teacher, equally long
     config.mesh = ConfigDict(
@@ -90,6 +111,41 @@ def base() -> ConfigDict:
     config.workers = 0  # processes that decode streamed data
     config.report = True  # measure FLOPs and latency and write report.html; False leaves scores in results.json
     config.examples = 6  # test images shown in the report
+    return config
+
+
+def role(
+    name: str, *, inputs: Sequence[str] = ("batch.image",), group: str = "", initial: str = "", **kwargs: Any
+) -> dict[str, Any]:
+    """A network for config.roles; `name` and kwargs make its model. The group is that of its own name by default.
+
+    `initial` is the role that it starts as a copy of.
+    """
+    return {"model": {"name": name, "kwargs": kwargs}, "inputs": tuple(inputs), "group": group, "initial": initial}
+
+
+def small_digits() -> ConfigDict:
+    """The task on which the schemes are shown: seconds on one core.
+
+    scikit-learn's digits, the student with 100 labels and 1,157 images without, the teacher with all labels.
+    """
+    config = base()
+    config.student.model = dict(name="models.cnn.cnn", kwargs=dict(widths=(4, 8)))
+    config.teacher.model = dict(name="models.cnn.cnn", kwargs=dict(widths=(32, 64), hidden=64))
+    config.data.update(dict(name="digits", validation=0.125, labels=100))
+    shift = (dict(name="pad_crop", padding=1),)
+    config.train = training(batch_size=64, steps=800, augment=shift, optimizer=dict(learning_rate=0.1))
+    config.teacher.train = training(batch_size=64, steps=600, augment=shift, optimizer=dict(learning_rate=0.05))
+    config.log_every, config.eval_every = 20, 200
+    return config
+
+
+def make_tiny(config: ConfigDict, steps: int = 6) -> ConfigDict:
+    """The config with a few steps on a few images for every network: does everything work?"""
+    config.data.update(dict(limit=256, eval_limit=64, labels=min(config.data.labels, 60)))
+    for train in (config.train, config.teacher.train, *(t.train for t in config.teachers.values())):
+        train.update(dict(batch_size=16, steps=steps, epochs=0.0))
+    config.log_every, config.eval_every, config.eval_batch_size = 2, steps, 64
     return config
 
 
@@ -126,9 +182,14 @@ def parse(arg: str, *, data: Sequence[str], knowledge: Iterable[str], flags: Seq
     return Variant(found.get("data", data[0]), found.get("knowledge", "response"), tuple(chosen))
 
 
-def own_data(config: ConfigDict) -> dict[str, Any]:
-    """config.data with the fields that config.teacher.data changes: what the teacher learns from."""
-    return {**config.data, **{k: v for k, v in config.teacher.data.items() if v is not None}}
+def own_data(config: ConfigDict, teacher: ConfigDict) -> dict[str, Any]:
+    """config.data with the fields that the teacher's own `data` changes: what it learns from."""
+    return {**config.data, **{k: v for k, v in teacher.data.items() if v is not None}}
+
+
+def teachers_of(config: ConfigDict) -> dict[str, ConfigDict]:
+    """The teachers by role: "teacher" unless its model has no name, and those of config.teachers."""
+    return {**({"teacher": config.teacher} if config.teacher.model.name else {}), **config.teachers}
 
 
 def check_command(arguments: Sequence[str]) -> None:
@@ -151,11 +212,11 @@ def check_command(arguments: Sequence[str]) -> None:
 
 
 def _check_field(config: Any, parts: Sequence[str]) -> None:
-    for i, part in enumerate(parts):
+    for i, word in enumerate(parts):
         if not isinstance(config, Mapping | ConfigDict):
             return  # an index into a tuple: ml_collections knows
-        if part not in config:
+        if word not in config:
             at, name = ".".join(["config", *parts[:i]]), ".".join(parts)
-            hint = f" A new one is given as --{at}=\"{{'{part}': ...}}\"." if parts[i - 1 : i] == ["kwargs"] else ""
-            raise ValueError(f"--config.{name}: {at} has no field {part!r}. {near(part, config)}{hint}")
-        config = config[part]
+            hint = f" A new one is given as --{at}=\"{{'{word}': ...}}\"." if parts[i - 1 : i] == ["kwargs"] else ""
+            raise ValueError(f"--config.{name}: {at} has no field {word!r}. {near(word, config)}{hint}")
+        config = config[word]

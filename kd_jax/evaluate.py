@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from kd_jax import metrics
-from kd_jax.terms import lookup, masked_sum_and_count
-from kd_jax.types import Array, PyTree, Scheme, TrainState
+from kd_jax.state import evaluated_roles
+from kd_jax.terms import lookup, masked_sum_and_count, members, taps_in
+from kd_jax.types import Array, PyTree, Role, Scheme, TrainState
 
 Sums = dict[str, tuple[Array, Array]]
 
@@ -58,27 +60,46 @@ def role_variables(state: TrainState, scheme: Scheme, role: str) -> tuple[PyTree
     return state.frozen[role] if group is None else (state.params[group][role], state.stats[role])
 
 
-def make_eval_step(scheme: Scheme) -> Callable[..., dict[str, Sums]]:
-    """(state, batch, key) -> {role: sums} for the roles that the scheme evaluates, all in eval mode."""
+def extra_inputs(role: Role, extra: Mapping[str, PyTree]) -> dict[str, PyTree]:
+    """{position: value} of the inputs that a role reads from TrainState.extra (a graph, a number of bits)."""
+    return {str(i): lookup({"extra": extra}, p) for i, p in enumerate(role.inputs) if p.startswith("extra.")}
 
-    def logits_of(state: TrainState, batch: Mapping[str, Array], role: str, key: Array) -> Array:
+
+def classifiers(scheme: Scheme, state: TrainState, batch: Mapping[str, Array], key: Array) -> dict[str, Array]:
+    """{entry: logits [B, C]} of all that the scheme evaluates, and of its reference, in eval mode; `batch` is prepared.
+
+    Where several are joined by "+", the logarithm of the mean of their probabilities.
+    """
+    entries = dict.fromkeys((*scheme.evaluate, *([scheme.reference] if scheme.reference else [])))
+    paths = [path for entry in entries for path in members(entry)]
+    outputs: dict[str, Any] = {}
+    for role in evaluated_roles(scheme):
         params, stats = role_variables(state, scheme, role)
-        inputs = [lookup({"batch": batch}, p) for p in scheme.roles[role].inputs]
-        return scheme.roles[role].model.apply(params, stats, *inputs, train=False, key=key)[0].logits
+        inputs = [lookup({"batch": batch, "extra": state.extra}, p) for p in scheme.roles[role].inputs]
+        taps = taps_in(role, paths)
+        outputs[role] = scheme.roles[role].model.apply(params, stats, *inputs, train=False, key=key, taps=taps)[0]
+
+    def logits(entry: str) -> Array:
+        found = [lookup(outputs, path) for path in members(entry)]
+        if len(found) == 1:
+            return found[0]
+        return jax.nn.logsumexp(jnp.stack([jax.nn.log_softmax(z) for z in found]), axis=0) - jnp.log(len(found))
+
+    return {entry: logits(entry) for entry in entries}
+
+
+def make_eval_step(scheme: Scheme) -> Callable[..., dict[str, Sums]]:
+    """(state, batch, key) -> {entry: sums} for all that the scheme evaluates."""
 
     def eval_step(state: TrainState, batch: Mapping[str, Array], key: Array) -> dict[str, Sums]:
         mask = batch["mask"]
         if scheme.prepare is not None:
             batch = scheme.prepare(batch, key, False)
-        reference = logits_of(state, batch, scheme.reference, key) if scheme.reference else None
+        found = classifiers(scheme, state, batch, key)
+        reference = found[scheme.reference] if scheme.reference else None
         return {
-            role: classifier_sums(
-                logits_of(state, batch, role, key),
-                batch["label"],
-                mask,
-                None if role == scheme.reference else reference,
-            )
-            for role in scheme.evaluate
+            entry: classifier_sums(found[entry], batch["label"], mask, None if entry == scheme.reference else reference)
+            for entry in scheme.evaluate
         }
 
     return eval_step

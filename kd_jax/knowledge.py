@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kd_jax.presets import PRESETS, SCHEMES, term
+from kd_jax.presets import PRESETS, SCHEMES, part, term
 from kd_jax.resolve import check_kwargs, near, resolve
 from kd_jax.terms import paths_of
 from kd_jax.types import Memory, Model, Schedule, Term
@@ -55,12 +55,12 @@ def with_four_stages(terms: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def scheme_of(names: str) -> str:
+def scheme_of(names: str) -> dict[str, Any]:
     """The scheme that "feature+response" runs in; ValueError where two presets need different ones."""
     schemes = {SCHEMES[name] for name in names.split("+") if name in SCHEMES} or {"schemes.offline.build"}
     if len(schemes) > 1:
         raise ValueError(f"{names!r} needs the schemes {sorted(schemes)} at once.")
-    return schemes.pop()
+    return part(schemes.pop())
 
 
 def _make(fields: Mapping[str, Any], **given: Any) -> Any:
@@ -103,8 +103,6 @@ def _check_fields(name: str, fields: Mapping[str, Any]) -> None:
             raise ValueError(f"Term {name!r} has no field {field!r}. {near(field, expected)}")
     if missing := [f for f in expected if f not in fields]:
         raise ValueError(f"Term {name!r} lacks {', '.join(missing)}: kd_jax.presets.term fills in what is not given.")
-    if "weight" in fields["kwargs"]:
-        raise ValueError(f"Term {name!r}: 'weight' is the term's own; the loss's argument needs another name.")
 
 
 def make_terms(config: Mapping[str, Mapping[str, Any]], total_steps: int = 0, examples: int = 0) -> dict[str, Term]:

@@ -21,12 +21,12 @@ from kd_jax import parallel
 from kd_jax.checkpoint import Checkpoints, save_tree, write_json
 from kd_jax.data.batches import batch_shapes, eval_batches, train_batches
 from kd_jax.data.source import Source
-from kd_jax.evaluate import evaluate, make_eval_step, role_variables
+from kd_jax.evaluate import evaluate, extra_inputs, make_eval_step, role_variables
 from kd_jax.progress import Progress
-from kd_jax.state import bind, init_optimizers, init_state, loaded_variables
+from kd_jax.state import bind, evaluated_roles, init_optimizers, init_state, loaded_variables
 from kd_jax.step import make_train_step
 from kd_jax.terms import hyper_of
-from kd_jax.types import PyTree, Scheme, TrainState
+from kd_jax.types import PyTree, Scheme, Stage, TrainState
 from kd_jax.watch import Log, Signals, Stopped
 
 DONE = "done.json"
@@ -154,7 +154,7 @@ def begin(
     parallel.check_batch_size(mesh, settings.eval_batch_size, "eval_batch_size")
     parallel.check_roles(settings.rules, scheme)
     key = parallel.create_everywhere(lambda: jax.random.key(settings.seed), mesh)
-    record = {"accumulator": {}, "best": None, "seconds": 0.0}
+    record = {"accumulator": {}, "best": None, "seconds": 0.0, "stages": []}
     run = Fit(scheme, {}, None, key, sources, settings, mesh, checkpoints, record)
     run.scheme, run.inputs = bind(scheme, batch_shapes(sources[scheme.stages[0].data], settings.batch_size))
 
@@ -211,14 +211,14 @@ def train(run: Fit, log: Log, signals: Signals) -> None:
         if run.record["best"] is None or accuracy > run.record["best"]["accuracy"]:
             run.record["best"] = {"step": step, "accuracy": accuracy}
 
+    programs: list[tuple[Stage, Any]] = []
     for number, stage in enumerate(run.scheme.stages):
         if step >= bounds[number + 1]:
             continue
         if step == bounds[number]:
             run.state = enter(run, number)
         hyper = parallel.create_everywhere(lambda stage=stage: hyper_of(stage), run.mesh)
-        program = make_train_step(run.scheme, stage)
-        train_step = jax.jit(program, donate_argnums=0, out_shardings=(_shardings(run.state), None))
+        train_step = _compiled(run, stage, programs)
         with jax.transfer_guard("disallow"):
             for batch in run.batches(stage.data, step - bounds[number], bounds[number + 1] - step):
                 run.state, metrics = train_step(run.state, batch, hyper, run.key)
@@ -231,6 +231,9 @@ def train(run: Fit, log: Log, signals: Signals) -> None:
                 due = step % run.settings.eval_every == 0 or step == bounds[number + 1]
                 if due and run.sources["validation"] is not None:
                     validate()
+                if step == bounds[number + 1] and run.scheme.stage_splits:
+                    scores = {split: run.score(eval_step, split) for split in run.scheme.stage_splits}
+                    run.record["stages"].append({"stage": stage.name or str(number), "step": step, **scores})
                 if due or stop:
                     save()
                 if stop:
@@ -238,23 +241,47 @@ def train(run: Fit, log: Log, signals: Signals) -> None:
                     raise Stopped(0)
 
 
+def _compiled(run: Fit, stage: Stage, programs: list[tuple[Stage, Any]]) -> Any:
+    """The jitted step of a stage, that of an earlier one where both have the same phases: it compiles once."""
+    for other, program in programs:
+        if other.phases is stage.phases and other.post_update is stage.post_update:
+            return program
+    step = make_train_step(run.scheme, stage)
+    programs.append((stage, jax.jit(step, donate_argnums=0, out_shardings=(_shardings(run.state), None))))
+    return programs[-1][1]
+
+
 def conclude(run: Fit, directory: Path) -> dict[str, Any]:
     """Scores the last step and the best by validation on every split, against the reference; exports the networks."""
     steps, seconds, best = run.bounds[-1], run.record["seconds"], run.record["best"]
     rate = steps * run.settings.batch_size / seconds
-    results: dict[str, Any] = {"steps": steps, "seconds": seconds, "examples_per_second": rate}
+    results: dict[str, Any] = {
+        "stages": run.record["stages"],
+        "steps": steps,
+        "seconds": seconds,
+        "examples_per_second": rate,
+    }
     step = jax.jit(make_eval_step(run.scheme))
     splits = [name for name in ("validation", "test") if run.sources[name] is not None]
     for which in ("last", "best") if best else ("last",):
         if which == "best":
             run.state = run.checkpoints.restore(best["step"], run.template(best["step"]))
+        if which == "last" and run.scheme.summary is not None:
+            results["sections"] = run.scheme.summary(run.state, run.record)
         results[which] = {"step": int(run.state.step), **{split: run.score(step, split) for split in splits}}
-        for role in run.scheme.evaluate:
-            network = exported(*role_variables(run.state, run.scheme, role))
+        for role in evaluated_roles(run.scheme):
+            if run.scheme.roles[role].group is None:
+                continue  # a teacher: it was not trained here
+            given = extra_inputs(run.scheme.roles[role], run.state.extra)
+            network = exported(*role_variables(run.state, run.scheme, role), given)
             save_tree(directory / "export" / which / role, network)
     return results
 
 
-def exported(params: PyTree, stats: PyTree) -> dict[str, PyTree]:
-    """The tree that an exported model is stored as: connectors, optimizers and other roles are left behind."""
-    return {"params": params, **({"stats": stats} if jax.tree.leaves(stats) else {})}
+def exported(params: PyTree, stats: PyTree, given: Mapping[str, PyTree] | None = None) -> dict[str, PyTree]:
+    """The tree that an exported model is stored as: connectors, optimizers and other roles are left behind.
+
+    `given` are the inputs that it read from TrainState.extra.
+    """
+    kinds = {"params": params, "stats": stats, "given": given}
+    return {kind: tree for kind, tree in kinds.items() if kind == "params" or jax.tree.leaves(tree)}

@@ -4,37 +4,34 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from kd_jax.types import Model, PyTree
 
 
 def cost(
-    model: Model, params: PyTree, stats: PyTree, example: jax.ShapeDtypeStruct, repeats: int = 20
+    model: Model, params: PyTree, stats: PyTree, inputs: Callable[[int], tuple[PyTree, ...]], repeats: int = 20
 ) -> dict[str, Any]:
     """{"parameters", "bytes", "flops" of one example, "latency_ms": {"1", "128"}} of the inference forward pass.
 
-    `example` is the shape of an input with a batch axis of any length. Latency is the median of `repeats` timed calls
+    `inputs(batch)` are inputs of that many examples. Latency is the median of `repeats` timed calls
     after compilation, on one device, input already there.
     """
     leaves = jax.tree.leaves(params)
 
     @jax.jit
-    def infer(params: PyTree, stats: PyTree, x: jax.Array) -> Any:
-        return model.apply(params, stats, x, train=False, key=jax.random.key(0))[0].logits
+    def infer(params: PyTree, stats: PyTree, *x: PyTree) -> Any:
+        return model.apply(params, stats, *x, train=False, key=jax.random.key(0))[0].logits
 
-    def inputs(batch: int) -> jax.Array:
-        return jnp.zeros((batch, *example.shape[1:]), example.dtype)
-
-    flops = (infer.lower(params, stats, inputs(1)).compile().cost_analysis() or {}).get("flops")
+    flops = (infer.lower(params, stats, *inputs(1)).compile().cost_analysis() or {}).get("flops")
     return {
         "parameters": sum(x.size for x in leaves),
         "bytes": sum(x.size * x.dtype.itemsize for x in leaves),
         "flops": float(flops) if flops else None,
-        "latency_ms": {str(b): _latency(infer, (params, stats, inputs(b)), repeats) for b in (1, 128)},
+        "latency_ms": {str(b): _latency(infer, (params, stats, *inputs(b)), repeats) for b in (1, 128)},
     }
 
 

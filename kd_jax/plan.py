@@ -11,21 +11,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kd_jax import knowledge, optim, parallel
-from kd_jax.config import own_data
+from kd_jax import knowledge, optim, parallel, prng
+from kd_jax.config import own_data, teachers_of
 from kd_jax.data import augment
 from kd_jax.data.batches import train_batches
 from kd_jax.data.source import Source, Splits
-from kd_jax.evaluate import role_variables
+from kd_jax.evaluate import classifiers
 from kd_jax.loop import Settings
 from kd_jax.models.adapters import as_model, name_of
-from kd_jax.presets import supervised
-from kd_jax.resolve import call, check_kwargs, resolve
+from kd_jax.presets import part, supervised
+from kd_jax.resolve import call, check_kwargs, near, resolve
 from kd_jax.state import bind, init_state, loaded_variables
-from kd_jax.types import Model, Role, Scheme, TrainState
+from kd_jax.types import Model, Parts, Role, Scheme, TrainState
 from kd_jax.workdir import plain
 
 
@@ -51,7 +52,8 @@ def note_given(config: ConfigDict, models: Mapping[str, Model], data: Splits | N
             train, labelled = data.train, int(data.train.labelled.sum())
             config.data = ConfigDict({"name": train.name})
             config.data.given = f"{len(train)} examples of shape {train.image_shape}, {labelled} with a label"
-            config.teacher.data = ConfigDict()
+            for teacher in teachers_of(config).values():
+                teacher.data = ConfigDict()
     return config
 
 
@@ -63,25 +65,31 @@ def num_steps(config: Mapping[str, Any], examples: int) -> int:
     return config["steps"] or math.ceil(config["epochs"] * examples / config["batch_size"])
 
 
-def prepare_fn(config: Mapping[str, Any], source: Source, view: str = "same"):
+def prepare_fn(config: Mapping[str, Any], source: Source, more: Mapping[str, Any] | None = None):
     """batch -> the batch that the networks see.
 
-    `target` is the label, or [B, classes] probabilities after mixup or cutmix; with view "clean" there is also
-    `teacher_image`, without augmentation.
+    `target` is the label, or [B, classes] probabilities after mixup or cutmix; every name of config.views is a further
+    picture of the example. `more`, {name, kwargs}, is the config's own function, whose entries are added last.
     """
     view_of = functools.partial(augment.prepare, mean=source.mean, std=source.std)
-    ops = tuple(config["augment"])
+    ops, views = tuple(config["augment"]), {name: tuple(ops) for name, ops in config["views"].items()}
+    own = None
+    if more and more["name"]:
+        own = resolve(more["name"])
+        check_kwargs(more["name"], own, [*more["kwargs"]])
 
     def prepare(batch: Mapping[str, jax.Array], key: jax.Array, train: bool) -> Mapping[str, jax.Array]:
         seen = view_of(batch, key, train, augment=ops)
         seen["target"] = seen["label"]
         if "mix_label" in seen:
-            if view == "clean":
-                raise ValueError("teacher.view='clean' shows the teacher one image, mixup and cutmix the student two.")
+            if views:
+                raise ValueError(f"mixup and cutmix show two images at once, and {sorted(views)} would show one.")
             one, other = (jax.nn.one_hot(seen[k], source.num_classes) for k in ("label", "mix_label"))
             weight = seen["mix_weight"][:, None]
             seen["target"] = weight * one + (1 - weight) * other
-        return {**seen, "teacher_image": view_of(batch, key, False)["image"]} if view == "clean" else seen
+        for name, ops_of_view in views.items():
+            seen[name] = view_of(batch, prng.stream(key, name, 0), train, augment=ops_of_view)["image"]
+        return seen if own is None else {**seen, **own(seen, train, **more["kwargs"])}
 
     return prepare
 
@@ -91,27 +99,37 @@ def make_scheme(
     train: Mapping[str, Any],
     terms: Mapping,
     roles: Mapping[str, Role],
-    source: Source,
-    scheme: str = "",
+    sources: Mapping[str, Source | None],
+    scheme: Mapping[str, Any] | None = None,
+    extra: Mapping[str, Any] | None = None,
 ) -> Scheme:
-    """The scheme (config.scheme if none is named) with terms, optimizer and view of the data; nothing is run yet."""
-    if config.teacher.view not in ("same", "clean"):
-        raise ValueError(f"teacher.view is 'same' or 'clean', not {config.teacher.view!r}.")
+    """The scheme (config.scheme if none is given) with terms, optimizers and view of the data; nothing is run yet."""
+    source = sources["train"]
+    steps, scheme = num_steps(train, len(source)), scheme or config.scheme
+
+    def make_tx(count: int, group: str = "student") -> optax.GradientTransformation:
+        return optim.make_optimizer(config.optimizers.get(group) or train["optimizer"], count)
+
+    views = dict(train["views"])
+    if any(teacher.view == "clean" for teacher in teachers_of(config).values()):
+        views["teacher_image"] = ()
+    prepare = prepare_fn({**train, "views": views}, source, config.prepare)
+    terms = knowledge.make_terms(terms, steps, len(source))
+    parts = Parts(roles, terms, steps, make_tx, prepare, sources)
+    built = call(scheme["name"], parts, **scheme["kwargs"])
+    return dataclasses.replace(built, prepare=built.prepare or prepare, extra={**(extra or {}), **built.extra})
+
+
+def teacher_role(model: Model, config: ConfigDict) -> Role:
+    """The frozen role of a teacher in the student's run."""
+    if config.view not in ("same", "clean"):
+        raise ValueError(f"teacher.view is 'same' or 'clean', not {config.view!r}.")
     try:
-        jnp.dtype(config.teacher.dtype or "float32")
+        jnp.dtype(config.dtype or "float32")
     except TypeError as e:
-        raise ValueError(f"teacher.dtype is a type such as 'bfloat16', not {config.teacher.dtype!r}.") from e
-    clean = config.teacher.view == "clean"
-    steps = num_steps(train, len(source))
-    built = call(
-        scheme or config.scheme,
-        roles,
-        knowledge.make_terms(terms, steps, len(source)),
-        lambda count: optim.make_optimizer(train["optimizer"], count),
-        steps,
-        teacher_input="batch.teacher_image" if clean else "batch.image",
-    )
-    return dataclasses.replace(built, prepare=built.prepare or prepare_fn(train, source, config.teacher.view))
+        raise ValueError(f"teacher.dtype is a type such as 'bfloat16', not {config.dtype!r}.") from e
+    clean = {"batch.image": "batch.teacher_image"} if config.view == "clean" else {}
+    return Role(model, tuple(clean.get(p, p) for p in config.inputs), dtype=config.dtype or None)
 
 
 def make_settings(config: ConfigDict, train: Mapping[str, Any], seed: int, rules: Mapping[str, Any]) -> Settings:
@@ -124,52 +142,76 @@ def make_settings(config: ConfigDict, train: Mapping[str, Any], seed: int, rules
 
 @dataclasses.dataclass
 class Job:
-    """One of the trainings of a run: teacher, baseline or student."""
+    """One of the trainings of a run: a teacher, the baseline or the student."""
 
     name: str
     scheme: Scheme
-    source: Source
+    sources: Mapping[str, Source | None]
     settings: Settings
     directory: Path
     config: dict[str, Any]  # what it depends on: the same config resumes, another is refused
 
+    @property
+    def source(self) -> Source:
+        return self.sources["train"]
+
 
 def plan(
-    config: ConfigDict, directory: Path, models: Mapping[str, Model], student_data: Source, teacher_data: Source
+    config: ConfigDict,
+    directory: Path,
+    models: Mapping[str, Model],
+    sources: Mapping[str, Source | None],
+    teacher_sources: Mapping[str, Mapping[str, Source | None]],
+    extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Job]:
-    """The trainings of a run in order: the teacher on its labels, the student without and with the teacher.
+    """The trainings of a run in order: the teachers on their labels, the student without and with them.
 
-    The baseline makes as many steps as the student, on the labelled examples only.
+    The baseline makes as many steps as the student, on the labelled examples only. `sources` are those of the student,
+    `teacher_sources` those of each teacher; `models` has a model for every role that the config names.
     """
-    if not config.terms:
+    if not config.terms and config.scheme.name == "schemes.offline.build":
         raise ValueError("config.terms is empty: knowledge.compose('response') fills it.")
     jobs: dict[str, Job] = {}
+    common = {k: config[k] for k in ("prepare", "extra")}
 
-    def add(name: str, train: Any, terms: Any, about: Any, *, roles: Any, data: Source, seed: int, rules: Any) -> None:
-        kind = config.scheme if name == "student" else "schemes.offline.build"
-        scheme = make_scheme(config, train, terms, roles, data, kind)
-        about = about | {"log_every": config.log_every, "eval_every": config.eval_every}
+    def add(name: str, train: Any, terms: Any, about: Any, *, roles: Any, data: Any, seed: int, rules: Any) -> None:
+        kind = config.scheme if name == "student" else part("schemes.offline.build")
+        scheme = make_scheme(config, train, terms, roles, data, kind, extra)
+        about = about | common | {"log_every": config.log_every, "eval_every": config.eval_every}
         settings = make_settings(config, train, seed, rules)
         jobs[name] = Job(name, scheme, data, settings, directory / name, {k: plain(v) for k, v in about.items()})
 
-    train = {**config.teacher.train, "labelled_share": 1.0}
-    about = {"teacher": {k: config.teacher[k] for k in ("model", "seed", "train")}, "data": own_data(config)}
-    alone, rules = {"student": Role(models["teacher"], group="student")}, {"student": config.mesh.teacher_rules}
-    add("teacher", train, supervised(), about, roles=alone, data=teacher_data, seed=config.teacher.seed, rules=rules)
-    if config.teacher.workdir:
-        jobs["teacher"].directory = Path(config.teacher.workdir)
+    teachers = teachers_of(config)
+    if taken := {"student", "baseline"} & {*teachers} or {"student", *teachers} & {*config.roles}:
+        raise ValueError(f"The names {sorted(taken)} are taken: config.teachers and config.roles need others.")
+    for name, teacher in teachers.items():
+        train = {**teacher.train, "labelled_share": 1.0}
+        about = {"teacher": {k: teacher[k] for k in ("model", "inputs", "seed", "train")}}
+        about["data"] = own_data(config, teacher)
+        alone = {"student": Role(models[name], tuple(teacher.inputs), group="student")}
+        rules = {"student": config.mesh.teacher_rules}
+        data = teacher_sources[name]
+        add(name, train, supervised(), about, roles=alone, data=data, seed=teacher.seed, rules=rules)
+        if teacher.workdir:
+            jobs[name].directory = Path(teacher.workdir)
 
-    student = Role(models["student"], group="student")
-    frozen = Role(models["teacher"], dtype=config.teacher.dtype or None)
-    rules = {"student": config.mesh.student_rules, "teacher": config.mesh.teacher_rules}
-    roles = {"student": student, "teacher": frozen}
-    shared = {"roles": roles, "data": student_data, "seed": config.seed, "rules": rules}
-    about = {k: config[k] for k in ("data", "seed", "student", "teacher")}
+    student = Role(models["student"], tuple(config.student.inputs), group="student")
+    frozen = {name: teacher_role(models[name], teacher) for name, teacher in teachers.items()}
+    rules = {"student": config.mesh.student_rules, **dict.fromkeys(teachers, config.mesh.teacher_rules)}
+    shared = {"data": sources, "seed": config.seed}
+    about = {k: config[k] for k in ("data", "seed", "student", "teacher", "teachers")}
     if config.baseline:
         train = {**config.train, "labelled_share": 1.0}
-        add("baseline", train, supervised(), about | {"train": train}, **shared)
-    about |= {k: config[k] for k in ("train", "terms", "scheme")}
-    add("student", config.train, config.terms, about, **shared)
+        reference = {name: role for name, role in frozen.items() if name == "teacher"}
+        baseline_rules = {name: r for name, r in rules.items() if name in ("student", *reference)}
+        roles = {"student": student, **reference}
+        add("baseline", train, supervised(), about | {"train": train}, roles=roles, rules=baseline_rules, **shared)
+    about |= {k: config[k] for k in ("train", "terms", "scheme", "roles", "optimizers", "splits")}
+    roles = {"student": student, **frozen}
+    for name, fields in config.roles.items():
+        group, initial = fields["group"] or name, fields["initial"] or None
+        roles[name] = Role(models[name], tuple(fields["inputs"]), group, initial)
+    add("student", config.train, config.terms, about, roles=roles, rules=rules, **shared)
     return jobs
 
 
@@ -184,24 +226,34 @@ def check(job: Job, batch: Mapping[str, Any], mesh: Mesh) -> None:
             raise ValueError(f"{job.name}: {field} is {getattr(settings, field)}; it must be at least 1.")
         if field.endswith("size"):
             parallel.check_batch_size(mesh, getattr(settings, field), f"{job.name}'s {field}")
-    train_batches(  # checks what it is given, and reads nothing for no steps
-        job.source, batch_size=settings.batch_size, seed=settings.seed, num_steps=0,
-        sharding=parallel.batch_sharding(mesh), labelled_share=settings.labelled_share,
-    )  # fmt: skip
+    for split in {stage.data for stage in job.scheme.stages}:
+        if job.sources.get(split) is None:
+            existing = [name for name, source in job.sources.items() if source is not None]
+            raise ValueError(f"{job.name}: a stage learns from {split!r}. {near(split, existing)}")
+        train_batches(  # checks what it is given, and reads nothing for no steps
+            job.sources[split], batch_size=settings.batch_size, seed=settings.seed, num_steps=0,
+            sharding=parallel.batch_sharding(mesh), labelled_share=settings.labelled_share,
+        )  # fmt: skip
+    for split in job.scheme.stage_splits:
+        if job.sources.get(split) is None:
+            raise ValueError(f"{job.name}: the scheme scores {split!r}. {near(split, job.sources)}")
     scheme, inputs = bind(job.scheme, batch)
     state = jax.eval_shape(lambda key: init_state(scheme, inputs, key, loaded_variables(scheme)), jax.random.key(0))
-    _check_classes(job, scheme, inputs, state)
+    _check_classes(job, scheme, state, batch)
     parallel.check_roles(settings.rules, scheme)
     parallel.state_shardings(state, settings.rules, mesh)
 
 
-def _check_classes(job: Job, scheme: Scheme, inputs: Mapping[str, tuple], state: TrainState) -> None:
-    """Every evaluated network, and the teacher, must have one logit a class of the data."""
-    for name in {*scheme.evaluate, *([scheme.reference] if scheme.reference else [])}:
-        infer = functools.partial(scheme.roles[name].model.apply, train=False, key=jax.random.key(0))
-        outputs, _ = jax.eval_shape(infer, *role_variables(state, scheme, name), *inputs[name])
-        shape = jax.tree.map(jnp.shape, outputs.logits)
-        called = "teacher" if job.name == "teacher" else name
+def _check_classes(job: Job, scheme: Scheme, state: TrainState, batch: Mapping[str, Any]) -> None:
+    """All that is evaluated, and the teacher, must have one logit a class of the data."""
+
+    def logits(state: TrainState, batch: Mapping[str, Any]) -> dict[str, Any]:
+        seen = scheme.prepare(batch, jax.random.key(0), False) if scheme.prepare else batch
+        return classifiers(scheme, state, seen, jax.random.key(0))
+
+    for name, found in jax.eval_shape(logits, state, batch).items():
+        shape = jax.tree.map(jnp.shape, found)
+        called = job.name if job.name not in ("student", "baseline") else name
         if len(shape) != 2 or not isinstance(shape[0], int):
             raise ValueError(f"The output of the {called} has shape {shape}; a classifier's is [batch, classes].")
         if shape[1] != job.source.num_classes:

@@ -176,6 +176,15 @@ def curriculum(weight: float = 0.9) -> Terms:
     return {**supervised(0.1), "kd": kd}
 
 
+def top_classes(weight: float = 0.9, k: int = 5) -> Terms:
+    """KD from the teacher's k most likely classes and one bucket for the rest: what a small teacher cache holds."""
+    kd = term(
+        "losses.composed.top_classes_loss", ("student.logits",), ("teacher.logits",), weight=weight,
+        kwargs={"k": k, "temperature": 4.0},
+    )  # fmt: skip
+    return {**supervised(0.1), "kd": kd}
+
+
 def graph(weight: float = 1.0) -> Terms:
     """IRG (CVPR 2019): vertices, edges and transformations between stage2 and stage3."""
     taps = ("stage2", "stage3", "embedding")
@@ -240,6 +249,8 @@ PRESETS: dict[str, Callable[..., Terms]] = {
     "wttm": logits(f"{_RESPONSE}wttm_loss", 45.0, gamma=0.2),
     "mlkd": logits(f"{_RESPONSE}multi_level_logit_loss", 0.9, 0.1),
     "ctkd": curriculum,
+    "topk_kd": top_classes,
+    "uld": logits(f"{_RESPONSE}uld_loss", 0.9, 0.1, temperature=1.0),
     # feature
     "feature": maps("hint", f"{_FEATURE}feature_hint_loss", 100.0, ("stage2",), _AUTO),
     "fitnet": maps("hint", f"{_FEATURE}feature_hint_loss", 100.0, ("stage2",), _REGRESSOR),
@@ -255,6 +266,8 @@ PRESETS: dict[str, Callable[..., Terms]] = {
     "ickd": maps("ickd", f"{_FEATURE}inter_channel_loss", 2.5, ("stage3",), part("models.connectors.conv1x1")),
     "pearson": maps("pearson", f"{_FEATURE}pearson_feature_loss", 1.0, ("stage3",), _AUTO),
     "srrl": teacher_head,
+    "cwd": maps("cwd", "losses.dense.channel_wise_loss", 3.0, ("stage3",), _AUTO, temperature=4.0),
+    "affinity": maps("affinity", "losses.dense.pairwise_affinity_loss", 1.0, ("stage3",)),
     "mgd": masked_generation,
     "simkd": reused_head,
     # relation and representation

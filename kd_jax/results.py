@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,16 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from kd_jax.data.batches import batch_shapes
-from kd_jax.data.source import Splits
+from kd_jax.config import teachers_of
+from kd_jax.data.source import Source, Splits
 from kd_jax.measure import cost
 from kd_jax.plan import Job
-from kd_jax.types import Model, PyTree
+from kd_jax.report.sections import check as check_section
+from kd_jax.terms import lookup, taps_in
+from kd_jax.types import Model, PyTree, Role
 from kd_jax.workdir import git_hash, plain, versions
 
 
-def curve(path: Path) -> list[dict[str, Any]]:
-    """The train records of a metrics.jsonl, and as "validation_accuracy" what was evaluated at a step."""
+def curve(path: Path, entry: str) -> list[dict[str, Any]]:
+    """The train records of a metrics.jsonl, and as "validation_accuracy" that of the classifier `entry`."""
     points: dict[int, dict[str, Any]] = {}
     for line in path.read_text().splitlines() if path.exists() else []:
         record = json.loads(line)
@@ -29,36 +32,57 @@ def curve(path: Path) -> list[dict[str, Any]]:
         if record["kind"] == "train":
             point |= {k: v for k, v in record.items() if k not in ("kind", "gradient_norm")}
         else:
-            point["validation_accuracy"] = record.get("student/accuracy")
+            point["validation_accuracy"] = record.get(f"{entry}/accuracy")
     return [points[step] for step in sorted(points)]
 
 
-def _scores(scores: Mapping[str, Any], role: str) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A trained network as the report measures it; `given` holds the inputs that do not come from the batch."""
+
+    model: Model
+    params: PyTree
+    stats: PyTree
+    role: Role
+    given: Mapping[str, PyTree]
+    path: str  # of the logits that are reported
+
+    def inputs(self, batch: Mapping[str, jax.Array]) -> tuple[PyTree, ...]:
+        paths = enumerate(self.role.inputs)
+        return tuple(self.given[str(i)] if str(i) in self.given else lookup({"batch": batch}, p) for i, p in paths)
+
+    def logits(self, batch: Mapping[str, jax.Array]) -> np.ndarray:
+        def infer(params: PyTree, stats: PyTree, *inputs: PyTree) -> jax.Array:
+            name = self.path.partition(".")[0]
+            taps = taps_in(name, [self.path])
+            found = self.model.apply(params, stats, *inputs, train=False, key=jax.random.key(0), taps=taps)[0]
+            return lookup({name: found}, self.path)
+
+        return np.asarray(jax.jit(infer)(self.params, self.stats, *self.inputs(batch)), np.float32)
+
+
+def _scores(scores: Mapping[str, Any], entry: str) -> dict[str, Any]:
     return {
         "step": scores["step"],
-        **{split: scores[split][role] for split in ("validation", "test") if split in scores},
+        **{split: scores[split][entry] for split in ("validation", "test") if split in scores},
     }
 
 
-def _infer(model: Model, variables: tuple[PyTree, PyTree], images: jax.Array) -> np.ndarray:
-    params, stats = variables
-    apply = jax.jit(lambda p, s, x: model.apply(p, s, x, train=False, key=jax.random.key(0))[0].logits)
-    return np.asarray(apply(params, stats, images), np.float32)
+def raw_batch(source: Source, count: int) -> dict[str, jax.Array]:
+    """The first `count` examples as an unlabelled batch."""
+    rows = [source.example(i) for i in range(count)]
+    zeros = jnp.zeros((count,), jnp.int32)
+    fields = {name: jnp.stack([row[name] for row in rows]) for name in rows[0]}
+    return fields | {"label": zeros - 1, "labelled": zeros > 0, "index": jnp.arange(count), "view": zeros}
 
 
 def examples(
-    count: int,
-    temperature: float,
-    models: Mapping[str, Model],
-    variables: Mapping[str, tuple],
-    splits: Splits,
-    prepare: Any,
+    count: int, temperature: float, networks: Mapping[str, Network], splits: Splits, prepare: Any
 ) -> list[dict[str, Any]]:
     """The test images (of the first 1,000) of which the teacher is least certain, and what each network says."""
     rows = [splits.test.example(i) for i in range(min(1000, len(splits.test)))]
-    batch = {"image": jnp.stack([r["image"] for r in rows])}
-    seen = prepare(batch | batch_extras(len(rows)), jax.random.key(0), False)["image"]
-    logits = {name: _infer(models[name], variables[name], seen) for name in variables}
+    seen = prepare(raw_batch(splits.test, len(rows)), jax.random.key(0), False)
+    logits = {name: network.logits(seen) for name, network in networks.items()}
     p = np.asarray(jax.nn.softmax(logits["teacher"]))
     entropy = -(p * np.log(np.maximum(p, 1e-30))).sum(-1)
     found = []
@@ -93,48 +117,53 @@ def shown_temperature(terms: Mapping[str, Any]) -> float:
     return 4.0
 
 
-def batch_extras(n: int) -> dict[str, jax.Array]:
-    """The other fields of a batch of `n` unlabelled examples."""
-    zeros = jnp.zeros((n,), jnp.int32)
-    return {"label": zeros - 1, "labelled": zeros > 0, "index": zeros, "view": zeros}
-
-
 def collect(
     config: ConfigDict,
     finished: Mapping[str, Mapping[str, Any]],
-    teacher_scores: Mapping[str, Any],
+    teacher_scores: Mapping[str, Mapping[str, Any]],
     jobs: Mapping[str, Job],
-    models: Mapping[str, Model],
-    variables: Mapping[str, tuple[PyTree, PyTree]],
+    networks: Mapping[str, Network],
     splits: Splits,
 ) -> dict[str, Any]:
-    """What report.write_report takes. `finished` has the results of the trainings; a loaded teacher has scores only."""
+    """What report.write_report takes. `finished` has the results of the trainings; a loaded teacher has scores only.
+
+    Of each training that is the first classifier that its scheme evaluates; "others" has the scores of the rest.
+    """
     prepare, train = jobs["student"].scheme.prepare, jobs["student"].source
-    shape = jax.eval_shape(lambda b: prepare(b, jax.random.key(0), False), batch_shapes(train, 1))["image"]
     found: dict[str, Any] = {}
-    for name in [n for n in ("teacher", "baseline", "student") if n == "teacher" or n in finished]:
-        about = config.teacher.model if name == "teacher" else config.student.model
+    teachers = teachers_of(config)
+    for name in [*teachers, *(n for n in ("baseline", "student") if n in finished)]:
+        about = teachers[name].model if name in teachers else config.student.model
         entry = {"name": about.name.rpartition(".")[2]}
-        entry |= cost(models[name], *variables[name], shape) if config.report else {}
+        if config.report:
+            entry |= measured(networks[name], train, prepare)
         if name in finished:
             result = finished[name]
             entry |= {"steps": result["steps"], "train_seconds": result["seconds"]}
             entry |= {
                 "examples_per_second": result["examples_per_second"],
-                "curve": curve(jobs[name].directory / "metrics.jsonl"),
+                "curve": curve(jobs[name].directory / "metrics.jsonl", jobs[name].scheme.evaluate[0]),
             }
-            role = jobs[name].scheme.evaluate[0]
-            entry |= {w: _scores(result[w], role) for w in ("last", "best") if w in result}
+            first, *others = jobs[name].scheme.evaluate
+            entry |= {w: _scores(result[w], first) for w in ("last", "best") if w in result}
+            if others:
+                entry["others"] = {
+                    o: {w: _scores(result[w], o) for w in ("last", "best") if w in result} for o in others
+                }
         else:
-            entry["last"] = {"step": None, **teacher_scores}
+            entry["last"] = {"step": None, **teacher_scores[name]}
         found[name] = entry
     temperature = shown_temperature(config.terms)
     labelled = int(train.labelled.sum())
+    sections = finished["student"].get("sections", [])
+    for section in sections:
+        check_section(section)
     shown: list[dict[str, Any]] = []
-    if config.report and config.examples:
-        shown = examples(config.examples, temperature, models, variables, splits, prepare)
+    if config.report and config.examples and "teacher" in networks:
+        shown = examples(config.examples, temperature, networks, splits, prepare)
+    names = " to ".join(found[n]["name"] for n in ("teacher", "student") if n in found)
     return {
-        "title": config.title or f"{found['teacher']['name']} to {found['student']['name']} on {train.name}",
+        "title": config.title or f"{names} on {train.name}",
         "config": plain(config), "versions": versions(), "git": git_hash(), "seed": config.seed,
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "data": {
@@ -145,5 +174,18 @@ def collect(
             "teacher_labelled": int(jobs["teacher"].source.labelled.sum()) if "teacher" in jobs else None,
         },
         "models": found,
+        "stages": finished["student"]["stages"],
+        "sections": sections,
         "examples": shown,
     }  # fmt: skip
+
+
+def measured(network: Network, source: Source, prepare: Any) -> dict[str, Any]:
+    """Size, FLOPs and latency of a network on the first example of a source, repeated."""
+    seen = prepare(raw_batch(source, 1), jax.random.key(0), False)
+
+    def inputs(batch: int) -> tuple[PyTree, ...]:
+        repeated = {name: jnp.repeat(value, batch, axis=0) for name, value in seen.items()}
+        return network.inputs(repeated)
+
+    return cost(network.model, network.params, network.stats, inputs)

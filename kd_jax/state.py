@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from kd_jax import prng
 from kd_jax.resolve import near
-from kd_jax.terms import lookup, taps_of, term_value
+from kd_jax.terms import lookup, members, taps_of, term_value
 from kd_jax.types import Array, Call, Phase, PyTree, Role, Scheme, Term, TrainState
 
 Shapes = Mapping[str, PyTree]
@@ -41,9 +41,15 @@ def _check_groups(scheme: Scheme) -> None:
         for phase in stage.phases:
             if phase.group not in groups:
                 raise ValueError(f"A phase trains group {phase.group!r}, no role is in it. {near(phase.group, groups)}")
-    for name in (*scheme.evaluate, *([scheme.reference] if scheme.reference else [])):
+    for name in evaluated_roles(scheme):
         if name not in scheme.roles:
             raise ValueError(f"The scheme evaluates role {name!r}. {near(name, scheme.roles)}")
+
+
+def evaluated_roles(scheme: Scheme) -> tuple[str, ...]:
+    """The roles that evaluation runs, that of the first entry first."""
+    entries = (*scheme.evaluate, *([scheme.reference] if scheme.reference else []))
+    return tuple(dict.fromkeys(path.partition(".")[0] for entry in entries for path in members(entry)))
 
 
 def bind(scheme: Scheme, batch: Shapes) -> tuple[Scheme, dict[str, tuple[PyTree, ...]]]:
@@ -67,7 +73,9 @@ def bind(scheme: Scheme, batch: Shapes) -> tuple[Scheme, dict[str, tuple[PyTree,
             inputs.setdefault(call.role, given)
             name = call.name or call.role
             context[name] = _apply_shapes(roles, inputs, shapes, call, call_taps(phase, name), given)
-        context["params"] = {r: shapes[r][0] for r in shapes if "/" not in r}
+        context |= {
+            kind: {r: shapes[r][i] for r in shapes if "/" not in r} for i, kind in enumerate(("params", "stats"))
+        }
         for name, term in {**phase.terms, **phase.metrics}.items():
             given = tuple(lookup(context, p) for p in term.inputs)
             targets = tuple(lookup(context, p) for p in term.targets)
@@ -81,7 +89,7 @@ def bind(scheme: Scheme, batch: Shapes) -> tuple[Scheme, dict[str, tuple[PyTree,
             _check_term(name, term, context)
     for name, role in roles.items():
         if name not in inputs:  # evaluated only, or a copy of another role
-            inputs[name] = tuple(lookup({"batch": batch}, p) for p in role.inputs)
+            inputs[name] = tuple(lookup({"batch": batch, "extra": _shapes(dict(scheme.extra))}, p) for p in role.inputs)
     return dataclasses.replace(scheme, roles=roles), inputs
 
 

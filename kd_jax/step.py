@@ -39,6 +39,7 @@ def forward(
         "batch": batch,
         "extra": state.extra,
         "params": {name: params for name, (params, _) in variables.items()},
+        "stats": {name: stats for name, (_, stats) in variables.items()},
         "step": state.step,
     }
     new_stats = dict(state.stats)

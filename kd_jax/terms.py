@@ -7,7 +7,7 @@ Paths name values of a step: `batch.label`, `student.logits`, `teacher.features:
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -20,7 +20,10 @@ Context = Mapping[str, Any]
 
 
 def lookup(context: Context, path: str) -> Any:
-    """The value at `path`. Raises ValueError that lists what exists when there is none."""
+    """The value at `path`; "path@i" is its part i along axis 1. Raises ValueError that lists what exists otherwise."""
+    path, at, number = path.partition("@")
+    if at:
+        return _part(lookup(context, path), path, number)
     head, _, rest = path.partition(".")
     if head not in context:
         raise ValueError(f"Path {path!r}: no {head!r} in this step. {near(head, context)}")
@@ -44,6 +47,20 @@ def lookup(context: Context, path: str) -> Any:
     return value
 
 
+def _part(value: Any, path: str, number: str) -> Any:
+    shape = jnp.shape(value)
+    if len(shape) < 2 or not number.isdigit() or int(number) >= shape[1]:
+        raise ValueError(
+            f"Path '{path}@{number}': {path!r} has shape {shape}, and @i is one of the {shape[1:2]} along axis 1."
+        )
+    return value[:, int(number)]
+
+
+def members(entry: str) -> tuple[str, ...]:
+    """The paths of an entry of Scheme.evaluate: "a+b.logits@0" -> ("a.logits", "b.logits@0")."""
+    return tuple(part if "." in part else f"{part}.logits" for part in entry.split("+"))
+
+
 def paths_of(term: Term) -> tuple[str, ...]:
     """Every path that the term reads."""
     return (*term.inputs, *term.targets, *term.options.values(), *([term.where] if term.where else []))
@@ -51,29 +68,39 @@ def paths_of(term: Term) -> tuple[str, ...]:
 
 def taps_of(terms: Mapping[str, Term], call: str) -> tuple[str, ...]:
     """The taps of the network called `call` that the terms name."""
+    return taps_in(call, (p for t in terms.values() for p in paths_of(t)))
+
+
+def taps_in(call: str, paths: Iterable[str]) -> tuple[str, ...]:
+    """The taps of the network called `call` among the paths."""
     prefix = f"{call}.features:"
-    return tuple(sorted({p[len(prefix) :] for t in terms.values() for p in paths_of(t) if p.startswith(prefix)}))
+    return tuple(sorted({p.partition("@")[0][len(prefix) :] for p in paths if p.startswith(prefix)}))
 
 
 def hyper_of(stage: Stage) -> dict[str, dict[str, dict[str, Any]]]:
     """The numeric hyper-parameters of a stage as a pytree of arrays: they are traced, so changing one never recompiles.
 
-    {group: {term: {option: value}}} with the weight under "weight", and a learning-rate scale under {group: {"": ...}}.
+    {group: {term: {"weight": w, "kwargs": {option: value}}}}, and a learning-rate scale under {group: {"": ...}}; a
+    schedule is not in it.
     """
     hyper: dict[str, dict[str, dict[str, Any]]] = {}
     for phase in stage.phases:
         group = hyper.setdefault(phase.group, {"": {"learning_rate_scale": jnp.float32(1.0)}})
         for name, term in phase.terms.items():
-            floats = {k: v for k, v in {**term.kwargs, "weight": term.weight}.items() if isinstance(v, float)}
-            group[name] = {k: jnp.asarray(v, jnp.float32) for k, v in floats.items()}
+            kwargs = {k: jnp.asarray(v, jnp.float32) for k, v in term.kwargs.items() if isinstance(v, float)}
+            weight = {"weight": jnp.asarray(term.weight, jnp.float32)} if not callable(term.weight) else {}
+            group[name] = {**weight, "kwargs": kwargs}
     return hyper
 
 
 def options_of(term: Term, hyper: Mapping[str, Any], step: Array) -> tuple[Any, dict[str, Any]]:
     """(weight, kwargs) of this step: traced leaves where there are some, schedules evaluated, the rest as it stands."""
-    values = {**term.kwargs, "weight": term.weight, **hyper}
-    values = {k: v(step) if callable(v) else v for k, v in values.items()}
-    return values.pop("weight"), values
+
+    def now(value: Any) -> Any:
+        return value(step) if callable(value) else value
+
+    kwargs = {**term.kwargs, **hyper["kwargs"]}
+    return now(hyper.get("weight", term.weight)), {k: now(v) for k, v in kwargs.items()}
 
 
 def masked_sum_and_count(values: Array, mask: Array | None) -> tuple[Array, Array]:

@@ -17,75 +17,79 @@ from ml_collections import ConfigDict
 
 from kd_jax import parallel, workdir
 from kd_jax.checkpoint import load_tree, write_json
-from kd_jax.config import own_data
+from kd_jax.config import own_data, teachers_of
 from kd_jax.data.batches import batch_shapes, eval_batches
 from kd_jax.data.load import load
 from kd_jax.data.source import Splits
-from kd_jax.evaluate import evaluate, make_eval_step
+from kd_jax.evaluate import evaluate, extra_inputs, make_eval_step
 from kd_jax.loop import DONE, exported, fit
 from kd_jax.models.adapters import as_model
 from kd_jax.plan import Job, check, make_model, note_given, plan
 from kd_jax.report import results_table, write_report
-from kd_jax.results import collect
+from kd_jax.resolve import call
+from kd_jax.results import Network, collect
+from kd_jax.state import evaluated_roles
+from kd_jax.terms import lookup, members
 from kd_jax.types import Model, PyTree, Role, Scheme, TrainState
 
 RESULTS = "results.json"
 
 
-def finish_or_resume(job: Job, splits: Splits, mesh: Mesh) -> dict[str, Any]:
+def finish_or_resume(job: Job, mesh: Mesh) -> dict[str, Any]:
     """The results of the job; trains what is missing."""
     workdir.claim(job.directory, job.config)
     done = job.directory / DONE
     if done.exists():
         print(f"{job.name}: finished before, in {job.directory}")
         return json.loads(done.read_text())
-    sources = {"train": job.source, "validation": splits.validation, "test": splits.test}
-    return fit(job.scheme, sources, job.settings, job.directory, mesh, job.name)
+    return fit(job.scheme, job.sources, job.settings, job.directory, mesh, job.name)
 
 
-def score_teacher(
-    job: Job, model: Model, variables: tuple[PyTree, PyTree], splits: Splits, mesh: Mesh
-) -> dict[str, Any]:
-    """{split: {metric: value}} of the frozen teacher, on the data and with the preparation that `job` uses."""
-    scheme = Scheme({"teacher": Role(model)}, (), evaluate=("teacher",), prepare=job.scheme.prepare)
-    whole = parallel.replicated(mesh)
-    state = TrainState(jax.numpy.int32(0), {}, {}, {}, {"teacher": jax.device_put(variables, whole)}, {})
+def score_teacher(job: Job, role: Role, mesh: Mesh) -> dict[str, Any]:
+    """{split: {metric: value}} of a frozen teacher, on the data and with the preparation that `job` uses."""
+    scheme = Scheme({"teacher": role}, (), evaluate=("teacher",), prepare=job.scheme.prepare)
+    variables, extra = jax.device_put((role.initial, dict(job.scheme.extra)), parallel.replicated(mesh))
+    state = TrainState(jax.numpy.int32(0), {}, {}, {}, {"teacher": variables}, extra)
     step, key = jax.jit(make_eval_step(scheme)), parallel.create_everywhere(lambda: jax.random.key(0), mesh)
     size, sharding = job.settings.eval_batch_size, parallel.batch_sharding(mesh)
     with jax.set_mesh(mesh):
         return {
             name: evaluate(step, state, eval_batches(source, batch_size=size, sharding=sharding), key)["teacher"]
-            for name, source in (("validation", splits.validation), ("test", splits.test))
-            if source is not None
+            for name in ("validation", "test")
+            if (source := job.sources[name]) is not None
         }
 
 
 def export_of(job: Job, which: str) -> Path:
-    """Where a finished job leaves the parameters of its "last" or "best" step."""
-    return job.directory / "export" / which / job.scheme.evaluate[0]
+    """Where a finished job leaves the network of its "last" or "best" step."""
+    return job.directory / "export" / which / evaluated_roles(job.scheme)[0]
 
 
-def load_variables(export: Path, model: Model, batch: Mapping[str, Any], prepare) -> tuple[PyTree, PyTree]:
-    """(params, stats) of an exported model as NumPy; raises ValueError when it is missing or of another model."""
+def load_network(export: Path, role: Role, path: str, extra: Mapping[str, Any], batch: Mapping[str, Any]) -> Network:
+    """An exported network as NumPy; raises ValueError when it is missing or of another model.
+
+    `path` is that of its logits, `batch` has the shapes of a prepared one.
+    """
     if not export.exists():
         raise ValueError(
             f"There is no exported model at {export}. A finished run has them under <workdir>/<name>/export/."
         )
-    seen = jax.eval_shape(lambda b: prepare(b, jax.random.key(0), False), batch)
-    params, stats = jax.eval_shape(model.init, jax.random.key(0), seen["image"])
-    tree = load_tree(export, exported(params, stats))
-    return tree["params"], tree.get("stats", stats)
+    shapes = [lookup({"batch": batch, "extra": extra}, p) for p in role.inputs]
+    params, stats = jax.eval_shape(role.model.init, jax.random.key(0), *shapes)
+    given = extra_inputs(role, extra)
+    tree = load_tree(export, exported(params, stats, jax.eval_shape(lambda: given)))
+    return Network(role.model, tree["params"], tree.get("stats", stats), role, tree.get("given", given), path)
 
 
-def check_teacher(config: ConfigDict, scores: Mapping[str, Any]) -> None:
-    """The teacher must reach config.teacher.min_accuracy on the validation split (test, if none was held out)."""
+def check_teacher(name: str, config: ConfigDict, scores: Mapping[str, Any]) -> None:
+    """The teacher must reach its `min_accuracy` on the validation split (test, if none was held out)."""
     split = "validation" if "validation" in scores else "test"
-    accuracy, wanted = scores[split]["accuracy"], config.teacher.min_accuracy
-    print(f"teacher: {100 * accuracy:.2f}% on the {split} split")
+    accuracy, wanted = scores[split]["accuracy"], config.min_accuracy
+    print(f"{name}: {100 * accuracy:.2f}% on the {split} split")
     if accuracy < wanted:
         raise ValueError(
-            f"The teacher has {100 * accuracy:.2f}% on the {split} split, "
-            f"config.teacher.min_accuracy asks for {100 * wanted:.2f}%. "
+            f"The {name} has {100 * accuracy:.2f}% on the {split} split, "
+            f"config.{name}.min_accuracy asks for {100 * wanted:.2f}%. "
             "Is it the right checkpoint, with the same classes in the same order and the same input scaling?"
         )
 
@@ -127,47 +131,74 @@ def run(
     mesh = parallel.make_mesh(config.mesh.axes)
     given = {role: as_model(m) for role, m in (("student", student), ("teacher", teacher)) if m is not None}
     config = note_given(config, given, data)
-    splits, own = data or load(config.data), own_data(config)
-    teacher_splits = splits if own == dict(config.data) else load(own)
-    models = {r: given.get(r) or make_model(config[r].model, splits.train) for r in ("student", "teacher")}
-    jobs = plan(config, directory, models, splits.train, teacher_splits.train)
-    if teacher_variables is not None or config.teacher.checkpoint:
-        del jobs["teacher"]
-    elif config.teacher.use not in ("last", *(["best"] if teacher_splits.validation else [])):
-        raise ValueError(
-            f"teacher.use is 'last', or 'best' where data.validation is not 0; not {config.teacher.use!r}."
-        )
-    batch = batch_shapes(splits.train, config.train.batch_size)
+    teachers = teachers_of(config)
+    jobs, splits = jobs_of(config, directory, given, data)
+    for name, fields in teachers.items():
+        if fields.checkpoint or (name == "teacher" and teacher_variables is not None):
+            del jobs[name]
+        elif fields.use not in ("last", *(["best"] if jobs[name].sources["validation"] else [])):
+            raise ValueError(f"{name}.use is 'last', or 'best' where data.validation is not 0; not {fields.use!r}.")
     for job in jobs.values():  # all errors of all jobs come before the first hour of the first
-        check(job, batch, mesh)
+        first = job.scheme.stages[0].data
+        check(job, batch_shapes(job.sources.get(first) or splits.train, job.settings.batch_size), mesh)
     workdir.check({job.directory: job.config for job in jobs.values()})
     if results := read_finished(config, directory, jobs):
         return present(config, results, directory)
+
     finished: dict[str, dict[str, Any]] = {}
-    if "teacher" in jobs:
-        finished["teacher"] = finish_or_resume(jobs["teacher"], teacher_splits, mesh)
-    if teacher_variables is None:
-        checkpoint = config.teacher.checkpoint
-        export = Path(checkpoint) if checkpoint else export_of(jobs["teacher"], config.teacher.use)
-        teacher_variables = load_variables(export, models["teacher"], batch, jobs["student"].scheme.prepare)
-    scores = score_teacher(jobs["student"], models["teacher"], teacher_variables, splits, mesh)
-    check_teacher(config, scores)
+    networks: dict[str, Network] = {}
+    job = jobs["student"]
+    raw = batch_shapes(splits.train, config.train.batch_size)
+    seen = jax.eval_shape(lambda b: job.scheme.prepare(b, jax.random.key(0), False), raw)
+    frozen, scores = {}, {}
+    for name, fields in teachers.items():
+        role = job.scheme.roles[name]
+        if name in jobs:
+            finished[name] = finish_or_resume(jobs[name], mesh)
+        if name == "teacher" and teacher_variables is not None:
+            networks[name] = Network(
+                role.model, *teacher_variables, role, extra_inputs(role, job.scheme.extra), "teacher.logits"
+            )
+        else:
+            export = Path(fields.checkpoint) if fields.checkpoint else export_of(jobs[name], fields.use)
+            networks[name] = load_network(export, role, f"{name}.logits", job.scheme.extra, seen)
+        frozen[name] = dataclasses.replace(role, initial=(networks[name].params, networks[name].stats))
+        scores[name] = score_teacher(job, frozen[name], mesh)
+        check_teacher(name, fields, scores[name])
     for name in ("baseline", "student"):
         if name in jobs:
             job = jobs[name]
-            roles = dict(job.scheme.roles)
-            roles["teacher"] = dataclasses.replace(roles["teacher"], initial=teacher_variables)
+            roles = {n: frozen.get(n, role) for n, role in job.scheme.roles.items()}
             job.scheme = dataclasses.replace(job.scheme, roles=roles)
-            finished[name] = finish_or_resume(job, splits, mesh)
-    variables = {"teacher": teacher_variables}
-    trained = [name for name in finished if name != "teacher"]  # a list: every process reads in the same order,
-    models |= {name: jobs[name].scheme.roles["student"].model for name in trained}
-    for name in trained if config.report else ():  # and all of them read, since reading waits for all
-        export = export_of(jobs[name], "last")
-        variables[name] = load_variables(export, models[name], batch, jobs["student"].scheme.prepare)
+            finished[name] = finish_or_resume(job, mesh)
+            if config.report:  # every process reads, in the same order, since reading waits for all
+                role, path = job.scheme.roles[evaluated_roles(job.scheme)[0]], members(job.scheme.evaluate[0])[0]
+                networks[name] = load_network(export_of(job, "last"), role, path, job.scheme.extra, seen)
     if not parallel.is_lead():
         return {}
-    results = collect(config, finished, scores, jobs, models, variables, splits)
+    results = collect(config, finished, scores, jobs, networks, splits)
     results |= {"command": shlex.join(sys.argv), "wall_seconds": time.monotonic() - start}
     write_json(directory / RESULTS, results)
     return present(config, results, directory)
+
+
+def jobs_of(
+    config: ConfigDict, directory: Path, given: Mapping[str, Model] | None = None, data: Splits | None = None
+) -> tuple[dict[str, Job], Splits]:
+    """(the trainings of the config, the student's data); nothing is trained. `given` are models in place of its own."""
+    splits, teachers = data or load(config.data), teachers_of(config)
+    sources = {**splits._asdict(), **_called(config.splits, splits)}
+    teacher_sources = {name: _splits_of(config, t, splits)._asdict() for name, t in teachers.items()}
+    named, given = {"student": config.student, **teachers, **config.roles}, given or {}
+    models = {r: given.get(r) or make_model(fields["model"], splits.train) for r, fields in named.items()}
+    return plan(config, directory, models, sources, teacher_sources, _called(config.extra, splits)), splits
+
+
+def _called(part: Mapping[str, Any], splits: Splits) -> dict[str, Any]:
+    """What a function of the config makes of the data: {name: value}; nothing where none is named."""
+    return dict(call(part["name"], splits, **part["kwargs"])) if part["name"] else {}
+
+
+def _splits_of(config: ConfigDict, teacher: ConfigDict, splits: Splits) -> Splits:
+    own = own_data(config, teacher)
+    return splits if own == dict(config.data) else load(own)

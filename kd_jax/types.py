@@ -140,11 +140,16 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Scheme:
-    """Who is trained on what. `evaluate` are the roles whose accuracy is reported, the first selects the best step.
+    """Who is trained on what.
 
-    `reference` is the role that `evaluate` roles are compared with (fidelity); `extra` the first content of
-    TrainState.extra; `prepare(batch, key, train)` turns a raw batch into what the calls read; its
-    key is the same in every step, so that an example's picture depends on its index and view alone.
+    `evaluate` names the classifiers whose accuracy is reported, the first selects the best step: a role ("student"),
+    a path of one ("student.features:exit1", "peers.logits@0" for one of several along axis 1), or several joined by
+    "+", whose probabilities are averaged. `reference` is the one that they are compared with (fidelity).
+    `extra` is the first content of TrainState.extra; `prepare(batch, key, train)` turns a raw batch into what the calls
+    read; its key is the same in every step, so that an example's picture depends on its index and view alone.
+    `stage_splits` are scored after every stage, for the record; `summary(state, record) -> sections` adds to the
+    report what the scheme alone knows: `record["stages"]` holds the scores after every stage, and
+    kd_jax/report/sections.py says what a section is.
     """
 
     roles: Mapping[str, Role]
@@ -153,6 +158,26 @@ class Scheme:
     reference: str | None = None
     extra: Mapping[str, PyTree] = dataclasses.field(default_factory=dict)
     prepare: Callable[[Mapping[str, Array], Array, bool], Mapping[str, Array]] | None = None
+    stage_splits: tuple[str, ...] = ()
+    summary: Callable[[TrainState, Mapping[str, Any]], list[dict[str, Any]]] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What a config hands to a scheme: `build(parts, **config.scheme.kwargs) -> Scheme`.
+
+    `roles` holds "student" (group "student"), "teacher" (frozen) unless there is none, and by their names the further
+    ones of config.teachers (frozen) and config.roles. `make_tx(steps, group)` is the optimizer of a stage, that of
+    config.optimizers[group] or else config.train.optimizer. `sources` holds the data by split: "train", "validation"
+    (None where nothing was held out), "test", and what config.splits adds.
+    """
+
+    roles: Mapping[str, Role]
+    terms: Mapping[str, Term]
+    steps: int
+    make_tx: Callable[..., Any]
+    prepare: Callable[[Mapping[str, Array], Array, bool], Mapping[str, Array]]
+    sources: Mapping[str, Any]
 
 
 @jax.tree_util.register_dataclass

@@ -19,7 +19,7 @@ SOURCES = {"train": toy.source(), "validation": toy.source(21, "validation"), "t
 
 
 def scheme():
-    return offline.build(toy.roles(dropout=0.2), {"ce": toy.ce(), "kd": toy.kd()}, toy.sgd, STEPS)
+    return offline.build(toy.parts(toy.roles(dropout=0.2), {"ce": toy.ce(), "kd": toy.kd()}, STEPS))
 
 
 def main(directory: str, pause: str) -> None:

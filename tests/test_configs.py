@@ -51,7 +51,8 @@ def check_student(config) -> None:
     source = source_for(config)
     models = {role: make_model(config[role].model, source) for role in ("student", "teacher")}
     config.mesh.axes.fsdp = 2
-    jobs = plan(config, Path("nowhere"), models, source, source)
+    sources = {"train": source, "validation": None, "test": source}
+    jobs = plan(config, Path("nowhere"), models, sources, {"teacher": sources})
     assert set(jobs) == {"teacher", "baseline", "student"}
     check(jobs["student"], batch_shapes(source, config.train.batch_size), make_mesh(config.mesh.axes))
 
@@ -181,7 +182,7 @@ def test_teacher_and_student_of_fashion_mnist_share_no_image(monkeypatch):
     monkeypatch.setitem(sys.modules, "fake_fashion", fake)
     config = module("cifar_resnet").get_config("fashion_mnist")
     config.data.name = "fake_fashion:splits"
-    student, teacher = load(config.data), load(own_data(config))
+    student, teacher = load(config.data), load(own_data(config, config.teacher))
 
     def seen(source: Source) -> set[bytes]:
         return {image.tobytes() for image in source.images}
@@ -217,7 +218,7 @@ def test_fields_from_the_command_line():
         "--noconfig.baseline",
     )
     assert config.terms.kd.kwargs.temperature == 2.0 and config.train.batch_size == 32 and not config.baseline
-    assert own_data(config)["train_slice"] == (0, 100) and config.data.train_slice == (0, 0)
+    assert own_data(config, config.teacher)["train_slice"] == (0, 100) and config.data.train_slice == (0, 0)
     assert config.student.model.kwargs.widths == (4, 8, 8)
 
 

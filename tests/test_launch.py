@@ -106,7 +106,7 @@ MISTAKES = {
     "eval_every is 0": {"eval_every": 0},
     "either train.steps or train.epochs": {"train.steps": 0},
     "teacher.use": {"teacher.use": "bset"},
-    "no module 'kd_jax.schemes.ofline'.*'offline'": {"scheme": "schemes.ofline.build"},
+    "no module 'kd_jax.schemes.ofline'.*'offline'": {"scheme.name": "schemes.ofline.build"},
     "bfloat61": {"teacher.dtype": "bfloat61"},
     "no exported model at nowhere.*<workdir>": {"teacher.checkpoint": "nowhere"},
 }

@@ -34,7 +34,8 @@ def batch(source):
 
 
 def prepared(source, batch, augment, view="same", train=True):
-    prepare = plan.prepare_fn({"augment": augment}, source, view)
+    views = {"teacher_image": ()} if view == "clean" else {}
+    prepare = plan.prepare_fn({"augment": augment, "views": views}, source)
     return jax.jit(functools.partial(prepare, train=train))(batch, KEY)
 
 
@@ -88,7 +89,7 @@ def test_a_teacher_with_a_clean_view_sees_the_image_as_it_is(source, batch):
 
 
 def test_a_clean_view_and_mixing_exclude_each_other(source, batch):
-    with pytest.raises(ValueError, match="teacher.view='clean'.*mixup and cutmix"):
+    with pytest.raises(ValueError, match="mixup and cutmix show two images at once.*teacher_image"):
         prepared(source, batch, ("mixup",), view="clean")
     prepared(source, batch, ("mixup",), view="clean", train=False)  # evaluation mixes nothing
 
@@ -98,9 +99,9 @@ def scheme(source, **teacher):
     config.train.steps = 3
     config.teacher.update(teacher)
     models = {r: plan.make_model({"name": "models.cnn.cnn", "kwargs": {"widths": (2, 2, 2)}}, source) for r in "st"}
-    roles = {"student": Role(models["s"], group="student"), "teacher": Role(models["t"])}
+    roles = {"student": Role(models["s"], group="student"), "teacher": plan.teacher_role(models["t"], config.teacher)}
     terms = {"kd": plan.knowledge.compose("response")["kd"]}
-    return plan.make_scheme(config, config.train, terms, roles, source)
+    return plan.make_scheme(config, config.train, terms, roles, {"train": source})
 
 
 def test_the_view_decides_what_the_teacher_is_fed(source):

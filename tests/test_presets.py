@@ -54,7 +54,7 @@ TOGETHER = [n for n in PRESETS if [n] not in ALONE]
 def test_presets(digits, names):
     config, roles, source, batch = digits
     config.scheme = knowledge.scheme_of("+".join(names))
-    scheme = plan.make_scheme(config, config.train, terms_of(names), roles, source)
+    scheme = plan.make_scheme(config, config.train, terms_of(names), roles, {"train": source})
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
     scheme, inputs = bind(scheme, shapes)
     state = jax.jit(lambda: init_state(scheme, inputs, KEY, {}))()
@@ -76,7 +76,7 @@ def test_presets(digits, names):
 def test_simkd_answers_through_the_teachers_head(digits):
     config, roles, source, batch = digits
     config.scheme = knowledge.scheme_of("simkd")
-    scheme = plan.make_scheme(config, config.train, knowledge.compose("simkd"), roles, source)
+    scheme = plan.make_scheme(config, config.train, knowledge.compose("simkd"), roles, {"train": source})
     scheme, inputs = bind(scheme, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch))
     state = jax.jit(lambda: init_state(scheme, inputs, KEY, {}))()
     head = state.frozen["teacher"][0]["head"]
@@ -102,7 +102,7 @@ def test_memory_banks_follow_the_batch(digits):
     assert terms["embed"].memory.first["student"].shape == (len(source), 128)
     again = knowledge.make_terms(knowledge.compose("crd"), 10, len(source))
     jax.tree.map(np.testing.assert_array_equal, terms["embed"].memory.first, again["embed"].memory.first)
-    scheme = plan.make_scheme(config, config.train, knowledge.compose("crd"), roles, source)
+    scheme = plan.make_scheme(config, config.train, knowledge.compose("crd"), roles, {"train": source})
     scheme, inputs = bind(scheme, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch))
     state = jax.jit(lambda: init_state(scheme, inputs, KEY, {}))()
     after, _ = jax.jit(make_train_step(scheme, scheme.stages[0]))(state, batch, hyper_of(scheme.stages[0]), KEY)

@@ -26,7 +26,7 @@ RKD = Term(relation.relation_loss, ("student.features:norm",), ("teacher.feature
 
 
 def build(terms, batch, **net):
-    scheme = offline.build(toy.roles(**net), terms, toy.sgd, steps=10)
+    scheme = offline.build(toy.parts(toy.roles(**net), terms))
     return bind(scheme, toy.shapes(batch))
 
 
@@ -75,7 +75,7 @@ def test_hyper_parameters_are_traced():
     hyper = hyper_of(scheme.stages[0])
     losses = []
     for temperature, weight in ((2.0, 1.0), (8.0, 1.0), (2.0, 0.0)):
-        hyper["student"]["kd"] = {"temperature": jnp.float32(temperature), "weight": jnp.float32(weight)}
+        hyper["student"]["kd"] = {"kwargs": {"temperature": jnp.float32(temperature)}, "weight": jnp.float32(weight)}
         losses.append(float(step(state, batch, hyper, KEY)[1]["loss"][0]))
     assert len(set(losses)) == 3
 
@@ -137,7 +137,7 @@ def test_wrong_terms_are_named_before_anything_runs(terms, message):
 def test_class_counts_that_differ_are_an_error():
     roles = toy.roles() | {"teacher": Role(toy.net(classes=5))}
     with pytest.raises(ValueError, match=r"kd.*\(16, 3\).*\(16, 5\)"):
-        bind(offline.build(roles, {"kd": toy.kd()}, toy.sgd, 10), toy.shapes(toy.batch()))
+        bind(offline.build(toy.parts(roles, {"kd": toy.kd()})), toy.shapes(toy.batch()))
 
 
 def test_dropout_is_a_function_of_the_step():

@@ -12,7 +12,7 @@ from kd_jax.data.source import Source
 from kd_jax.losses import response, task
 from kd_jax.models.adapters import LinenModel
 from kd_jax.parallel import make_mesh
-from kd_jax.types import Role, Term
+from kd_jax.types import Parts, Role, Term
 
 CLASSES, FEATURES = 3, 4
 
@@ -80,5 +80,10 @@ def roles(**changes) -> dict[str, Role]:
     return {"student": Role(net(**changes), group="student"), "teacher": Role(net(width=8))}
 
 
-def sgd(_: int = 0) -> optax.GradientTransformation:
+def parts(roles: dict[str, Role], terms: dict[str, Term], steps: int = 10, **sources) -> Parts:
+    """What a config would hand to a scheme."""
+    return Parts(roles, terms, steps, sgd, lambda batch, key, train: {**batch, "target": batch["label"]}, sources)
+
+
+def sgd(steps: int = 0, group: str = "student") -> optax.GradientTransformation:
     return optax.sgd(0.1, momentum=0.9)

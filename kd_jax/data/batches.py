@@ -5,6 +5,7 @@ device. Other sets are read by Grain ahead of the step. Every batch has
 
     image  uint8 or float32 [B, ...] as stored     label  int32 [B], -1 = none     labelled  bool [B]
     index  int32 [B], the example's number         view   int32 [B], how often it has been seen
+    <name> [B, ...] for each of Source.fields
 
 and an evaluation batch has `mask` bool [B], False where the last batch is padded.
 """
@@ -63,9 +64,9 @@ def train_batches(
 
 def batch_shapes(source: Source, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of a training batch, from one example: no reader is started."""
-    image = np.asarray(source.example(0)["image"])
-    shapes = {"image": (image.shape, image.dtype), "label": ((), np.int32), "labelled": ((), np.bool_)}
-    shapes |= {"index": ((), np.int32), "view": ((), np.int32)}
+    example = {name: np.asarray(value) for name, value in source.example(0).items()}
+    shapes = {name: (value.shape, value.dtype) for name, value in example.items()}
+    shapes |= {"label": ((), np.int32), "labelled": ((), np.bool_), "index": ((), np.int32), "view": ((), np.int32)}
     return {k: jax.ShapeDtypeStruct((batch_size, *shape), dtype) for k, (shape, dtype) in shapes.items()}
 
 
@@ -124,30 +125,30 @@ def _eval_rows(n: int, batch_size: int, step: int) -> tuple[np.ndarray, np.ndarr
 
 
 def _gathered(source: Source, tables: Iterable[np.ndarray], sharding: NamedSharding) -> Iterator[Batch]:
-    images, labels = _place(source, sharding)
+    arrays = _place(source, sharding)
     gather = _gather(sharding)
     for table in tables:
-        yield gather(images, labels, _put(table, sharding))
+        yield gather(arrays, _put(table, sharding))
 
 
 @functools.lru_cache(maxsize=16)
 def _gather(sharding: NamedSharding) -> Callable[..., Batch]:
-    def gather(images: jax.Array, labels: jax.Array, table: jax.Array) -> Batch:
+    def gather(arrays: Batch, table: jax.Array) -> Batch:
         index = table[:, 0]
-        label = labels.at[index].get(mode="promise_in_bounds")
-        image = images.at[index].get(mode="promise_in_bounds")
-        batch = {"image": image, "label": label, "labelled": label >= 0, "index": index, "view": table[:, 1]}
+        batch = {name: values.at[index].get(mode="promise_in_bounds") for name, values in arrays.items()}
+        batch |= {"labelled": batch["label"] >= 0, "index": index, "view": table[:, 1]}
         return batch | ({"mask": table[:, 2] > 0} if table.shape[1] == 3 else {})
 
     return jax.jit(gather, out_shardings=sharding)
 
 
-def _place(source: Source, sharding: NamedSharding) -> tuple[jax.Array, jax.Array]:
-    """Images and labels on every device of the mesh. Kept while the source lives: stages and evaluations share them."""
+def _place(source: Source, sharding: NamedSharding) -> Batch:
+    """Images, labels and further fields on every device of the mesh, kept while the source lives: all stages share them."""
     kept = _placed.setdefault(source, {})
     everywhere = NamedSharding(sharding.mesh, PartitionSpec())
     if everywhere not in kept:
-        kept[everywhere] = _put(source.images, everywhere), _put(source.labels.astype(np.int32), everywhere)
+        arrays = {"image": source.images, "label": source.labels.astype(np.int32), **source.fields}
+        kept[everywhere] = {name: _put(values, everywhere) for name, values in arrays.items()}
     return kept[everywhere]
 
 

@@ -26,6 +26,8 @@ DEFAULTS: dict[str, Any] = {
     "limit": 0,  # train on the first N of them only; 0 = all
     "labels": 0,  # keep the labels of N training examples, balanced; 0 = all
     "label_seed": 0,  # which N
+    "classes": (),  # train on the examples of these classes only, numbered as before; () = all
+    "label_noise": 0.0,  # this share of the labels of train is replaced by another class, drawn by label_seed
     "eval_limit": 0,  # evaluate on N examples of the validation and N of the test split; 0 = all
     "image_size": 0,  # streamed images are cropped and resized to it; 0 = as they are (imagenet2012: 224)
 }
@@ -34,7 +36,8 @@ DEFAULTS: dict[str, Any] = {
 def load(config: Mapping[str, Any]) -> Splits:
     """The splits of `config.name`, one of NAMES, "tfds:NAME" or "my.module:function" (config -> Splits).
 
-    In this order: validation is held out of train; train is sliced, then limited; labels are hidden (-1).
+    In this order: validation is held out of train; train is sliced, limited, cut down to `classes`; labels are hidden
+    (-1), some of the others made wrong.
     Held-out rows depend on `split_seed` alone, so they are the same for every slice, limit and number of labels.
     Fields left out have the value of DEFAULTS. Raises DataNotFound at once where the data are not on this machine,
     and ValueError for an unknown name or field.
@@ -45,14 +48,30 @@ def load(config: Mapping[str, Any]) -> Splits:
     rows = _rows(len(train), fields)
     if len(rows) < len(train):
         train = subset(train, rows)
+    if fields.classes:
+        train = _of_classes(train, tuple(fields.classes))
     if fields.labels:
-        if train.labels is None:
-            raise ValueError(f"{fields.name}: labels={fields.labels} needs a data set whose labels are all known")
         seeds = (fields.split_seed, fields.label_seed)
-        kept = splits.keep_labels(train.labels, fields.labels, train.num_classes, seeds)
+        kept = splits.keep_labels(_known(train, "labels"), fields.labels, train.num_classes, seeds)
         train = train.with_labels(kept)
+    if fields.label_noise:
+        train = train.with_labels(
+            splits.wrong_labels(_known(train, "label_noise"), fields.label_noise, train.num_classes, fields.label_seed)
+        )
     evaluated = [_few(source, fields) for source in (found.validation, found.test)]
     return Splits(train, *evaluated)
+
+
+def _known(source: Source, field: str) -> np.ndarray:
+    if source.labels is None:
+        raise ValueError(f"{source.name}: data.{field} needs a data set whose labels are all known")
+    return source.labels
+
+
+def _of_classes(source: Source, classes: tuple[int, ...]) -> Source:
+    if not set(classes) <= set(range(source.num_classes)):
+        raise ValueError(f"classes={classes}: {source.name} has the classes 0 to {source.num_classes - 1}")
+    return subset(source, np.flatnonzero(np.isin(_known(source, "classes"), classes)))
 
 
 def _few(source: Source | None, fields: SimpleNamespace) -> Source | None:
@@ -80,7 +99,7 @@ def _open(fields: SimpleNamespace, config: Mapping[str, Any]) -> Splits:
     if name in cifar.SETS:
         return cifar.load(name, fields.directory, download=fields.download)
     if name == "imagenet2012" or name.startswith("tfds:"):
-        all_labels = fields.labels > 0 or fields.validation > 0
+        all_labels = bool(fields.labels or fields.validation or fields.classes or fields.label_noise)
         return prepared.load(
             name.removeprefix("tfds:"), fields.directory, fields.image_size, test=fields.test, all_labels=all_labels
         )

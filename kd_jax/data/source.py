@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 Example = dict[str, np.ndarray]
 Fetch = Callable[[int, int | None, int], Example]
+BATCH = ("image", "label", "labelled", "index", "view", "mask", "target")
 
 
 class DataNotFound(FileNotFoundError):
@@ -26,7 +27,8 @@ class Source:
     (a random crop) is a function of its three arguments, and with `view=None`, in evaluation, it draws nothing.
     `labels` is int32 [n], -1 where there is none. It is None for a streamed set of which nobody needed all
     labels; then each comes with its example. `mean` and `std` are per channel, of uint8 images divided by 255
-    and of float values as they are.
+    and of float values as they are. `fields` are further arrays [n, ...] of a set in memory
+    (another modality, the number of a node, ...), each in a batch under its name.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Source:
     images: np.ndarray | None = None
     fetch: Fetch | None = None
     size: int = 0
+    fields: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if (self.images is None) == (self.fetch is None):
@@ -48,6 +51,14 @@ class Source:
             raise ValueError(f"{self.name}/{self.split}: a source in memory needs labels (-1 where there is none)")
         if self.labels is not None and len(self.labels) != len(self):
             raise ValueError(f"{self.name}/{self.split}: {len(self)} images, but {len(self.labels)} labels")
+        if self.fields and self.images is None:
+            raise ValueError(f"{self.name}/{self.split}: further fields need a set in memory")
+        for name, values in self.fields.items():
+            if len(values) != len(self) or name in BATCH:
+                raise ValueError(
+                    f"{self.name}/{self.split}: field {name!r} has {len(values)} rows for {len(self)} images, "
+                    f"or the name of one that every batch has: {', '.join(BATCH)}"
+                )
 
     def __len__(self) -> int:
         return self.size if self.images is None else len(self.images)
@@ -64,7 +75,8 @@ class Source:
     def example(self, index: int, view: int | None = None, seed: int = 0) -> Example:
         """One example as numpy. A label that `labels` hides stays hidden, whatever the file says."""
         if self.images is not None:
-            return {"image": self.images[index], "label": self.labels[index]}
+            fields = {name: values[index] for name, values in self.fields.items()}
+            return {"image": self.images[index], "label": self.labels[index], **fields}
         found = self.fetch(index, view, seed)
         label = found["label"] if self.labels is None else self.labels[index]
         return {"image": found["image"], "label": np.int32(label)}
@@ -84,7 +96,8 @@ def subset(source: Source, rows: np.ndarray, split: str = "") -> Source:
     labels = None if source.labels is None else source.labels[rows]
     split = split or source.split
     if source.images is not None:
-        return dataclasses.replace(source, split=split, labels=labels, images=source.images[rows])
+        fields = {name: values[rows] for name, values in source.fields.items()}
+        return dataclasses.replace(source, split=split, labels=labels, images=source.images[rows], fields=fields)
     fetch = functools.partial(_fetch_row, source.fetch, rows)
     return dataclasses.replace(source, split=split, labels=labels, fetch=fetch, size=len(rows))
 

@@ -54,3 +54,15 @@ def keep_labels(labels: np.ndarray, count: int, num_classes: int, seed: tuple[in
 def shuffled(n: int, seed: int) -> np.ndarray:
     """A fixed order of n rows from which slices are taken: files may be sorted by class."""
     return np.random.default_rng((seed, 3)).permutation(n)
+
+
+def wrong_labels(labels: np.ndarray, share: float, num_classes: int, seed: int) -> np.ndarray:
+    """The labels with round(share * n) of the n known ones replaced by another class, all others alike likely."""
+    if not 0 <= share <= 1:
+        raise ValueError(f"label_noise is a share in [0, 1], got {share}")
+    known = np.flatnonzero(labels >= 0)
+    rng = np.random.default_rng((seed, 3))
+    chosen = rng.choice(known, size=round(share * len(known)), replace=False)
+    wrong = labels.copy()
+    wrong[chosen] = (labels[chosen] + rng.integers(1, num_classes, len(chosen))) % num_classes
+    return wrong

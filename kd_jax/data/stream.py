@@ -47,7 +47,7 @@ def _read(source: Source, rows: Rows, local: np.ndarray, seed: int | None, posit
     index, view = (part[local[row]] for part in _rows_of_step(rows, step))
     example = source.example(int(index)) if seed is None else source.example(int(index), int(view), seed)
     label = np.int32(example["label"])
-    return {"image": example["image"], "label": label, "labelled": label >= 0, "index": index, "view": view}
+    return {**example, "label": label, "labelled": label >= 0, "index": index, "view": view}
 
 
 @functools.lru_cache(maxsize=32)

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kd_jax.losses._numerics import adaptive_average_pool, require_maps, scalar_like, to_float
+from kd_jax.losses._numerics import adaptive_average_pool, log_probs, require_maps, scalar_like, to_float
 from kd_jax.losses.feature import (
     class_attention_loss,
     feature_hint_loss,
@@ -28,6 +28,7 @@ from kd_jax.losses.response import (
     learned_temperature,
     nkd_loss,
     standardize_logits,
+    topk_kd_loss,
     wsld_loss,
 )
 from kd_jax.types import Array, Memory
@@ -71,6 +72,16 @@ def review_kd_loss(*maps: Array) -> Array:
     maps = tuple(m[:, None, None, :] if m.ndim == 2 else m for m in maps)  # an embedding is a 1 x 1 map
     half = len(maps) // 2
     return sum(hierarchical_context_loss(s, t) for s, t in zip(maps[:half], maps[half:], strict=True))
+
+
+def top_classes_loss(student: Array, teacher: Array, *, k: int = 5, temperature: Array | float = 4.0) -> Array:
+    """topk_kd_loss with the k most likely classes of the teacher, all others in one bucket, both sides at T.
+
+    Logits [..., classes]; returns [...]. k is cut off at the number of classes. What a cache of k classes holds.
+    """
+    (teacher,) = to_float(teacher)
+    log_p, ids = jax.lax.top_k(log_probs(teacher, temperature), min(k, teacher.shape[-1]))
+    return topk_kd_loss(student, log_p, ids, temperature=temperature, teacher_temperature=temperature)
 
 
 def teacher_head_loss(

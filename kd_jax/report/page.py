@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import os
@@ -12,10 +11,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import matplotlib.image
 from matplotlib.figure import Figure
 
-from kd_jax.report import figures, table, verdict
+from kd_jax.report import figures, sections, table, verdict
 from kd_jax.report.examples import class_name, image_array, shown_examples, top_classes
 from kd_jax.report.style import CSS, LIGHT
 from kd_jax.report.verdict import number, percent
@@ -35,8 +33,8 @@ def write_report(results: Mapping[str, Any], directory: str | os.PathLike[str]) 
 def page(results: Mapping[str, Any]) -> str:
     """The report as HTML."""
     title = escape(str(results.get("title") or "Distillation report"))
-    sections = (_header, _verdict, _summary, _curves, _tradeoff, _per_class, _examples, _reproduce, _caveats)
-    body = "\n".join(part for part in (section(results) for section in sections) if part)
+    parts = (_header, _verdict, _summary, _curves, _tradeoff, _own, _per_class, _examples, _reproduce, _caveats)
+    body = "\n".join(part for part in (section(results) for section in parts) if part)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -116,7 +114,7 @@ def _summary(results: Mapping[str, Any]) -> str:
     body = "\n".join(lines)
     return _section(
         "The three models side by side" if len(found) == 3 else "The models side by side",
-        "The baseline is trained without a teacher. Error is one standard error of the test set. Latency and "
+        "The baseline is trained on the labels alone. Error is one standard error of the test set. Latency and "
         f"throughput were measured on {results.get('device') or 'an unrecorded device'}.",
         f'<div class="card"><table>\n<thead><tr><td></td>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>',
     )
@@ -154,6 +152,19 @@ def _tradeoff(results: Mapping[str, Any]) -> str:
         "standard errors of the test set.",
         f'<div class="grid">{"".join(parts)}</div>',
     )
+
+
+def _own(results: Mapping[str, Any]) -> str:
+    """What the scheme alone knows."""
+    parts = []
+    for i, found in enumerate(sections.all_sections(results)):
+        if found["kind"] == "lines":
+            figure = figures.figure_of([lambda axes, _, found=found: sections.draw_lines(axes, found)], results)
+            content = f'<div class="grid">{_figure(figure, found["title"], f"own{i}")}</div>'
+        else:
+            content = sections.table(found) if found["kind"] == "table" else sections.images(found)
+        parts.append(_section(found["title"], found["lead"], content))
+    return "\n".join(parts)
 
 
 def _per_class(results: Mapping[str, Any]) -> str:
@@ -225,9 +236,7 @@ def _png(example: Mapping[str, Any]) -> str:
     image = image_array(example)
     if image is None:
         return ""
-    buffer = io.BytesIO()
-    matplotlib.image.imsave(buffer, image, format="png")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return sections.png(image)
 
 
 def _reproduce(results: Mapping[str, Any]) -> str:

@@ -110,6 +110,9 @@ details{margin-top:14px}summary{cursor:pointer;font-weight:600}
 @media (max-width:560px){main{padding:22px 14px 44px}.card{padding:14px 14px}.verdict{padding:18px 16px}
 th,td{padding:6px 5px;font-size:.86rem}.facts{grid-template-columns:1fr 1fr}.facts dd{font-size:1.25rem}
 dl.facts-list{grid-template-columns:1fr;gap:0}dl.facts-list dd{margin-bottom:8px}}
+.samples{display:flex;flex-wrap:wrap;gap:12px}
+.sample{width:72px;text-align:center}.sample img{width:72px;height:72px;image-rendering:pixelated;border-radius:6px}
+.sample figcaption{margin-top:2px;font-size:.78rem}
 @media print{body{background:none}.card{break-inside:avoid}}
 """
 )

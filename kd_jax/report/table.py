@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kd_jax.report import verdict
+from kd_jax.report import sections, verdict
 from kd_jax.report.verdict import number, percent
 
 MISSING = "–"
@@ -101,6 +101,8 @@ def results_table(results: Mapping[str, Any]) -> str:
                 section = row.section
             lines.append(_line(texts, widths))
         lines.append(rule)
+    for found in sections.all_sections(results):
+        lines += [sections.text(found), rule if cells else ""]
     lines += [line for text in verdict.caveats(results) for line in textwrap.wrap(text, 100)]
     return "\n".join(lines) + "\n"
 

@@ -79,8 +79,9 @@ def _gain(results: Mapping[str, Any]) -> tuple[str, str, list[str], list[tuple[s
         return "unknown", "Not known: there is no baseline to compare with.", words, []
     gain = student - baseline
     name, other = (str(found[role].get("name") or "unnamed") for role in ("student", "baseline"))
+    how = "with the teacher's help" if "teacher" in found else "distilled"
     if name == other:
-        words = [f"The same network ({name}) is right on {percent(student)} of the test images with the teacher's help "
+        words = [f"The same network ({name}) is right on {percent(student)} of the test images {how} "
                  f"and on {percent(baseline)} without."]  # fmt: skip
     else:
         words = [f"The student ({name}) is right on {percent(student)} of the test images; the baseline is another "

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
-import optax
-
 from kd_jax.metrics import accuracy
 from kd_jax.terms import paths_of
-from kd_jax.types import Call, Phase, Role, Scheme, Stage, Term
+from kd_jax.types import Call, Parts, Phase, Scheme, Stage, Term
 
 
-def build(
-    roles: Mapping[str, Role],
-    terms: Mapping[str, Term],
-    make_tx: Callable[[int], optax.GradientTransformation],
-    steps: int,
-    teacher_input: str = "batch.image",
-) -> Scheme:
-    """`roles` holds "student" and, if there is one, "teacher"; `make_tx(steps)` the optimizer of a stage.
+def build(parts: Parts) -> Scheme:
+    """The student learns from the terms of the config; every network reads the inputs of its role.
 
-    The teacher runs only when a term names it; otherwise it is but the reference that the student is compared with.
-    `teacher_input` is the path that the teacher sees (Beyer et al. 2022, arXiv 2106.05237: the student's own view).
+    A teacher runs only where a term names it; otherwise it is but the reference that the student is compared with.
+    On one view for both: Beyer et al. 2022, arXiv 2106.05237.
     """
-    uses_teacher = any(p.startswith("teacher.") for t in terms.values() for p in paths_of(t))
-    if uses_teacher and "teacher" not in roles:
-        raise ValueError(f"The terms {sorted(terms)} need a teacher, and there is none.")
-    forward = [Call("student", roles["student"].inputs)]
-    if uses_teacher:
-        forward.append(Call("teacher", (teacher_input,), train=False))
+    named = {p.partition(".")[0] for t in parts.terms.values() for p in paths_of(t)}
+    teachers = [name for name, role in parts.roles.items() if role.group is None and name in named]
+    if "teacher" in named and "teacher" not in parts.roles:
+        raise ValueError(f"The terms {sorted(parts.terms)} need a teacher, and there is none.")
+    forward = [Call("student", parts.roles["student"].inputs)]
+    forward += [Call(name, parts.roles[name].inputs, train=False) for name in teachers]
     metrics = {"accuracy": Term(accuracy, ("student.logits",), ("batch.label",), where="batch.labelled")}
-    phase = Phase("student", tuple(forward), terms, make_tx(steps), metrics)
-    reference = "teacher" if "teacher" in roles else None
-    return Scheme(roles, (Stage(steps, (phase,)),), reference=reference)
+    phase = Phase("student", tuple(forward), parts.terms, parts.make_tx(parts.steps), metrics)
+    reference = "teacher" if "teacher" in parts.roles else None
+    return Scheme(parts.roles, (Stage(parts.steps, (phase,)),), reference=reference)

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from kd_jax.resolve import resolve
 from kd_jax.schemes import offline
-from kd_jax.types import Role, Scheme, Term, TrainState
+from kd_jax.types import Parts, Scheme, TrainState
 
 
-def build(
-    roles: Mapping[str, Role],
-    terms: Mapping[str, Term],
-    make_tx: Callable[[int], optax.GradientTransformation],
-    steps: int,
-    teacher_input: str = "batch.image",
-) -> Scheme:
-    """Arguments as `offline.build`. The teacher's head is copied into the student when training starts."""
+def build(parts: Parts) -> Scheme:
+    """As `offline.build`. The teacher's head is copied into the student when training starts."""
+    roles, terms = parts.roles, parts.terms
     if "teacher" not in roles:
         raise ValueError("SimKD reuses the teacher's head, and there is no teacher.")
     maps = [
@@ -34,7 +27,7 @@ def build(
         raise ValueError(f"SimKD wants one term from 'student.features:projected' to a map of the teacher, got {maps}.")
     model = resolve("models.reused_head.ReusedHead")(roles["student"].model, roles["teacher"].model, maps[0])
     student = dataclasses.replace(roles["student"], model=model)
-    scheme = offline.build({**roles, "student": student}, terms, make_tx, steps, teacher_input)
+    scheme = offline.build(dataclasses.replace(parts, roles={**roles, "student": student}))
 
     def copy_head(state: TrainState) -> TrainState:
         student = state.stats["student"]

@@ -6,9 +6,9 @@ import pytest
 
 from kd_jax.data import batches, order
 from kd_jax.data.arrays import from_arrays
-from kd_jax.data.batches import eval_batches, train_batches
+from kd_jax.data.batches import batch_shapes, eval_batches, train_batches
 from kd_jax.data.load import load
-from kd_jax.data.source import Source
+from kd_jax.data.source import Source, subset
 
 
 def same(left, right) -> None:
@@ -115,9 +115,9 @@ def test_images_cross_once_and_a_batch_needs_no_communication(toy, rows_over, mo
     for start in (0, 5):
         list(train_batches(toy.train, batch_size=16, seed=0, num_steps=5, start_step=start, sharding=sharding))
     assert sorted(put, reverse=True) == [toy.train.images.nbytes, toy.train.labels.nbytes] + [16 * 2 * 4] * 10
-    images, labels = batches._place(toy.train, sharding)
+    arrays = batches._place(toy.train, sharding)
     table = real(np.zeros((16, 2), np.int32), sharding)
-    program = batches._gather(sharding).lower(images, labels, table).compile().as_text()
+    program = batches._gather(sharding).lower(arrays, table).compile().as_text()
     assert not any(name in program for name in ("all-gather", "all-reduce", "all-to-all", "collective-permute"))
 
 
@@ -161,3 +161,20 @@ def test_bad_requests(toy, rows_over):
     empty = dataclasses.replace(toy.test, images=toy.test.images[:0], labels=toy.test.labels[:0])
     with pytest.raises(ValueError, match="no examples"):
         eval_batches(empty, batch_size=8, sharding=rows_over(1))
+
+
+def test_further_fields_come_with_their_example(toy, rows_over):
+    held = {"node": np.arange(70, dtype=np.int32), "sound": np.arange(140.0, dtype=np.float32).reshape(70, 2)}
+    source = dataclasses.replace(toy.train, fields=held)
+    (batch,) = train_batches(source, batch_size=8, seed=0, num_steps=1, sharding=rows_over(8))
+    np.testing.assert_array_equal(batch["node"], held["node"][np.asarray(batch["index"])])
+    np.testing.assert_array_equal(batch["sound"], held["sound"][np.asarray(batch["index"])])
+    assert {k: (v.shape, v.dtype) for k, v in batch.items()} == {
+        k: (v.shape, v.dtype) for k, v in batch_shapes(source, 8).items()
+    }
+    half = subset(source, np.array([3, 5]))
+    np.testing.assert_array_equal(half.fields["node"], [3, 5])
+    with pytest.raises(ValueError, match="field 'node' has 70 rows for 11"):
+        dataclasses.replace(source, images=source.images[:11], labels=source.labels[:11])
+    with pytest.raises(ValueError, match="'label'"):
+        dataclasses.replace(source, fields={"label": held["node"]})

@@ -179,3 +179,17 @@ def test_source_needs_one_of_two():
         Source(**known, image_shape=(2,), labels=np.zeros(2), images=np.zeros((3, 2)))
     with pytest.raises(ValueError, match="needs labels"):
         Source(**known, image_shape=(2,), labels=None, images=np.zeros((3, 2)))
+
+
+def test_classes_and_wrong_labels():
+    plain, some, noisy = (load({"name": "digits", **f}).train for f in ({}, {"classes": (3, 7)}, {"label_noise": 0.3}))
+    assert set(some.labels) == {3, 7} and some.num_classes == 10 and len(some) == np.isin(plain.labels, (3, 7)).sum()
+    assert (noisy.labels != plain.labels).sum() == round(0.3 * len(plain))
+    assert set(noisy.labels) == set(plain.labels)
+    few = load({"name": "digits", "labels": 50, "label_noise": 0.2})
+    assert few.train.labelled.sum() == 50 and (few.train.labels != plain.labels)[few.train.labelled].sum() == 10
+    np.testing.assert_array_equal(few.test.labels, load({"name": "digits"}).test.labels)
+    with pytest.raises(ValueError, match="classes=.*0 to 9"):
+        load({"name": "digits", "classes": (10,)})
+    with pytest.raises(ValueError, match="label_noise"):
+        load({"name": "digits", "label_noise": 1.5})

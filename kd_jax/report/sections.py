@@ -1,0 +1,102 @@
+"""What a scheme alone knows, in the report: the sections of Scheme.summary, and the scores of all that it evaluates.
+
+A section is a dict with "kind", "title" and "lead" (a sentence), and
+    table   "columns": names, "rows": lists of texts or numbers
+    images  "images": lists [H][W] or [H][W][3] of 0..255, "labels": a text for each
+    lines   "x_label", "y_label", "lines": {name: [[x, y], ...]}; "marks": True draws points that no line joins
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+import matplotlib.image
+import numpy as np
+from matplotlib.axes import Axes
+
+from kd_jax.report.verdict import models, number, percent
+
+KINDS = ("table", "images", "lines")
+
+
+def check(section: Mapping[str, Any]) -> None:
+    """Raises ValueError for a section that cannot be shown."""
+    needed = {"table": ("columns", "rows"), "images": ("images", "labels"), "lines": ("x_label", "y_label", "lines")}
+    if section.get("kind") not in KINDS:
+        raise ValueError(f"A section of the report is one of {', '.join(KINDS)}, not {section.get('kind')!r}.")
+    missing = [name for name in ("title", "lead", *needed[section["kind"]]) if name not in section]
+    if missing:
+        raise ValueError(f"The section {section.get('title', '')!r} lacks {', '.join(missing)}.")
+
+
+def all_sections(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Those of the scheme, after the table of all classifiers where there is more than one."""
+    rows = []
+    for role, model in models(results).items():
+        for name, scores in (model.get("others") or {}).items():
+            values = [number(scores, which, "test", "accuracy") for which in ("last", "best")]
+            rows.append([f"{name} ({role}'s run)", *("-" if v is None else percent(v) for v in values)])
+    lead = "Everything else that the run evaluated, on the test set."
+    columns = ["", "last step", "best step by validation"]
+    others = {"kind": "table", "title": "Other classifiers of the run", "lead": lead, "columns": columns, "rows": rows}
+    return [*([others] if rows else []), *(results.get("sections") or [])]
+
+
+def text(section: Mapping[str, Any]) -> str:
+    """A table for the terminal; of images and lines the title alone, as the report has them."""
+    if section["kind"] != "table":
+        return f"{section['title']}: see the report."
+    cells = [[str(c) for c in section["columns"]], *([shown(c) for c in row] for row in section["rows"])]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ["   ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in cells]
+    return "\n".join([section["title"], *lines])
+
+
+def shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def table(section: Mapping[str, Any]) -> str:
+    head = "".join(f'<th scope="col">{escape(str(c))}</th>' for c in section["columns"])
+    lines = []
+    for first, *rest in section["rows"]:
+        cells = "".join(f"<td>{escape(shown(cell))}</td>" for cell in rest)
+        lines.append(f'<tr><th scope="row">{escape(shown(first))}</th>{cells}</tr>')
+    body = "\n".join(lines)
+    return f'<div class="card"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
+
+
+def images(section: Mapping[str, Any]) -> str:
+    pictures = "\n".join(
+        f'<figure class="sample"><img src="{png(image)}" alt="{escape(str(label))}">'
+        f"<figcaption>{escape(str(label))}</figcaption></figure>"
+        for image, label in zip(section["images"], section["labels"], strict=True)
+    )
+    return f'<div class="card samples">{pictures}</div>'
+
+
+def png(image: Any) -> str:
+    """A data URL of an image [H, W], [H, W, 1] or [H, W, 3] with values 0..255."""
+    pixels = np.asarray(image, np.uint8)
+    if pixels.ndim == 2 or pixels.shape[-1] == 1:
+        pixels = np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=-1)
+    buffer = io.BytesIO()
+    matplotlib.image.imsave(buffer, pixels, format="png")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def draw_lines(axes: Axes, section: Mapping[str, Any]) -> None:
+    for name, found in section["lines"].items():
+        if found:
+            style = {"linestyle": "none"} if section.get("marks") else {}
+            axes.plot(*zip(*found, strict=True), marker="o", markersize=4, label=name, **style)
+    axes.set_xlabel(section["x_label"])
+    axes.set_ylabel(section["y_label"])
+    if len(section["lines"]) > 1:
+        axes.legend()

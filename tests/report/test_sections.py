@@ -1,0 +1,67 @@
+"""What a scheme alone knows: tables, pictures and lines in report and terminal."""
+
+import re
+
+import pytest
+
+from kd_jax.report import page, sections, table
+
+TABLE = {
+    "kind": "table",
+    "title": "Bits",
+    "lead": "Fewer.",
+    "columns": ["bits", "accuracy"],
+    "rows": [[8, 0.95], ["<4>", "-"]],
+}
+IMAGES = {
+    "kind": "images",
+    "title": "Made up",
+    "lead": "By the generator.",
+    "images": [[[0, 255], [9, 9]]] * 2,
+    "labels": ["3", "4"],
+}
+LINES = {
+    "kind": "lines",
+    "title": "Front",
+    "lead": "Pareto.",
+    "x_label": "cost",
+    "y_label": "accuracy",
+    "lines": {"a": [[1, 2], [2, 3]], "b": []},
+}
+
+
+def results():
+    scores = {"last": {"test": {"accuracy": 0.5}}, "best": {"test": {"accuracy": 0.75}}}
+    student = {"name": "net", "last": {"test": {"accuracy": 0.9}}, "others": {"peers.logits@1": scores}}
+    return {"models": {"student": student}, "data": {"test": 100}, "sections": [TABLE, IMAGES, LINES]}
+
+
+def test_all_kinds_are_on_the_page():
+    found = page.page(results())
+    for words in (
+        "Bits",
+        "&lt;4&gt;",
+        "0.95",
+        "Made up",
+        "Front",
+        "accuracy",
+        "peers.logits@1 (student&#x27;s run)",
+        "75.0%",
+    ):
+        assert words in found, words
+    assert len(re.findall("data:image/png", found)) == 2 and found.count("<svg") >= 1
+    assert "teacher" not in page._own(results())
+
+
+def test_tables_are_on_the_terminal_too():
+    shown = table.results_table(results())
+    assert "Bits" in shown and "0.95" in shown and "Front: see the report." in shown
+
+
+def test_a_section_that_cannot_be_shown_is_named():
+    for section in (TABLE, IMAGES, LINES):
+        sections.check(section)
+    with pytest.raises(ValueError, match="'Bits' lacks columns, rows"):
+        sections.check({"kind": "table", "title": "Bits", "lead": ""})
+    with pytest.raises(ValueError, match="table, images, lines, not 'plot'"):
+        sections.check({"kind": "plot"})
