@@ -28,14 +28,14 @@ NOT_APPLICABLE = {"digits": (), "fashion": ("fsp", "irg")}
 
 
 def configure(data: str, method: str) -> ConfigDict:
-    """digits: ResNet20 to ResNet8 of half the usual width, 100 labels, 400 steps; Fashion-MNIST: 1,000 labels, 500."""
+    """digits: ResNet20 to ResNet8 of half the usual width, 100 labels, 400 steps; Fashion-MNIST: 1,000 labels, 300."""
     config = cifar_resnet.get_config(f"{'digits' if data == 'digits' else 'fashion_mnist'},{method}")
     if data == "digits":
         for network in (config.student, config.teacher):
             network.model.kwargs = ConfigDict({"widths": (8, 16, 32), "stem_width": 8})
     else:
         config.data.eval_limit = 2000
-    config.train.steps = config.eval_every = 400 if data == "digits" else 500
+    config.train.steps = config.eval_every = 400 if data == "digits" else 300
     return config
 
 

@@ -4,15 +4,17 @@ python -m benchmarks.schemes [--seeds 3] [--configs online graph ...] [--workdir
 
 A config takes part by its VARIANTS. Accuracy is that of the last step on the test set; weights were not tuned on it.
 "ratio" is the time of a step against one of offline response distillation (`kd`) of the same student, batch and, if
-there is one, teacher, in turns on this machine; stages count by their steps. Interrupted runs go on where they were.
+there is one, teacher, in turns on this machine; stages count by their steps. Interrupted runs go on; two
+processes may share the runs by --configs and --train-only, and a last call without them makes the table.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +23,27 @@ from ml_collections import ConfigDict
 
 from benchmarks import common
 from benchmarks.main_table import accuracies, summary
-from kd_jax import parallel, train
+from kd_jax import train
+from kd_jax.checkpoint import Checkpoints, write_json
 from kd_jax.config import teachers_of
-from kd_jax.data.batches import train_batches
 from kd_jax.knowledge import compose
+from kd_jax.loop import begin, compiled
 from kd_jax.plan import Job
 from kd_jax.presets import part, supervised
 from kd_jax.state import init_optimizers
-from kd_jax.step import make_train_step
 from kd_jax.terms import hyper_of
-from kd_jax.types import Stage
 from kd_jax.workdir import fingerprint, plain
 
 CONFIGS = tuple(
     path.stem for path in sorted(Path("configs").glob("*.py")) if "\nVARIANTS" in path.read_text(encoding="utf-8")
 )
+# Variants that differ little from others of the table, which is long enough.
+LEFT_OUT = {
+    "online": ("kdcl_naive", "kdcl_linear"),
+    "self_distillation": ("pretrained_self",),
+    "multi_teacher": ("losses",),
+    "lifelong": tuple(f"{m},{s}" for m in ("lwf", "l2kd", "joint") for s in ("task", "domain")),
+}
 ROUNDS = 15
 
 
@@ -55,7 +63,16 @@ def effect(name: str, variant: str, seeds: int, root: Path) -> Iterator[dict[str
     found: dict[str, list[tuple[float, float]]] = {}
     for seed in range(seeds):
         config = configure(name, variant, seed, root)
+        fields = ("student", "data", "train", "prepare", "extra", "seed")
+        kept = root / "baselines" / f"{fingerprint({k: plain(config[k]) for k in fields})}.json"
+        wanted = config.baseline
+        config.baseline = wanted and not kept.exists()  # variants of a config mostly share it
         results = train.run(config, root / name / variant.replace(",", "-") / str(seed))
+        if config.baseline:
+            kept.parent.mkdir(exist_ok=True)
+            write_json(kept, results["models"]["baseline"])
+        elif wanted:
+            results["models"]["baseline"] = json.loads(kept.read_text())
         for model, entry in results["models"].items():
             found.setdefault(model, []).append(accuracies(results, model) if "best" in entry else (_last(entry),) * 2)
             for other, scores in entry.get("others", {}).items():
@@ -76,41 +93,38 @@ def cost(name: str, variant: str, root: Path) -> float:
     config.scheme = ConfigDict(part("schemes.offline.build"))
     config.terms = ConfigDict(compose("kd") if config.teacher.model.name else supervised())
     plainly = train.jobs_of(config, root / "cost")[0]["student"]
-    distinct: list[tuple[Stage, int]] = []  # stages of the same phases share a program and its time
-    for stage in own.scheme.stages:
-        same = [i for i, (other, _) in enumerate(distinct) if other.phases is stage.phases]
-        if same:
-            distinct[same[0]] = (stage, distinct[same[0]][1] + stage.steps)
-        else:
-            distinct.append((stage, stage.steps))
-    calls = [_step(plainly, plainly.scheme.stages[0]), *(_step(own, stage) for stage, _ in distinct)]
-    times: list[list[float]] = [[] for _ in calls]
-    for _ in range(ROUNDS):
-        for call, seconds in zip(calls, times, strict=True):
-            start = time.perf_counter()
-            jax.block_until_ready(call())
-            seconds.append(time.perf_counter() - start)
+    steps: dict[int, list[Any]] = {}  # stages of the same phases share a program and its time
+    for number, stage in enumerate(own.scheme.stages):
+        steps.setdefault(id(stage.phases), [number, 0])[1] += stage.steps
+    with jax.set_mesh(common.one_device()):
+        calls = [_step(plainly, 0, root), *(_step(own, number, root) for number, _ in steps.values())]
+        times: list[list[float]] = [[] for _ in calls]
+        for _ in range(ROUNDS):
+            for call, seconds in zip(calls, times, strict=True):
+                start = time.perf_counter()
+                call()
+                seconds.append(time.perf_counter() - start)
     base, *stages = map(common.median, times)
-    counts = [steps for _, steps in distinct]
+    counts = [count for _, count in steps.values()]
     return sum(n * t for n, t in zip(counts, stages, strict=True)) / sum(counts) / base
 
 
-def _step(job: Job, stage: Stage) -> Any:
-    """A compiled step of a stage on a batch of its data; teachers have random weights, which cost the same."""
-    mesh = common.one_device()
-    sharding = parallel.batch_sharding(mesh)
-    size, seed, share = job.settings.batch_size, job.settings.seed, job.settings.labelled_share
-    batches = train_batches(
-        job.sources[stage.data], batch_size=size, seed=seed, num_steps=1, sharding=sharding, labelled_share=share
-    )
-    batch = next(iter(batches))
-    scheme, state = common.first_state(job.scheme, batch)
-    if stage is not job.scheme.stages[0]:
-        number = [s is stage for s in scheme.stages].index(True)
-        state = init_optimizers(scheme, state, number)
-    step, hyper, key = jax.jit(make_train_step(scheme, stage)), hyper_of(stage), jax.random.key(0)
-    call = lambda: step(state, batch, hyper, key)  # noqa: E731
-    jax.block_until_ready(call())
+def _step(job: Job, number: int, root: Path) -> Callable[[], None]:
+    """A step of a stage on a batch of its data, as the loop compiles it; a teacher of random weights costs the same."""
+    stage, directory = job.scheme.stages[number], root / "cost" / "checkpoints"
+    checkpoints = Checkpoints(directory, 1)
+    run = begin(job.scheme, job.sources, job.settings, common.one_device(), checkpoints)
+    checkpoints.close()
+    for later in range(1, number + 1):
+        run.state = init_optimizers(run.scheme, run.state, later)
+    batch, hyper = next(iter(run.batches(stage.data, 0, 1))), hyper_of(stage)
+    program, held = compiled(run, stage, []), [run.state]
+
+    def call() -> None:
+        held[0], metrics = program(held[0], batch, hyper, run.key)
+        jax.block_until_ready(metrics)
+
+    call()
     return call
 
 
@@ -119,15 +133,20 @@ def main() -> None:
     parser.add_argument("--configs", nargs="*", default=CONFIGS, choices=CONFIGS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workdir", default="runs/schemes")
+    parser.add_argument("--train-only", action="store_true", help="leave the costs and the table to a later call")
     args = parser.parse_args()
     root, rows = Path(args.workdir), []
     jax.config.update("jax_compilation_cache_dir", str(root.absolute() / "compiled"))
     for name in args.configs:
-        for variant in importlib.import_module(f"configs.{name}").VARIANTS:
+        variants = importlib.import_module(f"configs.{name}").VARIANTS
+        for variant in (v for v in variants if v not in LEFT_OUT.get(name, ())):
             found = list(effect(name, variant, args.seeds, root))
+            if args.train_only:
+                continue
             ratio = f"{cost(name, variant, root):.2f}"
             rows += [{**row, "ratio": ratio if row["what"] == "student" else ""} for row in found]
-    common.write("schemes", rows, seeds=args.seeds)
+    if not args.train_only:
+        common.write("schemes", rows, seeds=args.seeds)
 
 
 if __name__ == "__main__":

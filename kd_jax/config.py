@@ -165,7 +165,8 @@ def parse(arg: str, *, data: Sequence[str], knowledge: Iterable[str], flags: Seq
     found: dict[str, str] = {}
     chosen = []
     for word in filter(None, arg.split(",")):
-        kinds = [k for k, names in (("data", data), ("knowledge", knowledge)) if set(word.split("+")) <= set(names)]
+        known = {"data": word in data, "knowledge": set(word.split("+")) <= {*knowledge}}
+        kinds = [kind for kind in known if known[kind]]
         if word in flags:
             chosen.append(word)
         elif kinds and kinds[0] not in found:

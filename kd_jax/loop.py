@@ -30,6 +30,7 @@ from kd_jax.types import PyTree, Scheme, Stage, TrainState
 from kd_jax.watch import Log, Signals, Stopped
 
 DONE = "done.json"
+Programs = list[tuple[Stage, Any, Any]]  # (stage, structure of the state, jitted step)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,23 +203,23 @@ def train(run: Fit, log: Log, signals: Signals) -> None:
         run.record["seconds"] = time.monotonic() - clock
         run.checkpoints.save(run.state, run.record, run.record["best"] and run.record["best"]["step"])
 
-    def validate() -> None:
+    def validate(selects: bool) -> None:
         log.flush(step)
         values = run.score(eval_step, "validation")
         flat = {f"{r}/{k}": v for r, m in values.items() for k, v in m.items() if not isinstance(v, list)}
         log.write(step, {"kind": "validation", **flat})
         accuracy = values[run.scheme.evaluate[0]]["accuracy"]
-        if run.record["best"] is None or accuracy > run.record["best"]["accuracy"]:
+        if selects and (run.record["best"] is None or accuracy > run.record["best"]["accuracy"]):
             run.record["best"] = {"step": step, "accuracy": accuracy}
 
-    programs: list[tuple[Stage, Any]] = []
+    programs: Programs = []
     for number, stage in enumerate(run.scheme.stages):
         if step >= bounds[number + 1]:
             continue
         if step == bounds[number]:
             run.state = enter(run, number)
         hyper = parallel.create_everywhere(lambda stage=stage: hyper_of(stage), run.mesh)
-        train_step = _compiled(run, stage, programs)
+        train_step = compiled(run, stage, programs)
         with jax.transfer_guard("disallow"):
             for batch in run.batches(stage.data, step - bounds[number], bounds[number + 1] - step):
                 run.state, metrics = train_step(run.state, batch, hyper, run.key)
@@ -230,7 +231,7 @@ def train(run: Fit, log: Log, signals: Signals) -> None:
                 stop = signals.stop_at(step)
                 due = step % run.settings.eval_every == 0 or step == bounds[number + 1]
                 if due and run.sources["validation"] is not None:
-                    validate()
+                    validate(stage.selects)
                 if step == bounds[number + 1] and run.scheme.stage_splits:
                     scores = {split: run.score(eval_step, split) for split in run.scheme.stage_splits}
                     run.record["stages"].append({"stage": stage.name or str(number), "step": step, **scores})
@@ -241,14 +242,16 @@ def train(run: Fit, log: Log, signals: Signals) -> None:
                     raise Stopped(0)
 
 
-def _compiled(run: Fit, stage: Stage, programs: list[tuple[Stage, Any]]) -> Any:
+def compiled(run: Fit, stage: Stage, programs: Programs) -> Any:
     """The jitted step of a stage, that of an earlier one where both have the same phases: it compiles once."""
-    for other, program in programs:
-        if other.phases is stage.phases and other.post_update is stage.post_update:
+    layout = jax.tree.structure(run.state)  # a stage between the two may have added the optimizer of another group
+    for other, known, program in programs:
+        if other.phases is stage.phases and other.post_update is stage.post_update and known == layout:
             return program
     step = make_train_step(run.scheme, stage)
-    programs.append((stage, jax.jit(step, donate_argnums=0, out_shardings=(_shardings(run.state), None))))
-    return programs[-1][1]
+    program = jax.jit(step, donate_argnums=0, out_shardings=(_shardings(run.state), None))
+    programs.append((stage, layout, program))
+    return program
 
 
 def conclude(run: Fit, directory: Path) -> dict[str, Any]:

@@ -120,7 +120,8 @@ def make_train_step(scheme: Scheme, stage: Stage) -> Callable[..., tuple[TrainSt
         for phase in stage.phases:
             state, values, context = update(phase, state, batch, hyper[phase.group], key)
             prefix = f"{phase.group}/" if len(stage.phases) > 1 else ""
-            metrics |= {prefix + name: value for name, value in values.items()}
+            for name, value in values.items():  # several phases of a group: the mean over them
+                metrics[prefix + name] = jax.tree.map(jnp.add, metrics.get(prefix + name, (0.0, 0.0)), value)
         if stage.post_update is not None:
             state = stage.post_update(state, context)
         return state.replace(step=state.step + 1), metrics

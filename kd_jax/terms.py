@@ -53,6 +53,8 @@ def _part(value: Any, path: str, number: str) -> Any:
         raise ValueError(
             f"Path '{path}@{number}': {path!r} has shape {shape}, and @i is one of the {shape[1:2]} along axis 1."
         )
+    if isinstance(value, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct((shape[0], *shape[2:]), value.dtype)
     return value[:, int(number)]
 
 

@@ -127,7 +127,8 @@ class Stage:
 
     `post_update(state, context) -> state` ends every step (EMA, queues);
     `on_enter(state) -> state` runs once in Python before the first step of the stage (generations, tasks);
-    `data` names the split that the stage learns from.
+    `data` names the split that the stage learns from. The best step lies in a stage that
+    `selects`; one that comes before the result (an assistant's, more bits, an earlier task) does not.
     """
 
     steps: int
@@ -136,6 +137,7 @@ class Stage:
     on_enter: Callable[[TrainState], TrainState] | None = None
     name: str = ""
     data: str = "train"
+    selects: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd_jax.terms import lookup, masked_sum_and_count, taps_of, term_value
+from kd_jax.terms import lookup, masked_sum_and_count, members, taps_of, term_value
 from kd_jax.types import Outputs, Term
 
 CONTEXT = {
@@ -89,3 +89,14 @@ def test_taps_come_from_the_paths():
     }
     assert taps_of(terms, "student") == ("mask", "stage1", "stage2")
     assert taps_of(terms, "teacher") == ("stage3",)
+
+
+def test_a_part_along_axis_1():
+    value = jnp.arange(24.0).reshape(2, 3, 4)
+    context = {"peers": Outputs(value), "shapes": Outputs(jax.ShapeDtypeStruct((2, 3, 4), jnp.float32))}
+    np.testing.assert_array_equal(lookup(context, "peers.logits@1"), value[:, 1])
+    assert lookup(context, "shapes.logits@2").shape == (2, 4)
+    assert members("a+b.logits@0") == ("a.logits", "b.logits@0")
+    for path in ("peers.logits@3", "peers.logits@x"):
+        with pytest.raises(ValueError, match="along axis 1"):
+            lookup(context, path)

@@ -6,9 +6,12 @@ Inputs are the discriminator's outputs before any sigmoid, [batch] or [batch, ..
 
 from __future__ import annotations
 
-import jax
+from collections.abc import Callable
 
-from kd_jax.losses._numerics import mean_rest, require_same_batch, to_float
+import jax
+import jax.numpy as jnp
+
+from kd_jax.losses._numerics import flatten, mean_rest, require_same_batch, safe_norm, scalar_like, to_float
 
 Array = jax.Array
 
@@ -72,3 +75,28 @@ def hinge_fool_loss(fake: Array) -> Array:
     """
     (fake,) = to_float(fake)
     return -mean_rest(fake)
+
+
+def wasserstein_discriminator_loss(fake: Array, real: Array) -> Array:
+    """fake - real: minus the critic's estimate of the Wasserstein distance; it needs a `gradient_penalty`.
+
+    Both [batch, ...] (ValueError on other batch sizes); returns [batch]; the student's loss is `hinge_fool_loss`.
+    Arjovsky, Chintala, Bottou, "Wasserstein GAN", 2017, arXiv 1701.07875.
+    """
+    fake, real = to_float(fake, real)
+    require_same_batch("wasserstein_discriminator_loss", fake, real)
+    return mean_rest(fake) - mean_rest(real)
+
+
+def gradient_penalty(score: Callable[[Array], Array], at: Array, *, centre: Array | float = 1.0) -> Array:
+    """(||d score(x) / dx||_2 - centre)^2 at x = `at`, over all that an example has.
+
+    score: [batch, ...] -> [batch, ...] (averaged over patches), an example's own score depending on no other example;
+    at [batch, ...]; returns [batch], differentiable in what `score` closes over. centre 1 between real and fake:
+    Gulrajani, Ahmed, Arjovsky, Dumoulin, Courville, "Improved Training of Wasserstein GANs", 2017, arXiv 1704.00028;
+    centre 0 on the real: R1 of Mescheder, Geiger, Nowozin, "Which Training Methods for GANs do actually Converge?",
+    2018, arXiv 1801.04406, who write gamma / 2 for the weight.
+    """
+    (at,) = to_float(at)
+    slope = flatten(jax.grad(lambda x: jnp.sum(mean_rest(*to_float(score(x)))))(at))
+    return (safe_norm(slope) - scalar_like(centre, slope)) ** 2

@@ -9,7 +9,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kd_jax.losses._numerics import adaptive_average_pool, log_probs, require_maps, scalar_like, to_float
+from kd_jax.losses._numerics import (
+    adaptive_average_pool,
+    log_probs,
+    require_maps,
+    require_same_shape,
+    scalar_like,
+    to_float,
+)
 from kd_jax.losses.feature import (
     class_attention_loss,
     feature_hint_loss,
@@ -77,8 +84,10 @@ def review_kd_loss(*maps: Array) -> Array:
 def top_classes_loss(student: Array, teacher: Array, *, k: int = 5, temperature: Array | float = 4.0) -> Array:
     """topk_kd_loss with the k most likely classes of the teacher, all others in one bucket, both sides at T.
 
-    Logits [..., classes]; returns [...]. k is cut off at the number of classes. What a cache of k classes holds.
+    Logits [..., classes] of one shape, ValueError otherwise; returns [...]. k is cut off at the number of classes.
+    What a cache of k classes holds.
     """
+    require_same_shape("top_classes_loss", student, teacher)
     (teacher,) = to_float(teacher)
     log_p, ids = jax.lax.top_k(log_probs(teacher, temperature), min(k, teacher.shape[-1]))
     return topk_kd_loss(student, log_p, ids, temperature=temperature, teacher_temperature=temperature)

@@ -5,14 +5,13 @@ A new loss needs a row here and a golden number in test_golden_<family>.py.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from loss_row import LABELS, MAP, SMALL, B, C, Row, logits_row, two_teachers
+from scheme_loss_table import SCHEME_TABLE
 
 from kd_jax.losses import (
     adversarial,
@@ -26,38 +25,6 @@ from kd_jax.losses import (
     task,
 )
 
-B, C = 4, 5
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """`fn(student, teacher, **extras, **options)`; extras have one entry an example, options are traced floats."""
-
-    fn: Callable[..., jax.Array]
-    student: Any  # a shape, or a tuple of shapes
-    teacher: Any = None  # as the student where None
-    extras: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    options: dict[str, float] = dataclasses.field(default_factory=dict)
-    equal: str = "zero"  # at student == teacher: "zero" (value and gradient), "minimum" (gradient), "anything"
-    positive: bool = True
-    where: bool = False
-    logits: bool = False
-    invariant: tuple[str, ...] = ()
-    teacher_gradient: bool = True
-    mismatch: bool = True  # a teacher with another batch size raises ValueError that names both shapes
-
-    @property
-    def twins(self) -> bool:
-        return self.teacher is None
-
-
-def logits_row(fn, *invariant, options=None, shape=(B, C), **kwargs) -> Row:
-    options = {"temperature": 2.0} if options is None else options
-    return Row(fn, shape, options=options, logits=True, invariant=("shift_rows", *invariant), **kwargs)
-
-
-LABELS = {"labels": np.array([0, 2, -1, 4], np.int32)}
-MAP, SMALL = (B, 4, 4, 3), (B, 3, 2, 5)
 NEGATIVES = np.array([[4, 5], [6, 7], [8, 9], [0, 9]], np.int32)
 BANK = np.random.default_rng(3).normal(size=(2, 10, 6)).astype(np.float32)
 BANK /= np.linalg.norm(BANK, axis=-1, keepdims=True)
@@ -76,10 +43,6 @@ def topk(tail):
         return response.topk_kd_loss(s, log_probs, teacher_ids, tail=tail, **options)
 
     return fn
-
-
-def two_teachers(fn):
-    return lambda s, t, **kwargs: fn(s, t, 0.5 * t + 0.1, **kwargs)
 
 
 def standardized_kd(s, t, **options):
@@ -246,7 +209,7 @@ TABLE = {
     "average_probabilities": logits_row(two_teachers(ensemble.average_probabilities_loss), equal="anything"),
     "entropy_weighted": logits_row(two_teachers(ensemble.entropy_weighted_loss), equal="anything"),
     "confidence_weighted": logits_row(two_teachers(ensemble.confidence_weighted_loss), extras=LABELS, equal="anything"),
-}
+} | SCHEME_TABLE
 
 
 def shapes(spec) -> list[tuple[int, ...]]:

@@ -49,7 +49,7 @@ def assert_finite(values, gradients, limit=np.inf):
 def test_one_value_an_example(name):
     row = TABLE[name]
     values, gradients = run(name, *pair(row))
-    assert values.shape == (shapes(row.student)[0][:-1] if row.logits else (size(row),))
+    assert values.shape == (shapes(row.student)[0][: -row.axes] if row.logits else (size(row),))
     assert_finite(values, gradients)
     assert np.any(jax.tree.leaves(gradients[0])[0] != 0)
     if row.positive:

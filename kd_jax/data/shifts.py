@@ -1,0 +1,66 @@
+"""A shifted target domain for domain adaptation: the digits under other light, without labels to train on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from kd_jax.data import arrays
+from kd_jax.data.load import DEFAULTS
+from kd_jax.data.source import Source, Splits
+
+SEED = 0  # of what the shift draws: the target domain is the same in every run
+
+
+def digits(config: Mapping[str, Any]) -> Splits:
+    """The digits (arrays.digits) after `shifted(**config.shift)`; validation and test keep their labels.
+
+    `labels` = 0 hides all labels of train here, `labels` = N leaves N of them. Images are normalised as the source's
+    are, since that is what the teacher expects. ValueError if `shift` is missing or names what `shifted` does not take.
+    """
+    fields = {**DEFAULTS, **config}
+    if "shift" not in config:
+        raise ValueError("shifts.digits needs data.shift, such as {'contrast': 0.6, 'gradient': 0.4, 'noise': 0.1}")
+    found = arrays.held_out(arrays.digits(fields["test"]), fields["validation"], fields["split_seed"])
+    splits = [s and _shifted_source(s, number, config["shift"]) for number, s in enumerate(found)]
+    if not fields["labels"]:
+        splits[0] = splits[0].with_labels(np.full(len(splits[0]), -1))
+    return Splits(*splits)
+
+
+def _shifted_source(source: Source, number: int, shift: Mapping[str, float]) -> Source:
+    rng = np.random.default_rng((SEED, number))
+    try:
+        images = shifted(source.images, rng, **shift)
+    except TypeError as error:
+        raise ValueError(f"data.shift = {dict(shift)}: {error}") from error
+    return dataclasses.replace(source, name="shifted digits", images=images)
+
+
+def shifted(
+    images: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    contrast: float = 1.0,
+    gradient: float = 0.0,
+    noise: float = 0.0,
+    invert: bool = False,
+) -> np.ndarray:
+    """clip(contrast * x + gradient * ramp + noise * z), x = images / 255, as uint8 [n, H, W, C].
+
+    ramp grows from 0 to 1 across the image in a direction drawn for each one, z is standard normal in each pixel;
+    `invert` takes 1 - x for x.
+    """
+    if images.ndim != 4 or images.dtype != np.uint8:
+        raise ValueError(f"shifted takes uint8 images [n, H, W, C], got {images.dtype} {images.shape}")
+    x = images / 255.0
+    x = 1 - x if invert else x
+    rows, columns = (np.linspace(-1, 1, size) for size in images.shape[1:3])
+    angle = rng.uniform(0, 2 * np.pi, (len(x), 1, 1))
+    ramp = np.sin(angle) * rows[:, None] + np.cos(angle) * columns
+    low, high = (limit(ramp, axis=(1, 2), keepdims=True) for limit in (np.min, np.max))
+    x = contrast * x + gradient * ((ramp - low) / (high - low))[..., None] + noise * rng.normal(size=x.shape)
+    return np.round(np.clip(x, 0, 1) * 255).astype(np.uint8)

@@ -1,0 +1,112 @@
+"""Losses on made-up images: what a generator, or the pixels themselves, are trained on when there are no real ones.
+
+Here the teacher's answer is differentiated, towards the images that caused it. All return [batch]; those that
+describe a batch as a whole return their one value for every example, so that the mean is that value.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from kd_jax.losses._numerics import (
+    count,
+    keep_rows,
+    log_probs,
+    mean_rest,
+    require_same_shape,
+    row_mask,
+    safe_norm,
+    to_float,
+)
+
+Array = jax.Array
+
+
+def disagreement_loss(student_logits: Array, teacher_logits: Array) -> Array:
+    """mean_c |s_c - t_c|: the student minimises it, the generator maximises it (a negative weight).
+
+    Logits [batch, classes] of one shape, ValueError otherwise; returns [batch]. Fang, Song, Shen, Wang, Chen, Song,
+    "Data-Free Adversarial Distillation", 2019, arXiv 1912.11006. Unlike a divergence of probabilities it keeps a
+    gradient where both networks are sure. For the divergence of Micaelli, Storkey, "Zero-shot Knowledge Transfer via
+    Adversarial Belief Matching", 2019, arXiv 1905.09768, take response.kd_loss at T = 1.
+    """
+    student, teacher = to_float(student_logits, teacher_logits)
+    require_same_shape("disagreement_loss", student, teacher)
+    return mean_rest(jnp.abs(student - teacher))
+
+
+def one_hot_loss(logits: Array) -> Array:
+    """-log max_c softmax(logits)_c: cross-entropy with the network's own answer, so images become unambiguous.
+
+    logits [batch, classes]; returns [batch]. The first of three losses of Chen, Wang, Xu, Yang, Liu, Shi, Xu, Xu,
+    Tian, "Data-Free Learning of Student Networks" (DAFL), 2019, arXiv 1904.01186.
+    """
+    (logits,) = to_float(logits)
+    return -jnp.max(log_probs(logits), axis=-1)
+
+
+def activation_loss(features: Array) -> Array:
+    """-mean |f| over all but the batch: real images excite the teacher's features more than noise does.
+
+    features [batch, ...]; returns [batch]. DAFL, arXiv 1904.01186.
+    """
+    (features,) = to_float(features)
+    return -mean_rest(jnp.abs(features))
+
+
+def information_entropy_loss(logits: Array, *, where: Array | None = None) -> Array:
+    """sum_c p_c log p_c of the mean p of softmax(logits) over the batch: lowest (-log classes) where classes balance.
+
+    logits [batch, classes], where [batch]; returns [batch], one value for all. DAFL, arXiv 1904.01186; the authors'
+    code takes the logarithm to base 10, the paper and we to base e.
+    """
+    (logits,) = to_float(logits)
+    mask = row_mask(where, logits.shape[0], "information_entropy_loss")
+    p = jnp.sum(keep_rows(jnp.exp(log_probs(keep_rows(logits, mask))), mask), axis=0) / count(mask, logits)
+    live = p > 0
+    value = jnp.sum(jnp.where(live, p * jnp.log(jnp.where(live, p, 1)), 0))
+    return jnp.full(logits.shape[:1], value)
+
+
+def batch_norm_statistics_loss(features: Array, mean: Array, var: Array, *, where: Array | None = None) -> Array:
+    """||mean_batch(f) - mean||_2 + ||var_batch(f) - var||_2: the batch looks to BatchNorm as its training data did.
+
+    features [batch, ..., channels] before the BatchNorm, mean and var [channels] as it has stored them, where [batch];
+    returns [batch], one value for all. ValueError on other shapes. The variance is biased, as BatchNorm's own. Yin,
+    Molchanov, Li, Alvarez, Mallya, Hoiem, Jha, Kautz, "Dreaming to Distill: Data-free Knowledge Transfer via
+    DeepInversion", 2020, arXiv 1912.08795. The norms are not squared, as published.
+    """
+    features, mean, var = to_float(features, mean, var)
+    if not mean.shape == var.shape == features.shape[-1:]:
+        raise ValueError(
+            f"batch_norm_statistics_loss: features {features.shape} need a mean and a variance a channel, "
+            f"got {mean.shape} and {var.shape}"
+        )
+    mask = row_mask(where, features.shape[0], "batch_norm_statistics_loss")
+    flat = keep_rows(features.reshape(features.shape[0], -1, features.shape[-1]), mask)
+    number = count(mask, flat) * flat.shape[1]
+    found = jnp.sum(flat, axis=(0, 1)) / number
+    spread = jnp.sum(keep_rows(flat - found[None, None], mask) ** 2, axis=(0, 1)) / number
+    return jnp.full(features.shape[:1], safe_norm(found - mean) + safe_norm(spread - var))
+
+
+def image_variation_loss(images: Array) -> Array:
+    """mean of squared differences of vertical neighbours plus that of horizontal ones: images become smooth.
+
+    images [batch, height, width, channels], ValueError otherwise; returns [batch]. Total variation with exponent 2:
+    Mahendran, Vedaldi, "Understanding Deep Image Representations by Inverting Them", 2014, arXiv 1412.0035.
+    """
+    (images,) = to_float(images)
+    if images.ndim != 4 or min(images.shape[1:3]) < 2:
+        raise ValueError(f"image_variation_loss: expected images [batch, height, width, channels], got {images.shape}")
+    return mean_rest((images[:, 1:] - images[:, :-1]) ** 2) + mean_rest((images[:, :, 1:] - images[:, :, :-1]) ** 2)
+
+
+def image_norm_loss(images: Array) -> Array:
+    """mean x^2 over all but the batch: pixels stay near the mean colour, which is 0 after normalisation.
+
+    images [batch, ...]; returns [batch]. DeepInversion, arXiv 1912.08795.
+    """
+    (images,) = to_float(images)
+    return mean_rest(images**2)

@@ -1,0 +1,158 @@
+"""Differentiable search with the teacher in the loop: weights and architecture learn by turns, then the winner."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kd_jax.resolve import resolve
+from kd_jax.schemes import offline
+from kd_jax.schemes.redirect import redirect
+from kd_jax.schemes.subnetworks import placed, plain_phase, space_and_budget, started, tidy, watched
+from kd_jax.types import Array, Call, Parts, Phase, Role, Scheme, Stage, Term, TrainState
+
+HALVES = ("alpha_half", "weight_half")
+
+
+def build(
+    parts: Parts,
+    cost: str = "parameters",
+    budget: float = 0.0,
+    penalty: float = 1.0,
+    search_steps: int = 0,
+    start: str = "scratch",
+) -> Scheme:
+    """Stage "search": config.roles.supernet (models.supernet.mixed_cnn) mixes operations by weights softmax(alpha).
+    In every step alpha (group "alpha") descends the terms of the config on the batch's even rows, plus
+        penalty * max(0, expected cost / budget - 1),
+    then the network's parameters (group "supernet") the terms on the odd rows; teachers answer in both.
+    Stage "winner": in each block the operation with the highest weight, exchanged where that loses the least until the
+    cost is at most `budget`, becomes the student, with new parameters (start="scratch") or those of the supernet
+    ("inherit"); it learns the terms for config.train.steps. So does "plain", the network of config.student, whose cost
+    is the budget unless one is given. `cost` is "parameters", "flops" or "latency"; `search_steps` those of the first
+    stage, 0 = as the second. The choice is in TrainState.extra: "choice", one 1 a row.
+    Liu, Simonyan, Yang, "DARTS", 2018, arXiv 1806.09055 (first order); the expected cost: Cai et al., "ProxylessNAS",
+    2018, arXiv 1812.00332; a teacher for the architecture: Gu, Tresp, "Search for Better Students to Learn Distilled
+    Knowledge", 2020, arXiv 2001.11612. DARTS keeps two sets of examples; here each batch is parted.
+    """
+    space, budget = space_and_budget(parts, "MixedCNN", cost, budget, search_steps, start)
+    search_steps, table, fixed = search_steps or parts.steps, space.table(), space.cost((0,) * len(space.options))
+    if penalty < 0 or fixed + table.min(1).sum() > budget:
+        raise ValueError(
+            f"The penalty is 0 or more, and the budget at least what the cheapest sub-network costs, "
+            f"{fixed + table.min(1).sum():g} {cost}; got penalty={penalty} and budget={budget:g}."
+        )
+    supernet, image = parts.roles["supernet"], parts.roles["student"].inputs
+    alpha = resolve("models.supernet_costs.architecture_weights")(space)
+    roles = {
+        **parts.roles,
+        "supernet": dataclasses.replace(supernet, inputs=(*image, "extra.choice"), group="supernet"),
+        "alpha": Role(alpha, (), "alpha"),
+        "student": Role(supernet.model, (*image, "extra.choice"), "student"),
+        "plain": dataclasses.replace(parts.roles["student"], group="plain"),
+    }
+    scheme = offline.build(dataclasses.replace(parts, roles=roles))
+    phase = scheme.stages[0].phases[0]
+    teachers = phase.forward[1:]
+    expected = functools.partial(_expected_cost, table=table, fixed=fixed, budget=budget)
+    more = {"expected_cost": Term(expected, ("alpha.logits",), weight=float(penalty))}
+    halves = tuple(
+        _half(parts, group, half, image, teachers, more if group == "alpha" else {}, search_steps)
+        for group, half in zip(("alpha", "supernet"), HALVES, strict=True)
+    )
+
+    def enter(state: TrainState) -> TrainState:
+        chosen = derive(_weights(state), table, fixed, budget)
+        choice = np.eye(table.shape[1])[chosen]
+        state = state.replace(extra={**state.extra, "choice": placed(choice, state.extra["choice"])})
+        return started(state, start)
+
+    stages = (
+        Stage(search_steps, halves, name="search"),
+        Stage(parts.steps, (phase, plain_phase(parts, teachers)), None, enter, "winner"),
+    )
+    return dataclasses.replace(
+        scheme, roles=roles, stages=stages, evaluate=("student", "plain"), prepare=_halved(parts.prepare),
+        extra={"choice": jnp.full(table.shape, 1 / table.shape[1])}, stage_splits=("validation",),
+        summary=lambda state, record: _summary(state, record, space, budget),
+    )  # fmt: skip
+
+
+def _half(
+    parts: Parts, group: str, half: str, image: tuple[str, ...], teachers: tuple[Call, ...], more: Mapping, steps: int
+) -> Phase:
+    """The terms of the config on one half of the batch, for alpha or for the supernet's weights."""
+    of = {"batch": f"batch.{half}"}
+
+    def moved(paths: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(path.replace("batch.", f"batch.{half}.", 1) for path in paths)
+
+    calls = [Call("alpha", ()), Call("supernet", (*moved(image), "alpha.logits"))]
+    calls += [dataclasses.replace(call, inputs=moved(call.inputs)) for call in teachers]
+    terms = redirect(parts.terms, {"student": "supernet", **of}, f"{group}_") | dict(more)
+    return Phase(group, tuple(calls), terms, parts.make_tx(steps, group), watched("supernet", of=f"batch.{half}"))
+
+
+def _halved(prepare: Any) -> Any:
+    """The same batch, and in training its even and its odd rows: labelled rows come first, so each gets its share."""
+
+    def halved(batch: Mapping[str, Array], key: Array, train: bool) -> Mapping[str, Array]:
+        seen = prepare(batch, key, train)
+        parted = {half: jax.tree.map(lambda x, i=i: x[i::2], dict(seen)) for i, half in enumerate(HALVES)}
+        return {**seen, **parted} if train else seen
+
+    return halved
+
+
+def _expected_cost(weights: Array, *, table: np.ndarray, fixed: float, budget: float) -> Array:
+    """[1]: how far the expected cost is over the budget, as a share of it."""
+    return jax.nn.relu((fixed + (weights * jnp.asarray(table, jnp.float32)).sum()) / budget - 1)[None]
+
+
+def derive(weights: np.ndarray, table: np.ndarray, fixed: float, budget: float) -> np.ndarray:
+    """int [blocks]: the operations with the highest weights; while they cost more than the budget, the exchange for a
+    cheaper one that loses the least logarithm of weight for what it saves."""
+    chosen, rows = weights.argmax(1), np.arange(len(weights))
+    while fixed + table[rows, chosen].sum() > budget:
+        saved = table[rows, chosen][:, None] - table
+        loss = np.log(weights[rows, chosen])[:, None] - np.log(weights)
+        price = np.where(saved > 0, loss / np.where(saved > 0, saved, 1), np.inf)
+        block, kind = np.unravel_index(price.argmin(), price.shape)
+        chosen[block] = kind
+    return chosen
+
+
+def _weights(state: TrainState) -> np.ndarray:
+    return np.asarray(jax.nn.softmax(state.params["alpha"]["alpha"]["alpha"]), np.float64)
+
+
+def _summary(state: TrainState, record: Mapping[str, Any], space: Any, budget: float) -> list[dict[str, Any]]:
+    weights, chosen = _weights(state), np.asarray(state.extra["choice"]).argmax(1)
+    kinds, extra = space.options[1:], space.table()
+    extra = extra - extra.min(1, keepdims=True)
+    blocks = [
+        [
+            f"block{i + 1}",
+            *(f"{w:.3f} (+{c:g})" for w, c in zip(weights[i], extra[i], strict=True)),
+            kinds[i][chosen[i]],
+        ]
+        for i in range(len(kinds))
+    ]
+    after = record["stages"][-1]["validation"]
+    results = [
+        ["winner", tidy(space.cost((0, *chosen))), f"{100 * after['student']['accuracy']:.2f}%"],
+        ["plain student", tidy(budget), f"{100 * after['plain']['accuracy']:.2f}%"],
+    ]
+    lead = f"Weight of each operation after the search, and its {space.kind} above the cheapest; budget {budget:g}."
+    columns = ["Block", *("/".join(sorted({*names})) for names in zip(*kinds, strict=True)), "Chosen"]
+    return [
+        {"kind": "table", "title": "The architecture", "lead": lead, "columns": columns, "rows": blocks},
+        {"kind": "table", "title": "The winner, trained", "lead": "", "rows": results,
+         "columns": ["Network", space.kind, "Accuracy (validation)"]},
+    ]  # fmt: skip

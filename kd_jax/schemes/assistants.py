@@ -1,0 +1,164 @@
+"""Chains of teacher assistants over a large gap in capacity: teacher -> assistant -> ... -> student, a stage each."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from kd_jax.metrics import accuracy
+from kd_jax.resolve import near
+from kd_jax.terms import paths_of
+from kd_jax.types import Array, Call, Parts, Phase, Schedule, Scheme, Stage, Term
+
+# "teacher.logits", "params.teacher.head", "kd/connector", "extra.kd": who owns the value, in the middle group.
+_PATH = re.compile(r"((?:params|stats|extra)\.)?([^./]+)(.*)")
+
+
+def build(
+    parts: Parts,
+    chain: tuple[str, ...] = (),
+    steps: Mapping[str, int] | None = None,
+    dense: bool = False,
+    drop: float = 0.0,
+) -> Scheme:
+    """The terms of the config, written for "student" and "teacher", once for each network of the chain.
+
+    `chain` names roles of config.roles, largest first, each in a group of its own; the student is last. A network
+    learns from the one before it, as one that is finished: every stage has config.train.steps, `steps` has others by
+    name, and its schedules start anew. chain=() is offline distillation.
+    Mirzadeh, Farajtabar, Li, Levine, Matsukawa, Ghasemzadeh, "Improved Knowledge Distillation via Teacher Assistant"
+    (TAKD), 2019, arXiv 1902.03393.
+    `dense`: from all before it, the teacher terms' weights shared equally; `drop` is the probability that one of
+    several teachers is left out of a step. Son, Na, Choi, Hwang, "Densely Guided Knowledge Distillation using Multiple
+    Teacher Assistants" (DGKD), 2020, arXiv 2009.08825, who sum over the teachers where we take the mean.
+    """
+    steps = dict(steps or {})
+    _check(parts, chain, steps, dense, drop)
+    networks = ("teacher", *chain, "student")
+    stages, start = [], 0
+    for i, learner in enumerate(networks[1:], start=1):
+        teachers = networks[:i] if dense else networks[i - 1 : i]
+        count = steps.get(learner, parts.steps)
+        terms = _terms(parts, learner, teachers, drop, start, count)
+        forward = [Call(learner, parts.roles[learner].inputs)]
+        forward += [Call(name, parts.roles[name].inputs, train=False) for name in teachers]
+        group = parts.roles[learner].group
+        watched = {"accuracy": Term(accuracy, (f"{learner}.logits",), ("batch.label",), where="batch.labelled")}
+        phase = Phase(group, tuple(forward), terms, parts.make_tx(count, group), watched)
+        stages.append(Stage(count, (phase,), name=learner, selects=learner == "student"))
+        start += count
+    split = "validation" if parts.sources.get("validation") is not None else "test"
+
+    def summary(_: Any, record: Mapping[str, Any]) -> list[dict[str, Any]]:
+        rows = []
+        for stage, after in zip(stages, record["stages"], strict=True):
+            score = after[split][stage.name]["accuracy"]
+            rows.append([stage.name, " + ".join(_teachers_of(stage)), stage.steps, f"{100 * score:.2f}%"])
+        columns = ["Network", "Learns from", "Steps", f"Accuracy ({split})"]
+        lead = "Each network when its own stage ended."
+        return [{"kind": "table", "title": "The chain of assistants", "lead": lead, "columns": columns, "rows": rows}]
+
+    return Scheme(
+        parts.roles, tuple(stages), evaluate=("student", *chain), reference="teacher", stage_splits=(split,),
+        summary=summary,
+    )  # fmt: skip
+
+
+def _teachers_of(stage: Stage) -> list[str]:
+    return [call.role for call in stage.phases[0].forward[1:]]
+
+
+def _check(parts: Parts, chain: tuple[str, ...], steps: Mapping[str, int], dense: bool, drop: float) -> None:
+    if "teacher" not in parts.roles:
+        raise ValueError("A chain of assistants starts at a teacher, and there is none (config.teacher.model.name).")
+    for name in chain:
+        if name not in parts.roles or name in ("teacher", "student"):
+            others = [n for n in parts.roles if n not in ("teacher", "student")]
+            raise ValueError(f"chain: {name!r} is no role of config.roles. {near(name, others)}")
+        group, members = parts.roles[name].group, [n for n, r in parts.roles.items() if r.group]
+        shared = [n for n in members if n != name and parts.roles[n].group == group]
+        if group is None or shared or chain.count(name) > 1:
+            raise ValueError(
+                f"chain: {name!r} learns once, in a stage and a group of its own; its group is {group!r}, "
+                f"which it shares with {shared}, and the chain is {tuple(chain)}."
+            )
+    for name, count in steps.items():
+        if name not in (*chain, "student") or count < 1:
+            raise ValueError(f"steps: {name!r} makes {count} steps. {near(name, (*chain, 'student'))} At least 1 step.")
+    if not 0 <= drop < 1 or (drop and not dense):
+        raise ValueError(f"drop is a probability below 1 and goes with dense=True, got drop={drop}, dense={dense}.")
+
+
+def _terms(parts: Parts, learner: str, teachers: tuple[str, ...], drop: float, start: int, count: int) -> dict:
+    """The terms of one stage under names of their own, so that no stage trains the connectors of another."""
+    taught = _reading("teacher", parts.terms)
+    suffix = "" if learner == "student" else f"_{learner}"
+    result: dict[str, Term] = {}
+    for teacher in teachers:
+        origin = f"_from_{teacher}" if len(teachers) > 1 else ""
+        names = {name: name + (origin if name in taught else "") + suffix for name in parts.terms}
+        for name, term in parts.terms.items():
+            weight = _in_stage(term.weight, parts.steps, start, count)
+            if name in taught and len(teachers) > 1:
+                weight = _shared(weight, len(teachers), drop, names[name])
+            result[names[name]] = _renamed(
+                dataclasses.replace(
+                    term,
+                    weight=weight,
+                    kwargs={k: _in_stage(v, parts.steps, start, count) for k, v in term.kwargs.items()},
+                ),
+                {"student": learner, "teacher": teacher, **names},
+            )
+    return result
+
+
+def _owner(path: str) -> str:
+    return _PATH.fullmatch(path)[2]
+
+
+def _reading(role: str, terms: Mapping[str, Term]) -> set[str]:
+    """The terms that read a role, or the connector of a term that does (terms come after those that they read)."""
+    found = {role}
+    for name, term in terms.items():
+        if found & {_owner(path) for path in paths_of(term)}:
+            found.add(name)
+    return found - {role}
+
+
+def _renamed(term: Term, names: Mapping[str, str]) -> Term:
+    def new(path: str) -> str:
+        kind, owner, rest = _PATH.fullmatch(path).groups()
+        return f"{kind or ''}{names.get(owner, owner)}{rest}"
+
+    return dataclasses.replace(
+        term,
+        inputs=tuple(map(new, term.inputs)),
+        targets=tuple(map(new, term.targets)),
+        options={k: new(path) for k, path in term.options.items()},
+        where=new(term.where) if term.where else None,
+    )
+
+
+def _in_stage(value: Any, total: int, start: int, count: int) -> Any:
+    """A schedule over `total` steps as one over the `count` steps from `start` on; anything else as it is."""
+    if not callable(value) or (start == 0 and count == total):
+        return value
+    return lambda step: value((step - start) * (total / count))
+
+
+def _shared(weight: float | Schedule, teachers: int, drop: float, name: str) -> float | Schedule:
+    """weight / teachers, and 0 in the steps in which this teacher is left out: a function of the step alone."""
+    if not drop:
+        return (lambda step: weight(step) / teachers) if callable(weight) else weight / teachers
+    key = zlib.crc32(name.encode())
+
+    def now(step: Array) -> Array:
+        kept = jax.random.bernoulli(jax.random.fold_in(jax.random.key(key), step), 1 - drop)
+        return kept * (weight(step) if callable(weight) else weight) / teachers
+
+    return now

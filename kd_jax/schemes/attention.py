@@ -1,0 +1,18 @@
+"""Offline distillation into a student of several heads (DeiT's distillation token), each scored beside the whole."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from kd_jax.schemes import offline
+from kd_jax.types import Parts, Scheme
+
+
+def build(parts: Parts, heads: tuple[str, ...] = ("head", "head_distillation")) -> Scheme:
+    """offline.build; the taps `heads` of the student are evaluated too, after what it returns (the mean of both heads).
+
+    Touvron et al., "Training data-efficient image transformers & distillation through attention" (DeiT), 2020,
+    arXiv 2012.12877, compare the class token, the distillation token and both.
+    """
+    entries = tuple(f"student.features:{tap}" for tap in heads)
+    return dataclasses.replace(offline.build(parts), evaluate=("student", *entries))

@@ -1,0 +1,69 @@
+"""Mean teacher: the student agrees, on unlabelled data too, with the running average of its own weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from kd_jax.schemes import offline
+from kd_jax.terms import paths_of
+from kd_jax.types import Array, Call, Parts, PyTree, Scheme, TrainState
+
+AVERAGE = "average"
+
+
+def build(parts: Parts, decay: float = 0.99, inputs: tuple[str, ...] = ()) -> Scheme:
+    """The terms of the config, which may read `average.logits` and every other output of the role "average".
+
+    After every step average = d average + (1 - d) student, d = min(decay, 1 - 1 / (step + 2)): a plain mean at first.
+    `inputs` is what the average sees, such as ("batch.other_image",) of config.train.views; () is what the student
+    sees. Evaluated are the student and the average. Tarvainen, Valpola, "Mean teachers are better role models:
+    Weight-averaged consistency targets improve semi-supervised deep learning results", 2017, arXiv 1703.01780.
+    Theirs answers in training mode (dropout, statistics of the batch) and gathers BatchNorm statistics of its own; here
+    it answers in eval mode by the average of the student's, so that evaluated and teaching network are one.
+    """
+    if AVERAGE in parts.roles:
+        raise ValueError(f"The role {AVERAGE!r} is made by the scheme: config.roles needs another name.")
+    if not 0 <= decay < 1:
+        raise ValueError(f"decay is in [0, 1), the share of the average that a step keeps; got {decay}.")
+    if not any(path.startswith(f"{AVERAGE}.") for term in parts.terms.values() for path in paths_of(term)):
+        raise ValueError(f"No term reads '{AVERAGE}.logits': {sorted(parts.terms)} do not use the average.")
+    student = parts.roles["student"]
+    average = dataclasses.replace(student, group=AVERAGE, initial="student")
+    scheme = offline.build(parts)
+    stage = scheme.stages[0]
+    phase = stage.phases[0]
+    call = Call(AVERAGE, tuple(inputs) or student.inputs, train=False)
+    phase = dataclasses.replace(phase, forward=(*phase.forward, call))
+    return dataclasses.replace(
+        scheme,
+        roles={**parts.roles, AVERAGE: average},
+        stages=(dataclasses.replace(stage, phases=(phase,), post_update=_averaging(decay)),),
+        evaluate=("student", AVERAGE),
+    )
+
+
+def _averaging(decay: float) -> Callable[[TrainState, Mapping[str, Any]], TrainState]:
+    def post_update(state: TrainState, _: Mapping[str, Any]) -> TrainState:
+        keep = jnp.minimum(decay, 1.0 - 1.0 / (state.step + 2.0))
+        params = mixed(state.params[AVERAGE][AVERAGE], state.params["student"]["student"], keep)
+        stats = mixed(state.stats[AVERAGE], state.stats["student"], keep)
+        return state.replace(params={**state.params, AVERAGE: {AVERAGE: params}}, stats={**state.stats, AVERAGE: stats})
+
+    return post_update
+
+
+def mixed(old: PyTree, new: PyTree, keep: Array) -> PyTree:
+    """keep old + (1 - keep) new for every floating leaf, in float32; other leaves (counters) are the new ones."""
+
+    def mix(a: Array, b: Array) -> Array:
+        if not jnp.issubdtype(a.dtype, jnp.floating):
+            return b
+        wide = jnp.promote_types(a.dtype, jnp.float32)
+        return (keep * a.astype(wide) + (1 - keep) * b.astype(wide)).astype(a.dtype)
+
+    return jax.tree.map(mix, old, new)

@@ -1,0 +1,192 @@
+"""Data-free distillation from a generator: no network sees a real image while the student learns.
+
+The generator seeks images on which the student disagrees with the teacher (ZSKT, DFAD), or images that look real to the
+teacher (DAFL), or both at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kd_jax.metrics import agreement
+from kd_jax.resolve import near, resolve
+from kd_jax.terms import paths_of
+from kd_jax.types import Array, Call, Parts, Phase, PyTree, Scheme, Stage, Term, TrainState
+
+
+def build(
+    parts: Parts,
+    n_generator: int = 1,
+    n_student: int = 5,
+    disagreement: float = 1.0,
+    adversarial: tuple[str, ...] = (),
+    one_hot: float = 0.0,
+    activation: float = 0.0,
+    entropy: float = 0.0,
+    statistics: float = 0.0,
+    tap: str = "embedding",
+    norms: Mapping[str, str] | None = None,
+    before: float = 0.0,
+) -> Scheme:
+    """A step is `n_generator` updates of the role "generator", then `n_student` of the student, each on new images.
+
+    The student minimises parts.terms on generated images. The generator minimises, through the teacher's answer,
+        -disagreement * (those of parts.terms that `adversarial` names, all where it names none)
+        + one_hot * one_hot_loss + entropy * information_entropy_loss + activation * activation_loss(teacher's `tap`)
+        + statistics * batch_norm_statistics_loss, summed over BatchNorms (`norms`: see statistics_terms).
+    In the first `before` of the steps it learns alone, without the disagreement; with n_generator = 0 it does not learn
+    after that. Of a batch only the number of its examples is used.
+    Fang et al. 2019 (DFAD, arXiv 1912.11006): disagreement 1, updates 1 and 5, L1 between logits. Micaelli, Storkey
+    2019 (ZSKT, arXiv 1905.09768): 1 and 10, KL; their attention term is for the student alone. Chen et al. 2019 (DAFL,
+    arXiv 1904.01186): one_hot 1, activation 0.1, entropy 5, disagreement 0, updates 1 and 1.
+    """
+    needs(parts, "generator")
+    alone = round(before * parts.steps)
+    if n_student < 1 or n_generator < 0 or not 0 <= alone < parts.steps or not (n_generator or alone):
+        raise ValueError(
+            "Wanted: n_student >= 1, n_generator >= 1 (or 0 after before > 0), before in [0, 1) with steps on both "
+            f"sides; got {n_student=}, {n_generator=}, {before=} of {parts.steps} steps."
+        )
+    looks = {
+        "one_hot": (one_hot, "losses.data_free.one_hot_loss", "teacher.logits"),
+        "activation": (activation, "losses.data_free.activation_loss", f"teacher.features:{tap}"),
+        "entropy": (entropy, "losses.data_free.information_entropy_loss", "teacher.logits"),
+    }
+    realistic = {k: Term(resolve(fn), (path,), weight=float(w)) for k, (w, fn, path) in looks.items() if w}
+    realistic |= statistics_terms(parts, statistics, norms)
+    seeking = maximised(parts.terms, adversarial, disagreement) if disagreement else {}
+    if not (realistic or seeking) or (alone and not realistic):
+        raise ValueError("The generator has nothing to learn: disagreement or another option needs a weight")
+    first = max(n_generator, 1)
+    paint = parts.make_tx(alone * first + (parts.steps - alone) * n_generator, "generator")
+    learn = parts.make_tx((parts.steps - alone) * n_student, "student")
+
+    def phase(k: int, group: str, terms: Mapping[str, Term], tx: Any, student: bool = True) -> Phase:
+        images = f"images{k}"  # a name of its own: the random numbers of a call depend on name and step
+        calls = [Call("generator", ("batch.index",), name=images)]
+        calls += [Call("student", (f"{images}.logits",))] if student else []
+        calls += [Call("teacher", (f"{images}.logits",), train=False)]
+        metrics = {"agreement": Term(agreement, ("student.logits",), ("teacher.logits",))} if student else {}
+        return Phase(group, tuple(calls), terms, tx, metrics)
+
+    stages = []
+    if alone:
+        phases = tuple(phase(k, "generator", realistic, paint, student=False) for k in range(first))
+        stages.append(Stage(alone, phases, name="generator"))
+    phases = tuple(phase(k, "generator", {**realistic, **seeking}, paint, bool(seeking)) for k in range(n_generator))
+    phases += tuple(phase(n_generator + k, "student", parts.terms, learn) for k in range(n_student))
+    stages.append(Stage(parts.steps - alone, phases, name="student"))
+
+    def summary(state: TrainState, results: Mapping[str, Any]) -> list[dict[str, Any]]:
+        del results
+        model, params = parts.roles["generator"].model, state.params["generator"]["generator"]
+
+        def paint_some(params: Any, stats: Any) -> Array:
+            like, key = jnp.zeros(256, jnp.int32), jax.random.key(0)
+            return model.apply(params, stats, like, train=True, key=key)[0].logits
+
+        lead = "Painted from noise by the generator as it is after the last step; no real image was seen."
+        return samples(parts, state, jax.jit(paint_some)(params, state.stats["generator"]), lead)
+
+    return Scheme(parts.roles, tuple(stages), reference="teacher", summary=summary)
+
+
+def needs(parts: Parts, role: str) -> None:
+    """Raises ValueError unless there are a teacher, the role, and terms, none of which reads the batch."""
+    for name in ("teacher", role):
+        if name not in parts.roles:
+            raise ValueError(f"This scheme needs a role {name!r}. {near(name, parts.roles)}")
+    if not parts.terms:
+        raise ValueError("The student has no terms: config.terms says what it learns from the teacher.")
+    for name, term in parts.terms.items():
+        if real := [p for p in paths_of(term) if p.partition(".")[0] == "batch"]:
+            raise ValueError(
+                f"Term {name!r} reads {real}: a data-free student has neither the images nor their labels."
+            )
+
+
+def statistics_terms(parts: Parts, weight: float, norms: Mapping[str, str] | None) -> dict[str, Term]:
+    """A term for each BatchNorm of the teacher: the batch has there the mean and variance of its training data.
+
+    `norms` maps the tap before each BatchNorm to the BatchNorm's path, {"stage1/conv": "stage1/norm"}; None takes the
+    tap "<path>/conv" for every "<path>/norm", as kd_jax.models names them.
+    """
+    if not weight:
+        return {}
+    terms, loss = {}, resolve("losses.data_free.batch_norm_statistics_loss")
+    for tap, path in (_norms_of(parts) if norms is None else norms).items():
+        stored = f"stats.teacher.batch_stats.{path.replace('/', '.')}"
+        inputs, targets = (f"teacher.features:{tap}",), (f"{stored}.mean", f"{stored}.var")
+        terms[f"statistics_{path.replace('/', '_')}"] = Term(loss, inputs, targets, weight=float(weight))
+    return terms
+
+
+def _norms_of(parts: Parts) -> dict[str, str]:
+    """{"stage1/conv": "stage1/norm", ...}: for every BatchNorm of the teacher the tap whose value it normalises."""
+    image = jnp.zeros((1, *parts.sources["train"].image_shape))
+    _, stats = jax.eval_shape(parts.roles["teacher"].model.init, jax.random.key(0), image)
+    found: dict[str, str] = {}
+
+    def walk(tree: PyTree, path: tuple[str, ...]) -> None:
+        if {"mean", "var"} <= set(tree):
+            found["/".join((*path[:-1], path[-1].replace("norm", "conv")))] = "/".join(path)
+        else:
+            for name, inner in tree.items():
+                walk(inner, (*path, name))
+
+    walk(stats.get("batch_stats", {}), ())
+    if not found:
+        raise ValueError("The teacher has no BatchNorm whose statistics could be matched: set statistics to 0.")
+    return found
+
+
+def maximised(terms: Mapping[str, Term], names: tuple[str, ...], factor: float) -> dict[str, Term]:
+    """The terms called `names` (all if none) with -factor times their weight, the teacher differentiated too."""
+    found = {}
+    for name in names or terms:
+        if name not in terms:
+            raise ValueError(f"There is no term {name!r} to maximise. {near(name, terms)}")
+        term = terms[name]
+        if term.connector is not None or term.memory is not None:
+            raise ValueError(f"Term {name!r} has a connector or a memory: name those to maximise in `adversarial`.")
+        weight = _scaled(term.weight, -factor)
+        found[name] = dataclasses.replace(term, inputs=term.inputs + term.targets, targets=(), weight=weight)
+    return found
+
+
+def _scaled(weight: float | Callable[[Array], Array], factor: float) -> float | Callable[[Array], Array]:
+    return (lambda step: factor * weight(step)) if callable(weight) else factor * weight
+
+
+def samples(parts: Parts, state: TrainState, images: Array, lead: str) -> list[dict[str, Any]]:
+    """A section for the report: up to two of the normalised images [n, H, W, C] for each answer of the teacher."""
+    source, teacher = parts.sources["train"], parts.roles["teacher"].model
+    if images.ndim != 4:
+        return []
+
+    def answer(variables: Any, images: Array) -> Array:
+        logits = teacher.apply(*variables, images, train=False, key=jax.random.key(0))[0].logits
+        return jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
+
+    probabilities = np.asarray(jax.device_get(jax.jit(answer)(state.frozen["teacher"], images)))
+    answers = probabilities.argmax(-1)
+    rows = [i for c in range(source.num_classes) for i in np.flatnonzero(answers == c)[:2]][:20]
+    pixels = np.asarray(jax.device_get(images), np.float64)[rows] * source.std + source.mean
+    if source.images is not None and source.images.dtype != np.uint8:  # floats have no range of their own
+        pixels = (pixels - pixels.min()) / max(np.ptp(pixels), 1e-12)
+    pixels = np.round(255 * np.clip(pixels, 0, 1)).astype(int)
+    return [
+        {
+            "kind": "images",
+            "title": "Images that the student learned from",
+            "lead": f"{lead} Below each is what the teacher takes it for.",
+            "images": (pixels[..., 0] if pixels.shape[-1] == 1 else pixels).tolist(),
+            "labels": [f"{source.class_names[answers[i]]} ({100 * probabilities[i].max():.0f} %)" for i in rows],
+        }
+    ]

@@ -1,0 +1,136 @@
+"""DeepInversion: images are optimised until the teacher and its BatchNorm take them for real; a student learns them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kd_jax.metrics import agreement
+from kd_jax.resolve import resolve
+from kd_jax.schemes.data_free import needs, samples, statistics_terms
+from kd_jax.types import Array, Call, Parts, Phase, Scheme, Stage, Term, TrainState
+
+
+def build(
+    parts: Parts,
+    synthesis: float = 0.5,
+    rounds: int = 1,
+    label: float = 1.0,
+    statistics: float = 1.0,
+    variation: float = 0.0,
+    norm: float = 0.0,
+    compete: float = 0.0,
+    norms: Mapping[str, str] | None = None,
+) -> Scheme:
+    """`rounds` times: the next part of the role "bank" is made in `synthesis` of the steps, then the student learns.
+
+    The pixels of the bank (models.generators.image_bank) minimise
+        label * cross-entropy(teacher, the class each image is meant to be)
+        + statistics * sum over BatchNorms of batch_norm_statistics_loss + variation * image_variation_loss
+        + norm * image_norm_loss - compete * JSD(student, teacher)
+    and stay within the range of real pixels; `compete` acts from the second round on, when there is a student (Adaptive
+    DeepInversion). The student minimises parts.terms on all images made so far.
+    `norms` maps the tap before each BatchNorm to the BatchNorm's path, {"stage1/conv": "stage1/norm"}; None takes the
+    tap "<path>/conv" for every "<path>/norm" of the teacher, as kd_jax.models names them.
+    Yin, Molchanov, Li, Alvarez, Mallya, Hoiem, Jha, Kautz, "Dreaming to Distill: Data-free Knowledge Transfer via
+    DeepInversion", 2020, arXiv 1912.08795. They optimise one batch after the other; here every step draws a new batch
+    of the part that is made, the first layer weighs as much as the others, and `variation` and `norm` default to 0.
+    """
+    needs(parts, "bank")
+    size = _bank_size(parts)
+    making = round(synthesis * parts.steps / max(rounds, 1))
+    learning = parts.steps // max(rounds, 1) - making
+    if rounds < 1 or min(making, learning) < 1 or size % rounds:
+        raise ValueError(
+            "Wanted: rounds that divide the bank, each with steps for synthesis and for the student; "
+            f"got {rounds=} and {synthesis=} of {parts.steps} steps with {size} images."
+        )
+    images = Call("bank", ("batch.index", "extra.window"))
+    teacher = Call("teacher", ("bank.logits",), train=False)
+    terms = _terms(parts, norms, {"label": label, "statistics": statistics, "variation": variation, "norm": norm})
+    paint = parts.make_tx(making, "bank")
+    rival, rivalry = (), {}
+    if compete:
+        rival = (Call("student", ("bank.logits",), train=False),)
+        jsd = resolve("losses.response.jsd_loss")
+        rivalry = {"compete": Term(jsd, ("student.logits", "teacher.logits"), weight=-float(compete))}
+    # Never one object: a step is compiled for the optimizers that the state holds, of which there are more later.
+    make_first = (Phase("bank", (images, teacher), terms, paint),)
+    make_more = (Phase("bank", (images, teacher, *rival), terms | rivalry, paint),)
+    watched = {"agreement": Term(agreement, ("student.logits",), ("teacher.logits",))}
+    taught, learner = parts.make_tx(learning, "student"), Call("student", ("bank.logits",))
+    learn = (Phase("student", (images, learner, teacher), parts.terms, taught, watched),)
+    clip, block = _clip_to(parts.sources["train"]), size // rounds
+    stages = []
+    for number in range(rounds):
+        make = make_more if number else make_first
+        stages += [
+            Stage(making, make, clip, _window(number * block, block), name=f"synthesis {number + 1}"),
+            Stage(learning, learn, None, _window(0, (number + 1) * block), name=f"student {number + 1}"),
+        ]
+    extra = {"window": np.array([0, block], np.int32)}
+
+    def summary(state: TrainState, results: Mapping[str, Any]) -> list[dict[str, Any]]:
+        del results
+        bank = state.params["bank"]["bank"]["images"]
+        some = bank[np.random.default_rng(0).permutation(size)[:256]]
+        return samples(parts, state, some, "Pixels optimised from noise; no real image was seen.")
+
+    return Scheme(parts.roles, tuple(stages), reference="teacher", extra=extra, summary=summary)
+
+
+def _terms(parts: Parts, norms: Mapping[str, str] | None, weights: Mapping[str, float]) -> dict[str, Term]:
+    """What the pixels minimise, without the terms whose weight is 0."""
+    losses = "losses.data_free."
+    terms = {
+        "label": ("losses.task.cross_entropy_loss", "teacher.logits", ("bank.features:label",), weights["label"]),
+        "variation": (f"{losses}image_variation_loss", "bank.logits", (), weights["variation"]),
+        "norm": (f"{losses}image_norm_loss", "bank.logits", (), weights["norm"]),
+    }
+    found = {
+        name: Term(resolve(fn), (path,), targets, weight=float(weight))
+        for name, (fn, path, targets, weight) in terms.items()
+        if weight
+    } | statistics_terms(parts, weights["statistics"], norms)
+    if not found:
+        raise ValueError("The images have nothing to learn: give label, statistics, variation or norm a weight.")
+    return found
+
+
+def _bank_size(parts: Parts) -> int:
+    like, window = jnp.zeros(1, jnp.int32), jnp.zeros(2, jnp.int32)
+    params, _ = jax.eval_shape(parts.roles["bank"].model.init, jax.random.key(0), like, window)
+    if "images" not in params:
+        raise ValueError(f"The role 'bank' is models.generators.image_bank, with 'images'; it has {sorted(params)}.")
+    return params["images"].shape[0]
+
+
+def _window(first: int, count: int) -> Any:
+    """An `on_enter`: from now on the bank gives its images first ... first + count - 1."""
+
+    def enter(state: TrainState) -> TrainState:
+        sharding = state.extra["window"].sharding
+        return state.replace(
+            extra=state.extra | {"window": jax.device_put(np.array([first, count], np.int32), sharding)}
+        )
+
+    return enter
+
+
+def _clip_to(source: Any) -> Any:
+    """A `post_update` that keeps the bank's pixels within those of uint8 images; None for images of floats."""
+    if source.images is not None and source.images.dtype != np.uint8:
+        return None
+    mean, std = (np.asarray(x, np.float32).reshape(1, 1, 1, -1) for x in (source.mean, source.std))
+
+    def clip(state: TrainState, context: Mapping[str, Any]) -> TrainState:
+        del context
+        images: Array = state.params["bank"]["bank"]["images"]
+        inside = {"bank": {"images": jnp.clip(images, -mean / std, (1 - mean) / std)}}
+        return state.replace(params=state.params | {"bank": inside})
+
+    return clip

@@ -1,0 +1,200 @@
+"""Lifelong learning: a stream of tasks, a stage each, in which the student must not forget the tasks before."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kd_jax.resolve import near
+from kd_jax.schemes import exemplars, lifelong_summary
+from kd_jax.terms import paths_of
+from kd_jax.types import Array, Call, Model, Outputs, Parts, Phase, PyTree, Role, Scheme, Stage, Term, TrainState
+
+SCENARIOS = ("class", "task", "domain")
+PAST = {"previous", "replay", "recalled"}  # what there is to read once a task has ended
+NEVER = -1e4  # the logit of a class that is no answer: finite, so that the loss on a class to come is a number
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Restricted:
+    """`model`; given (label, rivals) after its own inputs, its logits are NEVER at classes that rival no such label."""
+
+    model: Model
+    inputs: int
+
+    def init(self, key: Array, *inputs: Array) -> tuple[PyTree, PyTree]:
+        return self.model.init(key, *inputs[: self.inputs])
+
+    def apply(
+        self, params: PyTree, stats: PyTree, *inputs: Array, train: bool, key: Array, taps: tuple[str, ...] = ()
+    ) -> tuple[Outputs, PyTree]:
+        own, given = inputs[: self.inputs], inputs[self.inputs :]
+        outputs, stats = self.model.apply(params, stats, *own, train=train, key=key, taps=taps)
+        if given:
+            labels, rivals = given
+            outputs = dataclasses.replace(outputs, logits=jnp.where(rivals[labels], outputs.logits, NEVER))
+        return outputs, stats
+
+
+def build(
+    parts: Parts,
+    scenario: str = "class",
+    joint: bool = False,
+    memory: int = 0,
+    replay: int = 64,
+    choose: str = "herding",
+    tap: str = "embedding",
+    expert_steps: int = 0,
+) -> Scheme:
+    """Stage k learns from the source "taskK" (data.tasks makes them); the tasks share config.train.steps equally.
+
+    `scenario`: "class", an example is told from all classes seen so far; "task", its task is known, and the rivals of
+    its class are those of its task; "domain", every task has all classes (van de Ven, Tolias, "Three scenarios for
+    continual learning", 2019, arXiv 1904.07734). The optimizer and its schedule start anew with every task.
+    What the terms read decides what runs beside "student":
+
+    previous.logits  the student as it was when the last task ended: learning without forgetting (Li, Hoiem, 2016,
+                     arXiv 1606.09282; theirs first trains a new head alone).
+    replay.logits    the student on `replay` exemplars that are drawn for each step into extra.replay; when a task ends,
+                     `choose` picks `memory` of each of its classes (iCaRL, 2016, arXiv 1611.07725, which classifies
+                     by nearest means and drops exemplars as classes come; we do not).
+    recalled.logits  the previous student on the same exemplars.
+    expert.logits    a network that learns the new task alone, for `expert_steps` (0: as many as the student), in a
+                     stage before the student's: Chuang, Su, Chen, "Lifelong Language Knowledge Distillation" (L2KD),
+                     2020, arXiv 2010.02123. It is config.roles.expert or a twin of the student and goes on from its
+                     last task (theirs starts from one pretrained model). Terms whose first input is the expert's
+                     train it.
+
+    extra.rivals, bool [classes, classes], are the classes that are told apart now, extra.mates those of the same
+    task; extra.old and extra.current, bool [groups, classes], the heads of the tasks before and of this one.
+    `joint`: stage k learns from all tasks up to k ("uptoK"), the upper limit of a stream. Raises ValueError for an
+    unknown scenario or choice, too few steps, and terms that read what is not there.
+    """
+    count = sum(name.startswith("task") and name[4:].isdigit() for name in parts.sources)
+    steps = parts.steps // max(count, 1)
+    if scenario not in SCENARIOS:
+        raise ValueError(f"The scenario is one of {SCENARIOS}, not {scenario!r}. {near(scenario, SCENARIOS)}")
+    if count < 2 or steps < 1:
+        raise ValueError(f"{count} tasks (config.splits makes them, see data.tasks) cannot share {parts.steps} steps.")
+    classes = [_classes(parts.sources[f"task{k}"]) for k in range(count)]
+    masks = [_masks(scenario, classes, k, parts.sources["task0"].num_classes) for k in range(count)]
+    named = {p.partition(".")[0] for t in parts.terms.values() for p in paths_of(t)}
+    roles = _roles(parts, named, scenario)
+    later = _phases(parts, parts.terms, steps, expert_steps or steps)
+    news = {n: t for n, t in parts.terms.items() if not PAST & {p.partition(".")[0] for p in paths_of(t)}}
+    # A tuple of phases is one program: the first task has less to run, and the first expert a state without student.
+    first = _phases(parts, news, steps, expert_steps or steps) if PAST & named or later[1] else later
+
+    extra, remember, post_update = masks[0], None, None
+    if {"replay", "recalled"} & named:
+        held = [memory * len(c) for c in classes[:-1]]
+        empty, remember, post_update = exemplars.build(parts, parts.roles["student"], held, memory, replay, choose, tap)
+        extra = extra | empty
+
+    stages = []
+    for k, (phases, of_expert) in enumerate((first, *[later] * (count - 1))):
+        if of_expert:
+            stages.append(Stage(expert_steps or steps, of_expert, name=f"expert{k}", data=f"task{k}"))
+        enter = _entering(k, masks[k], phases[0], "previous" in roles, remember) if k else None
+        data = f"{'upto' if joint else 'task'}{k}"
+        stages.append(Stage(steps, phases, post_update if k else None, enter, f"task{k}", data))
+    tests = tuple(f"test_task{k}" for k in range(count))
+    evaluate = ("student", "initial") if "initial" in roles else ("student",)
+    summary = lifelong_summary.make(classes, scenario)
+    return Scheme(roles, tuple(stages), evaluate, extra=extra, stage_splits=tests, summary=summary)
+
+
+def _classes(source: Any) -> np.ndarray:
+    if source.labels is None or not source.labelled.all():
+        raise ValueError(f"{source.name}/{source.split}: a task of lifelong learning needs all its labels.")
+    return np.unique(source.labels)
+
+
+def _masks(scenario: str, classes: Sequence[np.ndarray], task: int, total: int) -> dict[str, np.ndarray]:
+    """rivals, mates, old, current as they are while `task` is learned."""
+
+    def rows(*groups: Sequence[int]) -> np.ndarray:
+        return np.stack([np.isin(np.arange(total), group) for group in groups])
+
+    mates = np.zeros((total, total), bool)
+    for members in classes:
+        mates[np.ix_(members, members)] = True
+    before, seen = ([c for members in classes[:n] for c in members] for n in (task, task + 1))
+    if scenario == "task":
+        old = rows(*(members if k < task else () for k, members in enumerate(classes)))
+        return {"rivals": mates, "mates": mates, "old": old, "current": rows(classes[task])}
+    rivals = np.repeat(rows(seen), total, axis=0)
+    return {"rivals": rivals, "mates": mates, "old": rows(before), "current": rows(classes[task])}
+
+
+def _roles(parts: Parts, named: set[str], scenario: str) -> dict[str, Role]:
+    student = parts.roles["student"]
+    model = Restricted(student.model, len(student.inputs))
+    judged = dataclasses.replace(student, model=model, inputs=(*student.inputs, "batch.label", "extra.rivals"))
+    roles = {**parts.roles, "student": judged}
+    if named & {"previous", "recalled"}:
+        roles["previous"] = Role(student.model, student.inputs, "previous", "student")
+    if "expert" in named and "expert" not in roles:
+        roles["expert"] = Role(student.model, student.inputs, "expert")
+    if scenario != "class":  # forward transfer is measured against it; unseen classes are no answer in any case
+        roles["initial"] = dataclasses.replace(judged, group=None, initial="student")
+    return roles
+
+
+def _phases(
+    parts: Parts, terms: Mapping[str, Term], steps: int, expert_steps: int
+) -> tuple[tuple[Phase, ...], tuple[Phase, ...]]:
+    """(the phases of a task, those of its expert) for these terms."""
+    of_expert = {name: t for name, t in terms.items() if t.inputs[0].startswith("expert.")}
+    of_student = {name: t for name, t in terms.items() if name not in of_expert}
+    reads = {p.partition(".")[0] for t in of_student.values() for p in paths_of(t)}
+    if ("expert" in reads) != bool(of_expert) or not of_student:
+        raise ValueError(
+            "The terms train the student from the first task on, and an expert if there is one: that needs a term with "
+            "'expert.logits' as its first input and one of the student that reads it, both without what only later "
+            f"tasks have ({', '.join(sorted(PAST))}); the terms are {sorted(parts.terms)}."
+        )
+    inputs = parts.roles["student"].inputs
+    forward = [Call("student", inputs)]
+    forward += [Call(name, inputs, train=False) for name in ("previous", "expert") if name in reads]
+    for name, role in (("replay", "student"), ("recalled", "previous")):
+        if name in reads:
+            forward.append(Call(role, ("extra.replay.image",), role == "student", name))
+    phases = (Phase("student", tuple(forward), of_student, parts.make_tx(steps)),)
+    if not of_expert:
+        return phases, ()
+    role = parts.roles.get("expert", Role(parts.roles["student"].model, inputs, "expert"))
+    tx = parts.make_tx(expert_steps, role.group)
+    return phases, (Phase(role.group, (Call("expert", role.inputs),), of_expert, tx),)
+
+
+def _entering(
+    task: int, masks: Mapping[str, np.ndarray], phase: Phase, snapshot: bool, remember: Callable | None
+) -> Callable[[TrainState], TrainState]:
+    """What happens between two tasks: exemplars of the last one, the snapshot, the classes, a fresh optimizer."""
+
+    def like(old: PyTree, new: PyTree) -> PyTree:
+        return jax.tree.map(lambda o, n: jax.device_put(n, o.sharding), old, new)
+
+    def on_enter(state: TrainState) -> TrainState:
+        extra = dict(state.extra) | masks
+        if remember is not None:
+            extra |= remember(state, task - 1)
+        params, stats = dict(state.params), dict(state.stats)
+        student = params["student"]["student"], stats["student"]
+        if snapshot:  # copies: the step donates its state, and no buffer can be donated twice
+            copies = jax.tree.map(jnp.copy, student)
+            old = params["previous"]["previous"], stats["previous"]
+            params["previous"], stats["previous"] = (lambda p, s: ({"previous": p}, s))(*like(old, copies))
+        shardings = jax.tree.map(lambda x: x.sharding, state.opt["student"])
+        opt = jax.jit(phase.tx.init, out_shardings=shardings)(params["student"])
+        return state.replace(
+            params=params, stats=stats, opt={**state.opt, "student": opt}, extra=like(state.extra, extra)
+        )
+
+    return on_enter

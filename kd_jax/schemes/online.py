@@ -1,0 +1,154 @@
+"""Online distillation: networks that teach one another while all of them learn; no teacher comes first.
+
+Deep mutual learning, KDCL, and teacher and student trained together are one scheme: they differ in roles and terms.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kd_jax.metrics import accuracy
+from kd_jax.resolve import near, resolve
+from kd_jax.terms import lookup, paths_of
+from kd_jax.types import Array, Call, Parts, Phase, PyTree, Role, Scheme, Stage, Term, TrainState
+
+
+def build(parts: Parts, peers: int = 1, inputs: tuple[str, ...] = (), leader: int = 0) -> Scheme:
+    """Every role that is not frozen learns, each group in a phase of its own, from the terms whose first input it is.
+
+    `peers` > 1 puts that many of the student side by side ("student.logits" is [B, peers, classes], one vmap);
+    networks of another architecture are further config.roles. `inputs` gives each of the peers a batch path of its own
+    (config.train.views). A phase runs the other groups' networks in training mode, as they are after the phases before
+    it, and does not change them: a teacher with terms on labels alone learns from labels alone. All are evaluated,
+    among the peers `leader` first (it is the one that is meant for use), and all together.
+    """
+    roles = dict(parts.roles)
+    if peers == 1:
+        if inputs:
+            raise ValueError(f"inputs={tuple(inputs)} are those of several peers, and peers is 1.")
+        return together(parts, roles, ("student",))
+    if inputs and len(inputs) != peers:
+        raise ValueError(f"{peers} peers read one input each, inputs={tuple(inputs)} names {len(inputs)}.")
+    model = resolve("models.branches.stacked")(roles["student"].model, peers, bool(inputs))
+    roles["student"] = dataclasses.replace(roles["student"], model=model)
+    return together(parts, roles, members("student", peers, leader), {"student": tuple(inputs)} if inputs else {})
+
+
+def members(role: str, count: int, leader: int) -> tuple[str, ...]:
+    """The classifiers of a role with logits [B, count, classes], the one that is meant for use first."""
+    if not 0 <= leader < count:
+        raise ValueError(f"leader is one of the {count} networks 0 .. {count - 1}, not {leader}.")
+    return tuple(f"{role}.logits@{i}" for i in sorted(range(count), key=lambda i: i != leader))
+
+
+def together(
+    parts: Parts,
+    roles: Mapping[str, Role],
+    student: tuple[str, ...],
+    reads: Mapping[str, tuple[str, ...]] | None = None,
+) -> Scheme:
+    """The scheme in which all groups learn at once.
+
+    `student` are the student's classifiers, as Scheme.evaluate has them; `reads` the inputs of calls where they differ
+    from those of the role. Raises ValueError for a term that trains nobody, and a group that no term trains.
+    """
+    reads = {**{name: role.inputs for name, role in roles.items()}, **(reads or {})}
+    learners = {name: role.group for name, role in roles.items() if role.group is not None}
+    owned: dict[str, dict[str, Term]] = {group: {} for group in learners.values()}
+    for name, term in parts.terms.items():
+        owned[_group_of(name, parts.terms, roles)][name] = term
+    phases = []
+    for group, terms in owned.items():
+        if not terms:
+            raise ValueError(f"No term teaches {group!r}: none has it as its first input. The terms: {[*parts.terms]}.")
+        named = {path.partition(".")[0] for term in terms.values() for path in paths_of(term)}
+        calls = tuple(Call(n, reads[n], role.group is not None) for n, role in roles.items() if n in named)
+        metrics = {
+            f"accuracy_{name}" if len(learners) > 1 else "accuracy": _accuracy(
+                student[0] if name == "student" else name
+            )
+            for name in learners
+            if name in named and learners[name] == group
+        }
+        phases.append(Phase(group, calls, terms, parts.make_tx(parts.steps, group), metrics))
+    entries = [entry for name in learners for entry in (student if name == "student" else (name,))]
+    joined = ["+".join(entries)] if len(entries) > 1 else []
+    reference = "teacher" if "teacher" in roles and "teacher" not in learners else None
+    return Scheme(roles, (Stage(parts.steps, tuple(phases)),), evaluate=(*entries, *joined), reference=reference)
+
+
+def _accuracy(entry: str) -> Term:
+    path = entry if "." in entry else f"{entry}.logits"
+    return Term(accuracy, (path,), ("batch.label",), where="batch.labelled")
+
+
+def _group_of(name: str, terms: Mapping[str, Term], roles: Mapping[str, Role]) -> str:
+    """The group that a term trains: that of its first input, through a connector that of the connector's."""
+    head = terms[name].inputs[0].partition(".")[0]
+    connected = head.removesuffix("/connector")
+    if connected != head and connected in terms:
+        return _group_of(connected, terms, roles)
+    if head not in roles:
+        raise ValueError(f"Term {name!r} has the first input {terms[name].inputs[0]!r}. {near(head, roles)}")
+    if roles[head].group is None:
+        raise ValueError(f"Term {name!r} would train {head!r}, which is frozen: the first input is who learns.")
+    return roles[head].group
+
+
+def kdcl_general(
+    parts: Parts, peers: int = 2, inputs: tuple[str, ...] = (), leader: int = 0, rounds: int = 10,
+    split: str = "validation", limit: int = 1024, ridge: float = 1e-3,
+) -> Scheme:  # fmt: skip
+    """`build` whose terms may read "extra.peer_shares" [peers]: the ensemble of least error on held-out data.
+
+    With C_ij the mean over the first `limit` examples of `split` of <p_i - y, p_j - y> (y one-hot), the shares are
+    a = C^-1 1 / 1^T C^-1 1, measured at the start of each of `rounds` equal stages; `ridge` times the mean of the
+    diagonal is added to it, and negative shares become 0 before they are normalised (both ours). KDCL-General of Guo et
+    al., CVPR 2020, after Perrone, Cooper, 1993. The best step is chosen on the validation split too: unless `split` is
+    another one, only the scores of the last step are clean.
+    """
+    source = parts.sources.get(split)
+    if source is None or peers < 2 or not 1 <= rounds <= parts.steps:
+        have = [name for name, found in parts.sources.items() if found is not None]
+        raise ValueError(
+            f"kdcl_general measures at least 2 peers ({peers}) on a split ({split!r}; there is: {have}) in 1 to "
+            f"{parts.steps} rounds ({rounds})."
+        )
+    scheme = build(parts, peers, inputs, leader)
+    stage, role = scheme.stages[0], scheme.roles["student"]
+    examples = [source.example(i) for i in range(min(limit, len(source)))]
+    held_out = {key: np.stack([example[key] for example in examples]) for key in examples[0]}
+    number = np.arange(len(examples), dtype=np.int32)
+    held_out |= {"index": number, "view": np.zeros_like(number), "labelled": held_out["label"] >= 0}
+
+    @jax.jit
+    def measure(params: PyTree, stats: PyTree, batch: Mapping[str, Array], extra: Mapping[str, PyTree]) -> Array:
+        seen = {"batch": parts.prepare(batch, jax.random.key(0), False), "extra": extra}
+        given = [lookup(seen, path) for path in role.inputs]
+        outputs, _ = role.model.apply(params, stats, *given, train=False, key=jax.random.key(0))
+        return error_shares(outputs.logits, batch["label"], batch["labelled"], ridge)
+
+    def enter(state: TrainState) -> TrainState:
+        shares = measure(state.params[role.group]["student"], state.stats["student"], held_out, state.extra)
+        shares = jax.device_put(shares, state.extra["peer_shares"].sharding)
+        return state.replace(extra={**state.extra, "peer_shares": shares})
+
+    bounds = [parts.steps * i // rounds for i in range(rounds + 1)]
+    lengths = enumerate(end - start for start, end in zip(bounds, bounds[1:], strict=False))
+    stages = tuple(dataclasses.replace(stage, steps=n, on_enter=enter, name=f"round {i}") for i, n in lengths)
+    return dataclasses.replace(scheme, stages=stages, extra={"peer_shares": np.full(peers, 1 / peers, np.float32)})
+
+
+def error_shares(logits: Array, labels: Array, where: Array, ridge: float) -> Array:
+    """The shares [peers] of `kdcl_general` from logits [N, peers, classes] and labels [N]; `where`: bool [N]."""
+    errors = jax.nn.softmax(logits) - jax.nn.one_hot(labels, logits.shape[-1])[:, None]
+    errors = jnp.where(where[:, None, None], errors, 0)
+    products = jnp.einsum("nic,njc->ij", errors, errors, precision=jax.lax.Precision.HIGHEST)
+    products += ridge * jnp.maximum(jnp.trace(products) / len(products), 1e-6) * jnp.eye(len(products))
+    shares = jnp.maximum(jnp.linalg.solve(products, jnp.ones(len(products))), 0)
+    return shares / jnp.sum(shares)

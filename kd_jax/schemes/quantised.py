@@ -1,0 +1,125 @@
+"""A student of few bits that learns from a float teacher, beside what it is compared with at the same bits."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kd_jax.metrics import accuracy
+from kd_jax.resolve import resolve
+from kd_jax.schemes import offline
+from kd_jax.schemes.redirect import redirect
+from kd_jax.terms import paths_of
+from kd_jax.types import Call, Parts, Phase, Role, Scheme, Stage, Term, TrainState
+
+BITS = "extra.bits"
+WEIGHTS, FLOAT = (2, 4, 8, 32), 32
+
+
+def build(
+    parts: Parts, bits: tuple[int, ...] = (8,), activations: int = FLOAT, keep: str = "", compare: bool = True
+) -> Scheme:
+    """The student learns the terms of the config with weights of bits[0], bits[1], ... (2, 4, 8, or 32 for float), each
+    for an equal share of the steps. One optimizer and one program throughout.
+
+    `activations` is the number of bits of what layers read; the kernels whose path matches `keep` have at least 8 bits.
+    `compare` trains two more networks of the same architecture beside the student and evaluates at its bits
+        float          the float student of the same terms, and, not trained further,
+        post_training  the same one, rounded: post-training quantisation
+        labels         the student's bits, learning from the terms that read no teacher (weight 1): no distillation.
+    The last two see what the batches label. Mishra, Marr, "Apprentice", 2017, arXiv 1711.05852, and Polino, Pascanu,
+    Alistarh, "Model compression via distillation and quantization", 2018, arXiv 1802.05668, teach quantised students;
+    lowering the bits in stages: Zhuang et al., "Towards Effective Low-bitwidth Convolutional Neural Networks", 2017,
+    arXiv 1711.00205 (their two-stage and progressive training; the guidance of a float network is here the teacher's).
+    """
+    _check(parts, bits, activations)
+    student = parts.roles["student"]
+    rounded = resolve("models.quantised.Quantised")(student.model, keep=keep, activations=activations < FLOAT)
+    inputs = (*student.inputs, BITS)
+    roles = {**parts.roles, "student": dataclasses.replace(student, model=rounded, inputs=inputs)}
+    scheme = offline.build(dataclasses.replace(parts, roles=roles))
+    phase = scheme.stages[0].phases[0]
+    teachers = phase.forward[1:]
+    phases, evaluate, post_update = [phase], ["student"], None
+    if compare:
+        roles["float"] = dataclasses.replace(student, group="float", initial="student")
+        roles["post_training"] = Role(rounded, inputs, "post_training", "student")
+        phases.append(_phase(parts, "float", parts.terms, student.inputs, teachers))
+        evaluate += ["post_training", "float"]
+        post_update = _copy_float
+        taught = {call.role for call in teachers}
+        alone = {n: t for n, t in parts.terms.items() if not taught & {p.partition(".")[0] for p in paths_of(t)}}
+        if taught and alone:
+            roles["labels"] = Role(rounded, inputs, "labels", "student")
+            alone = {n: dataclasses.replace(t, weight=1.0) for n, t in alone.items()}
+            phases.append(_phase(parts, "labels", alone, inputs, ()))
+            evaluate.insert(1, "labels")
+    phases = tuple(phases)
+    ends = [round(parts.steps * (i + 1) / len(bits)) for i in range(len(bits))]
+    stages = tuple(
+        Stage(end - start, phases, post_update, _lower(weights, activations), f"{weights} bits")
+        for weights, start, end in zip(bits, [0, *ends], ends, strict=False)
+    )
+    split = "validation" if parts.sources.get("validation") is not None else "test"
+    return dataclasses.replace(
+        scheme, roles=roles, stages=stages, evaluate=tuple(evaluate), stage_splits=(split,),
+        extra={"bits": jnp.asarray([bits[0], activations], jnp.float32)},
+        summary=lambda state, record: _summary(state, record, bits, activations, keep, split),
+    )  # fmt: skip
+
+
+def _check(parts: Parts, bits: tuple[int, ...], activations: int) -> None:
+    if not bits or any(b not in WEIGHTS for b in bits) or len(bits) > parts.steps:
+        raise ValueError(
+            f"bits are those of each stage, of {WEIGHTS}, and no more stages than steps ({parts.steps}); got {bits}."
+        )
+    if not (activations == FLOAT or 4 <= activations <= 8):
+        raise ValueError(f"activations have 4 to 8 bits, or {FLOAT} for float, not {activations}.")
+
+
+def _phase(
+    parts: Parts, role: str, terms: Mapping[str, Term], inputs: tuple[str, ...], teachers: tuple[Call, ...]
+) -> Phase:
+    terms = redirect(terms, {"student": role}, f"{role}_")
+    watched = {"accuracy": Term(accuracy, (f"{role}.logits",), ("batch.label",), where="batch.labelled")}
+    return Phase(role, (Call(role, inputs), *teachers), terms, parts.make_tx(parts.steps, role), watched)
+
+
+def _copy_float(state: TrainState, context: Mapping[str, Any]) -> TrainState:
+    """The network that is rounded after training is the float one of this step."""
+    params = {**state.params, "post_training": {"post_training": state.params["float"]["float"]}}
+    return state.replace(params=params, stats={**state.stats, "post_training": state.stats["float"]})
+
+
+def _lower(weights: int, activations: int) -> Any:
+    def enter(state: TrainState) -> TrainState:
+        bits = jax.device_put(np.asarray([weights, activations], np.float32), state.extra["bits"].sharding)
+        return state.replace(extra={**state.extra, "bits": bits})
+
+    return enter
+
+
+def _summary(
+    state: TrainState, record: Mapping[str, Any], bits: tuple[int, ...], activations: int, keep: str, split: str
+) -> list[dict[str, Any]]:
+    packed_bytes = resolve("models.quantised.packed_bytes")
+    names = {
+        "student": "Distilled, quantised", "labels": "Quantised, without a teacher",
+        "post_training": "Rounded after training", "float": "Distilled, float",
+    }  # fmt: skip
+    params = state.params["student"]["student"]
+    rows = []
+    for weights, after in zip(bits, record["stages"], strict=True):
+        scores = after[split]
+        for name in (n for n in names if n in scores):
+            own, read = (FLOAT, FLOAT) if name == "float" else (weights, activations)
+            size = packed_bytes(params, own, keep=keep)
+            rows.append([names[name], own, read, size, f"{100 * scores[name]['accuracy']:.2f}%"])
+    lead = "After each number of bits. Bytes are of the packed parameters: integers, a step a channel, float norms."
+    columns = ["Network", "Bits of weights", "Bits of activations", "Bytes", f"Accuracy ({split})"]
+    return [{"kind": "table", "title": "Bits and accuracy", "lead": lead, "columns": columns, "rows": rows}]

@@ -1,0 +1,71 @@
+"""Be Your Own Teacher: the deepest classifier of a network teaches those on its early stages, all trained at once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from kd_jax.resolve import resolve
+from kd_jax.schemes import offline
+from kd_jax.terms import lookup
+from kd_jax.types import Parts, Scheme, TrainState
+
+
+def build(parts: Parts, exits: tuple[str, ...] = ("exit1",)) -> Scheme:
+    """Offline distillation whose terms teach `student.features:<exit>` by `student.logits` (a target: not moved).
+
+    The student is a model with exits, such as models.exits.exits. Evaluated are the whole network, each exit (which
+    runs alone as models.exits.EarlyExit), and the mean of all their probabilities. Zhang et al. 2019, arXiv 1905.08094.
+    """
+    paths = tuple(f"student.features:{name}" for name in exits)
+    taught = {path for term in parts.terms.values() for path in term.inputs}
+    if not exits or not {*paths} <= taught:
+        raise ValueError(
+            f"exits={tuple(exits)}: at least one, and each needs a term that has 'student.features:<exit>' as input; "
+            f"the terms' inputs are {sorted(taught)}."
+        )
+    split = "validation" if parts.sources.get("validation") is not None else "test"
+    evaluate = ("student", *paths, "+".join(("student", *paths)))
+
+    def summary(state: TrainState, record: Mapping[str, Any]) -> list[dict[str, Any]]:
+        scores, costs = record["stages"][-1][split], _costs(parts, state, exits)
+        rows = [
+            [name or "whole network", f"{100 * scores[entry]['accuracy']:.2f}%", *costs[name]]
+            for entry, name in zip(evaluate, ("", *exits), strict=False)
+        ]
+        lead = (
+            "Each exit used alone (models.exits.EarlyExit): only what it depends on is stored and computed. FLOPs are "
+            f"XLA's, of one example. All answers averaged: {100 * scores[evaluate[-1]]['accuracy']:.2f}%."
+        )
+        columns = ["Answer of", f"Accuracy ({split})", "Parameters", "FLOPs"]
+        return [{"kind": "table", "title": "Early exits", "lead": lead, "columns": columns, "rows": rows}]
+
+    scheme = offline.build(parts)
+    return dataclasses.replace(scheme, evaluate=evaluate, stage_splits=(split,), summary=summary)
+
+
+def _costs(parts: Parts, state: TrainState, exits: tuple[str, ...]) -> dict[str, tuple[int, float]]:
+    """{exit: (parameters, FLOPs of one example)}; "" is the whole network without what only the exits need."""
+    role, source = parts.roles["student"], parts.sources["train"]
+    early_exit, key = resolve("models.exits.EarlyExit"), jax.random.key(0)
+    one = {name: jnp.asarray(value)[None] for name, value in source.example(0).items()}
+    one |= {"labelled": jnp.ones(1, bool), "index": jnp.zeros(1, jnp.int32), "view": jnp.zeros(1, jnp.int32)}
+    seen = jax.eval_shape(lambda batch: parts.prepare(batch, key, False), one)
+    # Shapes only: the arrays of the state may lie on the devices of several processes.
+    variables, extra = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype),
+        ((state.params["student"]["student"], state.stats["student"]), state.extra),
+    )
+    inputs = tuple(lookup({"batch": seen, "extra": extra}, path) for path in role.inputs)
+    costs = {}
+    for name in ("", *exits):
+        model = early_exit(role.model, name)
+        kept = model.keep(*variables, *inputs)
+        infer = jax.jit(lambda p, s, *x, model=model: model.apply(p, s, *x, train=False, key=key)[0].logits)
+        analysis = infer.lower(*kept, *inputs).compile().cost_analysis() or {}
+        costs[name] = sum(x.size for x in jax.tree.leaves(kept[0])), analysis.get("flops")
+    return costs

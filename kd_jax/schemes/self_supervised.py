@@ -1,0 +1,75 @@
+"""SSKD: the teacher's answers on rotated images, and what it takes to be alike among them, also teach the student."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from kd_jax.metrics import accuracy
+from kd_jax.resolve import resolve
+from kd_jax.terms import paths_of
+from kd_jax.types import Array, Call, Parts, Phase, Role, Scheme, Stage, Term
+
+VIEWS = ("batch.image", "batch.rotated")
+
+
+def build(parts: Parts, tap: str = "embedding", head_steps: int = 0, head_share: float = 0.25) -> Scheme:
+    """First the teacher's head learns to match rotated images with their originals, then the student its terms.
+
+    A batch holds every image and its three rotations by 90 degrees; both networks run on all four, and both have a
+    projection head on the value at `tap`. Terms of the config read `student.logits` and `teacher.logits` of the
+    originals, `student.features:further_logits` [batch, 3, classes] of the rotated images, and
+    `student_head.logits` and `teacher_head.logits` [batch, 4, width]: configs/contrastive.py has the published ones.
+    The teacher stays as it is; its head makes `head_steps` steps, or if 0 the share `head_share` of the run's (the
+    authors: 60 of 240 epochs).
+    Xu, Liu, Li, Loy, "Knowledge Distillation Meets Self-Supervision", 2020, arXiv 2006.07114. The authors crop each
+    rotated image anew; here the one augmented picture is rotated.
+    """
+    if "teacher" not in parts.roles:
+        raise ValueError("SSKD needs a teacher, and there is none (config.teacher.model.name).")
+    count = head_steps or round(head_share * parts.steps)
+    if count < 1:
+        raise ValueError(
+            f"The teacher's head must make at least 1 step; got head_steps={head_steps} and head_share={head_share} "
+            f"of {parts.steps} steps."
+        )
+    roles = dict(parts.roles)
+    views, head = resolve("models.views.Views"), resolve("models.projection.head")
+    for name, group in (("student", "student"), ("teacher", "teacher_head")):
+        if roles[name].inputs != ("batch.image",):
+            raise ValueError(f"SSKD rotates batch.image; the {name} reads {roles[name].inputs}.")
+        roles[name] = dataclasses.replace(roles[name], model=views(roles[name].model))
+        model = resolve("models.adapters.as_model")(head())
+        roles[f"{name}_head"] = Role(model, (f"{name}.features:{tap}",), group)
+    calls = {
+        name: (Call(name, VIEWS, train=name == "student"), Call(f"{name}_head", (f"{name}.features:{tap}",)))
+        for name in ("student", "teacher")
+    }
+    match = Term(resolve("losses.self_supervised.view_matching_loss"), ("teacher_head.logits",))
+    first = Phase("teacher_head", calls["teacher"], {"match": match}, parts.make_tx(count, "teacher_head"))
+    read = {p.partition(".")[0] for t in parts.terms.values() for p in paths_of(t)}
+    others = [Call(n, r.inputs, train=False) for n, r in roles.items() if r.group is None and n in read - {"teacher"}]
+    watched = {"accuracy": Term(accuracy, ("student.logits",), ("batch.label",), where="batch.labelled")}
+    forward = (*calls["student"], *calls["teacher"], *others)
+    second = Phase("student", forward, parts.terms, parts.make_tx(parts.steps), watched)
+    stages = (Stage(count, (first,), name="teacher_head"), Stage(parts.steps, (second,), name="student"))
+    return Scheme(roles, stages, reference="teacher", prepare=_rotating(parts.prepare))
+
+
+def _rotating(prepare: Any) -> Any:
+    """The same preparation, and in training `rotated` [batch, 3, size, size, channels]: by 90, 180 and 270 degrees."""
+
+    def with_rotations(batch: Mapping[str, Array], key: Array, train: bool) -> Mapping[str, Array]:
+        seen = prepare(batch, key, train)
+        image = seen["image"]
+        if not train:
+            return seen
+        if image.ndim != 4 or image.shape[1] != image.shape[2]:
+            raise ValueError(f"SSKD rotates square images [batch, size, size, channels], these are {image.shape}.")
+        turned = [jnp.rot90(image, k, axes=(1, 2)) for k in (1, 2, 3)]
+        return {**seen, "rotated": jnp.stack(turned, axis=1)}
+
+    return with_rotations

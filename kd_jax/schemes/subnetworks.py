@@ -1,0 +1,148 @@
+"""What searches share: the space and its budget, scoring and choosing sub-networks, how the winner starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kd_jax.metrics import accuracy
+from kd_jax.resolve import near, resolve
+from kd_jax.schemes.redirect import redirect
+from kd_jax.types import Array, Call, Parts, Phase, Role, Scheme, Term, TrainState
+
+Choice = tuple[int, ...]
+STARTS = ("inherit", "scratch")
+
+
+def space_and_budget(
+    parts: Parts, network: str, cost: str, budget: float, search_steps: int, start: str
+) -> tuple[Any, float]:
+    """(models.supernet_costs.Space of config.roles.supernet, the budget: where it is 0, what config.student costs).
+
+    Raises ValueError unless the supernet is a `network` of models.supernet and the other options are ones.
+    """
+    if "supernet" not in parts.roles:
+        raise ValueError(f"The network to search is config.roles.supernet. {near('supernet', parts.roles)}")
+    if parts.sources.get("validation") is None:
+        raise ValueError(
+            "Sub-networks are compared on the validation split, and there is none (config.data.validation)."
+        )
+    if start not in STARTS:
+        raise ValueError(f"The winner's start is one of {STARTS}, not {start!r}.")
+    if search_steps < 0 or budget < 0:
+        raise ValueError(f"search_steps and budget are 0 or more, not {search_steps} and {budget}.")
+    space_of, shape = resolve("models.supernet_costs.space_of"), parts.sources["train"].image_shape
+    space = space_of(parts.roles["supernet"].model, shape, cost)
+    if type(space.model).__name__ != network:
+        raise ValueError(
+            f"This search is one over models.supernet.{network}; the supernet is a {type(space.model).__name__}."
+        )
+    if not budget:
+        plain = space_of(parts.roles["student"].model, shape, cost)
+        budget = plain.cost((0,) * len(plain.options))
+    return space, float(budget)
+
+
+def watched(*names: str, of: str = "batch") -> dict[str, Term]:
+    """The accuracy of these networks on the labelled examples, as metrics of a phase."""
+
+    def accuracy_of(name: str) -> Term:
+        return Term(accuracy, (f"{name}.logits",), (f"{of}.label",), where=f"{of}.labelled")
+
+    return {"accuracy" if len(names) == 1 else f"accuracy_{name}": accuracy_of(name) for name in names}
+
+
+def plain_phase(parts: Parts, teachers: tuple[Call, ...]) -> Phase:
+    """The network of config.student, as role and group "plain", on the student's terms."""
+    terms = redirect(parts.terms, {"student": "plain"}, "plain_")
+    forward = (Call("plain", parts.roles["student"].inputs), *teachers)
+    return Phase("plain", forward, terms, parts.make_tx(parts.steps, "plain"), watched("plain"))
+
+
+def started(state: TrainState, start: str) -> TrainState:
+    """The student with the supernet's parameters and averages (copies: a step gives its buffers away), or as it was."""
+    if start == "scratch":
+        return state
+    params, stats = jax.tree.map(jnp.copy, (state.params["supernet"]["supernet"], state.stats["supernet"]))
+    student = {**state.params["student"], "student": params}
+    return state.replace(params={**state.params, "student": student}, stats={**state.stats, "student": stats})
+
+
+def placed(value: Any, like: Array) -> Array:
+    """`value` with the type of `like`, where `like` lies."""
+    return jax.device_put(np.asarray(value, like.dtype), like.sharding)
+
+
+def scorer(parts: Parts, role: Role) -> Callable[[TrainState, Choice], float]:
+    """(state, choice) -> accuracy on the validation split of the role of its group's name, with this `extra.choice`."""
+    mesh = jax.sharding.get_mesh()
+    scheme = Scheme({role.group: role}, (), evaluate=(role.group,), prepare=parts.prepare)
+    step, evaluate = jax.jit(resolve("evaluate.make_eval_step")(scheme)), resolve("evaluate.evaluate")
+    sharding = resolve("parallel.batch_sharding")(mesh)
+    key = resolve("parallel.create_everywhere")(lambda: jax.random.key(0), mesh)
+    source = parts.sources["validation"]
+    size = mesh.size * math.ceil(min(len(source), 1024) / mesh.size)
+    batches = list(resolve("data.batches.eval_batches")(source, batch_size=size, sharding=sharding))
+
+    def score(state: TrainState, choice: Choice) -> float:
+        state = dataclasses.replace(state, opt={}, frozen={}, extra={"choice": placed(choice, state.extra["choice"])})
+        return evaluate(step, state, batches, key)[role.group]["accuracy"]
+
+    return score
+
+
+def search(
+    space: Any, score: Callable[[Choice], float], budget: float, exponents: tuple[float, float], count: int
+) -> dict[str, np.ndarray]:
+    """{choices [count, blocks], accuracy, cost, reward [count]} of the sub-networks that were scored, in that order.
+
+    reward = accuracy * (cost / budget) ** exponents[cost > budget]. All of the space if it has `count`, else evolution:
+    a quarter at random, then crossings and mutants of the best sqrt(count). The random numbers are always the same.
+    """
+    sizes, rng = [len(options) for options in space.options], np.random.default_rng(0)
+    first, best = max(2, count // 4), max(2, round(math.sqrt(count)))
+    found: dict[Choice, tuple[float, float, float]] = {}
+
+    def add(choice: Choice) -> None:
+        hits, price = score(choice), space.cost(choice)
+        found[choice] = hits, price, hits * (price / budget) ** exponents[price > budget]
+
+    def draw() -> Choice:
+        return tuple(int(rng.integers(n)) for n in sizes)
+
+    def child() -> Choice:
+        parents = sorted(found, key=lambda c: (-found[c][2], found[c][1]))[:best]
+        origins = (draw(), *(parents[int(rng.integers(len(parents)))] for _ in range(2)))
+        return tuple(origins[rng.choice(3, p=(0.2, 0.2, 0.6))][i] for i in range(len(sizes)))
+
+    if count == math.prod(sizes):
+        for choice in itertools.product(*map(range, sizes)):
+            add(choice)
+    while len(found) < count:
+        # One in ten is new: the children of a few parents may all have been scored.
+        choice = draw() if len(found) < first or rng.random() < 0.1 else child()
+        if choice not in found:
+            add(choice)
+    hits, price, reward = (np.asarray(column, np.float32) for column in zip(*found.values(), strict=True))
+    return {"choices": np.asarray(list(found), np.int32), "accuracy": hits, "cost": price, "reward": reward}
+
+
+def front(cost: Sequence[float], score: Sequence[float]) -> list[int]:
+    """The Pareto front, cheapest first: positions whose score nothing of the same or less cost reaches."""
+    best, kept = -math.inf, []
+    for i in sorted(range(len(cost)), key=lambda i: (cost[i], -score[i])):
+        if score[i] > best:
+            best, kept = score[i], [*kept, i]
+    return kept
+
+
+def tidy(cost: float) -> int | float:
+    """A cost for a table: parameters are counted."""
+    return round(cost) if cost >= 1 else float(cost)
