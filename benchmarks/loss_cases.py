@@ -147,7 +147,7 @@ def table(small: bool = False) -> dict[str, Case]:
     scores, hidden, values = (8, heads, length, length), (8, length, 64 * heads), (8, heads, length, 64)
     labels, top = Input((n,), classes), (n, classes // 10)
     stages = (*((b, 32 // f, 32 // f, 16 * f) for f in (1, 2, 4)), (b, 64))
-    graph = (m, later, (b, width), (b, classes))
+    layers = (m, later, (b, width), (b, classes))
     anchors, bank, index = ((b, 128), (b, 128)), Input((rows, 128), fixed=True), Input((b,), rows)
     crd = _by_name(representation.contrastive_representation_loss, "student_bank", "teacher_bank", "index", "negatives")
     split = functools.partial(attention.self_relation_loss, relation_heads=heads)
@@ -191,7 +191,7 @@ def table(small: bool = False) -> dict[str, Case]:
         "review_kd_loss": Case(stages, stages),
         "angle_relation_loss": Case((narrow,), (narrow,), axis=0, expected=(3, 2)),
         "relation_loss": Case((narrow,), (narrow,), axis=0, expected=(3, 2)),
-        "instance_relation_graph_loss": Case(graph, graph, **pairs),
+        "instance_relation_graph_loss": Case(layers, layers, **pairs),
         "info_nce_loss": Case((e,), (e,), **pairs),
         "contrastive_representation_loss": Case(anchors, (bank, bank, index, Input((b, negatives), rows)), crd, 0),
         "contrastive_memory_loss": Case(anchors, (bank, bank, index), functools.partial(_crd_memory, negatives), 0),

@@ -3,7 +3,7 @@
 python launch.py --config=configs/quantised.py[:VARIANT,KNOWLEDGE,tiny]
 
 Mishra, Marr, "Apprentice", 2017, arXiv 1711.05852; Polino, Pascanu, Alistarh, "Model compression via distillation and
-quantization", 2018, arXiv 1802.05668. Student of 5,178 parameters with 100 labels; kernels are rounded, the classifier's
+quantization", 2018, arXiv 1802.05668. The student has 5,178 parameters and 100 labels; kernels are rounded, the head's
 to no less than 8 bits. Beside the student: the same bits without a teacher, and the float student, rounded afterwards.
 
 w8, w4, w2    weights of 8 (the default), 4 or 2 bits from the first step: 5,728, 3,352 and 2,164 bytes, of 20,712

@@ -35,7 +35,7 @@ def steps(
     batch, mesh = toy.batch() if batch is None else batch, mesh or toy.mesh()
     scheme, inputs = bind(scheme, toy.shapes(batch))
     with jax.set_mesh(mesh):
-        state = init_state(scheme, inputs, KEY, {})
+        state = jax.jit(lambda: init_state(scheme, inputs, KEY, {}))()  # eagerly, every operation compiles by itself
         for number in range(1, stage + 1):
             state = init_optimizers(scheme, state, number)
         enter = scheme.stages[stage].on_enter

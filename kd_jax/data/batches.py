@@ -143,7 +143,7 @@ def _gather(sharding: NamedSharding) -> Callable[..., Batch]:
 
 
 def _place(source: Source, sharding: NamedSharding) -> Batch:
-    """Images, labels and further fields on every device of the mesh, kept while the source lives: all stages share them."""
+    """Images, labels and further fields on every device, kept while the source lives: all stages share them."""
     kept = _placed.setdefault(source, {})
     everywhere = NamedSharding(sharding.mesh, PartitionSpec())
     if everywhere not in kept:

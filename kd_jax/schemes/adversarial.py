@@ -131,6 +131,8 @@ def _check(parts: Parts, kind: str, through: str, n_critic: int, penalty: str, f
 
 
 def _check_groups(roles: Mapping[str, Role], through: str) -> None:
+    if "between" in roles:
+        raise ValueError("The name 'between' is taken by adversarial distillation: give the role another.")
     wanted = {"discriminator": "discriminator", **({through: "student"} if through else {})}
     for name, group in wanted.items():
         if name not in roles:

@@ -99,10 +99,10 @@ def build(
     stages = []
     for k, (phases, of_expert) in enumerate((first, *[later] * (count - 1))):
         if of_expert:
-            stages.append(Stage(expert_steps or steps, of_expert, name=f"expert{k}", data=f"task{k}"))
+            stages.append(Stage(expert_steps or steps, of_expert, name=f"expert{k}", data=f"task{k}", selects=False))
         enter = _entering(k, masks[k], phases[0], "previous" in roles, remember) if k else None
         data = f"{'upto' if joint else 'task'}{k}"
-        stages.append(Stage(steps, phases, post_update if k else None, enter, f"task{k}", data))
+        stages.append(Stage(steps, phases, post_update if k else None, enter, f"task{k}", data, k == count - 1))
     tests = tuple(f"test_task{k}" for k in range(count))
     evaluate = ("student", "initial") if "initial" in roles else ("student",)
     summary = lifelong_summary.make(classes, scenario)

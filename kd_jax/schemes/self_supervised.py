@@ -55,7 +55,7 @@ def build(parts: Parts, tap: str = "embedding", head_steps: int = 0, head_share:
     watched = {"accuracy": Term(accuracy, ("student.logits",), ("batch.label",), where="batch.labelled")}
     forward = (*calls["student"], *calls["teacher"], *others)
     second = Phase("student", forward, parts.terms, parts.make_tx(parts.steps), watched)
-    stages = (Stage(count, (first,), name="teacher_head"), Stage(parts.steps, (second,), name="student"))
+    stages = (Stage(count, (first,), name="teacher_head", selects=False), Stage(parts.steps, (second,), name="student"))
     return Scheme(roles, stages, reference="teacher", prepare=_rotating(parts.prepare))
 
 

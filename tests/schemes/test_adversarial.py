@@ -137,11 +137,13 @@ def test_bad_options(options, message):
         bind(build(**options), toy.shapes(toy.batch()))
 
 
-def test_the_discriminator_must_be_there():
+def test_bad_roles():
     parts = make_parts()
     roles = {name: role for name, role in parts.roles.items() if name != "discriminator"}
     with pytest.raises(ValueError, match=r"config\.roles\.discriminator"):
         adversarial.build(dataclasses.replace(parts, roles=roles))
+    with pytest.raises(ValueError, match="'between' is taken"):
+        adversarial.build(make_parts(between=parts.roles["projection"]))
 
 
 def test_gradient_penalty():
