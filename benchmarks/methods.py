@@ -20,6 +20,7 @@ from benchmarks import common
 from benchmarks.main_table import table
 from configs import cifar_resnet
 from kd_jax.presets import PRESETS
+from kd_jax.train import RESULTS
 
 ALIASES = ("supervised", "response", "attention", "relation")
 METHODS = tuple(n for n in PRESETS if n not in ALIASES)
@@ -45,11 +46,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--methods", nargs="*", default=METHODS, choices=METHODS)
     parser.add_argument("--workdir", default="runs/methods")
+    parser.add_argument("--finished", action="store_true", help="leave out what is not trained yet")
     args = parser.parse_args()
     rows = []
     for data in args.data:
-        methods = ("kd", *(m for m in args.methods if m not in ("kd", *NOT_APPLICABLE[data])))
-        rows += table(data, methods, args.seeds, Path(args.workdir) / data, partial(configure, data))
+        root = Path(args.workdir) / data
+        methods = ["kd", *(m for m in args.methods if m not in ("kd", *NOT_APPLICABLE[data]))]
+        if args.finished:
+            methods = [m for m in methods if all((root / m / str(s) / RESULTS).exists() for s in range(args.seeds))]
+        rows += table(data, methods, args.seeds, root, partial(configure, data))
     common.write("methods", rows, seeds=args.seeds)
 
 

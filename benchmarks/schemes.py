@@ -134,12 +134,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workdir", default="runs/schemes")
     parser.add_argument("--train-only", action="store_true", help="leave the costs and the table to a later call")
+    parser.add_argument("--finished", action="store_true", help="leave out what is not trained yet")
     args = parser.parse_args()
     root, rows = Path(args.workdir), []
     jax.config.update("jax_compilation_cache_dir", str(root.absolute() / "compiled"))
     for name in args.configs:
         variants = importlib.import_module(f"configs.{name}").VARIANTS
         for variant in (v for v in variants if v not in LEFT_OUT.get(name, ())):
+            seeds = [root / name / variant.replace(",", "-") / str(seed) / train.RESULTS for seed in range(args.seeds)]
+            if args.finished and not all(path.exists() for path in seeds):
+                continue
             found = list(effect(name, variant, args.seeds, root))
             if args.train_only:
                 continue

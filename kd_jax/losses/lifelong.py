@@ -27,7 +27,7 @@ def rival_cross_entropy_loss(logits: Array, labels: Array, rivals: Array) -> Arr
     classes = logits.shape[-1]
     if rivals.shape != (classes, classes):
         raise ValueError(f"rival_cross_entropy_loss: rivals must be bool {(classes, classes)}, got {rivals.shape}")
-    allowed = rivals[jnp.clip(labels, 0, classes - 1)]
+    allowed = jnp.asarray(rivals)[jnp.clip(labels, 0, classes - 1)]
     return -pick_label(jax.nn.log_softmax(jnp.where(allowed, logits, _NEVER), axis=-1), labels)
 
 

@@ -74,7 +74,7 @@ def build(
         return started(state, start)
 
     stages = (
-        Stage(search_steps, halves, name="search"),
+        Stage(search_steps, halves, name="search", selects=False),
         Stage(parts.steps, (phase, plain_phase(parts, teachers)), None, enter, "winner"),
     )
     return dataclasses.replace(

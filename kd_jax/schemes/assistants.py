@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -12,11 +11,9 @@ import jax
 
 from kd_jax.metrics import accuracy
 from kd_jax.resolve import near
+from kd_jax.schemes.redirect import PATH, renamed
 from kd_jax.terms import paths_of
 from kd_jax.types import Array, Call, Parts, Phase, Schedule, Scheme, Stage, Term
-
-# "teacher.logits", "params.teacher.head", "kd/connector", "extra.kd": who owns the value, in the middle group.
-_PATH = re.compile(r"((?:params|stats|extra)\.)?([^./]+)(.*)")
 
 
 def build(
@@ -106,7 +103,7 @@ def _terms(parts: Parts, learner: str, teachers: tuple[str, ...], drop: float, s
             weight = _in_stage(term.weight, parts.steps, start, count)
             if name in taught and len(teachers) > 1:
                 weight = _shared(weight, len(teachers), drop, names[name])
-            result[names[name]] = _renamed(
+            result[names[name]] = renamed(
                 dataclasses.replace(
                     term,
                     weight=weight,
@@ -118,7 +115,7 @@ def _terms(parts: Parts, learner: str, teachers: tuple[str, ...], drop: float, s
 
 
 def _owner(path: str) -> str:
-    return _PATH.fullmatch(path)[2]
+    return PATH.fullmatch(path)[2]
 
 
 def _reading(role: str, terms: Mapping[str, Term]) -> set[str]:
@@ -128,20 +125,6 @@ def _reading(role: str, terms: Mapping[str, Term]) -> set[str]:
         if found & {_owner(path) for path in paths_of(term)}:
             found.add(name)
     return found - {role}
-
-
-def _renamed(term: Term, names: Mapping[str, str]) -> Term:
-    def new(path: str) -> str:
-        kind, owner, rest = _PATH.fullmatch(path).groups()
-        return f"{kind or ''}{names.get(owner, owner)}{rest}"
-
-    return dataclasses.replace(
-        term,
-        inputs=tuple(map(new, term.inputs)),
-        targets=tuple(map(new, term.targets)),
-        options={k: new(path) for k, path in term.options.items()},
-        where=new(term.where) if term.where else None,
-    )
 
 
 def _in_stage(value: Any, total: int, start: int, count: int) -> Any:

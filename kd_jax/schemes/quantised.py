@@ -62,7 +62,9 @@ def build(
     phases = tuple(phases)
     ends = [round(parts.steps * (i + 1) / len(bits)) for i in range(len(bits))]
     stages = tuple(
-        Stage(end - start, phases, post_update, _lower(weights, activations), f"{weights} bits")
+        Stage(
+            end - start, phases, post_update, _lower(weights, activations), f"{weights} bits", selects=end == ends[-1]
+        )
         for weights, start, end in zip(bits, [0, *ends], ends, strict=False)
     )
     split = "validation" if parts.sources.get("validation") is not None else "test"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from kd_jax.types import Term
 
 # "student.logits", "params.student.head", "kd/connector", "extra.kd": the owner of the value is the middle group.
-_PATH = re.compile(r"((?:params|stats|extra)\.)?([^./]+)(.*)")
+PATH = re.compile(r"((?:params|stats|extra)\.)?([^./]+)(.*)")
 
 
 def redirect(terms: Mapping[str, Term], names: Mapping[str, str], prefix: str = "") -> dict[str, Term]:
@@ -22,17 +22,20 @@ def redirect(terms: Mapping[str, Term], names: Mapping[str, str], prefix: str = 
         raise ValueError(f"The terms {kept} keep a memory, and this scheme gives the same terms to several networks.")
     names = {**names, **{name: prefix + name for name in terms}}
 
+    return {prefix + name: renamed(term, names) for name, term in terms.items()}
+
+
+def renamed(term: Term, names: Mapping[str, str]) -> Term:
+    """The term with every path's owner replaced by what `names` has for it."""
+
     def new(path: str) -> str:
-        kind, owner, rest = _PATH.fullmatch(path).groups()
+        kind, owner, rest = PATH.fullmatch(path).groups()
         return f"{kind or ''}{names.get(owner, owner)}{rest}"
 
-    return {
-        prefix + name: dataclasses.replace(
-            term,
-            inputs=tuple(map(new, term.inputs)),
-            targets=tuple(map(new, term.targets)),
-            options={k: new(path) for k, path in term.options.items()},
-            where=new(term.where) if term.where else None,
-        )
-        for name, term in terms.items()
-    }
+    return dataclasses.replace(
+        term,
+        inputs=tuple(map(new, term.inputs)),
+        targets=tuple(map(new, term.targets)),
+        options={k: new(path) for k, path in term.options.items()},
+        where=new(term.where) if term.where else None,
+    )

@@ -91,7 +91,7 @@ def build(
     table = {name: jnp.zeros(count) for name in ("accuracy", "cost", "reward")}
     extra = {name: jnp.asarray(value, jnp.int32) for name, value in fixed.items()}
     extra |= {"choice": extra["largest"], "search": {"choices": jnp.zeros((count, blocks), jnp.int32), **table}}
-    first = Stage(search_steps, (sandwich,), name="supernet")
+    first = Stage(search_steps, (sandwich,), name="supernet", selects=False)
     stages = (first, Stage(parts.steps, (phase, plain_phase(parts, phase.forward[1:])), None, enter, "winner"))
     return dataclasses.replace(
         scheme, roles=roles, stages=stages, evaluate=("student", "plain", "supernet"), extra=extra,

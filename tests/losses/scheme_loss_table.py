@@ -77,7 +77,7 @@ SCHEME_TABLE = {
     ),
     "hinge_fool": alone_row(adversarial.hinge_fool_loss, positive=False),
     "wasserstein_discriminator": Row(
-        adversarial.wasserstein_discriminator_loss, (B, 3), equal="minimum", positive=False
+        adversarial.wasserstein_discriminator_loss, (B, 3), equal="anything", positive=False
     ),
     "gradient_penalty": Row(penalty, (B, 3), options={"centre": 1.0}, equal="anything", mismatch=False),
     "gradient_penalty centre 0": Row(penalty, MAP, options={"centre": 0.0}, equal="anything", mismatch=False),
