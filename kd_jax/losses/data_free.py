@@ -23,6 +23,11 @@ from kd_jax.losses._numerics import (
 Array = jax.Array
 
 
+def _absolute(x: Array) -> Array:
+    """|x| with gradient 0 at 0, where that of jnp.abs is 1."""
+    return x * jnp.sign(x)
+
+
 def disagreement_loss(student_logits: Array, teacher_logits: Array) -> Array:
     """mean_c |s_c - t_c|: the student minimises it, the generator maximises it (a negative weight).
 
@@ -33,7 +38,7 @@ def disagreement_loss(student_logits: Array, teacher_logits: Array) -> Array:
     """
     student, teacher = to_float(student_logits, teacher_logits)
     require_same_shape("disagreement_loss", student, teacher)
-    return mean_rest(jnp.abs(student - teacher))
+    return mean_rest(_absolute(student - teacher))
 
 
 def one_hot_loss(logits: Array) -> Array:
@@ -52,7 +57,7 @@ def activation_loss(features: Array) -> Array:
     features [batch, ...]; returns [batch]. DAFL, arXiv 1904.01186.
     """
     (features,) = to_float(features)
-    return -mean_rest(jnp.abs(features))
+    return -mean_rest(_absolute(features))
 
 
 def information_entropy_loss(logits: Array, *, where: Array | None = None) -> Array:
