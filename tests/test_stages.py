@@ -64,3 +64,24 @@ def test_resume_at_and_across_a_boundary(tmp_path, monkeypatch, sizes, kills):
 def test_the_boundary_is_saved(tmp_path):
     loop.fit(scheme(), SOURCES, dataclasses.replace(SETTINGS, keep=9), tmp_path, toy.mesh(), "stages")
     np.testing.assert_array_equal(Checkpoints(tmp_path / "checkpoints", 9).steps(), [4, 6, 8, 12, 13])
+
+
+def test_one_program_for_stages_of_the_same_phases_scores_after_each_and_a_summary(tmp_path, monkeypatch):
+    made = []
+    original = loop.make_train_step
+    monkeypatch.setattr(loop, "make_train_step", lambda *args: made.append(args[1].name) or original(*args))
+    phases = (Phase("student", (Call("student"),), {"ce": toy.ce()}, optax.sgd(0.1)),)
+    stages = (Stage(4, phases, name="one", selects=False), Stage(4, phases, name="two"))
+    section = {"kind": "table", "title": "t", "lead": "l", "columns": ["a"], "rows": [[1]]}
+    several = Scheme(
+        toy.roles(), stages, evaluate=("student", "student+teacher"), reference="teacher", stage_splits=("extra",),
+        summary=lambda state, record: [section | {"rows": [[s["step"]] for s in record["stages"]]}],
+    )  # fmt: skip
+    sources = SOURCES | {"extra": toy.source(16, "extra")}
+    results = loop.fit(several, sources, SETTINGS, tmp_path, toy.mesh(), "several")
+    assert made == ["one"]
+    assert [(s["stage"], s["step"]) for s in results["stages"]] == [("one", 4), ("two", 8)]
+    assert set(results["stages"][0]["extra"]) == {"student", "student+teacher"}
+    assert results["sections"][0]["rows"] == [[4], [8]] and results["best"]["step"] == 8
+    assert set(results["last"]["test"]) == {"student", "student+teacher"}
+    assert [path.name for path in (tmp_path / "export" / "last").iterdir()] == ["student"]
