@@ -51,8 +51,8 @@ def average_kl_loss(student_logits: Array, *teacher_logits: Array, temperature: 
 def average_logits_loss(student_logits: Array, *teacher_logits: Array, temperature: Array | float = 4.0) -> Array:
     """T^2 KL(softmax(mean_k z_k / T), p_s).
 
-    Shapes and errors: see the module. You et al., KDD 2017; KDCL-naive: Guo, Wang, Wu, Yu, Liang, Hu, Luo, "Online
-    Knowledge Distillation via Collaborative Learning", CVPR 2020. TextBrewer uses the cross-entropy without T^2.
+    Shapes and errors: see the module. You, Xu, Xu, Tao, KDD 2017, "Learning from Multiple Teacher Networks". TextBrewer
+    uses the cross-entropy without T^2.
     """
     s, t = _inputs("average_logits_loss", student_logits, teacher_logits)
     return squared(temperature, s) * kl(log_probs(jnp.mean(t, axis=0), temperature), log_probs(s, temperature))

@@ -116,7 +116,8 @@ def _labels(results: Mapping[str, Any]) -> list[str]:
     who = "Baseline and student" if "baseline" in models(results) else "The student"
     words = f"{who} had the labels of {int(labelled):,} images"
     words += f", the teacher those of {int(teacher):,}" if teacher else ""
-    seen = f"; of {int(transfer):,} more images the student saw the teacher's answers only" if transfer else ""
+    without = "the teacher's answers only" if "teacher" in models(results) else "no labels"
+    seen = f"; of {int(transfer):,} more images the student saw {without}" if transfer else ""
     return [f"{words}{seen}."]
 
 
