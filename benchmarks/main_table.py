@@ -10,6 +10,7 @@ on the test set. A run that was interrupted goes on where it was.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -22,6 +23,7 @@ from ml_collections import ConfigDict
 from benchmarks import common
 from configs import cifar_resnet
 from kd_jax import train
+from kd_jax.workdir import plain
 
 KNOWLEDGE = ("response", "feature", "relation", "response+feature+relation")
 DATA = {
@@ -64,6 +66,13 @@ def configure(data: str, knowledge: str) -> ConfigDict:
     return config
 
 
+def finished(directory: Path, config: ConfigDict) -> dict[str, Any] | None:
+    """What a run of this very config left, without planning it again."""
+    path = directory / train.RESULTS
+    results = json.loads(path.read_text()) if path.exists() else {}
+    return results if results.get("config") == plain(config) else None
+
+
 def table(
     data: str, methods: Sequence[str], seeds: int, root: Path, configure: Callable[[str], ConfigDict]
 ) -> list[dict[str, Any]]:
@@ -75,7 +84,8 @@ def table(
             config = configure(knowledge)
             config.update({"seed": seed, "report": False, "baseline": knowledge == methods[0]})
             config.teacher.workdir = str(root / "teacher")
-            results = train.run(config, root / knowledge / str(seed))
+            directory = root / knowledge / str(seed)
+            results = finished(directory, config) or train.run(config, directory)
             if knowledge == methods[0]:
                 found.setdefault("baseline (labels only)", []).append(accuracies(results, "baseline"))
             found.setdefault(knowledge, []).append(accuracies(results, "student"))

@@ -68,7 +68,7 @@ def methods() -> list[str]:
 
 def schemes() -> list[str]:
     lines = [
-        "| config:variant | teacher | student alone | student | others | step / `kd` step |",
+        "| config:variant | teacher | student alone | student | others | ratio |",
         "|---|---|---|---|---|---|",
     ]
     variants: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}

@@ -22,7 +22,7 @@ import jax
 from ml_collections import ConfigDict
 
 from benchmarks import common
-from benchmarks.main_table import accuracies, summary
+from benchmarks.main_table import accuracies, finished, summary
 from kd_jax import train
 from kd_jax.checkpoint import Checkpoints, write_json
 from kd_jax.config import teachers_of
@@ -67,7 +67,8 @@ def effect(name: str, variant: str, seeds: int, root: Path) -> Iterator[dict[str
         kept = root / "baselines" / f"{fingerprint({k: plain(config[k]) for k in fields})}.json"
         wanted = config.baseline
         config.baseline = wanted and not kept.exists()  # variants of a config mostly share it
-        results = train.run(config, root / name / variant.replace(",", "-") / str(seed))
+        directory = root / name / variant.replace(",", "-") / str(seed)
+        results = finished(directory, config) or train.run(config, directory)
         if config.baseline:
             kept.parent.mkdir(exist_ok=True)
             write_json(kept, results["models"]["baseline"])
@@ -134,7 +135,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workdir", default="runs/schemes")
     parser.add_argument("--train-only", action="store_true", help="leave the costs and the table to a later call")
-    parser.add_argument("--finished", action="store_true", help="leave out what is not trained yet")
+    parser.add_argument("--finished", action="store_true", help="leave out what is not trained yet, and the costs")
     args = parser.parse_args()
     root, rows = Path(args.workdir), []
     jax.config.update("jax_compilation_cache_dir", str(root.absolute() / "compiled"))
@@ -147,7 +148,7 @@ def main() -> None:
             found = list(effect(name, variant, args.seeds, root))
             if args.train_only:
                 continue
-            ratio = f"{cost(name, variant, root):.2f}"
+            ratio = "-" if args.finished else f"{cost(name, variant, root):.2f}"
             rows += [{**row, "ratio": ratio if row["what"] == "student" else ""} for row in found]
     if not args.train_only:
         common.write("schemes", rows, seeds=args.seeds)
