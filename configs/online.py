@@ -124,6 +124,9 @@ def one_peer(config: ConfigDict, index: int) -> None:
     config.terms = ConfigDict({"ce": on_labels, "codistillation": kl})
 
 
+BUILD = {"mutual": mutual, "joint": joint, "one": one, "okddip": okddip, "codistillation": codistillation}
+
+
 def get_config(arg: str = "") -> ConfigDict:
     config = small_digits()
     variant = parse(arg, data=(*VARIANTS, "peer0", "peer1"), knowledge=(), flags=("tiny",))
@@ -135,7 +138,7 @@ def get_config(arg: str = "") -> ConfigDict:
     elif name.startswith("peer"):
         one_peer(config, int(name.removeprefix("peer")))
     else:
-        globals()[name](config)
+        BUILD[name](config)
     if "tiny" not in variant.flags:
         return config
     if name == "kdcl_general":

@@ -30,9 +30,6 @@ from ml_collections import ConfigDict
 from kd_jax.config import make_tiny, parse, small_digits
 from kd_jax.presets import Terms, features, part, supervised, term
 
-VARIANTS = (
-    "deep", "born_again", "progressive", "mean_teacher", "teacher_free", "label_smoothing", "pretrained_self",
-)  # fmt: skip
 CE, KD = "losses.task.cross_entropy_loss", "losses.response.kd_loss"
 STUDENT = ("student.logits",)
 
@@ -107,6 +104,13 @@ def pretrained_self(config: ConfigDict) -> None:
     config.terms = ConfigDict({**supervised(0.5), "kd": kd})
 
 
+BUILD = {
+    "deep": deep, "born_again": born_again, "progressive": progressive, "mean_teacher": mean_teacher,
+    "teacher_free": teacher_free, "label_smoothing": label_smoothing, "pretrained_self": pretrained_self,
+}  # fmt: skip
+VARIANTS = tuple(BUILD)
+
+
 def get_config(arg: str = "") -> ConfigDict:
     config = small_digits()
     variant = parse(arg, data=VARIANTS, knowledge=(), flags=("tiny",))
@@ -114,5 +118,5 @@ def get_config(arg: str = "") -> ConfigDict:
     # No need for a network as small as those that others teach: what is regularised must be able to overfit.
     config.student.model.kwargs.widths = (8, 16, 32)
     config.teacher.model.name, config.train.labelled_share = "", 1.0
-    globals()[variant.data](config)
+    BUILD[variant.data](config)
     return make_tiny(config) if "tiny" in variant.flags else config

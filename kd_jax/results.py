@@ -68,28 +68,20 @@ def _scores(scores: Mapping[str, Any], entry: str) -> dict[str, Any]:
     }
 
 
-def raw_batch(source: Source, count: int) -> dict[str, jax.Array]:
-    """The first `count` examples as an unlabelled batch."""
-    rows = [source.example(i) for i in range(count)]
-    zeros = jnp.zeros((count,), jnp.int32)
-    fields = {name: jnp.stack([row[name] for row in rows]) for name in rows[0]}
-    return fields | {"label": zeros - 1, "labelled": zeros > 0, "index": jnp.arange(count), "view": zeros}
-
-
 def examples(
     count: int, temperature: float, networks: Mapping[str, Network], splits: Splits, prepare: Any
 ) -> list[dict[str, Any]]:
     """The test images (of the first 1,000) of which the teacher is least certain, and what each network says."""
-    rows = [splits.test.example(i) for i in range(min(1000, len(splits.test)))]
-    seen = prepare(raw_batch(splits.test, len(rows)), jax.random.key(0), False)
+    raw = splits.test.batch(min(1000, len(splits.test)))
+    seen = prepare(raw, jax.random.key(0), False)
     logits = {name: network.logits(seen) for name, network in networks.items()}
     p = np.asarray(jax.nn.softmax(logits["teacher"]))
     entropy = -(p * np.log(np.maximum(p, 1e-30))).sum(-1)
     found = []
     for i in np.argsort(-entropy, kind="stable")[:count]:
         example = {
-            "image": picture(np.asarray(rows[i]["image"])),
-            "label": int(rows[i]["label"]),
+            "image": picture(raw["image"][i]),
+            "label": int(raw["label"][i]),
             "temperature": temperature,
         }
         example |= {n: np.asarray(jax.nn.softmax(z[i])).tolist() for n, z in logits.items()}
@@ -182,7 +174,7 @@ def collect(
 
 def measured(network: Network, source: Source, prepare: Any) -> dict[str, Any]:
     """Size, FLOPs and latency of a network on the first example of a source, repeated."""
-    seen = prepare(raw_batch(source, 1), jax.random.key(0), False)
+    seen = prepare(source.batch(1), jax.random.key(0), False)
 
     def inputs(batch: int) -> tuple[PyTree, ...]:
         repeated = {name: jnp.repeat(value, batch, axis=0) for name, value in seen.items()}

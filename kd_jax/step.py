@@ -121,7 +121,8 @@ def make_train_step(scheme: Scheme, stage: Stage) -> Callable[..., tuple[TrainSt
             state, values, context = update(phase, state, batch, hyper[phase.group], key)
             prefix = f"{phase.group}/" if len(stage.phases) > 1 else ""
             for name, value in values.items():  # several phases of a group: the mean over them
-                metrics[prefix + name] = jax.tree.map(jnp.add, metrics.get(prefix + name, (0.0, 0.0)), value)
+                before = metrics.get(prefix + name)
+                metrics[prefix + name] = value if before is None else jax.tree.map(jnp.add, before, value)
         if stage.post_update is not None:
             state = stage.post_update(state, context)
         return state.replace(step=state.step + 1), metrics

@@ -81,6 +81,13 @@ class Source:
         label = found["label"] if self.labels is None else self.labels[index]
         return {"image": found["image"], "label": np.int32(label)}
 
+    def batch(self, count: int) -> Example:
+        """The first `count` examples as a batch that no Scheme.prepare has seen yet."""
+        rows = [self.example(i) for i in range(count)]
+        fields = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        number = np.arange(count, dtype=np.int32)
+        return fields | {"labelled": fields["label"] >= 0, "index": number, "view": np.zeros_like(number)}
+
 
 class Splits(NamedTuple):
     """`validation` is None where nothing was held out."""

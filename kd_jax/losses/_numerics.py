@@ -151,6 +151,17 @@ def count(mask: Array, like: Array) -> Array:
     return jnp.maximum(jnp.sum(mask), 1).astype(like.dtype)
 
 
+def best_ranked(rank: Array, valid: Array, wrong_ratio: Array | float, like: Array) -> Array:
+    """bool [n]: the valid entries of rank 0, and of the others the share `wrong_ratio` of the lowest ranks (SSKD).
+
+    rank int [n] from 0, valid bool [n]; equal ranks are taken in their order; `like` has the dtype to count in.
+    """
+    right, wrong = jnp.sum(valid & (rank == 0)), jnp.sum(valid & (rank > 0))
+    rank = jnp.where(valid, rank, jnp.iinfo(rank.dtype).max)
+    place = jnp.argsort(jnp.argsort(rank, stable=True), stable=True)
+    return valid & (place < right + jnp.floor(wrong * scalar_like(wrong_ratio, like) + 1e-4))
+
+
 def pooling_matrix(size: int, bins: int) -> np.ndarray:
     """[bins, size]; row i averages positions floor(i size / bins) .. ceil((i + 1) size / bins) - 1."""
     matrix = np.zeros((bins, size))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.losses._numerics import (
+    best_ranked,
     count,
     einsum,
     flatten,
@@ -177,13 +178,8 @@ def similarity_transfer_loss(
 
     scores_s, scores_t = similarities(s), similarities(t)
     own = jnp.take_along_axis(scores_t, jnp.arange(batch)[:, None, None], axis=2)
-    rank = jnp.sum(scores_t > own, axis=2)
-    rank = jnp.where(mask[:, None], rank, batch).reshape(-1)  # masked views come last
-    valid = jnp.broadcast_to(mask[:, None], (batch, views)).reshape(-1)
-    right = jnp.sum(valid & (rank == 0))
-    wrong = jnp.sum(valid & (rank > 0))
-    place = jnp.argsort(jnp.argsort(rank, stable=True), stable=True)
-    kept = valid & (place < right + jnp.floor(wrong * scalar_like(wrong_ratio, s) + 1e-4))
+    rank = jnp.sum(scores_t > own, axis=2).reshape(-1)
+    kept = best_ranked(rank, jnp.broadcast_to(mask[:, None], (batch, views)).reshape(-1), wrong_ratio, s)
     values = squared(temperature, s) * kl(jax.nn.log_softmax(scores_t), jax.nn.log_softmax(scores_s))
     kept = kept.reshape(batch, views)
     return jnp.sum(jnp.where(kept, values, 0), axis=1) * count(mask, s) / count(kept, s)

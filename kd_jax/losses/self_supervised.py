@@ -8,7 +8,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from kd_jax.losses._numerics import einsum, kl, log_probs, scalar_like, squared, to_float, unit
+from kd_jax.losses._numerics import best_ranked, einsum, kl, log_probs, scalar_like, squared, to_float, unit
 from kd_jax.losses.task import pick_label
 
 Array = jax.Array
@@ -53,9 +53,7 @@ def transformed_kd_loss(
         )
     own = pick_label(t, jnp.broadcast_to(labels[:, None], t.shape[:2]))
     rank = jnp.where(labels[:, None] < 0, 0, jnp.sum(t > own[..., None], axis=-1)).reshape(-1)
-    place = jnp.argsort(jnp.argsort(rank, stable=True), stable=True)
-    wrong = jnp.sum(rank > 0)
-    kept = place < rank.size - wrong + jnp.floor(wrong * scalar_like(wrong_ratio, s) + 1e-4)
+    kept = best_ranked(rank, jnp.ones(rank.shape, bool), wrong_ratio, s)
     values = squared(temperature, s) * kl(log_probs(t, temperature), log_probs(s, temperature))
     share = jnp.maximum(jnp.sum(kept), 1).astype(s.dtype) / s.shape[0]
     return jnp.sum(jnp.where(kept.reshape(values.shape), values, 0), axis=1) / share

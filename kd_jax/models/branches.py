@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kd_jax.models.cnn import ConvStage
+from kd_jax.models.cnn import conv_stages
 from kd_jax.models.layers import ConvNorm, classify
 from kd_jax.models.resnet import ResidualStage
 from kd_jax.types import Array, Model, Outputs, PyTree
@@ -145,10 +145,7 @@ class ConvStages(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        for i, width in enumerate(self.widths, self.first):
-            x = nn.max_pool(x, (2, 2), (2, 2)) if i > 1 and min(x.shape[1:3]) > 1 else x
-            x = ConvStage(width, self.dtype, name=f"stage{i}")(x, train)
-        return x
+        return conv_stages(x, self.widths, train, self.dtype, self.first)
 
 
 class ResidualStages(nn.Module):

@@ -5,6 +5,7 @@ Taps: stageN (after the ReLU), stageN/pre_activation, embedding, head.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -24,6 +25,15 @@ class ConvStage(nn.Module):
         return nn.relu(Tap(name="pre_activation")(x))
 
 
+def conv_stages(x: Array, widths: Sequence[int], train: bool, dtype: Any, first: int = 1) -> Array:
+    """A ConvStage a width, "stage<first>" on, made in the module that calls; max-pooling before all but stage 1."""
+    for i, width in enumerate(widths, first):
+        # Pooling comes between the stages, so that the last one keeps a map to be taught on: 4 x 4 for digits.
+        x = nn.max_pool(x, (2, 2), (2, 2)) if i > 1 and min(x.shape[1:3]) > 1 else x
+        x = ConvStage(width, dtype, name=f"stage{i}")(x, train)
+    return x
+
+
 class CNN(nn.Module):
     num_classes: int
     widths: tuple[int, ...] = (16, 32)
@@ -34,11 +44,7 @@ class CNN(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         dtype = jnp.dtype(self.dtype)
-        for i, width in enumerate(self.widths):
-            # Pooling comes between the stages, so that the last one keeps a map to be taught on: 4 x 4 for digits.
-            x = nn.max_pool(x, (2, 2), (2, 2)) if i and min(x.shape[1:3]) > 1 else x
-            x = ConvStage(width, dtype, name=f"stage{i + 1}")(x, train)
-        x = x.mean((1, 2))
+        x = conv_stages(x, self.widths, train, dtype).mean((1, 2))
         if self.hidden:
             x = nn.relu(nn.Dense(self.hidden, dtype=dtype, kernel_init=nn.initializers.he_normal(), name="hidden")(x))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)

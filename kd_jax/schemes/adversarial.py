@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kd_jax.metrics import accuracy
 from kd_jax.resolve import near, resolve
+from kd_jax.schemes.offline import labelled_accuracy
 from kd_jax.terms import paths_of
 from kd_jax.types import Array, Call, Model, Outputs, Parts, Phase, PyTree, Role, Scheme, Stage, Term
 
@@ -72,7 +72,7 @@ def build(
     watched = {"told_apart": Term(_told_apart, scores)}
     critic = Phase("discriminator", (*forward, *both), terms, tx, watched)
     fool = {"fool": Term(fooled, ("on_fake.logits",), weight=float(weight))}
-    watched = {"accuracy": Term(accuracy, ("student.logits",), ("batch.label",), where="batch.labelled")}
+    watched = {"accuracy": labelled_accuracy()}
     student = Phase("student", tuple(forward), {**parts.terms, **fool}, parts.make_tx(parts.steps), watched)
     reference = "teacher" if "teacher" in roles else None
     return Scheme(roles, (Stage(parts.steps, (critic,) * n_critic + (student,)),), reference=reference)

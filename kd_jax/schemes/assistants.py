@@ -9,10 +9,9 @@ from typing import Any
 
 import jax
 
-from kd_jax.metrics import accuracy
 from kd_jax.resolve import near
-from kd_jax.schemes.redirect import PATH, renamed
-from kd_jax.terms import paths_of
+from kd_jax.schemes.offline import labelled_accuracy
+from kd_jax.schemes.redirect import reading, renamed
 from kd_jax.types import Array, Call, Parts, Phase, Schedule, Scheme, Stage, Term
 
 
@@ -45,7 +44,7 @@ def build(
         forward = [Call(learner, parts.roles[learner].inputs)]
         forward += [Call(name, parts.roles[name].inputs, train=False) for name in teachers]
         group = parts.roles[learner].group
-        watched = {"accuracy": Term(accuracy, (f"{learner}.logits",), ("batch.label",), where="batch.labelled")}
+        watched = {"accuracy": labelled_accuracy(f"{learner}.logits")}
         phase = Phase(group, tuple(forward), terms, parts.make_tx(count, group), watched)
         stages.append(Stage(count, (phase,), name=learner, selects=learner == "student"))
         start += count
@@ -93,7 +92,7 @@ def _check(parts: Parts, chain: tuple[str, ...], steps: Mapping[str, int], dense
 
 def _terms(parts: Parts, learner: str, teachers: tuple[str, ...], drop: float, start: int, count: int) -> dict:
     """The terms of one stage under names of their own, so that no stage trains the connectors of another."""
-    taught = _reading("teacher", parts.terms)
+    taught = reading("teacher", parts.terms)
     suffix = "" if learner == "student" else f"_{learner}"
     result: dict[str, Term] = {}
     for teacher in teachers:
@@ -112,19 +111,6 @@ def _terms(parts: Parts, learner: str, teachers: tuple[str, ...], drop: float, s
                 {"student": learner, "teacher": teacher, **names},
             )
     return result
-
-
-def _owner(path: str) -> str:
-    return PATH.fullmatch(path)[2]
-
-
-def _reading(role: str, terms: Mapping[str, Term]) -> set[str]:
-    """The terms that read a role, or the connector of a term that does (terms come after those that they read)."""
-    found = {role}
-    for name, term in terms.items():
-        if found & {_owner(path) for path in paths_of(term)}:
-            found.add(name)
-    return found - {role}
 
 
 def _in_stage(value: Any, total: int, start: int, count: int) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kd_jax.resolve import check_kwargs, resolve
-from kd_jax.schemes.online import members, together
+from kd_jax.schemes.online import peer_entries, together
 from kd_jax.types import Parts, Scheme
 
 
@@ -27,7 +27,7 @@ def build(parts: Parts, model: Mapping[str, Any], branches: int = 3, leader: int
     check_kwargs(model["name"], factory, kwargs)
     network = resolve("models.adapters.as_model")(factory(**kwargs))
     roles = {**parts.roles, "student": dataclasses.replace(parts.roles["student"], model=network)}
-    scheme = together(parts, roles, members("student", branches, leader))
+    scheme = together(parts, roles, peer_entries("student", branches, leader))
     if not ensemble:
         return scheme
     return dataclasses.replace(scheme, evaluate=(*scheme.evaluate[:-1], f"student.features:{ensemble}"))

@@ -15,11 +15,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kd_jax.metrics import accuracy
 from kd_jax.resolve import resolve
-from kd_jax.schemes.online import members
+from kd_jax.schemes.offline import labelled_accuracy
+from kd_jax.schemes.online import peer_entries
 from kd_jax.schemes.shared_folder import collect, publish
-from kd_jax.terms import paths_of
+from kd_jax.terms import members, paths_of
 from kd_jax.types import Call, Parts, Phase, PyTree, Role, Scheme, Stage, Term, TrainState
 
 STALE = "stale"  # the group of the copies: it has no optimizer and is saved
@@ -98,7 +98,7 @@ def in_process(
         stats = {**state.stats, "stale": newest(state.stats["student"], state.stats["stale"])}
         return state.replace(params={**state.params, STALE: copies}, stats=stats)
 
-    entries = members("student", peers, leader)
+    entries = peer_entries("student", peers, leader)
     alone, taught = _phases(parts, roles, entries, ("stale",), {"student": tuple(inputs), "stale": tuple(inputs)})
     stages = (
         Stage(first, alone, refresh, name="alone"),
@@ -132,8 +132,7 @@ def _phases(
             f"Codistillation needs terms that read no copy, and terms that read each of {[*copies]}: of "
             f"{sorted(parts.terms)}, {sorted(early)} read none, and nothing reads {unread}."
         )
-    path = entries[0] if "." in entries[0] else f"{entries[0]}.logits"
-    metrics = {"accuracy": Term(accuracy, (path,), ("batch.label",), where="batch.labelled")}
+    metrics = {"accuracy": labelled_accuracy(members(entries[0])[0])}
     tx, group = parts.make_tx(parts.steps), roles["student"].group
 
     def phase(terms: Mapping[str, Term]) -> tuple[Phase, ...]:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.schemes import offline
-from kd_jax.terms import paths_of
+from kd_jax.schemes.redirect import reading
 from kd_jax.types import Array, Call, Parts, Scheme, Stage, Term, TrainState
 
 _SLOTS = "generations"
@@ -27,7 +27,7 @@ def build(parts: Parts, generations: int = 3) -> Scheme:
     Furlanello, Lipton, Tschannen, Itti, Anandkumar, "Born-Again Neural Networks" (BAN), 2018, arXiv 1805.04770.
     Connectors are not born again.
     """
-    taught = _reading_previous(parts.terms)
+    taught = reading("previous", parts.terms)
     if generations < 2:
         raise ValueError(f"generations={generations}: born-again networks are at least 2.")
     if not taught or len(taught) == len(parts.terms):
@@ -88,16 +88,6 @@ def _entering(name: str, tx: Any) -> Callable[[TrainState], TrainState]:
         )
 
     return jax.jit(enter)
-
-
-def _reading_previous(terms: Mapping[str, Term]) -> set[str]:
-    """The terms that read `previous`, or the connector of one that does (terms come after those that they read)."""
-    found: set[str] = set()
-    for name, term in terms.items():
-        owners = {path.removeprefix("params.").partition(".")[0] for path in paths_of(term)}
-        if owners & {"previous", *(f"{other}/connector" for other in found)}:
-            found.add(name)
-    return found
 
 
 def _restarting(term: Term, steps: int) -> Term:

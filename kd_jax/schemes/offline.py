@@ -19,7 +19,12 @@ def build(parts: Parts) -> Scheme:
         raise ValueError(f"The terms {sorted(parts.terms)} need a teacher, and there is none.")
     forward = [Call("student", parts.roles["student"].inputs)]
     forward += [Call(name, parts.roles[name].inputs, train=False) for name in teachers]
-    metrics = {"accuracy": Term(accuracy, ("student.logits",), ("batch.label",), where="batch.labelled")}
+    metrics = {"accuracy": labelled_accuracy()}
     phase = Phase("student", tuple(forward), parts.terms, parts.make_tx(parts.steps), metrics)
     reference = "teacher" if "teacher" in parts.roles else None
     return Scheme(parts.roles, (Stage(parts.steps, (phase,)),), reference=reference)
+
+
+def labelled_accuracy(path: str = "student.logits", batch: str = "batch") -> Term:
+    """The accuracy of the logits at `path` on the labelled examples, as a metric of a phase."""
+    return Term(accuracy, (path,), (f"{batch}.label",), where=f"{batch}.labelled")

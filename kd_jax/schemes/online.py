@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax.metrics import accuracy
 from kd_jax.resolve import near, resolve
-from kd_jax.terms import lookup, paths_of
+from kd_jax.schemes.offline import labelled_accuracy
+from kd_jax.terms import lookup, members, paths_of
 from kd_jax.types import Array, Call, Parts, Phase, PyTree, Role, Scheme, Stage, Term, TrainState
 
 
@@ -36,10 +36,10 @@ def build(parts: Parts, peers: int = 1, inputs: tuple[str, ...] = (), leader: in
         raise ValueError(f"{peers} peers read one input each, inputs={tuple(inputs)} names {len(inputs)}.")
     model = resolve("models.branches.stacked")(roles["student"].model, peers, bool(inputs))
     roles["student"] = dataclasses.replace(roles["student"], model=model)
-    return together(parts, roles, members("student", peers, leader), {"student": tuple(inputs)} if inputs else {})
+    return together(parts, roles, peer_entries("student", peers, leader), {"student": tuple(inputs)} if inputs else {})
 
 
-def members(role: str, count: int, leader: int) -> tuple[str, ...]:
+def peer_entries(role: str, count: int, leader: int) -> tuple[str, ...]:
     """The classifiers of a role with logits [B, count, classes], the one that is meant for use first."""
     if not 0 <= leader < count:
         raise ValueError(f"leader is one of the {count} networks 0 .. {count - 1}, not {leader}.")
@@ -69,8 +69,8 @@ def together(
         named = {path.partition(".")[0] for term in terms.values() for path in paths_of(term)}
         calls = tuple(Call(n, reads[n], role.group is not None) for n, role in roles.items() if n in named)
         metrics = {
-            f"accuracy_{name}" if len(learners) > 1 else "accuracy": _accuracy(
-                student[0] if name == "student" else name
+            f"accuracy_{name}" if len(learners) > 1 else "accuracy": labelled_accuracy(
+                members(student[0] if name == "student" else name)[0]
             )
             for name in learners
             if name in named and learners[name] == group
@@ -80,11 +80,6 @@ def together(
     joined = ["+".join(entries)] if len(entries) > 1 else []
     reference = "teacher" if "teacher" in roles and "teacher" not in learners else None
     return Scheme(roles, (Stage(parts.steps, tuple(phases)),), evaluate=(*entries, *joined), reference=reference)
-
-
-def _accuracy(entry: str) -> Term:
-    path = entry if "." in entry else f"{entry}.logits"
-    return Term(accuracy, (path,), ("batch.label",), where="batch.labelled")
 
 
 def _group_of(name: str, terms: Mapping[str, Term], roles: Mapping[str, Role]) -> str:
@@ -121,10 +116,7 @@ def kdcl_general(
         )
     scheme = build(parts, peers, inputs, leader)
     stage, role = scheme.stages[0], scheme.roles["student"]
-    examples = [source.example(i) for i in range(min(limit, len(source)))]
-    held_out = {key: np.stack([example[key] for example in examples]) for key in examples[0]}
-    number = np.arange(len(examples), dtype=np.int32)
-    held_out |= {"index": number, "view": np.zeros_like(number), "labelled": held_out["label"] >= 0}
+    held_out = source.batch(min(limit, len(source)))
 
     @jax.jit
     def measure(params: PyTree, stats: PyTree, batch: Mapping[str, Array], extra: Mapping[str, PyTree]) -> Array:

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax.metrics import accuracy
 from kd_jax.resolve import resolve
 from kd_jax.schemes import offline
 from kd_jax.schemes.redirect import redirect
@@ -88,7 +87,7 @@ def _phase(
     parts: Parts, role: str, terms: Mapping[str, Term], inputs: tuple[str, ...], teachers: tuple[Call, ...]
 ) -> Phase:
     terms = redirect(terms, {"student": role}, f"{role}_")
-    watched = {"accuracy": Term(accuracy, (f"{role}.logits",), ("batch.label",), where="batch.labelled")}
+    watched = {"accuracy": offline.labelled_accuracy(f"{role}.logits")}
     return Phase(role, (Call(role, inputs), *teachers), terms, parts.make_tx(parts.steps, role), watched)
 
 

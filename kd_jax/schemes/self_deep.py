@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from kd_jax.resolve import resolve
 from kd_jax.schemes import offline
@@ -52,9 +51,7 @@ def _costs(parts: Parts, state: TrainState, exits: tuple[str, ...]) -> dict[str,
     """{exit: (parameters, FLOPs of one example)}; "" is the whole network without what only the exits need."""
     role, source = parts.roles["student"], parts.sources["train"]
     early_exit, key = resolve("models.exits.EarlyExit"), jax.random.key(0)
-    one = {name: jnp.asarray(value)[None] for name, value in source.example(0).items()}
-    one |= {"labelled": jnp.ones(1, bool), "index": jnp.zeros(1, jnp.int32), "view": jnp.zeros(1, jnp.int32)}
-    seen = jax.eval_shape(lambda batch: parts.prepare(batch, key, False), one)
+    seen = jax.eval_shape(lambda batch: parts.prepare(batch, key, False), source.batch(1))
     # Shapes only: the arrays of the state may lie on the devices of several processes.
     variables, extra = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype),

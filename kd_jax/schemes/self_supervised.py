@@ -8,8 +8,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from kd_jax.metrics import accuracy
 from kd_jax.resolve import resolve
+from kd_jax.schemes.offline import labelled_accuracy
 from kd_jax.terms import paths_of
 from kd_jax.types import Array, Call, Parts, Phase, Role, Scheme, Stage, Term
 
@@ -52,7 +52,7 @@ def build(parts: Parts, tap: str = "embedding", head_steps: int = 0, head_share:
     first = Phase("teacher_head", calls["teacher"], {"match": match}, parts.make_tx(count, "teacher_head"))
     read = {p.partition(".")[0] for t in parts.terms.values() for p in paths_of(t)}
     others = [Call(n, r.inputs, train=False) for n, r in roles.items() if r.group is None and n in read - {"teacher"}]
-    watched = {"accuracy": Term(accuracy, ("student.logits",), ("batch.label",), where="batch.labelled")}
+    watched = {"accuracy": labelled_accuracy()}
     forward = (*calls["student"], *calls["teacher"], *others)
     second = Phase("student", forward, parts.terms, parts.make_tx(parts.steps), watched)
     stages = (Stage(count, (first,), name="teacher_head", selects=False), Stage(parts.steps, (second,), name="student"))

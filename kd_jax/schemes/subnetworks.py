@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax.metrics import accuracy
 from kd_jax.resolve import near, resolve
+from kd_jax.schemes.offline import labelled_accuracy
 from kd_jax.schemes.redirect import redirect
 from kd_jax.types import Array, Call, Parts, Phase, Role, Scheme, Term, TrainState
 
@@ -52,11 +52,8 @@ def space_and_budget(
 
 def watched(*names: str, of: str = "batch") -> dict[str, Term]:
     """The accuracy of these networks on the labelled examples, as metrics of a phase."""
-
-    def accuracy_of(name: str) -> Term:
-        return Term(accuracy, (f"{name}.logits",), (f"{of}.label",), where=f"{of}.labelled")
-
-    return {"accuracy" if len(names) == 1 else f"accuracy_{name}": accuracy_of(name) for name in names}
+    several = len(names) > 1
+    return {f"accuracy_{n}" if several else "accuracy": labelled_accuracy(f"{n}.logits", of) for n in names}
 
 
 def plain_phase(parts: Parts, teachers: tuple[Call, ...]) -> Phase:

@@ -27,7 +27,6 @@ class Row:
     logits: bool = False  # one value for each position, and huge entries are tried
     axes: int = 1  # the trailing axes of logits that one value is about: 2 where it is about all peers or views
     invariant: tuple[str, ...] = ()
-    teacher_gradient: bool = True
     mismatch: bool = True  # a teacher with another batch size raises ValueError that names both shapes
 
     @property

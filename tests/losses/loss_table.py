@@ -92,9 +92,7 @@ TABLE = {
     "variational": Row(
         lambda s, t: feature.variational_information_loss(s, t, jnp.arange(3.0)), MAP, equal="minimum", positive=False
     ),
-    "activation_boundary": Row(
-        feature.activation_boundary_loss, MAP, options={"margin": 0.7}, equal="anything", teacher_gradient=False
-    ),
+    "activation_boundary": Row(feature.activation_boundary_loss, MAP, options={"margin": 0.7}, equal="anything"),
     "overhaul": Row(lambda s, t: feature.overhaul_loss(s, t, jnp.array([-0.5, -0.2, -0.1])), MAP, equal="anything"),
     "hierarchical_context": Row(feature.hierarchical_context_loss, MAP),
     "class_attention": Row(feature.class_attention_loss, MAP, invariant=("scale_rows",)),
