@@ -246,7 +246,8 @@ def compiled(run: Fit, stage: Stage, programs: Programs) -> Any:
     """The jitted step of a stage, that of an earlier one where both have the same phases: it compiles once."""
     layout = jax.tree.structure(run.state)  # a stage between the two may have added the optimizer of another group
     for other, known, program in programs:
-        if other.phases is stage.phases and other.post_update is stage.post_update and known == layout:
+        hooks = other.pre_update is stage.pre_update and other.post_update is stage.post_update
+        if other.phases is stage.phases and hooks and known == layout:
             return program
     step = make_train_step(run.scheme, stage)
     program = jax.jit(step, donate_argnums=0, out_shardings=(_shardings(run.state), None))

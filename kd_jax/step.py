@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from kd_jax import prng
+from kd_jax.resolve import near
 from kd_jax.state import call_taps
 from kd_jax.terms import lookup, options_of, term_value
 from kd_jax.types import Array, Phase, PyTree, Scheme, Stage, TrainState
@@ -73,6 +74,16 @@ def forward(
     return context, new_stats, connect
 
 
+def replaced(batch: Mapping[str, Array], entries: Mapping[str, Array]) -> dict[str, Array]:
+    """The batch with other values under the same names; ValueError where a name, shape or type is another."""
+    for name, value in entries.items():
+        old = batch.get(name)
+        if old is None or (old.shape, old.dtype) != (value.shape, value.dtype):
+            wanted = near(name, batch) if old is None else f"{old.dtype}{old.shape}, not {value.dtype}{value.shape}"
+            raise ValueError(f"pre_update replaces entries of the prepared batch; {name!r}: {wanted}")
+    return {**batch, **entries}
+
+
 def make_train_step(scheme: Scheme, stage: Stage) -> Callable[..., tuple[TrainState, Metrics]]:
     """(state, batch, hyper, key) -> (state, {name: (sum, count)}), pure and jittable. `key` is the root of the seed."""
 
@@ -115,6 +126,9 @@ def make_train_step(scheme: Scheme, stage: Stage) -> Callable[..., tuple[TrainSt
             with jax.named_scope("prepare"):
                 # The same key in every step: one view of one example is one picture, whose answer can be kept.
                 batch = scheme.prepare(batch, prng.stream(key, "prepare", 0), True)
+        if stage.pre_update is not None:
+            with jax.named_scope("pre_update"):
+                batch = replaced(batch, stage.pre_update(state, batch, prng.stream(key, "pre_update", state.step)))
         metrics: Metrics = {}
         context: dict[str, Any] = {}
         for phase in stage.phases:

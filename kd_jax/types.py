@@ -125,6 +125,8 @@ class Phase:
 class Stage:
     """`steps` steps of the same phases, in order.
 
+    `pre_update(state, batch, key) -> entries` begins every step: what the batch holds because of the state (sequences
+    that the student samples), in place of entries of the prepared batch of the same shape and type;
     `post_update(state, context) -> state` ends every step (EMA, queues);
     `on_enter(state) -> state` runs once in Python before the first step of the stage (generations, tasks);
     `data` names the split that the stage learns from. The best step lies in a stage that
@@ -133,6 +135,7 @@ class Stage:
 
     steps: int
     phases: tuple[Phase, ...]
+    pre_update: Callable[[TrainState, Mapping[str, Array], Array], Mapping[str, Array]] | None = None
     post_update: Callable[[TrainState, Mapping[str, Any]], TrainState] | None = None
     on_enter: Callable[[TrainState], TrainState] | None = None
     name: str = ""

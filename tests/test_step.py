@@ -151,3 +151,23 @@ def test_dropout_is_a_function_of_the_step():
 
     assert loss(3) == loss(3) != loss(4)
     assert loss(3) != loss(3, jax.random.key(1))
+
+
+def test_a_stage_may_replace_what_the_batch_holds_by_what_the_state_makes_of_it():
+    batch = toy.batch()
+    scheme, inputs = build({"ce": toy.ce()}, batch)
+    state, stage = init_state(scheme, inputs, KEY, {}), scheme.stages[0]
+
+    def shifted(state, batch, key):
+        del key
+        return {"label": (batch["label"] + state.step) % toy.CLASSES}
+
+    def loss(pre_update, at):
+        step = make_train_step(scheme, dataclasses.replace(stage, pre_update=pre_update))
+        return float(step(state.replace(step=jnp.int32(at)), batch, hyper_of(stage), KEY)[1]["loss"][0])
+
+    assert loss(shifted, 0) == loss(None, 0) != loss(shifted, 1)
+    with pytest.raises(ValueError, match=r"'labels'.*'label'"):
+        loss(lambda state, batch, key: {"labels": batch["label"]}, 0)
+    with pytest.raises(ValueError, match=r"'label': int32\(16,\), not float32\(16,\)"):
+        loss(lambda state, batch, key: {"label": batch["label"] * 1.0}, 0)
