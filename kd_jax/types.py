@@ -135,12 +135,12 @@ class Stage:
 
     steps: int
     phases: tuple[Phase, ...]
-    pre_update: Callable[[TrainState, Mapping[str, Array], Array], Mapping[str, Array]] | None = None
     post_update: Callable[[TrainState, Mapping[str, Any]], TrainState] | None = None
     on_enter: Callable[[TrainState], TrainState] | None = None
     name: str = ""
     data: str = "train"
     selects: bool = True
+    pre_update: Callable[[TrainState, Mapping[str, Array], Array], Mapping[str, Array]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
