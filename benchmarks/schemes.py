@@ -129,6 +129,13 @@ def _step(job: Job, number: int, root: Path) -> Callable[[], None]:
     return call
 
 
+def earlier(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of the results file that this call did not make anew."""
+    path, made = common.RESULTS / "schemes.json", {(row["config"], row["variant"]) for row in rows}
+    known = json.loads(path.read_text())["rows"] if path.exists() else []
+    return [row for row in known if (row["config"], row["variant"]) not in made]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--configs", nargs="*", default=CONFIGS, choices=CONFIGS)
@@ -151,7 +158,7 @@ def main() -> None:
             ratio = "-" if args.finished else f"{cost(name, variant, root):.2f}"
             rows += [{**row, "ratio": ratio if row["what"] == "student" else ""} for row in found]
     if not args.train_only:
-        common.write("schemes", rows, seeds=args.seeds)
+        common.write("schemes", [*earlier(rows), *rows], seeds=args.seeds)
 
 
 if __name__ == "__main__":
