@@ -14,7 +14,16 @@ import numpy as np
 from kd_jax.resolve import resolve
 from kd_jax.schemes import offline
 from kd_jax.schemes.redirect import redirect
-from kd_jax.schemes.subnetworks import placed, plain_phase, space_and_budget, started, tidy, watched
+from kd_jax.schemes.subnetworks import (
+    front,
+    placed,
+    plain_phase,
+    scorer,
+    space_and_budget,
+    started,
+    tidy,
+    watched,
+)
 from kd_jax.types import Array, Call, Parts, Phase, Role, Scheme, Stage, Term, TrainState
 
 HALVES = ("alpha_half", "weight_half")
@@ -36,7 +45,9 @@ def build(
     cost is at most `budget`, becomes the student, with new parameters (start="scratch") or those of the supernet
     ("inherit"); it learns the terms for config.train.steps. So does "plain", the network of config.student, whose cost
     is the budget unless one is given. `cost` is "parameters", "flops" or "latency"; `search_steps` those of the first
-    stage, 0 = as the second. The choice is in TrainState.extra: "choice", one 1 a row.
+    stage, 0 = as the second. The choice is in TrainState.extra: "choice", one 1 a row; "search" has all on the way from
+    the highest weights to the cheapest network, scored on the validation split with the parameters of the search, of
+    which the report shows the Pareto front.
     Liu, Simonyan, Yang, "DARTS", 2018, arXiv 1806.09055 (first order); the expected cost: Cai et al., "ProxylessNAS",
     2018, arXiv 1812.00332; a teacher for the architecture: Gu, Tresp, "Search for Better Students to Learn Distilled
     Knowledge", 2020, arXiv 2001.11612. DARTS keeps two sets of examples; here each batch is parted.
@@ -68,18 +79,28 @@ def build(
     )
 
     def enter(state: TrainState) -> TrainState:
-        chosen = derive(_weights(state), table, fixed, budget)
-        choice = np.eye(table.shape[1])[chosen]
-        state = state.replace(extra={**state.extra, "choice": placed(choice, state.extra["choice"])})
-        return started(state, start)
+        weights, one_hot = _weights(state), np.eye(table.shape[1])
+        choices = path(weights, table, fixed)
+        score = scorer(parts, dataclasses.replace(roles["supernet"], inputs=roles["student"].inputs))
+        found = {
+            "choices": choices,
+            "cost": fixed + table[np.arange(len(table)), choices].sum(1),
+            "accuracy": np.asarray([score(state, one_hot[choice]) for choice in choices]),
+        }
+        extra = {**state.extra, "choice": placed(one_hot[derive(weights, table, fixed, budget)], state.extra["choice"])}
+        extra["search"] = {name: _filled(value, state.extra["search"][name]) for name, value in found.items()}
+        return started(state.replace(extra=extra), start)
 
+    most = table.size - len(table) + 1  # every exchange on the way makes one block cheaper
+    nothing = {name: jnp.zeros(most) for name in ("cost", "accuracy")}
+    nothing["choices"] = jnp.zeros((most, len(table)), jnp.int32)
     stages = (
         Stage(search_steps, halves, name="search", selects=False),
         Stage(parts.steps, (phase, plain_phase(parts, teachers)), None, enter, "winner"),
     )
     return dataclasses.replace(
         scheme, roles=roles, stages=stages, evaluate=("student", "plain"), prepare=_halved(parts.prepare),
-        extra={"choice": jnp.full(table.shape, 1 / table.shape[1])}, stage_splits=("validation",),
+        extra={"choice": jnp.full(table.shape, 1 / table.shape[1]), "search": nothing}, stage_splits=("validation",),
         summary=lambda state, record: _summary(state, record, space, budget),
     )  # fmt: skip
 
@@ -128,6 +149,20 @@ def derive(weights: np.ndarray, table: np.ndarray, fixed: float, budget: float) 
     return chosen
 
 
+def path(weights: np.ndarray, table: np.ndarray, fixed: float) -> np.ndarray:
+    """int [n, blocks]: what `derive` chooses as the budget falls from any to the least, the dearest first."""
+    found, rows = [weights.argmax(1)], np.arange(len(table))
+    least = fixed + table.min(1).sum()
+    while (cost := fixed + table[rows, found[-1]].sum()) > least:
+        found.append(derive(weights, table, fixed, max(np.nextafter(cost, 0), least)))
+    return np.asarray(found)
+
+
+def _filled(value: np.ndarray, like: Array) -> Array:
+    """`value`, and its last row again in what is left of the rows of `like`."""
+    return placed(value[np.minimum(np.arange(len(like)), len(value) - 1)], like)
+
+
 def _weights(state: TrainState) -> np.ndarray:
     return np.asarray(jax.nn.softmax(state.params["alpha"]["alpha"]["alpha"]), np.float64)
 
@@ -145,6 +180,12 @@ def _summary(state: TrainState, record: Mapping[str, Any], space: Any, budget: f
         for i in range(len(kinds))
     ]
     after = record["stages"][-1]["validation"]
+    found = {name: np.asarray(value) for name, value in state.extra["search"].items()}
+    on_front = [
+        [" ".join(k[c] for k, c in zip(kinds, found["choices"][i], strict=True)), tidy(float(found["cost"][i])),
+         f"{100 * found['accuracy'][i]:.2f}%", "winner" if (found["choices"][i] == chosen).all() else ""]
+        for i in front(found["cost"].tolist(), found["accuracy"].tolist())
+    ]  # fmt: skip
     results = [
         ["winner", tidy(space.cost((0, *chosen))), f"{100 * after['student']['accuracy']:.2f}%"],
         ["plain student", tidy(budget), f"{100 * after['plain']['accuracy']:.2f}%"],
@@ -153,6 +194,10 @@ def _summary(state: TrainState, record: Mapping[str, Any], space: Any, budget: f
     columns = ["Block", *("/".join(sorted({*names})) for names in zip(*kinds, strict=True)), "Chosen"]
     return [
         {"kind": "table", "title": "The architecture", "lead": lead, "columns": columns, "rows": blocks},
+        {"kind": "table", "title": "Pareto front of the search", "rows": on_front,
+         "lead": "Networks on the way from the highest weights to the cheapest, with the parameters of the mixture as "
+                 "they stand: an order, no estimate of what training each alone would reach.",
+         "columns": ["Operations", space.kind, "Accuracy (validation)", ""]},
         {"kind": "table", "title": "The winner, trained", "lead": "", "rows": results,
          "columns": ["Network", space.kind, "Accuracy (validation)"]},
     ]  # fmt: skip

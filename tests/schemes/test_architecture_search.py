@@ -107,6 +107,18 @@ def test_the_derived_architecture_keeps_the_budget():
     assert derive(weights, table, 200.0, 40.0).tolist() == [2, 2]
 
 
+def test_the_way_to_the_cheapest_network_passes_what_every_budget_gives():
+    weights = np.asarray([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]])
+    table = np.asarray([[8.0, 4.0, 0.0], [9.0, 3.0, 5.0]])
+    way = architecture_search.path(weights, table, 1.0)
+    np.testing.assert_array_equal(way[0], [0, 2])
+    costs = 1.0 + table[np.arange(2), way].sum(1)
+    assert (np.diff(costs) < 0).all() and costs[-1] == 4.0
+    for budget in np.arange(4.0, 15.0):
+        wanted = architecture_search.derive(weights, table, 1.0, budget)
+        np.testing.assert_array_equal(way[np.argmax(costs <= budget)], wanted)
+
+
 def test_sandwich_trains_the_largest_on_the_terms_and_the_others_on_it(sandwich):
     scheme, first, last, history = sandwich
     assert checks.moved(first, last) == {"supernet"}
@@ -166,6 +178,10 @@ def test_the_winner_is_in_the_state_and_resume_is_exact(variant, tmp_path, monke
         assert points == sorted(points)
     else:
         np.testing.assert_array_equal(np.sort(state.extra["choice"], 1), [[0, 0, 1]])
+        found = state.extra["search"]
+        assert (np.diff(found["cost"]) <= 0).all() and state.extra["choice"].argmax(1) in found["choices"]
+        rows = results["sections"][1]["rows"]
+        assert [row[1] for row in rows] == sorted({row[1] for row in rows}) and len(rows) >= 1
     # The winner started from the supernet's parameters, which stay as the search left them, and moved away.
     one, other = (jax.tree.leaves(state.params[g][g]) for g in ("student", "supernet"))
     assert any((a != b).any() for a, b in zip(one, other, strict=True))
