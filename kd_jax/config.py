@@ -93,6 +93,7 @@ def base() -> ConfigDict:
     config.train = training()
     config.optimizers = ConfigDict()  # group -> optimizer, where it is not config.train.optimizer
     config.terms = ConfigDict()
+    config.select = "accuracy"  # accuracy | nll: what chooses the best step on the validation split (nll for text)
     config.baseline = True  # also train the student without the teacher, equally long
     config.mesh = ConfigDict(
         dict(

@@ -1,10 +1,11 @@
-"""Evaluation of a classifier on a whole split, alone and against its teacher, as mergeable (sum, count) pairs.
+"""Evaluation of a classifier or language model on a whole split, alone and against its teacher, as mergeable sums.
 
 The last batch is padded and masked, never dropped; numbers do not depend on the batch size or the mesh.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -41,16 +42,56 @@ def classifier_sums(logits: Array, labels: Array, mask: Array, reference: Array 
     return sums
 
 
+def token_sums(logits: Array, labels: Array, mask: Array, reference: Array | None) -> Sums:
+    """The sums of classifier_sums over all tokens that have a label (>= 0) in rows whose `mask` is True.
+
+    Logits are [B, L, V], labels int [B, L], mask bool [B], reference [B, L, V]. In place of per class accuracy, moments
+    over the sequences of their summed nll s and their number of tokens n: the tokens of one are not independent.
+    """
+    counted = mask[:, None] & (labels >= 0)
+    confidence, bin_hits, bin_counts = metrics.calibration_bins(*map(_flat, (logits, labels, counted)))
+    nll = metrics.nll(logits, labels)
+    s, n = jnp.where(counted, nll, 0.0).sum(1), counted.sum(1, dtype=jnp.float32)
+    sums = {
+        "accuracy": masked_sum_and_count(metrics.accuracy(logits, labels), counted),
+        "nll": masked_sum_and_count(nll, counted),
+        "bins/confidence": (confidence, bin_counts),
+        "bins/hits": (bin_hits, bin_counts),
+        "moments/ss": (jnp.sum(s * s), jnp.sum(s * n)),
+        "moments/nn": (jnp.sum(n * n), jnp.sum(n)),
+    }
+    if reference is not None:
+        sums["agreement"] = masked_sum_and_count(metrics.agreement(logits, reference), counted)
+        sums["kl"] = masked_sum_and_count(metrics.kl(logits, reference), counted)
+    return sums
+
+
+def _flat(x: Array) -> Array:
+    """The first two axes as one."""
+    return x.reshape(-1, *x.shape[2:])
+
+
 def finish(sums: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
-    """Sums over a whole split -> accuracy, nll, ece, per_class_accuracy (None for a class that is not there), ..."""
+    """Sums over a whole split -> accuracy, nll, ece, per_class_accuracy (None for a class that is not there), ...
+
+    Of tokens also their number, perplexity = exp(nll), and nll_error, the standard error of nll with sequences as the
+    independent draws: sqrt(sum over sequences of (s - nll n)^2) / tokens.
+    """
     results: dict[str, Any] = {}
     for name, (total, count) in sums.items():
+        if name.startswith("moments/"):
+            continue
         if np.ndim(total) == 0:
             results[name] = float(total) / max(float(count), 1.0)
         elif not name.startswith("bins/"):
             results[name] = [float(t) / float(c) if c else None for t, c in zip(total, count, strict=True)]
     confidence, counts = sums["bins/confidence"]
     results["ece"] = float(metrics.expected_calibration_error(confidence, sums["bins/hits"][0], counts))
+    if "moments/ss" in sums:
+        (ss, sn), (nn, tokens), nll = sums["moments/ss"], sums["moments/nn"], results["nll"]
+        variance = max(float(ss - 2 * nll * sn + nll * nll * nn), 0.0)
+        results |= {"perplexity": math.exp(min(nll, 700.0)), "tokens": int(tokens)}
+        results["nll_error"] = math.sqrt(variance) / max(float(tokens), 1.0)
     return results
 
 
@@ -66,9 +107,9 @@ def extra_inputs(role: Role, extra: Mapping[str, PyTree]) -> dict[str, PyTree]:
 
 
 def classifiers(scheme: Scheme, state: TrainState, batch: Mapping[str, Array], key: Array) -> dict[str, Array]:
-    """{entry: logits [B, C]} of all that the scheme evaluates, and of its reference, in eval mode; `batch` is prepared.
+    """{entry: logits [B, C] or [B, L, V]} of all that the scheme evaluates, and of its reference, in eval mode.
 
-    Where several are joined by "+", the logarithm of the mean of their probabilities.
+    `batch` is prepared. Where several are joined by "+", the logarithm of the mean of their probabilities.
     """
     entries = dict.fromkeys((*scheme.evaluate, *([scheme.reference] if scheme.reference else [])))
     paths = [path for entry in entries for path in members(entry)]
@@ -97,10 +138,11 @@ def make_eval_step(scheme: Scheme) -> Callable[..., dict[str, Sums]]:
             batch = scheme.prepare(batch, key, False)
         found = classifiers(scheme, state, batch, key)
         reference = found[scheme.reference] if scheme.reference else None
-        return {
-            entry: classifier_sums(found[entry], batch["label"], mask, None if entry == scheme.reference else reference)
-            for entry in scheme.evaluate
-        }
+        labels, found_sums = batch["label"], {}
+        for entry in scheme.evaluate:
+            sums = token_sums if labels.ndim == 2 else classifier_sums
+            found_sums[entry] = sums(found[entry], labels, mask, None if entry == scheme.reference else reference)
+        return found_sums
 
     return eval_step
 

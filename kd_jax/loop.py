@@ -208,9 +208,10 @@ def train(run: Fit, log: Log, signals: Signals) -> None:
         values = run.score(eval_step, "validation")
         flat = {f"{r}/{k}": v for r, m in values.items() for k, v in m.items() if not isinstance(v, list)}
         log.write(step, {"kind": "validation", **flat})
-        accuracy = values[run.scheme.evaluate[0]]["accuracy"]
-        if selects and (run.record["best"] is None or accuracy > run.record["best"]["accuracy"]):
-            run.record["best"] = {"step": step, "accuracy": accuracy}
+        value, select, best = values[run.scheme.evaluate[0]][run.scheme.select], run.scheme.select, run.record["best"]
+        sign = {"accuracy": 1, "nll": -1}[select]
+        if selects and (best is None or sign * value > sign * best[select]):
+            run.record["best"] = {"step": step, select: value}
 
     programs: Programs = []
     for number, stage in enumerate(run.scheme.stages):

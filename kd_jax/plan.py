@@ -69,17 +69,23 @@ def prepare_fn(config: Mapping[str, Any], source: Source, more: Mapping[str, Any
     """batch -> the batch that the networks see.
 
     `target` is the label, or [B, classes] probabilities after mixup or cutmix; every name of config.views is a further
-    picture of the example. `more`, {name, kwargs}, is the config's own function, whose entries are added last.
+    picture of the example. Tokens stay as they are: ValueError where they are to be augmented. `more`, {name, kwargs},
+    is the config's own function, whose entries are added last.
     """
     view_of = functools.partial(augment.prepare, mean=source.mean, std=source.std)
     ops, views = tuple(config["augment"]), {name: tuple(ops) for name, ops in config["views"].items()}
+    if source.entry != "image" and (ops or views):
+        raise ValueError(
+            f"{source.name} has {source.entry}, and augmentations and views are of images: {[*ops, *views]}. "
+            "config.prepare names a function of your own."
+        )
     own = None
     if more and more["name"]:
         own = resolve(more["name"])
         check_kwargs(more["name"], own, [*more["kwargs"]])
 
     def prepare(batch: Mapping[str, jax.Array], key: jax.Array, train: bool) -> Mapping[str, jax.Array]:
-        seen = view_of(batch, key, train, augment=ops)
+        seen = view_of(batch, key, train, augment=ops) if source.entry == "image" else dict(batch)
         seen["target"] = seen["label"]
         if "mix_label" in seen:
             if views:
@@ -106,6 +112,8 @@ def make_scheme(
     """The scheme (config.scheme if none is given) with terms, optimizers and view of the data; nothing is run yet."""
     source = sources["train"]
     steps, scheme = num_steps(train, len(source)), scheme or config.scheme
+    if config.select not in ("accuracy", "nll"):
+        raise ValueError(f"config.select is 'accuracy' or 'nll', not {config.select!r}.")
 
     def make_tx(count: int, group: str = "student") -> optax.GradientTransformation:
         return optim.make_optimizer(config.optimizers.get(group) or train["optimizer"], count)
@@ -117,7 +125,8 @@ def make_scheme(
     terms = knowledge.make_terms(terms, steps, len(source))
     parts = Parts(roles, terms, steps, make_tx, prepare, sources)
     built = call(scheme["name"], parts, **scheme["kwargs"])
-    return dataclasses.replace(built, prepare=built.prepare or prepare, extra={**(extra or {}), **built.extra})
+    changes = {"prepare": built.prepare or prepare, "extra": {**(extra or {}), **built.extra}}
+    return dataclasses.replace(built, select=config.select, **changes)
 
 
 def teacher_role(model: Model, config: ConfigDict) -> Role:
@@ -172,7 +181,7 @@ def plan(
     if not config.terms and config.scheme.name == "schemes.offline.build":
         raise ValueError("config.terms is empty: knowledge.compose('response') fills it.")
     jobs: dict[str, Job] = {}
-    common = {k: config[k] for k in ("prepare", "extra")}
+    common = {k: config[k] for k in ("prepare", "extra", "select")}
 
     def add(name: str, train: Any, terms: Any, about: Any, *, roles: Any, data: Any, seed: int, rules: Any) -> None:
         kind = config.scheme if name == "student" else part("schemes.offline.build")
@@ -245,7 +254,9 @@ def check(job: Job, batch: Mapping[str, Any], mesh: Mesh) -> None:
 
 
 def _check_classes(job: Job, scheme: Scheme, state: TrainState, batch: Mapping[str, Any]) -> None:
-    """All that is evaluated, and the teacher, must have one logit a class of the data."""
+    """All that is evaluated, and the teacher, must have one logit a class, at every token that has a label."""
+    wanted = (*jnp.shape(batch["label"]), job.source.num_classes)
+    kind = "[batch, length, vocabulary]" if job.source.per_token else "[batch, classes]"
 
     def logits(state: TrainState, batch: Mapping[str, Any]) -> dict[str, Any]:
         seen = scheme.prepare(batch, jax.random.key(0), False) if scheme.prepare else batch
@@ -254,10 +265,10 @@ def _check_classes(job: Job, scheme: Scheme, state: TrainState, batch: Mapping[s
     for name, found in jax.eval_shape(logits, state, batch).items():
         shape = jax.tree.map(jnp.shape, found)
         called = job.name if job.name not in ("student", "baseline") else name
-        if len(shape) != 2 or not isinstance(shape[0], int):
-            raise ValueError(f"The output of the {called} has shape {shape}; a classifier's is [batch, classes].")
-        if shape[1] != job.source.num_classes:
+        if len(shape) != len(wanted) or not isinstance(shape[0], int) or shape[:-1] != wanted[:-1]:
+            raise ValueError(f"The output of the {called} has shape {shape}; on this data it is {kind}, {wanted}.")
+        if shape[-1] != wanted[-1]:
             raise ValueError(
-                f"The {called} has {shape[1]} classes, {job.source.name} has {job.source.num_classes}. "
+                f"The {called} has {shape[-1]} classes, {job.source.name} has {job.source.num_classes}. "
                 f"Set config.{called}.model.kwargs.num_classes, or take a checkpoint that was trained on this data."
             )

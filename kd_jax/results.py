@@ -24,7 +24,7 @@ from kd_jax.workdir import git_hash, plain, versions
 
 
 def curve(path: Path, entry: str) -> list[dict[str, Any]]:
-    """The train records of a metrics.jsonl, and as "validation_accuracy" that of the classifier `entry`."""
+    """The train records of a metrics.jsonl, and as "validation_accuracy" and "validation_nll" those of `entry`."""
     points: dict[int, dict[str, Any]] = {}
     for line in path.read_text().splitlines() if path.exists() else []:
         record = json.loads(line)
@@ -32,7 +32,7 @@ def curve(path: Path, entry: str) -> list[dict[str, Any]]:
         if record["kind"] == "train":
             point |= {k: v for k, v in record.items() if k not in ("kind", "gradient_norm")}
         else:
-            point["validation_accuracy"] = record.get(f"{entry}/accuracy")
+            point |= {f"validation_{name}": record.get(f"{entry}/{name}") for name in ("accuracy", "nll")}
     return [points[step] for step in sorted(points)]
 
 
@@ -151,7 +151,7 @@ def collect(
     for section in sections:
         check_section(section)
     shown: list[dict[str, Any]] = []
-    if config.report and config.examples and "teacher" in networks:
+    if config.report and config.examples and "teacher" in networks and train.entry == "image":
         shown = examples(config.examples, temperature, networks, splits, prepare)
     names = " to ".join(found[n]["name"] for n in ("teacher", "student") if n in found)
     return {
@@ -160,6 +160,7 @@ def collect(
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "data": {
             "name": train.name, "num_classes": train.num_classes, "class_names": list(train.class_names),
+            "entry": train.entry, "per_token": train.per_token,
             "train": len(train), "labelled": labelled, "transfer": len(train) - labelled,
             "validation": len(splits.validation) if splits.validation else 0, "test": len(splits.test),
             "image_shape": list(train.image_shape),

@@ -85,7 +85,8 @@ def check_teacher(name: str, config: ConfigDict, scores: Mapping[str, Any]) -> N
     """The teacher must reach its `min_accuracy` on the validation split (test, if none was held out)."""
     split = "validation" if "validation" in scores else "test"
     accuracy, wanted = scores[split]["accuracy"], config.min_accuracy
-    print(f"{name}: {100 * accuracy:.2f}% on the {split} split")
+    perplexity = f", perplexity {scores[split]['perplexity']:.4g}" if "perplexity" in scores[split] else ""
+    print(f"{name}: {100 * accuracy:.2f}% on the {split} split{perplexity}")
     if accuracy < wanted:
         raise ValueError(
             f"The {name} has {100 * accuracy:.2f}% on the {split} split, "

@@ -152,6 +152,7 @@ class Scheme:
     "+", whose probabilities are averaged. `reference` is the one that they are compared with (fidelity).
     `extra` is the first content of TrainState.extra; `prepare(batch, key, train)` turns a raw batch into what the calls
     read; its key is the same in every step, so that an example's picture depends on its index and view alone.
+    `select`, "accuracy" (the highest) or "nll" (the lowest), chooses the best step on the validation split.
     `stage_splits` are scored after every stage, for the record; `summary(state, record) -> sections` adds to the
     report what the scheme alone knows: `record["stages"]` holds the scores after every stage, and
     kd_jax/report/sections.py says what a section is.
@@ -163,6 +164,7 @@ class Scheme:
     reference: str | None = None
     extra: Mapping[str, PyTree] = dataclasses.field(default_factory=dict)
     prepare: Callable[[Mapping[str, Array], Array, bool], Mapping[str, Array]] | None = None
+    select: str = "accuracy"
     stage_splits: tuple[str, ...] = ()
     summary: Callable[[TrainState, Mapping[str, Any]], list[dict[str, Any]]] | None = None
 

@@ -115,8 +115,8 @@ def held_out(found: Splits, fraction: float, seed: int) -> Splits:
     """Takes a stratified validation split out of train where there is none yet."""
     if found.validation is not None or fraction == 0:
         return found
-    if found.train.labels is None:
-        raise ValueError(f"{found.train.name}: a stratified validation split needs the labels of train")
+    if found.train.labels is None or found.train.per_token:
+        raise ValueError(f"{found.train.name}: a stratified validation split needs the labels of train, one an example")
     kept, held = splits.hold_out(found.train.labels, fraction, seed)
     return Splits(subset(found.train, kept), subset(found.train, held, "validation"), found.test)
 

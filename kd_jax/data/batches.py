@@ -4,6 +4,7 @@ A set in memory is put on the devices once; a batch is then a jitted gather, and
 device. Other sets are read by Grain ahead of the step. Every batch has
 
     image  uint8 or float32 [B, ...] as stored     label  int32 [B], -1 = none     labelled  bool [B]
+    tokens int32 [B, L] in its place, of text;     label and labelled are [B, M] where tokens have labels
     index  int32 [B], the example's number         view   int32 [B], how often it has been seen
     <name> [B, ...] for each of Source.fields
 
@@ -66,7 +67,9 @@ def batch_shapes(source: Source, batch_size: int) -> dict[str, jax.ShapeDtypeStr
     """Shapes of a training batch, from one example: no reader is started."""
     example = {name: np.asarray(value) for name, value in source.example(0).items()}
     shapes = {name: (value.shape, value.dtype) for name, value in example.items()}
-    shapes |= {"label": ((), np.int32), "labelled": ((), np.bool_), "index": ((), np.int32), "view": ((), np.int32)}
+    label = shapes["label"][0]
+    shapes |= {"label": (label, np.int32), "labelled": (label, np.bool_)}
+    shapes |= {"index": ((), np.int32), "view": ((), np.int32)}
     return {k: jax.ShapeDtypeStruct((batch_size, *shape), dtype) for k, (shape, dtype) in shapes.items()}
 
 
@@ -143,11 +146,11 @@ def _gather(sharding: NamedSharding) -> Callable[..., Batch]:
 
 
 def _place(source: Source, sharding: NamedSharding) -> Batch:
-    """Images, labels and further fields on every device, kept while the source lives: all stages share them."""
+    """All arrays of the source on every device, kept while it lives: all stages share them."""
     kept = _placed.setdefault(source, {})
     everywhere = NamedSharding(sharding.mesh, PartitionSpec())
     if everywhere not in kept:
-        arrays = {"image": source.images, "label": source.labels.astype(np.int32), **source.fields}
+        arrays = {source.entry: source.images, "label": source.labels.astype(np.int32), **source.fields}
         kept[everywhere] = {name: _put(values, everywhere) for name, values in arrays.items()}
     return kept[everywhere]
 

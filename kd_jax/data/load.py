@@ -63,8 +63,8 @@ def load(config: Mapping[str, Any]) -> Splits:
 
 
 def _known(source: Source, field: str) -> np.ndarray:
-    if source.labels is None:
-        raise ValueError(f"{source.name}: data.{field} needs a data set whose labels are all known")
+    if source.labels is None or source.per_token:
+        raise ValueError(f"{source.name}: data.{field} needs a data set whose labels are all known, one an example")
     return source.labels
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 Example = dict[str, np.ndarray]
 Fetch = Callable[[int, int | None, int], Example]
-BATCH = ("image", "label", "labelled", "index", "view", "mask", "target")
+BATCH = ("label", "labelled", "index", "view", "mask", "target")
 
 
 class DataNotFound(FileNotFoundError):
@@ -29,6 +29,11 @@ class Source:
     labels; then each comes with its example. `mean` and `std` are per channel, of uint8 images divided by 255
     and of float values as they are. `fields` are further arrays [n, ...] of a set in memory
     (another modality, the number of a node, ...), each in a batch under its name.
+
+    Text: with `entry="tokens"` the main array holds token ids, int32 [n, L], and a batch has `tokens` in place of
+    `image`. Where every token has a target `labels` is int32 [n, M], -1 where none is counted (padding, a prompt), and
+    `num_classes` the size of the vocabulary; everything that reads labels then counts tokens. `decode` turns ids into
+    text for a report.
     """
 
     name: str
@@ -43,6 +48,8 @@ class Source:
     fetch: Fetch | None = None
     size: int = 0
     fields: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    entry: str = "image"
+    decode: Callable[[Sequence[int]], str] | None = None
 
     def __post_init__(self) -> None:
         if (self.images is None) == (self.fetch is None):
@@ -50,23 +57,30 @@ class Source:
         if self.images is not None and self.labels is None:
             raise ValueError(f"{self.name}/{self.split}: a source in memory needs labels (-1 where there is none)")
         if self.labels is not None and len(self.labels) != len(self):
-            raise ValueError(f"{self.name}/{self.split}: {len(self)} images, but {len(self.labels)} labels")
+            raise ValueError(f"{self.name}/{self.split}: {len(self)} examples, but {len(self.labels)} labels")
         if self.fields and self.images is None:
             raise ValueError(f"{self.name}/{self.split}: further fields need a set in memory")
         for name, values in self.fields.items():
-            if len(values) != len(self) or name in BATCH:
+            if len(values) != len(self) or name in (self.entry, *BATCH):
                 raise ValueError(
-                    f"{self.name}/{self.split}: field {name!r} has {len(values)} rows for {len(self)} images, "
-                    f"or the name of one that every batch has: {', '.join(BATCH)}"
+                    f"{self.name}/{self.split}: field {name!r} has {len(values)} rows for {len(self)} examples, "
+                    f"or the name of one that every batch has: {', '.join((self.entry, *BATCH))}"
                 )
+        if self.images is not None and self.entry != "image" and self.images.dtype != np.int32:
+            raise ValueError(f"{self.name}/{self.split}: {self.entry} are int32, not {self.images.dtype}")
 
     def __len__(self) -> int:
         return self.size if self.images is None else len(self.images)
 
     @functools.cached_property
     def labelled(self) -> np.ndarray:
-        """bool [n]: which examples have a label."""
-        return np.ones(len(self), bool) if self.labels is None else self.labels >= 0
+        """bool [n]: which examples have a label, or a token that has one."""
+        return np.ones(len(self), bool) if self.labels is None else (self.labels >= 0).reshape(len(self), -1).any(1)
+
+    @property
+    def per_token(self) -> bool:
+        """Whether labels are those of tokens."""
+        return self.labels is not None and self.labels.ndim == 2
 
     def with_labels(self, labels: np.ndarray) -> Source:
         """The same images with other labels (-1 = none)."""
@@ -76,10 +90,10 @@ class Source:
         """One example as numpy. A label that `labels` hides stays hidden, whatever the file says."""
         if self.images is not None:
             fields = {name: values[index] for name, values in self.fields.items()}
-            return {"image": self.images[index], "label": self.labels[index], **fields}
+            return {self.entry: self.images[index], "label": self.labels[index], **fields}
         found = self.fetch(index, view, seed)
         label = found["label"] if self.labels is None else self.labels[index]
-        return {"image": found["image"], "label": np.int32(label)}
+        return {self.entry: found[self.entry], "label": np.int32(label)}
 
     def batch(self, count: int) -> Example:
         """The first `count` examples as a batch that no Scheme.prepare has seen yet."""

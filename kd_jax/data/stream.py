@@ -46,7 +46,7 @@ def _read(source: Source, rows: Rows, local: np.ndarray, seed: int | None, posit
     step, row = divmod(position, len(local))
     index, view = (part[local[row]] for part in _rows_of_step(rows, step))
     example = source.example(int(index)) if seed is None else source.example(int(index), int(view), seed)
-    label = np.int32(example["label"])
+    label = np.asarray(example["label"], np.int32)
     return {**example, "label": label, "labelled": label >= 0, "index": index, "view": view}
 
 

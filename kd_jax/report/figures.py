@@ -161,26 +161,36 @@ def draw_loss(axes: Axes, results: Mapping[str, Any]) -> None:
 
 
 def has_validation(results: Mapping[str, Any]) -> bool:
-    return any(len(curve(model, "validation_accuracy")[0]) for model in verdict.models(results).values())
+    column = _validation(results)[0]
+    return any(len(curve(model, column)[0]) for model in verdict.models(results).values())
+
+
+def _validation(results: Mapping[str, Any]) -> tuple[str, str, Callable[[Any], Any]]:
+    """(column of the curve, metric of the best step, how its value is shown)."""
+    if verdict.of_tokens(results):
+        return "validation_nll", "nll", np.exp
+    return "validation_accuracy", "accuracy", lambda value: 100 * value
 
 
 def draw_validation(axes: Axes, results: Mapping[str, Any]) -> None:
+    (column, metric, show), text = _validation(results), verdict.of_tokens(results)
     settled = []
     for role, model in verdict.models(results).items():
-        steps, values = curve(model, "validation_accuracy")
+        steps, values = curve(model, column)
         if not len(steps):
             continue
-        axes.plot(steps, 100 * values, color=LIGHT[role], ls=DASHES[role], label=role)
-        settled += (100 * values[len(values) // 4 :]).tolist()
-        best = number(model, "best", "step"), number(model, "best", "validation", "accuracy")
+        axes.plot(steps, show(values), color=LIGHT[role], ls=DASHES[role], label=role)
+        settled += show(values[len(values) // 4 :]).tolist()
+        best = number(model, "best", "step"), number(model, "best", "validation", metric)
         if None not in best:
-            axes.plot(best[0], 100 * best[1], MARKERS[role], color=LIGHT[role], ms=7, mec=LIGHT["card"], clip_on=False)
-            settled.append(100 * best[1])
+            axes.plot(best[0], show(best[1]), MARKERS[role], color=LIGHT[role], ms=7, mec=LIGHT["card"], clip_on=False)
+            settled.append(show(best[1]))
     low, high = min(settled), max(settled)
-    margin = max(0.5, 0.06 * (high - low))
-    axes.set_ylim(max(0, low - margin), min(100.5, high + margin))  # the first steps would flatten all that matters
-    axes.set_title("Validation accuracy (%)")
-    axes.legend(loc="lower right")
+    margin = max(0.06 * (high - low), 0.01 * low if text else 0.5)
+    top = high + margin if text else min(100.5, high + margin)
+    axes.set_ylim(max(0, low - margin), top)  # the first steps would flatten all that matters
+    axes.set_title("Validation perplexity" if text else "Validation accuracy (%)")
+    axes.legend(loc="upper right" if text else "lower right")
     _steps(axes)
 
 
@@ -191,39 +201,47 @@ def _steps(axes: Axes) -> None:
 
 
 COSTS = {
-    "latency": (("latency_ms", "1"), "latency of one image (ms)", "Accuracy (%) against latency"),
-    "parameters": (("parameters",), "parameters", "Accuracy (%) against size"),
+    "latency": (("latency_ms", "1"), "latency of one {} (ms)", "{} against latency"),
+    "parameters": (("parameters",), "parameters", "{} against size"),
 }
 
 
-def _costs(results: Mapping[str, Any], cost: str) -> dict[str, tuple[float, float]]:
-    pairs = {}
+def _costs(results: Mapping[str, Any], cost: str) -> dict[str, tuple[float, float, float | None]]:
+    """{role: (cost, accuracy in % or perplexity, two standard errors of it)}."""
+    found, examples, text = {}, number(results, "data", "test"), verdict.of_tokens(results)
     for role, model in verdict.models(results).items():
-        pair = number(model, *COSTS[cost][0]), number(model, "last", "test", "accuracy")
-        if pair[0] and pair[1] is not None:
-            pairs[role] = pair
-    return pairs
+        x, y = number(model, *COSTS[cost][0]), number(model, "last", "test", "perplexity" if text else "accuracy")
+        if not x or y is None:
+            continue
+        if text:
+            found[role] = x, y, 2 * y * (number(model, "last", "test", "nll_error") or 0.0)
+        else:
+            found[role] = x, 100 * y, 200 * verdict.standard_error(y, examples) if examples else None
+    return found
 
 
 def has_tradeoff(results: Mapping[str, Any], cost: str) -> bool:
     return bool(_costs(results, cost))
 
 
+def tradeoff_title(results: Mapping[str, Any], cost: str) -> str:
+    return COSTS[cost][2].format("Perplexity" if verdict.of_tokens(results) else "Accuracy (%)")
+
+
 def draw_tradeoff(axes: Axes, results: Mapping[str, Any], cost: str) -> None:
-    pairs, examples = _costs(results, cost), number(results, "data", "test")
+    pairs, text = _costs(results, cost), verdict.of_tokens(results)
     largest = max((number(model, "parameters") or 1) for model in verdict.models(results).values())
-    for role, (x, accuracy) in pairs.items():
+    for role, (x, y, error) in pairs.items():
         model = verdict.models(results)[role]
         area = 90 + 1100 * (number(model, "parameters") or 0) / largest
-        error = 200 * verdict.standard_error(accuracy, examples) if examples else None
-        axes.errorbar(x, 100 * accuracy, error, color=LIGHT[role], lw=1.3, zorder=2)
-        axes.scatter(x, 100 * accuracy, area, color=LIGHT[role], alpha=0.28, lw=0, zorder=3)
-        axes.scatter(x, 100 * accuracy, 34, color=LIGHT[role], marker=MARKERS[role], zorder=4)
+        axes.errorbar(x, y, error, color=LIGHT[role], lw=1.3, zorder=2)
+        axes.scatter(x, y, area, color=LIGHT[role], alpha=0.28, lw=0, zorder=3)
+        axes.scatter(x, y, 34, color=LIGHT[role], marker=MARKERS[role], zorder=4)
         # Baseline and student sit at the same cost: one label goes to either side.
         side = -1 if role == "baseline" else 1
         axes.annotate(
-            f"{role}\n{100 * accuracy:.1f}",
-            (x, 100 * accuracy),
+            f"{role}\n{y:.2f}" if text else f"{role}\n{y:.1f}",
+            (x, y),
             (side * (6 + math.sqrt(area) / 2), 0),
             textcoords="offset points",
             ha="left" if side > 0 else "right",
@@ -231,7 +249,7 @@ def draw_tradeoff(axes: Axes, results: Mapping[str, Any], cost: str) -> None:
             color=LIGHT[role],
             weight="bold",
         )
-    places = [x for x, _ in pairs.values()]
+    places = [x for x, *_ in pairs.values()]
     axes.set_xscale("log")
     spread = max(2.2, (max(places) / min(places)) ** 0.55)
     axes.set_xlim(min(places) / spread, max(places) * spread)
@@ -244,8 +262,8 @@ def draw_tradeoff(axes: Axes, results: Mapping[str, Any], cost: str) -> None:
             ticks.append(x)
     axes.set_xticks(ticks, [quantity(x) for x in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel(COSTS[cost][1])
-    axes.set_title(COSTS[cost][2])
+    axes.set_xlabel(COSTS[cost][1].format("sequence" if text else "image"))
+    axes.set_title(tradeoff_title(results, cost))
 
 
 def class_gaps(results: Mapping[str, Any]) -> tuple[list[str], dict[str, np.ndarray]]:

@@ -127,10 +127,11 @@ def _curves(results: Mapping[str, Any]) -> str:
         parts.append(_figure(figure, "Loss of the student over steps", "loss"))
     if figures.has_validation(results):
         figure = figures.figure_of([figures.draw_validation], results)
-        parts.append(_figure(figure, "Validation accuracy of the models over steps", "validation"))
+        parts.append(_figure(figure, "Validation scores of the models over steps", "validation"))
     if not parts:
         return ""
-    lead = "The student's loss with its terms, and the accuracy on held-out images. Marks: the best steps."
+    what = "perplexity on held-out text" if verdict.of_tokens(results) else "accuracy on held-out images"
+    lead = f"The student's loss with its terms, and the {what}. Marks: the best steps."
     return _section("How they learned", lead, f'<div class="grid">{"".join(parts)}</div>')
 
 
@@ -138,7 +139,7 @@ def _tradeoff(results: Mapping[str, Any]) -> str:
     parts = [
         _figure(
             figures.figure_of([lambda axes, r, cost=cost: figures.draw_tradeoff(axes, r, cost)], results, 3.6),
-            figures.COSTS[cost][2],
+            figures.tradeoff_title(results, cost),
             cost,
         )
         for cost in figures.COSTS
@@ -146,10 +147,11 @@ def _tradeoff(results: Mapping[str, Any]) -> str:
     ]
     if not parts:
         return ""
+    better, measure = ("Down", "perplexity") if verdict.of_tokens(results) else ("Up", "accuracy")
     return _section(
-        "Size, speed, accuracy",
-        "Up and to the left is better. Areas are proportional to the number of parameters; vertical lines are ± two "
-        "standard errors of the test set.",
+        f"Size, speed, {measure}",
+        f"{better} and to the left is better. Areas are proportional to the number of parameters; vertical lines are "
+        "± two standard errors of the test set.",
         f'<div class="grid">{"".join(parts)}</div>',
     )
 
@@ -162,7 +164,7 @@ def _own(results: Mapping[str, Any]) -> str:
             figure = figures.figure_of([lambda axes, _, found=found: sections.draw_lines(axes, found)], results)
             content = f'<div class="grid">{_figure(figure, found["title"], f"own{i}")}</div>'
         else:
-            content = sections.table(found) if found["kind"] == "table" else sections.images(found)
+            content = sections.HTML[found["kind"]](found)
         parts.append(_section(found["title"], found["lead"], content))
     return "\n".join(parts)
 

@@ -4,6 +4,7 @@ A section is a dict with "kind", "title" and "lead" (a sentence), and
     table   "columns": names, "rows": lists of texts or numbers
     images  "images": lists [H][W] or [H][W][3] of 0..255, "labels": a text for each
     lines   "x_label", "y_label", "lines": {name: [[x, y], ...]}; "marks": True draws points that no line joins
+    texts   "texts": texts of several lines, "labels": a text for each
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ import matplotlib.image
 import numpy as np
 from matplotlib.axes import Axes
 
-from kd_jax.report.verdict import models, number, percent
+from kd_jax.report.verdict import models, number, of_tokens, percent
 
-KINDS = ("table", "images", "lines")
+KINDS = ("table", "images", "lines", "texts")
 
 
 def check(section: Mapping[str, Any]) -> None:
     """Raises ValueError for a section that cannot be shown."""
-    needed = {"table": ("columns", "rows"), "images": ("images", "labels"), "lines": ("x_label", "y_label", "lines")}
+    needed = {
+        "table": ("columns", "rows"), "images": ("images", "labels"), "lines": ("x_label", "y_label", "lines"),
+        "texts": ("texts", "labels"),
+    }  # fmt: skip
     if section.get("kind") not in KINDS:
         raise ValueError(f"A section of the report is one of {', '.join(KINDS)}, not {section.get('kind')!r}.")
     missing = [name for name in ("title", "lead", *needed[section["kind"]]) if name not in section]
@@ -35,12 +39,12 @@ def check(section: Mapping[str, Any]) -> None:
 
 def all_sections(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Those of the scheme, after the table of all classifiers where there is more than one."""
-    rows = []
+    rows, (measure, show) = [], ("perplexity", shown) if of_tokens(results) else ("accuracy", percent)
     for role, model in models(results).items():
         for name, scores in (model.get("others") or {}).items():
-            values = [number(scores, which, "test", "accuracy") for which in ("last", "best")]
-            rows.append([f"{name} ({role}'s run)", *("-" if v is None else percent(v) for v in values)])
-    lead = "Everything else that the run evaluated, on the test set."
+            values = [number(scores, which, "test", measure) for which in ("last", "best")]
+            rows.append([f"{name} ({role}'s run)", *("-" if v is None else show(v) for v in values)])
+    lead = f"Everything else that the run evaluated, on the test set: {measure}."
     columns = ["", "last step", "best step by validation"]
     others = {"kind": "table", "title": "Other classifiers of the run", "lead": lead, "columns": columns, "rows": rows}
     return [*([others] if rows else []), *(results.get("sections") or [])]
@@ -81,6 +85,11 @@ def images(section: Mapping[str, Any]) -> str:
     return f'<div class="card samples">{pictures}</div>'
 
 
+def texts(section: Mapping[str, Any]) -> str:
+    pairs = zip(section["labels"], section["texts"], strict=True)
+    return "\n".join(f'<div class="card">{escape(str(label))}<pre>{escape(text)}</pre></div>' for label, text in pairs)
+
+
 def png(image: Any) -> str:
     """A data URL of an image [H, W], [H, W, 1] or [H, W, 3] with values 0..255."""
     pixels = np.asarray(image, np.uint8)
@@ -100,3 +109,6 @@ def draw_lines(axes: Axes, section: Mapping[str, Any]) -> None:
     axes.set_ylabel(section["y_label"])
     if len(section["lines"]) > 1:
         axes.legend()
+
+
+HTML = {"table": table, "images": images, "texts": texts}  # of lines there is a figure

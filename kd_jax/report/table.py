@@ -48,7 +48,8 @@ def _plain(value: float) -> str:
 def rows(results: Mapping[str, Any]) -> list[Row]:
     """The lines of the summary table; what no model has is left out."""
     found = verdict.models(results)
-    examples = number(results, "data", "test")
+    examples, text = number(results, "data", "test"), verdict.of_tokens(results)
+    one = "sequence" if text else "image"
 
     def with_error(value: float) -> str:
         error = f" ± {100 * verdict.standard_error(value, examples):.1f}" if examples else ""
@@ -57,18 +58,21 @@ def rows(results: Mapping[str, Any]) -> list[Row]:
     plan: list[tuple[str, str, tuple[str, ...], Callable[[float], str]]] = [
         ("Cost", "parameters", ("parameters",), quantity),
         ("Cost", "size in memory", ("bytes",), _bytes),
-        ("Cost", "FLOPs per image", ("flops",), quantity),
-        ("Cost", "latency, 1 image", ("latency_ms", "1"), _milliseconds),
-        ("Cost", "latency, 128 images", ("latency_ms", "128"), _milliseconds),
+        ("Cost", f"FLOPs per {one}", ("flops",), quantity),
+        ("Cost", f"latency, 1 {one}", ("latency_ms", "1"), _milliseconds),
+        ("Cost", f"latency, 128 {one}s", ("latency_ms", "128"), _milliseconds),
         ("Training", "steps", ("steps",), lambda value: f"{value:,.0f}"),
         ("Training", "time", ("train_seconds",), verdict.duration),
         ("Training", "examples/s", ("examples_per_second",), lambda value: f"{value:,.0f}"),
     ]
     for which, title in (("last", "Test set, last step"), ("best", "Test set, best step by validation")):
+        accuracy = [("accuracy in %, ± error", "accuracy", with_error), ("NLL", "nll", _plain)]
+        if text:
+            accuracy = [("perplexity", "perplexity", _plain), ("NLL, nats a token", "nll", _plain)]
+            accuracy += [("its standard error", "nll_error", _plain), ("next token right", "accuracy", percent)]
         plan += [
             (title, "step", (which, "step"), lambda value: f"{value:,.0f}"),
-            (title, "accuracy in %, ± error", (which, "test", "accuracy"), with_error),
-            (title, "NLL", (which, "test", "nll"), _plain),
+            *((title, label, (which, "test", name), show) for label, name, show in accuracy),
             (title, "calibration error (ECE)", (which, "test", "ece"), percent),
             (title, "agrees with teacher", (which, "test", "agreement"), percent),
             (title, "KL from teacher", (which, "test", "kl"), _plain),

@@ -36,6 +36,11 @@ def models(results: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {role: found[role] for role in ROLES if found.get(role)}
 
 
+def of_tokens(results: Mapping[str, Any]) -> bool:
+    """Whether what is predicted are the tokens of a text: perplexity then says what accuracy says of images."""
+    return bool((results.get("data") or {}).get("per_token"))
+
+
 def standard_error(accuracy: float, examples: float) -> float:
     """sqrt(p (1 - p) / n): the binomial standard error of an accuracy measured on n examples."""
     return math.sqrt(max(0.0, accuracy * (1 - accuracy)) / examples)
@@ -60,10 +65,13 @@ def judge(results: Mapping[str, Any]) -> Verdict:
     student = found.get("student")
     if student is None or number(student, "last", "test", "accuracy") is None:
         return Verdict("unknown", "There is no answer: no student was evaluated on a test set.", (), ())
-    kind, headline, sentences, facts = _gain(results)
+    text = of_tokens(results)
+    kind, headline, sentences, facts = (_text_gain if text else _gain)(results)
+    gap, one = (_text_gap if text else _gap)(results), "sequence" if text else "image"
     paragraphs = [sentences, []]
     sentences += _labels(results)
-    for paragraph, (more, more_facts) in enumerate((_gap(results), _size(found), _fidelity(found), _cost(found))):
+    parts = (gap, _size(found, one), _fidelity(found, "tokens" if text else "images"), _cost(found))
+    for paragraph, (more, more_facts) in enumerate(parts):
         paragraphs[min(paragraph, 1)] += more
         facts += more_facts
     return Verdict(kind, headline, tuple(" ".join(lines) for lines in paragraphs if lines), tuple(facts))
@@ -108,6 +116,58 @@ def _gain(results: Mapping[str, Any]) -> tuple[str, str, list[str], list[tuple[s
     return "loss", f"No: {points(gain)} points against training alone.", words, facts
 
 
+def nll_difference(results: Mapping[str, Any], role: str, other: str) -> tuple[float, float] | None:
+    """(nll of other - nll of role, two standard errors of it), nats a token, last step, test split; None if not known.
+
+    Errors are added as in `difference`, so calling it noise is the cautious side here too.
+    """
+    found = models(results)
+    (a, b), (ea, eb) = (
+        [number(found.get(name), "last", "test", key) for name in (role, other)] for key in ("nll", "nll_error")
+    )
+    return None if None in (a, b, ea, eb) else (b - a, 2 * math.hypot(ea, eb))
+
+
+def _perplexity(results: Mapping[str, Any], role: str) -> float | None:
+    return number(models(results).get(role), "last", "test", "perplexity")
+
+
+def _text_gain(results: Mapping[str, Any]) -> tuple[str, str, list[str], list[tuple[str, str]]]:
+    """_gain for a language model: perplexity, the lower the better."""
+    student, baseline = (_perplexity(results, role) for role in ("student", "baseline"))
+    known = nll_difference(results, "student", "baseline")
+    if baseline is None or known is None:
+        words = [f"The student's perplexity on the test text is {student:.4g}, but no baseline was trained: what the "
+                 "same network reaches without the teacher is not known."]  # fmt: skip
+        return "unknown", "Not known: there is no baseline to compare with.", words, []
+    how = "with the teacher's help" if "teacher" in models(results) else "distilled"
+    change, noise = 100 * (student / baseline - 1), 100 * known[1]
+    percents = f"{change:+.1f}%".replace("-", "−")
+    words = [f"The perplexity on the test text is {student:.4g} {how} and {baseline:.4g} without."]
+    facts = [(f"{percents} ± {noise:.1f}", "perplexity against the baseline (± two standard errors)")]
+    if abs(known[0]) <= known[1]:
+        words.append(f"That difference is inside the noise of the test text (±{noise:.1f}%, two standard errors).")
+        return "noise", f"Not measurably: a perplexity {percents} is within noise.", words, facts
+    words.append(f"That is more than the {noise:.1f}% (two standard errors) that the test text leaves open.")
+    if known[0] > 0:
+        return "gain", f"Yes: perplexity {percents} against training alone.", words, facts
+    words.append("This student would have been better off without its teacher.")
+    return "loss", f"No: perplexity {percents} against training alone.", words, facts
+
+
+def _text_gap(results: Mapping[str, Any]) -> tuple[list[str], list[tuple[str, str]]]:
+    room, gain = nll_difference(results, "teacher", "baseline"), nll_difference(results, "student", "baseline")
+    if room is None or gain is None:
+        return [], []
+    if room[0] <= room[1]:
+        how = "is not measurably better than" if room[0] > -room[1] else "is worse than"
+        return [f"The teacher itself {how} the baseline: there is no gap to close."], []
+    share, unsure = 100 * gain[0] / room[0], " (within noise, as above)" if abs(gain[0]) <= gain[1] else ""
+    teacher = _perplexity(results, "teacher")
+    words = f"The teacher's is {teacher:.4g}; the student closes {share:.0f}% of the gap in log-perplexity{unsure}."
+    return [words], [(f"{share:.0f}%", "of the gap to the teacher closed")]
+
+
 def _labels(results: Mapping[str, Any]) -> list[str]:
     """Who had which labels, where it was not the same for all: half of a gain may be the teacher's labels."""
     labelled, transfer, teacher = (number(results, "data", n) for n in ("labelled", "transfer", "teacher_labelled"))
@@ -139,12 +199,12 @@ def _gap(results: Mapping[str, Any]) -> tuple[list[str], list[tuple[str, str]]]:
     return [words], [(f"{100 * share:.0f}%", "of the gap to the teacher closed")]
 
 
-def _size(found: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[tuple[str, str]]]:
+def _size(found: Mapping[str, Mapping[str, Any]], one: str) -> tuple[list[str], list[tuple[str, str]]]:
     comparisons = (
         (("parameters",), "is", "smaller", "larger", "as many parameters"),
         (("flops",), "needs", "fewer FLOPs", "more FLOPs", "as many FLOPs"),
-        (("latency_ms", "1"), "is", "faster on one image", "slower on one image", "as long on one image"),
-        (("latency_ms", "128"), "is", "faster on 128 images", "slower on 128 images", "as long on 128 images"),
+        (("latency_ms", "1"), "is", f"faster on one {one}", f"slower on one {one}", f"as long on one {one}"),
+        (("latency_ms", "128"), "is", *(f"{how} on 128 {one}s" for how in ("faster", "slower", "as long"))),
     )
     words, facts = [], []
     for path, verb, less, more, same in comparisons:
@@ -162,13 +222,13 @@ def _size(found: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[tuple
     return ([f"Against the teacher, the student {_listed(words)}."] if words else []), facts
 
 
-def _fidelity(found: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[tuple[str, str]]]:
+def _fidelity(found: Mapping[str, Mapping[str, Any]], things: str) -> tuple[list[str], list[tuple[str, str]]]:
     student = number(found["student"], "last", "test", "agreement")
     if student is None:
         return [], []
     baseline = number(found.get("baseline"), "last", "test", "agreement")
     against = "" if baseline is None else f" (the baseline, which never saw the teacher, on {percent(baseline)})"
-    return [f"It predicts the teacher's class on {percent(student)} of the test images{against}."], [
+    return [f"It predicts what the teacher predicts on {percent(student)} of the test {things}{against}."], [
         (percent(student), "agreement with the teacher")
     ]
 
@@ -192,7 +252,7 @@ def caveats(results: Mapping[str, Any]) -> list[str]:
     lines = []
     if chosen and held_out:
         lines.append(
-            f"Selected on validation ({int(held_out):,} held-out images): the step of each “best” row "
+            f"Selected on validation ({int(held_out):,} held-out examples): the step of each “best” row "
             f"({', '.join(chosen)}). This run selected nothing else; the answer at the top is that of the last step."
         )
     elif chosen:

@@ -175,7 +175,7 @@ def test_source_needs_one_of_two():
     known = {"name": "x", "split": "train", "num_classes": 2, "class_names": ("a", "b"), "mean": (0,), "std": (1,)}
     with pytest.raises(ValueError, match="either images or fetch"):
         Source(**known, image_shape=(2,), labels=np.zeros(3))
-    with pytest.raises(ValueError, match="3 images, but 2 labels"):
+    with pytest.raises(ValueError, match="3 examples, but 2 labels"):
         Source(**known, image_shape=(2,), labels=np.zeros(2), images=np.zeros((3, 2)))
     with pytest.raises(ValueError, match="needs labels"):
         Source(**known, image_shape=(2,), labels=None, images=np.zeros((3, 2)))

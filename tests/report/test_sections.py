@@ -63,5 +63,5 @@ def test_a_section_that_cannot_be_shown_is_named():
         sections.check(section)
     with pytest.raises(ValueError, match="'Bits' lacks columns, rows"):
         sections.check({"kind": "table", "title": "Bits", "lead": ""})
-    with pytest.raises(ValueError, match="table, images, lines, not 'plot'"):
+    with pytest.raises(ValueError, match="table, images, lines, texts, not 'plot'"):
         sections.check({"kind": "plot"})
