@@ -1,0 +1,173 @@
+"""Decoder-only transformer language models: Llama, Mistral, Qwen2, Qwen3, Gemma, Gemma 2 and GPT-2 are options of one.
+
+Vaswani et al., "Attention Is All You Need", 2017, arXiv 1706.03762; Touvron et al., "LLaMA", 2023, arXiv 2302.13971.
+decoder_parts.py holds the layers, decoder_families.py the families by name, generation.py samples from them.
+
+Taps: embed (tokens, with positions where they are learned), layerN, layerN/attention and in it queries, keys, values
+[batch, heads, length, head width] (positions applied), scores and probabilities [batch, heads, length, length],
+layerN/mlp, final (the hidden states that the head reads) [batch, length, width]. With `scan` the layers are one module:
+layers, layers/attention/scores and so on, stacked along axis 1, so that `student.features:layers@3` is layer 3.
+
+The head's matrix is [vocabulary, width] whether it is tied or not, at `params.<role>.embed.embedding` (tied) or
+`params.<role>.head.embedding`: with the tap "final" that is all that a loss needs which never builds the logits.
+logits = softcap(final @ matrix.T); where nothing reads them, the compiler drops them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from kd_jax.models.decoder_parts import (
+    ALL,
+    Attention,
+    Cache,
+    Matrix,
+    Mlp,
+    Norm,
+    Options,
+    angles_of,
+    segment_positions,
+    softcapped,
+    write,
+)
+from kd_jax.models.generation import Decoding
+from kd_jax.models.layers import Tap
+from kd_jax.types import Array, PyTree
+
+KINDS = ("keys", "values")
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)), with further norms before the sums where `post_norms` says so."""
+
+    options: Options
+    train: bool
+
+    def setup(self) -> None:
+        o = self.options
+        self.norm1, self.norm2 = Norm(o), Norm(o)
+        self.attention, self.mlp = Attention(o), Mlp(o)
+        if o.post_norms:
+            self.post_norm1, self.post_norm2 = Norm(o), Norm(o)
+        self.dropout = nn.Dropout(o.dropout, deterministic=not self.train)
+
+    def __call__(self, x: Array, window: Array | int, seen: Seen) -> Array:
+        mask = seen.mask if seen.distance is None else seen.mask & (seen.distance < window)
+        y = self.attention(self.norm1(x), mask, seen.angles, seen.slot)
+        x = x + self.dropout(self.post_norm1(y) if self.options.post_norms else y)
+        y = self.mlp(self.norm2(x))
+        return x + self.dropout(self.post_norm2(y) if self.options.post_norms else y)
+
+
+class Seen(NamedTuple):
+    """What every layer is told: which keys a query sees, how far back they are, and where the cache is written."""
+
+    mask: Array  # bool [1 or batch, length, keys]
+    distance: Array | None
+    angles: tuple[Array, Array] | None
+    slot: Array | None
+
+
+class Decoder(nn.Module):
+    """Tokens int [batch, length] -> logits float32 [batch, length, vocabulary].
+
+    `segments` int [batch, length]: 0 is padding, left or right; equal numbers attend to each other, so that several
+    texts packed into one row do not see one another. `positions` default to those within the segment.
+    """
+
+    options: Options
+
+    def __call__(
+        self, tokens: Array, segments: Array | None = None, positions: Array | None = None, train: bool = False
+    ) -> Array:
+        slots = jnp.arange(tokens.shape[1])[None]
+        mask = slots[:, :, None] >= slots[:, None]
+        if segments is not None:
+            mask = mask & (segments[:, :, None] == segments[:, None]) & (segments != 0)[:, None]
+        if positions is None:
+            positions = slots if segments is None else segment_positions(segments)
+        return self._forward(tokens, positions, mask, slots, train=train)
+
+    def decode(self, tokens: Array, cache: Cache, mask: Array | None = None, last: bool = False) -> tuple[Array, Cache]:
+        """(logits of these further tokens [batch, length], the cache with them): a whole prompt, then one at a time.
+
+        `mask` False marks padding, which is left of the prompt; `last` computes the logits of the last token only. The
+        layers of the cache are the collection "cache": `decoding` runs this.
+        """
+        mask = jnp.ones(tokens.shape, bool) if mask is None else mask
+        slots = jnp.reshape(cache.index, (-1, 1)) + jnp.arange(tokens.shape[1])[None]  # [1 or batch, length]
+        keys = jnp.arange(cache.valid.shape[1])[None]
+        before = (cache.valid & (keys < slots[:, :1])).sum(1, keepdims=True)
+        valid = write(cache.valid, mask, cache.index)
+        seen = valid[:, None] & (keys[:, None] <= slots[:, :, None])
+        positions = jnp.maximum(before + jnp.cumsum(mask, 1) - 1, 0)
+        logits = self._forward(tokens, positions, seen, slots, slot=cache.index, last=last)
+        return logits, dataclasses.replace(cache, valid=valid, index=cache.index + tokens.shape[1])
+
+    @nn.compact
+    def _forward(
+        self, tokens: Array, positions: Array, mask: Array, slots: Array, *, slot: Array | None = None,
+        last: bool = False, train: bool = False,
+    ) -> Array:  # fmt: skip
+        o = self.options
+        matrix = Matrix(o.vocabulary, o.width, name="embed")
+        x = matrix(tokens) * (o.width**0.5 if o.scale_embedding else 1)
+        angles = angles_of(o, positions) if o.positions == "rope" else None
+        if o.positions == "learned":
+            if slot is None and tokens.shape[1] > o.max_length:
+                raise ValueError(f"{tokens.shape[1]} tokens, but positions were learned for max_length={o.max_length}")
+            x = x + Matrix(o.max_length, o.width, name="positions")(positions)
+        x = nn.Dropout(o.dropout, deterministic=not train)(Tap(name="stem")(x.astype(o.dtype)))
+        distance = slots[:, :, None] - jnp.arange(mask.shape[2])[None, None] if any(o.windows) else None
+        x = self._layers(x, Seen(mask, distance, angles, slot), train)
+        x = Tap(name="final")(Norm(o, name="norm")(x[:, -1:] if last else x))
+        head = matrix if o.tied else Matrix(o.vocabulary, o.width, name="head")
+        return softcapped(head.attend(x), o.logit_softcap)
+
+    def _layers(self, x: Array, seen: Seen, train: bool) -> Array:
+        o = self.options
+        windows = [(o.windows[i % len(o.windows)] if o.windows else 0) or ALL for i in range(o.depth)]
+        policy = getattr(jax.checkpoint_policies, o.remat) if o.remat else None
+        # Inside a scan XLA cannot merge the recomputation with the first one, so nothing has to forbid it.
+        block = nn.remat(Block, policy=policy, prevent_cse=not o.scan) if o.remat else Block
+        if not o.scan:
+            for i, window in enumerate(windows):
+                x = block(o, train, name=f"layer{i}")(x, window, seen)
+            return x
+
+        def body(layers: nn.Module, x: Array, window: Array) -> tuple[Array, None]:
+            return layers(x, window, seen), None
+
+        scan = nn.scan(
+            body, variable_axes={"params": 0, "cache": 0, "intermediates": 1}, length=o.depth,
+            split_rngs={"params": True, "dropout": True},
+        )  # fmt: skip
+        return scan(block(o, train, name="layers"), x, jnp.asarray(windows))[0]
+
+
+def decoding(module: Decoder) -> Decoding:
+    """The two functions with which generation.py runs a decoder: an empty cache, and a step that extends it."""
+    o = module.options
+
+    def start(params: PyTree, batch: int, size: int) -> Cache:
+        del params
+        if o.positions == "learned" and size > o.max_length:
+            raise ValueError(f"prompt and new tokens are {size}, positions were learned for max_length={o.max_length}")
+        shape = (batch, size, o.kv_heads, o.head_width)
+        layer = {"attention": {name: jnp.zeros(((o.depth,) if o.scan else ()) + shape, o.dtype) for name in KINDS}}
+        names = ["layers"] if o.scan else [f"layer{i}" for i in range(o.depth)]
+        return Cache({name: layer for name in names}, jnp.zeros((batch, size), bool), jnp.int32(0))
+
+    def step(
+        params: PyTree, tokens: Array, cache: Cache, mask: Array | None = None, last: bool = False
+    ) -> tuple[Array, Cache]:
+        variables = {"params": params, "cache": cache.layers}
+        (logits, cache), new = module.apply(variables, tokens, cache, mask, last, method="decode", mutable="cache")
+        return logits, dataclasses.replace(cache, layers=new["cache"])
+
+    return Decoding(start, step)

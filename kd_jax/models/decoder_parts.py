@@ -1,0 +1,260 @@
+"""The layers of a decoder, the options that tell families apart, and its cache of keys and values.
+
+Su et al., "RoFormer" (rotary positions), 2021, arXiv 2104.09864; Ainslie et al., "GQA", 2023, arXiv 2305.13245; Zhang &
+Sennrich, "Root Mean Square Layer Normalization", 2019, arXiv 1910.07467; Shazeer, "GLU Variants", 2020, arXiv
+2002.05202.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from kd_jax.models.layers import Tap
+from kd_jax.resolve import near
+from kd_jax.types import Array, PyTree
+
+INIT = nn.initializers.normal(0.02)  # of every matrix, as in GPT-2 and Llama
+ALL = 2**30  # a window that reaches every token
+ACTIVATIONS = {"silu": nn.silu, "gelu": lambda x: nn.gelu(x, approximate=False), "gelu_tanh": nn.gelu, "relu": nn.relu}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a decoder is made of; `decoder_families` has the combinations that were published."""
+
+    vocabulary: int
+    width: int
+    depth: int
+    heads: int
+    hidden: int  # of the MLP
+    kv_heads: int = 0  # 0 = heads; fewer share keys and values (GQA)
+    head_width: int = 0  # 0 = width / heads
+    norm: str = "rms"  # rms | layer
+    norm_offset: float = 0.0  # Gemma stores the weight - 1
+    epsilon: float = 1e-6
+    activation: str = "silu"
+    gated: bool = True  # down(activation(gate x) * up x), else down(activation(up x))
+    positions: str = "rope"  # rope | learned
+    theta: float = 10000.0
+    rope_scaling: tuple[tuple[str, Any], ...] | Mapping[str, Any] = ()  # of a Hugging Face config: linear, llama3
+    max_length: int = 0  # of learned positions
+    qkv_bias: bool = False
+    out_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False  # of every head's queries and keys, before the positions
+    post_norms: bool = False
+    scale_embedding: bool = False  # by sqrt(width)
+    attention_scale: float = 0.0  # 0 = 1 / sqrt(head width)
+    attention_softcap: float = 0.0  # 0 = none; c tanh(x / c)
+    logit_softcap: float = 0.0
+    windows: tuple[int, ...] = ()  # how many tokens back layer i % len(windows) sees, itself included; 0 = all
+    tied: bool = True
+    dropout: float = 0.0  # of the embeddings and of what a layer adds
+    scan: bool = False  # one compiled layer, run `depth` times: quick to compile
+    remat: str = ""  # what the backward pass keeps: a name of jax.checkpoint_policies, "" = everything
+    dtype: Any = "float32"  # of the computation; parameters are float32, and so are norms, softmax and logits
+
+    def __post_init__(self) -> None:
+        def fail(text: str) -> None:
+            raise ValueError(f"decoder: {text}")
+
+        object.__setattr__(self, "dtype", jnp.dtype(self.dtype))
+        object.__setattr__(self, "kv_heads", self.kv_heads or self.heads)
+        object.__setattr__(self, "rope_scaling", tuple(sorted(dict(self.rope_scaling).items())))
+        object.__setattr__(self, "windows", tuple(self.windows))
+        if not self.head_width and self.width % self.heads:
+            fail(f"width={self.width} is no multiple of heads={self.heads}; give head_width")
+        object.__setattr__(self, "head_width", self.head_width or self.width // self.heads)
+        if self.heads % self.kv_heads:
+            fail(f"heads={self.heads} is no multiple of kv_heads={self.kv_heads}")
+        choices = {"norm": ("rms", "layer"), "positions": ("rope", "learned"), "activation": ACTIVATIONS}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                fail(f"{name}={getattr(self, name)!r}. {near(getattr(self, name), known)}")
+        if self.positions == "learned" and not self.max_length:
+            fail("learned positions need max_length")
+        if self.positions == "rope" and self.head_width % 2:
+            fail(f"rotary positions need an even head_width, not {self.head_width}")
+        policies = [n for n in dir(jax.checkpoint_policies) if not n.startswith("_")]
+        if self.remat and self.remat not in policies:
+            fail(f"remat={self.remat!r}. {near(self.remat, policies)}")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Cache:
+    """What a decoder remembers: {"keys", "values"} [batch, size, kv_heads, head width] by layer, with `scan` stacked in
+    front; which slots hold a token [batch, size]; and the slot of the next one, () or [batch]."""
+
+    layers: PyTree
+    valid: Array
+    index: Array
+
+
+class Norm(nn.Module):
+    options: Options
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        o = self.options
+        y = x.astype(jnp.float32)
+        first = nn.initializers.constant(1.0 - o.norm_offset)
+        scale = self.param("scale", first, (x.shape[-1],)).astype(jnp.float32) + o.norm_offset
+        if o.norm == "layer":
+            y = y - y.mean(-1, keepdims=True)
+        y = y * jax.lax.rsqrt((y * y).mean(-1, keepdims=True) + o.epsilon)
+        y = y * scale.reshape((1,) * (x.ndim - 1) + (-1,))
+        if o.norm == "layer":
+            y = y + self.param("bias", nn.initializers.zeros, (x.shape[-1],)).reshape((1,) * (x.ndim - 1) + (-1,))
+        return y.astype(o.dtype)
+
+
+class Matrix(nn.Module):
+    """One vector for each of `count` numbers."""
+
+    count: int
+    width: int
+
+    def setup(self) -> None:
+        self.embedding = self.param("embedding", INIT, (self.count, self.width))
+
+    def __call__(self, numbers: Array) -> Array:
+        return jnp.take(self.embedding, numbers, axis=0)
+
+    def attend(self, x: Array) -> Array:
+        """x @ embedding.T, summed in float32."""
+        return jnp.einsum("...d,vd->...v", x, self.embedding.astype(x.dtype), preferred_element_type=jnp.float32)
+
+
+class Attention(nn.Module):
+    """Causal where the mask is; of `context` in place of x where one is given (cross-attention)."""
+
+    options: Options
+
+    def setup(self) -> None:
+        o = self.options
+        self.query = dense(o, o.heads * o.head_width, o.qkv_bias)
+        self.key, self.value = (dense(o, o.kv_heads * o.head_width, o.qkv_bias) for _ in range(2))
+        self.out = dense(o, o.width, o.out_bias)
+        if o.qk_norm:
+            self.query_norm, self.key_norm = Norm(o), Norm(o)
+        self.queries, self.keys, self.values, self.scores, self.probabilities = (Tap() for _ in range(5))
+
+    def __call__(self, x: Array, mask: Array, angles: Any = None, slot: Array | None = None) -> Array:
+        """x [batch, length, width], mask bool [1 or batch, length, keys], angles of positions, slot of the cache."""
+        o = self.options
+        queries = self._heads(self.query(x))
+        queries = self.query_norm(queries) if o.qk_norm else queries
+        queries = rotated(queries, angles)
+        keys, values = self.project(x, angles)
+        if slot is not None:
+            keys, values = (self._remember(n, v, slot) for n, v in (("keys", keys), ("values", values)))
+        return self.attend(queries, keys, values, mask)
+
+    def project(self, x: Array, angles: Any = None) -> tuple[Array, Array]:
+        """Keys and values [batch, length, kv_heads, head width]."""
+        keys, values = self._heads(self.key(x)), self._heads(self.value(x))
+        keys = self.key_norm(keys) if self.options.qk_norm else keys
+        return rotated(keys, angles), values
+
+    def cross(self, x: Array, keys: Array, values: Array, mask: Array) -> Array:
+        """Attention to keys and values that another sequence was projected to."""
+        return self.attend(self._heads(self.query(x)), keys, values, mask)
+
+    def attend(self, queries: Array, keys: Array, values: Array, mask: Array) -> Array:
+        o, (batch, length, *_), size = self.options, queries.shape, keys.shape[1]
+        queries, keys, values = (
+            tap(v.swapaxes(1, 2)) for tap, v in ((self.queries, queries), (self.keys, keys), (self.values, values))
+        )
+        grouped = queries.reshape(batch, o.kv_heads, -1, length, o.head_width)
+        scores = jnp.einsum("bkgld,bksd->bkgls", grouped, keys, preferred_element_type=jnp.float32)
+        scores = scores * (o.attention_scale or 1 / math.sqrt(o.head_width))
+        scores = self.scores(softcapped(scores, o.attention_softcap).reshape(batch, o.heads, length, size))
+        # Not -inf: a row of padding sees nothing, and its softmax must be finite.
+        scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
+        probabilities = self.probabilities(jax.nn.softmax(scores)).astype(o.dtype)
+        grouped = probabilities.reshape(batch, o.kv_heads, -1, length, size)
+        x = jnp.einsum("bkgls,bksd->blkgd", grouped, values)
+        return self.out(x.reshape(batch, length, o.heads * o.head_width))
+
+    def _heads(self, x: Array) -> Array:
+        return x.reshape(*x.shape[:2], -1, self.options.head_width)
+
+    def _remember(self, name: str, new: Array, slot: Array) -> Array:
+        whole = write(self.get_variable("cache", name), new, slot)
+        self.put_variable("cache", name, whole)
+        return whole
+
+
+class Mlp(nn.Module):
+    options: Options
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        o = self.options
+        act = ACTIVATIONS[o.activation]
+        up = dense(o, o.hidden, o.mlp_bias, "up")(x)
+        hidden = act(dense(o, o.hidden, o.mlp_bias, "gate")(x)) * up if o.gated else act(up)
+        return dense(o, o.width, o.mlp_bias, "down")(hidden)
+
+
+def dense(o: Options, features: int, bias: bool, name: str | None = None) -> nn.Dense:
+    return nn.Dense(features, use_bias=bias, dtype=o.dtype, kernel_init=INIT, name=name)
+
+
+def softcapped(x: Array, cap: float) -> Array:
+    return cap * jnp.tanh(x / cap) if cap else x
+
+
+def segment_positions(segments: Array) -> Array:
+    """Positions that start at 0 where the segment changes: [batch, length] -> [batch, length]."""
+    slots = jnp.arange(segments.shape[1])[None]
+    starts = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+    return slots - jax.lax.cummax(jnp.where(starts, slots, 0), axis=1)
+
+
+def angles_of(o: Options, positions: Array) -> tuple[Array, Array]:
+    """(cos, sin) float32 [1 or batch, length, 1, head width / 2] of rotary positions."""
+    frequencies = 1 / o.theta ** (jnp.arange(0, o.head_width, 2, dtype=jnp.float32) / o.head_width)
+    frequencies = rescaled(frequencies, dict(o.rope_scaling))[None, None, None]
+    angles = positions[..., None, None].astype(jnp.float32) * frequencies
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rescaled(frequencies: Array, scaling: Mapping[str, Any]) -> Array:
+    """Frequencies for longer texts: "linear" divides all by `factor`, "llama3" only those of long waves (Llama 3.1)."""
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    if kind == "default":
+        return frequencies
+    if kind == "linear":
+        return frequencies / scaling["factor"]
+    if kind != "llama3":
+        raise ValueError(f"rope_scaling {kind!r} is not known here. {near(kind, ('default', 'linear', 'llama3'))}")
+    turns = scaling["original_max_position_embeddings"] * frequencies / (2 * math.pi)
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    kept = jnp.clip((turns - low) / (high - low), 0, 1)
+    return frequencies * (kept + (1 - kept) / scaling["factor"])
+
+
+def rotated(x: Array, angles: tuple[Array, Array] | None) -> Array:
+    """Each pair (x_i, x_{i + half}) turned by its angle: the order of Hugging Face, not of Llama's own release."""
+    if angles is None:
+        return x
+    cos, sin = angles
+    first, second = jnp.split(x.astype(jnp.float32), 2, -1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1).astype(x.dtype)
+
+
+def write(whole: Array, new: Array, slot: Array) -> Array:
+    """`whole` [batch, size, ...] with `new` [batch, length, ...] from `slot` on, () or [batch] for each row its own."""
+    new = new.astype(whole.dtype)
+    if slot.ndim == 0:
+        return jax.lax.dynamic_update_slice_in_dim(whole, new, slot, axis=1)
+    return jax.vmap(lambda w, n, s: jax.lax.dynamic_update_slice_in_dim(w, n, s, axis=0))(whole, new, slot)
