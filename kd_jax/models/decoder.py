@@ -151,7 +151,7 @@ class Decoder(nn.Module):
 
 
 def decoding(module: Decoder) -> Decoding:
-    """The two functions with which generation.py runs a decoder: an empty cache, and a step that extends it."""
+    """The functions with which generation.py runs a decoder."""
     o = module.options
 
     def start(params: PyTree, batch: int, size: int) -> Cache:
@@ -170,4 +170,11 @@ def decoding(module: Decoder) -> Decoding:
         (logits, cache), new = module.apply(variables, tokens, cache, mask, last, method="decode", mutable="cache")
         return logits, dataclasses.replace(cache, layers=new["cache"])
 
-    return Decoding(start, step)
+    def take(cache: Cache, rows: Array) -> Cache:
+        layers = jax.tree.map(lambda x: jnp.take(x, rows, axis=x.ndim - 4), cache.layers)
+        return Cache(layers, cache.valid[rows], cache.index if cache.index.ndim == 0 else cache.index[rows])
+
+    def rewind(cache: Cache, index: Array) -> Cache:
+        return dataclasses.replace(cache, index=index)  # slots from `index` on are not seen, and overwritten
+
+    return Decoding(start, step, take, rewind)

@@ -22,11 +22,15 @@ class Decoding(NamedTuple):
 
     start(params, batch, size) -> an empty cache for `size` tokens;
     step(params, tokens, cache, mask, last) -> (logits, cache): tokens [batch, n] go on from the cache; mask is None or
-    False on padding; logits [batch, n, vocabulary], with `last` [batch, 1, vocabulary].
+    False on padding; logits [batch, n, vocabulary], with `last` [batch, 1, vocabulary];
+    take(cache, rows) -> the cache of these rows [n], repeated or reordered;
+    rewind(cache, index) -> the cache as it was after `index` [batch] tokens, padding included.
     """
 
     start: Callable[..., PyTree]
     step: Callable[..., tuple[Array, PyTree]]
+    take: Callable[[PyTree, Array], PyTree]
+    rewind: Callable[[PyTree, Array], PyTree]
 
 
 class Generated(NamedTuple):
@@ -98,7 +102,13 @@ def mixed(student: Decoding, teacher: Decoding, alpha: float) -> Decoding:
         logs = jnp.stack([jax.nn.log_softmax(own), jax.nn.log_softmax(others)]) + shares
         return jax.nn.logsumexp(logs, axis=0), (first, second)
 
-    return Decoding(start, step)
+    def take(caches: tuple, rows: Array) -> tuple:
+        return student.take(caches[0], rows), teacher.take(caches[1], rows)
+
+    def rewind(caches: tuple, index: Array) -> tuple:
+        return student.rewind(caches[0], index), teacher.rewind(caches[1], index)
+
+    return Decoding(start, step, take, rewind)
 
 
 def filtered(logits: Array, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Array:

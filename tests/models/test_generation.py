@@ -29,6 +29,8 @@ def table(logits) -> Decoding:
     return Decoding(
         lambda params, batch, size: jnp.zeros((batch, 1)),
         lambda params, tokens, cache, mask=None, last=False: (params[tokens[:, -1:] if last else tokens], cache),
+        lambda cache, rows: cache[rows],
+        lambda cache, index: cache,
     )
 
 
