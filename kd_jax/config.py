@@ -84,6 +84,8 @@ def base() -> ConfigDict:
     config.splits = ConfigDict(part())  # a function (Splits, **kwargs) -> {name: Source}: further data for the scheme
     config.extra = ConfigDict(part())  # a function (Splits, **kwargs) -> arrays that every network may read: a graph
     config.prepare = ConfigDict(part())  # a function (batch, train, **kwargs) -> further entries of a prepared batch
+    # A function (roles, sources, **kwargs) -> Scheme.summary, whose sections every training of the run contributes to.
+    config.summary = ConfigDict(part())
     config.student = ConfigDict(
         dict(model=dict(name="models.cifar_resnet.resnet20", kwargs={}), inputs=("batch.image",))
     )

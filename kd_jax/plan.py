@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,16 @@ from kd_jax.state import bind, init_state, loaded_variables
 from kd_jax.types import Model, Parts, Role, Scheme, TrainState
 from kd_jax.workdir import plain
 
+Summary = Callable[[TrainState, Mapping[str, Any]], list[dict[str, Any]]]
+
 
 def make_model(config: Mapping[str, Any], source: Source) -> Model:
-    """The model that a config names; `num_classes` comes from the data unless the config sets it."""
+    """The model that a config names; `num_classes`, or `vocabulary`, comes from the data unless the config sets it."""
     factory, kwargs = resolve(config["name"]), dict(config["kwargs"])
     check_kwargs(config["name"], factory, kwargs)
+    if "vocabulary" in inspect.signature(factory).parameters:
+        kwargs.setdefault("vocabulary", source.num_classes)
+        return as_model(factory(**kwargs))
     try:
         check_kwargs("", factory, ["num_classes"])
         kwargs.setdefault("num_classes", source.num_classes)
@@ -125,8 +131,15 @@ def make_scheme(
     terms = knowledge.make_terms(terms, steps, len(source))
     parts = Parts(roles, terms, steps, make_tx, prepare, sources)
     built = call(scheme["name"], parts, **scheme["kwargs"])
+    if config.summary["name"]:
+        own = call(config.summary["name"], built.roles, sources, **config.summary["kwargs"])
+        built = dataclasses.replace(built, summary=_both(built.summary, own))
     changes = {"prepare": built.prepare or prepare, "extra": {**(extra or {}), **built.extra}}
     return dataclasses.replace(built, select=config.select, **changes)
+
+
+def _both(first: Summary | None, second: Summary) -> Summary:
+    return second if first is None else lambda state, record: [*first(state, record), *second(state, record)]
 
 
 def teacher_role(model: Model, config: ConfigDict) -> Role:
@@ -181,7 +194,7 @@ def plan(
     if not config.terms and config.scheme.name == "schemes.offline.build":
         raise ValueError("config.terms is empty: knowledge.compose('response') fills it.")
     jobs: dict[str, Job] = {}
-    common = {k: config[k] for k in ("prepare", "extra", "select")}
+    common = {k: config[k] for k in ("prepare", "extra", "select", "summary")}
 
     def add(name: str, train: Any, terms: Any, about: Any, *, roles: Any, data: Any, seed: int, rules: Any) -> None:
         kind = config.scheme if name == "student" else part("schemes.offline.build")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,7 @@ def collect(
         found[name] = entry
     temperature = shown_temperature(config.terms)
     labelled = int(train.labelled.sum())
-    sections = finished["student"].get("sections", [])
+    sections = joined({name: result.get("sections", []) for name, result in finished.items()})
     for section in sections:
         check_section(section)
     shown: list[dict[str, Any]] = []
@@ -171,6 +172,28 @@ def collect(
         "sections": sections,
         "examples": shown,
     }  # fmt: skip
+
+
+def joined(found: Mapping[str, list[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """The sections of all trainings in one list: those of one title become one, where each line names its training."""
+    made: dict[str, dict[str, Any]] = {}
+    shared = {title for title, n in Counter(s["title"] for own in found.values() for s in own).items() if n > 1}
+    for name, own in found.items():
+        for section in own:
+            section = dict(section)
+            if section["title"] in shared and section["kind"] == "table":
+                section["rows"] = [[f"{name} {row[0]}".strip(), *row[1:]] for row in section["rows"]]
+            elif section["title"] in shared and section["kind"] == "texts":
+                section["labels"] = [f"{name}, {label}" for label in section["labels"]]
+            elif section["title"] in made:
+                section["title"] = f"{section['title']} ({name})"
+            before = made.get(section["title"])
+            if before is None:
+                made[section["title"]] = section
+                continue
+            for field in {"table": ("rows",), "texts": ("texts", "labels")}[section["kind"]]:
+                before[field] = [*before[field], *section[field]]
+    return list(made.values())
 
 
 def measured(network: Network, source: Source, prepare: Any) -> dict[str, Any]:

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from kd_jax.data import arrays, cifar, idx, prepared, splits
+from kd_jax.data import arrays, cifar, corpus, idx, prepared, splits
 from kd_jax.data.source import Source, Splits, subset
 from kd_jax.resolve import near, resolve
 
-NAMES = ("digits", "fashion_mnist", "mnist", "cifar10", "cifar100", "imagenet2012", "arrays")
+NAMES = ("digits", "fashion_mnist", "mnist", "cifar10", "cifar100", "imagenet2012", "arrays", "text")
 
 DEFAULTS: dict[str, Any] = {
     "name": "digits",
@@ -29,6 +29,10 @@ DEFAULTS: dict[str, Any] = {
     "classes": (),  # train on the examples of these classes only, numbered as before; () = all
     "label_noise": 0.0,  # this share of the labels of train is replaced by another class, drawn by label_seed
     "eval_limit": 0,  # evaluate on N examples of the validation and N of the test split; 0 = all
+    "length": 128,  # tokens a row (text); documents are never in two splits: validation and test are shares of them
+    "tokenizer": "character",  # character | bpe (learned from the training split) | a tokenizer.json
+    "vocabulary": 1024,  # tokens of bpe
+    "packing": "packed",  # packed: several documents a row, one segment each | padded: one a row
     "image_size": 0,  # streamed images are cropped and resized to it; 0 = as they are (imagenet2012: 224)
 }
 
@@ -94,6 +98,8 @@ def _open(fields: SimpleNamespace, config: Mapping[str, Any]) -> Splits:
         return arrays.digits(fields.test)
     if name == "arrays":
         return arrays.from_npz(fields.directory)
+    if name == "text":
+        return corpus.load(fields)
     if name in idx.SETS:
         return idx.load(name, fields.directory)
     if name in cifar.SETS:

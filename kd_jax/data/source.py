@@ -33,7 +33,7 @@ class Source:
     Text: with `entry="tokens"` the main array holds token ids, int32 [n, L], and a batch has `tokens` in place of
     `image`. Where every token has a target `labels` is int32 [n, M], -1 where none is counted (padding, a prompt), and
     `num_classes` the size of the vocabulary; everything that reads labels then counts tokens. `decode` turns ids into
-    text for a report.
+    text for a report, and `end` is the token that ends a text.
     """
 
     name: str
@@ -50,6 +50,7 @@ class Source:
     fields: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     entry: str = "image"
     decode: Callable[[Sequence[int]], str] | None = None
+    end: int | None = None
 
     def __post_init__(self) -> None:
         if (self.images is None) == (self.fetch is None):

@@ -1,0 +1,94 @@
+"""Text to token ids and back: characters, byte-pair encoding learned here, or a tokenizer.json."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from kd_jax.data.source import DataNotFound
+from kd_jax.resolve import near
+
+PAD, START, END, UNKNOWN = range(4)
+SPECIAL = ("<pad>", "<start>", "<end>", "<unknown>")
+# The names that published tokenizers give to what starts and ends a text, tried in this order.
+STARTS = ("<start>", "<s>", "<bos>", "<|begin_of_text|>", "[CLS]", "<|endoftext|>")
+ENDS = ("<end>", "</s>", "<eos>", "<|end_of_text|>", "[SEP]", "<|endoftext|>")
+PADS = ("<pad>", "[PAD]", "<|pad|>", "<|endoftext|>", "</s>", "<eos>")
+
+
+class Codec(NamedTuple):
+    """`encode` gives ids without special tokens; `decode` leaves special ones out."""
+
+    size: int
+    pad: int
+    start: int
+    end: int
+    encode: Callable[[Sequence[str]], list[list[int]]]
+    decode: Callable[[Sequence[int]], str]
+
+
+def make_codec(kind: str, texts: Sequence[str], vocabulary: int) -> Codec:
+    """ "character" | "bpe" (learned from `texts`, `vocabulary` tokens) | the path of a tokenizer.json."""
+    if kind == "character":
+        return characters(sorted(set("".join(texts))))
+    if kind == "bpe":
+        return of_tokenizer(learned(texts, vocabulary))
+    if not kind.endswith(".json"):
+        raise ValueError(f"data.tokenizer={kind!r}. {near(kind, ('character', 'bpe', 'PATH/tokenizer.json'))}")
+    if not Path(kind).is_file():
+        raise DataNotFound(f"data.tokenizer={kind!r}: there is no such file.")
+    return of_tokenizer(Tokenizer.from_file(kind))
+
+
+def characters(alphabet: Sequence[str]) -> Codec:
+    """One token a character; one that is not in the alphabet is <unknown>."""
+    ids = {character: i for i, character in enumerate(alphabet, start=len(SPECIAL))}
+    names = ["", "", "", "\N{REPLACEMENT CHARACTER}", *alphabet]
+
+    def encode(texts: Sequence[str]) -> list[list[int]]:
+        return [[ids.get(character, UNKNOWN) for character in text] for text in texts]
+
+    return Codec(len(names), PAD, START, END, encode, lambda tokens: "".join(names[int(t)] for t in tokens))
+
+
+def learned(texts: Sequence[str], vocabulary: int) -> Tokenizer:
+    """Byte-level byte-pair encoding of these texts: no character is ever unknown.
+
+    Sennrich, Haddow, Birch, "Neural Machine Translation of Rare Words with Subword Units", 2016, arXiv 1508.07909.
+    """
+    if vocabulary < 256 + len(SPECIAL):
+        raise ValueError(f"data.vocabulary={vocabulary}: 256 bytes and {len(SPECIAL)} special tokens are the least.")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=list(SPECIAL), show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )  # fmt: skip
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def of_tokenizer(tokenizer: Tokenizer) -> Codec:
+    """The codec of any tokenizer of the library; ValueError where it has no token that ends a text."""
+    vocabulary = tokenizer.get_vocab()
+
+    def special(what: str, names: Sequence[str]) -> int:
+        found = [vocabulary[name] for name in names if name in vocabulary]
+        if not found:
+            raise ValueError(f"The tokenizer has no token that is {what}: none of {', '.join(names)}.")
+        return found[0]
+
+    def encode(texts: Sequence[str]) -> list[list[int]]:
+        return [e.ids for e in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+
+    def decode(tokens: Sequence[int]) -> str:
+        return tokenizer.decode([int(t) for t in tokens], skip_special_tokens=True)
+
+    end = special("the end", ENDS)
+    return Codec(
+        max(vocabulary.values()) + 1, special("padding", PADS), special("the start", STARTS), end, encode, decode
+    )

@@ -1,0 +1,76 @@
+"""Distillation on texts that the student writes itself, or the teacher, or both: GKD, and the samples of MiniLLM."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+
+from kd_jax.schemes import offline
+from kd_jax.schemes.continuations import ENTRIES, make_sampler, prompts_of
+from kd_jax.terms import paths_of
+from kd_jax.types import Array, Call, Parts, Scheme, TrainState
+
+_DATA = "on_data"
+
+
+def build(
+    parts: Parts,
+    share: float = 0.5,
+    prompt: int = 32,
+    sampler: str = "student",
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    mix: float = 0.2,
+    proposals: int = 4,
+    decoding: str = "models.decoder.decoding",
+) -> Scheme:
+    """In a share of the steps the batch's texts after their prompts are written anew, by the current student.
+
+    The terms of the config then act on those tokens, and in the other steps on the data. Nothing is differentiated
+    through the sampling. Agarwal, Vieillard, Zhou, Stanczyk, Ramos, Geist, Bachem, "On-Policy Distillation of Language
+    Models" (GKD), 2023, arXiv 2306.13649: `share` is its lambda, drawn a batch. `prompt` tokens begin a running text;
+    0: the data are pairs of prompt and response. `sampler`: "student", "teacher" (its samples as data, which is
+    supervised or sequence-level KD with fresh samples), "mixed" (Gu, Dong, Wei, Huang, "MiniLLM", 2023, arXiv
+    2306.08543, the teacher's share `mix`) or "speculative" (the teacher's samples, proposed by the student).
+
+    Terms that read `on_data.logits` see what the student says of the data also where the texts are its own, with
+    `batch.data_label` and `batch.data_labelled`: the language modelling loss beside the distillation.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share={share} of the batches is sampled: a number in (0, 1]; 0 is schemes.offline.build.")
+    prompts = prompts_of(parts.sources["train"], prompt)
+    sample = make_sampler(
+        parts, prompts, sampler, temperature=temperature, top_k=top_k, top_p=top_p, mix=mix, proposals=proposals,
+        decoding=decoding,
+    )  # fmt: skip
+
+    def pre_update(state: TrainState, batch: Mapping[str, Array], key: Array) -> Mapping[str, Array]:
+        coin, own = jax.random.split(key)
+        if share == 1:
+            return sample(state, batch, own)
+        kept = {name: batch[name] for name in ENTRIES}
+        return jax.lax.cond(
+            jax.random.uniform(coin) < share, lambda: sample(state, batch, own), lambda: kept
+        )  # fmt: skip
+
+    return sampled(parts, pre_update)
+
+
+def sampled(parts: Parts, pre_update) -> Scheme:
+    """offline.build whose batches `pre_update` replaces, with the student's call on the data if a term reads it."""
+    scheme = offline.build(parts)
+    stage = dataclasses.replace(scheme.stages[0], pre_update=pre_update)
+    if not any(path.startswith(f"{_DATA}.") for term in parts.terms.values() for path in paths_of(term)):
+        return dataclasses.replace(scheme, stages=(stage,))
+    inputs = tuple(path.replace("batch.", "batch.data_") for path in parts.roles["student"].inputs)
+    phase = stage.phases[0]
+    phase = dataclasses.replace(phase, forward=(*phase.forward, Call("student", inputs, name=_DATA)))
+
+    def prepare(batch: Mapping[str, Array], key: Array, train: bool) -> Mapping[str, Array]:
+        seen = parts.prepare(batch, key, train)
+        return {**seen, **{f"data_{name}": seen[name] for name in ENTRIES}}
+
+    return dataclasses.replace(scheme, stages=(dataclasses.replace(stage, phases=(phase,)),), prepare=prepare)
