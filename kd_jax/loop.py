@@ -17,7 +17,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from kd_jax import parallel
+from kd_jax import parallel, workdir
 from kd_jax.checkpoint import Checkpoints, save_tree, write_json
 from kd_jax.data.batches import batch_shapes, eval_batches, train_batches
 from kd_jax.data.source import Source
@@ -118,10 +118,9 @@ def fit(
 
     `sources` maps split names to data: the stages' splits, "validation" (or None) and "test". Checkpoints are left in
     `<directory>/checkpoints`, the networks alone in `<directory>/export/<last|best>/<role>`.
-    Raises NonFiniteLoss, Stopped, and ValueError for whatever does not fit together.
+    Raises NonFiniteLoss, Stopped, and ValueError for whatever does not fit together, or where another run works there.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    with jax.set_mesh(mesh):
+    with workdir.locked(directory), jax.set_mesh(mesh):
         run = begin(scheme, sources, settings, mesh, Checkpoints(directory / "checkpoints", settings.keep))
         step, steps, lead = int(run.state.step), run.bounds[-1], parallel.is_lead()
         progress = Progress(title, steps, step, settings.batch_size, enabled=lead)

@@ -12,11 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from kd_jax.types import PyTree, Scheme, TrainState
 
 BATCH_AXES = ("data", "fsdp")
+MESSAGE_BYTES = 2000  # of an error that one process tells the others
 Rules = Sequence[tuple[str, Any]]
 
 
@@ -174,3 +177,27 @@ def check_roles(rules: Mapping[str, Rules], scheme: Scheme) -> None:
 def is_lead() -> bool:
     """True in the one process that writes logs and reports."""
     return jax.process_index() == 0
+
+
+def on_lead(work: Callable[[], None]) -> None:
+    """work() in the lead process, while the others wait for it; what it raises, all raise.
+
+    An error in one process alone would leave the others waiting in the next collective. Raises the OSError or
+    ValueError of `work`.
+    """
+    failed: OSError | ValueError | None = None
+    if is_lead():
+        try:
+            work()
+        except (OSError, ValueError) as e:
+            failed = e
+    if jax.process_count() > 1:
+        said = np.zeros(MESSAGE_BYTES, np.uint8)
+        if failed is not None:
+            text = str(failed).encode()[:MESSAGE_BYTES]
+            said[: len(text)] = np.frombuffer(text, np.uint8)
+        text = bytes(np.asarray(multihost_utils.broadcast_one_to_all(said))).rstrip(b"\0").decode(errors="replace")
+        if text and failed is None:
+            raise ValueError(f"Process 0: {text}")
+    if failed is not None:
+        raise failed

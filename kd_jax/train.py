@@ -145,7 +145,24 @@ def run(
     workdir.check({job.directory: job.config for job in jobs.values()})
     if results := read_finished(config, directory, jobs):
         return present(config, results, directory)
+    with workdir.locked(directory):
+        results = train_all(config, jobs, splits, teacher_variables, mesh)
+        if not parallel.is_lead():
+            return {}
+        results |= {"command": shlex.join(sys.argv), "wall_seconds": time.monotonic() - start}
+        write_json(directory / RESULTS, results)
+        return present(config, results, directory)
 
+
+def train_all(
+    config: ConfigDict,
+    jobs: dict[str, Job],
+    splits: Splits,
+    teacher_variables: tuple[PyTree, PyTree] | None,
+    mesh: Mesh,
+) -> dict[str, Any]:
+    """The teachers, the baseline and the student in order; what results.json holds of them, in the lead process."""
+    teachers = teachers_of(config)
     finished: dict[str, dict[str, Any]] = {}
     networks: dict[str, Network] = {}
     job = jobs["student"]
@@ -177,10 +194,7 @@ def run(
                 networks[name] = load_network(export_of(job, "last"), role, path, job.scheme.extra, seen)
     if not parallel.is_lead():
         return {}
-    results = collect(config, finished, scores, jobs, networks, splits)
-    results |= {"command": shlex.join(sys.argv), "wall_seconds": time.monotonic() - start}
-    write_json(directory / RESULTS, results)
-    return present(config, results, directory)
+    return collect(config, finished, scores, jobs, networks, splits)
 
 
 def jobs_of(

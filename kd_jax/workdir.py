@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import hashlib
 import json
+import os
 import re
+import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from kd_jax import parallel
 from kd_jax.checkpoint import write_json
 
+LOCK = "lock"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "ml-collections")
 
 
@@ -86,9 +93,53 @@ def check(runs: Mapping[Path, Any]) -> None:
 
 
 def claim(directory: Path, config: Any) -> None:
-    """Writes config.json into a new run's folder."""
-    path = directory / "config.json"
-    if jax.process_index() == 0 and not path.exists():
+    """Writes config.json into a new run's folder. Raises OSError, in every process, where that cannot be written."""
+
+    def write() -> None:
+        path = directory / "config.json"
+        if not path.exists():
+            directory.mkdir(parents=True, exist_ok=True)
+            about = {"versions": versions(), "git": git_hash(), "devices": jax.device_count()}
+            write_json(path, {"config": plain(config), **about})
+
+    parallel.on_lead(write)
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Holds `<directory>/lock` while a run works there: a second run is refused at once, whatever its process count.
+
+    The lock is flock's, of the lead process: the kernel releases it when that process ends, however it ends, so no
+    stale lock is ever left (the file stays, and says who came last). On a network file system without locks
+    (NFS mounted with nolock, some bucket mounts) it guards one host only. Raises ValueError where another run holds it,
+    OSError where the folder cannot be written.
+    """
+    with contextlib.ExitStack() as held:
+        parallel.on_lead(lambda: held.enter_context(_flock(directory)))
+        yield
+
+
+@contextlib.contextmanager
+def _flock(directory: Path) -> Iterator[None]:
+    try:
         directory.mkdir(parents=True, exist_ok=True)
-        about = {"versions": versions(), "git": git_hash(), "devices": jax.device_count()}
-        write_json(path, {"config": plain(config), **about})
+        file = open(directory / LOCK, "a+")
+    except OSError as e:
+        raise OSError(f"A run cannot write into {directory} ({e.strerror}): choose another --workdir.") from e
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ValueError(
+                f"Another run works in {directory} ({file.read().strip() or 'it does not say which'}). "
+                "Wait for it or end it, or choose another --workdir."
+            ) from None
+        except OSError as e:
+            if e.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+            print(f"The file system of {directory} has no locks: nothing keeps a second run out of it.")
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield

@@ -16,7 +16,7 @@ import pytest
 import toy
 from killable import SETTINGS, SOURCES, STEPS, scheme
 
-from kd_jax import loop
+from kd_jax import loop, workdir
 from kd_jax.checkpoint import Checkpoints
 from kd_jax.watch import NonFiniteLoss
 
@@ -83,6 +83,17 @@ def test_killed_at_random_steps_and_during_a_save(unbroken, tmp_path):
     output = process.communicate(timeout=300)[0]
     assert process.returncode == 0, (moments, output)
     assert_same_end(tmp_path, unbroken)
+
+
+def test_a_second_run_in_the_folder_is_refused_until_the_first_has_ended_however_it_ends(tmp_path):
+    process = start(tmp_path, pause=0.05)
+    wait_for(process, "STEP", 2)
+    with pytest.raises(ValueError, match=rf"Another run works in {tmp_path} \(process {process.pid} on "):
+        loop.fit(scheme(), SOURCES, SETTINGS, tmp_path, toy.mesh(2), "toy")
+    process.kill()
+    process.communicate()
+    with workdir.locked(tmp_path):
+        pass
 
 
 def test_sigterm_saves_and_exits_cleanly(unbroken, tmp_path):
