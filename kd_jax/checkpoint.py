@@ -174,8 +174,10 @@ def save_tree(directory: Path, tree: PyTree) -> None:
 
 
 def load_tree(directory: Path, template: PyTree) -> PyTree:
-    """Reads a tree of arrays shaped like `template`, as NumPy.
+    """Reads a tree of arrays shaped and typed like `template`.
 
+    A leaf of the template with a sharding is read into its shards, each process reading its own: no host or device ever
+    holds more. A leaf without one becomes a NumPy array.
     Raises ValueError that names what is missing, extra or of another shape.
     """
     directory = Path(directory).absolute()
@@ -196,8 +198,12 @@ def load_tree(directory: Path, template: PyTree) -> PyTree:
             raise ValueError(
                 f"{directory} does not hold this model ({len(wrong)} differences): {'; '.join(wrong[:5])}."
             )
-        # NumPy targets: what was written on one topology is read on any other.
-        return checkpointer.restore(directory, jax.tree.map(lambda x: np.empty(x.shape, x.dtype), template))
+
+        def target(x: Any) -> Any:  # of our own, so that what was written on one topology is read on any other
+            placed = isinstance(getattr(getattr(x, "sharding", None), "mesh", None), jax.sharding.Mesh)
+            return x if placed else np.empty(x.shape, x.dtype)
+
+        return checkpointer.restore(directory, jax.tree.map(target, template))
 
 
 def _leaves(tree: PyTree) -> dict[str, tuple[int, ...]]:

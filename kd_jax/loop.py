@@ -158,15 +158,38 @@ def begin(
     run = Fit(scheme, {}, None, key, sources, settings, mesh, checkpoints, record)
     run.scheme, run.inputs = bind(scheme, batch_shapes(sources[scheme.stages[0].data], settings.batch_size))
 
-    def create(key: jax.Array, loaded: Mapping) -> TrainState:
-        return init_state(run.scheme, run.inputs, key, loaded)
-
-    shardings = _shardings(run.abstract(0))
-    run.state = jax.jit(create, out_shardings=shardings)(jax.random.key(settings.seed), loaded_variables(run.scheme))
+    run.state = create(run)
     found = checkpoints.restore_newest(run.template)
     if found:
         run.state, run.record, run.resumed = *found, True
     return run
+
+
+def create(run: Fit) -> TrainState:
+    """The state at step 0, made in its shards: no device ever holds a whole network that the rules cut.
+
+    A frozen network that was loaded is taken as it lies where it lies right, and not copied.
+    """
+    scheme, loaded, abstract = run.scheme, loaded_variables(run.scheme), run.abstract(0)
+    shardings = _shardings(abstract)
+
+    def as_loaded(role: str) -> bool:
+        """The step gets these very arrays: nothing casts them."""
+        pairs = zip(jax.tree.leaves(loaded.get(role, ())), jax.tree.leaves(abstract.frozen.get(role, ())), strict=False)
+        return role in loaded and role in abstract.frozen and all(a.dtype == b.dtype for a, b in pairs)
+
+    kept = {role: parallel.place(loaded[role], shardings.frozen[role]) for role in abstract.frozen if as_loaded(role)}
+
+    def others(frozen: Mapping) -> dict:
+        return {role: v for role, v in frozen.items() if role not in kept}
+
+    def make(key: jax.Array, loaded: Mapping) -> TrainState:
+        state = init_state(scheme, run.inputs, key, loaded)
+        return state.replace(frozen=others(state.frozen))
+
+    make = jax.jit(make, out_shardings=shardings.replace(frozen=others(shardings.frozen)))
+    state = make(jax.random.key(run.settings.seed), loaded)
+    return state.replace(frozen={**state.frozen, **kept})
 
 
 def enter(run: Fit, number: int) -> TrainState:
@@ -250,7 +273,18 @@ def compiled(run: Fit, stage: Stage, programs: Programs) -> Any:
         if other.phases is stage.phases and hooks and known == layout:
             return program
     step = make_train_step(run.scheme, stage)
-    program = jax.jit(step, donate_argnums=0, out_shardings=(_shardings(run.state), None))
+
+    def update(state: TrainState, frozen: Mapping, batch: Mapping, hyper: Mapping, key: jax.Array):
+        state, metrics = step(state.replace(frozen=frozen), batch, hyper, key)
+        return state.replace(frozen={}), metrics
+
+    # Frozen networks are read and not donated: the trainings of a run share one copy of a teacher.
+    update = jax.jit(update, donate_argnums=0, out_shardings=(_shardings(run.state.replace(frozen={})), None))
+
+    def program(state: TrainState, *given: Any) -> tuple[TrainState, Any]:
+        new, metrics = update(state.replace(frozen={}), state.frozen, *given)
+        return new.replace(frozen=state.frozen), metrics
+
     programs.append((stage, layout, program))
     return program
 

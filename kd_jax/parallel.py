@@ -16,11 +16,24 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from kd_jax.resolve import near
 from kd_jax.types import PyTree, Scheme, TrainState
 
 BATCH_AXES = ("data", "fsdp")
 MESSAGE_BYTES = 2000  # of an error that one process tells the others
-Rules = Sequence[tuple[str, Any]]
+Rules = Sequence[tuple[str, Any] | str]
+
+# The two halves of a transformer's layers: what makes heads and hidden units, and what sums over them again.
+_COLUMNS = r"(^|/)(queries_dense|keys_dense|values_dense|query|key|value|qkv|mlp1|up|gate)/(kernel|bias)$"
+_ROWS = r"(^|/)(attention/out|out|mlp2|down)/kernel$"
+_VOCABULARY = r"(^|/)(embed|words|head)/embedding$"
+RULE_SETS: dict[str, tuple[tuple[str, str], ...]] = {
+    "fsdp": ((".", "fsdp"),),
+    "tensor": ((_COLUMNS, "model@-1"), (_ROWS, "model@-2"), (_VOCABULARY, "model@-2")),
+    "fsdp+tensor": (
+        (_COLUMNS, "model@-1+fsdp"), (_ROWS, "model@-2+fsdp"), (_VOCABULARY, "model@-2+fsdp"), (".", "fsdp"),
+    ),
+}  # fmt: skip
 
 
 def start_processes(config: Mapping[str, Any]) -> None:
@@ -81,13 +94,11 @@ def check_batch_size(mesh: Mesh, batch_size: int, name: str) -> None:
 
 
 def _spec(rule: Any, shape: tuple[int, ...], mesh: Mesh, path: str) -> PartitionSpec:
-    """A tuple is the PartitionSpec itself; a mesh axis name goes on the largest axis that it divides."""
+    """A tuple is the PartitionSpec itself, a string says it by axes: "model@-1+fsdp" puts mesh axis model on the last
+    dimension and fsdp on the largest of the others that it divides. What a string's axis does not divide stays whole.
+    """
     if isinstance(rule, str):
-        if rule not in mesh.shape:
-            raise ValueError(f"A sharding rule names mesh axis {rule!r}; the mesh has {tuple(mesh.shape)}.")
-        fits = [i for i, n in enumerate(shape) if n % mesh.shape[rule] == 0 and n >= mesh.shape[rule]]
-        best = max(fits, key=lambda i: shape[i], default=None)
-        return PartitionSpec() if best is None else PartitionSpec(*(None,) * best, rule)
+        return _spec_by_axes(rule, shape, mesh, path)
     spec = PartitionSpec(*(tuple(a) if isinstance(a, list) else a for a in rule))
     if len(spec) > len(shape):
         raise ValueError(f"Sharding rule {tuple(rule)} has {len(spec)} axes, parameter {path!r} has shape {shape}.")
@@ -104,30 +115,79 @@ def _spec(rule: Any, shape: tuple[int, ...], mesh: Mesh, path: str) -> Partition
     return spec
 
 
+def _spec_by_axes(rule: str, shape: tuple[int, ...], mesh: Mesh, path: str) -> PartitionSpec:
+    axes: list[str | None] = [None] * len(shape)
+    for part in rule.split("+"):
+        name, at, place = part.partition("@")
+        if name not in mesh.shape:
+            raise ValueError(f"A sharding rule names mesh axis {name!r}; the mesh has {tuple(mesh.shape)}.")
+        fits = [i for i, n in enumerate(shape) if axes[i] is None and n and n % mesh.shape[name] == 0]
+        if at and not re.fullmatch(r"-?\d+", place):
+            raise ValueError(f"Sharding rule {rule!r} of {path!r}: after @ stands a dimension, as in 'model@-1'.")
+        if at:
+            fits = [i for i in fits if i in (int(place), int(place) + len(shape))]
+        best = max(fits, key=lambda i: shape[i], default=None)
+        if best is not None:
+            axes[best] = name
+    while axes and axes[-1] is None:
+        axes.pop()
+    return PartitionSpec(*axes)
+
+
 def _path(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _expanded(rules: Rules) -> list[tuple[str, Any, str]]:
+    """(regex, spec, where it is from): rules as they are, names of RULE_SETS replaced by what they hold."""
+    found = []
+    for rule in rules:
+        if not isinstance(rule, str):
+            found.append((*rule, rule[0]))
+        elif rule in RULE_SETS:
+            found += [(pattern, spec, rule) for pattern, spec in RULE_SETS[rule]]
+        else:
+            raise ValueError(f"A sharding rule is (path regex, spec) or a name. {near(rule, RULE_SETS)}")
+    return found
 
 
 def param_shardings(params: PyTree, rules: Rules, mesh: Mesh, role: str) -> PyTree:
     """A NamedSharding for every parameter: of the first rule whose regex is found in its path, else replicated.
 
-    Raises ValueError when a rule matches no parameter.
+    Raises ValueError when a rule, or all of a named set of them, matches no parameter.
     """
-    used: set[int] = set()
+    used: set[str] = set()
+    flat = _expanded(rules)
 
     def sharding(path: tuple, leaf: Any) -> NamedSharding:
         name = _path(path)
-        matches = [i for i, (pattern, _) in enumerate(rules) if re.search(pattern, name)]
-        used.update(matches)
-        spec = _spec(rules[matches[0]][1], leaf.shape, mesh, name) if matches else PartitionSpec()
-        return NamedSharding(mesh, spec)
+        matches = [(spec, source) for pattern, spec, source in flat if re.search(pattern, name)]
+        used.update(source for _, source in matches)
+        return NamedSharding(mesh, _spec(matches[0][0], leaf.shape, mesh, name) if matches else PartitionSpec())
 
     result = jax.tree_util.tree_map_with_path(sharding, params)
-    unused = [rules[i][0] for i in range(len(rules)) if i not in used]
+    unused = list(dict.fromkeys(source for _, _, source in flat if source not in used))
     if unused:
         names = [_path(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
         raise ValueError(f"Sharding rules {unused} match no parameter of {role!r}. It has: {', '.join(names[:20])} ...")
     return result
+
+
+def place(tree: PyTree, shardings: PyTree) -> PyTree:
+    """Arrays that every process has in full, under these shardings: each puts its own parts on its own devices.
+
+    What lies so already is returned as it is, not copied.
+    """
+
+    def put(x: Any, sharding: NamedSharding) -> jax.Array:
+        if isinstance(x, jax.Array) and x.sharding.is_equivalent_to(sharding, x.ndim):
+            return x
+        if jax.process_count() == 1:
+            return jax.device_put(x, sharding)
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    return jax.tree.map(put, tree, shardings)
 
 
 def state_shardings(state: TrainState, rules: Mapping[str, Rules], mesh: Mesh) -> TrainState:

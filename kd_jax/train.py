@@ -7,7 +7,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +45,13 @@ def finish_or_resume(job: Job, mesh: Mesh) -> dict[str, Any]:
     return fit(job.scheme, job.sources, job.settings, job.directory, mesh, job.name)
 
 
-def score_teacher(job: Job, role: Role, mesh: Mesh) -> dict[str, Any]:
+def score_teacher(job: Job, role: Role, rules: parallel.Rules, mesh: Mesh) -> dict[str, Any]:
     """{split: {metric: value}} of a frozen teacher, on the data and with the preparation that `job` uses."""
     scheme = Scheme({"teacher": role}, (), evaluate=("teacher",), prepare=job.scheme.prepare)
-    variables, extra = jax.device_put((role.initial, dict(job.scheme.extra)), parallel.replicated(mesh))
-    state = TrainState(jax.numpy.int32(0), {}, {}, {}, {"teacher": variables}, extra)
+    extra = dict(job.scheme.extra)
+    abstract = TrainState(jax.numpy.int32(0), {}, {}, {}, {"teacher": role.initial}, extra)
+    shardings = parallel.state_shardings(abstract, {"teacher": rules}, mesh)
+    state = parallel.place(abstract, shardings)
     step, key = jax.jit(make_eval_step(scheme)), parallel.create_everywhere(lambda: jax.random.key(0), mesh)
     size, sharding = job.settings.eval_batch_size, parallel.batch_sharding(mesh)
     with jax.set_mesh(mesh):
@@ -65,10 +67,18 @@ def export_of(job: Job, which: str) -> Path:
     return job.directory / "export" / which / evaluated_roles(job.scheme)[0]
 
 
-def load_network(export: Path, role: Role, path: str, extra: Mapping[str, Any], batch: Mapping[str, Any]) -> Network:
-    """An exported network as NumPy; raises ValueError when it is missing or of another model.
+def load_network(
+    export: Path,
+    role: Role,
+    path: str,
+    extra: Mapping[str, Any],
+    batch: Mapping[str, Any],
+    shardings: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]] | None = None,
+) -> Network:
+    """An exported network; raises ValueError when it is missing or of another model.
 
-    `path` is that of its logits, `batch` has the shapes of a prepared one.
+    `path` is that of its logits, `batch` has the shapes of a prepared one. `shardings(params, stats)` are where its
+    parameters and statistics are read to; without it they become NumPy arrays.
     """
     if not export.exists():
         raise ValueError(
@@ -77,6 +87,12 @@ def load_network(export: Path, role: Role, path: str, extra: Mapping[str, Any], 
     shapes = [lookup({"batch": batch, "extra": extra}, p) for p in role.inputs]
     params, stats = jax.eval_shape(role.model.init, jax.random.key(0), *shapes)
     given = extra_inputs(role, extra)
+    if shardings is not None:
+        dtype = role.dtype  # read as what it will be: a cast afterwards would hold it twice
+        params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype or x.dtype), params)
+        places = shardings(params, stats)
+        placed = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), (params, stats), places)
+        params, stats = placed
     tree = load_tree(export, exported(params, stats, jax.eval_shape(lambda: given)))
     return Network(role.model, tree["params"], tree.get("stats", stats), role, tree.get("given", given), path)
 
@@ -173,15 +189,24 @@ def train_all(
         role = job.scheme.roles[name]
         if name in jobs:
             finished[name] = finish_or_resume(jobs[name], mesh)
+        rules = job.settings.rules.get(name, ())
+
+        def shards(params: PyTree, stats: PyTree, name=name, rules=rules) -> tuple[PyTree, PyTree]:
+            whole = parallel.replicated(mesh)
+            return parallel.param_shardings(params, rules, mesh, name), jax.tree.map(lambda _: whole, stats)
+
+        extra, path = job.scheme.extra, f"{name}.logits"
         if name == "teacher" and teacher_variables is not None:
-            networks[name] = Network(
-                role.model, *teacher_variables, role, extra_inputs(role, job.scheme.extra), "teacher.logits"
-            )
+            networks[name] = Network(role.model, *teacher_variables, role, extra_inputs(role, extra), path)
+            variables = parallel.place(teacher_variables, shards(*teacher_variables))
         else:
             export = Path(fields.checkpoint) if fields.checkpoint else export_of(jobs[name], fields.use)
-            networks[name] = load_network(export, role, f"{name}.logits", job.scheme.extra, seen)
-        frozen[name] = dataclasses.replace(role, initial=(networks[name].params, networks[name].stats))
-        scores[name] = score_teacher(job, frozen[name], mesh)
+            found = load_network(export, role, path, extra, seen, shards)
+            variables = (found.params, found.stats)
+            if config.report:  # it measures the network whole, on one device
+                networks[name] = load_network(export, role, path, extra, seen)
+        frozen[name] = dataclasses.replace(role, initial=variables)
+        scores[name] = score_teacher(job, frozen[name], rules, mesh)
         check_teacher(name, fields, scores[name])
     for name in ("baseline", "student"):
         if name in jobs:

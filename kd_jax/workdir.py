@@ -121,9 +121,10 @@ def locked(directory: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _flock(directory: Path) -> Iterator[None]:
+    path = directory / LOCK
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        file = open(directory / LOCK, "a+")
+        file = open(path, "a+")
     except OSError as e:
         raise OSError(f"A run cannot write into {directory} ({e.strerror}): choose another --workdir.") from e
     with file:
@@ -142,4 +143,9 @@ def _flock(directory: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            if directory.exists() and os.listdir(directory) == [LOCK]:  # a run that never began leaves nothing
+                path.unlink()
+                directory.rmdir()
