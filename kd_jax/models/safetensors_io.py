@@ -1,0 +1,191 @@
+"""Hugging Face folders (config.json and safetensors) as trees of parameters, and back, by one table of names.
+
+A table is a tuple of Rules. It is read in both directions, so what was distilled here is written under the names that
+`transformers` loads. Tensors stay in their files until they are asked for; no PyTorch is needed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax import traverse_util
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from kd_jax.resolve import near
+from kd_jax.types import PyTree
+
+WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
+
+
+class Rule(NamedTuple):
+    """One kind of tensor: its name there, its path here, and whether the last two axes change places.
+
+    "{}" stands for a number (of a layer) and is the same on both sides:
+    Rule("encoder.layer.{}.output.dense.weight", "layer{}/mlp2/kernel", transpose=True). PyTorch's nn.Linear keeps
+    [out, in], nn.Dense [in, out].
+    """
+
+    theirs: str
+    ours: str
+    transpose: bool = False
+
+
+def dense(theirs: str, ours: str, bias: bool = True) -> tuple[Rule, ...]:
+    """The rules of an nn.Linear that is an nn.Dense here."""
+    kernel = Rule(f"{theirs}.weight", f"{ours}/kernel", True)
+    return (kernel, Rule(f"{theirs}.bias", f"{ours}/bias")) if bias else (kernel,)
+
+
+def norm(theirs: str, ours: str) -> tuple[Rule, ...]:
+    """The rules of an nn.LayerNorm of either side."""
+    return Rule(f"{theirs}.weight", f"{ours}/scale"), Rule(f"{theirs}.bias", f"{ours}/bias")
+
+
+class Tensors(Mapping[str, np.ndarray]):
+    """The tensors of a folder by name; one is read from its file when it is looked up."""
+
+    def __init__(self, folder: Path) -> None:
+        index, single = folder / INDEX, folder / WEIGHTS
+        if index.exists():
+            files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        elif single.exists():
+            files = [WEIGHTS]
+        else:
+            found = ", ".join(sorted(p.name for p in folder.iterdir())) or "nothing"
+            raise ValueError(f"{folder} has neither {WEIGHTS} nor {INDEX}; it has {found}.")
+        if missing := [name for name in files if not (folder / name).exists()]:
+            raise ValueError(f"{index} names files that are not there: {', '.join(missing)}.")
+        self._files = [safe_open(folder / name, "np") for name in files]
+        self._where = {name: file for file in self._files for name in file.keys()}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._where[name].get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._where)
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor, without reading it."""
+        return tuple(self._where[name].get_slice(name).get_shape())
+
+
+def find(name: str, revision: str = "main") -> Path:
+    """The folder of `name`: a folder; "package:NAME/PATH", inside an installed package; or a model id of the hub.
+
+    An id ("org/model") is looked up in the local cache of huggingface_hub ($HF_HUB_CACHE, $HF_HOME/hub or
+    ~/.cache/huggingface/hub); nothing is downloaded. ValueError says what was looked for, and which command gets it.
+    """
+    if name.startswith("package:"):
+        package, _, inside = name.removeprefix("package:").partition("/")
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            raise ValueError(f"{name!r}: no package {package!r} is installed: pip install {package.replace('_', '-')}")
+        folder = Path(spec.submodule_search_locations[0]) / inside
+        if not folder.is_dir():
+            raise ValueError(f"{name!r}: there is no folder {folder}.")
+        return folder
+    if Path(name).is_dir():
+        return Path(name)
+    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub")) / f"models--{name.replace('/', '--')}"
+    reference = cache / "refs" / revision
+    snapshot = cache / "snapshots" / (reference.read_text().strip() if reference.exists() else revision)
+    if snapshot.is_dir():
+        return snapshot
+    raise ValueError(
+        f"{name!r} is no folder, and {cache} holds no revision {revision!r} of it. For a model of the hub: "
+        f"pip install huggingface_hub && hf download {name} --revision {revision}"
+    )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a folder; ValueError where there is none."""
+    path = folder / CONFIG
+    if not path.exists():
+        raise ValueError(f"{folder} has no {CONFIG}: it is no Hugging Face model.")
+    return json.loads(path.read_text())
+
+
+def read_params(
+    folder: Path,
+    rules: Sequence[Rule],
+    shapes: PyTree,
+    *,
+    prefix: str = "",
+    ignore: Sequence[str] = (),
+    fresh: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The parameters of a folder as a nested dict of NumPy arrays of the shapes and types in `shapes`.
+
+    `shapes` is what jax.eval_shape(model.init, ...) gives for "params". `prefix` ("bert.") begins names of the table
+    and is missing in checkpoints of a bare body. `ignore` are regular expressions of tensors that the file may hold
+    and the model does not use; `fresh` of paths here that the file may lack, which then stay out of the result.
+    ValueError lists all names that are missing, all that are unexpected and all shapes that do not fit.
+    """
+    tensors = Tensors(folder)
+    names = {name.removeprefix(prefix): name for name in tensors}
+    params, problems, used = {}, [], set()
+    for path, leaf in traverse_util.flatten_dict(shapes, sep="/").items():
+        theirs, transpose = _outside(path, rules)
+        name = names.get(theirs.removeprefix(prefix))
+        if name is None:
+            if not _matches(path, fresh):
+                problems.append(f"missing: {theirs!r} (here {path!r}). {near(theirs, tensors, limit=4)}")
+            continue
+        used.add(name)
+        shape = tensors.shape(name)
+        if (_swapped(shape) if transpose else shape) != tuple(leaf.shape):
+            needed = _swapped(leaf.shape) if transpose else tuple(leaf.shape)
+            problems.append(f"wrong shape: {name!r} has {shape}, {path!r} needs {needed}")
+            continue
+        value = tensors[name]
+        params[path] = np.ascontiguousarray(value.swapaxes(-1, -2) if transpose else value).astype(leaf.dtype)
+    problems += [f"unexpected: {name!r}" for name in tensors if name not in used and not _matches(name, ignore)]
+    if problems:
+        raise ValueError(f"{folder} does not fit the model:\n  " + "\n  ".join(problems))
+    return traverse_util.unflatten_dict(params, sep="/")
+
+
+def write_folder(
+    folder: Path, params: PyTree, rules: Sequence[Rule], config: Mapping[str, Any], *, strip: str = ""
+) -> None:
+    """Writes config.json and model.safetensors under the names of `transformers`, without the prefix `strip`.
+
+    ValueError for parameters without a rule.
+    """
+    tensors = {}
+    for path, value in traverse_util.flatten_dict(params, sep="/").items():
+        theirs, transpose = _outside(path, rules)
+        value = np.asarray(value)
+        tensors[theirs.removeprefix(strip)] = np.ascontiguousarray(value.swapaxes(-1, -2) if transpose else value)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / CONFIG).write_text(json.dumps(dict(config), indent=2, sort_keys=True) + "\n")
+
+
+def _outside(path: str, rules: Sequence[Rule]) -> tuple[str, bool]:
+    """(the name outside of the parameter at `path`, whether it is transposed)."""
+    for rule in rules:
+        found = re.fullmatch(re.escape(rule.ours).replace(r"\{\}", r"(\d+)"), path)
+        if found:
+            return rule.theirs.format(*found.groups()), rule.transpose
+    raise ValueError(f"The table has no rule for the parameter {path!r}. {near(path, [r.ours for r in rules])}")
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(re.search(pattern, name) for pattern in patterns)
+
+
+def _swapped(shape: Sequence[int]) -> tuple[int, ...]:
+    return (*shape[:-2], *shape[:-3:-1]) if len(shape) > 1 else tuple(shape)
