@@ -6,9 +6,7 @@ A table is a tuple of Rules. It is read in both directions, so what was distille
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -80,35 +78,6 @@ class Tensors(Mapping[str, np.ndarray]):
         return tuple(self._where[name].get_slice(name).get_shape())
 
 
-def find(name: str, revision: str = "main") -> Path:
-    """The folder of `name`: a folder; "package:NAME/PATH", inside an installed package; or a model id of the hub.
-
-    An id ("org/model") is looked up in the local cache of huggingface_hub ($HF_HUB_CACHE, $HF_HOME/hub or
-    ~/.cache/huggingface/hub); nothing is downloaded. ValueError says what was looked for, and which command gets it.
-    """
-    if name.startswith("package:"):
-        package, _, inside = name.removeprefix("package:").partition("/")
-        spec = importlib.util.find_spec(package)
-        if spec is None or not spec.submodule_search_locations:
-            raise ValueError(f"{name!r}: no package {package!r} is installed: pip install {package.replace('_', '-')}")
-        folder = Path(spec.submodule_search_locations[0]) / inside
-        if not folder.is_dir():
-            raise ValueError(f"{name!r}: there is no folder {folder}.")
-        return folder
-    if Path(name).is_dir():
-        return Path(name)
-    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub")) / f"models--{name.replace('/', '--')}"
-    reference = cache / "refs" / revision
-    snapshot = cache / "snapshots" / (reference.read_text().strip() if reference.exists() else revision)
-    if snapshot.is_dir():
-        return snapshot
-    raise ValueError(
-        f"{name!r} is no folder, and {cache} holds no revision {revision!r} of it. For a model of the hub: "
-        f"pip install huggingface_hub && hf download {name} --revision {revision}"
-    )
-
-
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a folder; ValueError where there is none."""
     path = folder / CONFIG
@@ -125,23 +94,30 @@ def read_params(
     prefix: str = "",
     ignore: Sequence[str] = (),
     fresh: Sequence[str] = (),
+    old: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The parameters of a folder as a nested dict of NumPy arrays of the shapes and types in `shapes`.
 
     `shapes` is what jax.eval_shape(model.init, ...) gives for "params". `prefix` ("bert.") begins names of the table
     and is missing in checkpoints of a bare body. `ignore` are regular expressions of tensors that the file may hold
-    and the model does not use; `fresh` of paths here that the file may lack, which then stay out of the result.
+    and the model does not use; `fresh` of paths here that the file may lack, which then stay out of the result. `old` maps regular expressions to what
+    stands for them in the table, for names of old files ("gamma" for "weight").
     ValueError lists all names that are missing, all that are unexpected and all shapes that do not fit.
     """
     tensors = Tensors(folder)
-    names = {name.removeprefix(prefix): name for name in tensors}
+    names = {}
+    for name in tensors:
+        new = name
+        for pattern, text in (old or {}).items():
+            new = re.sub(pattern, text, new)
+        names[new.removeprefix(prefix)] = name
     params, problems, used = {}, [], set()
     for path, leaf in traverse_util.flatten_dict(shapes, sep="/").items():
         theirs, transpose = _outside(path, rules)
         name = names.get(theirs.removeprefix(prefix))
         if name is None:
-            if not _matches(path, fresh):
-                problems.append(f"missing: {theirs!r} (here {path!r}). {near(theirs, tensors, limit=4)}")
+            hint = near(theirs, tensors, limit=4)
+            problems += [] if _matches(path, fresh) else [f"missing: {theirs!r} (here {path!r}). {hint}"]
             continue
         used.add(name)
         shape = tensors.shape(name)

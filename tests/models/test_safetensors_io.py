@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from kd_jax.models.safetensors_io import Rule, Tensors, dense, find, norm, read_config, read_params, write_folder
+from kd_jax.models.safetensors_io import Rule, Tensors, dense, norm, read_config, read_params, write_folder
 
 RULES = (
     Rule("body.words.weight", "words/embedding"),
@@ -64,6 +64,14 @@ def test_a_bare_body_lacks_the_prefix(tmp_path):
     same(read_params(tmp_path, RULES, shapes(), prefix="body.", fresh=("^head/",)), body)
 
 
+def test_names_of_old_files(tmp_path):
+    old_rules = [Rule(r.theirs.replace("norm.weight", "norm.gamma"), *r[1:]) for r in RULES]
+    write_folder(tmp_path, params(), old_rules, {})
+    with pytest.raises(ValueError, match="missing: 'body.layer.0.norm.weight'.*norm.gamma"):
+        read_params(tmp_path, RULES, shapes())
+    same(read_params(tmp_path, RULES, shapes(), old={r"norm\.gamma$": "norm.weight"}), params())
+
+
 def test_types_are_those_of_the_model(tmp_path):
     write_folder(tmp_path, params(ml_dtypes.bfloat16), RULES, {})
     found = read_params(tmp_path, RULES, shapes())
@@ -109,20 +117,9 @@ def test_a_parameter_without_a_name_outside_is_an_error(tmp_path):
         write_folder(tmp_path, {"layer0": {"mpl1": {"kernel": np.zeros((4, 3))}}}, RULES, {})
 
 
-def test_where_models_are_found(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    cache = tmp_path / "models--some--model"
-    with pytest.raises(ValueError, match="hf download some/model"):
-        find("some/model")
-    (cache / "snapshots" / "abc").mkdir(parents=True)
-    (cache / "refs").mkdir()
-    (cache / "refs" / "main").write_text("abc")
-    assert find("some/model") == find("some/model", "abc") == cache / "snapshots" / "abc"
-    assert find(str(tmp_path)) == tmp_path
-    assert find("package:kd_jax/models").name == "models"
-    with pytest.raises(ValueError, match="pip install no-such-thing"):
-        find("package:no_such_thing/model")
-    with pytest.raises(ValueError, match="has neither model.safetensors nor .*it has models--some--model"):
+def test_what_is_no_model_is_said(tmp_path):
+    (tmp_path / "other.bin").touch()
+    with pytest.raises(ValueError, match="has neither model.safetensors nor .*it has other.bin"):
         Tensors(tmp_path)
     with pytest.raises(ValueError, match="no config.json"):
         read_config(tmp_path)

@@ -1,0 +1,36 @@
+"""Where a pretrained model lies: a folder, an installed package, or the local cache of the Hugging Face hub."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+
+def find_model(name: str, revision: str = "main") -> Path:
+    """The folder of `name`: a folder; "package:NAME/PATH", inside an installed package; or a model id of the hub.
+
+    An id ("org/model") is looked up in the local cache of huggingface_hub ($HF_HUB_CACHE, $HF_HOME/hub or
+    ~/.cache/huggingface/hub); nothing is downloaded. ValueError says what was looked for, and which command gets it.
+    """
+    if name.startswith("package:"):
+        package, _, inside = name.removeprefix("package:").partition("/")
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            raise ValueError(f"{name!r}: no package {package!r} is installed: pip install {package.replace('_', '-')}")
+        folder = Path(spec.submodule_search_locations[0]) / inside
+        if not folder.is_dir():
+            raise ValueError(f"{name!r}: there is no folder {folder}.")
+        return folder
+    if Path(name).is_dir():
+        return Path(name)
+    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub")) / f"models--{name.replace('/', '--')}"
+    reference = cache / "refs" / revision
+    snapshot = cache / "snapshots" / (reference.read_text().strip() if reference.exists() else revision)
+    if snapshot.is_dir():
+        return snapshot
+    raise ValueError(
+        f"{name!r} is no folder, and {cache} holds no revision {revision!r} of it. For a model of the hub: "
+        f"pip install huggingface_hub && hf download {name} --revision {revision}"
+    )
