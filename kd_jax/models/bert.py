@@ -74,7 +74,7 @@ class Encoder(nn.Module):
     """`head` is what comes out:
 
     hidden    the last states [batch, length, width]
-    tokens    logits over the vocabulary [batch, length, vocabulary], from the embedding matrix (a masked language model)
+    tokens    logits [batch, length, vocabulary] through the embedding matrix: a masked language model
     classes   logits [batch, num_classes], from the first token through a layer "pooler" (the tap embedding)
     sentence  the mean of the last states over real tokens, divided by its norm [batch, width] (the tap embedding);
               with num_classes, logits [batch, num_classes] from that mean, before the norm
@@ -122,12 +122,12 @@ class Encoder(nn.Module):
         x = layer_norm(self, "transform_norm")(x)
         bias = self.param("token_bias", nn.initializers.zeros, (self.vocabulary,), jnp.float32)
         logits = jnp.einsum("...d,vd->...v", x, words.embedding.astype(x.dtype), preferred_element_type=jnp.float32)
-        return Tap(name="head")(logits + bias)
+        return Tap(name="head")(logits + bias[None, None])
 
     def _text(self, x: Array, mask: Array, train: bool) -> Array:
         if self.head == "sentence":
             x = mean_pool(x, mask)
-            x, unit = x, Tap(name="embedding")(x / jnp.maximum(safe_norm(x), 1e-12))
+            unit = Tap(name="embedding")(x / jnp.maximum(safe_norm(x), 1e-12))
             if not self.num_classes:
                 return unit
         else:

@@ -100,8 +100,8 @@ def read_params(
 
     `shapes` is what jax.eval_shape(model.init, ...) gives for "params". `prefix` ("bert.") begins names of the table
     and is missing in checkpoints of a bare body. `ignore` are regular expressions of tensors that the file may hold
-    and the model does not use; `fresh` of paths here that the file may lack, which then stay out of the result. `old` maps regular expressions to what
-    stands for them in the table, for names of old files ("gamma" for "weight").
+    and the model does not use; `fresh` of paths here that the file may lack: they stay out of the result. `old` maps
+    regular expressions to what stands for them in the table, for names of old files ("gamma" for "weight").
     ValueError lists all names that are missing, all that are unexpected and all shapes that do not fit.
     """
     tensors = Tensors(folder)
