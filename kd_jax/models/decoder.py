@@ -43,10 +43,14 @@ KINDS = ("keys", "values")
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)), with further norms before the sums where `post_norms` says so."""
+    """x + attention(norm(x)), then x + mlp(norm(x)), with further norms before the sums where `post_norms` says so.
+
+    With `cross`, x + cross(norm(x)) in between: attention to what an encoder saw.
+    """
 
     options: Options
     train: bool
+    cross_attends: bool = False
 
     def setup(self) -> None:
         o = self.options
@@ -54,12 +58,16 @@ class Block(nn.Module):
         self.attention, self.mlp = Attention(o), Mlp(o)
         if o.post_norms:
             self.post_norm1, self.post_norm2 = Norm(o), Norm(o)
+        if self.cross_attends:
+            self.norm_cross, self.cross = Norm(o), Attention(o)
         self.dropout = nn.Dropout(o.dropout, deterministic=not self.train)
 
     def __call__(self, x: Array, window: Array | int, seen: Seen) -> Array:
         mask = seen.mask if seen.distance is None else seen.mask & (seen.distance < window)
         y = self.attention(self.norm1(x), mask, seen.angles, seen.slot)
         x = x + self.dropout(self.post_norm1(y) if self.options.post_norms else y)
+        if self.cross_attends:
+            x = x + self.dropout(self.cross.to_memory(self.norm_cross(x), seen.memory, seen.memory_mask, seen.slot))
         y = self.mlp(self.norm2(x))
         return x + self.dropout(self.post_norm2(y) if self.options.post_norms else y)
 
@@ -68,9 +76,12 @@ class Seen(NamedTuple):
     """What every layer is told: which keys a query sees, how far back they are, and where the cache is written."""
 
     mask: Array  # bool [1 or batch, length, keys]
-    distance: Array | None
-    angles: tuple[Array, Array] | None
-    slot: Array | None
+    slots: Array  # of the queries [1 or batch, length]
+    distance: Array | None = None
+    angles: tuple[Array, Array] | None = None
+    slot: Array | None = None
+    memory: Array | None = None  # of an encoder [batch, source length, width]; None: the cache has what it became
+    memory_mask: Array | None = None  # bool [batch, source length]
 
 
 class Decoder(nn.Module):
@@ -81,73 +92,81 @@ class Decoder(nn.Module):
     """
 
     options: Options
+    cross_attends: bool = False  # the decoder of seq2seq.py: calls have a memory then
 
     def __call__(
-        self, tokens: Array, segments: Array | None = None, positions: Array | None = None, train: bool = False
-    ) -> Array:
+        self, tokens: Array, segments: Array | None = None, positions: Array | None = None, train: bool = False,
+        memory: Array | None = None, memory_mask: Array | None = None,
+    ) -> Array:  # fmt: skip
         slots = jnp.arange(tokens.shape[1])[None]
         mask = slots[:, :, None] >= slots[:, None]
         if segments is not None:
             mask = mask & (segments[:, :, None] == segments[:, None]) & (segments != 0)[:, None]
         if positions is None:
             positions = slots if segments is None else segment_positions(segments)
-        return self._forward(tokens, positions, mask, slots, train=train)
+        seen = Seen(mask, slots, memory=memory, memory_mask=memory_mask)
+        return self._forward(tokens, positions, seen, train=train)
 
-    def decode(self, tokens: Array, cache: Cache, mask: Array | None = None, last: bool = False) -> tuple[Array, Cache]:
+    def decode(
+        self, tokens: Array, cache: Cache, mask: Array | None = None, last: bool = False,
+        memory: Array | None = None, memory_mask: Array | None = None,
+    ) -> tuple[Array, Cache]:  # fmt: skip
         """(logits of these further tokens [batch, length], the cache with them): a whole prompt, then one at a time.
 
         `mask` False marks padding, which is left of the prompt; `last` computes the logits of the last token only. The
-        layers of the cache are the collection "cache": `decoding` runs this.
+        layers of the cache are the collection "cache": `decoding` runs this. A memory is projected to the cache.
         """
         mask = jnp.ones(tokens.shape, bool) if mask is None else mask
         slots = jnp.reshape(cache.index, (-1, 1)) + jnp.arange(tokens.shape[1])[None]  # [1 or batch, length]
         keys = jnp.arange(cache.valid.shape[1])[None]
         before = (cache.valid & (keys < slots[:, :1])).sum(1, keepdims=True)
         valid = write(cache.valid, mask, cache.index)
-        seen = valid[:, None] & (keys[:, None] <= slots[:, :, None])
+        visible = valid[:, None] & (keys[:, None] <= slots[:, :, None])
         positions = jnp.maximum(before + jnp.cumsum(mask, 1) - 1, 0)
-        logits = self._forward(tokens, positions, seen, slots, slot=cache.index, last=last)
+        seen = Seen(visible, slots, slot=cache.index, memory=memory, memory_mask=memory_mask)
+        logits = self._forward(tokens, positions, seen, last=last)
         return logits, dataclasses.replace(cache, valid=valid, index=cache.index + tokens.shape[1])
 
     @nn.compact
-    def _forward(
-        self, tokens: Array, positions: Array, mask: Array, slots: Array, *, slot: Array | None = None,
-        last: bool = False, train: bool = False,
-    ) -> Array:  # fmt: skip
+    def _forward(self, tokens: Array, positions: Array, seen: Seen, last: bool = False, train: bool = False) -> Array:
         o = self.options
         matrix = Matrix(o.vocabulary, o.width, name="embed")
-        x = matrix(tokens) * (o.width**0.5 if o.scale_embedding else 1)
-        angles = angles_of(o, positions) if o.positions == "rope" else None
-        if o.positions == "learned":
-            if slot is None and tokens.shape[1] > o.max_length:
-                raise ValueError(f"{tokens.shape[1]} tokens, but positions were learned for max_length={o.max_length}")
-            x = x + Matrix(o.max_length, o.width, name="positions")(positions)
-        x = nn.Dropout(o.dropout, deterministic=not train)(Tap(name="stem")(x.astype(o.dtype)))
-        distance = slots[:, :, None] - jnp.arange(mask.shape[2])[None, None] if any(o.windows) else None
-        x = self._layers(x, Seen(mask, distance, angles, slot), train)
+        x = run_layers(o, matrix(tokens), positions, seen, train, self.cross_attends)
         x = Tap(name="final")(Norm(o, name="norm")(x[:, -1:] if last else x))
         head = matrix if o.tied else Matrix(o.vocabulary, o.width, name="head")
         return softcapped(head.attend(x), o.logit_softcap)
 
-    def _layers(self, x: Array, seen: Seen, train: bool) -> Array:
-        o = self.options
-        windows = [(o.windows[i % len(o.windows)] if o.windows else 0) or ALL for i in range(o.depth)]
-        policy = getattr(jax.checkpoint_policies, o.remat) if o.remat else None
-        # Inside a scan XLA cannot merge the recomputation with the first one, so nothing has to forbid it.
-        block = nn.remat(Block, policy=policy, prevent_cse=not o.scan) if o.remat else Block
-        if not o.scan:
-            for i, window in enumerate(windows):
-                x = block(o, train, name=f"layer{i}")(x, window, seen)
-            return x
 
-        def body(layers: nn.Module, x: Array, window: Array) -> tuple[Array, None]:
-            return layers(x, window, seen), None
+def run_layers(o: Options, x: Array, positions: Array, seen: Seen, train: bool, cross_attends: bool = False) -> Array:
+    """From embedded tokens to the last layer's output, as submodules of the module that calls it."""
+    x = x * (o.width**0.5 if o.scale_embedding else 1)
+    if o.positions == "learned":
+        if seen.slot is None and x.shape[1] > o.max_length:
+            raise ValueError(f"{x.shape[1]} tokens, but positions were learned for max_length={o.max_length}")
+        x = x + Matrix(o.max_length, o.width, name="positions")(positions)
+    else:
+        seen = seen._replace(angles=angles_of(o, positions))
+    if any(o.windows):
+        seen = seen._replace(distance=seen.slots[:, :, None] - jnp.arange(seen.mask.shape[2])[None, None])
+    x = nn.Dropout(o.dropout, deterministic=not train)(Tap(name="stem")(x.astype(o.dtype)))
 
-        scan = nn.scan(
-            body, variable_axes={"params": 0, "cache": 0, "intermediates": 1}, length=o.depth,
-            split_rngs={"params": True, "dropout": True},
-        )  # fmt: skip
-        return scan(block(o, train, name="layers"), x, jnp.asarray(windows))[0]
+    windows = [(o.windows[i % len(o.windows)] if o.windows else 0) or ALL for i in range(o.depth)]
+    policy = getattr(jax.checkpoint_policies, o.remat) if o.remat else None
+    # Inside a scan XLA cannot merge the recomputation with the first one, so nothing has to forbid it.
+    block = nn.remat(Block, policy=policy, prevent_cse=not o.scan) if o.remat else Block
+    if not o.scan:
+        for i, window in enumerate(windows):
+            x = block(o, train, cross_attends, name=f"layer{i}")(x, window, seen)
+        return x
+
+    def body(layers: nn.Module, x: Array, window: Array) -> tuple[Array, None]:
+        return layers(x, window, seen), None
+
+    scan = nn.scan(
+        body, variable_axes={"params": 0, "cache": 0, "intermediates": 1}, length=o.depth,
+        split_rngs={"params": True, "dropout": True},
+    )  # fmt: skip
+    return scan(block(o, train, cross_attends, name="layers"), x, jnp.asarray(windows))[0]
 
 
 def decoding(module: Decoder) -> Decoding:

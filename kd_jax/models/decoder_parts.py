@@ -164,9 +164,20 @@ class Attention(nn.Module):
         keys = self.key_norm(keys) if self.options.qk_norm else keys
         return rotated(keys, angles), values
 
-    def cross(self, x: Array, keys: Array, values: Array, mask: Array) -> Array:
-        """Attention to keys and values that another sequence was projected to."""
-        return self.attend(self._heads(self.query(x)), keys, values, mask)
+    def to_memory(self, x: Array, memory: Array | None, mask: Array | None, slot: Array | None) -> Array:
+        """Attention to another sequence [batch, source length, width] where `mask` is True; without one, to that which
+        the cache was made of."""
+        if memory is not None:
+            keys, values = self.project(memory)
+        if memory is not None and slot is not None:
+            self.put_variable("cache", "keys", keys)
+            self.put_variable("cache", "values", values)
+        if memory is None:
+            keys, values = (self.get_variable("cache", name) for name in ("keys", "values"))
+        queries = self._heads(self.query(x))
+        queries = self.query_norm(queries) if self.options.qk_norm else queries
+        mask = jnp.ones(keys.shape[:2], bool) if mask is None else mask
+        return self.attend(queries, keys, values, mask[:, None])
 
     def attend(self, queries: Array, keys: Array, values: Array, mask: Array) -> Array:
         o, (batch, length, *_), size = self.options, queries.shape, keys.shape[1]
