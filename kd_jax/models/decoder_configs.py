@@ -1,0 +1,157 @@
+"""config.json of Hugging Face's decoders as Options of ours, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from kd_jax.models.decoder_parts import Options
+from kd_jax.resolve import near
+
+# Class of transformers, whether the head is tied where config.json does not say, and what all of the family are.
+FAMILIES: dict[str, tuple[str, bool, dict[str, Any]]] = {
+    "llama": ("LlamaForCausalLM", False, {}),
+    "mistral": ("MistralForCausalLM", False, {}),
+    "qwen2": ("Qwen2ForCausalLM", False, {"qkv_bias": True}),
+    "qwen3": ("Qwen3ForCausalLM", False, {"qk_norm": True}),
+    "gemma": ("GemmaForCausalLM", True, {"norm_offset": 1.0, "scale_embedding": True}),
+    "gemma2": ("Gemma2ForCausalLM", True, {"norm_offset": 1.0, "scale_embedding": True, "post_norms": True}),
+    "gpt2": ("GPT2LMHeadModel", True, {
+        "norm": "layer", "gated": False, "positions": "learned", "qkv_bias": True, "out_bias": True, "mlp_bias": True,
+    }),
+}  # fmt: skip
+ACTIVATIONS = {
+    "silu": "silu",
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "relu": "relu",
+}
+SIZES = {
+    "vocabulary": "vocab_size", "width": "hidden_size", "depth": "num_hidden_layers", "heads": "num_attention_heads",
+    "hidden": "intermediate_size", "max_length": "max_position_embeddings", "epsilon": "rms_norm_eps",
+    "kv_heads": "num_key_value_heads", "head_width": "head_dim",
+}  # fmt: skip
+GPT2_SIZES = {
+    "vocabulary": "vocab_size", "width": "n_embd", "depth": "n_layer", "heads": "n_head", "hidden": "n_inner",
+    "max_length": "n_positions", "epsilon": "layer_norm_epsilon",
+}  # fmt: skip
+# Options that a file does not tell: how the network is run.
+OWN = ("dropout", "scan", "remat", "dtype")
+
+
+def options_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of Options from config.json, in the form of transformers 4 or 5. ValueError for what is not known here."""
+    family = config["model_type"]
+    _, tied, own = FAMILIES[family]
+    sizes = GPT2_SIZES if family == "gpt2" else SIZES
+    found = {ours: config[theirs] for ours, theirs in sizes.items() if config.get(theirs) is not None}
+    names = ("hidden_activation", "hidden_act", "activation_function")
+    activation = next((config[n] for n in names if config.get(n)), "silu")
+    if family == "gemma":
+        activation = config.get("hidden_activation") or "gelu_pytorch_tanh"  # old files say "gelu" and mean this
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation {activation!r}. {near(str(activation), ACTIVATIONS)}")
+    found |= {**own, "activation": ACTIVATIONS[activation], "tied": config.get("tie_word_embeddings", tied)}
+    if family == "gpt2":
+        if config.get("scale_attn_by_inverse_layer_idx") or not config.get("scale_attn_weights", True):
+            raise ValueError("a GPT-2 whose attention is scaled by layer, or not at all, is not known here")
+        return {"hidden": 4 * found["width"], **found}
+    rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+    found["theta"] = rope.pop("rope_theta", None) or config.get("rope_theta", 10000.0)
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind not in ("default", "linear", "llama3"):
+        raise ValueError(f"positions scaled by {kind!r} are not known here. {near(kind, ('linear', 'llama3'))}")
+    if kind != "default":
+        found["rope_scaling"] = tuple(
+            sorted({**{k: v for k, v in rope.items() if k != "type"}, "rope_type": kind}.items())
+        )
+    if family != "qwen2" and config.get("attention_bias"):
+        found |= {"qkv_bias": True, "out_bias": True}
+    if config.get("mlp_bias"):
+        found["mlp_bias"] = True
+    if family == "gemma2":
+        found["attention_scale"] = config["query_pre_attn_scalar"] ** -0.5
+        found["attention_softcap"] = config.get("attn_logit_softcapping") or 0.0
+        found["logit_softcap"] = config.get("final_logit_softcapping") or 0.0
+    return found | {"windows": _windows(config, family)}
+
+
+def _windows(config: Mapping[str, Any], family: str) -> tuple[int, ...]:
+    window, depth = config.get("sliding_window") or 0, config["num_hidden_layers"]
+    if family in ("qwen2", "qwen3") and not config.get("use_sliding_window"):
+        window = 0
+    if not window or family in ("llama", "gemma"):
+        return ()
+    kinds = config.get("layer_types")
+    if kinds is None and family == "gemma2":
+        kinds = ["full_attention" if i % 2 else "sliding_attention" for i in range(depth)]
+    if kinds is None and family != "mistral":
+        first = config.get("max_window_layers", depth)
+        kinds = ["sliding_attention" if i >= first else "full_attention" for i in range(depth)]
+    if family == "mistral":
+        return (window,)
+    found = tuple(window if kind == "sliding_attention" else 0 for kind in kinds)
+    return found if any(found) else ()
+
+
+def family_of(o: Options) -> str:
+    """The family whose config.json can say all of these options; ValueError with what does not fit the nearest one."""
+    if o.positions == "learned":
+        family = "gpt2"
+    elif o.norm_offset:
+        family = "gemma2" if o.post_norms else "gemma"
+    elif o.qk_norm:
+        family = "qwen3"
+    elif o.qkv_bias and not o.out_bias:
+        family = "qwen2"
+    else:
+        family = "mistral" if any(o.windows) else "llama"
+    again = Options(**options_of(config_of(o, family)))
+
+    def windows(options: Options) -> list[int]:
+        return [options.windows[i % len(options.windows)] if options.windows else 0 for i in range(options.depth)]
+
+    fields = [f.name for f in dataclasses.fields(Options) if f.name not in (*OWN, "windows", "attention_scale")]
+    wrong = [n for n in fields if getattr(o, n) != getattr(again, n)]
+    wrong += [] if windows(o) == windows(again) else ["windows"]
+    scales = [x.attention_scale or x.head_width**-0.5 for x in (o, again)]
+    wrong += [] if abs(scales[0] / scales[1] - 1) < 1e-6 else ["attention_scale"]
+    if wrong:
+        text = ", ".join(f"{n}={getattr(o, n)!r} (would be read as {getattr(again, n)!r})" for n in wrong)
+        raise ValueError(f"No family of transformers has these options; {family!r} comes near, but for {text}.")
+    return family
+
+
+def config_of(o: Options, family: str) -> dict[str, Any]:
+    """config.json for transformers 4 and 5. Call it through `family_of`, which checks that nothing is lost."""
+    sizes = GPT2_SIZES if family == "gpt2" else SIZES
+    config: dict[str, Any] = {theirs: getattr(o, ours) for ours, theirs in sizes.items()}
+    if not o.max_length:
+        del config[sizes["max_length"]]  # transformers has its own default
+    config |= {"model_type": family, "architectures": [FAMILIES[family][0]], "tie_word_embeddings": o.tied}
+    activation = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}[o.activation]
+    if family == "gpt2":
+        drops = dict.fromkeys(("embd_pdrop", "resid_pdrop"), o.dropout)
+        return config | {"activation_function": activation, "attn_pdrop": 0.0, **drops}
+    config |= {"hidden_act": activation, "hidden_activation": activation, "attention_dropout": 0.0}
+    scaling = dict(o.rope_scaling)
+    config |= {"rope_theta": o.theta, "rope_parameters": {"rope_type": "default", **scaling, "rope_theta": o.theta}}
+    config |= {"rope_scaling": scaling} if scaling else {}
+    if family != "qwen2":
+        config |= {"attention_bias": o.qkv_bias, "mlp_bias": o.mlp_bias}
+    if family == "gemma2":
+        scale = o.attention_scale or o.head_width**-0.5
+        config |= {
+            "query_pre_attn_scalar": round(scale**-2), "attn_logit_softcapping": o.attention_softcap or None,
+            "final_logit_softcapping": o.logit_softcap or None,
+        }  # fmt: skip
+    windows = [o.windows[i % len(o.windows)] if o.windows else 0 for i in range(o.depth)]
+    if any(windows):
+        config |= {"sliding_window": max(windows), "use_sliding_window": True, "max_window_layers": 0}
+    else:
+        config |= {"sliding_window": None}
+    if family in ("qwen2", "qwen3", "gemma2"):
+        config["layer_types"] = ["sliding_attention" if w else "full_attention" for w in windows]
+    return config

@@ -1,0 +1,159 @@
+"""Published decoders as models of kd_jax, and decoders of kd_jax as folders that `transformers` loads.
+
+Llama (2, 3), Mistral, Qwen2, Qwen3, Gemma, Gemma 2 and GPT-2. `decoder_of(folder)` is a module of the sizes in
+config.json, `load` its weights (as config.<role>.initial takes them), `save` the way back. A folder is a path,
+"package:NAME/PATH" or the id of a model in the hub's local cache (kd_jax/hub.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from kd_jax.hub import find_model
+from kd_jax.models.adapters import LinenModel
+from kd_jax.models.decoder import Decoder
+from kd_jax.models.decoder_configs import FAMILIES, config_of, family_of, options_of
+from kd_jax.models.decoder_parts import Options
+from kd_jax.models.safetensors_io import Rule, dense, norm, read_config, read_params, write_folder
+from kd_jax.resolve import near
+from kd_jax.types import Array, Model, PyTree
+
+LAYER, OURS = "model.layers.{}", "layer{}"
+
+
+def _scale(theirs: str, ours: str) -> tuple[Rule, ...]:
+    return (Rule(f"{theirs}.weight", f"{ours}/scale"),)
+
+
+def _llama(norms: Mapping[str, str]) -> tuple[Rule, ...]:
+    """The rules of Llama and its descendants, which differ in the names of norms."""
+    rules = (
+        Rule("model.embed_tokens.weight", "embed/embedding"), Rule("lm_head.weight", "head/embedding"),
+        *_scale("model.norm", "norm"),
+        *_scale(f"{LAYER}.self_attn.q_norm", f"{OURS}/attention/query_norm"),
+        *_scale(f"{LAYER}.self_attn.k_norm", f"{OURS}/attention/key_norm"),
+    )  # fmt: skip
+    for ours, theirs in {"query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "o_proj"}.items():
+        rules += dense(f"{LAYER}.self_attn.{theirs}", f"{OURS}/attention/{ours}")
+    for name in ("gate", "up", "down"):
+        rules += dense(f"{LAYER}.mlp.{name}_proj", f"{OURS}/mlp/{name}")
+    for ours, theirs in norms.items():
+        rules += _scale(f"{LAYER}.{theirs}layernorm", f"{OURS}/{ours}")
+    return rules
+
+
+def _conv1d(theirs: str, ours: str) -> tuple[Rule, ...]:
+    """A Conv1D of GPT-2: a linear layer whose weight is [in, out], as here."""
+    return Rule(f"{theirs}.weight", f"{ours}/kernel"), Rule(f"{theirs}.bias", f"{ours}/bias")
+
+
+BLOCK = "transformer.h.{}"
+GPT2 = (
+    Rule("transformer.wte.weight", "embed/embedding"), Rule("transformer.wpe.weight", "positions/embedding"),
+    Rule("lm_head.weight", "head/embedding"), *norm("transformer.ln_f", "norm"),
+    *norm(f"{BLOCK}.ln_1", f"{OURS}/norm1"), *norm(f"{BLOCK}.ln_2", f"{OURS}/norm2"),
+    *_conv1d(f"{BLOCK}.attn.c_attn", f"{OURS}/attention/qkv"),
+    *_conv1d(f"{BLOCK}.attn.c_proj", f"{OURS}/attention/out"),
+    *_conv1d(f"{BLOCK}.mlp.c_fc", f"{OURS}/mlp/up"), *_conv1d(f"{BLOCK}.mlp.c_proj", f"{OURS}/mlp/down"),
+)  # fmt: skip
+TWO_NORMS = {"norm1": "input_", "norm2": "post_attention_"}
+FOUR_NORMS = {
+    "norm1": "input_", "post_norm1": "post_attention_", "norm2": "pre_feedforward_", "post_norm2": "post_feedforward_",
+}  # fmt: skip
+BUFFERS = (r"rotary_emb\.inv_freq$", r"\.attn\.(masked_)?bias$")
+
+
+def rules_of(family: str) -> tuple[Rule, ...]:
+    if family == "gpt2":
+        return GPT2
+    return _llama(FOUR_NORMS if family == "gemma2" else TWO_NORMS)
+
+
+def decoder_of(folder: str, dtype: Any = "float32", **changes: Any) -> Decoder:
+    """The Decoder that config.json of a folder describes; `changes` are fields of its Options (depth, scan, remat).
+
+    ValueError for a family, an activation or a scaling of positions that is not known here.
+    """
+    config = read_config(find_model(folder))
+    family = config.get("model_type")
+    if family not in FAMILIES:
+        raise ValueError(f"{folder}: the model type is {family!r}. {near(str(family), FAMILIES)}")
+    return Decoder(Options(**{**options_of(config), "dtype": dtype, **changes}))
+
+
+def load(model: Model, key: Array, folder: str, fresh: Sequence[str] = ()) -> tuple[PyTree, PyTree]:
+    """(params, stats) of a decoder from a folder; paths that match `fresh` and are not there are drawn from `key`.
+
+    The first layers may be read into a shallower decoder. ValueError lists what is missing, unexpected or misshapen.
+    """
+    module, where = _module(model), find_model(folder)
+    o = module.options
+    rules = rules_of(read_config(where)["model_type"])
+    shapes = jax.eval_shape(module.init, key, jnp.zeros((1, 2), jnp.int32))["params"]
+    shapes = jax.eval_shape(lambda p: _outside(p, o), shapes)
+    deeper = rf"^((model\.layers|transformer\.h|h|layers)\.({'|'.join(map(str, range(o.depth, 1000)))}))\."
+    head = (r"^lm_head\.weight$",) if o.tied else ()
+    prefix = "transformer." if o.positions == "learned" else "model."
+    params = read_params(where, rules, shapes, prefix=prefix, ignore=(*BUFFERS, deeper, *head), fresh=fresh)
+    flat, wanted = (traverse_util.flatten_dict(t, sep="/") for t in (params, shapes))
+    if missing := wanted.keys() - flat.keys():
+        drawn = _outside(jax.jit(lambda k: module.init(k, jnp.zeros((1, 2), jnp.int32))["params"])(key), o)
+        flat |= {k: np.asarray(v) for k, v in traverse_util.flatten_dict(drawn, sep="/").items() if k in missing}
+    return _inside(traverse_util.unflatten_dict(flat, sep="/"), o), {}
+
+
+def save(folder: str | Path, model: Model | Decoder, params: PyTree, **fields: Any) -> None:
+    """Writes a decoder so that AutoModelForCausalLM of `transformers` loads it; a tokenizer is copied by hand.
+
+    `fields` are added to config.json (eos_token_id, pad_token_id). ValueError where no family has such options.
+    """
+    o = _module(model).options
+    family = family_of(o)
+    config = {**config_of(o, family), "torch_dtype": str(jax.tree.leaves(params)[0].dtype), **fields}
+    params = _outside(jax.tree.map(np.asarray, params), o, np)
+    write_folder(Path(folder), params, rules_of(family), config)
+
+
+def _outside(params: PyTree, o: Options, np: Any = jnp) -> dict[str, Any]:
+    """Parameters as files have them: layers one by one, and the projections of GPT-2 in one."""
+    params = dict(params)
+    if o.scan:
+        stacked = params.pop("layers")
+        params |= {f"layer{i}": jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(o.depth)}
+    if o.positions == "learned":
+        for i in range(o.depth):
+            attention = dict(params[f"layer{i}"]["attention"])
+            parts = [attention.pop(name) for name in ("query", "key", "value")]
+            attention["qkv"] = {kind: np.concatenate([p[kind] for p in parts], -1) for kind in parts[0]}
+            params[f"layer{i}"] = {**params[f"layer{i}"], "attention": attention}
+    return params
+
+
+def _inside(params: PyTree, o: Options) -> dict[str, Any]:
+    """The inverse of `_outside`, on NumPy arrays."""
+    params = dict(params)
+    if o.positions == "learned":
+        for i in range(o.depth):
+            attention = dict(params[f"layer{i}"]["attention"])
+            parts = {kind: np.split(value, 3, -1) for kind, value in attention.pop("qkv").items()}
+            for n, name in enumerate(("query", "key", "value")):
+                attention[name] = {kind: values[n] for kind, values in parts.items()}
+            params[f"layer{i}"] = {**params[f"layer{i}"], "attention": attention}
+    if o.scan:
+        layers = [params.pop(f"layer{i}") for i in range(o.depth)]
+        params["layers"] = jax.tree.map(lambda *x: np.stack(x), *layers)
+    return params
+
+
+def _module(model: Model | Decoder) -> Decoder:
+    module = model.module if isinstance(model, LinenModel) else model
+    if not isinstance(module, Decoder):
+        raise ValueError(f"expected models.decoder.Decoder, got {type(module).__name__}")
+    return module
