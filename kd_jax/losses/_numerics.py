@@ -81,9 +81,19 @@ def over_classes(temperature: Array | float, like: Array) -> Array:
     return temperature[..., None] if temperature.ndim else temperature
 
 
-def log_probs(logits: Array, temperature: Array | float = 1.0) -> Array:
-    """log softmax(logits / T) over the last axis."""
-    return jax.nn.log_softmax(logits / over_classes(temperature, logits), axis=-1)
+def log_probs(logits: Array, temperature: Array | float = 1.0, axis_name: str | None = None) -> Array:
+    """log softmax(logits / T) over the last axis, whose classes may be sharded over a mesh axis (in shard_map)."""
+    scaled = logits / over_classes(temperature, logits)
+    if axis_name is None:
+        return jax.nn.log_softmax(scaled, axis=-1)
+    peak = jax.lax.pmax(jax.lax.stop_gradient(jnp.max(scaled, axis=-1, keepdims=True)), axis_name)
+    shifted = scaled - peak
+    return shifted - jnp.log(over_shards(jnp.sum(jnp.exp(shifted), axis=-1, keepdims=True), axis_name))
+
+
+def over_shards(partial_sum: Array, axis_name: str | None) -> Array:
+    """The sum over all classes from that over the classes of this shard."""
+    return partial_sum if axis_name is None else jax.lax.psum(partial_sum, axis_name)
 
 
 def squared(temperature: Array | float, like: Array) -> Array:
@@ -91,11 +101,12 @@ def squared(temperature: Array | float, like: Array) -> Array:
     return scalar_like(temperature, like) ** 2
 
 
-def kl(log_p: Array, log_q: Array) -> Array:
+def kl(log_p: Array, log_q: Array, axis_name: str | None = None) -> Array:
     """KL(p, q) = sum p (log p - log q) over the last axis; classes with p = 0 (log p = -inf too) count as 0."""
     p = jnp.exp(log_p)
     support = p > 0
-    return jnp.sum(p * (jnp.where(support, log_p, 0) - jnp.where(support, log_q, 0)), axis=-1)
+    terms = p * (jnp.where(support, log_p, 0) - jnp.where(support, log_q, 0))
+    return over_shards(jnp.sum(terms, axis=-1), axis_name)
 
 
 def safe_norm(x: Array, axis: int | tuple[int, ...] = -1, keepdims: bool = False) -> Array:

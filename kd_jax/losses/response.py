@@ -3,6 +3,8 @@
 All take logits [..., classes] of one shape (ValueError otherwise, with both shapes), student first, and return [...].
 A temperature is a number, or an array that has the leading shape of the logits. Where a divergence is softened it is
 multiplied by T^2, so that its gradient does not shrink with T. No term mixes in a cross-entropy or a weight.
+`axis_name`, where a loss has it, is the mesh axis that shards the classes, for calls inside shard_map: the maximum and
+the sums over the classes are collectives over it. vocabulary.py computes these losses from hidden states, in chunks.
 Losses that also read labels, the batch, or a vocabulary live in response_labels, response_batch, response_vocabulary;
 all their names are importable from here.
 """
@@ -12,7 +14,16 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from kd_jax.losses._numerics import kl, log_probs, require_same_shape, scalar_like, squared, to_float
+from kd_jax.losses._numerics import (
+    kl,
+    log_probs,
+    over_classes,
+    over_shards,
+    require_same_shape,
+    scalar_like,
+    squared,
+    to_float,
+)
 from kd_jax.losses.response_batch import dist_loss, learned_temperature, multi_level_logit_loss, standardize_logits
 from kd_jax.losses.response_labels import dkd_loss, nkd_loss, wsld_loss
 from kd_jax.losses.response_vocabulary import topk_kd_loss, uld_loss
@@ -50,11 +61,18 @@ def _both(what: str, student_logits: Array, teacher_logits: Array) -> tuple[Arra
 
 
 def _log_mixture(log_p: Array, log_q: Array, share: Array) -> Array:
-    """log(share p + (1 - share) q)."""
+    """log(share p + (1 - share) q); the share is a number, or one value for each leading position."""
+    share = over_classes(share, log_p)
     return jnp.logaddexp(jnp.log(share) + log_p, jnp.log1p(-share) + log_q)
 
 
-def kd_loss(student_logits: Array, teacher_logits: Array, *, temperature: Array | float = 4.0) -> Array:
+def kd_loss(
+    student_logits: Array,
+    teacher_logits: Array,
+    *,
+    temperature: Array | float = 4.0,
+    axis_name: str | None = None,
+) -> Array:
     """T^2 KL(p_t, p_s) of the probabilities softmax(z / T).
 
     Logits [..., classes] of one shape, ValueError otherwise; returns [...].
@@ -62,17 +80,25 @@ def kd_loss(student_logits: Array, teacher_logits: Array, *, temperature: Array 
     As RepDistiller and mdistiller; torchdistill without labels, and TextBrewer, leave T^2 out.
     """
     s, t = _both("kd_loss", student_logits, teacher_logits)
-    return squared(temperature, s) * kl(log_probs(t, temperature), log_probs(s, temperature))
+    log_s, log_t = log_probs(s, temperature, axis_name), log_probs(t, temperature, axis_name)
+    return squared(temperature, s) * kl(log_t, log_s, axis_name)
 
 
-def soft_cross_entropy_loss(student_logits: Array, teacher_logits: Array, *, temperature: Array | float = 1.0) -> Array:
+def soft_cross_entropy_loss(
+    student_logits: Array,
+    teacher_logits: Array,
+    *,
+    temperature: Array | float = 1.0,
+    axis_name: str | None = None,
+) -> Array:
     """-T^2 sum_c p_t log p_s: kd_loss plus the teacher's entropy, so the gradient of kd_loss.
 
     Logits [..., classes] of one shape, ValueError otherwise; returns [...]. Hinton et al., 2015, arXiv 1503.02531.
     TextBrewer leaves T^2 out; TinyBERT also divides by the number of classes.
     """
     s, t = _both("soft_cross_entropy_loss", student_logits, teacher_logits)
-    return -squared(temperature, s) * jnp.sum(jnp.exp(log_probs(t, temperature)) * log_probs(s, temperature), axis=-1)
+    log_s, log_t = log_probs(s, temperature, axis_name), log_probs(t, temperature, axis_name)
+    return -squared(temperature, s) * over_shards(jnp.sum(jnp.exp(log_t) * log_s, axis=-1), axis_name)
 
 
 def logit_mse_loss(student_logits: Array, teacher_logits: Array) -> Array:
@@ -85,7 +111,13 @@ def logit_mse_loss(student_logits: Array, teacher_logits: Array) -> Array:
     return jnp.mean((s - t) ** 2, axis=-1)
 
 
-def reverse_kl_loss(student_logits: Array, teacher_logits: Array, *, temperature: Array | float = 1.0) -> Array:
+def reverse_kl_loss(
+    student_logits: Array,
+    teacher_logits: Array,
+    *,
+    temperature: Array | float = 1.0,
+    axis_name: str | None = None,
+) -> Array:
     """T^2 KL(p_s, p_t): the student keeps to what the teacher finds likely.
 
     Logits [..., classes] of one shape, ValueError otherwise; returns [...].
@@ -93,11 +125,17 @@ def reverse_kl_loss(student_logits: Array, teacher_logits: Array, *, temperature
     (there over whole sequences; here a position).
     """
     s, t = _both("reverse_kl_loss", student_logits, teacher_logits)
-    return squared(temperature, s) * kl(log_probs(s, temperature), log_probs(t, temperature))
+    log_s, log_t = log_probs(s, temperature, axis_name), log_probs(t, temperature, axis_name)
+    return squared(temperature, s) * kl(log_s, log_t, axis_name)
 
 
 def jsd_loss(
-    student_logits: Array, teacher_logits: Array, *, beta: Array | float = 0.5, temperature: Array | float = 1.0
+    student_logits: Array,
+    teacher_logits: Array,
+    *,
+    beta: Array | float = 0.5,
+    temperature: Array | float = 1.0,
+    axis_name: str | None = None,
 ) -> Array:
     """T^2 [beta KL(p_t, m) + (1 - beta) KL(p_s, m)], m = beta p_t + (1 - beta) p_s; beta 0: KL(p_t, p_s), 1: KL(p_s,
     p_t).
@@ -108,16 +146,25 @@ def jsd_loss(
     """
     s, t = _both("jsd_loss", student_logits, teacher_logits)
     beta = scalar_like(beta, s)
-    log_s, log_t = log_probs(s, temperature), log_probs(t, temperature)
+    log_s, log_t = log_probs(s, temperature, axis_name), log_probs(t, temperature, axis_name)
     inner = jnp.where((beta > 0) & (beta < 1), beta, 0.5)  # keeps the branch not taken finite
     log_m = _log_mixture(log_t, log_s, inner)
     between = inner * kl(log_t, log_m) + (1 - inner) * kl(log_s, log_m)
-    value = jnp.where(beta <= 0, kl(log_t, log_s), jnp.where(beta >= 1, kl(log_s, log_t), between))
-    return squared(temperature, s) * value
+    # An end that is not taken compares a side with itself: with a class of logit -inf it could be infinite, its
+    # gradient NaN.
+    forward = kl(log_t, jnp.where(over_classes(beta, s) <= 0, log_s, log_t))
+    reverse = kl(log_s, jnp.where(over_classes(beta, s) >= 1, log_t, log_s))
+    value = jnp.where(beta <= 0, forward, jnp.where(beta >= 1, reverse, between))
+    return squared(temperature, s) * over_shards(value, axis_name)
 
 
 def skew_kl_loss(
-    student_logits: Array, teacher_logits: Array, *, alpha: Array | float = 0.1, temperature: Array | float = 1.0
+    student_logits: Array,
+    teacher_logits: Array,
+    *,
+    alpha: Array | float = 0.1,
+    temperature: Array | float = 1.0,
+    axis_name: str | None = None,
 ) -> Array:
     """T^2 KL(p_t, alpha p_t + (1 - alpha) p_s).
 
@@ -126,20 +173,25 @@ def skew_kl_loss(
     The authors' code leaves out the teacher's entropy (a constant) and has no temperature; T^2 is ours.
     """
     s, t = _both("skew_kl_loss", student_logits, teacher_logits)
-    log_s, log_t = log_probs(s, temperature), log_probs(t, temperature)
-    return squared(temperature, s) * kl(log_t, _log_mixture(log_t, log_s, scalar_like(alpha, s)))
+    log_s, log_t = log_probs(s, temperature, axis_name), log_probs(t, temperature, axis_name)
+    return squared(temperature, s) * kl(log_t, _log_mixture(log_t, log_s, scalar_like(alpha, s)), axis_name)
 
 
 def skew_reverse_kl_loss(
-    student_logits: Array, teacher_logits: Array, *, alpha: Array | float = 0.1, temperature: Array | float = 1.0
+    student_logits: Array,
+    teacher_logits: Array,
+    *,
+    alpha: Array | float = 0.1,
+    temperature: Array | float = 1.0,
+    axis_name: str | None = None,
 ) -> Array:
     """T^2 KL(p_s, (1 - alpha) p_t + alpha p_s).
 
     Shapes, errors and paper as `skew_kl_loss`. The authors' code has no temperature; T^2 is ours.
     """
     s, t = _both("skew_reverse_kl_loss", student_logits, teacher_logits)
-    log_s, log_t = log_probs(s, temperature), log_probs(t, temperature)
-    return squared(temperature, s) * kl(log_s, _log_mixture(log_s, log_t, scalar_like(alpha, s)))
+    log_s, log_t = log_probs(s, temperature, axis_name), log_probs(t, temperature, axis_name)
+    return squared(temperature, s) * kl(log_s, _log_mixture(log_s, log_t, scalar_like(alpha, s)), axis_name)
 
 
 def adaptive_kl_loss(student_logits: Array, teacher_logits: Array, *, mu: Array | float = 0.5) -> Array:
@@ -162,15 +214,22 @@ def adaptive_kl_loss(student_logits: Array, teacher_logits: Array, *, mu: Array 
     return share * kl(log_t, log_s) + (1 - share) * kl(log_s, log_t)
 
 
-def total_variation_loss(student_logits: Array, teacher_logits: Array, *, temperature: Array | float = 1.0) -> Array:
+def total_variation_loss(
+    student_logits: Array,
+    teacher_logits: Array,
+    *,
+    temperature: Array | float = 1.0,
+    axis_name: str | None = None,
+) -> Array:
     """T^2 / 2 sum_c |p_t - p_s|.
 
     Logits [..., classes] of one shape, ValueError otherwise; returns [...].
     Wen, Li, Du, Mou, "f-Divergence Minimization for Sequence-Level Knowledge Distillation", 2023, arXiv 2307.15190.
     """
     s, t = _both("total_variation_loss", student_logits, teacher_logits)
-    gap = jnp.abs(jnp.exp(log_probs(t, temperature)) - jnp.exp(log_probs(s, temperature)))
-    return 0.5 * squared(temperature, s) * jnp.sum(gap, axis=-1)
+    log_s, log_t = log_probs(s, temperature, axis_name), log_probs(t, temperature, axis_name)
+    gap = jnp.abs(jnp.exp(log_t) - jnp.exp(log_s))
+    return 0.5 * squared(temperature, s) * over_shards(jnp.sum(gap, axis=-1), axis_name)
 
 
 def ttm_loss(student_logits: Array, teacher_logits: Array, *, gamma: Array | float = 0.1) -> Array:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from kd_jax.losses._numerics import log_probs, mean_rest, require_same_shape, scalar_like, to_float
+from kd_jax.losses._numerics import log_probs, mean_rest, over_shards, require_same_shape, scalar_like, to_float
 
 Array = jax.Array
 
@@ -30,28 +30,40 @@ def pick_label(values: Array, labels: Array) -> Array:
     return jnp.take_along_axis(values, index[..., None], axis=-1)[..., 0]
 
 
-def cross_entropy_loss(logits: Array, labels: Array, *, smoothing: Array | float = 0.0) -> Array:
+def _pick_in_shards(log_p: Array, labels: Array, axis_name: str) -> Array:
+    """pick_label where the classes are sharded: the shard that has the class gives its value, the others 0."""
+    size = log_p.shape[-1]
+    index = jnp.clip(labels, 0, size * jax.lax.axis_size(axis_name) - 1) - size * jax.lax.axis_index(axis_name)
+    return over_shards(jnp.where((index >= 0) & (index < size), pick_label(log_p, index), 0), axis_name)
+
+
+def cross_entropy_loss(
+    logits: Array, labels: Array, *, smoothing: Array | float = 0.0, axis_name: str | None = None
+) -> Array:
     """-sum_c y_c log softmax(logits)_c, with y = (1 - smoothing) label + smoothing / classes.
 
     logits [..., classes]; labels either integers [...] or probabilities [..., classes]; returns [...]. An integer label
-    of -1 (no label) gives a finite value that means nothing: mask it outside. Raises ValueError on other shapes. Label
+    of -1 (no label) gives a finite value that means nothing: mask it outside. Raises ValueError on other shapes.
+    `axis_name` is the mesh axis that shards the classes, inside shard_map; integer labels count over all shards. Label
     smoothing: Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, "Rethinking the Inception Architecture for Computer Vision",
     2016, arXiv 1512.00567.
     """
     (logits,) = to_float(logits)
     labels = jnp.asarray(labels)
-    log_p = log_probs(logits)
+    log_p = log_probs(logits, 1.0, axis_name)
     if jnp.issubdtype(labels.dtype, jnp.integer):
-        hard = -pick_label(log_p, require_labels("cross_entropy_loss", labels, logits))
+        labels = require_labels("cross_entropy_loss", labels, logits)
+        hard = -(pick_label(log_p, labels) if axis_name is None else _pick_in_shards(log_p, labels, axis_name))
     else:
         if labels.shape != logits.shape:
             raise ValueError(
                 f"cross_entropy_loss: label probabilities must have the shape of the logits, "
                 f"got logits {logits.shape} and labels {labels.shape}"
             )
-        hard = -jnp.sum(labels.astype(log_p.dtype) * log_p, axis=-1)
+        hard = -over_shards(jnp.sum(labels.astype(log_p.dtype) * log_p, axis=-1), axis_name)
     smoothing = scalar_like(smoothing, log_p)
-    return (1 - smoothing) * hard - smoothing * jnp.mean(log_p, axis=-1)
+    mean = jnp.mean(log_p, axis=-1) if axis_name is None else jax.lax.pmean(jnp.mean(log_p, axis=-1), axis_name)
+    return (1 - smoothing) * hard - smoothing * mean
 
 
 def mean_squared_loss(prediction: Array, target: Array) -> Array:

@@ -1,0 +1,137 @@
+"""Arguments of the losses in vocabulary.py: heads, shapes, options, mesh axes, read once and checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+Head = Array | Mapping[str, Array]
+
+
+class OutputHead(NamedTuple):
+    """A matrix [D, V], or [V, D] where transposed, and a bias [V]."""
+
+    matrix: Array
+    bias: Array | None
+    transposed: bool
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(D, V)"""
+        return self.matrix.shape[::-1] if self.transposed else self.matrix.shape
+
+
+def read_head(name: str, side: str, head: Head, bias: Array | None, transposed: bool) -> OutputHead:
+    if isinstance(head, Mapping):
+        keys = set(head)
+        if keys not in ({"kernel"}, {"kernel", "bias"}, {"embedding"}) or (bias is not None and "bias" in keys):
+            raise ValueError(
+                f"{name}: the {side}'s head is a matrix, or the parameters of a Dense (kernel, bias) or Embed "
+                f"(embedding) layer, with one bias at most; got {sorted(keys)}"
+                + (f" and {side}_bias" if bias is not None else "")
+            )
+        transposed, bias = transposed or "embedding" in head, head.get("bias", bias)
+        head = head["embedding"] if "embedding" in head else head["kernel"]
+    matrix = jnp.asarray(head)
+    if matrix.ndim != 2:
+        raise ValueError(f"{name}: the {side}'s head has shape {matrix.shape}, expected a matrix of [D, V] (or [V, D])")
+    return OutputHead(matrix, None if bias is None else jnp.asarray(bias), transposed)
+
+
+def check_shapes(name: str, hidden: Mapping[str, Array], heads: Mapping[str, OutputHead]) -> dict[str, int]:
+    """{side: number of classes}, if all fits."""
+    for side, head in heads.items():
+        shape, width = hidden[side].shape, head.shape[0]
+        if not shape or shape[-1] != width:
+            raise ValueError(
+                f"{name}: the {side}'s hidden states {shape} do not fit its head {head.matrix.shape}, which takes "
+                f"vectors of {width}; {side}_transposed={not head.transposed} would read it the other way round"
+            )
+        if head.bias is not None and head.bias.shape != (head.shape[1],):
+            raise ValueError(f"{name}: the {side}'s bias {head.bias.shape} does not fit {head.shape[1]} classes")
+    if "teacher" in hidden and hidden["teacher"].shape[:-1] != hidden["student"].shape[:-1]:
+        raise ValueError(
+            f"{name}: hidden states of student {hidden['student'].shape} and teacher {hidden['teacher'].shape} "
+            "must agree in all axes but the last"
+        )
+    return {side: head.shape[1] for side, head in heads.items()}
+
+
+def common_classes(name: str, sizes: Mapping[str, int], how: str) -> int:
+    """How many classes are compared, where one side may have more than the other."""
+    if how not in ("same", "slice", "pad"):
+        raise ValueError(f'{name}: vocabulary must be "same", "slice" or "pad", got {how!r}')
+    if how == "same" and len(set(sizes.values())) > 1:
+        raise ValueError(
+            f"{name}: the student has {sizes['student']} classes, the teacher {sizes['teacher']}. Where one vocabulary "
+            'is the other with unused entries at its end: vocabulary="slice" leaves those out, "pad" gives them '
+            "probability 0 on the side that lacks them. Vocabularies of different tokenizers need aligned_loss."
+        )
+    return max(sizes.values()) if how == "pad" else min(sizes.values())
+
+
+def mesh_axes_here(
+    name: str, token_axes: tuple[str, ...], vocabulary_axis: str | None
+) -> tuple[tuple[str, ...], str | None]:
+    """Those of more than one device in the mesh of jax.set_mesh, and not in a shard_map around us."""
+    mesh = jax.sharding.get_abstract_mesh()
+    free = {a: n for a, n in mesh.shape.items() if a not in mesh.manual_axes}
+    if vocabulary_axis is not None and vocabulary_axis not in free:
+        raise ValueError(f"{name}: vocabulary_axis={vocabulary_axis!r}, but the mesh (jax.set_mesh) has {tuple(free)}")
+    if vocabulary_axis in token_axes:
+        raise ValueError(f"{name}: mesh axis {vocabulary_axis!r} cannot share both tokens {token_axes} and classes")
+    return tuple(a for a in token_axes if free.get(a, 1) > 1), vocabulary_axis
+
+
+def heads_to_shard(
+    name: str, heads: Mapping[str, OutputHead], sizes: Mapping[str, int], classes: int, axis: str
+) -> dict[str, OutputHead]:
+    """The heads cut to the same classes, so that a device's classes are those of both."""
+    ways = jax.sharding.get_abstract_mesh().shape[axis]
+    if classes % ways or min(sizes.values()) < classes:
+        raise ValueError(
+            f"{name}: {classes} classes of {dict(sizes)} cannot be sharded {ways} ways over {axis!r}: they must "
+            'divide, and vocabulary="pad" cannot be sharded'
+        )
+
+    def cut(head: OutputHead) -> OutputHead:
+        if head.shape[1] == classes:
+            return head
+        matrix = head.matrix[:classes] if head.transposed else head.matrix[:, :classes]
+        return OutputHead(matrix, None if head.bias is None else head.bias[:classes], head.transposed)
+
+    return {side: cut(head) for side, head in heads.items()}
+
+
+def split_options(
+    name: str, options: Mapping[str, Array | float], leading: tuple[int, ...]
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """(numbers, those that have a value for every token [tokens])."""
+    numbers, by_token = {}, {}
+    for key, value in options.items():
+        value = jnp.asarray(value)
+        if value.shape == leading:
+            by_token[key] = value.reshape(-1)
+        elif value.ndim == 0:
+            numbers[key] = value.astype(jnp.promote_types(value.dtype, jnp.float32))
+        else:
+            raise ValueError(
+                f"{name}: {key} has shape {value.shape}; it is a number, or has the tokens' shape {leading}"
+            )
+    return numbers, by_token
+
+
+def valid_tokens(name: str, where: Array | None, leading: tuple[int, ...]) -> Array:
+    """bool [tokens]"""
+    if where is None:
+        return jnp.ones(math.prod(leading), bool)
+    where = jnp.asarray(where)
+    if where.shape != leading[: where.ndim]:
+        raise ValueError(f"{name}: where {where.shape} must have the tokens' shape {leading}, or its first axes")
+    where = where.reshape(where.shape + (1,) * (len(leading) - where.ndim)) != 0
+    return jnp.broadcast_to(where, leading).reshape(-1)

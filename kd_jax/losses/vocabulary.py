@@ -1,0 +1,248 @@
+"""Losses over a large vocabulary, computed from hidden states: the logits are never all there, forward or backward.
+
+Each is the loss of the same name in response.py or task.py of the logits `hidden @ head + bias`, value and gradient:
+
+    fused_kd_loss(student_hidden, student_head, teacher_hidden, teacher_head, temperature=2.0)
+
+hidden [..., D]; a head is the matrix [D, V], or the parameters of a Flax layer as they stand in a model: those of
+Dense, {"kernel": [D, V], "bias": [V]}, or of an Embed whose table is the head too (tied), {"embedding": [V, D]}.
+Student and teacher have the same leading shape, and widths D of their own. Returns float32 [...], 0 where `where`
+(bool, the leading shape or the first of its axes) is not set: what stands there, NaN too, takes no part. Options are a
+number or an array [...]. Gradients of all arguments are those of the plain loss; only those that are asked for are
+computed. Raises ValueError on shapes that do not fit, naming them.
+
+Products are taken in the dtype of the hidden states (the head is cast to it) and summed in float32, in which the loss
+is computed: with bfloat16 inputs the value is that of the same numbers in float32, and the gradients are off by their
+rounding to bfloat16, 1e-2 of the largest.
+
+The gradient is taken while a chunk's logits are there, as in Liger-Kernel's fused linear losses (Hsu et al., "Liger
+Kernel: Efficient Triton Kernels for LLM Training", 2024, arXiv 2410.10989); those return the mean, these a loss at
+every token, for whatever is done with it later.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TypedDict, Unpack
+
+import jax
+import jax.numpy as jnp
+
+from kd_jax.losses import response, task
+from kd_jax.losses._chunked import Settings, chunked_loss
+from kd_jax.losses._projection import (
+    Head,
+    check_shapes,
+    common_classes,
+    heads_to_shard,
+    mesh_axes_here,
+    read_head,
+    split_options,
+    valid_tokens,
+)
+
+Array = jax.Array
+# With a class of probability 0 on this side that the other side has, the divergence is infinite.
+_INFINITE_WITHOUT = {response.kd_loss: "student", response.reverse_kl_loss: "teacher"}
+
+
+class Projection(TypedDict, total=False):
+    """How hidden states become logits, and how much at a time.
+
+    chunk: tokens whose logits are there at the same time (on each device).
+    student_bias, teacher_bias: [V], added to the product.
+    student_transposed, teacher_transposed: the head is a matrix [V, D], as the table of a tied embedding is.
+    student_softcap, teacher_softcap: c, the logits are c tanh(z / c) (Gemma 2).
+    vocabulary: what to do where the heads have different numbers of classes; "same": ValueError (the default);
+        "slice": the classes that both have, counted from 0; "pad": the logits of the missing classes are -inf, for
+        losses that are finite then (a KL whose second argument lacks classes is a ValueError).
+    token_axes: mesh axes that share the tokens; those that jax.set_mesh's mesh does not have are left out.
+    vocabulary_axis: the mesh axis that shards the classes of the heads; the logits are never gathered.
+    """
+
+    chunk: int
+    student_bias: Array | None
+    teacher_bias: Array | None
+    student_transposed: bool
+    teacher_transposed: bool
+    student_softcap: Array | float | None
+    teacher_softcap: Array | float | None
+    vocabulary: str
+    token_axes: tuple[str, ...]
+    vocabulary_axis: str | None
+
+
+def fused_kd_loss(
+    student_hidden: Array,
+    student_head: Head,
+    teacher_hidden: Array,
+    teacher_head: Head,
+    *,
+    temperature: Array | float = 4.0,
+    where: Array | None = None,
+    **projection: Unpack[Projection],
+) -> Array:
+    """response.kd_loss of the projected hidden states: T^2 KL(p_t, p_s)."""
+    sides = (student_hidden, student_head, teacher_hidden, teacher_head)
+    return fused_loss(response.kd_loss, *sides, {"temperature": temperature}, where=where, **projection)
+
+
+def fused_reverse_kl_loss(
+    student_hidden: Array,
+    student_head: Head,
+    teacher_hidden: Array,
+    teacher_head: Head,
+    *,
+    temperature: Array | float = 1.0,
+    where: Array | None = None,
+    **projection: Unpack[Projection],
+) -> Array:
+    """response.reverse_kl_loss of the projected hidden states: T^2 KL(p_s, p_t)."""
+    sides = (student_hidden, student_head, teacher_hidden, teacher_head)
+    return fused_loss(response.reverse_kl_loss, *sides, {"temperature": temperature}, where=where, **projection)
+
+
+def fused_jsd_loss(
+    student_hidden: Array,
+    student_head: Head,
+    teacher_hidden: Array,
+    teacher_head: Head,
+    *,
+    beta: Array | float = 0.5,
+    temperature: Array | float = 1.0,
+    where: Array | None = None,
+    **projection: Unpack[Projection],
+) -> Array:
+    """response.jsd_loss of the projected hidden states: T^2 [beta KL(p_t, m) + (1 - beta) KL(p_s, m)] (GKD)."""
+    sides = (student_hidden, student_head, teacher_hidden, teacher_head)
+    options = {"beta": beta, "temperature": temperature}
+    return fused_loss(response.jsd_loss, *sides, options, where=where, **projection)
+
+
+def fused_skew_kl_loss(
+    student_hidden: Array,
+    student_head: Head,
+    teacher_hidden: Array,
+    teacher_head: Head,
+    *,
+    alpha: Array | float = 0.1,
+    temperature: Array | float = 1.0,
+    where: Array | None = None,
+    **projection: Unpack[Projection],
+) -> Array:
+    """response.skew_kl_loss of the projected hidden states: T^2 KL(p_t, alpha p_t + (1 - alpha) p_s) (DistiLLM)."""
+    sides = (student_hidden, student_head, teacher_hidden, teacher_head)
+    options = {"alpha": alpha, "temperature": temperature}
+    return fused_loss(response.skew_kl_loss, *sides, options, where=where, **projection)
+
+
+def fused_skew_reverse_kl_loss(
+    student_hidden: Array,
+    student_head: Head,
+    teacher_hidden: Array,
+    teacher_head: Head,
+    *,
+    alpha: Array | float = 0.1,
+    temperature: Array | float = 1.0,
+    where: Array | None = None,
+    **projection: Unpack[Projection],
+) -> Array:
+    """response.skew_reverse_kl_loss of the projected hidden states: T^2 KL(p_s, (1 - alpha) p_t + alpha p_s)."""
+    sides = (student_hidden, student_head, teacher_hidden, teacher_head)
+    options = {"alpha": alpha, "temperature": temperature}
+    return fused_loss(response.skew_reverse_kl_loss, *sides, options, where=where, **projection)
+
+
+def fused_total_variation_loss(
+    student_hidden: Array,
+    student_head: Head,
+    teacher_hidden: Array,
+    teacher_head: Head,
+    *,
+    temperature: Array | float = 1.0,
+    where: Array | None = None,
+    **projection: Unpack[Projection],
+) -> Array:
+    """response.total_variation_loss of the projected hidden states: T^2 / 2 sum |p_t - p_s|."""
+    sides = (student_hidden, student_head, teacher_hidden, teacher_head)
+    return fused_loss(response.total_variation_loss, *sides, {"temperature": temperature}, where=where, **projection)
+
+
+def fused_cross_entropy_loss(
+    student_hidden: Array,
+    student_head: Head,
+    labels: Array,
+    *,
+    smoothing: Array | float = 0.0,
+    where: Array | None = None,
+    **projection: Unpack[Projection],
+) -> Array:
+    """task.cross_entropy_loss of the projected hidden states; labels are integers [...]."""
+    options = {"labels": labels, "smoothing": smoothing}
+    return fused_loss(
+        task.cross_entropy_loss, student_hidden, student_head, None, None, options, where=where, **projection
+    )
+
+
+def fused_loss(
+    loss: Callable[..., Array],
+    student_hidden: Array,
+    student_head: Head,
+    teacher_hidden: Array | None,
+    teacher_head: Head | None,
+    options: Mapping[str, Array | float],
+    *,
+    where: Array | None = None,
+    chunk: int = 256,
+    student_bias: Array | None = None,
+    teacher_bias: Array | None = None,
+    student_transposed: bool = False,
+    teacher_transposed: bool = False,
+    student_softcap: Array | float | None = None,
+    teacher_softcap: Array | float | None = None,
+    vocabulary: str = "same",
+    token_axes: tuple[str, ...] = ("data", "fsdp"),
+    vocabulary_axis: str | None = None,
+) -> Array:
+    """loss(student_logits, teacher_logits, **options) of projected hidden states, for any loss of response.py or yours.
+
+    Its value at a token may depend on the logits and options of that token alone. Without a teacher (both None) it is
+    called as loss(student_logits, **options). With `vocabulary_axis` it gets a device's classes and that axis as
+    `axis_name`. The other arguments are those of `Projection`.
+    """
+    name = getattr(loss, "__name__", "fused_loss")
+    hidden = {"student": jnp.asarray(student_hidden)}
+    heads = {"student": read_head(name, "student", student_head, student_bias, student_transposed)}
+    if teacher_hidden is not None:
+        hidden["teacher"] = jnp.asarray(teacher_hidden)
+        heads["teacher"] = read_head(name, "teacher", teacher_head, teacher_bias, teacher_transposed)
+    sizes = check_shapes(name, hidden, heads)
+    token_axes, vocabulary_axis = mesh_axes_here(name, token_axes, vocabulary_axis)
+    classes = common_classes(name, sizes, vocabulary)
+    if sizes.get(_INFINITE_WITHOUT.get(loss), classes) < classes:
+        raise ValueError(f'{name} is infinite where the {_INFINITE_WITHOUT[loss]} lacks classes {sizes}: use "slice"')
+    if vocabulary_axis:
+        heads = heads_to_shard(name, heads, sizes, classes, vocabulary_axis)
+    leading = hidden["student"].shape[:-1]
+    number = math.prod(leading)
+    ways = math.prod(jax.sharding.get_abstract_mesh().shape[a] for a in token_axes)
+    if number % ways:
+        raise ValueError(
+            f"{name}: {number} tokens {leading} do not divide over the {ways} ways of the mesh axes {token_axes}; "
+            "token_axes=() computes them on every device."
+        )
+    softcap = {"student": student_softcap, "teacher": teacher_softcap}
+    numbers, by_token = split_options(name, options, leading)
+    tokens = {"hidden": {k: h.reshape(number, h.shape[-1]) for k, h in hidden.items()}, "options": by_token}
+    shared = {
+        "head": {k: h.matrix for k, h in heads.items()},
+        "bias": {k: h.bias for k, h in heads.items() if h.bias is not None},
+        "numbers": {
+            "softcap": {k: jnp.asarray(softcap[k], jnp.float32) for k in hidden if softcap[k] is not None},
+            "options": numbers,
+        },
+    }
+    transposed = frozenset(k for k, h in heads.items() if h.transposed)
+    settings = Settings(loss, chunk, transposed, classes, token_axes, vocabulary_axis)
+    return chunked_loss(settings, tokens, shared, valid_tokens(name, where, leading)).reshape(leading)
