@@ -122,7 +122,7 @@ def _step(job: Job, number: int, root: Path) -> Callable[[], None]:
     program, held = compiled(run, stage, []), [run.state]
 
     def call() -> None:
-        held[0], metrics = program(held[0], batch, hyper, run.key)
+        held[0], metrics = program(held[0], batch, hyper, run.keys)
         jax.block_until_ready(metrics)
 
     call()

@@ -12,7 +12,7 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +50,14 @@ def _saved(state: TrainState) -> dict[str, PyTree]:
 
 @dataclasses.dataclass
 class _Keep(preservation_policy.PreservationPolicy):
-    """The last n, and the step that the run calls its best."""
+    """The last n, and the steps that the run, or one of its members, calls its best."""
 
     last: int
-    best: int | None = None
+    best: Collection[int] = ()
 
     def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
         newest = {c.step for c in checkpoints[-self.last :]}
-        return [c.step in newest or c.step == self.best for c in checkpoints]
+        return [c.step in newest or c.step in self.best for c in checkpoints]
 
 
 class Checkpoints:
@@ -75,8 +75,8 @@ class Checkpoints:
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=(ARRAYS, RECORD))
 
-    def save(self, state: TrainState, record: dict[str, Any], best: int | None) -> None:
-        """Starts to save under `int(state.step)`; `best` is the step that must be kept beside the last ones."""
+    def save(self, state: TrainState, record: dict[str, Any], best: Collection[int]) -> None:
+        """Starts to save under `int(state.step)`; `best` are the steps that must be kept beside the last ones."""
         step = int(jax.device_get(state.step))
         if step in self._manager.all_steps():
             return

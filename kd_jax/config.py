@@ -79,6 +79,7 @@ def base() -> ConfigDict:
     config = ConfigDict()
     config.title = ""
     config.seed = 0
+    config.view_seed = placeholder(int)  # of the order of the data and their augmentation; None = seed
     config.scheme = ConfigDict(part("schemes.offline.build"))
     config.data = ConfigDict(DATA, convert_dict=False)
     config.splits = ConfigDict(part())  # a function (Splits, **kwargs) -> {name: Source}: further data for the scheme

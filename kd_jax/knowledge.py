@@ -15,7 +15,7 @@ from typing import Any
 
 from kd_jax.presets import PRESETS, SCHEMES, part, term
 from kd_jax.resolve import check_kwargs, near, resolve
-from kd_jax.terms import paths_of
+from kd_jax.terms import Scheduled, paths_of
 from kd_jax.types import Memory, Model, Schedule, Term
 
 
@@ -80,8 +80,7 @@ def _weight(fields: Mapping[str, Any], total_steps: int) -> float | Schedule:
     weight = float(fields["weight"])
     if not fields["schedule"]["name"]:
         return weight
-    shape = _make(fields["schedule"], total_steps=total_steps)
-    return lambda step: weight * shape(step)
+    return Scheduled(weight, _make(fields["schedule"], total_steps=total_steps))
 
 
 def _connector(fields: Mapping[str, Any]) -> Callable[..., Model] | None:

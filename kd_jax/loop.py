@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,12 +19,15 @@ import jax
 from jax.sharding import Mesh
 
 from kd_jax import parallel, workdir
-from kd_jax.checkpoint import Checkpoints, save_tree, write_json
+from kd_jax.checkpoint import Checkpoints, write_json
+from kd_jax.conclude import conclude
 from kd_jax.data.batches import batch_shapes, eval_batches, train_batches
 from kd_jax.data.source import Source
-from kd_jax.evaluate import evaluate, extra_inputs, make_eval_step, role_variables
+from kd_jax.evaluate import evaluate, make_eval_step
+from kd_jax.members import Members
+from kd_jax.prng import Keys
 from kd_jax.progress import Progress
-from kd_jax.state import bind, evaluated_roles, init_optimizers, init_state, loaded_variables
+from kd_jax.state import bind, init_optimizers, init_state, loaded_variables
 from kd_jax.step import make_train_step
 from kd_jax.terms import hyper_of
 from kd_jax.types import PyTree, Scheme, Stage, TrainState
@@ -31,6 +35,7 @@ from kd_jax.watch import Log, Signals, Stopped
 
 DONE = "done.json"
 Programs = list[tuple[Stage, Any, Any]]  # (stage, structure of the state, jitted step)
+Watch = Callable[[int, list[float]], None]  # (step, Scheme.select on validation of the run or of its members)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +47,15 @@ class Settings:
     log_every: int = 50
     eval_every: int = 500
     eval_batch_size: int = 256
+    view_seed: int | None = None  # of the order of the data and what is random in preparing them; None = seed
     labelled_share: float | None = None
     keep: int = 2
     workers: int = 0
     rules: Mapping[str, parallel.Rules] = dataclasses.field(default_factory=dict)
+
+    @property
+    def data_seed(self) -> int:
+        return self.seed if self.view_seed is None else self.view_seed
 
 
 @dataclasses.dataclass
@@ -55,13 +65,19 @@ class Fit:
     scheme: Scheme
     inputs: Mapping[str, Any]
     state: TrainState
-    key: jax.Array
+    keys: Keys
     sources: Mapping[str, Source | None]
     settings: Settings
     mesh: Mesh
     checkpoints: Checkpoints
     record: dict[str, Any]
+    members: Members | None = None  # None: the run is one of its own
     resumed: bool = False
+
+    @property
+    def prefixes(self) -> list[str]:
+        """What the entries of each run in this one begin with: "", or "0/", "1/", ... of members."""
+        return [""] if self.members is None else self.members.prefixes
 
     @property
     def bounds(self) -> list[int]:
@@ -70,30 +86,46 @@ class Fit:
 
     def batches(self, split: str, start: int, count: int) -> Iterator[Mapping[str, jax.Array]]:
         return train_batches(
-            self.sources[split], batch_size=self.settings.batch_size, seed=self.settings.seed, start_step=start,
+            self.sources[split], batch_size=self.settings.batch_size, seed=self.settings.data_seed, start_step=start,
             num_steps=count, labelled_share=self.settings.labelled_share, sharding=parallel.batch_sharding(self.mesh),
             workers=self.settings.workers,
         )  # fmt: skip
 
     def score(self, step: Callable[..., Any], split: str) -> dict[str, dict[str, Any]]:
-        """{role: metrics} of a whole split."""
+        """{entry: metrics} of a whole split."""
         data = eval_batches(
             self.sources[split], batch_size=self.settings.eval_batch_size, sharding=parallel.batch_sharding(self.mesh),
             workers=self.settings.workers,
         )  # fmt: skip
-        return evaluate(step, self.state, data, self.key)
+        return evaluate(step, self.state, data, self.keys.view)
+
+    def eval_step(self, scheme: Scheme) -> Callable[..., Any]:
+        return jax.jit(make_eval_step(scheme) if self.members is None else self.members.eval_step(scheme, self.mesh))
+
+    def first(self, key: jax.Array, loaded: Mapping) -> TrainState:
+        init = functools.partial(init_state, self.scheme, self.inputs)
+        return init(key, loaded) if self.members is None else self.members.first(init, key, loaded)
+
+    def fresh(self, state: TrainState, stage: int) -> TrainState:
+        """The state with the optimizers that are new in `stage`."""
+        init = functools.partial(init_optimizers, self.scheme, stage=stage)
+        return init(state) if self.members is None else self.members.each(init, state)
+
+    def hyper(self, stage: int) -> PyTree:
+        return hyper_of(self.scheme.stages[stage]) if self.members is None else self.members.hyper[stage]
 
     def abstract(self, stage: int) -> TrainState:
         """Shapes and shardings of the state while `stage` runs."""
 
         def create(key: jax.Array, loaded: Mapping) -> TrainState:
-            state = init_state(self.scheme, self.inputs, key, loaded)
+            state = self.first(key, loaded)
             for number in range(1, stage + 1):
-                state = init_optimizers(self.scheme, state, number)
+                state = self.fresh(state, number)
             return state
 
-        shapes = jax.eval_shape(create, jax.random.key(0), loaded_variables(self.scheme))
-        shardings = parallel.state_shardings(shapes, self.settings.rules, self.mesh)
+        shapes = jax.eval_shape(create, self.keys.own, loaded_variables(self.scheme))
+        of = parallel.state_shardings if self.members is None else self.members.shardings
+        shardings = of(shapes, self.settings.rules, self.mesh)
         return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
     def template(self, step: int) -> TrainState:
@@ -113,15 +145,18 @@ def fit(
     directory: Path,
     mesh: Mesh,
     title: str = "",
+    members: Members | None = None,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Trains `scheme` and returns what done.json holds: the last step and the best by validation, on every split.
 
     `sources` maps split names to data: the stages' splits, "validation" (or None) and "test". Checkpoints are left in
-    `<directory>/checkpoints`, the networks alone in `<directory>/export/<last|best>/<role>`.
+    `<directory>/checkpoints`, the networks alone in `<directory>/export/<last|best>/<role>`. With `members` it trains
+    all of them at once, and the results and exports of each are under its number. `watch` is told of each validation.
     Raises NonFiniteLoss, Stopped, and ValueError for whatever does not fit together, or where another run works there.
     """
     with workdir.locked(directory), jax.set_mesh(mesh):
-        run = begin(scheme, sources, settings, mesh, Checkpoints(directory / "checkpoints", settings.keep))
+        run = begin(scheme, sources, settings, mesh, Checkpoints(directory / "checkpoints", settings.keep), members)
         step, steps, lead = int(run.state.step), run.bounds[-1], parallel.is_lead()
         progress = Progress(title, steps, step, settings.batch_size, enabled=lead)
         if run.resumed:
@@ -129,7 +164,7 @@ def fit(
         log = Log(directory, run.record, step if run.resumed else None, settings.log_every, progress)
         try:
             with Signals() as signals:
-                train(run, log, signals)
+                train(run, log, signals, watch)
         except Stopped:
             progress.print(
                 f"{title}: stopped at step {int(run.state.step)} by SIGTERM and saved; run it again to resume."
@@ -147,30 +182,35 @@ def fit(
 
 
 def begin(
-    scheme: Scheme, sources: Mapping[str, Source | None], settings: Settings, mesh: Mesh, checkpoints: Checkpoints
-) -> Fit:
+    scheme: Scheme, sources: Mapping[str, Source | None], settings: Settings, mesh: Mesh, checkpoints: Checkpoints,
+    members: Members | None = None,
+) -> Fit:  # fmt: skip
     """Binds the scheme to the shape of a batch, creates its state sharded, restores the newest checkpoint if any."""
     parallel.check_batch_size(mesh, settings.batch_size, "batch_size")
     parallel.check_batch_size(mesh, settings.eval_batch_size, "eval_batch_size")
     parallel.check_roles(settings.rules, scheme)
-    key = parallel.create_everywhere(lambda: jax.random.key(settings.seed), mesh)
-    record = {"accumulator": {}, "best": None, "seconds": 0.0, "stages": []}
-    run = Fit(scheme, {}, None, key, sources, settings, mesh, checkpoints, record)
-    run.scheme, run.inputs = bind(scheme, batch_shapes(sources[scheme.stages[0].data], settings.batch_size))
 
-    run.state = create(run)
+    def create_keys() -> Keys:
+        own = jax.random.key(settings.seed) if members is None else members.keys()
+        return Keys(own, jax.random.key(settings.data_seed))
+
+    keys = parallel.create_everywhere(create_keys, mesh)
+    record = {"accumulator": {}, "best": {}, "seconds": 0.0, "stages": []}
+    run = Fit(scheme, {}, None, keys, sources, settings, mesh, checkpoints, record, members)
+    run.scheme, run.inputs = bind(scheme, batch_shapes(sources[scheme.stages[0].data], settings.batch_size))
+    run.state = create(run, create_keys().own)
     found = checkpoints.restore_newest(run.template)
     if found:
         run.state, run.record, run.resumed = *found, True
     return run
 
 
-def create(run: Fit) -> TrainState:
+def create(run: Fit, key: jax.Array) -> TrainState:
     """The state at step 0, made in its shards: no device ever holds a whole network that the rules cut.
 
     A frozen network that was loaded is taken as it lies where it lies right, and not copied.
     """
-    scheme, loaded, abstract = run.scheme, loaded_variables(run.scheme), run.abstract(0)
+    loaded, abstract = loaded_variables(run.scheme), run.abstract(0)
     shardings = _shardings(abstract)
 
     def as_loaded(role: str) -> bool:
@@ -184,11 +224,11 @@ def create(run: Fit) -> TrainState:
         return {role: v for role, v in frozen.items() if role not in kept}
 
     def make(key: jax.Array, loaded: Mapping) -> TrainState:
-        state = init_state(scheme, run.inputs, key, loaded)
+        state = run.first(key, loaded)
         return state.replace(frozen=others(state.frozen))
 
     make = jax.jit(make, out_shardings=shardings.replace(frozen=others(shardings.frozen)))
-    state = make(jax.random.key(run.settings.seed), loaded)
+    state = make(key, loaded)
     return state.replace(frozen={**state.frozen, **kept})
 
 
@@ -200,7 +240,7 @@ def enter(run: Fit, number: int) -> TrainState:
     if number == 0:
         return state
     shardings = _shardings(run.abstract(number))
-    return jax.jit(lambda s: init_optimizers(run.scheme, s, number), out_shardings=shardings)(state)
+    return jax.jit(lambda s: run.fresh(s, number), out_shardings=shardings)(state)
 
 
 def steps_ahead(mesh: Mesh) -> int:
@@ -211,10 +251,10 @@ def steps_ahead(mesh: Mesh) -> int:
     return 0 if mesh.size > 1 and mesh.devices.flat[0].platform == "cpu" else 2
 
 
-def train(run: Fit, log: Log, signals: Signals) -> None:
+def train(run: Fit, log: Log, signals: Signals, watch: Watch | None) -> None:
     """Takes the steps that are left of every stage. Raises Stopped, with everything saved, when it is asked to stop."""
     step, bounds = int(run.state.step), run.bounds
-    eval_step = jax.jit(make_eval_step(dataclasses.replace(run.scheme, reference=None)))
+    eval_step = run.eval_step(dataclasses.replace(run.scheme, reference=None))
     clock = time.monotonic() - run.record["seconds"]
 
     in_flight: collections.deque[Any] = collections.deque()
@@ -223,17 +263,21 @@ def train(run: Fit, log: Log, signals: Signals) -> None:
     def save() -> None:
         log.flush(step)  # before the save, so that a checkpoint never holds a nan that the log has not seen
         run.record["seconds"] = time.monotonic() - clock
-        run.checkpoints.save(run.state, run.record, run.record["best"] and run.record["best"]["step"])
+        run.checkpoints.save(run.state, run.record, [best["step"] for best in run.record["best"].values()])
 
     def validate(selects: bool) -> None:
         log.flush(step)
         values = run.score(eval_step, "validation")
         flat = {f"{r}/{k}": v for r, m in values.items() for k, v in m.items() if not isinstance(v, list)}
         log.write(step, {"kind": "validation", **flat})
-        value, select, best = values[run.scheme.evaluate[0]][run.scheme.select], run.scheme.select, run.record["best"]
-        sign = {"accuracy": 1, "nll": -1}[select]
-        if selects and (best is None or sign * value > sign * best[select]):
-            run.record["best"] = {"step": step, select: value}
+        select, sign = run.scheme.select, {"accuracy": 1, "nll": -1}[run.scheme.select]
+        found = [values[prefix + run.scheme.evaluate[0]][select] for prefix in run.prefixes]
+        for prefix, value in zip(run.prefixes, found, strict=True):
+            best = run.record["best"].get(prefix)
+            if selects and (best is None or sign * value > sign * best[select]):
+                run.record["best"][prefix] = {"step": step, select: value}
+        if watch is not None:
+            watch(step, found)
 
     programs: Programs = []
     for number, stage in enumerate(run.scheme.stages):
@@ -241,11 +285,11 @@ def train(run: Fit, log: Log, signals: Signals) -> None:
             continue
         if step == bounds[number]:
             run.state = enter(run, number)
-        hyper = parallel.create_everywhere(lambda stage=stage: hyper_of(stage), run.mesh)
+        hyper = parallel.create_everywhere(functools.partial(run.hyper, number), run.mesh)
         train_step = compiled(run, stage, programs)
         with jax.transfer_guard("disallow"):
             for batch in run.batches(stage.data, step - bounds[number], bounds[number + 1] - step):
-                run.state, metrics = train_step(run.state, batch, hyper, run.key)
+                run.state, metrics = train_step(run.state, batch, hyper, run.keys)
                 step += 1
                 log.add(step, metrics)
                 in_flight.append(metrics)
@@ -272,10 +316,13 @@ def compiled(run: Fit, stage: Stage, programs: Programs) -> Any:
         hooks = other.pre_update is stage.pre_update and other.post_update is stage.post_update
         if other.phases is stage.phases and hooks and known == layout:
             return program
-    step = make_train_step(run.scheme, stage)
+    if run.members is None:
+        step = make_train_step(run.scheme, stage)
+    else:
+        step = run.members.train_step(run.scheme, stage, run.mesh)
 
-    def update(state: TrainState, frozen: Mapping, batch: Mapping, hyper: Mapping, key: jax.Array):
-        state, metrics = step(state.replace(frozen=frozen), batch, hyper, key)
+    def update(state: TrainState, frozen: Mapping, batch: Mapping, hyper: Mapping, keys: Keys):
+        state, metrics = step(state.replace(frozen=frozen), batch, hyper, keys)
         return state.replace(frozen={}), metrics
 
     # Frozen networks are read and not donated: the trainings of a run share one copy of a teacher.
@@ -287,39 +334,3 @@ def compiled(run: Fit, stage: Stage, programs: Programs) -> Any:
 
     programs.append((stage, layout, program))
     return program
-
-
-def conclude(run: Fit, directory: Path) -> dict[str, Any]:
-    """Scores the last step and the best by validation on every split, against the reference; exports the networks."""
-    steps, seconds, best = run.bounds[-1], run.record["seconds"], run.record["best"]
-    rate = steps * run.settings.batch_size / seconds
-    results: dict[str, Any] = {
-        "stages": run.record["stages"],
-        "steps": steps,
-        "seconds": seconds,
-        "examples_per_second": rate,
-    }
-    step = jax.jit(make_eval_step(run.scheme))
-    splits = [name for name in ("validation", "test") if run.sources[name] is not None]
-    for which in ("last", "best") if best else ("last",):
-        if which == "best":
-            run.state = run.checkpoints.restore(best["step"], run.template(best["step"]))
-        if which == "last" and run.scheme.summary is not None:
-            results["sections"] = run.scheme.summary(run.state, run.record)
-        results[which] = {"step": int(run.state.step), **{split: run.score(step, split) for split in splits}}
-        for role in evaluated_roles(run.scheme):
-            if run.scheme.roles[role].group is None:
-                continue  # a teacher: it was not trained here
-            given = extra_inputs(run.scheme.roles[role], run.state.extra)
-            network = exported(*role_variables(run.state, run.scheme, role), given)
-            save_tree(directory / "export" / which / role, network)
-    return results
-
-
-def exported(params: PyTree, stats: PyTree, given: Mapping[str, PyTree] | None = None) -> dict[str, PyTree]:
-    """The tree that an exported model is stored as: connectors, optimizers and other roles are left behind.
-
-    `given` are the inputs that it read from TrainState.extra.
-    """
-    kinds = {"params": params, "stats": stats, "given": given}
-    return {kind: tree for kind, tree in kinds.items() if kind == "params" or jax.tree.leaves(tree)}

@@ -60,10 +60,13 @@ class Accumulator:
 
 
 def first_non_finite(history: Iterable[tuple[int, Mapping[str, Pair]]]) -> tuple[int, str] | None:
-    """The first (step, name) whose sum or count is nan or infinite, in the order given; None if all are finite."""
+    """The first (step, name) whose sum or count is nan or infinite, in the order given; None if all are finite.
+
+    Of a pair of vectors (a number for each of several runs) only if every entry is: the other runs go on.
+    """
     for step, metrics in history:
         for name, pair in metrics.items():
-            if not all(np.isfinite(np.asarray(value, np.float64)).all() for value in pair):
+            if not all(np.isfinite(np.asarray(value, np.float64)).any() for value in pair):
                 return step, name
     return None
 

@@ -154,11 +154,13 @@ def teacher_role(model: Model, config: ConfigDict) -> Role:
     return Role(model, tuple(clean.get(p, p) for p in config.inputs), dtype=config.dtype or None)
 
 
-def make_settings(config: ConfigDict, train: Mapping[str, Any], seed: int, rules: Mapping[str, Any]) -> Settings:
+def make_settings(
+    config: ConfigDict, train: Mapping[str, Any], seed: int, view_seed: int | None, rules: Mapping[str, Any]
+) -> Settings:
     return Settings(
-        batch_size=train["batch_size"], seed=seed, log_every=config.log_every, eval_every=config.eval_every,
-        eval_batch_size=config.eval_batch_size, labelled_share=train["labelled_share"], keep=config.keep,
-        workers=config.workers, rules=rules,
+        batch_size=train["batch_size"], seed=seed, view_seed=view_seed, log_every=config.log_every,
+        eval_every=config.eval_every, eval_batch_size=config.eval_batch_size,
+        labelled_share=train["labelled_share"], keep=config.keep, workers=config.workers, rules=rules,
     )  # fmt: skip
 
 
@@ -196,11 +198,16 @@ def plan(
     jobs: dict[str, Job] = {}
     common = {k: config[k] for k in ("prepare", "extra", "select", "summary")}
 
-    def add(name: str, train: Any, terms: Any, about: Any, *, roles: Any, data: Any, seed: int, rules: Any) -> None:
+    def add(
+        name: str, train: Any, terms: Any, about: Any, *, roles: Any, data: Any, seed: int, rules: Any,
+        view_seed: int | None = None,
+    ) -> None:  # fmt: skip
         kind = config.scheme if name == "student" else part("schemes.offline.build")
         scheme = make_scheme(config, train, terms, roles, data, kind, extra)
         about = about | common | {"log_every": config.log_every, "eval_every": config.eval_every}
-        settings = make_settings(config, train, seed, rules)
+        if view_seed is not None:
+            about = about | {"view_seed": view_seed}
+        settings = make_settings(config, train, seed, view_seed, rules)
         jobs[name] = Job(name, scheme, data, settings, directory / name, {k: plain(v) for k, v in about.items()})
 
     teachers = teachers_of(config)
@@ -220,7 +227,7 @@ def plan(
     student = Role(models["student"], tuple(config.student.inputs), group="student")
     frozen = {name: teacher_role(models[name], teacher) for name, teacher in teachers.items()}
     rules = {"student": config.mesh.student_rules, **dict.fromkeys(teachers, config.mesh.teacher_rules)}
-    shared = {"data": sources, "seed": config.seed}
+    shared = {"data": sources, "seed": config.seed, "view_seed": config.view_seed}
     about = {k: config[k] for k in ("data", "seed", "student", "teacher", "teachers")}
     if config.baseline:
         train = {**config.train, "labelled_share": 1.0}

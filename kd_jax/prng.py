@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import zlib
+from typing import NamedTuple
 
 import jax
+
+
+class Keys(NamedTuple):
+    """The root of a run's own randomness, and that of the pictures it sees, which runs of other seeds may share."""
+
+    own: jax.Array
+    view: jax.Array
 
 
 def stream(root: jax.Array, name: str, step: jax.Array | int) -> jax.Array:

@@ -13,9 +13,10 @@ from kd_jax import prng
 from kd_jax.resolve import near
 from kd_jax.state import call_taps
 from kd_jax.terms import lookup, options_of, term_value
-from kd_jax.types import Array, Phase, PyTree, Scheme, Stage, TrainState
+from kd_jax.types import Array, Call, Phase, PyTree, Scheme, Stage, TrainState
 
 Metrics = dict[str, tuple[Array, Array]]
+ANSWERS = "answers"  # in a batch that `answered` prepared: what frozen networks say to it, by the call
 
 
 def _variables(scheme: Scheme, state: TrainState, group: str, group_params: PyTree) -> dict[str, tuple[PyTree, PyTree]]:
@@ -61,10 +62,13 @@ def forward(
             new_stats[role] = stats
         return outputs
 
+    answers = batch.get(ANSWERS, {})
     for call in phase.forward:
-        name = call.name or call.role
-        inputs = tuple(lookup(context, p) for p in call.inputs)
-        context[name] = run(call.role, inputs, name, call.train, call_taps(phase, name))
+        name, known = call.name or call.role, answers.get(_signature(phase, call))
+        if known is None:
+            inputs = tuple(lookup(context, p) for p in call.inputs)
+            known = run(call.role, inputs, name, call.train, call_taps(phase, name))
+        context[name] = known
 
     def connect(term: str, inputs: tuple) -> PyTree:
         name = f"{term}/connector"
@@ -72,6 +76,38 @@ def forward(
         return context[name].logits
 
     return context, new_stats, connect
+
+
+def _signature(phase: Phase, call: Call) -> str:
+    return f"{call.role}{call.inputs}{call_taps(phase, call.name or call.role)}"
+
+
+def prepared(scheme: Scheme, batch: Mapping[str, Array], key: Array) -> Mapping[str, Array]:
+    """The batch as the calls read it."""
+    if scheme.prepare is None:
+        return batch
+    with jax.named_scope("prepare"):
+        # The same key in every step: one view of one example is one picture, whose answer can be kept.
+        return scheme.prepare(batch, prng.stream(key, "prepare", 0), True)
+
+
+def answered(scheme: Scheme, stage: Stage, state: TrainState, batch: Mapping[str, Array], key: Array) -> dict[str, Any]:
+    """What runs that share data and frozen networks need to compute but once in a step, whatever they differ in.
+
+    The prepared batch and, in it, the outputs of the frozen networks that read the batch alone. A train step that gets
+    it computes neither again.
+    """
+    batch, answers = prepared(scheme, batch, key), {}
+    for phase in stage.phases if stage.pre_update is None else ():
+        for call in phase.forward:
+            role, name, known = scheme.roles[call.role], call.name or call.role, _signature(phase, call)
+            if role.group is None and known not in answers and all(p.startswith("batch.") for p in call.inputs):
+                inputs, own = (lookup({"batch": batch}, p) for p in call.inputs), prng.stream(key, name, state.step)
+                with jax.named_scope(name):
+                    answers[known], _ = role.model.apply(
+                        *state.frozen[call.role], *inputs, train=False, key=own, taps=call_taps(phase, name)
+                    )
+    return {**batch, ANSWERS: answers}
 
 
 def replaced(batch: Mapping[str, Array], entries: Mapping[str, Array]) -> dict[str, Array]:
@@ -85,7 +121,10 @@ def replaced(batch: Mapping[str, Array], entries: Mapping[str, Array]) -> dict[s
 
 
 def make_train_step(scheme: Scheme, stage: Stage) -> Callable[..., tuple[TrainState, Metrics]]:
-    """(state, batch, hyper, key) -> (state, {name: (sum, count)}), pure and jittable. `key` is the root of the seed."""
+    """(state, batch, hyper, key) -> (state, {name: (sum, count)}), pure and jittable.
+
+    `key` is the root of the seed, or a prng.Keys where the pictures have another. `batch` is raw, or from `answered`.
+    """
 
     def update(phase: Phase, state: TrainState, batch: Mapping, hyper: Mapping, key: Array):
         def loss_fn(group_params: PyTree):
@@ -121,11 +160,10 @@ def make_train_step(scheme: Scheme, stage: Stage) -> Callable[..., tuple[TrainSt
         )
         return state, metrics, context
 
-    def train_step(state: TrainState, batch: Mapping, hyper: Mapping, key: Array) -> tuple[TrainState, Metrics]:
-        if scheme.prepare is not None:
-            with jax.named_scope("prepare"):
-                # The same key in every step: one view of one example is one picture, whose answer can be kept.
-                batch = scheme.prepare(batch, prng.stream(key, "prepare", 0), True)
+    def train_step(state: TrainState, batch: Mapping, hyper: Mapping, key: Array | prng.Keys):
+        key, view = key if isinstance(key, prng.Keys) else (key, key)
+        if ANSWERS not in batch:
+            batch = prepared(scheme, batch, view)
         if stage.pre_update is not None:
             with jax.named_scope("pre_update"):
                 batch = replaced(batch, stage.pre_update(state, batch, prng.stream(key, "pre_update", state.step)))

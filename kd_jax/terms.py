@@ -6,6 +6,7 @@ Paths name values of a step: `batch.label`, `student.logits`, `teacher.features:
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.resolve import near
-from kd_jax.types import Array, Outputs, PyTree, Stage, Term
+from kd_jax.types import Array, Outputs, PyTree, Schedule, Stage, Term
 
 Context = Mapping[str, Any]
 
@@ -79,18 +80,30 @@ def taps_in(call: str, paths: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted({p.partition("@")[0][len(prefix) :] for p in paths if p.startswith(prefix)}))
 
 
+@dataclasses.dataclass(frozen=True)
+class Scheduled:
+    """weight * shape(step): a weight of which the number stays traced."""
+
+    weight: float
+    shape: Schedule
+
+    def __call__(self, step: Array) -> Array:
+        return self.weight * self.shape(step)
+
+
 def hyper_of(stage: Stage) -> dict[str, dict[str, dict[str, Any]]]:
     """The numeric hyper-parameters of a stage as a pytree of arrays: they are traced, so changing one never recompiles.
 
-    {group: {term: {"weight": w, "kwargs": {option: value}}}}, and a learning-rate scale under {group: {"": ...}}; a
-    schedule is not in it.
+    {group: {term: {"weight": w, "kwargs": {option: value}}}}, and a learning-rate scale under {group: {"": ...}}; of a
+    schedule only the number of a Scheduled is in it.
     """
     hyper: dict[str, dict[str, dict[str, Any]]] = {}
     for phase in stage.phases:
         group = hyper.setdefault(phase.group, {"": {"learning_rate_scale": jnp.float32(1.0)}})
         for name, term in phase.terms.items():
             kwargs = {k: jnp.asarray(v, jnp.float32) for k, v in term.kwargs.items() if isinstance(v, float)}
-            weight = {"weight": jnp.asarray(term.weight, jnp.float32)} if not callable(term.weight) else {}
+            number = term.weight.weight if isinstance(term.weight, Scheduled) else term.weight
+            weight = {"weight": jnp.asarray(number, jnp.float32)} if not callable(number) else {}
             group[name] = {**weight, "kwargs": kwargs}
     return hyper
 
@@ -101,8 +114,10 @@ def options_of(term: Term, hyper: Mapping[str, Any], step: Array) -> tuple[Any, 
     def now(value: Any) -> Any:
         return value(step) if callable(value) else value
 
-    kwargs = {**term.kwargs, **hyper["kwargs"]}
-    return now(hyper.get("weight", term.weight)), {k: now(v) for k, v in kwargs.items()}
+    weight = hyper.get("weight", term.weight)
+    if isinstance(term.weight, Scheduled):
+        weight = weight * term.weight.shape(step)
+    return now(weight), {k: now(v) for k, v in {**term.kwargs, **hyper["kwargs"]}.items()}
 
 
 def masked_sum_and_count(values: Array, mask: Array | None) -> tuple[Array, Array]:

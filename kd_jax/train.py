@@ -17,12 +17,13 @@ from ml_collections import ConfigDict
 
 from kd_jax import parallel, workdir
 from kd_jax.checkpoint import load_tree, write_json
+from kd_jax.conclude import exported
 from kd_jax.config import own_data, teachers_of
 from kd_jax.data.batches import batch_shapes, eval_batches
 from kd_jax.data.load import load
 from kd_jax.data.source import Splits
 from kd_jax.evaluate import evaluate, extra_inputs, make_eval_step
-from kd_jax.loop import DONE, exported, fit
+from kd_jax.loop import DONE, fit
 from kd_jax.models.adapters import as_model
 from kd_jax.plan import Job, check, make_model, note_given, plan
 from kd_jax.report import results_table, write_report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from pathlib import Path
 from types import FrameType
@@ -58,6 +59,14 @@ def _sums_last(item: tuple[str, Any]) -> int:
     )
 
 
+def _mean(value: float | list[float]) -> float:
+    """Of the members that are finite."""
+    if not isinstance(value, list):
+        return value
+    finite = [v for v in value if math.isfinite(v)]
+    return sum(finite) / len(finite) if finite else math.nan
+
+
 class Log:
     """Metrics on their way from the device to the files; they are fetched while the next step runs."""
 
@@ -92,7 +101,7 @@ class Log:
             if step % self.every == 0:
                 values = self.sums.result()
                 self.write(step, {"kind": "train", **values})
-                self.progress.update(step, values)
+                self.progress.update(step, {name: _mean(value) for name, value in values.items()})
                 self.sums.reset()
         self.record["accumulator"] = self.sums.state()
 

@@ -13,13 +13,13 @@ from ml_collections import config_flags
 
 from kd_jax import train
 from kd_jax.checkpoint import save_tree
+from kd_jax.conclude import exported
 from kd_jax.config import check_command, own_data
 from kd_jax.data.arrays import from_arrays
 from kd_jax.data.batches import batch_shapes
 from kd_jax.data.load import load
 from kd_jax.data.source import Source, Splits
 from kd_jax.knowledge import PRESETS, compose, make_terms, with_four_stages
-from kd_jax.loop import exported
 from kd_jax.parallel import make_mesh
 from kd_jax.plan import check, make_model, plan
 from kd_jax.presets import SCHEMES

@@ -59,7 +59,9 @@ def test_accumulator_state_is_exact():
 def test_first_non_finite():
     good = (np.float32(1), np.float32(2))
     assert metrics.first_non_finite([(1, {"ce": good}), (2, {"ce": good})]) is None
-    bad = {"ce": good, "kd": (np.array([1.0, np.inf]), np.ones(2)), "loss": (np.float32("nan"), 1)}
+    one_member = (np.array([1.0, np.inf]), np.ones(2))
+    assert metrics.first_non_finite([(1, {"ce": one_member})]) is None
+    bad = {"ce": one_member, "kd": (np.array([np.nan, np.inf]), np.ones(2)), "loss": (np.float32("nan"), 1)}
     assert metrics.first_non_finite([(1, {"ce": good}), (2, bad), (3, {"ce": (np.nan, 1)})]) == (2, "kd")
 
 

@@ -16,7 +16,7 @@ import pytest
 import toy
 from killable import SETTINGS, SOURCES, STEPS, scheme
 
-from kd_jax import loop, workdir
+from kd_jax import conclude, loop, workdir
 from kd_jax.checkpoint import Checkpoints
 from kd_jax.watch import NonFiniteLoss
 
@@ -47,7 +47,9 @@ def exports(directory: Path) -> dict:
     params, stats = jax.eval_shape(
         role.model.init, jax.random.key(0), jax.ShapeDtypeStruct((8, toy.FEATURES), np.float32)
     )
-    return {w: load_tree(directory / "export" / w / "student", loop.exported(params, stats)) for w in ("last", "best")}
+    return {
+        w: load_tree(directory / "export" / w / "student", conclude.exported(params, stats)) for w in ("last", "best")
+    }
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,66 @@
+"""The end of a training: the last step and the best by validation are scored on every split and exported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from kd_jax.checkpoint import save_tree
+from kd_jax.evaluate import extra_inputs, role_variables
+from kd_jax.state import evaluated_roles
+from kd_jax.types import PyTree, TrainState
+
+if TYPE_CHECKING:
+    from kd_jax.loop import Fit
+
+
+def conclude(run: Fit, directory: Path) -> dict[str, Any]:
+    """What done.json holds: "last" and "best", or, of a run of members, "members" with those of each."""
+    steps, seconds, best = run.bounds[-1], run.record["seconds"], run.record["best"]
+    results: dict[str, Any] = {
+        "stages": run.record["stages"],
+        "steps": steps,
+        "seconds": seconds,
+        "examples_per_second": steps * run.settings.batch_size / seconds,
+    }
+    step = run.eval_step(run.scheme)
+    splits = [name for name in ("validation", "test") if run.sources[name] is not None]
+    found: dict[str, dict[str, Any]] = {prefix: {} for prefix in run.prefixes}
+    wanted = {"last": dict.fromkeys(run.prefixes, int(run.state.step))}
+    if best:
+        wanted["best"] = {prefix: best[prefix]["step"] for prefix in run.prefixes}
+    for which, at in wanted.items():
+        if which == "last" and run.members is None and run.scheme.summary is not None:
+            results["sections"] = run.scheme.summary(run.state, run.record)
+        for number in sorted(set(at.values())):  # the best steps of members differ
+            if which == "best":
+                run.state = run.checkpoints.restore(number, run.template(number))
+            scores = {split: run.score(step, split) for split in splits}
+            for i, prefix in enumerate(run.prefixes):
+                if at[prefix] == number:
+                    own = {s: {k.removeprefix(prefix): v for k, v in e.items() if k.startswith(prefix)}
+                           for s, e in scores.items()}  # fmt: skip
+                    found[prefix][which] = {"step": number, **own}
+                    state = run.state if run.members is None else run.members.one(run.state, i)
+                    export(run, state, directory / "export" / prefix / which)
+    return results | (found[""] if run.members is None else {"members": list(found.values())})
+
+
+def export(run: Fit, state: TrainState, directory: Path) -> None:
+    """Writes the networks that were trained and are evaluated, each alone."""
+    for role in evaluated_roles(run.scheme):
+        if run.scheme.roles[role].group is not None:
+            given = extra_inputs(run.scheme.roles[role], state.extra)
+            save_tree(directory / role, exported(*role_variables(state, run.scheme, role), given))
+
+
+def exported(params: PyTree, stats: PyTree, given: Mapping[str, PyTree] | None = None) -> dict[str, PyTree]:
+    """The tree that an exported model is stored as: connectors, optimizers and other roles are left behind.
+
+    `given` are the inputs that it read from TrainState.extra.
+    """
+    kinds = {"params": params, "stats": stats, "given": given}
+    return {kind: tree for kind, tree in kinds.items() if kind == "params" or jax.tree.leaves(tree)}

@@ -1,0 +1,155 @@
+"""Many runs of one scheme as one program: they share data, pictures and frozen networks, and differ in the rest.
+
+A state of n members has an axis of length n at the front of everything that a run changes; the one step runs for every
+member, between frozen networks that have answered once for all. Where there are several devices and n is a multiple of
+them, every device takes whole members.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from kd_jax import parallel
+from kd_jax.evaluate import make_eval_step
+from kd_jax.prng import Keys
+from kd_jax.resolve import near
+from kd_jax.step import Metrics, answered, make_train_step
+from kd_jax.types import Array, PyTree, Scheme, Stage, TrainState
+
+KINDS = ("vmap", "map")
+AXES = TrainState(None, 0, 0, 0, None, 0)  # type: ignore[arg-type]
+
+
+@dataclasses.dataclass(frozen=True)
+class Members:
+    """n runs: their seeds, the hyper-parameters of every stage stacked to [n] leaves (`stack`), and how they are run.
+
+    "vmap" runs all members at once (their convolutions become grouped ones), "map" one after the other in the program.
+    """
+
+    seeds: tuple[int, ...]
+    hyper: tuple[PyTree, ...]
+    how: str = "vmap"
+
+    def __post_init__(self) -> None:
+        if self.how not in KINDS:
+            raise ValueError(f"Members are run by 'vmap' or 'map', not {self.how!r}. {near(self.how, KINDS)}")
+        lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(self.hyper)} | {(len(self.seeds),)}
+        if len(lengths) != 1 or not self.seeds:
+            raise ValueError(f"{len(self.seeds)} seeds and hyper-parameters of {sorted(lengths)} members do not agree.")
+
+    @property
+    def prefixes(self) -> list[str]:
+        """What the entries of each member begin with, where scores are listed by entry: "0/", "1/", ..."""
+        return [f"{i}/" for i in range(len(self.seeds))]
+
+    def keys(self) -> Array:
+        return jnp.stack([jax.random.key(seed) for seed in self.seeds])
+
+    def first(self, init: Callable[..., TrainState], keys: Array, loaded: Mapping[str, Any]) -> TrainState:
+        """The states at step 0; `init(key, loaded)` is that of one run."""
+        return jax.vmap(lambda key: init(key, loaded), out_axes=AXES)(keys)
+
+    def each(self, change: Callable[[TrainState], TrainState], state: TrainState) -> TrainState:
+        return jax.vmap(change, in_axes=(AXES,), out_axes=AXES)(state)
+
+    def one(self, state: TrainState, number: int) -> TrainState:
+        return jax.tree.map(
+            lambda axis, tree: tree if axis is None else jax.tree.map(lambda x: x[number], tree),
+            AXES, state, is_leaf=lambda x: x is None,
+        )  # fmt: skip
+
+    def split_ways(self, mesh: Mesh) -> tuple[str, ...]:
+        """The mesh axes over which whole members are spread; none where their number is no multiple of the devices."""
+        axes = tuple(a for a in parallel.BATCH_AXES if a in mesh.shape)
+        ways = int(np.prod([mesh.shape[a] for a in axes]))
+        return axes if ways > 1 and len(self.seeds) % ways == 0 else ()
+
+    def shardings(self, shapes: TrainState, rules: Mapping[str, parallel.Rules], mesh: Mesh) -> TrainState:
+        """Shardings of a state of members: whole members on each device, frozen networks by their rules."""
+        whole, own = parallel.replicated(mesh), NamedSharding(mesh, PartitionSpec(self.split_ways(mesh) or None))
+        frozen = parallel.state_shardings(
+            TrainState(shapes.step, {}, {}, {}, shapes.frozen, {}), rules, mesh
+        ).frozen  # fmt: skip
+        rest = jax.tree.map(lambda _: own, dataclasses.replace(shapes, frozen={}))
+        return dataclasses.replace(rest, step=whole, frozen=frozen)
+
+    def train_step(self, scheme: Scheme, stage: Stage, mesh: Mesh) -> Callable[..., tuple[TrainState, Metrics]]:
+        """As step.make_train_step, of all members; metrics are [n]."""
+        step = make_train_step(scheme, stage)
+
+        def train_step(state: TrainState, batch: Mapping, hyper: Mapping, key: Keys) -> tuple[TrainState, Metrics]:
+            def member(own: tuple, shared: tuple) -> tuple:
+                (params, stats, opt, extra), hyper, key = own
+                number, frozen, batch = shared
+                after, metrics = step(TrainState(number, params, stats, opt, frozen, extra), batch, hyper, key)
+                return (after.params, after.stats, after.opt, after.extra), metrics
+
+            own = ((state.params, state.stats, state.opt, state.extra), hyper, key.own)
+            shared = (state.step, state.frozen, answered(scheme, stage, state, batch, key.view))
+            (params, stats, opt, extra), metrics = self._spread(member, mesh, self.how)(own, shared)
+            metrics = jax.lax.with_sharding_constraint(metrics, parallel.replicated(mesh))
+            return TrainState(state.step + 1, params, stats, opt, state.frozen, extra), metrics
+
+        return train_step
+
+    def eval_step(self, scheme: Scheme, mesh: Mesh) -> Callable[..., dict[str, Any]]:
+        """As evaluate.make_eval_step, of all members: {"0/entry": sums, "1/entry": ...}."""
+        step = make_eval_step(scheme)
+
+        def eval_step(state: TrainState, batch: Mapping[str, Array], key: Array) -> dict[str, Any]:
+            def member(own: tuple, shared: tuple) -> dict[str, Any]:
+                number, frozen, batch, key = shared
+                return step(TrainState(number, *own[:3], frozen, own[3]), batch, key)
+
+            own = (state.params, state.stats, state.opt, state.extra)
+            # vmap, since the frozen networks then answer once: they do not differ.
+            sums = self._spread(member, mesh, "vmap")(own, (state.step, state.frozen, batch, key))
+            sums = jax.lax.with_sharding_constraint(sums, parallel.replicated(mesh))
+            return {
+                prefix + entry: jax.tree.map(lambda x, i=i: x[i], found)
+                for i, prefix in enumerate(self.prefixes)
+                for entry, found in sums.items()
+            }
+
+        return eval_step
+
+    def _spread(self, member: Callable[[tuple, tuple], PyTree], mesh: Mesh, how: str) -> Callable[..., PyTree]:
+        """(own, shared) -> what `member` makes of every member's own, on its devices."""
+        if how == "vmap":
+            run = jax.vmap(member, in_axes=(0, None))
+        else:
+
+            def run(own: tuple, shared: tuple) -> PyTree:
+                return jax.lax.map(lambda one: member(one, shared), own)
+
+        axes = self.split_ways(mesh)
+        if not axes:
+            return run
+        # Not left to the partitioner: it would move members (lax.map) or parts of images (grouped convolutions).
+        own, shared = PartitionSpec(axes), PartitionSpec()
+        return jax.shard_map(run, mesh=mesh, in_specs=(own, shared), out_specs=own, check_vma=False)
+
+
+def stack(hypers: Sequence[Sequence[PyTree]]) -> tuple[PyTree, ...]:
+    """[member][stage] -> a tree for every stage, with leaves [n]."""
+    return tuple(
+        jax.tree.map(lambda *leaves: np.stack([np.asarray(x) for x in leaves]), *stages)
+        for stages in zip(*hypers, strict=True)
+    )
+
+
+def obstacle(scheme: Scheme, rules: Mapping[str, parallel.Rules]) -> str:
+    """Why runs of this scheme cannot share a program; "" if they can."""
+    if any(stage.on_enter is not None for stage in scheme.stages):
+        return "the scheme does something in Python between its stages"
+    if split := [name for name, rule in rules.items() if rule and scheme.roles[name].group is not None]:
+        return f"{', '.join(split)} is sharded by rules, and a member is whole on its devices"
+    return ""
