@@ -1,4 +1,7 @@
-"""python launch.py --config=configs/cifar_resnet.py:digits [--workdir=DIR] [--config.train.batch_size=128 ...]"""
+"""python launch.py --config=configs/cifar_resnet.py:digits [--workdir=DIR] [--config.train.batch_size=128 ...]
+
+--sweep="seed=0,1,2;terms.kd.weight=0.5,0.9" trains every combination; with ranges, and --trials=20, it searches.
+"""
 
 import logging
 import os
@@ -14,6 +17,11 @@ CONFIG = config_flags.DEFINE_config_file(
 WORKDIR = flags.DEFINE_string(
     "workdir", "", "Where the run lives; the same command resumes it. Default: runs/<config>-<hash>."
 )
+SWEEP = flags.DEFINE_string(
+    "sweep", "", "'field=value,value;field=log:1e-3..1e-1', or a Python file with a dict SWEEP: kd_jax/sweep_spec.py."
+)
+TRIALS = flags.DEFINE_integer("trials", 0, "Search the sweep with Optuna in so many trials, in place of all of it.")
+PRUNER = flags.DEFINE_string("pruner", "none", "What cuts trials short: none, asha or median (kd_jax/search.py).")
 ERRORS = (ValueError, OSError, FloatingPointError)  # what a user can put right without reading code
 
 
@@ -40,13 +48,21 @@ def parse(argv: list[str]) -> list[str]:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments {argv[1:]}: options look like --config.seed=1.")
-    from kd_jax import train, workdir
+    from kd_jax import search, sweep, sweep_spec, train, workdir
 
     file, _, variant = flags.FLAGS["config"].config_filename.partition(":")
     name = "-".join([Path(file).stem, *variant.replace("+", "-").split(",")]).strip("-")
-    directory = WORKDIR.value or f"runs/{name}-{workdir.fingerprint(CONFIG.value)}"
+    about = [CONFIG.value, SWEEP.value] if SWEEP.value else CONFIG.value
+    directory = WORKDIR.value or f"runs/{name}-{'sweep-' * bool(SWEEP.value)}{workdir.fingerprint(about)}"
     try:
-        train.run(CONFIG.value, directory)
+        if TRIALS.value and SWEEP.value:
+            search.run(CONFIG.value, sweep_spec.parse(SWEEP.value), directory, TRIALS.value, PRUNER.value)
+        elif SWEEP.value:
+            sweep.run(CONFIG.value, sweep_spec.parse(SWEEP.value), directory)
+        elif TRIALS.value or PRUNER.value != "none":
+            raise ValueError("--trials and --pruner belong to a --sweep.")
+        else:
+            train.run(CONFIG.value, directory)
     except ERRORS as e:
         fail(e)
 

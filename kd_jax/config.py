@@ -97,6 +97,7 @@ def base() -> ConfigDict:
     config.optimizers = ConfigDict()  # group -> optimizer, where it is not config.train.optimizer
     config.terms = ConfigDict()
     config.select = "accuracy"  # accuracy | nll: what chooses the best step on the validation split (nll for text)
+    config.members = "auto"  # how runs of a sweep share a program: vmap | map (one after the other) | auto (measured)
     config.baseline = True  # also train the student without the teacher, equally long
     config.mesh = ConfigDict(
         dict(
@@ -213,10 +214,11 @@ def check_command(arguments: Sequence[str]) -> None:
     config = module.get_config(*([variant] if colon else []))
     for argument in joined:
         if field := re.match(r"--?config\.([^=]+)", argument):
-            _check_field(config, field[1].split("."))
+            check_field(config, field[1].split("."))
 
 
-def _check_field(config: Any, parts: Sequence[str]) -> None:
+def check_field(config: Any, parts: Sequence[str]) -> None:
+    """Raises ValueError with the near names where the config has no field of this path."""
     for i, word in enumerate(parts):
         if not isinstance(config, Mapping | ConfigDict):
             return  # an index into a tuple: ml_collections knows

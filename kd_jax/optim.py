@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 
 from kd_jax.resolve import check_kwargs, near
@@ -76,3 +78,18 @@ def make_optimizer(config: Mapping[str, Any], total_steps: int) -> optax.Gradien
         parts.append(optax.add_decayed_weights(config["weight_decay"], mask=decay_mask(config["decay_pattern"])))
     parts.append(factory(make_schedule(config, total_steps), **kwargs))
     return optax.chain(*parts)
+
+
+def scales_with_rate(config: Mapping[str, Any]) -> bool:
+    """Whether the updates of this optimizer are proportional to its learning rate, tried on three gradients."""
+    tried = {**config, "schedule": "constant", "warmup": 0.0, "weight_decay": 0.1, "decay_pattern": ".*"}
+    found = []
+    for rate in (0.01, 0.02):
+        tx = make_optimizer({**tried, "learning_rate": rate}, 3)
+        params = {"w": jnp.asarray([[0.5, -1.0], [2.0, 0.1]])}
+        state = tx.init(params)
+        for step in range(3):
+            grads = jax.tree.map(lambda x, s=step: jnp.sin(x + s), params)
+            updates, state = tx.update(grads, state, params)
+            found.append(updates["w"] / rate)
+    return all(np.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(found[:3], found[3:], strict=True))

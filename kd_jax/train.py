@@ -23,7 +23,8 @@ from kd_jax.data.batches import batch_shapes, eval_batches
 from kd_jax.data.load import load
 from kd_jax.data.source import Splits
 from kd_jax.evaluate import evaluate, extra_inputs, make_eval_step
-from kd_jax.loop import DONE, fit
+from kd_jax.loop import DONE, Watch, fit
+from kd_jax.members import Members
 from kd_jax.models.adapters import as_model
 from kd_jax.plan import Job, check, make_model, note_given, plan
 from kd_jax.report import results_table, write_report
@@ -36,14 +37,16 @@ from kd_jax.types import Model, PyTree, Role, Scheme, TrainState
 RESULTS = "results.json"
 
 
-def finish_or_resume(job: Job, mesh: Mesh) -> dict[str, Any]:
-    """The results of the job; trains what is missing."""
+def finish_or_resume(
+    job: Job, mesh: Mesh, members: Members | None = None, watch: Watch | None = None
+) -> dict[str, Any]:
+    """The results of the job; trains what is missing. `members` and `watch` as in loop.fit."""
     workdir.claim(job.directory, job.config)
     done = job.directory / DONE
     if done.exists():
         print(f"{job.name}: finished before, in {job.directory}")
         return json.loads(done.read_text())
-    return fit(job.scheme, job.sources, job.settings, job.directory, mesh, job.name)
+    return fit(job.scheme, job.sources, job.settings, job.directory, mesh, job.name, members, watch)
 
 
 def score_teacher(job: Job, role: Role, rules: parallel.Rules, mesh: Mesh) -> dict[str, Any]:
@@ -149,16 +152,7 @@ def run(
     mesh = parallel.make_mesh(config.mesh.axes)
     given = {role: as_model(m) for role, m in (("student", student), ("teacher", teacher)) if m is not None}
     config = note_given(config, given, data)
-    teachers = teachers_of(config)
-    jobs, splits = jobs_of(config, directory, given, data)
-    for name, fields in teachers.items():
-        if fields.checkpoint or (name == "teacher" and teacher_variables is not None):
-            del jobs[name]
-        elif fields.use not in ("last", *(["best"] if jobs[name].sources["validation"] else [])):
-            raise ValueError(f"{name}.use is 'last', or 'best' where data.validation is not 0; not {fields.use!r}.")
-    for job in jobs.values():  # all errors of all jobs come before the first hour of the first
-        first = job.scheme.stages[0].data
-        check(job, batch_shapes(job.sources.get(first) or splits.train, job.settings.batch_size), mesh)
+    jobs, splits = checked_jobs(config, directory, mesh, given, data, teacher_variables is not None)
     workdir.check({job.directory: job.config for job in jobs.values()})
     if results := read_finished(config, directory, jobs):
         return present(config, results, directory)
@@ -179,14 +173,68 @@ def train_all(
     mesh: Mesh,
 ) -> dict[str, Any]:
     """The teachers, the baseline and the student in order; what results.json holds of them, in the lead process."""
+    finished, networks, scores = teach(config, jobs, mesh, teacher_variables)
+    for name in ("baseline", "student"):
+        if name in jobs:
+            job = jobs[name]
+            finished[name] = finish_or_resume(job, mesh)
+            if config.report:  # every process reads, in the same order, since reading waits for all
+                role, path = job.scheme.roles[evaluated_roles(job.scheme)[0]], members(job.scheme.evaluate[0])[0]
+                export, seen = export_of(job, "last"), seen_shapes(job)
+                networks[name] = load_network(export, role, path, job.scheme.extra, seen)
+    if not parallel.is_lead():
+        return {}
+    return collect(config, finished, scores, jobs, networks, splits)
+
+
+def checked_jobs(
+    config: ConfigDict,
+    directory: Path,
+    mesh: Mesh,
+    given: Mapping[str, Model] | None = None,
+    data: Splits | None = None,
+    loaded: bool = False,
+) -> tuple[dict[str, Job], Splits]:
+    """As jobs_of, after all that can be known to fail, without teachers that are loaded (`loaded`: by the caller)."""
+    jobs, splits = jobs_of(config, directory, given, data)
+    jobs = untrained(config, jobs, loaded)
+    for name, fields in teachers_of(config).items():
+        if name in jobs and fields.use not in ("last", *(["best"] if jobs[name].sources["validation"] else [])):
+            raise ValueError(f"{name}.use is 'last', or 'best' where data.validation is not 0; not {fields.use!r}.")
+    for job in jobs.values():  # all errors of all jobs come before the first hour of the first
+        first = job.scheme.stages[0].data
+        check(job, batch_shapes(job.sources.get(first) or splits.train, job.settings.batch_size), mesh)
+    return jobs, splits
+
+
+def untrained(config: ConfigDict, jobs: Mapping[str, Job], loaded: bool = False) -> dict[str, Job]:
+    """The jobs without those of teachers that are loaded."""
     teachers = teachers_of(config)
+    there = {name for name in teachers if teachers[name].checkpoint or (name == "teacher" and loaded)}
+    return {name: job for name, job in jobs.items() if name not in there}
+
+
+def seen_shapes(job: Job) -> Mapping[str, Any]:
+    """Shapes of a prepared batch of the job."""
+    raw = batch_shapes(job.source, job.settings.batch_size)
+    return jax.eval_shape(lambda b: job.scheme.prepare(b, jax.random.key(0), False), raw)
+
+
+def teach(
+    config: ConfigDict,
+    jobs: Mapping[str, Job],
+    mesh: Mesh,
+    teacher_variables: tuple[PyTree, PyTree] | None = None,
+) -> tuple[dict[str, Any], dict[str, Network], dict[str, Any]]:
+    """Trains or loads the teachers, scores them, and gives them to the schemes of the other jobs.
+
+    Returns (results of the trained ones, networks, scores) by name.
+    """
     finished: dict[str, dict[str, Any]] = {}
     networks: dict[str, Network] = {}
-    job = jobs["student"]
-    raw = batch_shapes(splits.train, config.train.batch_size)
-    seen = jax.eval_shape(lambda b: job.scheme.prepare(b, jax.random.key(0), False), raw)
+    job, seen = jobs["student"], seen_shapes(jobs["student"])
     frozen, scores = {}, {}
-    for name, fields in teachers.items():
+    for name, fields in teachers_of(config).items():
         role = job.scheme.roles[name]
         if name in jobs:
             finished[name] = finish_or_resume(jobs[name], mesh)
@@ -209,18 +257,10 @@ def train_all(
         frozen[name] = dataclasses.replace(role, initial=variables)
         scores[name] = score_teacher(job, frozen[name], rules, mesh)
         check_teacher(name, fields, scores[name])
-    for name in ("baseline", "student"):
-        if name in jobs:
-            job = jobs[name]
-            roles = {n: frozen.get(n, role) for n, role in job.scheme.roles.items()}
-            job.scheme = dataclasses.replace(job.scheme, roles=roles)
-            finished[name] = finish_or_resume(job, mesh)
-            if config.report:  # every process reads, in the same order, since reading waits for all
-                role, path = job.scheme.roles[evaluated_roles(job.scheme)[0]], members(job.scheme.evaluate[0])[0]
-                networks[name] = load_network(export_of(job, "last"), role, path, job.scheme.extra, seen)
-    if not parallel.is_lead():
-        return {}
-    return collect(config, finished, scores, jobs, networks, splits)
+    for job in (jobs[name] for name in ("baseline", "student") if name in jobs):
+        roles = {n: frozen.get(n, role) for n, role in job.scheme.roles.items()}
+        job.scheme = dataclasses.replace(job.scheme, roles=roles)
+    return finished, networks, scores
 
 
 def jobs_of(

@@ -1,0 +1,67 @@
+"""vmap or lax.map? A short measurement on the program itself: which is faster depends on the network and the device."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from kd_jax import parallel
+from kd_jax.checkpoint import Checkpoints, write_json
+from kd_jax.loop import begin, compiled
+from kd_jax.members import KINDS, Members
+from kd_jax.plan import Job
+
+CHOICE, ROUNDS = "members.json", 5
+
+
+def step_times(job: Job, members: Members, mesh: Mesh, kinds: tuple[str, ...] = KINDS, rounds: int = ROUNDS) -> dict:
+    """{kind: seconds of a step of the first stage}, medians of interleaved rounds after one that compiles.
+
+    Frozen networks must have their values.
+    """
+    stage, calls = job.scheme.stages[0], {}
+    with jax.set_mesh(mesh), tempfile.TemporaryDirectory() as scratch:
+        for kind in kinds:
+            checkpoints = Checkpoints(Path(scratch) / kind, 1)
+            chosen = dataclasses.replace(members, how=kind)
+            run = begin(job.scheme, job.sources, job.settings, mesh, checkpoints, chosen)
+            checkpoints.close()
+            hyper = parallel.create_everywhere(lambda run=run: run.hyper(0), mesh)
+            calls[kind] = [run, compiled(run, stage, []), next(iter(run.batches(stage.data, 0, 1))), hyper]
+        times: dict[str, list[float]] = {kind: [] for kind in calls}
+        for _ in range(rounds + 1):
+            for kind, (run, program, batch, hyper) in calls.items():
+                start = time.perf_counter()
+                run.state, metrics = program(run.state, batch, hyper, run.keys)
+                jax.block_until_ready((run.state, metrics))
+                times[kind].append(time.perf_counter() - start)
+    return {kind: statistics.median(seconds[1:]) for kind, seconds in times.items()}
+
+
+def fastest(job: Job, members: Members, mesh: Mesh) -> tuple[str, dict[str, Any]]:
+    """(the faster kind, what was measured); kept in the job's folder, since a run resumes in the way that it began.
+
+    Several processes take vmap, as one of them cannot measure alone.
+    """
+    path = job.directory / CHOICE
+    if jax.process_count() > 1:
+        return "vmap", {}
+    if path.exists():
+        found = json.loads(path.read_text())
+        return found["how"], {"ms": found["ms"]}
+    times = step_times(job, members, mesh)
+    how = min(times, key=times.get)
+    ms = {kind: round(1e3 * seconds, 3) for kind, seconds in times.items()}
+    listed = ", ".join(f"{kind} {value:.2f} ms" for kind, value in ms.items())
+    print(f"{job.name}: one step takes {listed}; {how} is chosen (--config.members sets it)")
+    job.directory.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"how": how, "ms": ms})
+    return how, {"ms": ms}

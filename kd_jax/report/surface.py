@@ -1,0 +1,141 @@
+"""The response surface of a sweep: validation accuracy over temperature and weight, or over what else was varied."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+
+from kd_jax.report.figures import WIDTH, ShownFigure, styled
+from kd_jax.report.page import svg
+from kd_jax.report.sections import table
+from kd_jax.report.style import CSS, LIGHT
+
+SCALE = LinearSegmentedColormap.from_list("accuracy", [LIGHT["band"], LIGHT["term4"], LIGHT["teacher"]])
+FIRST = ("temperature", "weight")  # what goes on the axes, if it was varied
+
+
+def write_sweep(results: Mapping[str, Any], directory: str | os.PathLike[str]) -> list[Path]:
+    """Writes sweep.html, and surface.png where a number was varied; returns their paths."""
+    root, figure = Path(directory), plot_surface(results)
+    paths = []
+    if figure is not None:
+        with styled():
+            figure.savefig(root / "surface.png", dpi=110)
+        paths.append(root / "surface.png")
+    (root / "sweep.html").write_text(_page(results, figure), encoding="utf-8")
+    return [*paths, root / "sweep.html"]
+
+
+def varied_numbers(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The fields that had several values, all of them numbers; temperature and weight first."""
+    found = []
+    for field in rows[0]["setting"]:
+        values = [row["setting"][field] for row in rows]
+        if len({*map(str, values)}) > 1 and all(type(v) in (int, float) for v in values):
+            found.append(field)
+    return sorted(found, key=lambda f: next((i for i, end in enumerate(FIRST) if f.endswith("." + end)), len(FIRST)))
+
+
+def plot_surface(results: Mapping[str, Any]) -> Figure | None:
+    """Over two numbers a map of colours, over one a line; None where no number was varied.
+
+    Of settings that differ in more, those that agree with the best one elsewhere are shown; a search has none, and
+    shows all it tried.
+    """
+    rows = [row for row in results["rows"] if not row["diverged"]]
+    fields = varied_numbers(rows) if rows else []
+    if not fields:
+        return None
+    shown, best = fields[:2], rows[0]["setting"]
+    same = [row for row in rows if all(row["setting"][f] == best[f] for f in best if f not in shown)]
+    kept = {f: best[f] for f in best if f not in shown and len({str(row["setting"][f]) for row in rows}) > 1}
+    if results.get("trials"):
+        same, kept = rows, {}
+    with styled():
+        figure = ShownFigure(figsize=(1.25 * WIDTH, 0.95 * WIDTH), layout="constrained")
+        axes = figure.subplots()
+        draw_line(axes, same, shown[0]) if len(shown) == 1 else draw_map(figure, axes, same, *shown)
+        at = ", ".join(f"{_end(k)} {v}" for k, v in kept.items())
+        axes.set_title("Validation accuracy (%)" + (f" at {at}" if at else ""))
+    return figure
+
+
+def _end(field: str) -> str:
+    return field.rpartition(".")[2].replace("_", " ")
+
+
+def _values(rows: Sequence[Mapping[str, Any]], field: str) -> np.ndarray:
+    return np.array([row["setting"][field] for row in rows], np.float64)
+
+
+def _accuracies(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    return np.array([100 * row["validation"]["mean"] for row in rows])
+
+
+def _scale(axis: Any, set_scale: Any, values: np.ndarray) -> None:
+    ticks = sorted(set(values))
+    if min(ticks) > 0 and max(ticks) / min(ticks) >= 4:
+        set_scale("log")
+    if len(ticks) <= 8:
+        axis.set_ticks(ticks, [f"{t:g}" for t in ticks], minor=False)
+        axis.set_ticks([], minor=True)
+
+
+def draw_line(axes: Axes, rows: Sequence[Mapping[str, Any]], field: str) -> None:
+    rows = sorted(rows, key=lambda row: row["setting"][field])
+    values, errors = _values(rows, field), [200 * row["error"] for row in rows]
+    axes.errorbar(values, _accuracies(rows), errors, color=LIGHT["student"], marker="o", capsize=3)
+    _scale(axes.xaxis, axes.set_xscale, values)
+    axes.set_xlabel(f"{_end(field)} (bars: two standard errors)")
+
+
+def draw_map(figure: Figure, axes: Axes, rows: Sequence[Mapping[str, Any]], x: str, y: str) -> None:
+    """Contours between the points of a full grid; points alone where there is none. A ring marks the best."""
+    xs, ys, z = _values(rows, x), _values(rows, y), _accuracies(rows)
+    grid = {(a, b): c for a, b, c in zip(xs, ys, z, strict=True)}
+    columns, lines = sorted(set(xs)), sorted(set(ys))
+    if len(grid) == len(rows) == len(columns) * len(lines) and min(len(columns), len(lines)) > 1 and np.ptp(z):
+        surface = np.array([[grid[a, b] for a in columns] for b in lines])
+        axes.contourf(columns, lines, surface, levels=12, cmap=SCALE)
+    points = axes.scatter(xs, ys, 90, z, cmap=SCALE, edgecolors=LIGHT["ink"], lw=0.8, zorder=3)
+    axes.plot(xs[z.argmax()], ys[z.argmax()], "o", ms=16, mfc="none", mec=LIGHT["student"], mew=2.2, zorder=4)
+    if len(rows) <= 40:
+        for a, b, c in zip(xs, ys, z, strict=True):
+            axes.annotate(f"{c:.1f}", (a, b), (0, 9), textcoords="offset points", ha="center", fontsize=9, zorder=5)
+    _scale(axes.xaxis, axes.set_xscale, xs)
+    _scale(axes.yaxis, axes.set_yscale, ys)
+    axes.set_xlabel(_end(x))
+    axes.set_ylabel(_end(y))
+    axes.margins(0.12)
+    figure.colorbar(points, ax=axes, pad=0.02)
+
+
+def _page(results: Mapping[str, Any], figure: Figure | None) -> str:
+    title = escape(str(results["title"]))
+    answer, *more = results["conclusion"]
+    why = "\n".join(f'<p class="why">{escape(line)}</p>' for line in more)
+    picture = f'<figure class="card">{svg(figure, "response surface", "s")}</figure>' if figure is not None else ""
+    lead = "Mean ± standard deviation over seeds at the last step; ± error: standard error on validation. Best first."
+    note = (
+        "Each run is one of its own with the options under “alone” in sweep.json added to the command, without "
+        "--sweep: all share the order of the data and the augmented pictures, so the spread over seeds is that of "
+        "initial weights and dropout."
+    )
+    rows = table({"columns": results["columns"], "rows": results["lines"]})
+    return (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{CSS}</style>\n</head>\n<body>\n'
+        f"<main><header><h1>{title}</h1><p>{escape(str(results['device']))}</p></header>\n"
+        f'<section class="card verdict"><p class="answer">{escape(answer)}</p>\n{why}</section>\n'
+        f'<section><h2>Response surface</h2>{picture}</section>\n<section><h2>Settings</h2><p class="lead">{lead}</p>'
+        f"{rows}</section>\n<section><h2>Reproduce</h2><pre>{escape(results['command'])}</pre></section>\n"
+        f'<div class="caveat"><p>{note}</p></div></main>\n</body>\n</html>\n'
+    )

@@ -1,0 +1,276 @@
+"""Sweeps: many students of one teacher, as few programs as there are different ones.
+
+Runs that differ in seed, weights, temperatures (any float of a term) and learning rate alone are members of one
+compiled program (kd_jax.members), in which the teacher answers once for all. Runs that differ in anything else, an
+architecture for example, come one after the other; they share teachers and compiled programs through the workdir.
+
+Members see the same batches in the same order and the same augmented pictures: those of config.view_seed (config.seed
+if it is None), whatever their own seed, which decides initial weights and dropout. A run of its own with
+--config.seed=<seed> --config.view_seed=<view_seed> and the values of the member reproduces it to float tolerance.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shlex
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from kd_jax import optim, parallel, sweep_table, train, workdir
+from kd_jax.checkpoint import write_json
+from kd_jax.config import teachers_of
+from kd_jax.loop import Watch
+from kd_jax.members import KINDS, Members, obstacle, stack
+from kd_jax.members_choice import fastest
+from kd_jax.report.surface import write_sweep
+from kd_jax.sweep_spec import Point, Spec, apply
+from kd_jax.terms import Scheduled, hyper_of
+from kd_jax.types import Scheme, Term
+from kd_jax.watch import NonFiniteLoss
+
+RESULTS = "sweep.json"
+RATE = "train.optimizer.learning_rate"
+
+
+@dataclasses.dataclass
+class Program:
+    """Points that are run together, as members of one program, or the one point that is run by itself."""
+
+    config: ConfigDict  # of all its points, but for the fields that are traced
+    points: list[Point]
+    directory: Path
+    members: Members | None
+    why: str  # a point is run by itself
+    data: str  # its name
+    examples: int  # of its validation split
+
+
+def begun(config: ConfigDict, root: Path) -> ConfigDict:
+    """The config with what all runs of a sweep share: students only, one order of the data, a compile cache."""
+    config = config.copy_and_resolve_references()
+    config.baseline, config.report, config.examples = False, False, 0
+    config.view_seed = config.seed if config.view_seed is None else config.view_seed
+    if config.members not in ("auto", *KINDS):
+        raise ValueError(f"config.members is 'auto', 'vmap' or 'map', not {config.members!r}.")
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str((root / "compiled").absolute()))
+    return config
+
+
+def share_teachers(config: ConfigDict, root: Path) -> None:
+    """Teachers that are trained alike are trained once."""
+    for role, teacher in teachers_of(config).items():
+        if not teacher.checkpoint and not teacher.workdir:
+            alike = {k: workdir.plain(teacher[k]) for k in ("model", "inputs", "seed", "train", "data")}
+            alike |= {k: workdir.plain(config[k]) for k in ("data", "extra", "prepare", "log_every", "eval_every")}
+            teacher.workdir = str(root / "teachers" / f"{role}-{workdir.fingerprint(alike)}")
+
+
+def programs_of(config: ConfigDict, points: Sequence[Point], root: Path, mesh: Mesh) -> list[Program]:
+    """The points, grouped by what must be compiled anew. Everything that can be known to fail fails here."""
+    traced = {f for point in points for f in point if _may_be_traced(f, config)}
+    return list(_split(config, points, traced, root, mesh))
+
+
+def _split(config: ConfigDict, points: Iterable[Point], traced: set[str], root: Path, mesh: Mesh) -> Iterable[Program]:
+    groups: dict[str, list[Point]] = {}
+    for point in points:
+        fixed = {k: v for k, v in point.items() if k not in traced}
+        groups.setdefault(json.dumps(workdir.plain(fixed), sort_keys=True), []).append(point)
+    for group in groups.values():
+        own = apply(config, {k: v for k, v in group[0].items() if k not in traced})
+        for point in group:
+            apply(own, point)  # wrong types are told before anything is trained
+        about = {"config": workdir.plain(own), "points": workdir.plain(group)}
+        directory = root / "runs" / workdir.fingerprint(about)
+        share_teachers(own, root)
+        jobs, splits = train.checked_jobs(own, directory, mesh)
+        if splits.validation is None:
+            raise ValueError(
+                "A sweep chooses by validation, and nothing is held out: set for example --config.data.validation=0.1."
+            )
+        scheme, rules = jobs["student"].scheme, jobs["student"].settings.rules
+        why = obstacle(scheme, rules)
+        opaque = {f for f in traced if f != "seed" and not _is_traced(f, own, scheme)}
+        if why and traced:
+            yield from _split(config, group, set(), root, mesh)
+        elif opaque:
+            yield from _split(config, group, traced - opaque, root, mesh)
+        else:
+            members = None if why else _members(own, group, scheme)
+            yield Program(own, group, directory, members, why, splits.train.name, len(splits.validation))
+
+
+def _may_be_traced(field: str, config: ConfigDict) -> bool:
+    parts = field.split(".")
+    if parts[0] == "terms" and len(parts) == 3:
+        return parts[2] == "weight"
+    if parts[0] == "terms" and len(parts) == 4:
+        kwargs = getattr(config.terms.get(parts[1]), "kwargs", {})
+        return parts[2] == "kwargs" and isinstance(kwargs.get(parts[3]), float)
+    if field == RATE:
+        optimizer = config.train.optimizer
+        return not config.optimizers and optimizer.learning_rate > 0 and optim.scales_with_rate(optimizer)
+    return field == "seed"
+
+
+def _leaf(hyper: Mapping[str, Any], parts: Sequence[str]) -> Any:
+    term = hyper.get(parts[1])
+    return None if term is None else term.get("weight") if parts[2] == "weight" else term["kwargs"].get(parts[3])
+
+
+def _is_traced(field: str, config: ConfigDict, scheme: Scheme) -> bool:
+    """Whether the number of a term reaches the step as it stands, wherever the scheme uses the term.
+
+    A scheme may put a number into a schedule of its own, or use a loss under another name: such numbers are constants.
+    """
+    parts = field.split(".")
+    if parts[0] != "terms":
+        return True
+    own, number = config.terms[parts[1]], np.float32(_value(config, field))
+    found = []
+    for stage in scheme.stages:
+        hyper = hyper_of(stage)
+        for phase in stage.phases:
+            found += [_leaf(hyper[phase.group], parts)] if parts[1] in phase.terms else []
+            others = [term for name, term in phase.terms.items() if name not in config.terms]
+            if any(_may_be(term, own["fn"]) for term in others):
+                return False
+    return bool(found) and all(leaf is not None and np.float32(leaf) == number for leaf in found)
+
+
+def _may_be(term: Term, name: str) -> bool:
+    """Whether a term that the scheme named may be one of the config's with this loss."""
+    opaque = callable(term.weight) and not isinstance(term.weight, Scheduled)
+    return opaque or getattr(term.fn, "__name__", "") == name.rpartition(".")[2].rpartition(":")[2]
+
+
+def _value(config: ConfigDict, field: str) -> Any:
+    for name in field.split("."):
+        config = config[name]
+    return config
+
+
+def _members(config: ConfigDict, points: Sequence[Point], scheme: Scheme) -> Members:
+    """The points as members: their seeds, and the hyper-parameters of the scheme with their numbers in place."""
+    hypers = []
+    for point in points:
+        stages = [jax.tree.map(np.asarray, hyper_of(stage)) for stage in scheme.stages]
+        for group in (group for stage in stages for group in stage.values()):
+            for field, value in point.items():
+                parts = field.split(".")
+                if field == RATE:
+                    group[""]["learning_rate_scale"] = np.float32(value / config.train.optimizer.learning_rate)
+                elif parts[0] == "terms" and _leaf(group, parts) is not None:
+                    owner, name = (
+                        (group[parts[1]], "weight") if len(parts) == 3 else (group[parts[1]]["kwargs"], parts[3])
+                    )
+                    owner[name] = np.float32(value)
+        hypers.append(stages)
+    return Members(tuple(int(point.get("seed", config.seed)) for point in points), stack(hypers))
+
+
+def train_program(program: Program, mesh: Mesh, watch: Watch | None = None) -> list[dict[str, Any]]:
+    """Trains what is missing of a program; a dict for every point, with its scores at the last step and the best."""
+    jobs, _ = train.jobs_of(program.config, program.directory)
+    jobs = train.untrained(program.config, jobs)
+    train.teach(program.config, jobs, mesh)
+    job, members, count = jobs["student"], program.members, len(program.points)
+    about: dict[str, Any] = {}
+    if members is not None:
+        job.name, job.config = f"{count} students", job.config | {"members": workdir.plain(program.points)}
+        how, about = program.config.members, {}
+        if how == "auto":
+            how, about = fastest(job, members, mesh)
+        members, about = dataclasses.replace(members, how=how), about | {"how": how}
+    try:
+        results = train.finish_or_resume(job, mesh, members, watch)
+    except NonFiniteLoss as e:
+        print(f"{job.name}: {e}")
+        return [{"point": point, "diverged": True, "validation": None, "test": None} for point in program.points]
+    entry, found = job.scheme.evaluate[0], results["members"] if members is not None else [results]
+    runs = []
+    for number, (point, scores) in enumerate(zip(program.points, found, strict=True)):
+        last, folder = scores["last"], f"{number}/" if members is not None else ""
+        of = {split: last[split][entry]["accuracy"] for split in ("validation", "test")}
+        run = {"point": point, "diverged": not math.isfinite(last["validation"][entry]["nll"]), **of, **scores}
+        run |= {"export": str(job.directory / "export" / f"{folder}last"), "program": {"members": count, **about}}
+        run["seconds"] = results["seconds"]
+        run["alone"] = [f"--config.{k}={v}" for k, v in {**point, "view_seed": program.config.view_seed}.items()]
+        runs.append(run)
+    return runs
+
+
+def run(config: ConfigDict, spec: Spec, directory: str | Path) -> dict[str, Any]:
+    """Trains every combination of the spec in `directory`, prints and writes table and plot; returns sweep.json.
+
+    An unfinished sweep of the same command goes on, a finished one is read. Raises ValueError, before anything is
+    trained, for whatever does not fit.
+    """
+    if spec.ranges:
+        field, found = next(iter(spec.ranges.items()))
+        raise ValueError(
+            f"{field} has a range ({found.kind}:{found.low}..{found.high}): give --trials to search in it."
+        )
+    start, root = time.monotonic(), Path(directory)
+    parallel.start_processes(config.distributed)
+    mesh, config = parallel.make_mesh(config.mesh.axes), begun(config, root)
+    asked = {"config": workdir.plain(config), "sweep": workdir.plain(spec.choices)}
+    if (known := read(root, asked)) is not None:
+        return present(known, root)
+    programs = programs_of(config, spec.grid(), root, mesh)
+    runs: list[dict[str, Any]] = []
+    describe(programs)
+    for program in programs:
+        runs += train_program(program, mesh)
+    if not parallel.is_lead():
+        return {}
+    results = asked | collect(runs, programs[0].examples) | {
+        "title": f"{config.title or programs[0].data}: sweep of {len(runs)} runs",
+        "wall_seconds": time.monotonic() - start,
+    }  # fmt: skip
+    write_json(root / RESULTS, results)
+    return present(results, root)
+
+
+def describe(programs: Sequence[Program]) -> None:
+    """Says which runs share a program, and why others do not."""
+    for program in programs:
+        what = ", ".join(f"{k}={v}" for k, v in program.points[0].items()) if program.members is None else ""
+        why = f" by itself ({what}): {program.why}" if what else ""
+        print(f"{len(program.points)} run{'s' * (len(program.points) > 1)} in one program{why}")
+
+
+def collect(runs: Sequence[Mapping[str, Any]], examples: int) -> dict[str, Any]:
+    """What sweep.json says of finished runs; `examples` is the size of the validation split."""
+    rows = sweep_table.summarise(runs, examples)
+    columns, lines = sweep_table.table(rows)
+    return {
+        "rows": rows, "columns": columns, "lines": lines, "conclusion": sweep_table.conclusion(rows),
+        "runs": list(runs), "command": shlex.join(sys.argv), "versions": workdir.versions(), "git": workdir.git_hash(),
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    }  # fmt: skip
+
+
+def read(root: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The results of this very sweep if it is finished."""
+    path = root / RESULTS
+    found = json.loads(path.read_text()) if path.exists() else {}
+    return found if all(found.get(k) == v for k, v in json.loads(json.dumps(asked)).items()) else None
+
+
+def present(results: dict[str, Any], root: Path) -> dict[str, Any]:
+    if parallel.is_lead():
+        print(sweep_table.text(results["rows"]), *results["conclusion"], sep="\n")
+        print(f"Response surface and table: {', '.join(map(str, write_sweep(results, root)))}")
+    return results

@@ -1,0 +1,119 @@
+"""The settings of a sweep over their seeds: mean, spread and error, and which is best by validation."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Row = dict[str, Any]
+
+
+def summarise(runs: Sequence[Mapping[str, Any]], examples: int) -> list[Row]:
+    """One row a setting, best first: {"setting", "seeds", "diverged", "validation", "test", "error"}.
+
+    `runs` have "point", "diverged" and the accuracies "validation" and "test" at the last step; runs that differ in
+    `seed` alone are one setting. "validation" and "test" are {"mean", "std"} (std of one run is None) over the runs
+    that did not diverge. "error" is the standard error of the mean on validation, sqrt(std^2 / seeds + p (1 - p) /
+    `examples`): other seeds, and other images. A setting in which a run diverged comes last.
+    """
+    settings: dict[str, list[Mapping[str, Any]]] = {}
+    for run in runs:
+        setting = {k: v for k, v in run["point"].items() if k != "seed"}
+        settings.setdefault(json.dumps(setting, sort_keys=True, default=str), []).append(run)
+    rows = []
+    for group in settings.values():
+        fine = [run for run in group if not run["diverged"]]
+        row = {
+            "setting": {k: v for k, v in group[0]["point"].items() if k != "seed"},
+            "seeds": len(group), "diverged": len(group) - len(fine),
+            "validation": _spread([r["validation"] for r in fine]), "test": _spread([r["test"] for r in fine]),
+        }  # fmt: skip
+        mean, std = row["validation"]["mean"], row["validation"]["std"]
+        if fine:
+            row["error"] = math.sqrt((std or 0.0) ** 2 / len(fine) + mean * (1 - mean) / examples)
+        rows.append(row)
+    return sorted(rows, key=lambda r: (r["diverged"] > 0, -(r["validation"]["mean"] or 0.0)))
+
+
+def _spread(values: list[float]) -> dict[str, float | None]:
+    if not values:
+        return {"mean": None, "std": None}
+    return {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
+
+
+def rivals(rows: Sequence[Row]) -> list[Row]:
+    """The settings that the best one does not beat by more than two standard errors of the difference."""
+    best, *others = [row for row in rows if not row["diverged"]]
+    return [
+        row for row in others
+        if best["validation"]["mean"] - row["validation"]["mean"] <= 2 * math.hypot(best["error"], row["error"])
+    ]  # fmt: skip
+
+
+def short_names(fields: Sequence[str]) -> dict[str, str]:
+    """The shortest ends of the paths that still differ: terms.kd.kwargs.temperature -> temperature."""
+    result = {}
+    for field in fields:
+        parts = field.split(".")
+        ends = [".".join(parts[-n:]) for n in range(1, len(parts) + 1)]
+        result[field] = next(e for e in ends if sum(f == e or f.endswith("." + e) for f in fields) == 1)
+    return result
+
+
+def cell(spread: Mapping[str, float | None]) -> str:
+    if spread["mean"] is None:
+        return "-"
+    return f"{100 * spread['mean']:.2f}" + ("" if spread["std"] is None else f" ± {100 * spread['std']:.2f}")
+
+
+def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """(columns, lines) for people: accuracies in %, mean ± standard deviation over seeds."""
+    names = short_names(list(rows[0]["setting"]))
+    columns = [*names.values(), "validation", "± error", "test", "seeds"]
+    lines = []
+    for row in rows:
+        seeds = f"{row['seeds']}" + (f" ({row['diverged']} diverged)" if row["diverged"] else "")
+        error = f"{100 * row['error']:.2f}" if "error" in row else "-"
+        values = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in row["setting"].values()]
+        lines.append([*values, cell(row["validation"]), error, cell(row["test"]), seeds])
+    return columns, lines
+
+
+def text(rows: Sequence[Row]) -> str:
+    columns, lines = table(rows)
+    widths = [max(map(len, column)) for column in zip(columns, *lines, strict=True)]
+    return "\n".join(
+        "   ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in (columns, *lines)
+    )
+
+
+def conclusion(rows: Sequence[Row]) -> list[str]:
+    """Sentences: the best setting by validation, how sure that is, and what the test set says of it."""
+    sound = [row for row in rows if not row["diverged"]]
+    if not sound:
+        return ["Every setting diverged in at least one run: there is no best one. Try smaller learning rates."]
+    best = sound[0]
+    names = short_names(list(best["setting"]))
+    what = ", ".join(f"{names[k]}={v}" for k, v in best["setting"].items()) or "the only setting"
+    lines = [
+        f"Best by validation: {what}, {100 * best['validation']['mean']:.2f}% ± {100 * best['error']:.2f} "
+        f"(standard error over {best['seeds']} seed{'s' * (best['seeds'] > 1)} and the validation examples)."
+    ]
+    close = rivals(rows)
+    if close:
+        gap = best["validation"]["mean"] - close[0]["validation"]["mean"]
+        many = "The runner-up is" if len(close) == 1 else f"{len(close)} settings, the runner-up first, are"
+        noise = 200 * math.hypot(best["error"], close[0]["error"])
+        lines.append(
+            f"{many} within noise of it (the runner-up by {100 * gap:.2f} points; two standard errors of the "
+            f"difference are {noise:.2f}): more seeds or examples would tell them apart."
+        )
+    elif len(sound) > 1:
+        lines.append("It is ahead of every other setting by more than two standard errors of the difference.")
+    if len(sound) > 1:
+        lines.append(f"As the best of {len(sound)}, its validation accuracy flatters it; the test set chose nothing.")
+    lines.append(f"On the test set it has {cell(best['test'])}% at the last step.")
+    return lines
