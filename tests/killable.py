@@ -22,22 +22,27 @@ def scheme():
     return offline.build(toy.parts(toy.roles(dropout=0.2), {"ce": toy.ce(), "kd": toy.kd()}, STEPS))
 
 
-def main(directory: str, pause: str) -> None:
-    batches = loop.train_batches
+def slowly(pause: float, fails_at: int = -1) -> None:
+    """From now on the loop sleeps in every step, and says when it takes one and when it saves."""
+    batches, save = loop.train_batches, loop.Checkpoints.save
 
     def slow(*args, **kwargs):
-        for batch in batches(*args, **kwargs):
+        for number, batch in enumerate(batches(*args, **kwargs)):
             print("STEP", flush=True)
-            time.sleep(float(pause))
+            time.sleep(pause)
+            if number == fails_at:
+                raise OSError("the disk of this host is gone")
             yield batch
-
-    save = loop.Checkpoints.save
 
     def announced(self, *args):
         print("SAVE", flush=True)
         save(self, *args)
 
     loop.train_batches, loop.Checkpoints.save = slow, announced
+
+
+def main(directory: str, pause: str) -> None:
+    slowly(float(pause))
     loop.fit(scheme(), SOURCES, SETTINGS, Path(directory), toy.mesh(2), "toy")
 
 
