@@ -116,7 +116,11 @@ def classifiers(scheme: Scheme, state: TrainState, batch: Mapping[str, Array], k
     outputs: dict[str, Any] = {}
     for role in evaluated_roles(scheme):
         params, stats = role_variables(state, scheme, role)
-        inputs = [lookup({"batch": batch, "extra": state.extra}, p) for p in scheme.roles[role].inputs]
+        paths_of_role = scheme.roles[role].inputs
+        read = {p.split(".")[1] for p in paths_of_role if p.startswith("params.")}
+        others = {name: role_variables(state, scheme, name)[0] for name in read}
+        context = {"batch": batch, "extra": state.extra, "params": others}
+        inputs = [lookup(context, p) for p in paths_of_role]
         taps = taps_in(role, paths)
         outputs[role] = scheme.roles[role].model.apply(params, stats, *inputs, train=False, key=key, taps=taps)[0]
 

@@ -231,7 +231,8 @@ def plan(
     about = {k: config[k] for k in ("data", "seed", "student", "teacher", "teachers")}
     if config.baseline:
         train = {**config.train, "labelled_share": 1.0}
-        reference = {name: role for name, role in frozen.items() if name == "teacher"}
+        kept = {"teacher", *(p.split(".")[1] for p in student.inputs if p.startswith("params."))}
+        reference = {name: role for name, role in frozen.items() if name in kept}
         baseline_rules = {name: r for name, r in rules.items() if name in ("student", *reference)}
         roles = {"student": student, **reference}
         add("baseline", train, supervised(), about | {"train": train}, roles=roles, rules=baseline_rules, **shared)

@@ -63,9 +63,10 @@ def bind(scheme: Scheme, batch: Shapes) -> tuple[Scheme, dict[str, tuple[PyTree,
     inputs: dict[str, tuple[PyTree, ...]] = {}
     shapes: dict[str, tuple[PyTree, PyTree]] = {}
     batch = prepared_shapes(scheme, batch)
+    read = _read_params(scheme, {"batch": batch, "extra": _shapes(dict(scheme.extra))}, inputs, shapes)
     for phase in (p for s in scheme.stages for p in s.phases):
         extra = dict(scheme.extra) | {n: t.memory.first for n, t in phase.terms.items() if t.memory is not None}
-        context: dict[str, Any] = {"batch": batch, "extra": _shapes(extra), "step": _shapes(0)}
+        context: dict[str, Any] = {"batch": batch, "extra": _shapes(extra), "step": _shapes(0), "params": read}
         for call in phase.forward:
             if call.role not in roles:
                 raise ValueError(f"A phase calls role {call.role!r}. {near(call.role, roles)}")
@@ -89,8 +90,22 @@ def bind(scheme: Scheme, batch: Shapes) -> tuple[Scheme, dict[str, tuple[PyTree,
             _check_term(name, term, context)
     for name, role in roles.items():
         if name not in inputs:  # evaluated only, or a copy of another role
-            inputs[name] = tuple(lookup({"batch": batch, "extra": _shapes(dict(scheme.extra))}, p) for p in role.inputs)
+            context = {"batch": batch, "extra": _shapes(dict(scheme.extra)), "params": read}
+            inputs[name] = tuple(lookup(context, p) for p in role.inputs)
     return dataclasses.replace(scheme, roles=roles), inputs
+
+
+def _read_params(scheme: Scheme, context: Mapping, inputs: dict, shapes: dict) -> dict[str, PyTree]:
+    """Shapes of the parameters that calls take as an input ("params.base"), known before any call is made."""
+    calls = [call.inputs for stage in scheme.stages for phase in stage.phases for call in phase.forward]
+    paths = {p for given in (*calls, *(r.inputs for r in scheme.roles.values())) for p in given}
+    names = sorted({p.split(".")[1] for p in paths if p.startswith("params.")})
+    for name in names:
+        if name not in scheme.roles:
+            raise ValueError(f"A network reads the parameters of role {name!r}. {near(name, scheme.roles)}")
+        inputs.setdefault(name, tuple(lookup(context, p) for p in scheme.roles[name].inputs))
+        shapes[name] = jax.eval_shape(scheme.roles[name].model.init, jax.random.key(0), *inputs[name])
+    return {name: shapes[name][0] for name in names}
 
 
 def _shapes(tree: PyTree) -> PyTree:

@@ -163,7 +163,7 @@ def run_layers(o: Options, x: Array, positions: Array, seen: Seen, train: bool, 
         return layers(x, window, seen), None
 
     scan = nn.scan(
-        body, variable_axes={"params": 0, "cache": 0, "intermediates": 1}, length=o.depth,
+        body, variable_axes={"params": 0, "lora": 0, "cache": 0, "intermediates": 1}, length=o.depth,
         split_rngs={"params": True, "dropout": True},
     )  # fmt: skip
     return scan(block(o, train, cross_attends, name="layers"), x, jnp.asarray(windows))[0]

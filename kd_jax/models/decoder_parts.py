@@ -216,8 +216,28 @@ class Mlp(nn.Module):
         return dense(o, o.width, o.mlp_bias, "down")(hidden)
 
 
-def dense(o: Options, features: int, bias: bool, name: str | None = None) -> nn.Dense:
-    return nn.Dense(features, use_bias=bias, dtype=o.dtype, kernel_init=INIT, name=name)
+class Dense(nn.Module):
+    """x @ kernel + bias, and + (x @ a) @ b where the collection "lora" holds a and b (models/lora.py)."""
+
+    features: int
+    bias: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        x = x.astype(self.dtype)
+        y = x @ self.param("kernel", INIT, (x.shape[-1], self.features)).astype(self.dtype)
+        if self.bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+            y = y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+        if self.has_variable("lora", "a"):
+            a, b = (self.get_variable("lora", name).astype(self.dtype) for name in ("a", "b"))
+            y = y + (x @ a) @ b
+        return y
+
+
+def dense(o: Options, features: int, bias: bool, name: str | None = None) -> Dense:
+    return Dense(features, bias, o.dtype, name=name)
 
 
 def softcapped(x: Array, cap: float) -> Array:
