@@ -7,22 +7,25 @@ Tuning", 2018, arXiv 1810.05934; its resource is the number of evaluations on th
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from kd_jax import parallel, sweep, workdir
 from kd_jax.checkpoint import write_json
 from kd_jax.resolve import near
 from kd_jax.sweep_spec import Point, Spec
+from kd_jax.sweep_table import SIGN
 
 PRUNERS = ("none", "asha", "median")
 STORY = "study.journal"
-Report = Callable[[int, float], None]  # (number of the evaluation, accuracy); raises to end the trial
+Report = Callable[[int, float], None]  # (number of the evaluation, score to maximise); raises to end the trial
 
 
 def optuna_module() -> Any:
@@ -91,7 +94,7 @@ def search(
 
         def report(number: int, value: float, trial: Any = trial) -> None:
             trial.report(value, number)
-            if trial.should_prune():
+            if not math.isfinite(value) or trial.should_prune():
                 raise optuna.TrialPruned
 
         try:
@@ -104,12 +107,12 @@ def search(
 def run(config: ConfigDict, spec: Spec, directory: str | Path, trials: int, pruner: str = "none") -> dict[str, Any]:
     """Searches the spec in `directory`; prints and writes what sweep.run does, of the trials that were not cut short.
 
-    The seeds of the spec are the members of every trial, and the mean of their validation accuracies its value. The
+    The seeds of the spec are the members of every trial, and the mean of their validation scores its value. The
     test set is scored and never looked at. The table is that of sweep.run.
     """
     start, root = time.monotonic(), Path(directory)
     parallel.start_processes(config.distributed)
-    if parallel.jax.process_count() > 1:
+    if jax.process_count() > 1:
         raise ValueError("A search runs in one process; start several with workdirs of their own.")
     mesh, config = parallel.make_mesh(config.mesh.axes), sweep.begun(config, root)
     seeds = spec.choices.get("seed", (config.seed,))
@@ -119,21 +122,24 @@ def run(config: ConfigDict, spec: Spec, directory: str | Path, trials: int, prun
     if (known := sweep.read(root, asked)) is not None:
         return sweep.present(known, root)
     found: dict[str, list[dict[str, Any]]] = {}
-    examples, data = 0, ""
+    data, optuna = "", optuna_module()
 
     def objective(point: Point, report: Report) -> float:
-        nonlocal examples, data
+        nonlocal data
         programs = sweep.programs_of(config, [{**point, "seed": seed} for seed in seeds], root, mesh)
-        examples, data, runs = programs[0].examples, programs[0].data, []
+        data, runs = programs[0].data, []
         for program in programs:
             whole = len(program.points) == len(seeds)  # part of a trial does not judge it
             runs += sweep.train_program(program, mesh, _watch(program, config, report) if whole else None)
         found[workdir.fingerprint(point)] = runs
-        value = statistics.fmean(0.0 if run["diverged"] else run["validation"] for run in runs)
-        print(f"{100 * value:.2f}% on validation: {', '.join(f'{k}={v}' for k, v in point.items())}")
-        return value
+        if any(run["diverged"] for run in runs):
+            raise optuna.TrialPruned
+        value = statistics.fmean(run["validation"] for run in runs)
+        print(f"{config.select} {value:.4f} on validation: {', '.join(f'{k}={v}' for k, v in point.items())}")
+        return SIGN[config.select] * value
 
-    study = search(objective, spec, root, trials, pruner, config.seed)
+    with workdir.locked(root):
+        study = search(objective, spec, root, trials, pruner, config.seed)
     ended = [t for t in study.get_trials() if t.state.name in ("COMPLETE", "PRUNED")]
     complete = {workdir.fingerprint(t.params): t.params for t in ended if t.state.name == "COMPLETE"}
     runs = []
@@ -141,7 +147,7 @@ def run(config: ConfigDict, spec: Spec, directory: str | Path, trials: int, prun
         if name not in found:  # of an earlier process: read back
             objective(point, lambda *_: None)
         runs += found[name]
-    results = asked | sweep.collect(runs, examples) | {
+    results = asked | sweep.collect(runs, config.select) | {
         "title": f"{config.title or data}: search of {len(ended)} trials, {len(ended) - len(complete)} cut short",
         "wall_seconds": time.monotonic() - start,
         "tried": [{"point": t.params, "state": t.state.name, "value": t.value} for t in ended],
@@ -151,11 +157,11 @@ def run(config: ConfigDict, spec: Spec, directory: str | Path, trials: int, prun
 
 
 def _watch(program: sweep.Program, config: ConfigDict, report: Report) -> Callable[[int, list[float]], None]:
-    """Tells the trial of the mean accuracy of its seeds; ends it where the pruner says so."""
+    """Tells the trial of the mean score of its seeds; ends it where the pruner says so."""
 
-    def watch(step: int, accuracies: list[float]) -> None:
+    def watch(step: int, values: list[float]) -> None:
         try:
-            report(-(-step // config.eval_every), statistics.fmean(accuracies))
+            report(-(-step // config.eval_every), SIGN[config.select] * statistics.fmean(values))
         except BaseException:
             print(f"cut short at step {step}: {', '.join(f'{k}={v}' for k, v in program.points[0].items())}")
             raise

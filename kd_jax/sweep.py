@@ -198,17 +198,30 @@ def train_program(program: Program, mesh: Mesh, watch: Watch | None = None) -> l
     except NonFiniteLoss as e:
         print(f"{job.name}: {e}")
         return [{"point": point, "diverged": True, "validation": None, "test": None} for point in program.points]
-    entry, found = job.scheme.evaluate[0], results["members"] if members is not None else [results]
+    entry, select, found = (
+        job.scheme.evaluate[0],
+        job.scheme.select,
+        results["members"] if members is not None else [results],
+    )
     runs = []
     for number, (point, scores) in enumerate(zip(program.points, found, strict=True)):
         last, folder = scores["last"], f"{number}/" if members is not None else ""
-        of = {split: last[split][entry]["accuracy"] for split in ("validation", "test")}
-        run = {"point": point, "diverged": not math.isfinite(last["validation"][entry]["nll"]), **of, **scores}
+        of = {split: last[split][entry][select] for split in ("validation", "test")}
+        diverged = not math.isfinite(last["validation"][entry]["nll"])
+        noise = _noise(last["validation"][entry], select, program.examples)
+        run = {"point": point, "diverged": diverged, **of, "noise": noise, **scores}
         run |= {"export": str(job.directory / "export" / f"{folder}last"), "program": {"members": count, **about}}
         run["seconds"] = results["seconds"]
         run["alone"] = [f"--config.{k}={v}" for k, v in {**point, "view_seed": program.config.view_seed}.items()]
         runs.append(run)
     return runs
+
+
+def _noise(scores: Mapping[str, Any], select: str, examples: int) -> float:
+    """The standard error of a score over the examples; of nll it is known for texts only, and 0 is said for others."""
+    if select == "nll":
+        return scores.get("nll_error", 0.0)
+    return math.sqrt(scores["accuracy"] * (1 - scores["accuracy"]) / scores.get("tokens", examples))
 
 
 def run(config: ConfigDict, spec: Spec, directory: str | Path) -> dict[str, Any]:
@@ -231,11 +244,12 @@ def run(config: ConfigDict, spec: Spec, directory: str | Path) -> dict[str, Any]
     programs = programs_of(config, spec.grid(), root, mesh)
     runs: list[dict[str, Any]] = []
     describe(programs)
-    for program in programs:
-        runs += train_program(program, mesh)
+    with workdir.locked(root):
+        for program in programs:
+            runs += train_program(program, mesh)
     if not parallel.is_lead():
         return {}
-    results = asked | collect(runs, programs[0].examples) | {
+    results = asked | collect(runs, config.select) | {
         "title": f"{config.title or programs[0].data}: sweep of {len(runs)} runs",
         "wall_seconds": time.monotonic() - start,
     }  # fmt: skip
@@ -251,12 +265,13 @@ def describe(programs: Sequence[Program]) -> None:
         print(f"{len(program.points)} run{'s' * (len(program.points) > 1)} in one program{why}")
 
 
-def collect(runs: Sequence[Mapping[str, Any]], examples: int) -> dict[str, Any]:
-    """What sweep.json says of finished runs; `examples` is the size of the validation split."""
-    rows = sweep_table.summarise(runs, examples)
-    columns, lines = sweep_table.table(rows)
+def collect(runs: Sequence[Mapping[str, Any]], select: str) -> dict[str, Any]:
+    """What sweep.json says of finished runs."""
+    rows = sweep_table.summarise(runs, select)
+    columns, lines = sweep_table.table(rows, select)
     return {
-        "rows": rows, "columns": columns, "lines": lines, "conclusion": sweep_table.conclusion(rows),
+        "rows": rows, "columns": columns, "lines": lines, "conclusion": sweep_table.conclusion(rows, select),
+        "select": select,
         "runs": list(runs), "command": shlex.join(sys.argv), "versions": workdir.versions(), "git": workdir.git_hash(),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }  # fmt: skip
@@ -271,6 +286,6 @@ def read(root: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def present(results: dict[str, Any], root: Path) -> dict[str, Any]:
     if parallel.is_lead():
-        print(sweep_table.text(results["rows"]), *results["conclusion"], sep="\n")
+        print(sweep_table.text(results["columns"], results["lines"]), *results["conclusion"], sep="\n")
         print(f"Response surface and table: {', '.join(map(str, write_sweep(results, root)))}")
     return results

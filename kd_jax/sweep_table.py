@@ -9,15 +9,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Row = dict[str, Any]
+SIGN = {"accuracy": 1, "nll": -1}  # of Scheme.select: what is maximised
 
 
-def summarise(runs: Sequence[Mapping[str, Any]], examples: int) -> list[Row]:
+def summarise(runs: Sequence[Mapping[str, Any]], select: str = "accuracy") -> list[Row]:
     """One row a setting, best first: {"setting", "seeds", "diverged", "validation", "test", "error"}.
 
-    `runs` have "point", "diverged" and the accuracies "validation" and "test" at the last step; runs that differ in
-    `seed` alone are one setting. "validation" and "test" are {"mean", "std"} (std of one run is None) over the runs
-    that did not diverge. "error" is the standard error of the mean on validation, sqrt(std^2 / seeds + p (1 - p) /
-    `examples`): other seeds, and other images. A setting in which a run diverged comes last.
+    `runs` have "point", "diverged", the scores "validation" and "test" at the last step, in the measure `select`, and
+    "noise", the standard error of the validation score over its examples. Runs that differ in `seed` alone are one
+    setting. "validation" and "test" are {"mean", "std"} (std of one run is None) over the runs that did not diverge;
+    "error" is the standard error of the mean on validation, sqrt(std^2 / seeds + mean noise^2): other seeds, and other
+    examples. A setting in which a run diverged comes last.
     """
     settings: dict[str, list[Mapping[str, Any]]] = {}
     for run in runs:
@@ -31,11 +33,11 @@ def summarise(runs: Sequence[Mapping[str, Any]], examples: int) -> list[Row]:
             "seeds": len(group), "diverged": len(group) - len(fine),
             "validation": _spread([r["validation"] for r in fine]), "test": _spread([r["test"] for r in fine]),
         }  # fmt: skip
-        mean, std = row["validation"]["mean"], row["validation"]["std"]
         if fine:
-            row["error"] = math.sqrt((std or 0.0) ** 2 / len(fine) + mean * (1 - mean) / examples)
+            noise = statistics.fmean(r["noise"] ** 2 for r in fine)
+            row["error"] = math.sqrt((row["validation"]["std"] or 0.0) ** 2 / len(fine) + noise)
         rows.append(row)
-    return sorted(rows, key=lambda r: (r["diverged"] > 0, -(r["validation"]["mean"] or 0.0)))
+    return sorted(rows, key=lambda r: (r["diverged"] > 0, -SIGN[select] * (r["validation"]["mean"] or 0.0)))
 
 
 def _spread(values: list[float]) -> dict[str, float | None]:
@@ -49,7 +51,7 @@ def rivals(rows: Sequence[Row]) -> list[Row]:
     best, *others = [row for row in rows if not row["diverged"]]
     return [
         row for row in others
-        if best["validation"]["mean"] - row["validation"]["mean"] <= 2 * math.hypot(best["error"], row["error"])
+        if abs(best["validation"]["mean"] - row["validation"]["mean"]) <= 2 * math.hypot(best["error"], row["error"])
     ]  # fmt: skip
 
 
@@ -63,57 +65,65 @@ def short_names(fields: Sequence[str]) -> dict[str, str]:
     return result
 
 
-def cell(spread: Mapping[str, float | None]) -> str:
+def score(value: float, select: str) -> str:
+    """As people read it: accuracies in %."""
+    return f"{100 * value:.2f}" if select == "accuracy" else f"{value:.4f}"
+
+
+def cell(spread: Mapping[str, float | None], select: str) -> str:
     if spread["mean"] is None:
         return "-"
-    return f"{100 * spread['mean']:.2f}" + ("" if spread["std"] is None else f" ± {100 * spread['std']:.2f}")
+    return score(spread["mean"], select) + ("" if spread["std"] is None else f" ± {score(spread['std'], select)}")
 
 
-def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """(columns, lines) for people: accuracies in %, mean ± standard deviation over seeds."""
+def table(rows: Sequence[Row], select: str = "accuracy") -> tuple[list[str], list[list[str]]]:
+    """(columns, lines) for people: mean ± standard deviation over seeds."""
     names = short_names(list(rows[0]["setting"]))
     columns = [*names.values(), "validation", "± error", "test", "seeds"]
     lines = []
     for row in rows:
         seeds = f"{row['seeds']}" + (f" ({row['diverged']} diverged)" if row["diverged"] else "")
-        error = f"{100 * row['error']:.2f}" if "error" in row else "-"
+        error = score(row["error"], select) if "error" in row else "-"
         values = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in row["setting"].values()]
-        lines.append([*values, cell(row["validation"]), error, cell(row["test"]), seeds])
+        lines.append([*values, cell(row["validation"], select), error, cell(row["test"], select), seeds])
     return columns, lines
 
 
-def text(rows: Sequence[Row]) -> str:
-    columns, lines = table(rows)
+def text(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(columns, *lines, strict=True)]
     return "\n".join(
         "   ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in (columns, *lines)
     )
 
 
-def conclusion(rows: Sequence[Row]) -> list[str]:
+def conclusion(rows: Sequence[Row], select: str = "accuracy") -> list[str]:
     """Sentences: the best setting by validation, how sure that is, and what the test set says of it."""
     sound = [row for row in rows if not row["diverged"]]
     if not sound:
         return ["Every setting diverged in at least one run: there is no best one. Try smaller learning rates."]
-    best = sound[0]
+    best, unit = sound[0], "%" if select == "accuracy" else ""
     names = short_names(list(best["setting"]))
     what = ", ".join(f"{names[k]}={v}" for k, v in best["setting"].items()) or "the only setting"
+    count = f"{best['seeds']} seed{'s' * (best['seeds'] > 1)}"
+    value, error = (score(x, select) for x in (best["validation"]["mean"], best["error"]))
     lines = [
-        f"Best by validation: {what}, {100 * best['validation']['mean']:.2f}% ± {100 * best['error']:.2f} "
-        f"(standard error over {best['seeds']} seed{'s' * (best['seeds'] > 1)} and the validation examples)."
+        f"Best by validation: {what}, {select} {value}{unit} ± {error} (standard error over {count} and the validation "
+        "examples)."
     ]
     close = rivals(rows)
     if close:
-        gap = best["validation"]["mean"] - close[0]["validation"]["mean"]
+        gap = abs(best["validation"]["mean"] - close[0]["validation"]["mean"])
         many = "The runner-up is" if len(close) == 1 else f"{len(close)} settings, the runner-up first, are"
-        noise = 200 * math.hypot(best["error"], close[0]["error"])
+        noise = 2 * math.hypot(best["error"], close[0]["error"])
         lines.append(
-            f"{many} within noise of it (the runner-up by {100 * gap:.2f} points; two standard errors of the "
-            f"difference are {noise:.2f}): more seeds or examples would tell them apart."
+            f"{many} within noise of it (the runner-up by {score(gap, select)}; two standard errors of the difference "
+            f"are {score(noise, select)}): more seeds or examples would tell them apart."
         )
     elif len(sound) > 1:
         lines.append("It is ahead of every other setting by more than two standard errors of the difference.")
     if len(sound) > 1:
-        lines.append(f"As the best of {len(sound)}, its validation accuracy flatters it; the test set chose nothing.")
-    lines.append(f"On the test set it has {cell(best['test'])}% at the last step.")
+        lines.append(
+            f"As the best of {len(sound)} it looks better on validation than it is; the test set chose nothing."
+        )
+    lines.append(f"On the test set its {select} is {cell(best['test'], select)}{unit} at the last step.")
     return lines

@@ -19,6 +19,7 @@ from kd_jax.report.sections import table
 from kd_jax.report.style import CSS, LIGHT
 
 SCALE = LinearSegmentedColormap.from_list("accuracy", [LIGHT["band"], LIGHT["term4"], LIGHT["teacher"]])
+NAMES = {"accuracy": "accuracy (%)", "nll": "nll (nats)"}
 FIRST = ("temperature", "weight")  # what goes on the axes, if it was varied
 
 
@@ -62,9 +63,12 @@ def plot_surface(results: Mapping[str, Any]) -> Figure | None:
     with styled():
         figure = ShownFigure(figsize=(1.25 * WIDTH, 0.95 * WIDTH), layout="constrained")
         axes = figure.subplots()
-        draw_line(axes, same, shown[0]) if len(shown) == 1 else draw_map(figure, axes, same, *shown)
+        if len(shown) == 1:
+            draw_line(axes, same, shown[0], results["select"])
+        else:
+            draw_map(figure, axes, same, *shown, results["select"])
         at = ", ".join(f"{_end(k)} {v}" for k, v in kept.items())
-        axes.set_title("Validation accuracy (%)" + (f" at {at}" if at else ""))
+        axes.set_title(f"Validation {NAMES[results['select']]}" + (f" at {at}" if at else ""))
     return figure
 
 
@@ -76,8 +80,8 @@ def _values(rows: Sequence[Mapping[str, Any]], field: str) -> np.ndarray:
     return np.array([row["setting"][field] for row in rows], np.float64)
 
 
-def _accuracies(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    return np.array([100 * row["validation"]["mean"] for row in rows])
+def _measured(rows: Sequence[Mapping[str, Any]], select: str) -> np.ndarray:
+    return (100 if select == "accuracy" else 1) * np.array([row["validation"]["mean"] for row in rows])
 
 
 def _scale(axis: Any, set_scale: Any, values: np.ndarray) -> None:
@@ -89,32 +93,37 @@ def _scale(axis: Any, set_scale: Any, values: np.ndarray) -> None:
         axis.set_ticks([], minor=True)
 
 
-def draw_line(axes: Axes, rows: Sequence[Mapping[str, Any]], field: str) -> None:
+def draw_line(axes: Axes, rows: Sequence[Mapping[str, Any]], field: str, select: str) -> None:
     rows = sorted(rows, key=lambda row: row["setting"][field])
-    values, errors = _values(rows, field), [200 * row["error"] for row in rows]
-    axes.errorbar(values, _accuracies(rows), errors, color=LIGHT["student"], marker="o", capsize=3)
+    values, factor = _values(rows, field), 200 if select == "accuracy" else 2
+    errors = [factor * row["error"] for row in rows]
+    axes.errorbar(values, _measured(rows, select), errors, color=LIGHT["student"], marker="o", capsize=3)
     _scale(axes.xaxis, axes.set_xscale, values)
     axes.set_xlabel(f"{_end(field)} (bars: two standard errors)")
 
 
-def draw_map(figure: Figure, axes: Axes, rows: Sequence[Mapping[str, Any]], x: str, y: str) -> None:
-    """Contours between the points of a full grid; points alone where there is none. A ring marks the best."""
-    xs, ys, z = _values(rows, x), _values(rows, y), _accuracies(rows)
+def draw_map(figure: Figure, axes: Axes, rows: Sequence[Mapping[str, Any]], x: str, y: str, select: str) -> None:
+    """Contours between the points of a full grid; points alone where there is none. A ring marks the first row."""
+    xs, ys, z = _values(rows, x), _values(rows, y), _measured(rows, select)
     grid = {(a, b): c for a, b, c in zip(xs, ys, z, strict=True)}
     columns, lines = sorted(set(xs)), sorted(set(ys))
     if len(grid) == len(rows) == len(columns) * len(lines) and min(len(columns), len(lines)) > 1 and np.ptp(z):
         surface = np.array([[grid[a, b] for a in columns] for b in lines])
         axes.contourf(columns, lines, surface, levels=12, cmap=SCALE)
     points = axes.scatter(xs, ys, 90, z, cmap=SCALE, edgecolors=LIGHT["ink"], lw=0.8, zorder=3)
-    axes.plot(xs[z.argmax()], ys[z.argmax()], "o", ms=16, mfc="none", mec=LIGHT["student"], mew=2.2, zorder=4)
+    axes.plot(xs[0], ys[0], "o", ms=16, mfc="none", mec=LIGHT["student"], mew=2.2, zorder=4)
     if len(rows) <= 40:
         for a, b, c in zip(xs, ys, z, strict=True):
-            axes.annotate(f"{c:.1f}", (a, b), (0, 9), textcoords="offset points", ha="center", fontsize=9, zorder=5)
+            axes.annotate(
+                f"{c:.3g}", (a, b), (0, 9), textcoords="offset points", ha="center", fontsize=9, zorder=5,
+                bbox={"boxstyle": "round,pad=0.15", "fc": LIGHT["card"], "ec": "none", "alpha": 0.75},
+            )  # fmt: skip
     _scale(axes.xaxis, axes.set_xscale, xs)
     _scale(axes.yaxis, axes.set_yscale, ys)
     axes.set_xlabel(_end(x))
     axes.set_ylabel(_end(y))
-    axes.margins(0.12)
+    axes.use_sticky_edges = False  # or the contours would cut the points at the border
+    axes.margins(0.13)
     figure.colorbar(points, ax=axes, pad=0.02)
 
 

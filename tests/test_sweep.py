@@ -1,0 +1,296 @@
+"""Sweeps: what they vary, how points share programs, that a point is the run of its own, the table, the search."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from kd_jax import optim, search, sweep, sweep_table, train
+from kd_jax.checkpoint import load_tree
+from kd_jax.conclude import exported
+from kd_jax.config import small_digits, training
+from kd_jax.knowledge import compose
+from kd_jax.models.mlp import mlp
+from kd_jax.parallel import make_mesh
+from kd_jax.report.surface import plot_surface, varied_numbers, write_sweep
+from kd_jax.sweep_spec import Range, apply, parse
+
+TEMPERATURE, RATE = "terms.kd.kwargs.temperature", "train.optimizer.learning_rate"
+
+
+def tiny():
+    """Two multi-layer perceptrons on a few digits, 12 steps."""
+    config = small_digits()
+    config.student.model = dict(name="models.mlp.mlp", kwargs=dict(widths=(8,)))
+    config.teacher.model = dict(name="models.mlp.mlp", kwargs=dict(widths=(16,)))
+    config.data.update(dict(limit=256, eval_limit=64, labels=60))
+    config.train = training(batch_size=16, steps=12, optimizer=dict(learning_rate=0.1, warmup=0.2))
+    config.teacher.train = training(batch_size=16, steps=12)
+    config.terms = compose("kd")
+    config.eval_every, config.eval_batch_size = 4, 64
+    config.mesh.axes.data = 1
+    return config
+
+
+def test_what_is_varied():
+    found = parse("seed=0,1; train.augment=('flip',),();data.name=digits,mnist\nconfig.terms.kd.weight=log:1e-3..1e-1")
+    assert found.choices == {"seed": (0, 1), "train.augment": (("flip",), ()), "data.name": ("digits", "mnist")}
+    assert found.ranges == {"terms.kd.weight": Range("log", 1e-3, 1e-1)}
+    assert len(found.grid()) == 8 and found.grid()[1] == {
+        "seed": 0, "train.augment": ("flip",), "data.name": "mnist"
+    }  # fmt: skip
+
+
+def test_a_file_says_it_too(tmp_path):
+    (tmp_path / "mine.py").write_text("SWEEP = {'seed': (0, 1, 2), 'terms.kd.weight': 'uniform:0.1..1'}")
+    found = parse(str(tmp_path / "mine.py"))
+    assert found.choices == {"seed": (0, 1, 2)} and found.ranges["terms.kd.weight"].kind == "uniform"
+    (tmp_path / "mine.py").write_text("SWEEPS = {}")
+    with pytest.raises(ValueError, match="defines no dict SWEEP"):
+        parse(str(tmp_path / "mine.py"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "varies nothing"),
+        ("seed", "'seed' is not field=value"),
+        ("seed=0;seed=1", "'seed' twice"),
+        ("seed=0,1,0", "the value 0 twice"),
+        ("seed=0,,1", "a value is missing"),
+        ("terms.kd.weight=lgo:1..2", "kind 'lgo'. Did you mean 'log'"),
+        ("terms.kd.weight=log:0..2", "above 0 on a logarithmic"),
+        ("terms.kd.weight=uniform:2..1", "LOW is below HIGH"),
+        ("terms.kd.weight=uniform:a..1", "two numbers"),
+        ("nowhere.py", "there is no file"),
+    ],
+)
+def test_syntax_errors(text, message):
+    with pytest.raises(ValueError, match=message):
+        parse(text)
+
+
+def test_fields_and_values_that_do_not_fit():
+    config = tiny()
+    for point, message in (
+        ({"terms.kd.wieght": 1.0}, "'wieght'.*'weight'"),
+        ({"terms.kd.kwargs.temprature": 1.0}, "'temprature'.*'temperature'"),
+        ({"train.steps": "many"}, "train.steps='many'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            apply(config, point)
+    assert apply(config, {TEMPERATURE: 3}).terms.kd.kwargs.temperature == 3.0
+    assert config.terms.kd.kwargs.temperature == 4.0
+
+
+def test_rates_that_scale_the_update():
+    fields = training().optimizer.to_dict()
+    assert optim.scales_with_rate(fields) and optim.scales_with_rate({**fields, "name": "adamw", "kwargs": {}})
+    adafactor = {"weight_decay_rate": 0.1, "min_dim_size_to_factor": 2}
+    assert not optim.scales_with_rate({**fields, "name": "adafactor", "kwargs": adafactor})
+
+
+def test_points_share_programs_where_they_can(tmp_path):
+    config, mesh = tiny(), make_mesh({"data": 1, "fsdp": 1, "model": 1})
+    spec = parse(
+        f"seed=0,1;{TEMPERATURE}=1,4;{RATE}=0.05,0.1;student.model.kwargs={{'widths': (4,)}},{{'widths': (8,)}}"
+    )
+    found = sweep.programs_of(sweep.begun(config, tmp_path), spec.grid(), tmp_path, mesh)
+    assert [len(p.points) for p in found] == [8, 8] and found[0].directory != found[1].directory
+    hyper = found[0].members.hyper[0]["student"]
+    np.testing.assert_allclose(hyper[""]["learning_rate_scale"], [0.5, 1] * 4)
+    np.testing.assert_allclose(hyper["kd"]["kwargs"]["temperature"], [1, 1, 4, 4] * 2)
+    assert found[0].members.seeds == (0,) * 4 + (1,) * 4 and found[0].config.view_seed == 0
+    config.train.optimizer.update(dict(name="adafactor", weight_decay=0.0))
+    config.train.optimizer.kwargs = {"weight_decay_rate": 0.1}
+    spec = parse(f"seed=0,1;{RATE}=0.05,0.1")
+    assert [len(p.points) for p in sweep.programs_of(config, spec.grid(), tmp_path, mesh)] == [2, 2]
+
+
+def test_points_that_cannot_share_a_program(tmp_path):
+    from configs import assistants, self_distillation
+
+    # Born-again does something in Python between generations; every point is a run by itself.
+    mesh, config = make_mesh({"data": 1, "fsdp": 1, "model": 1}), self_distillation.get_config("born_again,tiny")
+    found = sweep.programs_of(sweep.begun(config, tmp_path), parse("seed=0,1").grid(), tmp_path, mesh)
+    assert [p.members for p in found] == [None, None] and "in Python" in found[0].why
+    # Assistants learn from one another by copies of the terms under other names, with weights of their own.
+    config = assistants.get_config("dense,tiny")
+    spec = parse(f"seed=0,1;terms.{next(n for n in config.terms if 'kd' in n)}.weight=0.5,0.9")
+    found = sweep.programs_of(sweep.begun(config, tmp_path), spec.grid(), tmp_path, mesh)
+    assert [len(p.points) for p in found] == [2, 2]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    root = tmp_path_factory.mktemp("sweep")
+    spec = parse(f"seed=0,3;{TEMPERATURE}=1,4;terms.kd.weight=0.5,2;{RATE}=0.05,0.2")
+    return root, spec, sweep.run(tiny(), spec, root)
+
+
+def test_every_point_is_the_run_of_its_own(swept, tmp_path):
+    root, _, results = swept
+    assert len(results["runs"]) == 16 and len(list((root / "runs").iterdir())) == 1
+    assert len({run["validation"] for run in results["runs"]}) > 1
+    for run in (results["runs"][0], results["runs"][-1]):
+        config = sweep.apply(tiny(), {**run["point"], "view_seed": 0, "baseline": False, "report": False})
+        assert set(run["alone"]) == {f"--config.{k}={v}" for k, v in {**run["point"], "view_seed": 0}.items()}
+        config.teacher.workdir = str(next((root / "teachers").iterdir()))
+        directory = tmp_path / str(run["point"]["seed"])
+        alone = train.run(config, directory)["models"]["student"]
+        for which in ("last", "best"):
+            for split in ("validation", "test"):
+                chex.assert_trees_all_close(alone[which][split], run[which][split]["student"], rtol=1e-4)
+        ours, theirs = (network(path) for path in (run["export"], directory / "student" / "export" / "last"))
+        chex.assert_trees_all_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def network(folder):
+    model = mlp(10, widths=(8,))
+    params = model.init(jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32), train=False)["params"]
+    return load_tree(Path(folder) / "student", exported(params, {}))
+
+
+def test_what_a_sweep_writes_and_reads_back(swept, monkeypatch, capsys):
+    root, spec, results = swept
+    for name in ("sweep.json", "sweep.html", "surface.png"):
+        assert (root / name).stat().st_size > 0
+    assert "alone" in (root / "sweep.html").read_text() and len(results["rows"]) == 8
+    monkeypatch.setattr(sweep, "train_program", None)  # whoever trains now fails
+    capsys.readouterr()
+    again = sweep.run(tiny(), spec, root)
+    assert again == json.loads((root / "sweep.json").read_text())
+    printed = capsys.readouterr().out
+    assert "Best by validation" in printed and "temperature" in printed
+    monkeypatch.undo()
+    (root / "sweep.json").unlink()  # killed before the end: finished programs are read, not trained
+    resumed = sweep.run(tiny(), spec, root)
+    assert "finished before" in capsys.readouterr().out and resumed["runs"] == again["runs"]
+
+
+def test_a_sweep_needs_a_validation_split_and_no_ranges(tmp_path):
+    config = tiny()
+    config.data.validation = 0.0
+    with pytest.raises(ValueError, match="--config.data.validation"):
+        sweep.run(config, parse("seed=0,1"), tmp_path)
+    with pytest.raises(ValueError, match="--trials"):
+        sweep.run(config, parse("terms.kd.weight=log:0.1..1"), tmp_path)
+    config = tiny()
+    config.members = "vmpa"
+    with pytest.raises(ValueError, match="'vmpa'"):
+        sweep.run(config, parse("seed=0,1"), tmp_path)
+
+
+def made(accuracies, noise=0.0):
+    """Hand-made runs: {temperature: [validation accuracy of each seed]}; the test accuracy is 0.1 less."""
+    return [
+        {"point": {"seed": seed, TEMPERATURE: t, "terms.kd.weight": 0.5}, "diverged": value is None,
+         "validation": value, "test": None if value is None else value - 0.1, "noise": noise}
+        for t, values in accuracies.items() for seed, value in enumerate(values)
+    ]  # fmt: skip
+
+
+def test_table_best_and_uncertainty():
+    rows = sweep_table.summarise(made({1.0: [0.80, 0.82], 2.0: [0.90, 0.92], 4.0: [0.89, 0.93], 8.0: [None, 0.99]}))
+    assert [row["setting"][TEMPERATURE] for row in rows] == [2.0, 4.0, 1.0, 8.0]  # one that diverged is never the best
+    np.testing.assert_allclose(rows[0]["validation"]["mean"], 0.91)
+    np.testing.assert_allclose(rows[0]["validation"]["std"], math.sqrt(2) * 0.01)
+    np.testing.assert_allclose(rows[0]["error"], 0.01)
+    np.testing.assert_allclose(rows[1]["error"], 0.02)
+    assert [row["setting"][TEMPERATURE] for row in sweep_table.rivals(rows)] == [4.0]
+    said = " ".join(sweep_table.conclusion(rows))
+    assert "temperature=2.0, weight=0.5, accuracy 91.00% ± 1.00" in said and "The runner-up is within noise" in said
+    assert "81.00 ± 1.41%" in said  # on the test set, which chose nothing
+    columns, lines = sweep_table.table(rows)
+    assert columns[:2] == ["temperature", "weight"] and lines[3][-1] == "2 (1 diverged)"
+    assert lines[0] == ["2", "0.5", "91.00 ± 1.41", "1.00", "81.00 ± 1.41", "2"]
+
+
+def test_noise_of_the_examples_counts_and_one_seed_is_allowed():
+    rows = sweep_table.summarise(made({1.0: [0.9], 2.0: [0.8]}, noise=0.03))
+    assert rows[0]["error"] == pytest.approx(0.03) and rows[0]["validation"]["std"] is None
+    assert not sweep_table.rivals(rows)
+    assert "ahead of every other" in " ".join(sweep_table.conclusion(rows))
+    assert len(sweep_table.rivals(sweep_table.summarise(made({1.0: [0.9], 2.0: [0.85]}, noise=0.03)))) == 1
+    everything = sweep_table.summarise(made({1.0: [None]}))
+    assert "Every setting diverged" in sweep_table.conclusion(everything)[0] and sweep_table.table(everything)
+
+
+def test_nll_is_minimised():
+    runs = [r | {"validation": 1 - r["validation"]} for r in made({1.0: [0.3], 2.0: [0.6]})]
+    rows = sweep_table.summarise(runs, "nll")
+    assert rows[0]["setting"][TEMPERATURE] == 2.0 and "nll 0.4000" in sweep_table.conclusion(rows, "nll")[0]
+
+
+def test_surface(tmp_path):
+    runs = made({1.0: [0.8], 2.0: [0.9], 4.0: [0.85]})
+    more = [r | {"point": {**r["point"], "terms.kd.weight": 0.9}, "validation": r["validation"] - 0.01} for r in runs]
+    one, two = sweep.collect(runs, "accuracy"), sweep.collect(runs + more, "accuracy")
+    assert varied_numbers(one["rows"]) == [TEMPERATURE]
+    assert varied_numbers(two["rows"]) == [TEMPERATURE, "terms.kd.weight"]
+    assert plot_surface(one).axes[0].get_xlabel().startswith("temperature")
+    assert plot_surface(two).axes[0].get_ylabel() == "weight"
+    paths = write_sweep(two | {"title": "<a sweep>"}, tmp_path)
+    assert [p.name for p in paths] == ["surface.png", "sweep.html"] and "&lt;a sweep&gt;" in paths[1].read_text()
+
+
+def quadratic(point, report):
+    """Best at x = 3, y = "b"; after every evaluation a little nearer to its end."""
+    value = -abs(point["x"] - 3.0) - (point["y"] == "a")
+    for number in range(1, 4):
+        report(number, value - 1 / number)
+    return value
+
+
+def test_search_finds_prunes_and_goes_on_where_it_was_killed(tmp_path):
+    pytest.importorskip("optuna")
+    spec = parse("y=a,b;x=uniform:0..10")
+
+    class Killed(Exception):
+        pass
+
+    calls = []
+
+    def dying(point, report):
+        calls.append(point)
+        if len(calls) == 4:
+            raise Killed
+        return quadratic(point, report)
+
+    with pytest.raises(Killed):
+        search.search(dying, spec, tmp_path, 25, "asha", seed=1)
+    study = search.search(lambda p, r: calls.append(p) or quadratic(p, r), spec, tmp_path, 25, "asha", seed=1)
+    assert calls[4] == calls[3]  # the trial that was cut off is taken up first
+    states = [t.state.name for t in study.get_trials()]
+    assert states.count("COMPLETE") + states.count("PRUNED") == 25 and states.count("PRUNED") > 3
+    assert study.best_params["y"] == "b" and abs(study.best_params["x"] - 3) < 1.5
+    before = len(calls)
+    search.search(quadratic, spec, tmp_path, 25, "asha", seed=1)
+    assert len(calls) == before
+
+
+def test_search_errors(tmp_path, monkeypatch):
+    pytest.importorskip("optuna")
+    for arguments, message in (((0, "none"), "--trials=0"), ((1, "ahsa"), "--pruner=ahsa: Did you mean 'asha'")):
+        with pytest.raises(ValueError, match=message):
+            search.search(quadratic, parse("x=1.0,2.0"), tmp_path, *arguments)
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(ValueError, match="pip install"):
+        search.search(quadratic, parse("x=1.0,2.0"), tmp_path, 1)
+
+
+def test_search_trains_and_reads_back(tmp_path, monkeypatch):
+    pytest.importorskip("optuna")
+    config = tiny()
+    config.members = "map"
+    spec = parse(f"seed=0,1;{TEMPERATURE}=1,4;{RATE}=log:0.01..0.3")
+    results = search.run(config, spec, tmp_path, 2)
+    assert len(results["tried"]) == 2 and len(results["runs"]) == 2 * len(results["rows"])
+    assert {run["point"]["seed"] for run in results["runs"]} == {0, 1}
+    monkeypatch.setattr(sweep, "train_program", None)
+    assert search.run(config, spec, tmp_path, 2)["rows"] == results["rows"]
