@@ -81,6 +81,8 @@ def mesh_axes_here(
     """Those of more than one device in the mesh of jax.set_mesh, and not in a shard_map around us."""
     mesh = jax.sharding.get_abstract_mesh()
     free = {a: n for a, n in mesh.shape.items() if a not in mesh.manual_axes}
+    if mesh.empty:  # one device, or shapes that are only checked
+        return (), None
     if vocabulary_axis is not None and vocabulary_axis not in free:
         raise ValueError(f"{name}: vocabulary_axis={vocabulary_axis!r}, but the mesh (jax.set_mesh) has {tuple(free)}")
     if vocabulary_axis in token_axes:

@@ -58,7 +58,7 @@ class Projection(TypedDict, total=False):
         "slice": the classes that both have, counted from 0; "pad": the logits of the missing classes are -inf, for
         losses that are finite then (a KL whose second argument lacks classes is a ValueError).
     token_axes: mesh axes that share the tokens; those that jax.set_mesh's mesh does not have are left out.
-    vocabulary_axis: the mesh axis that shards the classes of the heads; the logits are never gathered.
+    vocabulary_axis: the axis of that mesh that shards the classes of the heads; the logits are never gathered.
     """
 
     chunk: int

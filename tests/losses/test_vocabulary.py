@@ -193,7 +193,6 @@ def test_never_more_than_a_chunk_of_logits_and_only_the_gradients_asked_for():
         (dict(teacher_head=np.zeros((7, 40))), '37 classes, the teacher 40.*"slice"'),
         (dict(vocabulary="cut"), "'cut'"),
         (dict(teacher_head=np.zeros((7, 40)), vocabulary="pad"), "infinite where the student lacks"),
-        (dict(vocabulary_axis="model"), "vocabulary_axis='model'"),
     ],
 )
 def test_what_does_not_fit_is_named(change, message):
