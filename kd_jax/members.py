@@ -23,7 +23,7 @@ from kd_jax.resolve import near
 from kd_jax.step import Metrics, answered, make_train_step
 from kd_jax.types import Array, PyTree, Scheme, Stage, TrainState
 
-KINDS = ("vmap", "map")
+KINDS = ("vmap", "map", "unroll")
 AXES = TrainState(None, 0, 0, 0, None, 0)  # type: ignore[arg-type]
 
 
@@ -31,7 +31,9 @@ AXES = TrainState(None, 0, 0, 0, None, 0)  # type: ignore[arg-type]
 class Members:
     """n runs: their seeds, the hyper-parameters of every stage stacked to [n] leaves (`stack`), and how they are run.
 
-    "vmap" runs all members at once (their convolutions become grouped ones), "map" one after the other in the program.
+    "vmap" runs all members at once (their convolutions become grouped ones), "map" one after the other in a loop of the
+    program, "unroll" one after the other without a loop: the program grows with n and takes longer to compile, but
+    XLA's CPU compiler brings convolutions into their fast form outside of loops alone.
     """
 
     seeds: tuple[int, ...]
@@ -40,7 +42,7 @@ class Members:
 
     def __post_init__(self) -> None:
         if self.how not in KINDS:
-            raise ValueError(f"Members are run by 'vmap' or 'map', not {self.how!r}. {near(self.how, KINDS)}")
+            raise ValueError(f"Members are run by {', '.join(KINDS)}, not {self.how!r}. {near(self.how, KINDS)}")
         lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(self.hyper)} | {(len(self.seeds),)}
         if len(lengths) != 1 or not self.seeds:
             raise ValueError(f"{len(self.seeds)} seeds and hyper-parameters of {sorted(lengths)} members do not agree.")
@@ -125,10 +127,16 @@ class Members:
         """(own, shared) -> what `member` makes of every member's own, on its devices."""
         if how == "vmap":
             run = jax.vmap(member, in_axes=(0, None))
-        else:
+        elif how == "map":
 
             def run(own: tuple, shared: tuple) -> PyTree:
                 return jax.lax.map(lambda one: member(one, shared), own)
+        else:
+
+            def run(own: tuple, shared: tuple) -> PyTree:
+                here = range(jax.tree.leaves(own)[0].shape[0])
+                done = [member(jax.tree.map(lambda x, i=i: x[i], own), shared) for i in here]
+                return jax.tree.map(lambda *values: jnp.stack(values), *done)
 
         axes = self.split_ways(mesh)
         if not axes:

@@ -1,4 +1,4 @@
-"""vmap or lax.map? A short measurement on the program itself: which is faster depends on the network and the device."""
+"""vmap, map or unroll? A short measurement on the program itself: it depends on the network and the device."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from kd_jax.members import KINDS, Members
 from kd_jax.plan import Job
 
 CHOICE, ROUNDS = "members.json", 5
+MOST = 16  # members that are tried unrolled, on CPU only: it takes n times as long to compile
 
 
 def step_times(job: Job, members: Members, mesh: Mesh, kinds: tuple[str, ...] = KINDS, rounds: int = ROUNDS) -> dict:
@@ -57,7 +58,8 @@ def fastest(job: Job, members: Members, mesh: Mesh) -> tuple[str, dict[str, Any]
     if path.exists():
         found = json.loads(path.read_text())
         return found["how"], {"ms": found["ms"]}
-    times = step_times(job, members, mesh)
+    unroll = jax.default_backend() == "cpu" and len(members.seeds) <= MOST
+    times = step_times(job, members, mesh, tuple(kind for kind in KINDS if kind != "unroll" or unroll))
     how = min(times, key=times.get)
     ms = {kind: round(1e3 * seconds, 3) for kind, seconds in times.items()}
     listed = ", ".join(f"{kind} {value:.2f} ms" for kind, value in ms.items())

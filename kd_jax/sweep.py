@@ -61,7 +61,7 @@ def begun(config: ConfigDict, root: Path) -> ConfigDict:
     config.baseline, config.report, config.examples = False, False, 0
     config.view_seed = config.seed if config.view_seed is None else config.view_seed
     if config.members not in ("auto", *KINDS):
-        raise ValueError(f"config.members is 'auto', 'vmap' or 'map', not {config.members!r}.")
+        raise ValueError(f"config.members is 'auto', {', '.join(map(repr, KINDS))}, not {config.members!r}.")
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str((root / "compiled").absolute()))
     return config

@@ -68,7 +68,9 @@ def singles(tmp_path_factory):
     return directory, results
 
 
-@pytest.mark.parametrize(("how", "sizes"), [("vmap", ()), ("map", ()), ("vmap", (2, 2)), ("map", (4,)), ("vmap", (8,))])
+@pytest.mark.parametrize(
+    ("how", "sizes"), [("vmap", ()), ("map", ()), ("vmap", (2, 2)), ("map", (4,)), ("vmap", (8,)), ("unroll", (2,))]
+)
 def test_every_member_is_the_run_of_its_own(tmp_path, singles, how, sizes):
     # 4 members on 4 devices: one each. On 8 devices their batch is split instead.
     results = loop.fit(scheme(), SOURCES, SETTINGS, tmp_path, toy.mesh(*sizes), "many", many(how))
@@ -99,7 +101,7 @@ def test_frozen_networks_answer_once_for_all_members():
 
     plain = scheme()
     counted = dataclasses.replace(plain, roles={**plain.roles, "teacher": Role(Counted(), initial=LOADED)})
-    for how in ("vmap", "map"):
+    for how in ("vmap", "map", "unroll"):
         with jax.set_mesh(toy.mesh()):
             checkpoints = type("", (), {"restore_newest": lambda *_: None})()
             run = loop.begin(counted, SOURCES, SETTINGS, toy.mesh(), checkpoints, many(how))
@@ -145,7 +147,7 @@ def test_what_cannot_share_a_program_is_told():
     assert obstacle(plain, {"teacher": (("kernel", "fsdp"),)}) == ""
     assert "in Python" in obstacle(dataclasses.replace(plain, stages=(stage,)), {})
     assert "student is sharded" in obstacle(plain, {"student": (("kernel", "fsdp"),)})
-    with pytest.raises(ValueError, match="'vmap' or 'map', not 'vmpa'.*'vmap'"):
+    with pytest.raises(ValueError, match="vmap, map, unroll, not 'vmpa'.*'vmap'"):
         many("vmpa")
     with pytest.raises(ValueError, match="3 seeds"):
         Members((0, 1, 2), hypers())
