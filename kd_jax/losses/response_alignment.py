@@ -1,0 +1,145 @@
+"""Losses on logits of two tokenizers over the same text, over groups of tokens that spell the same bytes.
+
+data/alignment.py makes the groups: int [batch, length], the number of a token's group or -1. Logits at a position are
+those that predict the token at this position (shifted by one from what a language model returns beside its inputs). All
+return [batch, groups], groups = the shorter of the two lengths, and 0 where there is no such group: mask those (`valid`
+of the alignment) in the mean.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kd_jax.losses._numerics import log_probs, scalar_like, squared, to_float
+from kd_jax.losses.task import pick_label
+
+Array = jax.Array
+
+
+def _check(what: str, side: str, logits: Array, tokens: Array, groups: Array) -> None:
+    if logits.ndim != 3 or tokens.shape != logits.shape[:2] or groups.shape != logits.shape[:2]:
+        raise ValueError(
+            f"{what}: {side} logits {logits.shape} must be [batch, length, classes], with tokens and groups of shape "
+            f"[batch, length], got {tokens.shape} and {groups.shape}"
+        )
+
+
+def _merge(log_p: Array, tokens: Array, groups: Array, number: int) -> tuple[Array, Array, Array, Array]:
+    """(log p at the first token [batch, number, classes], log p of all but the first token, of all, is there one).
+
+    The others are [batch, number]; log p of tokens is that of the tokens that the text has.
+    """
+    batch, length = groups.shape
+    rows = jnp.arange(batch)[:, None]
+    place = jnp.where(groups >= 0, groups, number)
+    positions = jnp.broadcast_to(jnp.arange(length)[None], groups.shape)
+    first = jnp.full((batch, number), length).at[rows, place].min(positions, mode="drop")
+    exists, at = first < length, jnp.minimum(first, length - 1)
+    of_text = pick_label(log_p, tokens)
+    whole = jnp.zeros((batch, number), log_p.dtype).at[rows, place].add(jnp.where(groups >= 0, of_text, 0), mode="drop")
+    rest = whole - jnp.take_along_axis(of_text, at, axis=1)
+    return jnp.take_along_axis(log_p, at[..., None], axis=1), rest, whole, exists
+
+
+def _both(
+    what: str,
+    student_logits: Array,
+    teacher_logits: Array,
+    student_tokens: Array,
+    teacher_tokens: Array,
+    student_groups: Array,
+    teacher_groups: Array,
+    temperature: Array | float,
+) -> tuple[tuple[Array, Array, Array], tuple[Array, Array, Array], Array]:
+    s, t = to_float(student_logits, teacher_logits)
+    _check(what, "student", s, student_tokens, student_groups)
+    _check(what, "teacher", t, teacher_tokens, teacher_groups)
+    if s.shape[0] != t.shape[0]:
+        raise ValueError(f"{what}: student logits {s.shape} and teacher logits {t.shape} must have one batch size")
+    s = jnp.where(student_groups[..., None] >= 0, s, 0)  # whatever padding holds
+    t = jnp.where(teacher_groups[..., None] >= 0, t, 0)
+    number = min(s.shape[1], t.shape[1])
+    *student, there = _merge(log_probs(s, temperature), student_tokens, student_groups, number)
+    *teacher, too = _merge(log_probs(t, temperature), teacher_tokens, teacher_groups, number)
+    return tuple(student), tuple(teacher), there & too
+
+
+def aligned_loss(
+    student_logits: Array,
+    teacher_logits: Array,
+    *,
+    student_tokens: Array,
+    teacher_tokens: Array,
+    student_groups: Array,
+    teacher_groups: Array,
+    student_ids: np.ndarray,
+    teacher_ids: np.ndarray,
+    matched_weight: Array | float | None = None,
+    temperature: Array | float = 1.0,
+) -> Array:
+    """T^2 [w D(m_t, m_s on shared tokens) + (1 - w) sum |sorted m_t - sorted m_s| on the others], a value a group.
+
+    m(y) = p(y at the group's first token) * product of p(token of the text) over its other tokens: by the chain rule
+    the probability of the group for the y that the text has, and with a bias for others. D(a, b) = sum of a log(a / b)
+    - a + b, which is KL where both sum to 1, and >= 0 where they do not. student_logits [batch, length, classes],
+    teacher_logits [batch, other length, other classes], tokens (ids) and groups int [batch, length] of each;
+    student_ids and teacher_ids (NumPy, [n]) are the shared tokens (data/alignment.py); w = matched_weight, or n over
+    the teacher's classes. Returns [batch, groups]; ValueError on other shapes.
+    Patino, Rasul, Gallouedec et al., "Unlocking On-Policy Distillation for Any Model Family" (GOLD), Hugging Face 2025
+    (no arXiv id), with the sorted part of Boizard et al. (ULD), 2024, arXiv 2402.12030. trl's hybrid loss has a JSD of
+    masses that do not sum to 1, which can be negative, in place of D, no T^2, and divides by the number of groups.
+    """
+    student, teacher, valid = _both(
+        "aligned_loss", student_logits, teacher_logits, student_tokens, teacher_tokens, student_groups, teacher_groups,
+        temperature,
+    )  # fmt: skip
+    student_ids, teacher_ids = np.asarray(student_ids), np.asarray(teacher_ids)
+    if student_ids.ndim != 1 or student_ids.shape != teacher_ids.shape:
+        raise ValueError(f"aligned_loss: shared ids must be two lists of one length, got {student_ids.shape} and "
+                         f"{teacher_ids.shape}")  # fmt: skip
+    log_s, log_t = (first + rest[..., None] for first, rest, _ in (student, teacher))
+    matched = jnp.zeros(valid.shape, log_s.dtype)
+    if student_ids.size:
+        a, b = log_t[..., teacher_ids], log_s[..., student_ids]
+        matched = jnp.sum(jnp.exp(a) * (a - b) - jnp.exp(a) + jnp.exp(b), axis=-1)
+    others = [np.setdiff1d(np.arange(z.shape[-1]), i) for z, i in ((log_s, student_ids), (log_t, teacher_ids))]
+    size = max(map(len, others))
+
+    def ranked(log_m: Array, ids: np.ndarray) -> Array:
+        m = -jnp.sort(-jnp.exp(log_m[..., ids]), axis=-1)
+        return jnp.pad(m, ((0, 0), (0, 0), (0, size - len(ids))))
+
+    unmatched = jnp.sum(jnp.abs(ranked(log_s, others[0]) - ranked(log_t, others[1])), axis=-1)
+    weight = scalar_like(student_ids.size / log_t.shape[-1] if matched_weight is None else matched_weight, log_s)
+    value = squared(temperature, log_s) * (weight * matched + (1 - weight) * unmatched)
+    return jnp.where(valid, value, 0)
+
+
+def likelihood_matching_loss(
+    student_logits: Array,
+    teacher_logits: Array,
+    *,
+    student_tokens: Array,
+    teacher_tokens: Array,
+    student_groups: Array,
+    teacher_groups: Array,
+    temperature: Array | float = 1.0,
+) -> Array:
+    """q_t log(q_t / q_s) + (1 - q_t) log((1 - q_t) / (1 - q_s)): KL of "the group's tokens follow" or "something else".
+
+    q = P^(1 / temperature), P = the product of the probabilities of the group's tokens (chain rule): no vocabulary is
+    compared with another. Shapes and errors as `aligned_loss`; returns [batch, groups].
+    Minixhofer, Vulic, Ponti, "Universal Cross-Tokenizer Distillation via Approximate Likelihood Matching" (ALM), 2025,
+    arXiv 2503.20083; without its debiasing of groups and its further losses. No T^2, as published. Likelihoods are kept
+    1e-6 below 1, where the gradient of the second outcome would be infinite.
+    """
+    student, teacher, valid = _both(
+        "likelihood_matching_loss", student_logits, teacher_logits, student_tokens, teacher_tokens, student_groups,
+        teacher_groups, 1.0,
+    )  # fmt: skip
+    a, b = (jnp.minimum(side[2] / scalar_like(temperature, side[2]), -1e-6) for side in (teacher, student))
+    q, not_q = jnp.exp(a), -jnp.expm1(a)
+    value = q * (a - b) + not_q * (jnp.log(not_q) - jnp.log(-jnp.expm1(b)))
+    return jnp.where(valid, value, 0)
