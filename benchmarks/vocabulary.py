@@ -2,9 +2,9 @@
 
 python -m benchmarks.vocabulary [--rounds=9] [--small]
 
-temp MB     memory that the compiled program needs beside inputs and outputs: value, and gradients by the student's hidden
-            states and head. Only compiled, so also at sizes that do not fit this machine. Limit: 1/8 of the plain loss
-            at 8,192 tokens and 131,072 classes
+temp MB     memory that the compiled program needs beside inputs and outputs (value, and gradients by the student's
+            hidden states and head). Only compiled, so also at sizes that do not fit this machine. Limit: 1/8 of the
+            plain loss at 8,192 tokens and 131,072 classes
 wall, cpu   (fused) / (plain) of the medians over rounds in which both take turns, of elapsed seconds and of processor
             seconds of the process; the second is the steadier where other work runs on the machine. Limit: 1.1
 """
