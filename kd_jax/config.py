@@ -24,6 +24,7 @@ def training(**changes) -> ConfigDict:
     """How a network is trained: length, batch, view of the data, optimizer."""
     config = ConfigDict()
     config.batch_size = 64
+    config.accumulate = 1  # microbatches whose gradients add up to that of the batch: the memory of one
     config.epochs = 0.0  # of the training split (unlabelled examples included); or
     config.steps = 0  # steps; exactly one of the two is not 0
     config.labelled_share = 0.5  # of a batch when some examples have no label; the rest is from the transfer set
@@ -65,7 +66,7 @@ def teacher_fields(name: str = "", data: Mapping[str, Any] | None = None, **chan
             seed=0,
             # Fields of config.data that differ while it is trained, None = as there: it has all labels, and right ones.
             data={**{k: placeholder(type(v)) for k, v in DATA.items()}, "labels": 0, "label_noise": 0.0},
-            dtype="",  # parameters of the frozen teacher, e.g. bfloat16; "" = as trained
+            dtype="",  # parameters of the frozen teacher: bfloat16, int8 (weights alone); "" = as trained
             view="same",  # same | clean: what the teacher sees while the student sees an augmented example
             train=training(),
         ),
@@ -88,7 +89,13 @@ def base() -> ConfigDict:
     # A function (roles, sources, **kwargs) -> Scheme.summary, whose sections every training of the run contributes to.
     config.summary = ConfigDict(part())
     config.student = ConfigDict(
-        dict(model=dict(name="models.cifar_resnet.resnet20", kwargs={}), inputs=("batch.image",))
+        dict(
+            model=dict(name="models.cifar_resnet.resnet20", kwargs={}),
+            inputs=("batch.image",),
+            # Gradient checkpointing: policy "nothing_saveable" or "dots_saveable" computes again on the way back what
+            # lies inside the modules whose path matches ("" = the whole network as one piece); "" keeps everything.
+            remat=dict(policy="", modules="block[0-9]+$"),
+        )
     )
     config.teacher = teacher_fields("models.cifar_resnet.resnet56")  # model.name = "": there is none
     config.teachers = ConfigDict()  # further ones by name, each with the fields of config.teacher
@@ -112,8 +119,11 @@ def base() -> ConfigDict:
     config.log_every = 50
     config.eval_every = 500  # steps between two evaluations on the validation split, each saved as a checkpoint
     config.eval_batch_size = 256
+    config.steps_per_dispatch = 1  # steps in one program over data on the device; best a divisor of eval_every
     config.keep = 2  # checkpoints kept beside the best one
     config.workers = 0  # processes that decode streamed data
+    config.profile = (0, 0)  # first and last step of a trace for TensorBoard or Perfetto, in <workdir>/<name>/profile
+    config.compilation_cache = ""  # folder of compiled programs; "" = where $JAX_COMPILATION_CACHE_DIR says, if it does
     config.report = True  # measure FLOPs and latency and write report.html; False leaves scores in results.json
     config.examples = 6  # test images shown in the report
     return config

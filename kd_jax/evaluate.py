@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax import metrics
+from kd_jax import metrics, precision
 from kd_jax.state import evaluated_roles
 from kd_jax.terms import lookup, masked_sum_and_count, members, taps_in
 from kd_jax.types import Array, PyTree, Role, Scheme, TrainState
@@ -98,7 +98,10 @@ def finish(sums: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
 def role_variables(state: TrainState, scheme: Scheme, role: str) -> tuple[PyTree, PyTree]:
     """(params, stats) of a role, wherever the state keeps them."""
     group = scheme.roles[role].group
-    return state.frozen[role] if group is None else (state.params[group][role], state.stats[role])
+    if group is not None:
+        return state.params[group][role], state.stats[role]
+    params, stats = state.frozen[role]
+    return precision.restored(params), stats
 
 
 def extra_inputs(role: Role, extra: Mapping[str, PyTree]) -> dict[str, PyTree]:

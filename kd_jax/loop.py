@@ -18,7 +18,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from kd_jax import parallel, workdir
+from kd_jax import dispatch, parallel, workdir
 from kd_jax.checkpoint import Checkpoints, write_json
 from kd_jax.conclude import conclude
 from kd_jax.data.batches import batch_shapes, eval_batches, train_batches
@@ -27,20 +27,23 @@ from kd_jax.evaluate import evaluate, make_eval_step
 from kd_jax.members import Members
 from kd_jax.prng import Keys
 from kd_jax.progress import Progress
-from kd_jax.state import bind, init_optimizers, init_state, loaded_variables
-from kd_jax.step import make_train_step
+from kd_jax.state import bind, create_state, init_optimizers, init_state, loaded_variables
 from kd_jax.terms import hyper_of
-from kd_jax.types import PyTree, Scheme, Stage, TrainState
-from kd_jax.watch import Log, Signals, Stopped
+from kd_jax.types import PyTree, Scheme, TrainState
+from kd_jax.watch import Log, Profile, Signals, Stopped
 
 DONE = "done.json"
-Programs = list[tuple[Stage, Any, Any]]  # (stage, structure of the state, jitted step)
 Watch = Callable[[int, list[float]], None]  # (step, Scheme.select on validation of the run or of its members)
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How a scheme is run; nothing here changes what a step computes."""
+    """How a scheme is run; nothing here changes what a step computes (but see step.make_train_step on `accumulate`).
+
+    `steps_per_dispatch` steps are one program, wherever so many are left before an evaluation or the end of a stage;
+    signals are heard between two dispatches. `accumulate` microbatches make a batch. The steps from the first to the
+    last of `profile` are traced into `<directory>/profile`.
+    """
 
     batch_size: int
     seed: int
@@ -51,6 +54,9 @@ class Settings:
     labelled_share: float | None = None
     keep: int = 2
     workers: int = 0
+    steps_per_dispatch: int = 1
+    accumulate: int = 1
+    profile: tuple[int, int] = (0, 0)
     rules: Mapping[str, parallel.Rules] = dataclasses.field(default_factory=dict)
 
     @property
@@ -134,10 +140,6 @@ class Fit:
         return self.abstract(stage).replace(frozen=self.state.frozen)
 
 
-def _shardings(tree: TrainState) -> TrainState:
-    return jax.tree.map(lambda x: x.sharding, tree)
-
-
 def fit(
     scheme: Scheme,
     sources: Mapping[str, Source | None],
@@ -163,8 +165,8 @@ def fit(
             progress.print(f"{title}: resumed at step {step} of {steps}")
         log = Log(directory, run.record, step if run.resumed else None, settings.log_every, progress)
         try:
-            with Signals() as signals:
-                train(run, log, signals, watch)
+            with Signals() as signals, Profile(directory / "profile", *settings.profile) as profile:
+                train(run, log, signals, profile, watch)
         except Stopped:
             progress.print(
                 f"{title}: stopped at step {int(run.state.step)} by SIGTERM and saved; run it again to resume."
@@ -197,39 +199,13 @@ def begin(
     keys = parallel.create_everywhere(create_keys, mesh)
     record = {"accumulator": {}, "best": {}, "seconds": 0.0, "stages": []}
     run = Fit(scheme, {}, None, keys, sources, settings, mesh, checkpoints, record, members)
-    run.scheme, run.inputs = bind(scheme, batch_shapes(sources[scheme.stages[0].data], settings.batch_size))
-    run.state = create(run, create_keys().own)
+    shapes = batch_shapes(sources[scheme.stages[0].data], settings.batch_size)
+    run.scheme, run.inputs = bind(scheme, shapes, settings.accumulate)
+    run.state = create_state(run.scheme, run.first, run.abstract(0), create_keys().own)
     found = checkpoints.restore_newest(run.template)
     if found:
         run.state, run.record, run.resumed = *found, True
     return run
-
-
-def create(run: Fit, key: jax.Array) -> TrainState:
-    """The state at step 0, made in its shards: no device ever holds a whole network that the rules cut.
-
-    A frozen network that was loaded is taken as it lies where it lies right, and not copied.
-    """
-    loaded, abstract = loaded_variables(run.scheme), run.abstract(0)
-    shardings = _shardings(abstract)
-
-    def as_loaded(role: str) -> bool:
-        """The step gets these very arrays: nothing casts them."""
-        pairs = zip(jax.tree.leaves(loaded.get(role, ())), jax.tree.leaves(abstract.frozen.get(role, ())), strict=False)
-        return role in loaded and role in abstract.frozen and all(a.dtype == b.dtype for a, b in pairs)
-
-    kept = {role: parallel.place(loaded[role], shardings.frozen[role]) for role in abstract.frozen if as_loaded(role)}
-
-    def others(frozen: Mapping) -> dict:
-        return {role: v for role, v in frozen.items() if role not in kept}
-
-    def make(key: jax.Array, loaded: Mapping) -> TrainState:
-        state = run.first(key, loaded)
-        return state.replace(frozen=others(state.frozen))
-
-    make = jax.jit(make, out_shardings=shardings.replace(frozen=others(shardings.frozen)))
-    state = make(key, loaded)
-    return state.replace(frozen={**state.frozen, **kept})
 
 
 def enter(run: Fit, number: int) -> TrainState:
@@ -239,7 +215,7 @@ def enter(run: Fit, number: int) -> TrainState:
         state = run.scheme.stages[number].on_enter(state)
     if number == 0:
         return state
-    shardings = _shardings(run.abstract(number))
+    shardings = dispatch.shardings_of(run.abstract(number))
     return jax.jit(lambda s: run.fresh(s, number), out_shardings=shardings)(state)
 
 
@@ -251,7 +227,7 @@ def steps_ahead(mesh: Mesh) -> int:
     return 0 if mesh.size > 1 and mesh.devices.flat[0].platform == "cpu" else 2
 
 
-def train(run: Fit, log: Log, signals: Signals, watch: Watch | None) -> None:
+def train(run: Fit, log: Log, signals: Signals, profile: Profile, watch: Watch | None) -> None:
     """Takes the steps that are left of every stage. Raises Stopped, with everything saved, when it is asked to stop."""
     step, bounds = int(run.state.step), run.bounds
     eval_step = run.eval_step(dataclasses.replace(run.scheme, reference=None))
@@ -279,23 +255,26 @@ def train(run: Fit, log: Log, signals: Signals, watch: Watch | None) -> None:
         if watch is not None:
             watch(step, found)
 
-    programs: Programs = []
+    programs: dispatch.Programs = []
+    calls = step
     for number, stage in enumerate(run.scheme.stages):
         if step >= bounds[number + 1]:
             continue
         if step == bounds[number]:
             run.state = enter(run, number)
         hyper = parallel.create_everywhere(functools.partial(run.hyper, number), run.mesh)
-        train_step = compiled(run, stage, programs)
+        jitted = dispatch.compiled(run, stage, programs)
         with jax.transfer_guard("disallow"):
-            for batch in run.batches(stage.data, step - bounds[number], bounds[number + 1] - step):
-                run.state, metrics = train_step(run.state, batch, hyper, run.keys)
-                step += 1
-                log.add(step, metrics)
+            for count, data in dispatch.dispatches(run, stage.data, bounds[number], step, bounds[number + 1]):
+                profile.before(step + 1, count)
+                run.state, metrics = jitted[count](run.state, *data, hyper, run.keys)
+                step, calls = step + count, calls + 1
+                profile.after(step, metrics)
+                log.add(step, metrics, count)
                 in_flight.append(metrics)
                 if len(in_flight) > ahead:
                     jax.block_until_ready(in_flight.popleft())
-                stop = signals.stop_at(step)
+                stop = signals.stop_at(calls)  # processes agree on one of the next calls
                 due = step % run.settings.eval_every == 0 or step == bounds[number + 1]
                 if due and run.sources["validation"] is not None:
                     validate(stage.selects)
@@ -307,30 +286,3 @@ def train(run: Fit, log: Log, signals: Signals, watch: Watch | None) -> None:
                 if stop:
                     run.checkpoints.wait()
                     raise Stopped(0)
-
-
-def compiled(run: Fit, stage: Stage, programs: Programs) -> Any:
-    """The jitted step of a stage, that of an earlier one where both have the same phases: it compiles once."""
-    layout = jax.tree.structure(run.state)  # a stage between the two may have added the optimizer of another group
-    for other, known, program in programs:
-        hooks = other.pre_update is stage.pre_update and other.post_update is stage.post_update
-        if other.phases is stage.phases and hooks and known == layout:
-            return program
-    if run.members is None:
-        step = make_train_step(run.scheme, stage)
-    else:
-        step = run.members.train_step(run.scheme, stage, run.mesh)
-
-    def update(state: TrainState, frozen: Mapping, batch: Mapping, hyper: Mapping, keys: Keys):
-        state, metrics = step(state.replace(frozen=frozen), batch, hyper, keys)
-        return state.replace(frozen={}), metrics
-
-    # Frozen networks are read and not donated: the trainings of a run share one copy of a teacher.
-    update = jax.jit(update, donate_argnums=0, out_shardings=(_shardings(run.state.replace(frozen={})), None))
-
-    def program(state: TrainState, *given: Any) -> tuple[TrainState, Any]:
-        new, metrics = update(state.replace(frozen={}), state.frozen, *given)
-        return new.replace(frozen=state.frozen), metrics
-
-    programs.append((stage, layout, program))
-    return program

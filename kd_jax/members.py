@@ -83,9 +83,11 @@ class Members:
         rest = jax.tree.map(lambda _: own, dataclasses.replace(shapes, frozen={}))
         return dataclasses.replace(rest, step=whole, frozen=frozen)
 
-    def train_step(self, scheme: Scheme, stage: Stage, mesh: Mesh) -> Callable[..., tuple[TrainState, Metrics]]:
+    def train_step(
+        self, scheme: Scheme, stage: Stage, mesh: Mesh, accumulate: int = 1
+    ) -> Callable[..., tuple[TrainState, Metrics]]:
         """As step.make_train_step, of all members; metrics are [n]."""
-        step = make_train_step(scheme, stage)
+        step = make_train_step(scheme, stage, accumulate)
 
         def train_step(state: TrainState, batch: Mapping, hyper: Mapping, key: Keys) -> tuple[TrainState, Metrics]:
             def member(own: tuple, shared: tuple) -> tuple:

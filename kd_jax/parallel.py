@@ -16,6 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from kd_jax import precision
 from kd_jax.resolve import near
 from kd_jax.types import PyTree, Scheme, TrainState
 
@@ -202,7 +203,10 @@ def state_shardings(state: TrainState, rules: Mapping[str, Rules], mesh: Mesh) -
         for group, roles in state.params.items()
     }
     frozen = {
-        role: (param_shardings(p, rules.get(role, ()), mesh, role), everywhere(s))
+        role: (
+            precision.shardings(p, lambda p, r=role: param_shardings(p, rules.get(r, ()), mesh, r), whole),
+            everywhere(s),
+        )
         for role, (p, s) in state.frozen.items()
     }
 

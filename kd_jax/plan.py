@@ -16,7 +16,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kd_jax import knowledge, optim, parallel, prng
+from kd_jax import dispatch, knowledge, optim, parallel, precision, prng
 from kd_jax.config import own_data, teachers_of
 from kd_jax.data import augment
 from kd_jax.data.batches import train_batches
@@ -24,6 +24,7 @@ from kd_jax.data.source import Source, Splits
 from kd_jax.evaluate import classifiers
 from kd_jax.loop import Settings
 from kd_jax.models.adapters import as_model, name_of
+from kd_jax.models.remat import Remat
 from kd_jax.presets import part, supervised
 from kd_jax.resolve import call, check_kwargs, near, resolve
 from kd_jax.state import bind, init_state, loaded_variables
@@ -146,10 +147,7 @@ def teacher_role(model: Model, config: ConfigDict) -> Role:
     """The frozen role of a teacher in the student's run."""
     if config.view not in ("same", "clean"):
         raise ValueError(f"teacher.view is 'same' or 'clean', not {config.view!r}.")
-    try:
-        jnp.dtype(config.dtype or "float32")
-    except TypeError as e:
-        raise ValueError(f"teacher.dtype is a type such as 'bfloat16', not {config.dtype!r}.") from e
+    precision.check(config.dtype, "teacher.dtype")
     clean = {"batch.image": "batch.teacher_image"} if config.view == "clean" else {}
     return Role(model, tuple(clean.get(p, p) for p in config.inputs), dtype=config.dtype or None)
 
@@ -160,7 +158,9 @@ def make_settings(
     return Settings(
         batch_size=train["batch_size"], seed=seed, view_seed=view_seed, log_every=config.log_every,
         eval_every=config.eval_every, eval_batch_size=config.eval_batch_size,
-        labelled_share=train["labelled_share"], keep=config.keep, workers=config.workers, rules=rules,
+        labelled_share=train["labelled_share"], keep=config.keep, workers=config.workers,
+        steps_per_dispatch=config.steps_per_dispatch, accumulate=train["accumulate"], profile=tuple(config.profile),
+        rules=rules,
     )  # fmt: skip
 
 
@@ -224,7 +224,9 @@ def plan(
         if teacher.workdir:
             jobs[name].directory = Path(teacher.workdir)
 
-    student = Role(models["student"], tuple(config.student.inputs), group="student")
+    remat = config.student.remat
+    network = Remat(models["student"], remat.modules, remat.policy) if remat.policy else models["student"]
+    student = Role(network, tuple(config.student.inputs), group="student")
     frozen = {name: teacher_role(models[name], teacher) for name, teacher in teachers.items()}
     rules = {"student": config.mesh.student_rules, **dict.fromkeys(teachers, config.mesh.teacher_rules)}
     shared = {"data": sources, "seed": config.seed, "view_seed": config.view_seed}
@@ -256,6 +258,7 @@ def check(job: Job, batch: Mapping[str, Any], mesh: Mesh) -> None:
             raise ValueError(f"{job.name}: {field} is {getattr(settings, field)}; it must be at least 1.")
         if field.endswith("size"):
             parallel.check_batch_size(mesh, getattr(settings, field), f"{job.name}'s {field}")
+    dispatch.check(job.name, settings, job.sources, {stage.data for stage in job.scheme.stages}, mesh)
     for split in {stage.data for stage in job.scheme.stages}:
         if job.sources.get(split) is None:
             existing = [name for name, source in job.sources.items() if source is not None]
@@ -267,7 +270,7 @@ def check(job: Job, batch: Mapping[str, Any], mesh: Mesh) -> None:
     for split in job.scheme.stage_splits:
         if job.sources.get(split) is None:
             raise ValueError(f"{job.name}: the scheme scores {split!r}. {near(split, job.sources)}")
-    scheme, inputs = bind(job.scheme, batch)
+    scheme, inputs = bind(job.scheme, batch, settings.accumulate)
     state = jax.eval_shape(lambda key: init_state(scheme, inputs, key, loaded_variables(scheme)), jax.random.key(0))
     _check_classes(job, scheme, state, batch)
     parallel.check_roles(settings.rules, scheme)

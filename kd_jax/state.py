@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from kd_jax import prng
+from kd_jax import microbatch, parallel, precision, prng
 from kd_jax.resolve import near
 from kd_jax.terms import lookup, members, taps_of, term_value
 from kd_jax.types import Array, Call, Phase, PyTree, Role, Scheme, Term, TrainState
@@ -52,13 +52,24 @@ def evaluated_roles(scheme: Scheme) -> tuple[str, ...]:
     return tuple(dict.fromkeys(path.partition(".")[0] for entry in entries for path in members(entry)))
 
 
-def bind(scheme: Scheme, batch: Shapes) -> tuple[Scheme, dict[str, tuple[PyTree, ...]]]:
+def bind(scheme: Scheme, batch: Shapes, accumulate: int = 1) -> tuple[Scheme, dict[str, tuple[PyTree, ...]]]:
     """(the scheme with its connectors as roles, the input shapes that initialise each role).
 
-    Walks every phase with shapes only. Raises ValueError for an unknown role, group, path or tap, and for shapes
-    that a loss or a model does not take.
+    Walks every phase with shapes only. Raises ValueError for an unknown role, group, path or tap, for shapes
+    that a loss or a model does not take, and for terms that relate examples where gradients are accumulated.
     """
     _check_groups(scheme)
+    if accumulate > 1:
+        rows = (microbatch.ROWS, microbatch.ROWS // 2)
+        few = [{k: jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype) for k, x in batch.items()} for n in rows]
+        microbatch.check_terms(*(_walk(scheme, shapes)[2] for shapes in few))
+    roles, inputs, _ = _walk(scheme, batch)
+    return dataclasses.replace(scheme, roles=roles), inputs
+
+
+def _walk(scheme: Scheme, batch: Shapes) -> tuple[dict[str, Role], dict[str, tuple], dict[str, microbatch.Tried]]:
+    """(roles with connectors, inputs of each role, every term with the shapes of what it reads)."""
+    tried: dict[str, microbatch.Tried] = {}
     roles: dict[str, Role] = dict(scheme.roles)
     inputs: dict[str, tuple[PyTree, ...]] = {}
     shapes: dict[str, tuple[PyTree, PyTree]] = {}
@@ -88,11 +99,14 @@ def bind(scheme: Scheme, batch: Shapes) -> tuple[Scheme, dict[str, tuple[PyTree,
                 connect = Call(role, term.inputs)
                 context[role] = _apply_shapes(roles, inputs, shapes, connect, call_taps(phase, role), given)
             _check_term(name, term, context)
+            if name in phase.terms:
+                connected = context[role].logits if term.connector is not None else None
+                tried[f"{phase.group}/{name}"] = microbatch.alone(term, context, connected)
     for name, role in roles.items():
         if name not in inputs:  # evaluated only, or a copy of another role
             context = {"batch": batch, "extra": _shapes(dict(scheme.extra)), "params": read}
             inputs[name] = tuple(lookup(context, p) for p in role.inputs)
-    return dataclasses.replace(scheme, roles=roles), inputs
+    return roles, inputs, tried
 
 
 def _read_params(scheme: Scheme, context: Mapping, inputs: dict, shapes: dict) -> dict[str, PyTree]:
@@ -167,8 +181,7 @@ def init_state(
     for name, (p, s) in _first_variables(scheme, inputs, key, loaded).items():
         role = scheme.roles[name]
         if role.group is None:
-            dtype = role.dtype
-            frozen[name] = (jax.tree.map(lambda x, d=dtype: x.astype(d), p) if dtype else p, s)
+            frozen[name] = (precision.stored(p, role.dtype), s)
         else:
             params.setdefault(role.group, {})[name] = p
             stats[name] = s
@@ -176,6 +189,35 @@ def init_state(
     extra = dict(scheme.extra) | {n: t.memory.first for n, t in terms.items() if t.memory is not None}
     state = TrainState(jnp.int32(0), params, stats, {}, frozen, jax.tree.map(jnp.asarray, extra))
     return init_optimizers(scheme, state, 0)
+
+
+def create_state(
+    scheme: Scheme, first: Callable[[Array, Mapping], TrainState], abstract: TrainState, key: Array
+) -> TrainState:
+    """The state at step 0, made in its shards: no device ever holds a whole network that the rules cut.
+
+    `first(key, loaded)` makes it, `abstract` has its shapes and shardings. A frozen network that was loaded is taken as
+    it lies where it lies right, and not copied.
+    """
+    loaded, shardings = loaded_variables(scheme), jax.tree.map(lambda x: x.sharding, abstract)
+
+    def as_loaded(role: str) -> bool:
+        """The step gets these very arrays: nothing casts them."""
+        pairs = zip(jax.tree.leaves(loaded.get(role, ())), jax.tree.leaves(abstract.frozen.get(role, ())), strict=False)
+        return role in loaded and role in abstract.frozen and all(a.dtype == b.dtype for a, b in pairs)
+
+    kept = {role: parallel.place(loaded[role], shardings.frozen[role]) for role in abstract.frozen if as_loaded(role)}
+
+    def others(frozen: Mapping) -> dict:
+        return {role: v for role, v in frozen.items() if role not in kept}
+
+    def make(key: jax.Array, loaded: Mapping) -> TrainState:
+        state = first(key, loaded)
+        return state.replace(frozen=others(state.frozen))
+
+    make = jax.jit(make, out_shardings=shardings.replace(frozen=others(shardings.frozen)))
+    state = make(key, loaded)
+    return state.replace(frozen={**state.frozen, **kept})
 
 
 def init_optimizers(scheme: Scheme, state: TrainState, stage: int) -> TrainState:

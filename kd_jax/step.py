@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from kd_jax import prng
+from kd_jax import microbatch, precision, prng
 from kd_jax.resolve import near
 from kd_jax.state import call_taps
 from kd_jax.terms import lookup, options_of, term_value
@@ -25,7 +25,7 @@ def _variables(scheme: Scheme, state: TrainState, group: str, group_params: PyTr
     for name, role in scheme.roles.items():
         if role.group is None:
             params, stats = state.frozen[name]
-            variables[name] = (jax.lax.stop_gradient(params), stats)
+            variables[name] = (jax.lax.stop_gradient(precision.restored(params)), stats)
         else:
             params = group_params if role.group == group else state.params[role.group]
             variables[name] = (params[name], state.stats[name])
@@ -104,8 +104,9 @@ def answered(scheme: Scheme, stage: Stage, state: TrainState, batch: Mapping[str
             if role.group is None and known not in answers and all(p.startswith("batch.") for p in call.inputs):
                 inputs, own = (lookup({"batch": batch}, p) for p in call.inputs), prng.stream(key, name, state.step)
                 with jax.named_scope(name):
+                    params, stats = state.frozen[call.role]
                     answers[known], _ = role.model.apply(
-                        *state.frozen[call.role], *inputs, train=False, key=own, taps=call_taps(phase, name)
+                        precision.restored(params), stats, *inputs, train=False, key=own, taps=call_taps(phase, name)
                     )
     return {**batch, ANSWERS: answers}
 
@@ -120,13 +121,22 @@ def replaced(batch: Mapping[str, Array], entries: Mapping[str, Array]) -> dict[s
     return {**batch, **entries}
 
 
-def make_train_step(scheme: Scheme, stage: Stage) -> Callable[..., tuple[TrainState, Metrics]]:
+def make_train_step(scheme: Scheme, stage: Stage, accumulate: int = 1) -> Callable[..., tuple[TrainState, Metrics]]:
     """(state, batch, hyper, key) -> (state, {name: (sum, count)}), pure and jittable.
 
     `key` is the root of the seed, or a prng.Keys where the pictures have another. `batch` is raw, or from `answered`.
+
+    With `accumulate` = n every phase runs n microbatches one after the other and adds their gradients: the memory of
+    one, the update of the whole batch. A term is a ratio sum / count, so the sums are divided by the counts of the
+    whole batch, which are added up first: masks may leave each microbatch another number of examples. What differs by
+    its nature: BatchNorm averages over a microbatch (and its running averages move n times a step), and every
+    microbatch has random numbers of its own for dropout. A term that relates examples (a relation, a contrast, a
+    memory) would be another loss: `state.bind` refuses it.
     """
 
-    def update(phase: Phase, state: TrainState, batch: Mapping, hyper: Mapping, key: Array):
+    def losses(phase: Phase, state: TrainState, batch: Mapping, hyper: Mapping, key: Array, counts: Mapping | None):
+        """The loss of a batch; with the counts of a whole batch, the share of a microbatch in its loss."""
+
         def loss_fn(group_params: PyTree):
             context, stats, connect = forward(scheme, phase, state, group_params, batch, key)
             loss, metrics, extra = jnp.float32(0.0), {}, dict(state.extra)
@@ -134,7 +144,7 @@ def make_train_step(scheme: Scheme, stage: Stage) -> Callable[..., tuple[TrainSt
                 weight, kwargs = options_of(term, hyper[name], state.step)
                 with jax.named_scope(name):
                     total, count, inputs = term_value(name, term, context, kwargs, connect)
-                loss += weight * total / jnp.maximum(count, 1.0)
+                loss += weight * total / jnp.maximum(count if counts is None else counts[name], 1.0)
                 metrics[name] = (total, count)
                 if term.memory is not None:
                     extra[name] = jax.lax.stop_gradient(term.memory.update(extra[name], inputs, context))
@@ -142,9 +152,31 @@ def make_train_step(scheme: Scheme, stage: Stage) -> Callable[..., tuple[TrainSt
                 metrics[name] = term_value(name, metric, context, metric.kwargs)[:2]
             return loss, (metrics, stats, extra, context)
 
-        (loss, (metrics, stats, extra, context)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-            state.params[phase.group]
-        )
+        return loss_fn
+
+    def accumulated(phase: Phase, state: TrainState, batch: Mapping, hyper: Mapping, key: Array):
+        def part(number: Array, rows: Mapping, stats: PyTree, counts: Mapping | None) -> Callable:
+            own = prng.stream(key, "microbatch", number)
+            loss_fn = losses(phase, state.replace(stats=stats), rows, hyper, own, counts)
+
+            def kept(params: PyTree) -> tuple:  # of the context only what a hook after the step may read
+                loss, (metrics, stats, _, context) = loss_fn(params)
+                calls = [call.name or call.role for call in phase.forward] if stage.post_update else []
+                return loss, (metrics, stats, {name: context[name] for name in calls})
+
+            return kept
+
+        given = (state.params[phase.group], state.stats, batch)
+        (loss, metrics, stats, outputs), grads = microbatch.gradients(part, *given, accumulate)
+        context = {"batch": batch, "extra": state.extra, "step": state.step, **outputs}
+        return (loss, (metrics, stats, dict(state.extra), context)), grads
+
+    def update(phase: Phase, state: TrainState, batch: Mapping, hyper: Mapping, key: Array):
+        if accumulate == 1:
+            differentiated = jax.value_and_grad(losses(phase, state, batch, hyper, key, None), has_aux=True)
+            (loss, (metrics, stats, extra, context)), grads = differentiated(state.params[phase.group])
+        else:
+            (loss, (metrics, stats, extra, context)), grads = accumulated(phase, state, batch, hyper, key)
         with jax.named_scope(f"update_{phase.group}"):
             params = state.params[phase.group]
             updates, opt = phase.tx.update(grads, state.opt[phase.group], params)
@@ -180,3 +212,20 @@ def make_train_step(scheme: Scheme, stage: Stage) -> Callable[..., tuple[TrainSt
         return state.replace(step=state.step + 1), metrics
 
     return train_step
+
+
+def make_train_steps(step: Callable, batch_of: Callable[[PyTree, Array], Mapping[str, Array]]) -> Callable:
+    """(state, data, rows [n, ...], hyper, key) -> (state, {name: (sums [n], counts [n])}): n steps in one program.
+
+    `batch_of(data, rows[i])` is the batch of step i; the data stay on the device. It equals n calls of `step`.
+    """
+
+    def train_steps(
+        state: TrainState, data: PyTree, rows: Array, hyper: Mapping, key: Array
+    ) -> tuple[TrainState, Metrics]:
+        def one(state: TrainState, row: Array) -> tuple[TrainState, Metrics]:
+            return step(state, batch_of(data, row), hyper, key)
+
+        return jax.lax.scan(one, state, rows, unroll=microbatch.unroll(rows.shape[0]))
+
+    return train_steps

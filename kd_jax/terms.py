@@ -149,6 +149,14 @@ def term_value(
     connect: Callable[[str, tuple[PyTree, ...]], PyTree] | None = None,
 ) -> tuple[Array, Array, tuple[Any, ...]]:
     """(sum, count, inputs of the loss) over the batch, without the weight. `connect` runs the connector."""
+    values, where, inputs = term_values(name, term, context, kwargs, connect)
+    return (*masked_sum_and_count(values, where), inputs)
+
+
+def term_values(
+    name: str, term: Term, context: Context, kwargs: Mapping[str, Any], connect: Callable[..., PyTree] | None = None
+) -> tuple[Array, Array | None, tuple[Any, ...]]:
+    """(what the loss returns, the mask, its inputs)."""
     inputs: tuple[Any, ...] = tuple(lookup(context, p) for p in term.inputs)
     targets = tuple(jax.lax.stop_gradient(lookup(context, p)) for p in term.targets)
     options = {k: jax.lax.stop_gradient(lookup(context, p)) for k, p in term.options.items()}
@@ -167,4 +175,4 @@ def term_value(
         raise ValueError(f"Term {name!r} ({getattr(term.fn, '__name__', term.fn)}) failed on {shapes}: {e}") from e
     if values.ndim == 0:
         raise ValueError(f"Term {name!r}: a loss returns one value an example, {term.fn} returned a scalar.")
-    return (*masked_sum_and_count(values, where), inputs)
+    return values, where, inputs

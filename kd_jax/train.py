@@ -15,7 +15,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kd_jax import parallel, workdir
+from kd_jax import parallel, precision, workdir
 from kd_jax.checkpoint import load_tree, write_json
 from kd_jax.conclude import exported
 from kd_jax.config import own_data, teachers_of
@@ -49,21 +49,32 @@ def finish_or_resume(
     return fit(job.scheme, job.sources, job.settings, job.directory, mesh, job.name, members, watch)
 
 
-def score_teacher(job: Job, role: Role, rules: parallel.Rules, mesh: Mesh) -> dict[str, Any]:
-    """{split: {metric: value}} of a frozen teacher, on the data and with the preparation that `job` uses."""
-    scheme = Scheme({"teacher": role}, (), evaluate=("teacher",), prepare=job.scheme.prepare)
+def score_teacher(
+    job: Job, role: Role, rules: parallel.Rules, mesh: Mesh, as_trained: tuple[PyTree, PyTree] | None = None
+) -> dict[str, Any]:
+    """{split: {metric: value}} of a frozen teacher, on the data and with the preparation that `job` uses.
+
+    Given its variables `as_trained` too, how often the teacher that is used answers like that one, and the KL from it.
+    """
+    roles, frozen = {"teacher": role}, {"teacher": role.initial}
+    if as_trained is not None:
+        roles["as_trained"], frozen["as_trained"] = role, as_trained
+    reference = "as_trained" if as_trained is not None else None
+    scheme = Scheme(roles, (), evaluate=("teacher",), reference=reference, prepare=job.scheme.prepare)
     extra = dict(job.scheme.extra)
-    abstract = TrainState(jax.numpy.int32(0), {}, {}, {}, {"teacher": role.initial}, extra)
-    shardings = parallel.state_shardings(abstract, {"teacher": rules}, mesh)
+    abstract = TrainState(jax.numpy.int32(0), {}, {}, {}, frozen, extra)
+    shardings = parallel.state_shardings(abstract, dict.fromkeys(frozen, rules), mesh)
     state = parallel.place(abstract, shardings)
     step, key = jax.jit(make_eval_step(scheme)), parallel.create_everywhere(lambda: jax.random.key(0), mesh)
     size, sharding = job.settings.eval_batch_size, parallel.batch_sharding(mesh)
     with jax.set_mesh(mesh):
-        return {
+        scores = {
             name: evaluate(step, state, eval_batches(source, batch_size=size, sharding=sharding), key)["teacher"]
             for name in ("validation", "test")
             if (source := job.sources[name]) is not None
         }
+    renamed = {"agreement": "agreement_as_trained", "kl": "kl_as_trained"}
+    return {split: {renamed.get(k, k): v for k, v in values.items()} for split, values in scores.items()}
 
 
 def export_of(job: Job, which: str) -> Path:
@@ -92,7 +103,8 @@ def load_network(
     params, stats = jax.eval_shape(role.model.init, jax.random.key(0), *shapes)
     given = extra_inputs(role, extra)
     if shardings is not None:
-        dtype = role.dtype  # read as what it will be: a cast afterwards would hold it twice
+        # Read as what it will be, since a cast afterwards would hold it twice; int8 is made of the floats.
+        dtype = role.dtype if role.dtype != precision.INT8 else None
         params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype or x.dtype), params)
         places = shardings(params, stats)
         placed = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), (params, stats), places)
@@ -107,6 +119,9 @@ def check_teacher(name: str, config: ConfigDict, scores: Mapping[str, Any]) -> N
     accuracy, wanted = scores[split]["accuracy"], config.min_accuracy
     perplexity = f", perplexity {scores[split]['perplexity']:.4g}" if "perplexity" in scores[split] else ""
     print(f"{name}: {100 * accuracy:.2f}% on the {split} split{perplexity}")
+    if "agreement_as_trained" in scores[split]:
+        agreement, kl = (scores[split][f"{k}_as_trained"] for k in ("agreement", "kl"))
+        print(f"{name} in {config.dtype}: {100 * agreement:.2f}% of its answers are those of the floats, KL {kl:.2g}")
     if accuracy < wanted:
         raise ValueError(
             f"The {name} has {100 * accuracy:.2f}% on the {split} split, "
@@ -148,6 +163,7 @@ def run(
     Raises ValueError, before anything is trained, for whatever does not fit.
     """
     start, directory = time.monotonic(), Path(directory)
+    workdir.cache_programs(config.compilation_cache)
     parallel.start_processes(config.distributed)
     mesh = parallel.make_mesh(config.mesh.axes)
     given = {role: as_model(m) for role, m in (("student", student), ("teacher", teacher)) if m is not None}
@@ -254,8 +270,10 @@ def teach(
             variables = (found.params, found.stats)
             if config.report:  # it measures the network whole, on one device
                 networks[name] = load_network(export, role, path, extra, seen)
-        frozen[name] = dataclasses.replace(role, initial=variables)
-        scores[name] = score_teacher(job, frozen[name], rules, mesh)
+        as_used = (precision.stored(variables[0], role.dtype), variables[1])
+        frozen[name] = dataclasses.replace(role, initial=as_used)
+        as_trained = variables if role.dtype == precision.INT8 else None
+        scores[name] = score_teacher(job, frozen[name], rules, mesh, as_trained)
         check_teacher(name, fields, scores[name])
     for job in (jobs[name] for name in ("baseline", "student") if name in jobs):
         roles = {n: frozen.get(n, role) for n, role in job.scheme.roles.items()}

@@ -50,7 +50,8 @@ class Role:
     A group without an optimizer in any phase (an EMA teacher) is saved, since it changes.
     `inputs` are the batch paths that evaluation feeds it; a call of a phase names its own.
     `initial` is (params, stats) loaded from elsewhere, or the name of the role to start as a copy of;
-    without it the network is initialised from the seed. `dtype` casts the parameters of a frozen role.
+    without it the network is initialised from the seed. `dtype` casts the parameters of a frozen role, or
+    rounds its weights ("int8", kd_jax/precision.py).
     """
 
     model: Model

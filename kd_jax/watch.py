@@ -50,6 +50,35 @@ class Signals:
         return self.asked
 
 
+class Profile:
+    """A jax.profiler trace of the steps first .. last in `directory`, for TensorBoard, XProf or Perfetto; 0, 0: none.
+
+    Whole dispatches are traced: the one that holds `first` to the one that holds `last`.
+    """
+
+    def __init__(self, directory: Path, first: int, last: int) -> None:
+        self.directory, self.first, self.last, self.running = directory, first, last, False
+
+    def __enter__(self) -> Profile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.running:
+            jax.profiler.stop_trace()
+
+    def before(self, first: int, count: int) -> None:
+        """Before the steps first .. first + count - 1."""
+        if not self.running and 1 <= self.first <= first + count - 1 and first <= self.last:
+            jax.profiler.start_trace(self.directory)
+            self.running = True
+
+    def after(self, step: int, results: Any) -> None:
+        if self.running and step >= self.last:
+            jax.block_until_ready(results)
+            jax.profiler.stop_trace()
+            self.running = False
+
+
 def _sums_last(item: tuple[str, Any]) -> int:
     """A nan in one term makes the loss and the gradient nan too: the term is to blame."""
     return (
@@ -67,6 +96,13 @@ def _mean(value: float | list[float]) -> float:
     return sum(finite) / len(finite) if finite else math.nan
 
 
+def _single(last: int, steps: int, metrics: dict) -> list[tuple[int, dict]]:
+    """The metrics of a dispatch step by step."""
+    if steps == 1:
+        return [(last, metrics)]
+    return [(last - steps + 1 + i, jax.tree.map(lambda x, i=i: x[i], metrics)) for i in range(steps)]
+
+
 class Log:
     """Metrics on their way from the device to the files; they are fetched while the next step runs."""
 
@@ -78,17 +114,22 @@ class Log:
         ]
         self.record, self.every, self.progress = record, every, progress
         self.sums = Accumulator.from_state(record["accumulator"])
-        self.pending: list[tuple[int, dict]] = []
+        self.pending: list[tuple[int, int, dict]] = []
+        self.flushed = step or 0
 
-    def add(self, step: int, metrics: dict) -> None:
-        self.pending.append((step, metrics))
-        if (step - 1) % self.every == 0:
-            self.flush(step - 1)
+    def add(self, step: int, metrics: dict, steps: int = 1) -> None:
+        """Metrics of the `steps` steps that end with `step`, on an axis of their own where there are several."""
+        self.pending.append((step, steps, metrics))
+        if (step - steps) // self.every > self.flushed // self.every:
+            self.flush(step - steps)
 
     def flush(self, until: int) -> None:
+        """Fetches, checks and writes the steps up to `until`, the last one of a dispatch."""
         ready = [p for p in self.pending if p[0] <= until]
         self.pending = [p for p in self.pending if p[0] > until]
-        ready = [(step, values) for (step, _), values in zip(ready, jax.device_get([m for _, m in ready]), strict=True)]
+        self.flushed = max(until, self.flushed)
+        ready = [p for given, values in zip(ready, jax.device_get([m for *_, m in ready]), strict=True)
+                 for p in _single(*given[:2], values)]  # fmt: skip
         bad = first_non_finite((step, dict(sorted(values.items(), key=_sums_last))) for step, values in ready)
         if bad:
             raise NonFiniteLoss(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 from kd_jax import parallel
 from kd_jax.checkpoint import write_json
@@ -149,3 +150,12 @@ def _flock(directory: Path) -> Iterator[None]:
             if directory.exists() and os.listdir(directory) == [LOCK]:  # a run that never began leaves nothing
                 path.unlink()
                 directory.rmdir()
+
+
+def cache_programs(folder: str) -> None:
+    """Compiled programs are kept in `folder` and read back by later runs; "" leaves JAX's own settings as they are."""
+    if not folder:
+        return
+    jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser().resolve()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    compilation_cache.reset_cache()  # it holds on to the folder of the first program

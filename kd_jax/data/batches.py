@@ -63,6 +63,42 @@ def train_batches(
     return _ahead(_to_global(batch, local, batch_size, sharding) for batch in host)
 
 
+def resident_rows(
+    source: Source,
+    *,
+    batch_size: int,
+    seed: int,
+    sharding: NamedSharding,
+    start_step: int,
+    num_steps: int,
+    size: int,
+    labelled_share: float | None = None,
+) -> tuple[Batch, Iterator[jax.Array]]:
+    """(arrays on the devices, row numbers of `size` batches at a time): `gathered` makes of them what `train_batches`
+    yields, inside a program of several steps. `num_steps` is a multiple of `size`.
+
+    Raises ValueError where the data are streamed.
+    """
+    _check(source, batch_size, sharding)
+    check_resident(source)
+    rows = _order(source, batch_size, seed, labelled_share)
+    whole = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
+
+    def tables() -> Iterator[jax.Array]:
+        for first in range(start_step, start_step + num_steps, size):
+            yield _put(np.stack([np.stack(rows(step), axis=1) for step in range(first, first + size)]), whole)
+
+    return _place(source, sharding), tables()
+
+
+def check_resident(source: Source) -> None:
+    if not _resident(source):
+        raise ValueError(
+            f"{source.name}/{source.split} is streamed (not in memory, or above {RESIDENT_BYTES >> 30} GiB), and "
+            "several steps in one dispatch read data that lie on the devices: set config.steps_per_dispatch to 1."
+        )
+
+
 def batch_shapes(source: Source, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of a training batch, from one example: no reader is started."""
     example = {name: np.asarray(value) for name, value in source.example(0).items()}
@@ -134,15 +170,17 @@ def _gathered(source: Source, tables: Iterable[np.ndarray], sharding: NamedShard
         yield gather(arrays, _put(table, sharding))
 
 
+def gathered(arrays: Batch, table: jax.Array) -> Batch:
+    """The batch of a table of int32 [B, 2]: index and view (and mask)."""
+    index = table[:, 0]
+    batch = {name: values.at[index].get(mode="promise_in_bounds") for name, values in arrays.items()}
+    batch |= {"labelled": batch["label"] >= 0, "index": index, "view": table[:, 1]}
+    return batch | ({"mask": table[:, 2] > 0} if table.shape[1] == 3 else {})
+
+
 @functools.lru_cache(maxsize=16)
 def _gather(sharding: NamedSharding) -> Callable[..., Batch]:
-    def gather(arrays: Batch, table: jax.Array) -> Batch:
-        index = table[:, 0]
-        batch = {name: values.at[index].get(mode="promise_in_bounds") for name, values in arrays.items()}
-        batch |= {"labelled": batch["label"] >= 0, "index": index, "view": table[:, 1]}
-        return batch | ({"mask": table[:, 2] > 0} if table.shape[1] == 3 else {})
-
-    return jax.jit(gather, out_shardings=sharding)
+    return jax.jit(gathered, out_shardings=sharding)
 
 
 def _place(source: Source, sharding: NamedSharding) -> Batch:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kd_jax import precision
 from kd_jax.metrics import agreement
 from kd_jax.resolve import near, resolve
 from kd_jax.terms import paths_of
@@ -171,7 +172,8 @@ def samples(parts: Parts, state: TrainState, images: Array, lead: str) -> list[d
         return []
 
     def answer(variables: Any, images: Array) -> Array:
-        logits = teacher.apply(*variables, images, train=False, key=jax.random.key(0))[0].logits
+        params, stats = variables
+        logits = teacher.apply(precision.restored(params), stats, images, train=False, key=jax.random.key(0))[0].logits
         return jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
 
     probabilities = np.asarray(jax.device_get(jax.jit(answer)(state.frozen["teacher"], images)))

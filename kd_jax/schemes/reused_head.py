@@ -7,6 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from kd_jax import precision
 from kd_jax.resolve import resolve
 from kd_jax.schemes import offline
 from kd_jax.types import Parts, Scheme, TrainState
@@ -34,7 +35,7 @@ def build(parts: Parts) -> Scheme:
         # Copies, laid out as the zeros were: the teacher's own buffers are donated with the state.
         head = jax.tree.map(
             lambda new, old: jax.device_put(jnp.copy(new), old.sharding),
-            state.frozen["teacher"][0]["head"],
+            precision.restored(state.frozen["teacher"][0]["head"]),
             student["head"],
         )
         return state.replace(stats={**state.stats, "student": {**student, "head": head}})

@@ -1,0 +1,126 @@
+"""Gradient accumulation: rows of a batch in n microbatches, and which terms do not allow it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kd_jax.terms import lookup, paths_of, term_values
+from kd_jax.types import Array, PyTree, Term
+
+Tried = tuple[Term, PyTree]
+ROWS = 4  # of the small batch on which a term is tried; its first half is compared with that half alone
+
+
+def unroll(length: int) -> int:
+    """How many rounds of a scan become one round of the loop: all of them on a CPU, whose compiler brings convolutions
+    into their fast form outside of loops alone (a ResNet8 step is 4 to 8 times slower in one, and rounds otherwise)."""
+    return length if jax.default_backend() == "cpu" else 1
+
+
+def split(batch: Mapping[str, PyTree], parts: int) -> dict[str, PyTree]:
+    """[B, ...] -> [parts, B / parts, ...]; microbatch m has the rows m, m + parts, ...
+
+    Every device then keeps its own rows, and each microbatch gets its share of a batch that has labelled rows first.
+    What has no batch axis is repeated.
+    """
+    size = batch["index"].shape[0]
+
+    def rows(x: Array) -> Array:
+        if x.ndim and x.shape[0] == size:
+            return x.reshape(size // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+        return jnp.broadcast_to(x, (parts, *x.shape))
+
+    return jax.tree.map(rows, dict(batch))
+
+
+def whole(stacked: PyTree) -> PyTree:
+    """[parts, B / parts, ...] -> [B, ...] in the order of the batch; scalars are averaged."""
+
+    def rows(x: Array) -> Array:
+        return x.swapaxes(0, 1).reshape(-1, *x.shape[2:]) if x.ndim > 1 else x.mean(0)
+
+    return jax.tree.map(rows, stacked)
+
+
+def gradients(
+    part: Callable[..., Callable], params: PyTree, stats: PyTree, batch: Mapping[str, PyTree], parts: int
+) -> tuple[tuple[Array, dict[str, Any], PyTree, PyTree], PyTree]:
+    """((loss, metrics, stats, outputs on all rows), gradients), summed over the microbatches.
+
+    `part(number, rows, stats, counts)` is a function of the parameters that returns a microbatch's (share of the loss,
+    (metrics, stats, outputs)), given the counts of the terms over the whole batch.
+    """
+
+    def count(given: tuple[Array, PyTree]) -> dict[str, Array]:  # the compiler drops the networks that no mask needs
+        metrics = part(*given, stats, None)(params)[1][0]
+        return {name: number for name, (_, number) in metrics.items()}
+
+    def add(carry: tuple, given: tuple[Array, PyTree]) -> tuple:
+        loss, grads, stats = carry
+        differentiated = jax.value_and_grad(part(*given, stats, counts), has_aux=True)
+        (share, (metrics, stats, outputs)), own = differentiated(params)
+        return (loss + share, jax.tree.map(jnp.add, grads, own), stats), (metrics, outputs)
+
+    given = (jnp.arange(parts), split(batch, parts))
+    counts = jax.tree.map(lambda c: c.sum(0), jax.lax.map(count, given))
+    first = (jnp.float32(0.0), jax.tree.map(jnp.zeros_like, params), stats)
+    (loss, grads, stats), (metrics, outputs) = jax.lax.scan(add, first, given, unroll=unroll(parts))
+    return (loss, jax.tree.map(lambda m: m.sum(0), metrics), stats, whole(outputs)), grads
+
+
+def check_terms(full: Mapping[str, Tried], half: Mapping[str, Tried]) -> None:
+    """Raises ValueError for terms that relate examples; both {name: (term, shapes)} are of ROWS rows and half of them.
+
+    Each loss is tried on random numbers: its values of two examples must not depend on two others beside them.
+    """
+    found = [name for name in full if full[name][0].memory is not None or _relates(*full[name], half[name][1])]
+    if found:
+        raise ValueError(
+            f"train.accumulate adds up microbatches, but the terms {found} relate the examples of a batch (or keep a "
+            "memory of it): on microbatches they would be other losses. Leave them out, or set accumulate to 1."
+        )
+
+
+def alone(term: Term, context: Mapping[str, Any], connected: PyTree | None) -> Tried:
+    """(the term without connector and with paths into what it reads, the shapes of that)."""
+    inputs = [lookup(context, p) for p in term.inputs]
+    if connected is not None:
+        inputs = connected if isinstance(connected, tuple) else [connected]
+    given = {f"input{i}": x for i, x in enumerate(inputs)}
+    given |= {p.replace(".", "/"): lookup(context, p) for p in paths_of(term)[len(term.inputs) :]}
+
+    def renamed(path: str) -> str:
+        return "given." + path.replace(".", "/")
+
+    plain = dataclasses.replace(
+        term,
+        inputs=tuple(f"given.input{i}" for i in range(len(inputs))),
+        targets=tuple(map(renamed, term.targets)),
+        options={k: renamed(p) for k, p in term.options.items()},
+        where=term.where and renamed(term.where),
+        connector=None,
+    )
+    return plain, {"given": given}
+
+
+def _relates(term: Term, full: PyTree, half: PyTree) -> bool:
+    rng = np.random.default_rng(0)
+
+    def numbers(shape: jax.ShapeDtypeStruct) -> Any:
+        if jnp.issubdtype(shape.dtype, jnp.floating):  # positive, since some losses take probabilities
+            return jnp.asarray(rng.uniform(0.1, 1.0, shape.shape), shape.dtype)
+        return jnp.asarray(rng.integers(0, 2, shape.shape), shape.dtype)
+
+    kwargs = {k: v(jnp.int32(0)) if callable(v) else v for k, v in term.kwargs.items()}
+    given = jax.tree.map(numbers, full)
+    fewer = jax.tree.map(lambda x, s: x[: s.shape[0]] if x.shape != s.shape else x, given, half)
+    one, other = (term_values("", term, context, kwargs)[0] for context in (given, fewer))
+    if one.shape[0] != ROWS or other.shape != (ROWS // 2, *one.shape[1:]):
+        return True
+    return not np.allclose(one[: ROWS // 2], other, rtol=1e-4, atol=1e-5, equal_nan=True)

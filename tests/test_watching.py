@@ -1,0 +1,64 @@
+"""What helps to find out where the time goes: names in the compiled program, a trace, programs kept between runs."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+import toy
+from test_stages import SETTINGS, SOURCES
+
+from kd_jax import loop, workdir
+from kd_jax.models import connectors
+from kd_jax.schemes import offline
+from kd_jax.state import bind, init_state
+from kd_jax.step import make_train_step
+from kd_jax.terms import hyper_of
+
+
+def test_roles_and_terms_are_named_in_the_compiled_program():
+    hint = dataclasses.replace(
+        toy.kd(), inputs=("student.features:hidden",), targets=("teacher.features:hidden",), connector=connectors.auto
+    )
+    batch = toy.batch()
+    parts = toy.parts(toy.roles(), {"ce": toy.ce(), "kd": toy.kd(), "hint": hint})
+    scheme, inputs = bind(offline.build(parts), toy.shapes(batch))
+    state = init_state(scheme, inputs, jax.random.key(0), {})
+    step = jax.jit(make_train_step(scheme, scheme.stages[0]))
+    text = step.lower(state, batch, hyper_of(scheme.stages[0]), jax.random.key(0)).compile().as_text()
+    # jvp(x): on the way forward, transpose(jvp(x)): on the way back.
+    for name in ("jvp(student)", "transpose(jvp(student))", "jvp(teacher)", "jvp(ce)", "jvp(kd)", "jvp(hint)"):
+        assert f"/{name}/" in text, name
+    assert "/jvp(hint)/hint/connector/" in text and "/update_student/" in text
+    assert "transpose(jvp(teacher))" not in text
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_trace_of_the_steps_that_were_asked_for(tmp_path, size):
+    scheme = offline.build(toy.parts(toy.roles(), {"ce": toy.ce()}, 6))
+    settings = dataclasses.replace(SETTINGS, profile=(3, 4), steps_per_dispatch=size)
+    loop.fit(scheme, SOURCES, settings, tmp_path, toy.mesh(), "traced")
+    (trace,) = (tmp_path / "profile").rglob("*.xplane.pb")
+    assert trace.stat().st_size > 1000 and b"train_step" in trace.read_bytes()
+
+
+def test_a_trace_beyond_the_end_leaves_nothing(tmp_path):
+    scheme = offline.build(toy.parts(toy.roles(), {"ce": toy.ce()}, 4))
+    loop.fit(scheme, SOURCES, dataclasses.replace(SETTINGS, profile=(9, 12)), tmp_path, toy.mesh(), "traced")
+    assert not (tmp_path / "profile").exists()
+
+
+def test_compiled_programs_are_kept_where_the_config_says(tmp_path):
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    try:
+        workdir.cache_programs("")
+        assert getattr(jax.config, names[0]) == before[names[0]]
+        workdir.cache_programs(str(tmp_path / "programs"))
+        jax.config.update(names[1], 0.0)
+        jax.jit(lambda x: jnp.sin(x) + 3.25)(jnp.ones(7)).block_until_ready()
+        assert list((tmp_path / "programs").glob("jit_*"))
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        workdir.compilation_cache.reset_cache()
