@@ -20,7 +20,7 @@ Programs = list[tuple[Stage, Any, dict[int, Any]]]  # (stage, structure of the s
 
 
 def check(name: str, settings: Settings, sources: Mapping[str, Any], splits: Iterable[str], mesh: Mesh) -> None:
-    """Raises ValueError where steps do not fit into a dispatch, its data are not on the device, or a batch not in parts."""
+    """Raises ValueError where dispatches are too long, their data not on the devices, or a batch does not divide."""
     size, every, parts = settings.steps_per_dispatch, settings.eval_every, settings.accumulate
     if not 1 <= size <= every:
         raise ValueError(
