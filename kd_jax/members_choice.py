@@ -15,7 +15,8 @@ from jax.sharding import Mesh
 
 from kd_jax import parallel
 from kd_jax.checkpoint import Checkpoints, write_json
-from kd_jax.loop import begin, compiled
+from kd_jax.dispatch import compiled
+from kd_jax.loop import begin
 from kd_jax.members import KINDS, Members
 from kd_jax.plan import Job
 
@@ -36,7 +37,7 @@ def step_times(job: Job, members: Members, mesh: Mesh, kinds: tuple[str, ...] = 
             run = begin(job.scheme, job.sources, job.settings, mesh, checkpoints, chosen)
             checkpoints.close()
             hyper = parallel.create_everywhere(lambda run=run: run.hyper(0), mesh)
-            calls[kind] = [run, compiled(run, stage, []), next(iter(run.batches(stage.data, 0, 1))), hyper]
+            calls[kind] = [run, compiled(run, stage, [])[1], next(iter(run.batches(stage.data, 0, 1))), hyper]
         times: dict[str, list[float]] = {kind: [] for kind in calls}
         for _ in range(rounds + 1):
             for kind, (run, program, batch, hyper) in calls.items():
