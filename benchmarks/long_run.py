@@ -59,7 +59,7 @@ def main() -> None:
     scheme = common.digits_scheme(config, "response", splits)
     steps = 10**7  # never reached
     scheme = dataclasses.replace(scheme, stages=(dataclasses.replace(scheme.stages[0], steps=steps),))
-    settings = plan.make_settings(config, config.train, 0, {})
+    settings = plan.make_settings(config, config.train, 0, None, {})
     start, readings = time.monotonic(), []
     original, reached, due = loop.train_batches, 0, [args.every]
 

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from kd_jax import dispatch, parallel, workdir
+from kd_jax import dispatch, parallel, peers, workdir
 from kd_jax.checkpoint import Checkpoints, write_json
 from kd_jax.conclude import conclude
 from kd_jax.data.batches import batch_shapes, eval_batches, train_batches
@@ -165,7 +165,7 @@ def fit(
             progress.print(f"{title}: resumed at step {step} of {steps}")
         log = Log(directory, run.record, step if run.resumed else None, settings.log_every, progress)
         try:
-            with Signals() as signals, Profile(directory / "profile", *settings.profile) as profile:
+            with peers.together(), Signals() as signals, Profile(directory / "profile", *settings.profile) as profile:
                 train(run, log, signals, profile, watch)
         except Stopped:
             progress.print(

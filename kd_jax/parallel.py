@@ -16,7 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from kd_jax import precision
+from kd_jax import peers, precision
 from kd_jax.resolve import near
 from kd_jax.types import PyTree, Scheme, TrainState
 
@@ -43,7 +43,8 @@ def start_processes(config: Mapping[str, Any]) -> None:
         return
     given = {k: config[k] for k in ("coordinator_address", "num_processes", "process_id") if config[k] not in ("", -1)}
     timeout = config["heartbeat_timeout_seconds"]
-    jax.distributed.initialize(**given, heartbeat_timeout_seconds=timeout)
+    jax.distributed.initialize(**given, heartbeat_timeout_seconds=timeout + peers.GRACE)
+    peers.watch(timeout)
 
 
 def make_mesh(axes: Mapping[str, int]) -> Mesh:

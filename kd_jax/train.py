@@ -15,7 +15,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kd_jax import parallel, precision, workdir
+from kd_jax import parallel, peers, precision, workdir
 from kd_jax.checkpoint import load_tree, write_json
 from kd_jax.conclude import exported
 from kd_jax.config import own_data, teachers_of
@@ -146,6 +146,7 @@ def present(config: ConfigDict, results: dict[str, Any], directory: Path) -> dic
     return results
 
 
+@peers.together()
 def run(
     config: ConfigDict,
     directory: str | Path,

@@ -1,4 +1,4 @@
-"""Two processes on localhost get what one process gets, and stop together on SIGTERM."""
+"""Processes on localhost get what one process gets, stop together on SIGTERM, and end together when one fails."""
 
 import json
 import os
@@ -11,20 +11,24 @@ from pathlib import Path
 
 import chex
 import numpy as np
+import pytest
 from test_resume import exports
+
+from kd_jax import peers
 
 HERE = Path(__file__).parent
 
 
-def start(count: int, directory: Path) -> list[subprocess.Popen]:
+def start(count: int, directory: Path, *options: str, failing: int | None = None) -> list[subprocess.Popen]:
+    """`options` are those of worker.py; `failing` raises an error at its sixth step."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     path = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, str(HERE / "worker.py"), str(port), str(count)]
     return [
-        subprocess.Popen([*command, str(i), str(directory)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                         text=True,
+        subprocess.Popen([*command, str(i), str(directory), *options, *(["5"] if i == failing else [])],
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                          env={**os.environ, "PYTHONPATH": path})
         for i in range(count)
     ]  # fmt: skip
@@ -41,17 +45,7 @@ def test_two_processes_compute_what_one_does(tmp_path):
     finish(start(1, one))
     outputs = finish(start(2, two))
     assert "accuracy" in outputs[0] and "accuracy" not in outputs[1]  # one of them talks and writes
-    ours, theirs = ([json.loads(line) for line in (d / "metrics.jsonl").read_text().splitlines()] for d in (one, two))
-    assert [r["step"] for r in ours] == [r["step"] for r in theirs]
-    for a, b in zip(ours, theirs, strict=True):
-        assert a.keys() == b.keys()
-        np.testing.assert_allclose(
-            [v for v in a.values() if not isinstance(v, str)],
-            [v for v in b.values() if not isinstance(v, str)],
-            rtol=1e-3,
-            atol=1e-4,
-        )
-    chex.assert_trees_all_close(exports(one), exports(two), rtol=1e-3, atol=1e-4)
+    assert_close(one, two)
 
 
 def test_sigterm_of_one_stops_both_at_the_same_step_and_they_resume(tmp_path):
@@ -64,6 +58,60 @@ def test_sigterm_of_one_stops_both_at_the_same_step_and_they_resume(tmp_path):
     if not (tmp_path / "done.json").exists():  # else the toy run was quicker than the signal
         assert "resumed at step" in finish(start(2, tmp_path))[0]
     assert json.loads((tmp_path / "done.json").read_text())["last"]["step"] == 60
+
+
+def test_an_error_of_one_ends_both_and_says_why(tmp_path):
+    began = time.monotonic()
+    processes = start(2, tmp_path, "0.05", "60", failing=1)
+    outputs = [p.communicate(timeout=120)[0] for p in processes]
+    assert time.monotonic() - began < 100  # start and all: neither the heartbeat nor JAX's barrier was waited for
+    assert "OSError: the disk of this host is gone" in outputs[1] and processes[0].returncode == 1
+    assert "Process 1 failed with OSError: the disk of this host is gone. Process 0 ends too." in outputs[0]
+
+
+def test_silence_is_noticed_by_ones_own_clock():
+    now = [0.0]
+    seen = peers._Seen(0, 10.0, lambda: now[0])
+    for beat in range(8):
+        now[0] = 5.0 * beat
+        assert seen.problem({0: "alive 0", 1: f"alive {beat}"}) == ""  # its own line is not read
+    now[0] += 9
+    assert seen.problem({0: "alive 0", 1: "alive 7"}) == ""
+    now[0] += 2
+    assert "Process 1 gave no sign of life for 11 s" in seen.problem({0: "alive 0", 1: "alive 7"})
+    assert seen.problem({1: "failed with ValueError: no"}) == "Process 1 failed with ValueError: no."
+
+
+def lines(directory: Path) -> list[dict]:
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_close(one: Path, other: Path) -> None:
+    for a, b in zip(lines(one), lines(other), strict=True):
+        assert a.keys() == b.keys() and a["step"] == b["step"]
+        numbers = ([v for v in r.values() if not isinstance(v, str)] for r in (a, b))
+        np.testing.assert_allclose(*numbers, rtol=1e-3, atol=1e-4)
+    chex.assert_trees_all_close(exports(one), exports(other), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 4), (4, 4)])
+def test_a_run_goes_on_with_another_number_of_processes(before, after, tmp_path):
+    """And with it another mesh: each process has two devices. On the same one, bit for bit."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    finish(start(after if before == after else 1, whole))
+    processes = start(before, broken, "0.05")
+    while len((broken / "metrics.jsonl").read_text().splitlines() if (broken / "metrics.jsonl").exists() else []) < 4:
+        assert all(p.poll() is None for p in processes), [p.communicate()[0] for p in processes]
+        time.sleep(0.02)
+    processes[-1].send_signal(signal.SIGTERM)
+    finish(processes)
+    assert not (broken / "done.json").exists()
+    assert "resumed at step" in finish(start(after, broken))[0]
+    assert_close(whole, broken)
+    if before == after:
+        assert (whole / "metrics.jsonl").read_bytes() == (broken / "metrics.jsonl").read_bytes()
+        chex.assert_trees_all_equal(exports(whole), exports(broken))
 
 
 def test_launch_on_two_processes(tmp_path):

@@ -1,0 +1,108 @@
+"""The processes of a run end together: one that fails tells the others why, one that falls silent is noticed.
+
+Left alone, the others would wait in the next collective: for 5 minutes where a process raised an error (JAX's barrier
+at exit), for the heartbeat timeout and an abort where it was killed. So every process keeps a line in the key-value
+store of JAX's coordinator, "alive N" or "failed with ...", and a thread that reads those of the others. A process that
+ends so has exit status 1; the same command, started on all hosts again, resumes at the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+from jax._src import distributed  # no public name reaches the key-value store
+
+FOLDER = "kd_jax/processes/"
+BEATS = 5  # within the timeout
+LAST_WORDS = 2.0  # seconds
+GRACE = 20  # seconds that JAX, which ends a process without saying why, waits longer than we do
+RESUME = "Start all processes again: the run resumes at its last checkpoint."
+EXPECTED = (ValueError, OSError, FloatingPointError)  # a message says enough, without the lines of code
+
+_leaving, _failing = threading.Event(), threading.Event()
+
+
+def watch(timeout: float) -> None:
+    """Begins to watch the other processes; ends this one when one of them fails, or is silent for `timeout` seconds."""
+    if jax.process_count() == 1:
+        return
+    client, seen = distributed.global_state.client, _Seen(jax.process_index(), timeout)
+    every = min(timeout / BEATS, max(1.0, jax.process_count() / 64))  # seconds; all read what all write
+    atexit.register(_leaving.set)  # before JAX's own handler, in which a process waits for the others to finish too
+
+    def run() -> None:
+        beat = 0
+        while not _failing.is_set():
+            try:
+                _say(client, f"alive {beat}")
+                lines = {int(key.rpartition("/")[2]): line for key, line in client.key_value_dir_get(FOLDER)}
+            except Exception:  # at the end the coordinator goes first; before the end, JAX notices within a second
+                return
+            problem = seen.problem(lines)
+            if problem and not _leaving.is_set():
+                _end(f"{problem} Process {jax.process_index()} ends too. {RESUME}")
+            beat += 1
+            time.sleep(every)
+
+    threading.Thread(target=run, name="peers", daemon=True).start()
+
+
+class _Seen:
+    """What the others last said, and when by our own clock that changed: no two clocks are compared."""
+
+    def __init__(self, me: int, timeout: float, clock: Callable[[], float] = time.monotonic):
+        self.me, self.timeout, self.clock = me, timeout, clock
+        self.lines: dict[int, tuple[str, float]] = {}
+
+    def problem(self, lines: Mapping[int, str]) -> str:
+        """Why this process should end, "" if it need not."""
+        now = self.clock()
+        for index, line in sorted(lines.items()):
+            if self.lines.get(index, ("", 0.0))[0] != line:
+                self.lines[index] = line, now
+        others = {index: said for index, said in self.lines.items() if index != self.me}
+        for index, (line, _) in others.items():
+            if line.startswith("failed"):
+                return f"Process {index} {line}."
+        for index, (_, since) in others.items():
+            if now - since > self.timeout:
+                return f"Process {index} gave no sign of life for {now - since:.0f} s: it, or its host, is gone."
+        return ""
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """An error in the body of this process ends the others too, at once. With one process it does nothing."""
+    try:
+        yield
+    except Exception as e:
+        if jax.process_count() == 1:
+            raise
+        if not isinstance(e, EXPECTED):
+            traceback.print_exc()
+        _failing.set()
+        with contextlib.suppress(Exception):
+            _say(distributed.global_state.client, f"failed with {type(e).__name__}: {e}")
+        _end(f"{type(e).__name__}: {e}")
+
+
+def _say(client: Any, line: str) -> None:
+    client.key_value_set(f"{FOLDER}{jax.process_index()}", line, allow_overwrite=True)
+
+
+def _end(message: str) -> None:
+    """Not sys.exit: JAX would wait at its barrier for processes that are in a collective."""
+    sys.stdout.flush()
+    print(f"\n{message}", file=sys.stderr, flush=True)
+    if jax.process_index() == 0:
+        time.sleep(LAST_WORDS)  # the coordinator goes with this process, and with it what the others have yet to read
+    os._exit(1)
