@@ -8,9 +8,9 @@ Taps: embed (tokens, with positions where they are learned), layerN, layerN/atte
 layerN/mlp, final (the hidden states that the head reads) [batch, length, width]. With `scan` the layers are one module:
 layers, layers/attention/scores and so on, stacked along axis 1, so that `student.features:layers@3` is layer 3.
 
-The head's matrix is [vocabulary, width] whether it is tied or not, at `params.<role>.embed.embedding` (tied) or
-`params.<role>.head.embedding`: with the tap "final" that is all that a loss needs which never builds the logits.
-logits = softcap(final @ matrix.T); where nothing reads them, the compiler drops them.
+The head is {"embedding": [vocabulary, width]}, at `params.<role>.embed` where it is tied and else at
+`params.<role>.head`: with the tap "final" that is what losses/vocabulary.py takes, which never builds the logits.
+logits = softcap(final @ embedding.T); where nothing reads them, the compiler drops them.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Vaswani et al., "Attention Is All You Need", 2017, arXiv 1706.03762, with the layers of decoder.py (norms before the
 sub-layers, rotary positions). Taps: encoder/layerN, memory (what the encoder saw) [batch, source length, width],
-decoder/layerN, decoder/layerN/cross, decoder/final; the head's matrix is `params.<role>.decoder.embed.embedding` (tied)
-or `params.<role>.decoder.head.embedding`.
+decoder/layerN, decoder/layerN/cross, decoder/final; the head is `params.<role>.decoder.embed` (tied) or
+`params.<role>.decoder.head`.
 """
 
 from __future__ import annotations
