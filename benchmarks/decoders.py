@@ -100,7 +100,7 @@ def torch_step(kind: str, networks: dict, tokens: np.ndarray, compiled: bool) ->
         loss = loss_of(given)
         loss.backward()
         optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
     return run
 
