@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.models.layers import Tap
+from kd_jax.models.remat import POLICIES
 from kd_jax.resolve import near
 from kd_jax.types import Array, PyTree
 
@@ -58,7 +59,7 @@ class Options:
     tied: bool = True
     dropout: float = 0.0  # of the embeddings and of what a layer adds
     scan: bool = False  # one compiled layer, run `depth` times: quick to compile
-    remat: str = ""  # what the backward pass keeps: a name of jax.checkpoint_policies, "" = everything
+    remat: str = ""  # what the backward pass keeps of a layer: one of remat.POLICIES, "" = everything
     dtype: Any = "float32"  # of the computation; parameters are float32, and so are norms, softmax and logits
 
     def __post_init__(self) -> None:
@@ -82,9 +83,8 @@ class Options:
             fail("learned positions need max_length")
         if self.positions == "rope" and self.head_width % 2:
             fail(f"rotary positions need an even head_width, not {self.head_width}")
-        policies = [n for n in dir(jax.checkpoint_policies) if not n.startswith("_")]
-        if self.remat and self.remat not in policies:
-            fail(f"remat={self.remat!r}. {near(self.remat, policies)}")
+        if self.remat and self.remat not in POLICIES:
+            fail(f"remat={self.remat!r}. {near(self.remat, POLICIES)}")
 
 
 @jax.tree_util.register_dataclass
