@@ -2,8 +2,9 @@
 
 python -m benchmarks.language [--seeds 3] [--methods word on_policy ...] [--workdir runs/language] [--finished]
 
-Numbers are those of the last step on the test text; nothing was tuned on it, and all methods make the same number of
-steps with the same optimizer. "seconds" is the time of a student's training on this machine, not measured in turns.
+The config's `small` networks; numbers are those of the last step on the test text. Nothing was tuned on it, and all
+methods make the same number of steps with the same optimizer. "seconds" is the time of a student's training on this
+machine, not measured in turns.
 Interrupted runs go on; --finished makes the table of what there is.
 """
 
@@ -30,7 +31,7 @@ METRICS = ("perplexity", "agreement", "kl")
 
 def results_of(method: str, seed: int, root: Path, tokens: str) -> dict[str, Any]:
     """{teacher, baseline, student: scores}; teacher and baselines are shared by all methods."""
-    config = configure("language", f"{method},{tokens}", seed, root)
+    config = configure("language", f"{method},{tokens},small", seed, root)
     fields = ("student", "data", "train", "seed", "select")
     kept = root / "baselines" / f"{fingerprint({k: plain(config[k]) for k in fields})}.json"
     config.baseline = not kept.exists()

@@ -86,8 +86,8 @@ METHODS = (*WORD, *WRITTEN)
 
 
 def get_config(arg: str = ""):
-    """`arg`: one of METHODS, character or bpe, and tiny, in any order."""
-    found = defaults.parse(arg, data=TOKENS, knowledge=METHODS, flags=("tiny",))
+    """`arg`: one of METHODS, character or bpe, small or tiny, in any order."""
+    found = defaults.parse(arg, data=TOKENS, knowledge=METHODS, flags=("small", "tiny"))
     method = "word" if found.knowledge == "response" else found.knowledge
     config = defaults.base()
     config.title = f"King James Bible: {method}"
@@ -110,9 +110,23 @@ def get_config(arg: str = ""):
     config.log_every, config.eval_every, config.eval_batch_size = 20, 200, 64
     config.summary = part("schemes.text_summary.samples", prompt=PROMPT)
     set_method(config, method, PROMPT)
+    if "small" in found.flags:
+        make_small(config)
     if "tiny" in found.flags:
         make_tiny(config)
     return config
+
+
+def make_small(config) -> None:
+    """Rows of 32 tokens and networks of 100 k and 10 k parameters: what benchmarks/language.py compares methods on."""
+    config.data.update(dict(length=32, eval_limit=1024))
+    config.student.model.kwargs.update(dict(width=24, depth=1, heads=2))
+    config.teacher.model.kwargs.update(dict(width=64, depth=2))
+    config.train.steps, config.teacher.train.steps = 300, 800
+    if "rows" in config.scheme.kwargs:
+        config.scheme.kwargs.update(dict(rows=2048, batch=256))
+    if config.scheme.name == "schemes.replay.build":
+        config.scheme.kwargs.update(dict(every=20))
 
 
 def make_tiny(config) -> None:

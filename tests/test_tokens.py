@@ -61,7 +61,7 @@ def text_config():
 def test_batches_carry_tokens_and_their_labels():
     source, sharding = token_toy.source(10), batch_sharding(toy.mesh(4))
     batch = next(train_batches(source, batch_size=8, seed=0, num_steps=1, sharding=sharding))
-    assert set(batch) == {"tokens", "label", "labelled", "index", "view"}
+    assert set(batch) == {"tokens", "segments", "label", "labelled", "index", "view"}
     rows = np.asarray(batch["index"])
     np.testing.assert_array_equal(batch["tokens"], source.images[rows])
     np.testing.assert_array_equal(batch["labelled"], source.labels[rows] >= 0)

@@ -42,9 +42,12 @@ def source(n: int = 48, split: str = "train", seed: int = 0, prompt: int = 2, pa
     labels[:, :prompt] = -1
     if padded:
         tokens[::2, LENGTH * 2 // 3 :], labels[::2, LENGTH * 2 // 3 :] = 0, -1
-    names = tuple("abcdefg")
+    names, segments = tuple("abcdefg"), np.ones_like(tokens)
+    if padded:
+        segments[::2, LENGTH * 2 // 3 :] = 0
     return Source(
         "letters", split, VOCABULARY, names, (), (), (LENGTH,), labels, tokens, entry="tokens",
+        fields={"segments": segments},
         decode=lambda ids: "".join(names[i] for i in ids),
     )  # fmt: skip
 

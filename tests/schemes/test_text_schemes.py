@@ -1,0 +1,304 @@
+"""Schemes on text: who writes the batch, that it is the current student, that nothing but the student learns."""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scheme_checks
+import token_toy
+import toy
+
+from kd_jax.knowledge import make_terms
+from kd_jax.losses.on_policy import sequence_reverse_kl_loss
+from kd_jax.models.adapters import LinenModel
+from kd_jax.models.decoder_families import llama
+from kd_jax.presets import part
+from kd_jax.schemes import on_policy, replay, sequence_level
+from kd_jax.schemes.text_summary import exact_match, final, samples
+from kd_jax.state import bind, init_state
+from kd_jax.types import Role
+
+CONFIG = scheme_checks.config_module("language")
+KEY = jax.random.key(3)
+INPUTS = ("batch.tokens", "batch.segments")
+PROMPT = 4
+
+
+def decoder(width=8):
+    return LinenModel(llama(token_toy.VOCABULARY, width, 1, 2, hidden=16, tied=True))
+
+
+def sources():
+    return {s.split: dataclasses.replace(s, end=6) for s in token_toy.splits(48)}
+
+
+def parts(method="word", steps=8):
+    roles = {"student": Role(decoder(), INPUTS, group="student"), "teacher": Role(decoder(12), INPUTS)}
+    config = CONFIG.defaults.base()
+    CONFIG.set_method(config, method, PROMPT)
+    made = toy.parts(roles, make_terms(config.terms), steps, **sources())
+    return made, dict(config.scheme.kwargs)
+
+
+def begun(scheme, batch):
+    bound, inputs = bind(scheme, toy.shapes(batch))
+    state = jax.jit(lambda: init_state(bound, inputs, KEY, {}))()
+    return bound, state, bound.prepare(batch, KEY, True) if bound.prepare else batch
+
+
+def batch_of(prompt=0):
+    batch = token_toy.batch()
+    return batch | {"target": batch["label"]}
+
+
+def greedy_rows(batch, run, params):
+    """Whether each counted label is what the network finds most likely there."""
+    logits = run.apply(params, {}, batch["tokens"], batch["segments"], train=False, key=None)[0].logits
+    return np.asarray(logits.argmax(-1) == batch["label"])[np.asarray(batch["labelled"])]
+
+
+@pytest.mark.parametrize("prompt", [PROMPT, 0])
+def test_the_batch_is_written_by_the_student_of_this_step(prompt):
+    made, _ = parts("on_policy")
+    scheme = on_policy.build(made, share=1.0, prompt=prompt, temperature=0.0)
+    _, state, batch = begun(scheme, batch_of())
+    sample = jax.jit(scheme.stages[0].pre_update)
+    own = sample(state, batch, KEY)
+    params = state.params["student"]["student"]
+    assert own["labelled"].any() and greedy_rows(own, made.roles["student"].model, params).all()
+    slots = prompt or 3  # two targets are not counted, so three tokens are given
+    start = np.asarray(own["segments"]).argmax(1)  # prompts are padded on the left
+    for row in range(16):
+        given = own["tokens"][row, start[row] : slots]
+        np.testing.assert_array_equal(given, batch["tokens"][row, slots - len(given) : slots])
+    assert not own["labelled"][:, : slots - 1].any() and own["labelled"][:, slots - 1].all()
+    moved = jax.tree.map(lambda p: p + jax.random.normal(KEY, p.shape), state.params)
+    other = sample(state.replace(params=moved), batch, KEY)
+    assert (np.asarray(own["tokens"]) != np.asarray(other["tokens"])).any()
+    assert greedy_rows(other, made.roles["student"].model, moved["student"]["student"]).all()
+
+
+def test_sampling_depends_on_the_key_alone_and_share_on_the_coin():
+    made, _ = parts("on_policy")
+    scheme = on_policy.build(made, share=0.5, prompt=PROMPT)
+    _, state, batch = begun(scheme, batch_of())
+    sample = jax.jit(scheme.stages[0].pre_update)
+    keys = jax.random.split(KEY, 40)
+    found = [sample(state, batch, key) for key in keys]
+    chex.assert_trees_all_equal(found[0], sample(state, batch, keys[0]))
+    data = [bool((f["tokens"] == batch["tokens"]).all()) for f in found]
+    assert 8 < sum(data) < 32  # half of 40, five standard deviations wide
+    written = [np.asarray(f["tokens"]) for f, same in zip(found, data, strict=True) if not same]
+    assert any((a != written[0]).any() for a in written[1:])
+
+
+def test_nothing_is_counted_after_the_end():
+    made, _ = parts("on_policy")
+    scheme = on_policy.build(made, share=1.0, prompt=PROMPT, temperature=3.0)
+    _, state, batch = begun(scheme, batch_of())
+    own = jax.device_get(jax.jit(scheme.stages[0].pre_update)(state, batch, KEY))
+    ended = (own["label"] == 6) & own["labelled"]
+    assert ended.any()
+    for row, at in np.argwhere(ended):
+        assert not own["labelled"][row, at + 1 :].any() and not own["segments"][row, at + 2 :].any()
+
+
+@pytest.mark.parametrize("method", ["jsd", "teacher_samples", "on_policy", "speculative", "minillm"])
+def test_only_the_student_learns_and_its_loss_falls(method):
+    made, kwargs = parts(method, steps=24)
+    if kwargs:
+        scheme = on_policy.build(made, **kwargs)
+    else:
+        from kd_jax.schemes import offline
+
+        scheme = offline.build(made)
+    first, last, history = scheme_checks.steps(scheme, batch_of(), count=24)
+    assert scheme_checks.moved(first, last) == {"student"}
+    early, late = (np.mean([h["loss"] for h in part_of]) for part_of in (history[:6], history[-6:]))
+    assert late < early
+
+
+def test_on_policy_is_the_same_on_eight_devices():
+    made, kwargs = parts("on_policy")
+    scheme = on_policy.build(made, **kwargs | {"share": 1.0})
+    _, last, _ = scheme_checks.steps(scheme, batch_of(), count=2)
+    scheme_checks.same_on_eight_devices(scheme, last, batch_of(), count=2)
+
+
+def test_minillm_hears_the_data_beside_its_samples():
+    made, kwargs = parts("minillm")
+    assert kwargs["sampler"] == "mixed" and kwargs["share"] == 1.0
+    scheme, inputs = bind(on_policy.build(made, **kwargs), toy.shapes(batch_of()))
+    assert [c.name or c.role for c in scheme.stages[0].phases[0].forward] == ["student", "teacher", "on_data"]
+    _, _, history = scheme_checks.steps(scheme, batch_of(), count=1)
+    batch = batch_of()
+    state = init_state(scheme, inputs, scheme_checks.KEY, {})
+    params = state.params["student"]["student"]
+    logits = decoder().apply(params, {}, batch["tokens"], batch["segments"], train=False, key=None)[0].logits
+    log_p = jax.nn.log_softmax(logits)
+    picked = jnp.take_along_axis(log_p, jnp.maximum(batch["label"], 0)[..., None], -1)[..., 0]
+    np.testing.assert_allclose(history[0]["ce"], -picked[batch["labelled"]].mean(), rtol=1e-4)
+
+
+def test_the_gradient_is_that_of_the_reverse_kl_of_sequences():
+    """Two counted tokens: normalisation then divides by 1, and the expectation over all sequences is exact."""
+    size, rng = 3, np.random.default_rng(0)
+    student = jnp.asarray(rng.normal(size=(1 + size, size)), jnp.float32)
+    teacher = jnp.asarray(rng.normal(size=(1 + size, size)), jnp.float32)
+
+    def joint(z):  # log probabilities of all pairs [size, size]
+        log_p = jax.nn.log_softmax(z)
+        return log_p[0][:, None] + log_p[1:]
+
+    def exact(z):
+        return jnp.sum(jnp.exp(joint(z)) * (joint(z) - joint(teacher)))
+
+    pairs = jnp.asarray([(a, b) for a in range(size) for b in range(size)])
+
+    def surrogate(z):
+        logits = jnp.stack([jnp.broadcast_to(z[0], (size * size, size)), z[1 + pairs[:, 0]]], 1)
+        theirs = jnp.stack([jnp.broadcast_to(teacher[0], (size * size, size)), teacher[1 + pairs[:, 0]]], 1)
+        values = sequence_reverse_kl_loss(logits, theirs, pairs, mix=0.0)
+        weights = jax.lax.stop_gradient(jnp.exp(joint(z))[pairs[:, 0], pairs[:, 1]])
+        return jnp.sum(weights[:, None] * values)
+
+    np.testing.assert_allclose(jax.grad(surrogate)(student), jax.grad(exact)(student), atol=1e-6)
+    np.testing.assert_allclose(surrogate(student), exact(student), rtol=1e-5)
+
+
+def test_what_is_not_counted_is_no_part_of_the_sequence():
+    rng = np.random.default_rng(1)
+    s, t = (jnp.asarray(rng.normal(size=(2, 5, 7)), jnp.float32) for _ in range(2))
+    labels = jnp.asarray([[-1, 2, 3, 1, -1], [-1, -1, 4, -1, -1]])
+
+    def total(s, t):
+        return sequence_reverse_kl_loss(s, t, labels, mix=0.2).sum()
+
+    garbage = jnp.where((labels >= 0)[..., None], s, 1e4)
+    np.testing.assert_allclose(total(s, t), total(garbage, t), rtol=1e-5)
+    grads = jax.grad(total)(garbage, t)
+    assert (np.asarray(grads)[np.asarray(labels) < 0] == 0).all()
+    np.testing.assert_allclose(grads[labels >= 0], jax.grad(total)(s, t)[labels >= 0], atol=1e-6)
+    log_s, log_t = jax.nn.log_softmax(s)[1, 2], jax.nn.log_softmax(t)[1, 2]
+    q, p = np.exp(log_s[4]), np.exp(log_t[4])
+    weight = q / (0.2 * p + 0.8 * q)
+    value = sequence_reverse_kl_loss(s, t, labels, mix=0.2)[1, 2]
+    np.testing.assert_allclose(value, weight * jnp.sum(jnp.exp(log_s) * (log_s - log_t)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("choose", ["best", "nearest"])
+def test_the_teachers_answers_become_the_data(choose):
+    made, _ = parts("sequence")
+    scheme = sequence_level.build(made, prompt=PROMPT, beams=3, rows=20, batch=8, choose=choose)
+    bound, state, batch = begun(scheme, batch_of())
+    state = bound.stages[0].on_enter(state)
+    found = jax.jit(bound.stages[0].pre_update)(state, batch | {"index": jnp.arange(12, 28)}, KEY)
+    rows = np.arange(12, 28)
+    theirs = rows < 20
+    np.testing.assert_array_equal(found["tokens"][~theirs], batch["tokens"][~theirs])
+    source = made.sources["train"]
+    mine = jax.device_get(found)
+    for i in np.flatnonzero(theirs):
+        at = mine["segments"][i].argmax()
+        np.testing.assert_array_equal(mine["tokens"][i, at:PROMPT], source.images[rows[i], at:PROMPT])
+        assert not mine["labelled"][i, : PROMPT - 1].any() and mine["labelled"][i, PROMPT - 1]
+    if choose == "best":  # no beam is less likely for the teacher than the greedy one, as far as that is long
+        answer = sequence_level._answerer(
+            made, sequence_level.prompts_of(source, PROMPT), 0, 0.0, 1.0, scheme_decoding()
+        )
+        raw = {"tokens": source.images[:8], "label": source.labels[:8], "segments": source.fields["segments"][:8]}
+        prompt, mask, tokens, real = answer(state.frozen["teacher"][0], raw, jnp.int32(0))
+        assert tokens.shape == (8, 1, token_toy.LENGTH + 1 - PROMPT) and real[:, 0, 0].all()
+
+
+def scheme_decoding():
+    return "models.decoder.decoding"
+
+
+def test_sentence_bleu():
+    bleu = sequence_level.sentence_bleu
+    assert bleu([1, 2, 3, 4, 5], [1, 2, 3, 4, 5]) == pytest.approx(1.0)
+    assert bleu([9], [1, 2]) == bleu([], [1]) == 0.0
+    # 4 of 4 tokens, 2 + 1 of 3 + 1 pairs, 1 + 1 of 2 + 1 triples, 0 + 1 of 1 + 1; one token shorter: exp(1 - 5 / 4)
+    wanted = np.exp(1 - 5 / 4) * (1 * 3 / 4 * 2 / 3 * 1 / 2) ** 0.25
+    assert bleu([1, 2, 3, 5], [1, 2, 3, 4, 5]) == pytest.approx(wanted)
+    assert (
+        sequence_level._nearest(
+            np.array([[5, 6, 7], [1, 2, 0]]), np.array([[1, 1, 1], [1, 1, 0]], bool), np.array([-1, 1, 2])
+        )
+        == 1
+    )
+
+
+def test_sequence_level_resumes_exactly(tmp_path, monkeypatch):
+    made, _ = parts("sequence")
+    scheme = sequence_level.build(made, prompt=PROMPT, beams=2, rows=20, batch=20)
+    scheme_checks.resumes_exactly(dataclasses.replace(scheme, select="nll"), tmp_path, monkeypatch, 3, made.sources)
+
+
+def test_replay_grows_with_the_held_out_loss_and_resumes_exactly(tmp_path, monkeypatch):
+    made, _ = parts("distillm")
+    scheme = replay.build(made, prompt=PROMPT, start=0.6, growth=0.2, tolerance=-10.0, every=2, capacity=24, held_out=8)
+    results = scheme_checks.resumes_exactly(
+        dataclasses.replace(scheme, select="nll"), tmp_path, monkeypatch, 5, made.sources
+    )
+    assert results["steps"] == 8
+    state = scheme_checks.last_state(scheme, made.sources, scheme_checks.Settings(16, 0, 2, 4, 16), tmp_path / "whole")
+    kept = state.extra["replay"]
+    assert 0 < kept["written"] <= 8 * 16 and kept["written"] % 16 == 0
+    assert kept["phi"] == pytest.approx(
+        1.0
+    )  # 0.6, and 0.2 at steps 4 and 6: at step 2 there was nothing to compare with
+    assert 0 < kept["loss"] < 3
+    rows = min(int(kept["written"]), 24)
+    assert (kept["label"][:rows] >= 0).any(1).all() and not kept["label"][:rows, : PROMPT - 1].any() + 1 > 1
+
+
+def test_bad_options_are_named():
+    made, _ = parts()
+    with pytest.raises(ValueError, match="'student'"):
+        on_policy.build(made, sampler="studnet")
+    with pytest.raises(ValueError, match="share=0"):
+        on_policy.build(made, share=0)
+    with pytest.raises(ValueError, match="rows have 12 tokens"):
+        on_policy.build(made, prompt=40)
+    with pytest.raises(ValueError, match="'nearest'"):
+        sequence_level.build(made, choose="near", prompt=2)
+    images = dataclasses.replace(made, sources={"train": toy.source()})
+    with pytest.raises(ValueError, match="blobs is no text"):
+        on_policy.build(images)
+    unwatched = dataclasses.replace(made, sources={"train": made.sources["train"], "validation": None})
+    with pytest.raises(ValueError, match="data.validation must be above 0"):
+        replay.build(unwatched)
+
+
+def test_summaries_show_what_was_written():
+    made, _ = parts()
+    scheme = on_policy.build(made, prompt=PROMPT)
+    _, state, _ = begun(scheme, batch_of())
+    (shown,) = samples(made.roles, made.sources, prompt=PROMPT, count=2)(state, {})
+    source = made.sources["test"]
+    assert len(shown["texts"]) == 2 and shown["texts"][0].startswith(source.decode(source.images[0, :PROMPT]) + "▶")
+    table, texts = exact_match(made.roles, made.sources, count=10, batch=8)(state, {})
+    assert table["rows"][0][2:] == [0, 10] and len(texts["texts"]) == 3
+    assert final("so 3 + 4 = 7, no 8", r"\d+") == "8" and final("none", r"\d") is None
+    assert final("answer: 12.", r"answer: (\d+)") == "12" and part
+
+
+@pytest.mark.parametrize(
+    "method", [pytest.param(m, marks=[] if m == "on_policy" else pytest.mark.slow) for m in CONFIG.METHODS]
+)
+def test_a_tiny_run_of_every_method(method, tmp_path):
+    from data.test_corpus import write
+
+    write(tmp_path / "text.txt", 60)
+    config = CONFIG.get_config(f"{method},tiny")
+    config.data.directory, config.data.validation = str(tmp_path / "text.txt"), 0.1
+    config.report = method == "on_policy"
+    results = scheme_checks.train.run(config, tmp_path / "run")
+    assert results["models"]["student"]["last"]["test"]["perplexity"] > 1
+    (section,) = [s for s in results["sections"] if s["kind"] == "texts"]
+    assert [label.split(",")[0] for label in section["labels"]] == ["teacher"] * 3 + ["baseline"] * 3 + ["student"] * 3
