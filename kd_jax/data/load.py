@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from kd_jax.data import arrays, cifar, corpus, idx, prepared, splits
+from kd_jax.data import arrays, cifar, corpus, idx, pairs, prepared, splits
 from kd_jax.data.source import Source, Splits, subset
 from kd_jax.resolve import near, resolve
 
-NAMES = ("digits", "fashion_mnist", "mnist", "cifar10", "cifar100", "imagenet2012", "arrays", "text")
+NAMES = ("digits", "fashion_mnist", "mnist", "cifar10", "cifar100", "imagenet2012", "arrays", "text", "pairs")
 
 DEFAULTS: dict[str, Any] = {
     "name": "digits",
@@ -33,6 +33,7 @@ DEFAULTS: dict[str, Any] = {
     "tokenizer": "character",  # character | bpe (learned from the training split) | a tokenizer.json
     "vocabulary": 1024,  # tokens of bpe
     "packing": "packed",  # packed: several documents a row, one segment each | padded: one a row
+    "rationale": "none",  # of pairs: none | first (then the answer) | task (beside the answer, told apart by a prefix)
     "image_size": 0,  # streamed images are cropped and resized to it; 0 = as they are (imagenet2012: 224)
 }
 
@@ -98,8 +99,8 @@ def _open(fields: SimpleNamespace, config: Mapping[str, Any]) -> Splits:
         return arrays.digits(fields.test)
     if name == "arrays":
         return arrays.from_npz(fields.directory)
-    if name == "text":
-        return corpus.load(fields)
+    if name in ("text", "pairs"):
+        return (corpus if name == "text" else pairs).load(fields)
     if name in idx.SETS:
         return idx.load(name, fields.directory)
     if name in cifar.SETS:

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ import numpy as np
 from kd_jax.resolve import near, resolve
 from kd_jax.schemes import offline
 from kd_jax.schemes.continuations import ENTRIES, Prompts, decoding_of, prompts_of, with_labels
+from kd_jax.schemes.text_summary import final
 from kd_jax.types import Array, Parts, Scheme, TrainState
 
 CHOICES = ("best", "nearest")
@@ -27,6 +29,7 @@ def build(
     choose: str = "best",
     rows: int = 0,
     length_penalty: float = 1.0,
+    answer: str = "",
     batch: int = 64,
     decoding: str = "models.decoder.decoding",
 ) -> Scheme:
@@ -36,6 +39,10 @@ def build(
     `beams` > 0: by beam search, else sampled at `temperature` (0: greedy). `choose` "nearest" takes of the beams the
     one that is most like the data by BLEU: the interpolation of the paper. Kim, Rush, "Sequence-Level Knowledge
     Distillation", 2016, arXiv 1606.07947. The answers live in extra.generated and are saved with the state.
+
+    `answer` is a regular expression that finds the result in an answer (its last match): answers whose result is not
+    that of the data are dropped, the filter of Ho, Schmid, Yun, "Large Language Models Are Reasoning Teachers", 2022,
+    arXiv 2212.10071.
     """
     if choose not in CHOICES:
         raise ValueError(f"choose={choose!r}. {near(choose, CHOICES)}")
@@ -58,7 +65,10 @@ def build(
             if choose == "nearest":
                 picked = np.array([_nearest(*row) for row in zip(found, real, raw["label"], strict=True)])
             at = np.arange(batch), picked
-            entries = prompts.entries(*map(jnp.asarray, (given, mask, found[at], real[at])))
+            entries = dict(prompts.entries(*map(jnp.asarray, (given, mask, found[at], real[at]))))
+            if answer:
+                right = _right(source, answer, found[at], real[at], raw["label"])
+                entries["label"] = jnp.where(right[:, None], entries["label"], -1)
             for name, parts_of in made.items():
                 parts_of.append(np.asarray(entries[name])[: rows - start])
         old = state.extra["generated"]
@@ -75,7 +85,8 @@ def build(
     stage = dataclasses.replace(scheme.stages[0], pre_update=pre_update, on_enter=on_enter)
     # Distinct buffers: a state is donated, and one buffer cannot be given away twice.
     generated = {name: np.zeros((rows, prompts.length), np.int32) for name in ("tokens", "segments", "label")}
-    return dataclasses.replace(scheme, stages=(stage,), extra={**scheme.extra, "generated": generated})
+    extra = {**scheme.extra, "generated": generated}
+    return dataclasses.replace(scheme, stages=(stage,), extra=extra, summary=_kept)
 
 
 def _answerer(
@@ -100,6 +111,22 @@ def _answerer(
         return prompt, mask, found.tokens[:, None], found.mask[:, None]
 
     return answer
+
+
+def _right(source: Any, answer: str, found: np.ndarray, real: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """bool [B]: whether the result in what was written is the one of the data."""
+    pairs = [(source.decode(f[r]), source.decode(y[y >= 0])) for f, r, y in zip(found, real, labels, strict=True)]
+    return np.array([final(mine, answer) == final(theirs, answer) is not None for mine, theirs in pairs])
+
+
+def _kept(state: TrainState, record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A section of the report: on how many of the teacher's answers the student learned."""
+    del record
+    counted = np.asarray((state.extra["generated"]["label"] >= 0).any(1))
+    lead = "What the teacher wrote before the student's first step; answers with another result than the data's are left out."
+    row = ["", int(counted.sum()), len(counted), f"{100 * counted.mean():.1f}%"]
+    columns = ["", "kept", "written", "share"]
+    return [{"kind": "table", "title": "The teacher's answers", "lead": lead, "columns": columns, "rows": [row]}]
 
 
 def _nearest(beams: np.ndarray, masks: np.ndarray, labels: np.ndarray) -> int:

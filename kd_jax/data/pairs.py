@@ -1,0 +1,191 @@
+"""Prompts with responses as text: JSONL files, reasoning traces, and what an API tells of its model's probabilities.
+
+One JSON object a line. The prompt is given, the response is learned (labels are -1 on the prompt):
+
+    {"prompt": "12+30=", "answer": "42"}                                      an answer
+    {"prompt": "12+30=", "rationale": "2+0=2, 1+3=4", "answer": "42"}         and how it is found
+    {"prompt": "Say hi", "tokens": ["Hello", "!"], "top_logprobs": [{"Hello": -0.1, "Hi": -2.4}, {"!": -0.2, ".": -1.8}]}
+                                                                              what an API's model wrote
+
+The last kind is all that distillation needs of a model whose weights one does not have. Its token texts are looked up in
+the tokenizer of the student, which should be that of the API's model; what is no single token there goes to the rest.
+Whether the terms of a service allow training on its outputs, and the licence of what is trained, is the user's to check.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from kd_jax.data import splits
+from kd_jax.data.source import DataNotFound, Source, Splits
+from kd_jax.data.tokenizing import Codec, make_codec
+from kd_jax.resolve import near
+
+RATIONALES = ("none", "first", "task")
+ARITHMETIC = "arithmetic"
+LABEL, EXPLAIN = "[answer] ", "[explain] "  # task prefixes of rationale="task"
+TOP = 20  # of top_logprobs that are kept a token
+NEVER = -1e9  # the log-probability of what fills up a short list: no mass, and finite
+
+
+def load(fields: SimpleNamespace) -> Splits:
+    """Splits of data.name="pairs": data.directory is a JSONL file or "arithmetic", sums of two-digit numbers.
+
+    data.rationale: "none" learns the answer; "first" the rationale, then the answer (chain of thought); "task" both as
+    tasks of their own, told apart by a prefix of the prompt: Hsieh et al., "Distilling Step-by-Step!", 2023, arXiv
+    2305.02301. In validation and test "task" asks for answers only. Raises ValueError where a line lacks what is asked.
+    """
+    if fields.rationale not in RATIONALES:
+        raise ValueError(f"data.rationale={fields.rationale!r}. {near(fields.rationale, RATIONALES)}")
+    where = fields.directory or ARITHMETIC
+    records = sums() if where == ARITHMETIC else read_jsonl(Path(where).expanduser())
+    order = splits.shuffled(len(records), fields.split_seed)
+    counts = [round(share * len(records)) for share in (fields.test, fields.validation)]
+    if not counts[0] or sum(counts) >= len(records):
+        raise ValueError(
+            f"{len(records)} pairs with test={fields.test}, validation={fields.validation} leave none to train."
+        )
+    test, validation, train = np.split(order, np.cumsum(counts))
+    # The alphabet is that of all kinds of responses, so that networks trained on different ones share it.
+    texts = [LABEL + EXPLAIN, *(" ".join(_strings(record)) for record in records)]
+    codec = make_codec(fields.tokenizer, texts, fields.vocabulary)
+    made = {}
+    for split, rows in (("train", train), ("validation", validation), ("test", test)):
+        if len(rows):
+            chosen = [records[i] for i in rows]
+            mode = "answers" if fields.rationale == "task" and split != "train" else fields.rationale
+            made[split] = source_of(Path(where).stem, split, chosen, codec, fields.length, mode)
+    return Splits(made["train"], made.get("validation"), made["test"])
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The records of a file; ValueError with the line for one that is none of the kinds above."""
+    if not path.is_file():
+        raise DataNotFound(f"data.name='pairs' reads the JSONL file data.directory={str(path)!r}, which is not there.")
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            api = "tokens" in record
+            texts = [record["prompt"], *(record["tokens"] if api else [record["answer"], record.get("rationale", "")])]
+            fits = all(isinstance(text, str) for text in texts)
+            fits = fits and (not api or len(record["tokens"]) == len(record["top_logprobs"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path}, line {number}: {error!r}; see kd_jax/data/pairs.py for what a line holds."
+            ) from error
+        if not fits:
+            raise ValueError(f"{path}, line {number}: prompt and answer are texts, and top_logprobs is one a token.")
+        records.append(record)
+    return records
+
+
+def sums(digits: int = 2) -> list[dict[str, str]]:
+    """All sums of two numbers below 10 ** digits: {"prompt": "27+58=", "rationale": "7+8=15. 2+5+1=8.", "answer": "85"}.
+
+    The rationale adds the digits from the right, with the carry.
+    """
+    found = []
+    for a in range(10**digits):
+        for b in range(10**digits):
+            steps, carry = [], 0
+            for place in range(digits):
+                x, y = (n // 10**place % 10 for n in (a, b))
+                total = x + y + carry
+                steps.append(f"{x}+{y}{f'+{carry}' if carry else ''}={total}.")
+                carry = total // 10
+            found.append({"prompt": f"{a}+{b}=", "rationale": " ".join(steps), "answer": str(a + b)})
+    return found
+
+
+def _strings(record: Mapping[str, Any]) -> list[str]:
+    return [record["prompt"], record.get("rationale", ""), record.get("answer", ""), *record.get("tokens", ())]
+
+
+def _tasks(record: Mapping[str, Any], mode: str) -> list[tuple[str, str]]:
+    """(prompt, response) of one record."""
+    prompt, answer = record["prompt"], record["answer"]
+    if mode == "none":
+        return [(prompt, answer)]
+    if mode == "answers":
+        return [(LABEL + prompt, answer)]
+    if not record.get("rationale"):
+        raise ValueError(f"data.rationale={mode!r}, but the prompt {prompt!r} comes without a rationale.")
+    if mode == "first":
+        return [(prompt, f"{record['rationale']} {answer}")]
+    return [(LABEL + prompt, answer), (EXPLAIN + prompt, record["rationale"])]
+
+
+def source_of(
+    name: str, split: str, records: Sequence[Mapping[str, Any]], codec: Codec, length: int, mode: str
+) -> Source:
+    """One split; ValueError for a pair that is longer than `length`. Fields: segments, and where the records have them
+    `top_ids` int32 and `top_log_probs` float32 [n, length, k] of the token that each label names."""
+    api = [record for record in records if "tokens" in record]
+    if api and len(api) < len(records):
+        raise ValueError(f"{name}: {len(api)} of {len(records)} lines have tokens and top_logprobs: all or none.")
+    top = min(TOP, max((len(t) for r in api for t in r["top_logprobs"]), default=0), codec.size)
+    ids = _ids_of_texts(codec) if api else {}
+    rows = []
+    for record in records:
+        if api:
+            rows.append(_api_row(record, codec, ids, top))
+            continue
+        for prompt, response in _tasks(record, mode):
+            given, wanted = codec.encode([prompt, response])
+            rows.append(([codec.start, *given], [*wanted, codec.end], None))
+    longest = max(len(given) + len(wanted) for given, wanted, _ in rows) - 1
+    if longest > length:
+        raise ValueError(f"{name}/{split}: the longest pair has {longest} tokens, data.length is {length}.")
+    tokens, labels = np.full((len(rows), length), codec.pad, np.int32), np.full((len(rows), length), -1, np.int32)
+    segments = np.zeros_like(tokens)
+    fields: dict[str, np.ndarray] = {"segments": segments}
+    if api:
+        fields["top_ids"] = np.broadcast_to(np.arange(top, dtype=np.int32), (len(rows), length, top)).copy()
+        fields["top_log_probs"] = np.full((len(rows), length, top), NEVER, np.float32)
+    for i, (given, wanted, tops) in enumerate(rows):
+        whole, begin = [*given, *wanted], len(given) - 1
+        tokens[i, : len(whole) - 1], segments[i, : len(whole) - 1] = whole[:-1], 1
+        labels[i, begin : len(whole) - 1] = wanted
+        if tops is not None:
+            count = len(tops[0])
+            fields["top_ids"][i, begin : begin + count], fields["top_log_probs"][i, begin : begin + count] = tops
+    return Source(
+        name, split, codec.size, (), (), (), (length,), labels, tokens, fields=fields, entry="tokens",
+        decode=codec.decode, end=codec.end,
+    )  # fmt: skip
+
+
+def _ids_of_texts(codec: Codec) -> dict[str, int]:
+    return {codec.decode([i]): i for i in reversed(range(codec.size)) if codec.decode([i])}
+
+
+def _api_row(record: Mapping[str, Any], codec: Codec, ids: Mapping[str, int], top: int) -> tuple:
+    """(prompt, response without an end, (ids [tokens, k], log-probabilities [tokens, k])).
+
+    ValueError for a token that the tokenizer does not have: its later positions would not face each other.
+    """
+    missing = [text for text in record["tokens"] if text not in ids]
+    if missing:
+        raise ValueError(
+            f"The API's token {missing[0]!r} of the prompt {record['prompt']!r} is no token of data.tokenizer: name the "
+            "tokenizer of its model, or distil from the texts alone (prompt and answer)."
+        )
+    chosen = np.empty((len(record["tokens"]), top), np.int32)
+    values = np.full(chosen.shape, NEVER, np.float32)
+    for i, found in enumerate(record["top_logprobs"]):
+        known = sorted(((p, ids[text]) for text, p in found.items() if text in ids), reverse=True)[:top]
+        known = list({token: (p, token) for p, token in reversed(known)}.values())
+        free = [t for t in range(top + len(known)) if t not in {token for _, token in known}]
+        chosen[i] = [*(token for _, token in known), *free[: top - len(known)]]
+        values[i, : len(known)] = [p for p, _ in known]
+    given = codec.encode([record["prompt"]])[0]
+    return [codec.start, *given], [ids[text] for text in record["tokens"]], (chosen, values)
