@@ -2,14 +2,14 @@
 
 One JSON object a line. The prompt is given, the response is learned (labels are -1 on the prompt):
 
-    {"prompt": "12+30=", "answer": "42"}                                      an answer
-    {"prompt": "12+30=", "rationale": "2+0=2, 1+3=4", "answer": "42"}         and how it is found
-    {"prompt": "Say hi", "tokens": ["Hello", "!"], "top_logprobs": [{"Hello": -0.1, "Hi": -2.4}, {"!": -0.2, ".": -1.8}]}
-                                                                              what an API's model wrote
+    {"prompt": "12+30=", "answer": "42"}                                 an answer
+    {"prompt": "12+30=", "rationale": "2+0=2, 1+3=4", "answer": "42"}    and how it is found
+    {"prompt": "Say hi", "tokens": ["Hi", "!"], "top_logprobs": [{"Hi": -0.1, "Hello": -2.4}, {"!": -0.2, ".": -1.8}]}
 
-The last kind is all that distillation needs of a model whose weights one does not have. Its token texts are looked up in
-the tokenizer of the student, which should be that of the API's model; what is no single token there goes to the rest.
-Whether the terms of a service allow training on its outputs, and the licence of what is trained, is the user's to check.
+The last kind, what an API's model wrote and how likely it found its tokens, is all that distillation needs of a model
+whose weights one does not have. Token texts are looked up in the tokenizer of the student, which should be that of the
+API's model; an alternative that is no single token there goes to the rest. Whether the terms of a service allow
+training on its outputs, and under which licence the result may be used, is the user's to check.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 def sums(digits: int = 2) -> list[dict[str, str]]:
-    """All sums of two numbers below 10 ** digits: {"prompt": "27+58=", "rationale": "7+8=15. 2+5+1=8.", "answer": "85"}.
+    """All sums of two numbers below 10 ** digits, as "27+58=", "7+8=15. 2+5+1=8.", "85".
 
     The rationale adds the digits from the right, with the carry.
     """
@@ -176,8 +176,8 @@ def _api_row(record: Mapping[str, Any], codec: Codec, ids: Mapping[str, int], to
     missing = [text for text in record["tokens"] if text not in ids]
     if missing:
         raise ValueError(
-            f"The API's token {missing[0]!r} of the prompt {record['prompt']!r} is no token of data.tokenizer: name the "
-            "tokenizer of its model, or distil from the texts alone (prompt and answer)."
+            f"The API's token {missing[0]!r} of the prompt {record['prompt']!r} is no token of data.tokenizer: name "
+            "the tokenizer of its model, or distil from the texts alone (prompt and answer)."
         )
     chosen = np.empty((len(record["tokens"]), top), np.int32)
     values = np.full(chosen.shape, NEVER, np.float32)

@@ -52,7 +52,7 @@ def build(
         raise ValueError("Sequence-level distillation needs a teacher, and there is none.")
     source = parts.sources["train"]
     prompts, rows = prompts_of(source, prompt), min(rows or len(source), len(source))
-    answer = _answerer(parts, prompts, beams, temperature, length_penalty, decoding)
+    ask = _answerer(parts, prompts, beams, temperature, length_penalty, decoding)
 
     def on_enter(state: TrainState) -> TrainState:
         made: dict[str, list[np.ndarray]] = {name: [] for name in ("tokens", "segments", "label")}
@@ -60,7 +60,7 @@ def build(
             numbers = np.minimum(np.arange(start, start + batch), rows - 1)
             raw = {"tokens": source.images[numbers], "label": source.labels[numbers],
                    "segments": source.fields["segments"][numbers]}  # fmt: skip
-            given, mask, found, real = jax.device_get(answer(state.frozen["teacher"][0], raw, jnp.int32(start)))
+            given, mask, found, real = jax.device_get(ask(state.frozen["teacher"][0], raw, jnp.int32(start)))
             picked = np.zeros(batch, int)
             if choose == "nearest":
                 picked = np.array([_nearest(*row) for row in zip(found, real, raw["label"], strict=True)])
@@ -123,7 +123,9 @@ def _kept(state: TrainState, record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A section of the report: on how many of the teacher's answers the student learned."""
     del record
     counted = np.asarray((state.extra["generated"]["label"] >= 0).any(1))
-    lead = "What the teacher wrote before the student's first step; answers with another result than the data's are left out."
+    lead = (
+        "What the teacher wrote before the student's first step; answers whose result is not the data's are left out."
+    )
     row = ["", int(counted.sum()), len(counted), f"{100 * counted.mean():.1f}%"]
     columns = ["", "kept", "written", "share"]
     return [{"kind": "table", "title": "The teacher's answers", "lead": lead, "columns": columns, "rows": [row]}]
