@@ -72,4 +72,6 @@ def get_config(arg: str = ""):
         config.summary.kwargs.count = 8
         for part_of in (config.student, config.teacher):
             part_of.model.kwargs.update(dict(width=8, depth=1, heads=2))
+        if "answer" in config.scheme.kwargs:
+            config.scheme.kwargs.answer = ""  # after so few steps no answer is right
     return config

@@ -183,7 +183,6 @@ def _api_row(record: Mapping[str, Any], codec: Codec, ids: Mapping[str, int], to
     values = np.full(chosen.shape, NEVER, np.float32)
     for i, found in enumerate(record["top_logprobs"]):
         known = sorted(((p, ids[text]) for text, p in found.items() if text in ids), reverse=True)[:top]
-        known = list({token: (p, token) for p, token in reversed(known)}.values())
         free = [t for t in range(top + len(known)) if t not in {token for _, token in known}]
         chosen[i] = [*(token for _, token in known), *free[: top - len(known)]]
         values[i, : len(known)] = [p for p, _ in known]

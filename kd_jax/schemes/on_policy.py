@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 
+from kd_jax.resolve import resolve
 from kd_jax.schemes import offline
 from kd_jax.schemes.continuations import ENTRIES, make_sampler, prompts_of
 from kd_jax.terms import paths_of
-from kd_jax.types import Array, Call, Parts, Scheme, TrainState
+from kd_jax.types import Array, Call, Parts, Scheme, Stage, Term, TrainState
 
 _DATA = "on_data"
+PreUpdate = Callable[[TrainState, Mapping[str, Array], Array], Mapping[str, Array]]
 
 
 def build(
     parts: Parts,
     share: float = 0.5,
+    warmup: float = 0.5,
     prompt: int = 32,
     sampler: str = "student",
     temperature: float = 1.0,
@@ -29,11 +32,12 @@ def build(
 ) -> Scheme:
     """In a share of the steps the batch's texts after their prompts are written anew, by the current student.
 
-    The terms of the config then act on those tokens, and in the other steps on the data. Nothing is differentiated
-    through the sampling. Agarwal, Vieillard, Zhou, Stanczyk, Ramos, Geist, Bachem, "On-Policy Distillation of Language
-    Models" (GKD), 2023, arXiv 2306.13649: `share` is its lambda, drawn a batch. `prompt` tokens begin a running text;
-    0: the data are pairs of prompt and response. `sampler`: "student", "teacher" (its samples as data, which is
-    supervised or sequence-level KD with fresh samples), "mixed" (Gu, Dong, Wei, Huang, "MiniLLM", 2023, arXiv
+    The first `warmup` of the run is cross-entropy on the data, since what an untrained student writes teaches little
+    (the papers start from fine-tuned students). After it the terms of the config act on written tokens, and in the
+    other steps on the data. Nothing is differentiated through the sampling. Agarwal, Vieillard, Zhou, Stanczyk, Ramos,
+    Geist, Bachem, "On-Policy Distillation of Language Models" (GKD), 2023, arXiv 2306.13649: `share` is its lambda,
+    drawn a batch. `prompt` tokens begin a running text; 0: the data are pairs of prompt and response. `sampler`:
+    "student", "teacher" (fresh samples of it as data), "mixed" (Gu, Dong, Wei, Huang, "MiniLLM", 2023, arXiv
     2306.08543, the teacher's share `mix`) or "speculative" (the teacher's samples, proposed by the student).
 
     Terms that read `on_data.logits` see what the student says of the data also where the texts are its own, with
@@ -56,21 +60,31 @@ def build(
             jax.random.uniform(coin) < share, lambda: sample(state, batch, own), lambda: kept
         )  # fmt: skip
 
-    return sampled(parts, pre_update)
+    return sampled(parts, pre_update, warmup)
 
 
-def sampled(parts: Parts, pre_update) -> Scheme:
-    """offline.build whose batches `pre_update` replaces, with the student's call on the data if a term reads it."""
-    scheme = offline.build(parts)
-    stage = dataclasses.replace(scheme.stages[0], pre_update=pre_update)
-    if not any(path.startswith(f"{_DATA}.") for term in parts.terms.values() for path in paths_of(term)):
-        return dataclasses.replace(scheme, stages=(stage,))
-    inputs = tuple(path.replace("batch.", "batch.data_") for path in parts.roles["student"].inputs)
-    phase = stage.phases[0]
-    phase = dataclasses.replace(phase, forward=(*phase.forward, Call("student", inputs, name=_DATA)))
+def sampled(parts: Parts, pre_update: PreUpdate, warmup: float) -> Scheme:
+    """Two stages: cross-entropy on the data, then offline.build whose batches `pre_update` replaces.
 
-    def prepare(batch: Mapping[str, Array], key: Array, train: bool) -> Mapping[str, Array]:
-        seen = parts.prepare(batch, key, train)
-        return {**seen, **{f"data_{name}": seen[name] for name in ENTRIES}}
+    The student is called on the data too if a term reads `on_data.logits`.
+    """
+    if not 0 <= warmup < 1:
+        raise ValueError(f"warmup={warmup} is a share of the run in [0, 1).")
+    scheme, steps = offline.build(parts), round(warmup * parts.steps)
+    phase, prepare = scheme.stages[0].phases[0], None
+    if any(path.startswith(f"{_DATA}.") for term in parts.terms.values() for path in paths_of(term)):
+        inputs = tuple(path.replace("batch.", "batch.data_") for path in parts.roles["student"].inputs)
+        phase = dataclasses.replace(phase, forward=(*phase.forward, Call("student", inputs, name=_DATA)))
 
-    return dataclasses.replace(scheme, stages=(dataclasses.replace(stage, phases=(phase,)),), prepare=prepare)
+        def prepare(batch: Mapping[str, Array], key: Array, train: bool) -> Mapping[str, Array]:
+            seen = parts.prepare(batch, key, train)
+            return {**seen, **{f"data_{name}": seen[name] for name in ENTRIES}}
+
+    stages = [Stage(parts.steps - steps, (phase,), pre_update=pre_update, name="written")]
+    if steps:
+        ce = resolve("losses.task.cross_entropy_loss")
+        terms = {"ce": Term(ce, ("student.logits",), ("batch.target",), where="batch.labelled")}
+        forward = (Call("student", parts.roles["student"].inputs),)
+        first = dataclasses.replace(phase, forward=forward, terms=terms)  # one optimizer throughout
+        stages.insert(0, Stage(steps, (first,), name="data", selects=False))
+    return dataclasses.replace(scheme, stages=tuple(stages), prepare=prepare)

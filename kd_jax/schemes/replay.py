@@ -21,6 +21,7 @@ KEPT = ("tokens", "segments", "label")
 
 def build(
     parts: Parts,
+    warmup: float = 0.5,
     prompt: int = 32,
     start: float = 0.0,
     growth: float = 0.1,
@@ -33,8 +34,9 @@ def build(
     top_p: float = 1.0,
     decoding: str = "models.decoder.decoding",
 ) -> Scheme:
-    """With probability phi a batch is the student's own text: new with phi (1 - step / steps) or while the buffer of
-    `capacity` rows is not full, else drawn from the buffer; otherwise it is the data.
+    """After `warmup`, cross-entropy on the data as in schemes.on_policy, a batch is the student's own text with
+    probability phi: new with phi (1 - progress) or while the buffer of `capacity` rows is not full, else drawn from the
+    buffer; otherwise it is the data.
 
     phi starts as `start`. Every `every` steps the student's loss on `held_out` validation rows is taken, and where it
     is not below that of the time before plus `tolerance` phi grows by `growth`, up to 1. Buffer, phi and that loss are
@@ -48,7 +50,7 @@ def build(
         parts, prompts, "student", temperature=temperature, top_k=top_k, top_p=top_p, mix=0.0, proposals=0,
         decoding=decoding,
     )  # fmt: skip
-    watched = parts.sources["validation"]
+    watched, begin = parts.sources["validation"], round(warmup * parts.steps)
     watched = watched.batch(min(held_out, len(watched)))
 
     def prepare(batch: Mapping[str, Array], key: Array, train: bool) -> Mapping[str, Array]:
@@ -58,7 +60,7 @@ def build(
         coin, own, rows = jax.random.split(key, 3)
         kept, chance = state.extra["replay"], jax.random.uniform(coin)
         count = jnp.minimum(kept["written"], capacity)
-        fresh = chance < kept["phi"] * (1 - state.step / parts.steps)
+        fresh = chance < kept["phi"] * (1 - (state.step - begin) / (parts.steps - begin))
         fresh |= (chance < kept["phi"]) & (count < capacity)
 
         def again() -> dict[str, Array]:
@@ -83,12 +85,12 @@ def build(
         kept["loss"] = jnp.where(jnp.isnan(loss), kept["loss"], loss)
         return state.replace(extra={**state.extra, "replay": kept})
 
-    scheme = sampled(parts, pre_update)
+    scheme = sampled(parts, pre_update, warmup)
     if scheme.prepare is not None:
         raise ValueError("Adaptive replay does not know terms on on_data.")
     first = {name: np.zeros((capacity, prompts.length), np.int32) for name in KEPT}
     first |= {"written": np.int32(0), "phi": np.float32(start), "loss": np.float32(np.inf)}
-    stages = (dataclasses.replace(scheme.stages[0], post_update=post_update),)
+    stages = (*scheme.stages[:-1], dataclasses.replace(scheme.stages[-1], post_update=post_update))
     extra = {**scheme.extra, "replay": first, "held_out": {name: watched[name] for name in KEPT}}
     return dataclasses.replace(scheme, stages=stages, prepare=prepare, extra=extra)
 

@@ -71,6 +71,10 @@ def build(
                 entries["label"] = jnp.where(right[:, None], entries["label"], -1)
             for name, parts_of in made.items():
                 parts_of.append(np.asarray(entries[name])[: rows - start])
+        if not any((labels >= 0).any() for labels in made["label"]):
+            raise ValueError(
+                f"Of {rows} answers of the teacher none ends in the data's result ({answer!r}): train it longer?"
+            )
         old = state.extra["generated"]
         new = {name: jax.device_put(np.concatenate(made[name]), old[name].sharding) for name in made}
         return state.replace(extra={**state.extra, "generated": new})

@@ -1,0 +1,123 @@
+"""Prompts and responses: what is learned, what is evaluated, and what an API tells of its model."""
+
+import json
+
+import numpy as np
+import pytest
+
+from kd_jax.data import pairs
+from kd_jax.data.load import load
+from kd_jax.data.source import DataNotFound
+from kd_jax.data.tokenizing import START, learned
+
+KNOWN = {"name": "pairs", "test": 0.2, "validation": 0.1, "length": 48}
+
+
+def write(path, records):
+    path.write_text("\n".join(json.dumps(r) for r in records))
+    return KNOWN | {"directory": str(path)}
+
+
+def traces(n=20):
+    return [{"prompt": f"{i}+1=", "rationale": f"after {i} comes {i + 1}.", "answer": str(i + 1)} for i in range(n)]
+
+
+def read(source, row):
+    """(prompt, response) as text."""
+    counted = source.labels[row] >= 0
+    first = counted.argmax()
+    assert source.images[row, 0] == START
+    return source.decode(source.images[row, : first + 1]), source.decode(source.labels[row][counted])
+
+
+@pytest.mark.parametrize(
+    ("rationale", "response"), [("none", "{n}"), ("first", "after {i} comes {n}. {n}"), ("task", None)]
+)
+def test_what_is_learned_after_the_prompt(tmp_path, rationale, response):
+    found = load(write(tmp_path / "t.jsonl", traces()) | {"rationale": rationale})
+    assert [len(s) for s in found] == ([28, 2, 4] if rationale == "task" else [14, 2, 4])
+    sizes = {s.num_classes for s in found} | {load(KNOWN | {"directory": str(tmp_path / "t.jsonl")}).train.num_classes}
+    assert len(sizes) == 1  # whatever is learned, the vocabulary is the same
+    for source in found:
+        for row in range(len(source)):
+            prompt, text = read(source, row)
+            i = int(prompt.replace("[answer] ", "").replace("[explain] ", "").split("+")[0])
+            if rationale == "task":
+                explains = prompt.startswith("[explain] ")
+                assert text == (f"after {i} comes {i + 1}." if explains else str(i + 1))
+                assert source.split == "train" or not explains
+            else:
+                assert prompt == f"{i}+1=" and text == response.format(i=i, n=i + 1)
+        last = source.labels >= 0
+        assert (source.labels[np.arange(len(source)), last.shape[1] - 1 - last[:, ::-1].argmax(1)] == source.end).all()
+
+
+def test_sums_are_right_and_disjoint():
+    found = load(KNOWN | {"directory": "arithmetic", "rationale": "first", "limit": 500, "eval_limit": 100})
+    prompts = {}
+    for source in found:
+        rows = [read(source, i) for i in range(len(source))]
+        prompts[source.split] = {prompt for prompt, _ in rows}
+        for prompt, text in rows:
+            a, b = map(int, prompt[:-1].split("+"))
+            *steps, answer = text.split(" ")
+            assert int(answer) == a + b and all(eval(s[: s.index("=")]) == int(s[s.index("=") + 1 : -1]) for s in steps)
+            assert int(steps[0].split("=")[1][:-1]) == a % 10 + b % 10
+    assert not prompts["train"] & prompts["test"] and {k: len(v) for k, v in prompts.items()}["train"] == 500
+
+
+def test_an_apis_probabilities_stand_at_their_labels(tmp_path):
+    texts = ["Say hello", "Hello there!", "Good bye"] * 4
+    tokenizer = learned(texts, 300)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    words = [tokenizer.decode([i]) for i in tokenizer.encode("Hello there!").ids]
+    assert len(words) > 1
+    tops = [{"Good": -3.0, word: -0.1, "no such token": -2.5} for word in words]
+    tops[0] = {words[0]: -0.2}
+    records = [{"prompt": f"Say {i}", "tokens": words, "top_logprobs": tops} for i in range(10)]
+    config = write(tmp_path / "api.jsonl", records) | {"tokenizer": str(tmp_path / "tokenizer.json")}
+    source = load(config).train
+    ids, log_p = source.fields["top_ids"], source.fields["top_log_probs"]
+    assert ids.shape == log_p.shape == (*source.labels.shape, 3)
+    counted = source.labels >= 0
+    assert (counted.sum(1) == len(words)).all() and "".join(words) == read(source, 0)[1]
+    np.testing.assert_array_equal(ids[counted][:, 0], source.labels[counted])  # the likeliest is what was written
+    np.testing.assert_allclose(np.exp(log_p[counted][:, 0]).max(), np.exp(-0.1), rtol=1e-6)
+    mass = np.exp(log_p).sum(-1)
+    assert (mass[~counted] == 0).all() and (mass[counted] < 1).all()
+    assert all(len(set(row)) == 3 for row in ids.reshape(-1, 3).tolist())  # distinct, as the loss wants them
+    first = counted.argmax(1)
+    np.testing.assert_allclose(mass[np.arange(len(first)), first], np.exp(-0.2), rtol=1e-6)
+    records[3]["tokens"] = ["Hallelujah", *words[1:]]
+    with pytest.raises(ValueError, match="'Hallelujah' of the prompt 'Say 3' is no token"):
+        load(write(tmp_path / "api.jsonl", records) | {"tokenizer": str(tmp_path / "tokenizer.json")})
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('{"prompt": "a"}', r"line 2: KeyError\('answer'\)"),
+        ("{prompt: 1}", "line 2: JSONDecodeError"),
+        ('{"prompt": "a", "answer": 3}', "line 2: prompt and answer are texts"),
+        ('{"prompt": "a", "tokens": ["b"], "top_logprobs": []}', "line 2: prompt and answer are texts"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, line, says):
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"prompt": "a", "answer": "b"}\n' + line)
+    with pytest.raises(ValueError, match=says):
+        load(KNOWN | {"directory": str(path)})
+
+
+def test_bad_fields(tmp_path):
+    config = write(tmp_path / "t.jsonl", traces())
+    with pytest.raises(ValueError, match="'first'"):
+        load(config | {"rationale": "frist"})
+    with pytest.raises(ValueError, match="data.length is 4"):
+        load(config | {"length": 4})
+    with pytest.raises(DataNotFound, match="none.jsonl"):
+        load(config | {"directory": str(tmp_path / "none.jsonl")})
+    answers = write(tmp_path / "a.jsonl", [{"prompt": "a", "answer": "b"}] * 10)
+    with pytest.raises(ValueError, match="comes without a rationale"):
+        load(answers | {"rationale": "first"})
+    assert pairs.RATIONALES == ("none", "first", "task")
