@@ -22,6 +22,9 @@ from kd_jax.models.adapters import LinenModel
 from kd_jax.parallel import batch_sharding
 from kd_jax.presets import supervised, term
 from kd_jax.report import page, verdict
+from kd_jax.state import bind, init_state
+from kd_jax.step import make_train_step
+from kd_jax.terms import hyper_of
 from kd_jax.types import Call, Phase, Role, Scheme, Stage, Term
 
 
@@ -93,6 +96,23 @@ def test_a_loss_is_the_mean_over_the_counted_tokens_of_the_global_batch():
         np.testing.assert_allclose(history[0][name], total[name] / count, rtol=1e-5)
     assert history[-1]["loss"] < history[0]["loss"] and scheme_checks.moved(first, last) == {"student"}
     scheme_checks.same_on_eight_devices(scheme(), last, batch, count=4)
+
+
+def test_accumulation_divides_by_the_tokens_of_the_whole_batch():
+    batch = token_toy.batch()  # rows of every microbatch are padded differently
+    keep = jnp.arange(16)[:, None] < jnp.array([9])
+    batch["label"] = jnp.where(keep | (jnp.arange(12)[None] < 4), batch["label"], -1)
+    batch["labelled"] = batch["label"] >= 0
+    found = {}
+    for accumulate in (1, 4):
+        bound, inputs = bind(scheme(), toy.shapes(batch), accumulate)
+        state = init_state(bound, inputs, jax.random.key(0), {})
+        step = jax.jit(make_train_step(bound, bound.stages[0], accumulate))
+        found[accumulate] = step(state, batch, hyper_of(bound.stages[0]), jax.random.key(0))
+    (one, metrics), (many, others) = found[1], found[4]
+    assert len({int(n) for n in batch["labelled"].reshape(4, -1).sum(1)}) > 1
+    chex.assert_trees_all_close(one.params, many.params, rtol=1e-5, atol=1e-7)
+    chex.assert_trees_all_close(metrics["ce"], others["ce"], rtol=1e-5)
 
 
 def test_padding_never_enters():
