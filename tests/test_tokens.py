@@ -100,7 +100,7 @@ def test_a_loss_is_the_mean_over_the_counted_tokens_of_the_global_batch():
 
 def test_accumulation_divides_by_the_tokens_of_the_whole_batch():
     batch = token_toy.batch()  # rows of every microbatch are padded differently
-    keep = jnp.arange(16)[:, None] < jnp.array([9])
+    keep = jnp.arange(16)[:, None] < 9
     batch["label"] = jnp.where(keep | (jnp.arange(12)[None] < 4), batch["label"], -1)
     batch["labelled"] = batch["label"] >= 0
     found = {}
