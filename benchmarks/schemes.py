@@ -26,8 +26,9 @@ from benchmarks.main_table import accuracies, finished, summary
 from kd_jax import train
 from kd_jax.checkpoint import Checkpoints, write_json
 from kd_jax.config import teachers_of
+from kd_jax.dispatch import compiled
 from kd_jax.knowledge import compose
-from kd_jax.loop import begin, compiled
+from kd_jax.loop import begin
 from kd_jax.plan import Job
 from kd_jax.presets import part, supervised
 from kd_jax.state import init_optimizers
@@ -119,7 +120,7 @@ def _step(job: Job, number: int, root: Path) -> Callable[[], None]:
     for later in range(1, number + 1):
         run.state = init_optimizers(run.scheme, run.state, later)
     batch, hyper = next(iter(run.batches(stage.data, 0, 1))), hyper_of(stage)
-    program, held = compiled(run, stage, []), [run.state]
+    program, held = compiled(run, stage, [])[1], [run.state]
 
     def call() -> None:
         held[0], metrics = program(held[0], batch, hyper, run.keys)
