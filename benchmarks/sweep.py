@@ -123,7 +123,7 @@ def total_ratio(student: str, count: int, steps: int) -> dict[str, str]:
         separate = time.perf_counter() - start
         start = time.perf_counter()
         job.directory = root / "sweep"
-        how, _ = fastest(job, members_of(job, count), mesh)
+        how, _ = fastest(job, members_of(job, count), mesh, root / "members.json")
         loop.fit(job.scheme, job.sources, job.settings, job.directory, mesh, "sweep", members_of(job, count, how))
         whole = time.perf_counter() - start
     return {"sweep s": f"{whole:.1f}", "n runs s": f"{separate:.1f}", "total": f"{whole / separate:.2f}", "chosen": how}

@@ -20,7 +20,7 @@ from kd_jax.loop import begin
 from kd_jax.members import KINDS, Members
 from kd_jax.plan import Job
 
-CHOICE, ROUNDS = "members.json", 5
+ROUNDS = 5
 MOST = 16  # members that are tried unrolled, on CPU only: it takes n times as long to compile
 
 
@@ -48,14 +48,13 @@ def step_times(job: Job, members: Members, mesh: Mesh, kinds: tuple[str, ...] = 
     return {kind: statistics.median(seconds[1:]) for kind, seconds in times.items()}
 
 
-def fastest(job: Job, members: Members, mesh: Mesh) -> tuple[str, dict[str, Any]]:
-    """(the faster kind, what was measured); kept in the job's folder, since a run resumes in the way that it began.
+def fastest(job: Job, members: Members, mesh: Mesh, path: Path) -> tuple[str, dict[str, Any]]:
+    """(the fastest kind, what was measured); kept in the file `path`, since a run resumes in the way that it began.
 
-    Several processes take vmap, as one of them cannot measure alone.
+    One member is run as it is. Several processes take vmap, as one of them cannot measure alone.
     """
-    path = job.directory / CHOICE
-    if jax.process_count() > 1:
-        return "vmap", {}
+    if len(members.seeds) == 1 or jax.process_count() > 1:
+        return "unroll" if len(members.seeds) == 1 else "vmap", {}
     if path.exists():
         found = json.loads(path.read_text())
         return found["how"], {"ms": found["ms"]}
@@ -65,6 +64,6 @@ def fastest(job: Job, members: Members, mesh: Mesh) -> tuple[str, dict[str, Any]
     ms = {kind: round(1e3 * seconds, 3) for kind, seconds in times.items()}
     listed = ", ".join(f"{kind} {value:.2f} ms" for kind, value in ms.items())
     print(f"{job.name}: one step takes {listed}; {how} is chosen (--config.members sets it)")
-    job.directory.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"how": how, "ms": ms})
     return how, {"ms": ms}

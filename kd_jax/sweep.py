@@ -50,6 +50,7 @@ class Program:
     points: list[Point]
     directory: Path
     members: Members | None
+    choice: Path  # where the way to run them is noted: programs alike, as of a search's trials, share it
     why: str  # a point is run by itself
     data: str  # its name
     examples: int  # of its validation split
@@ -108,7 +109,8 @@ def _split(config: ConfigDict, points: Iterable[Point], traced: set[str], root: 
             yield from _split(config, group, traced - opaque, root, mesh)
         else:
             members = None if why else _members(own, group, scheme)
-            yield Program(own, group, directory, members, why, splits.train.name, len(splits.validation))
+            choice = root / "members" / f"{workdir.fingerprint(own)}-{len(group)}.json"
+            yield Program(own, group, directory, members, choice, why, splits.train.name, len(splits.validation))
 
 
 def _may_be_traced(field: str, config: ConfigDict) -> bool:
@@ -191,7 +193,7 @@ def train_program(program: Program, mesh: Mesh, watch: Watch | None = None) -> l
         job.name, job.config = f"{count} students", job.config | {"members": workdir.plain(program.points)}
         how, about = program.config.members, {}
         if how == "auto":
-            how, about = fastest(job, members, mesh)
+            how, about = fastest(job, members, mesh, program.choice)
         members, about = dataclasses.replace(members, how=how), about | {"how": how}
     try:
         results = train.finish_or_resume(job, mesh, members, watch)

@@ -69,24 +69,29 @@ def singles(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("how", "sizes"), [("vmap", ()), ("map", ()), ("vmap", (2, 2)), ("map", (4,)), ("vmap", (8,)), ("unroll", (2,))]
+    ("how", "sizes", "repeat"),
+    [("vmap", (), 1), ("map", (), 1), ("unroll", (2,), 1), ("vmap", (2, 2), 1), ("map", (8,), 2), ("vmap", (8,), 1)],
 )
-def test_every_member_is_the_run_of_its_own(tmp_path, singles, how, sizes):
-    # 4 members on 4 devices: one each. On 8 devices their batch is split instead.
-    results = loop.fit(scheme(), SOURCES, SETTINGS, tmp_path, toy.mesh(*sizes), "many", many(how))
-    for i, single in enumerate(singles[1]):
+def test_every_member_is_the_run_of_its_own(tmp_path, singles, how, sizes, repeat):
+    # 4 members on 2 or 4 devices and 8 on 8: whole ones on each. Of 4 on 8 devices the batch is split instead.
+    members = many(how, POINTS * repeat)
+    results = loop.fit(scheme(), SOURCES, SETTINGS, tmp_path, toy.mesh(*sizes), "many", members)
+    assert bool(members.split_ways(toy.mesh(*sizes))) == (sizes not in ((), (8,)) or repeat == 2)
+    assert len(results["members"]) == len(POINTS) * repeat
+    for i, single in enumerate(singles[1] * repeat):
         for which in ("last", "best"):
             member = results["members"][i][which]
             assert member["step"] == single[which]["step"]
             for split in ("validation", "test"):
                 chex.assert_trees_all_close(member[split]["student"], single[which][split]["student"], rtol=2e-4)
-            ours, theirs = tmp_path / "export" / str(i) / which, singles[0] / str(i) / "export" / which
+            theirs = singles[0] / str(i % len(POINTS)) / "export" / which
+            ours = tmp_path / "export" / str(i) / which
             chex.assert_trees_all_close(network(ours), network(theirs), rtol=1e-4, atol=1e-5)
     steps = [(r["best"]["step"]) for r in singles[1]]
     assert len(set(steps)) > 1, "the case where best steps differ is tested"
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     train = [line["loss"] for line in lines if line["kind"] == "train"]
-    assert len(train[-1]) == len(POINTS) and len(set(train[-1])) == len(POINTS)
+    assert len(train[-1]) == len(POINTS) * repeat and len(set(train[-1])) >= len(POINTS)
 
 
 def test_frozen_networks_answer_once_for_all_members():

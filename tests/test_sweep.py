@@ -2,6 +2,7 @@
 
 import json
 import math
+import subprocess
 import sys
 from pathlib import Path
 
@@ -184,6 +185,18 @@ def test_a_sweep_needs_a_validation_split_and_no_ranges(tmp_path):
     config.members = "vmpa"
     with pytest.raises(ValueError, match="'vmpa'"):
         sweep.run(config, parse("seed=0,1"), tmp_path)
+
+
+def test_the_command_line_tells_what_is_wrong(tmp_path):
+    root = Path(__file__).parent.parent
+    command = [sys.executable, "launch.py", "--config=configs/cifar_resnet.py:digits,tiny", f"--workdir={tmp_path}/run"]
+    for arguments, message in (
+        (["--sweep=terms.kd.wieght=1,2"], "'wieght'. Did you mean 'weight'"),
+        (["--trials=3"], "--trials and --pruner belong to a --sweep"),
+    ):
+        found = subprocess.run([*command, *arguments], cwd=root, capture_output=True, text=True, timeout=300)
+        assert found.returncode == 1 and message in found.stderr and "Traceback" not in found.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def made(accuracies, noise=0.0):
