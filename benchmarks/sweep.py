@@ -27,6 +27,7 @@ from benchmarks import common
 from kd_jax import loop, train
 from kd_jax.checkpoint import Checkpoints
 from kd_jax.config import small_digits
+from kd_jax.dispatch import compiled
 from kd_jax.knowledge import compose
 from kd_jax.members import KINDS, Members, stack
 from kd_jax.members_choice import fastest
@@ -69,7 +70,7 @@ def stepper(job: Job, root: Path, members: Members | None = None) -> tuple[Calla
     run = loop.begin(job.scheme, job.sources, job.settings, common.one_device(), checkpoints, members)
     checkpoints.close()
     batch, hyper = next(iter(run.batches("train", 0, 1))), jax.device_put(run.hyper(0))
-    program = loop.compiled(run, run.scheme.stages[0], [])
+    program = compiled(run, run.scheme.stages[0], [])[1]
 
     def step() -> Any:
         run.state, metrics = program(run.state, batch, hyper, run.keys)
