@@ -50,6 +50,11 @@ class LoraModel:
     alpha: float
     targets: str
 
+    @property
+    def module(self) -> nn.Module:
+        """The base's module: what generates from `merged` parameters."""
+        return self.network.module
+
     def init(self, key: Array, *inputs: PyTree) -> tuple[PyTree, PyTree]:
         *inputs, base = inputs
         kernels = {path[:-1]: x for path, x in traverse_util.flatten_dict(base).items() if path[-1] == "kernel"}

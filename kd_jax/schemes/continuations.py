@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kd_jax import precision
 from kd_jax.resolve import near, resolve
 from kd_jax.types import Array, Parts, Role, TrainState
 
@@ -119,6 +120,12 @@ def make_sampler(
 
 
 def weights(state: TrainState, role: Role, name: str) -> Any:
-    """The parameters of a role, wherever the state keeps them; nothing is differentiated through them."""
-    params = state.frozen[name][0] if role.group is None else state.params[role.group][name]
+    """The parameters of a role, wherever the state keeps them; nothing is differentiated through them.
+
+    Where the role reads those of a frozen one (adapters, their base), what its model's `merged` makes of both.
+    """
+    params = precision.restored(state.frozen[name][0]) if role.group is None else state.params[role.group][name]
+    read = [path.split(".")[1] for path in role.inputs if path.startswith("params.")]
+    if read:
+        params = role.model.merged(params, *(precision.restored(state.frozen[base][0]) for base in read))
     return jax.lax.stop_gradient(params)

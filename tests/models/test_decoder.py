@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kd_jax import precision
 from kd_jax.models import decoder_families as families
 from kd_jax.models.adapters import LinenModel, tap_shapes
 from kd_jax.models.decoder import decoding
@@ -100,6 +101,18 @@ def test_scanned_and_rematerialised_layers_compute_the_same():
             unstacked = other_grads.pop("layers")
             other_grads |= {f"layer{i}": jax.tree.map(lambda x, i=i: x[i], unstacked) for i in range(2)}
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), other_grads, grads)
+
+
+@pytest.mark.parametrize("name", ["gemma2", "qwen3"])  # qwen3 scans its layers, whose kernels are stacked
+def test_teachers_in_fewer_bits(name):
+    module, params, tokens = MODULES[name], params_of(MODULES[name]), tokens_of(4, 8)
+    run = jax.jit(lambda p: jax.nn.log_softmax(module.apply({"params": precision.restored(p)}, tokens)))
+    exact = run(params)
+    entropy = -(jnp.exp(exact) * exact).sum(-1).mean()
+    for dtype in ("bfloat16", "int8"):
+        found = run(precision.stored(params, dtype))
+        kl = (jnp.exp(exact) * (exact - found)).sum(-1).mean()
+        assert 0 < kl < 1e-3 * entropy
 
 
 def test_taps_and_dropout_and_types():

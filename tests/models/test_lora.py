@@ -16,6 +16,7 @@ from kd_jax.evaluate import classifiers
 from kd_jax.losses import response
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.lora import lora
+from kd_jax.schemes.continuations import weights
 from kd_jax.state import bind, init_state, loaded_variables
 from kd_jax.step import make_train_step
 from kd_jax.terms import hyper_of
@@ -61,6 +62,7 @@ def test_adapters_learn_and_nothing_else_does():
     found = jax.jit(lambda s: classifiers(scheme, s, batch, KEY)["student"])(state)
     merged = scheme.roles["student"].model.merged(state.params["student"]["student"], base)
     assert jax.tree.structure(merged) == jax.tree.structure(base)
+    jax.tree.map(np.testing.assert_array_equal, weights(state, scheme.roles["student"], "student"), merged)
     np.testing.assert_allclose(found, first(merged), atol=2e-4)
     assert jnp.abs(found - first(base)).max() > 0.1
     unchanged = init_state(scheme, inputs, KEY, loaded_variables(scheme))
