@@ -13,6 +13,7 @@ NOTEBOOKS = sorted((ROOT / "colabs").glob("*.ipynb"))
 
 # Notebook -> its figures, its runs, and words that it prints.
 EXPECTED = {
+    "language": (1, ("words", "written"), ("\N{BLACK RIGHT-POINTING TRIANGLE}", "perplexity")),
     "quickstart": (3, ("quickstart", "quickstart-feature", "quickstart-own-loss", "mine"), ("stage2/pre_activation",)),
     "schemes": (4, ("mutual", "deep", "data_free", "lifelong-finetune", "lifelong-exemplars"), ("exemplars",)),
 }

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import scheme_checks
 
 from kd_jax.data import pairs
 from kd_jax.data.load import load
@@ -121,3 +122,17 @@ def test_bad_fields(tmp_path):
     with pytest.raises(ValueError, match="comes without a rationale"):
         load(answers | {"rationale": "first"})
     assert pairs.RATIONALES == ("none", "first", "task")
+
+
+def test_a_student_learns_what_an_api_lists(tmp_path):
+    tokenizer = learned(["Hello there, hello."], 280)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    words = [tokenizer.decode([i]) for i in tokenizer.encode("Hello there").ids]
+    records = [{"prompt": f"{i}?", "tokens": words, "top_logprobs": [{w: -0.5} for w in words]} for i in range(60)]
+    config = scheme_checks.config_module("api_teacher").get_config("tiny")
+    config.data.update(write(tmp_path / "api.jsonl", records) | {"tokenizer": str(tmp_path / "tokenizer.json")})
+    config.train.steps, config.train.optimizer.learning_rate = 40, 0.05
+    config.data.length, config.report, config.log_every = 24, False, 40
+    student = scheme_checks.train.run(config, tmp_path / "run")["models"]["student"]
+    # Half of the loss wants probability 1, half exp(-0.5) = 0.61, of the token that was written.
+    assert 0.02 < student["last"]["test"]["nll"] < 0.5 and student["curve"][-1]["kd"] < 0.5
