@@ -18,7 +18,6 @@ from kd_jax.config import teachers_of
 from kd_jax.data.source import Source, Splits
 from kd_jax.measure import cost
 from kd_jax.plan import Job
-from kd_jax.report.sections import check as check_section
 from kd_jax.terms import lookup, taps_in
 from kd_jax.types import Model, PyTree, Role
 from kd_jax.workdir import git_hash, plain, versions
@@ -149,8 +148,11 @@ def collect(
     temperature = shown_temperature(config.terms)
     labelled = int(train.labelled.sum())
     sections = joined({name: result.get("sections", []) for name, result in finished.items()})
-    for section in sections:
-        check_section(section)
+    if sections:
+        from kd_jax.report.sections import check as check_section  # here, since Matplotlib takes long to import
+
+        for section in sections:
+            check_section(section)
     shown: list[dict[str, Any]] = []
     if config.report and config.examples and "teacher" in networks and train.entry == "image":
         shown = examples(config.examples, temperature, networks, splits, prepare)

@@ -27,7 +27,6 @@ from kd_jax.loop import DONE, Watch, fit
 from kd_jax.members import Members
 from kd_jax.models.adapters import as_model
 from kd_jax.plan import Job, check, make_model, note_given, plan
-from kd_jax.report import results_table, write_report
 from kd_jax.resolve import call
 from kd_jax.results import Network, collect
 from kd_jax.state import evaluated_roles
@@ -141,6 +140,8 @@ def read_finished(config: ConfigDict, directory: Path, jobs: Mapping[str, Job]) 
 
 def present(config: ConfigDict, results: dict[str, Any], directory: Path) -> dict[str, Any]:
     if config.report and parallel.is_lead():
+        from kd_jax.report import results_table, write_report  # here, since Matplotlib takes a fifth of the start-up
+
         print(results_table(results))
         print(f"Report: {write_report(results, directory)}")
     return results

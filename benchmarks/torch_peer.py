@@ -1,0 +1,167 @@
+"""Examples a second of a distillation step: ours, and an equivalent PyTorch loop, eager and compiled.
+
+python -m benchmarks.torch_peer [--pairs resnet56-resnet20 ...] [--rounds=5] [--compile PAIR ...]
+
+The same layers and numbers of parameters (asserted), batch 64, random 32 x 32 images, 100 classes, float32, SGD with
+momentum and weight decay, cross-entropy + KD at T = 4, the teacher in eval mode without gradients. Every round times
+one step of each program after the other; ratios are of medians. "torchdistill" is the eager loop with the KDLoss of
+that package (pip install --no-deps torchdistill): its own models and data need a torchvision that fits the torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import torch
+import torch.nn.functional as F
+
+from benchmarks import common, torch_networks
+from kd_jax.losses import response, task
+from kd_jax.models import cifar_resnet, vit, wide_resnet
+from kd_jax.models.adapters import LinenModel
+from kd_jax.schemes import offline
+from kd_jax.step import make_train_step
+from kd_jax.terms import hyper_of
+from kd_jax.types import Parts, Role, Term
+
+BATCH, CLASSES, T = 64, 100, 4.0
+WIDE = ((64, 128, 256), 32)
+NETWORKS: dict[str, tuple[Callable, Callable]] = {
+    "resnet20": (cifar_resnet.resnet20, lambda: torch_networks.ResNet(20, CLASSES)),
+    "resnet56": (cifar_resnet.resnet56, lambda: torch_networks.ResNet(56, CLASSES)),
+    "resnet8x4": (cifar_resnet.resnet8x4, lambda: torch_networks.ResNet(8, CLASSES, *WIDE)),
+    "resnet32x4": (cifar_resnet.resnet32x4, lambda: torch_networks.ResNet(32, CLASSES, *WIDE)),
+    "wrn16-2": (wide_resnet.wrn_16_2, lambda: torch_networks.WideResNet(16, 2, CLASSES)),
+    "wrn40-2": (wide_resnet.wrn_40_2, lambda: torch_networks.WideResNet(40, 2, CLASSES)),
+    "vit-s": (lambda c: vit.vit(c, width=64, depth=3, heads=2), lambda: torch_networks.ViT(64, 3, 2, CLASSES)),
+    "vit-l": (lambda c: vit.vit(c, width=192, depth=6, heads=3), lambda: torch_networks.ViT(192, 6, 3, CLASSES)),
+}
+PAIRS = ("resnet56_resnet20", "wrn40-2_wrn16-2", "resnet32x4_resnet8x4", "vit-l_vit-s")
+
+
+def ours(teacher: str, student: str, images: np.ndarray, labels: np.ndarray) -> tuple[Callable, dict[str, int], float]:
+    """(a step, parameters by network, seconds until the first result)."""
+    roles = {
+        "student": Role(LinenModel(NETWORKS[student][0](CLASSES)), group="student"),
+        "teacher": Role(LinenModel(NETWORKS[teacher][0](CLASSES))),
+    }
+    terms = {
+        "ce": Term(task.cross_entropy_loss, ("student.logits",), ("batch.label",)),
+        "kd": Term(response.kd_loss, ("student.logits",), ("teacher.logits",), 1.0, {"temperature": T}),
+    }
+    tx = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.05, momentum=0.9))
+    scheme = offline.build(Parts(roles, terms, 1, lambda *_: tx, None, {}))
+    batch = {"image": jnp.asarray(images), "label": jnp.asarray(labels), "labelled": jnp.ones(BATCH, bool)}
+    batch |= {"index": jnp.arange(BATCH), "view": jnp.zeros(BATCH, jnp.int32)}
+    scheme, state = common.first_state(scheme, batch)
+    step = jax.jit(make_train_step(scheme, scheme.stages[0]), donate_argnums=0)
+    hyper, key, held = hyper_of(scheme.stages[0]), jax.random.key(0), [state]
+    counts = {"teacher": state.frozen["teacher"][0], "student": state.params["student"]["student"]}
+
+    def run() -> None:
+        held[0], metrics = step(held[0], batch, hyper, key)
+        jax.block_until_ready((held[0], metrics))
+
+    counts = {name: sum(x.size for x in jax.tree.leaves(p)) for name, p in counts.items()}
+    start = time.perf_counter()
+    run()
+    return run, counts, time.perf_counter() - start
+
+
+def kd(student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    soft = F.kl_div(F.log_softmax(student / T, 1), F.softmax(teacher / T, 1), reduction="batchmean")
+    return F.cross_entropy(student, labels) + T * T * soft
+
+
+def torchdistill_loss() -> Callable | None:
+    try:
+        from torchdistill.losses.mid_level import KDLoss
+    except ImportError:
+        return None
+    # 2 * (1/2 CE + 1/2 T^2 KL) is the loss above.
+    loss = KDLoss("head", "output", "head", "output", temperature=T, alpha=0.5)
+    return lambda s, t, labels: 2 * loss({"head": {"output": s}}, {"head": {"output": t}}, labels)
+
+
+def theirs(
+    teacher: torch.nn.Module, student: torch.nn.Module, images: np.ndarray, labels: np.ndarray, loss: Callable = kd,
+    channels_last: bool = False, compiled: bool = False,
+) -> tuple[Callable, float]:  # fmt: skip
+    """(a step, seconds until the first result)."""
+    student, teacher = copy.deepcopy(student).train(), copy.deepcopy(teacher).eval()
+    x, y = torch.tensor(images).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels, dtype=torch.int64)
+    if channels_last:
+        x = x.to(memory_format=torch.channels_last)
+        student, teacher = (m.to(memory_format=torch.channels_last) for m in (student, teacher))
+    optimizer = torch.optim.SGD(student.parameters(), 0.05, momentum=0.9, weight_decay=5e-4)
+    forward = torch.compile(student) if compiled else student
+    answer = torch.compile(teacher) if compiled else teacher
+
+    def run() -> None:
+        with torch.no_grad():
+            answers = answer(x)
+        optimizer.zero_grad()
+        loss(forward(x), answers, y).backward()
+        optimizer.step()
+
+    start = time.perf_counter()
+    run()
+    return run, time.perf_counter() - start
+
+
+def measure(pair: str, rounds: int, compile_too: bool) -> dict[str, Any]:
+    teacher, student = pair.split("_")
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(BATCH, 32, 32, 3)).astype(np.float32)
+    labels = rng.integers(0, CLASSES, BATCH).astype(np.int32)
+    networks = {"teacher": NETWORKS[teacher][1](), "student": NETWORKS[student][1]()}
+    programs, first = {}, {}
+    programs["kd_jax"], counts, first["kd_jax"] = ours(teacher, student, images, labels)
+    for name, network in networks.items():
+        found = sum(p.numel() for p in network.parameters())
+        if found != counts[name]:
+            raise AssertionError(f"{pair}: the {name} has {counts[name]} parameters here, {found} in PyTorch.")
+    given = (networks["teacher"], networks["student"], images, labels)
+    programs["eager"], first["eager"] = theirs(*given)
+    programs["channels_last"], first["channels_last"] = theirs(*given, channels_last=True)
+    if (loss := torchdistill_loss()) is not None:
+        programs["torchdistill"], first["torchdistill"] = theirs(*given, loss=loss)
+    if compile_too:
+        programs["compiled"], first["compiled"] = theirs(*given, compiled=True)
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for _ in range(rounds):
+        for name, program in programs.items():
+            start = time.perf_counter()
+            program()
+            seconds[name].append(time.perf_counter() - start)
+    medians = {name: common.median(s) for name, s in seconds.items()}
+    row: dict[str, Any] = {"pair": pair}
+    row |= {f"{name} examples/s": f"{BATCH / s:.1f}" for name, s in medians.items()}
+    row |= {f"kd_jax / {name}": f"{medians[name] / medians['kd_jax']:.2f}" for name in programs if name != "kd_jax"}
+    return row | {f"{name} first s": f"{s:.1f}" for name, s in first.items() if name in ("kd_jax", "compiled")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", nargs="*", default=PAIRS)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--compile", nargs="*", default=PAIRS, help="the pairs that torch.compile runs too")
+    args = parser.parse_args()
+    rows = []
+    about = {"batch": BATCH, "threads": torch.get_num_threads(), "torch": torch.__version__, "rounds": args.rounds}
+    for pair in args.pairs:
+        rows.append(measure(pair, args.rounds, pair in args.compile))
+        common.write("torch_peer", rows, load=os.getloadavg()[1], **about)
+
+
+if __name__ == "__main__":
+    main()
