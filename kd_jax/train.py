@@ -55,13 +55,10 @@ def score_teacher(
 
     Given its variables `as_trained` too, how often the teacher that is used answers like that one, and the KL from it.
     """
-    roles, frozen = {"teacher": role}, {"teacher": role.initial}
-    if as_trained is not None:
-        roles["as_trained"], frozen["as_trained"] = role, as_trained
-    reference = "as_trained" if as_trained is not None else None
+    frozen = {"teacher": role.initial} | ({"as_trained": as_trained} if as_trained else {})
+    roles, reference = dict.fromkeys(frozen, role), "as_trained" if as_trained else None
     scheme = Scheme(roles, (), evaluate=("teacher",), reference=reference, prepare=job.scheme.prepare)
-    extra = dict(job.scheme.extra)
-    abstract = TrainState(jax.numpy.int32(0), {}, {}, {}, frozen, extra)
+    abstract = TrainState(jax.numpy.int32(0), {}, {}, {}, frozen, dict(job.scheme.extra))
     shardings = parallel.state_shardings(abstract, dict.fromkeys(frozen, rules), mesh)
     state = parallel.place(abstract, shardings)
     step, key = jax.jit(make_eval_step(scheme)), parallel.create_everywhere(lambda: jax.random.key(0), mesh)
@@ -272,8 +269,7 @@ def teach(
             variables = (found.params, found.stats)
             if config.report:  # it measures the network whole, on one device
                 networks[name] = load_network(export, role, path, extra, seen)
-        as_used = (precision.stored(variables[0], role.dtype), variables[1])
-        frozen[name] = dataclasses.replace(role, initial=as_used)
+        frozen[name] = dataclasses.replace(role, initial=(precision.stored(variables[0], role.dtype), variables[1]))
         as_trained = variables if role.dtype == precision.INT8 else None
         scores[name] = score_teacher(job, frozen[name], rules, mesh, as_trained)
         check_teacher(name, fields, scores[name])
