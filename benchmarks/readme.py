@@ -1,4 +1,4 @@
-"""The README's tables of methods and schemes, from benchmarks/results/{methods,schemes}.json.
+"""The README's tables between markers, from benchmarks/results/{methods,schemes,vocabulary}.json.
 
 python -m benchmarks.readme      writes what stands between <!-- methods --> and <!-- /methods -->, and so on
 """
@@ -85,9 +85,25 @@ def schemes() -> list[str]:
     return lines
 
 
+def vocabulary() -> list[str]:
+    lines = [
+        "| loss | tokens x classes | widths | dtype | plain | fused | memory saved | time | processor time |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in results("vocabulary"):
+        size = f"{row['tokens']:,} x {row['classes']:,}"
+        if "wall" in row:
+            found = (f"{row['plain s']} s", f"{row['fused s']} s", "", f"x {row['wall']}", f"x {row['cpu']}")
+        else:
+            both = (f"{row[f'{kind} temp MB']:,} MB" for kind in ("plain", "fused"))
+            found = (*both, f"/ {row['plain/fused temp']}", "", "")
+        lines.append(f"| {' | '.join((row['loss'], size, row['widths'], row['dtype'], *found))} |")
+    return lines
+
+
 def main() -> None:
     text = README.read_text(encoding="utf-8")
-    for name, lines in (("methods", methods()), ("schemes", schemes())):
+    for name, lines in (("methods", methods()), ("schemes", schemes()), ("vocabulary", vocabulary())):
         block = f"<!-- {name} -->\n" + "\n".join(lines) + f"\n<!-- /{name} -->"
         text, count = re.subn(rf"<!-- {name} -->.*?<!-- /{name} -->", lambda _, block=block: block, text, flags=re.S)
         if count != 1:
