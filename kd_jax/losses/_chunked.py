@@ -62,8 +62,7 @@ def _chunk(
 ) -> tuple[Array, PyTree, PyTree]:
     """(loss [tokens], gradients by tokens, summed gradients by shared) of one chunk; what is not needed is None."""
     hidden = {k: jnp.where(valid[:, None], h, 0) for k, h in tokens["hidden"].items()}  # NaN in padding ends here
-    heads = {k: w.astype(hidden[k].dtype) for k, w in shared["head"].items()}
-    projected = {}
+    heads, projected = shared["head"], {}
     for side, head in heads.items():
         projected[side] = _matmul("nd,vd->nv" if side in settings.transposed else "nd,dv->nv", hidden[side], head)
         if side in shared["bias"]:
@@ -113,7 +112,10 @@ def _scan(
     chunks = jax.tree.map(split, (tokens, valid, cotangent))
     real = split(jnp.ones_like(valid)).reshape(-1).at[number:].set(False).reshape(steps, size)
     chunks = (chunks[0], chunks[1] & real, chunks[2])
-    shared = shared | {"numbers": _varying(shared["numbers"], settings.token_axes)}
+    shared = shared | {
+        "numbers": _varying(shared["numbers"], settings.token_axes),
+        "head": {k: w.astype(tokens["hidden"][k].dtype) for k, w in shared["head"].items()},  # once, not in each chunk
+    }
 
     def step(sums: PyTree, chunk: tuple) -> tuple[PyTree, tuple]:
         values, by_tokens, by_shared = _chunk(settings, needs, shared, *chunk)
