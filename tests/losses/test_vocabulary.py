@@ -150,7 +150,7 @@ def test_flax_layers_are_heads_and_any_loss_can_be_fused():
 
 
 def test_bfloat16_inputs():
-    """The value is that of the same numbers in float32; the gradients are off by their rounding. One head in float32."""
+    """The value is that of the same numbers in float32, gradients are off by their rounding; one head is float32."""
     half = draw(dtype=jnp.bfloat16)
     full = [x.astype(jnp.float32) for x in half]
     loss = jax.jit(jax.value_and_grad(lambda *x: voc.fused_kd_loss(*x, chunk=8).mean(), argnums=(0, 1)))
