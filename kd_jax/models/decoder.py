@@ -16,11 +16,13 @@ logits = softcap(final @ embedding.T); where nothing reads them, the compiler dr
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from kd_jax.models.decoder_parts import (
     ALL,
@@ -40,6 +42,7 @@ from kd_jax.models.layers import Tap
 from kd_jax.types import Array, PyTree
 
 KINDS = ("keys", "values")
+BATCH_AXES = ("data", "fsdp")  # of a mesh, as in parallel.py
 
 
 class Block(nn.Module):
@@ -169,6 +172,18 @@ def run_layers(o: Options, x: Array, positions: Array, seen: Seen, train: bool, 
     return scan(block(o, train, cross_attends, name="layers"), x, jnp.asarray(windows))[0]
 
 
+def by_rows(x: Array, axis: int) -> Array:
+    """x with the rows along `axis` laid out as those of a batch on the mesh of jax.set_mesh, if they divide.
+
+    Left to itself, the compiler lays a cache out as FSDP parameters would have it, and copies it along that axis.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = tuple(a for a in BATCH_AXES if mesh.shape.get(a, 1) > 1 and a not in mesh.manual_axes)
+    if not axes or x.shape[axis] % math.prod(mesh.shape[a] for a in axes):
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*(None,) * axis, axes))
+
+
 def decoding(module: Decoder) -> Decoding:
     """The functions with which generation.py runs a decoder."""
     o = module.options
@@ -178,7 +193,8 @@ def decoding(module: Decoder) -> Decoding:
         if o.positions == "learned" and size > o.max_length:
             raise ValueError(f"prompt and new tokens are {size}, positions were learned for max_length={o.max_length}")
         shape = (batch, size, o.kv_heads, o.head_width)
-        layer = {"attention": {name: jnp.zeros(((o.depth,) if o.scan else ()) + shape, o.dtype) for name in KINDS}}
+        stack = (o.depth,) if o.scan else ()
+        layer = {"attention": {name: by_rows(jnp.zeros(stack + shape, o.dtype), len(stack)) for name in KINDS}}
         names = ["layers"] if o.scan else [f"layer{i}" for i in range(o.depth)]
         return Cache({name: layer for name in names}, jnp.zeros((batch, size), bool), jnp.int32(0))
 

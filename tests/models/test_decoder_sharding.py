@@ -84,3 +84,17 @@ def test_every_mesh_computes_the_same(alone, sizes):
     np.testing.assert_array_equal(other_tokens, tokens)
     ways = int(np.prod(sizes[1:]))  # data copies the parameters, fsdp and model share them
     assert other_size < size / ways * 1.25
+
+
+def test_a_cache_lies_in_shares_by_rows():
+    """Each of 8 devices holds an eighth of the cache, on a mesh where FSDP shares the parameters too."""
+    module, mesh = families.llama(64, width=16, depth=2, heads=2, hidden=16, scan=True), toy.mesh(2, 4)
+    whole = 2 * 2 * 64 * 512 * 16 * 4  # keys and values, layers, rows, slots, width, bytes
+    with jax.set_mesh(mesh):
+        params = jax.eval_shape(module.init, KEY, jnp.zeros((1, 2), jnp.int32))["params"]
+        places = parallel.param_shardings(params, ("fsdp+tensor",), mesh, "student")
+        params = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), params, places)
+        prompt = jax.ShapeDtypeStruct((64, 8), jnp.int32, sharding=parallel.batch_sharding(mesh))
+        texts = jax.jit(partial(generate, decoding(module), length=504, temperature=0))
+        memory = texts.lower(params, prompt, None, KEY).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 3 * whole / 8
