@@ -1,6 +1,6 @@
 """Does it pay to make several steps in one dispatch? (a step of many) / (a step alone), and what compiling them costs.
 
-python -m benchmarks.dispatch [--sizes 4 16] [--rounds=10]
+python -m benchmarks.dispatch [--students mlp cnn] [--sizes 4 16] [--rounds=10]
 
 Distillation on digits, batch 64, as the loop makes it (data on the device, logging left out), with a student that costs
 next to nothing (an MLP of 8) and one that convolves. Each round makes 16 steps in each way; ratios are of the medians.
@@ -59,13 +59,14 @@ def runner(config: Any, splits: Any, size: int, scratch: str) -> tuple[Any, floa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="*", default=[4, 16])
+    parser.add_argument("--students", nargs="*", default=[*STUDENTS])
     parser.add_argument("--rounds", type=int, default=10)
     args = parser.parse_args()
     jax.config.update("jax_enable_compilation_cache", False)
     rows = []
-    for name, model in STUDENTS.items():
+    for name in args.students:
         config = cifar_resnet.get_config("digits")
-        config.student.model, config.teacher.model = model, STUDENTS["mlp"]
+        config.student.model, config.teacher.model = STUDENTS[name], STUDENTS["mlp"]
         splits = common.load(config.data)
         with tempfile.TemporaryDirectory() as scratch:
             ways = {size: runner(config, splits, size, scratch) for size in (1, *args.sizes)}

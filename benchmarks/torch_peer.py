@@ -1,11 +1,13 @@
 """Examples a second of a distillation step: ours, and an equivalent PyTorch loop, eager and compiled.
 
-python -m benchmarks.torch_peer [--pairs resnet56-resnet20 ...] [--rounds=5] [--compile PAIR ...]
+python -m benchmarks.torch_peer [--pairs resnet56-resnet20 ...] [--rounds=5] [--compile PAIR ...] [--one-core]
 
 The same layers and numbers of parameters (asserted), batch 64, random 32 x 32 images, 100 classes, float32, SGD with
 momentum and weight decay, cross-entropy + KD at T = 4, the teacher in eval mode without gradients. Every round times
-one step of each program after the other; ratios are of medians. "torchdistill" is the eager loop with the KDLoss of
-that package (pip install --no-deps torchdistill): its own models and data need a torchvision that fits the torch.
+one step of each program after the other; ratios are of medians. On a machine with other work the threads of a step wait
+for one another, and those of OpenMP most: --one-core gives each program one thread and counts CPU seconds instead.
+"torchdistill" is the eager loop with the KDLoss of that package (pip install --no-deps torchdistill): its own models
+and data need a torchvision that fits the torch.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import copy
 import os
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -118,7 +121,7 @@ def theirs(
     return run, time.perf_counter() - start
 
 
-def measure(pair: str, rounds: int, compile_too: bool) -> dict[str, Any]:
+def measure(pair: str, rounds: int, compile_too: bool, clock: Callable[[], float]) -> dict[str, Any]:
     teacher, student = pair.split("_")
     rng = np.random.default_rng(0)
     images = rng.normal(size=(BATCH, 32, 32, 3)).astype(np.float32)
@@ -140,9 +143,9 @@ def measure(pair: str, rounds: int, compile_too: bool) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {name: [] for name in programs}
     for _ in range(rounds):
         for name, program in programs.items():
-            start = time.perf_counter()
+            start = clock()
             program()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     medians = {name: common.median(s) for name, s in seconds.items()}
     row: dict[str, Any] = {"pair": pair}
     row |= {f"{name} examples/s": f"{BATCH / s:.1f}" for name, s in medians.items()}
@@ -155,12 +158,19 @@ def main() -> None:
     parser.add_argument("--pairs", nargs="*", default=PAIRS)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--compile", nargs="*", default=PAIRS, help="the pairs that torch.compile runs too")
+    parser.add_argument("--one-core", action="store_true", help="one thread of each, examples per CPU second")
     args = parser.parse_args()
     rows = []
+    if args.one_core:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # before XLA counts the cores
+        torch.set_num_threads(1)
+    clock = time.process_time if args.one_core else time.perf_counter
     about = {"batch": BATCH, "threads": torch.get_num_threads(), "torch": torch.__version__, "rounds": args.rounds}
     for pair in args.pairs:
-        rows.append(measure(pair, args.rounds, pair in args.compile))
-        common.write("torch_peer", rows, load=os.getloadavg()[1], **about)
+        rows.append(measure(pair, args.rounds, pair in args.compile, clock))
+        name = "torch_peer_one_core" if args.one_core else "torch_peer"
+        command = " ".join(["python", "-m", "benchmarks.torch_peer", *sys.argv[1:]])
+        common.write(name, rows, command=command, load=os.getloadavg()[1], **about)
 
 
 if __name__ == "__main__":
