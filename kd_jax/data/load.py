@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from kd_jax.data import arrays, cifar, corpus, idx, pairs, prepared, splits
+from kd_jax.data import arrays, cifar, corpus, idx, pairs, prepared, pronunciations, splits
 from kd_jax.data.source import Source, Splits, subset
 from kd_jax.resolve import near, resolve
 
-NAMES = ("digits", "fashion_mnist", "mnist", "cifar10", "cifar100", "imagenet2012", "arrays", "text", "pairs")
+TEXTS = {"text": corpus, "pairs": pairs, "pronunciations": pronunciations}
+IMAGES = ("digits", "fashion_mnist", "mnist", "cifar10", "cifar100", "imagenet2012", "arrays")
+NAMES = (*IMAGES, *TEXTS)
 
 DEFAULTS: dict[str, Any] = {
     "name": "digits",
@@ -99,8 +101,8 @@ def _open(fields: SimpleNamespace, config: Mapping[str, Any]) -> Splits:
         return arrays.digits(fields.test)
     if name == "arrays":
         return arrays.from_npz(fields.directory)
-    if name in ("text", "pairs"):
-        return (corpus if name == "text" else pairs).load(fields)
+    if name in TEXTS:
+        return TEXTS[name].load(fields)
     if name in idx.SETS:
         return idx.load(name, fields.directory)
     if name in cifar.SETS:

@@ -82,6 +82,22 @@ def decoding_of(role: Role, decoding: str) -> Any:
     return resolve(decoding)(module)
 
 
+def cache_of(role: Role, decoding: str) -> Callable[[Any, Mapping[str, Array], int], Any]:
+    """(params, batch, size) -> what generation begins with: of an encoder-decoder what it read of the batch's `source`
+    and `source_mask`, by the function `encoded` beside `decoding`; else None, an empty cache."""
+    module = getattr(role.model, "module", None)
+    if not hasattr(module, "encode"):
+        return lambda params, batch, size: None
+    encoded = resolve(f"{decoding.rpartition('.')[0]}.encoded")
+    return lambda params, batch, size: encoded(module, params, batch["source"], batch["source_mask"], size)
+
+
+def rows_of(source: Any, rows: Any) -> dict[str, Array]:
+    """Rows of a source of text as a batch."""
+    fields = {name: jnp.asarray(values[rows]) for name, values in source.fields.items()}
+    return {source.entry: jnp.asarray(source.images[rows]), "label": jnp.asarray(source.labels[rows]), **fields}
+
+
 def make_sampler(
     parts: Parts, prompts: Prompts, kind: str, *, temperature: float, top_k: int, top_p: float, mix: float,
     proposals: int, decoding: str,
@@ -97,6 +113,9 @@ def make_sampler(
     if "teacher" not in parts.roles and "teacher" in names:
         raise ValueError(f"sampler={kind!r} needs a teacher, and there is none.")
     runs = [decoding_of(parts.roles[name], decoding) for name in names]
+    read = cache_of(parts.roles[names[0]], decoding)
+    if len(names) > 1 and hasattr(parts.roles["student"].model.module, "encode"):
+        raise ValueError(f"sampler={kind!r} is of decoders; encoder-decoders sample as 'student' or 'teacher'.")
     options = dict(
         length=prompts.new, temperature=temperature, top_k=top_k, top_p=top_p, end=prompts.end,
     )  # fmt: skip
@@ -113,7 +132,9 @@ def make_sampler(
                 *runs, own, prompt, given, key, proposals=proposals, **options
             )
         else:
-            found = generate(runs[0], own if kind == "mixed" else own[0], prompt, given, key, **options)
+            cache = None if kind == "mixed" else read(own[0], batch, prompts.length + 1)
+            params = own if kind == "mixed" else own[0]
+            found = generate(runs[0], params, prompt, given, key, cache=cache, **options)
         return prompts.entries(prompt, mask, found.tokens, found.mask)
 
     return sample

@@ -14,7 +14,16 @@ import numpy as np
 
 from kd_jax.resolve import near, resolve
 from kd_jax.schemes import offline
-from kd_jax.schemes.continuations import ENTRIES, Prompts, decoding_of, prompts_of, with_labels
+from kd_jax.schemes.continuations import (
+    ENTRIES,
+    Prompts,
+    cache_of,
+    decoding_of,
+    prompts_of,
+    rows_of,
+    weights,
+    with_labels,
+)
 from kd_jax.schemes.text_summary import final
 from kd_jax.types import Array, Parts, Scheme, TrainState
 
@@ -55,19 +64,19 @@ def build(
     ask = _answerer(parts, prompts, beams, temperature, length_penalty, decoding)
 
     def on_enter(state: TrainState) -> TrainState:
+        teacher = weights(state, parts.roles["teacher"], "teacher")
         made: dict[str, list[np.ndarray]] = {name: [] for name in ("tokens", "segments", "label")}
         for start in range(0, rows, batch):
             numbers = np.minimum(np.arange(start, start + batch), rows - 1)
-            raw = {"tokens": source.images[numbers], "label": source.labels[numbers],
-                   "segments": source.fields["segments"][numbers]}  # fmt: skip
-            given, mask, found, real = jax.device_get(ask(state.frozen["teacher"][0], raw, jnp.int32(start)))
+            raw = rows_of(source, numbers)
+            given, mask, found, real = jax.device_get(ask(teacher, raw, jnp.int32(start)))
             picked = np.zeros(batch, int)
             if choose == "nearest":
-                picked = np.array([_nearest(*row) for row in zip(found, real, raw["label"], strict=True)])
+                picked = np.array([_nearest(*row) for row in zip(found, real, source.labels[numbers], strict=True)])
             at = np.arange(batch), picked
             entries = dict(prompts.entries(*map(jnp.asarray, (given, mask, found[at], real[at]))))
             if answer:
-                right = _right(source, answer, found[at], real[at], raw["label"])
+                right = _right(source, answer, found[at], real[at], source.labels[numbers])
                 entries["label"] = jnp.where(right[:, None], entries["label"], -1)
             for name, parts_of in made.items():
                 parts_of.append(np.asarray(entries[name])[: rows - start])
@@ -97,21 +106,23 @@ def _answerer(
     parts: Parts, prompts: Prompts, beams: int, temperature: float, length_penalty: float, decoding: str
 ) -> Callable:
     """(params, batch, number) -> prompt, its mask, and tokens [B, beams, new] with their mask."""
-    run = decoding_of(parts.roles["teacher"], decoding)
+    run, read = decoding_of(parts.roles["teacher"], decoding), cache_of(parts.roles["teacher"], decoding)
     search, generate = resolve("models.beam_search.beam_search"), resolve("models.generation.generate")
 
     @jax.jit
     def answer(params, batch: Mapping[str, Array], number: Array) -> tuple[Array, ...]:
         prompt, mask = prompts.of(batch)
-        given = mask.at[:, -1].set(True)
+        given, cache = mask.at[:, -1].set(True), read(params, batch, prompts.length + 1)
         if beams:
             found = search(
                 run, params, prompt, given, beams=beams, length=prompts.new, end=prompts.end,
-                length_penalty=length_penalty,
+                length_penalty=length_penalty, cache=cache,
             )  # fmt: skip
             return prompt, mask, found.tokens, found.mask
         key = jax.random.fold_in(jax.random.key(0), number)
-        found = generate(run, params, prompt, given, key, length=prompts.new, temperature=temperature, end=prompts.end)
+        found = generate(
+            run, params, prompt, given, key, length=prompts.new, temperature=temperature, end=prompts.end, cache=cache
+        )
         return prompt, mask, found.tokens[:, None], found.mask[:, None]
 
     return answer

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from kd_jax.resolve import resolve
-from kd_jax.schemes.continuations import Prompts, decoding_of, prompts_of, weights
+from kd_jax.schemes.continuations import Prompts, cache_of, decoding_of, prompts_of, rows_of, weights
 from kd_jax.types import Role, TrainState
 
 Summary = Callable[[TrainState, Mapping[str, Any]], list[dict[str, Any]]]
@@ -96,27 +96,74 @@ def final(text: str, pattern: str) -> str | None:
     return found[-1].group(1 if found[-1].re.groups else 0) if found else None
 
 
+def error_rate(
+    roles: Mapping[str, Role],
+    sources: Mapping[str, Any],
+    prompt: int = 1,
+    count: int = 512,
+    batch: int = 128,
+    shown: int = 5,
+    role: str = "student",
+    decoding: str = "models.seq2seq.decoding",
+) -> Summary:
+    """The token error rate of greedy answers to `count` test sources: edit distance / tokens of the data, all together
+    (of phonemes: the phoneme error rate), and how many answers are right throughout."""
+    source = sources["test"]
+    prompts, count = prompts_of(source, prompt), min(count, len(source))
+    rows = np.linspace(0, len(source) - 1, count).astype(int)
+    wanted = [source.decode(source.labels[i][source.labels[i] >= 0]) for i in rows]
+
+    def summary(state: TrainState, record: Mapping[str, Any]) -> list[dict[str, Any]]:
+        del record
+        found: list[str] = []
+        for start in range(0, count, batch):
+            some = np.resize(rows[start : start + batch], batch)
+            found += written(state, roles[role], role, source, prompts, some, 0.0, decoding)[1]
+        pairs = list(zip(found[:count], wanted, strict=True))
+        wrong = sum(edit_distance(mine.split(), theirs.split()) for mine, theirs in pairs)
+        rate = wrong / sum(len(theirs.split()) for theirs in wanted)
+        right = sum(mine == theirs for mine, theirs in pairs)
+        lead = "Greedy answers to test words, compared with the dictionary; the error rate is edit distance / length."
+        row = ["", f"{100 * rate:.2f}%", f"{100 * right / count:.1f}%", count]
+        columns = ["", "phoneme error rate", "words right", "words"]
+        texts = [f"{mine}\n(data: {theirs})" for mine, theirs in pairs[:shown]]
+        labels = [f"word {i + 1}" for i in range(len(texts))]
+        return [
+            {"kind": "table", "title": "Errors", "lead": lead, "columns": columns, "rows": [row]},
+            {"kind": "texts", "title": "What they say", "lead": lead, "labels": labels, "texts": texts},
+        ]
+
+    return summary
+
+
+def edit_distance(a: Sequence[Any], b: Sequence[Any]) -> int:
+    """How many insertions, deletions and substitutions make b of a (Levenshtein)."""
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, start=1):
+        before, row[0] = row[0], i
+        for j, y in enumerate(b, start=1):
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (x != y))
+    return row[-1]
+
+
 def written(
     state: TrainState, role: Role, name: str, source: Any, prompts: Prompts, rows: Sequence[int], temperature: float,
     decoding: str,
 ) -> tuple[list[str], list[str]]:  # fmt: skip
     """(prompts, what the role writes after them) of rows of a source."""
     run, generate = decoding_of(role, decoding), resolve("models.generation.generate")
-    rows = np.asarray(rows)
-    raw = {
-        "tokens": source.images[rows], "label": source.labels[rows], "segments": source.fields["segments"][rows],
-    }  # fmt: skip
-    prompt, mask = jax.device_get(prompts.of(raw))
+    raw, read = rows_of(source, np.asarray(rows)), cache_of(role, decoding)
+    prompt, mask = prompts.of(raw)
 
     @jax.jit
-    def write(params: Any, prompt: Any, mask: Any) -> Any:
+    def write(params: Any, batch: Mapping[str, Any], prompt: Any, mask: Any) -> Any:
         return generate(
-            run, params, prompt, mask, jax.random.key(0), length=prompts.new, temperature=temperature, end=source.end
-        )
+            run, params, prompt, mask, jax.random.key(0), length=prompts.new, temperature=temperature, end=source.end,
+            cache=read(params, batch, prompts.length + 1),
+        )  # fmt: skip
 
-    found = jax.device_get(
-        write(weights(state, role, name), prompt, mask | (np.arange(mask.shape[1]) == mask.shape[1] - 1))
-    )
+    found = jax.device_get(write(weights(state, role, name), raw, prompt, mask.at[:, -1].set(True)))
+    prompt, mask = jax.device_get((prompt, mask))
     return (
         [source.decode(row[real]) for row, real in zip(prompt, mask, strict=True)],
         [source.decode(row[real]) for row, real in zip(found.tokens, found.mask, strict=True)],
