@@ -22,6 +22,9 @@ SWEEP = flags.DEFINE_string(
 )
 TRIALS = flags.DEFINE_integer("trials", 0, "Search the sweep with Optuna in so many trials, in place of all of it.")
 PRUNER = flags.DEFINE_string("pruner", "none", "What cuts trials short: none, asha or median (kd_jax/search.py).")
+BUILD_CACHE = flags.DEFINE_bool(
+    "build_cache", False, "End when the teachers' answers are in config.teacher.cache.directory; train no student."
+)
 ERRORS = (ValueError, OSError, FloatingPointError)  # what a user can put right without reading code
 
 
@@ -62,7 +65,7 @@ def main(argv: list[str]) -> None:
         elif TRIALS.value or PRUNER.value != "none":
             raise ValueError("--trials and --pruner belong to a --sweep.")
         else:
-            train.run(CONFIG.value, directory)
+            train.run(CONFIG.value, directory, until="cache" if BUILD_CACHE.value else "")
     except ERRORS as e:
         fail(e)
 

@@ -68,6 +68,14 @@ def teacher_fields(name: str = "", data: Mapping[str, Any] | None = None, **chan
             data={**{k: placeholder(type(v)) for k, v in DATA.items()}, "labels": 0, "label_noise": 0.0},
             dtype="",  # parameters of the frozen teacher: bfloat16, int8 (weights alone); "" = as trained
             view="same",  # same | clean: what the teacher sees while the student sees an augmented example
+            cache=dict(
+                directory="",  # of the teacher's answers, "auto" = beside the teacher; "" runs it in every step
+                k=0,  # 0 = all logits, else the k largest log-probabilities and the sum of the others
+                dtype="float32",  # float32 | bfloat16 | float16 | uint8 (with an offset and a step a row)
+                temperature=1.0,  # of the k largest: that of the loss, as losses.response.topk_kd_loss explains
+                features=(),  # taps that are kept beside those that the terms read
+                views=0,  # of each example, which come back in turn; 0 = as many as the run shows
+            ),
             train=training(),
         ),
     )

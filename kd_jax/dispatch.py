@@ -49,7 +49,7 @@ def dispatches(run: Fit, split: str, first: int, start: int, end: int) -> Iterat
             data, tables = resident_rows(
                 run.sources[split], batch_size=settings.batch_size, seed=settings.data_seed, start_step=start - first,
                 num_steps=many, size=size, labelled_share=settings.labelled_share,
-                sharding=parallel.batch_sharding(run.mesh),
+                sharding=parallel.batch_sharding(run.mesh), views=settings.views,
             )  # fmt: skip
             yield from ((size, (data, rows)) for rows in tables)
         rest = run.batches(split, start + many - first, until - start - many)

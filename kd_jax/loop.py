@@ -57,6 +57,7 @@ class Settings:
     steps_per_dispatch: int = 1
     accumulate: int = 1
     profile: tuple[int, int] = (0, 0)
+    views: int = 0  # of each example, which come back in turn; 0 = another in every epoch
     rules: Mapping[str, parallel.Rules] = dataclasses.field(default_factory=dict)
 
     @property
@@ -94,7 +95,7 @@ class Fit:
         return train_batches(
             self.sources[split], batch_size=self.settings.batch_size, seed=self.settings.data_seed, start_step=start,
             num_steps=count, labelled_share=self.settings.labelled_share, sharding=parallel.batch_sharding(self.mesh),
-            workers=self.settings.workers,
+            workers=self.settings.workers, views=self.settings.views,
         )  # fmt: skip
 
     def score(self, step: Callable[..., Any], split: str) -> dict[str, dict[str, Any]]:

@@ -16,7 +16,8 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kd_jax import dispatch, knowledge, optim, parallel, precision, prng
+from kd_jax import cache_plan, dispatch, knowledge, optim, parallel, precision, prng
+from kd_jax.cache_plan import TeacherCache
 from kd_jax.config import own_data, teachers_of
 from kd_jax.data import augment
 from kd_jax.data.batches import train_batches
@@ -174,6 +175,7 @@ class Job:
     settings: Settings
     directory: Path
     config: dict[str, Any]  # what it depends on: the same config resumes, another is refused
+    caches: Mapping[str, TeacherCache] = dataclasses.field(default_factory=dict)  # of the teachers that it asks no more
 
     @property
     def source(self) -> Source:
@@ -228,7 +230,11 @@ def plan(
     network = Remat(models["student"], remat.modules, remat.policy) if remat.policy else models["student"]
     student = Role(network, tuple(config.student.inputs), group="student")
     frozen = {name: teacher_role(models[name], teacher) for name, teacher in teachers.items()}
-    rules = {"student": config.mesh.student_rules, **dict.fromkeys(teachers, config.mesh.teacher_rules)}
+    cached = [name for name, teacher in teachers.items() if teacher.cache.directory]
+    asked = {name: (frozen[name], *cache_plan.stand_in(name, frozen[name], config)) for name in cached}
+    frozen |= {name: reads for name, (_, reads, _) in asked.items()}
+    with_parameters = [name for name in teachers if name not in cached]
+    rules = {"student": config.mesh.student_rules, **dict.fromkeys(with_parameters, config.mesh.teacher_rules)}
     shared = {"data": sources, "seed": config.seed, "view_seed": config.view_seed}
     about = {k: config[k] for k in ("data", "seed", "student", "teacher", "teachers")}
     if config.baseline:
@@ -244,6 +250,7 @@ def plan(
         group, initial = fields["group"] or name, fields["initial"] or None
         roles[name] = Role(models[name], tuple(fields["inputs"]), group, initial)
     add("student", config.train, config.terms, about, roles=roles, rules=rules, **shared)
+    jobs["student"].caches = cache_plan.attach(config, jobs, asked)
     return jobs
 
 

@@ -38,7 +38,10 @@ def curve(path: Path, entry: str) -> list[dict[str, Any]]:
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A trained network as the report measures it; `given` holds the inputs that do not come from the batch."""
+    """A trained network as the report measures it; `given` holds the inputs that do not come from the batch.
+
+    `cost` was measured before, of a teacher of which only the answers are here.
+    """
 
     model: Model
     params: PyTree
@@ -46,6 +49,11 @@ class Network:
     role: Role
     given: Mapping[str, PyTree]
     path: str  # of the logits that are reported
+    cost: Mapping[str, Any] | None = None
+
+    @property
+    def variables(self) -> tuple[PyTree, PyTree]:
+        return self.params, self.stats
 
     def inputs(self, batch: Mapping[str, jax.Array]) -> tuple[PyTree, ...]:
         paths = enumerate(self.role.inputs)
@@ -200,6 +208,8 @@ def joined(found: Mapping[str, list[Mapping[str, Any]]]) -> list[dict[str, Any]]
 
 def measured(network: Network, source: Source, prepare: Any) -> dict[str, Any]:
     """Size, FLOPs and latency of a network on the first example of a source, repeated."""
+    if network.cost is not None:
+        return dict(network.cost)
     seen = prepare(source.batch(1), jax.random.key(0), False)
 
     def inputs(batch: int) -> tuple[PyTree, ...]:

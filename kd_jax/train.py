@@ -16,6 +16,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from kd_jax import parallel, peers, precision, workdir
+from kd_jax.cache import build
+from kd_jax.cache_open import hash_of, hash_of_files, opened
+from kd_jax.cache_plan import TeacherCache, give
 from kd_jax.checkpoint import load_tree, write_json
 from kd_jax.conclude import exported
 from kd_jax.config import own_data, teachers_of
@@ -28,12 +31,12 @@ from kd_jax.members import Members
 from kd_jax.models.adapters import as_model
 from kd_jax.plan import Job, check, make_model, note_given, plan
 from kd_jax.resolve import call
-from kd_jax.results import Network, collect
+from kd_jax.results import Network, collect, measured
 from kd_jax.state import evaluated_roles
 from kd_jax.terms import lookup, members
 from kd_jax.types import Model, PyTree, Role, Scheme, TrainState
 
-RESULTS = "results.json"
+RESULTS, COST = "results.json", "cost.json"
 
 
 def finish_or_resume(
@@ -109,6 +112,46 @@ def load_network(
     return Network(role.model, tree["params"], tree.get("stats", stats), role, tree.get("given", given), path)
 
 
+def cached_teacher(
+    config: ConfigDict, jobs: Mapping[str, Job], cache: TeacherCache, given: tuple[PyTree, PyTree] | None, mesh: Mesh
+) -> Network:
+    """What stands in for a teacher, whose answers are given to the data of the other jobs; it is asked once.
+
+    `given` are its variables where the caller has them.
+    """
+    job, fields, name = jobs["student"], teachers_of(config)[cache.name], cache.name
+    export = Path(fields.checkpoint) if fields.checkpoint else None
+    if name in jobs:
+        export = export_of(jobs[name], fields.use)
+    here = given is not None or (export is not None and export.exists())
+
+    def load() -> Network:
+        extra = job.scheme.extra
+        if given is not None:
+            return Network(cache.role.model, *given, cache.role, extra_inputs(cache.role, extra), f"{name}.logits")
+        return load_network(export, cache.role, f"{name}.logits", extra, seen_shapes(job))
+
+    files = hash_of_files(export) if export and here and given is None else ""
+    trained = None if fields.checkpoint or given is not None else cache.trained
+    if not cache.whole:
+        teacher = load()
+        rules = config.mesh.teacher_rules
+        build(cache, teacher.variables, mesh, rules=rules, files=files, trained=trained)
+        if config.report and parallel.is_lead():
+            write_json(cache.folder / COST, measured(teacher, job.source, job.scheme.prepare))
+        del teacher  # from here on nobody has its parameters
+    elif not here and parallel.is_lead():
+        print(f"{name}: it is not on this machine; its answers are in {cache.folder}")
+    found = opened(
+        cache, files=files, trained=trained, parameters=(lambda: hash_of(load().variables)) if here else None
+    )
+    give([jobs[n] for n in ("baseline", "student") if n in jobs], {name: found})
+    role = dataclasses.replace(cache.stand_in, initial=({}, {}))
+    cost = cache.folder / COST
+    about = json.loads(cost.read_text()) if cost.exists() else {}
+    return Network(role.model, {}, {}, role, {}, f"{name}.logits", about)
+
+
 def check_teacher(name: str, config: ConfigDict, scores: Mapping[str, Any]) -> None:
     """The teacher must reach its `min_accuracy` on the validation split (test, if none was held out)."""
     split = "validation" if "validation" in scores else "test"
@@ -153,12 +196,14 @@ def run(
     teacher: Any = None,
     teacher_variables: tuple[PyTree, PyTree] | None = None,
     data: Splits | None = None,
+    until: str = "",
 ) -> dict[str, Any]:
     """Trains (or loads) the teacher, the baseline and the student of `config` in `directory`; returns results.json.
 
     `student` and `teacher` replace the configured models by a Flax module or a Model, `teacher_variables` gives the
     teacher's (params, stats), `data` replaces the configured data (data.load.from_arrays makes it from NumPy arrays).
-    A directory with an unfinished run of the same config is resumed, with a finished one read.
+    A directory with an unfinished run of the same config is resumed, with a finished one read. `until="cache"` ends
+    when the answers of the teachers are in their caches, and returns nothing.
     Raises ValueError, before anything is trained, for whatever does not fit.
     """
     start, directory = time.monotonic(), Path(directory)
@@ -169,9 +214,14 @@ def run(
     config = note_given(config, given, data)
     jobs, splits = checked_jobs(config, directory, mesh, given, data, teacher_variables is not None)
     workdir.check({job.directory: job.config for job in jobs.values()})
-    if results := read_finished(config, directory, jobs):
+    if until not in ("", "cache") or (until and not jobs["student"].caches):
+        raise ValueError(f"until={until!r}: a run ends at '', or at 'cache' where a teacher.cache.directory is given.")
+    if not until and (results := read_finished(config, directory, jobs)):
         return present(config, results, directory)
     with workdir.locked(directory):
+        if until:
+            teach(config, jobs, mesh, teacher_variables)
+            return {}
         results = train_all(config, jobs, splits, teacher_variables, mesh)
         if not parallel.is_lead():
             return {}
@@ -199,6 +249,8 @@ def train_all(
                 networks[name] = load_network(export, role, path, job.scheme.extra, seen)
     if not parallel.is_lead():
         return {}
+    if jobs["student"].caches:  # the report shows what teachers said of the test images
+        splits = splits._replace(**{split: jobs["student"].sources[split] for split in splits._fields})
     return collect(config, finished, scores, jobs, networks, splits)
 
 
@@ -223,9 +275,10 @@ def checked_jobs(
 
 
 def untrained(config: ConfigDict, jobs: Mapping[str, Job], loaded: bool = False) -> dict[str, Job]:
-    """The jobs without those of teachers that are loaded."""
+    """The jobs without those of teachers that are loaded, or of which all answers are known."""
     teachers = teachers_of(config)
     there = {name for name in teachers if teachers[name].checkpoint or (name == "teacher" and loaded)}
+    there |= {n for n, c in jobs["student"].caches.items() if c.whole and not (jobs[n].directory / DONE).exists()}
     return {name: job for name, job in jobs.items() if name not in there}
 
 
@@ -253,6 +306,13 @@ def teach(
         role = job.scheme.roles[name]
         if name in jobs:
             finished[name] = finish_or_resume(jobs[name], mesh)
+        given = teacher_variables if name == "teacher" else None
+        if name in job.caches:
+            networks[name] = cached_teacher(config, jobs, job.caches[name], given, mesh)
+            frozen[name] = networks[name].role
+            scores[name] = score_teacher(job, frozen[name], (), mesh)
+            check_teacher(name, fields, scores[name])
+            continue
         rules = job.settings.rules.get(name, ())
 
         def shards(params: PyTree, stats: PyTree, name=name, rules=rules) -> tuple[PyTree, PyTree]:
@@ -260,9 +320,9 @@ def teach(
             return parallel.param_shardings(params, rules, mesh, name), jax.tree.map(lambda _: whole, stats)
 
         extra, path = job.scheme.extra, f"{name}.logits"
-        if name == "teacher" and teacher_variables is not None:
-            networks[name] = Network(role.model, *teacher_variables, role, extra_inputs(role, extra), path)
-            variables = parallel.place(teacher_variables, shards(*teacher_variables))
+        if given is not None:
+            networks[name] = Network(role.model, *given, role, extra_inputs(role, extra), path)
+            variables = parallel.place(given, shards(*given))
         else:
             export = Path(fields.checkpoint) if fields.checkpoint else export_of(jobs[name], fields.use)
             found = load_network(export, role, path, extra, seen, shards)

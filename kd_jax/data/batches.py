@@ -6,7 +6,7 @@ device. Other sets are read by Grain ahead of the step. Every batch has
     image  uint8 or float32 [B, ...] as stored     label  int32 [B], -1 = none     labelled  bool [B]
     tokens int32 [B, L] in its place, of text;     label and labelled are [B, M] where tokens have labels
     index  int32 [B], the example's number         view   int32 [B], how often it has been seen
-    <name> [B, ...] for each of Source.fields
+    <name> [B, ...] for each of Source.fields      <role>/<field> [B, ...] for each of Source.answers
 
 and an evaluation batch has `mask` bool [B], False where the last batch is padded.
 """
@@ -14,7 +14,9 @@ and an evaluation batch has `mask` bool [B], False where the last batch is padde
 from __future__ import annotations
 
 import collections
+import dataclasses
 import functools
+import itertools
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 
@@ -23,9 +25,12 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from kd_jax.data import order, stream
+from kd_jax.data.answers import dtype_of
 from kd_jax.data.source import Source
+from kd_jax.data.stream import Rows
 
 Batch = dict[str, jax.Array]
+Placed = tuple[Batch, dict[str, tuple]]  # arrays by name; (starts, views, {field: rows}) of the answers of each teacher
 
 RESIDENT_BYTES = 4 << 30  # a larger set in memory stays on the host and is streamed
 AHEAD = 2  # streamed batches that are on their way to the devices while a step runs
@@ -43,24 +48,43 @@ def train_batches(
     start_step: int = 0,
     labelled_share: float | None = None,
     workers: int = 0,
+    views: int = 0,
 ) -> Iterator[Batch]:
     """The `num_steps` batches of the steps start_step, start_step + 1, ...: resuming at a step is exact.
 
     `sharding` is that of a [B, ...] array. `labelled_share` only matters where some examples have no label: the first
     round(labelled_share * B) rows then come from the labelled ones, the rest from the others, each side in epochs of
     its own; None draws from all alike. `workers` processes decode a streamed set (0 = threads of this process).
+    `views` > 0: each example has so many views, which come back in turn.
     """
     _check(source, batch_size, sharding)
     if num_steps < 0 or start_step < 0 or seed < 0:
         raise ValueError(f"negative seed, start_step or num_steps: {(seed, start_step, num_steps)}")
-    rows = _order(source, batch_size, seed, labelled_share)
+    rows = _order(source, batch_size, seed, labelled_share, views)
     rows(start_step)  # a share that cannot be served fails here, not inside the loop
+    steps = range(start_step, start_step + num_steps)
+    return batches_of(source, rows, steps, batch_size, sharding=sharding, seed=seed, workers=workers)
+
+
+def batches_of(
+    source: Source,
+    rows: Rows,
+    steps: range,
+    batch_size: int,
+    *,
+    sharding: NamedSharding,
+    seed: int | None,
+    workers: int = 0,
+) -> Iterator[Batch]:
+    """The batches whose examples and views are rows(step). `seed` is that of random crops, None shows each whole."""
     if _resident(source):
-        table = (np.stack(rows(step), axis=1) for step in range(start_step, start_step + num_steps))
-        return _gathered(source, table, sharding)
-    local = _local_rows(batch_size, sharding)
-    host = stream.host_batches(source, rows, local, seed=seed, start=start_step, count=num_steps, workers=workers)
-    return _ahead(_to_global(batch, local, batch_size, sharding) for batch in host)
+        batches = _gathered(source, (np.stack(rows(step), axis=1) for step in steps), sharding)
+    else:
+        local, bare = _local_rows(batch_size, sharding), dataclasses.replace(source, answers={})
+        count = {"start": steps.start, "count": len(steps)}
+        host = stream.host_batches(bare, rows, local, seed=seed, **count, workers=workers)
+        batches = _ahead(_to_global(batch, local, batch_size, sharding) for batch in host)
+    return _answered(source, batches, map(rows, steps), batch_size, sharding)
 
 
 def resident_rows(
@@ -73,7 +97,8 @@ def resident_rows(
     num_steps: int,
     size: int,
     labelled_share: float | None = None,
-) -> tuple[Batch, Iterator[jax.Array]]:
+    views: int = 0,
+) -> tuple[Placed, Iterator[jax.Array]]:
     """(arrays on the devices, row numbers of `size` batches at a time): `gathered` makes of them what `train_batches`
     yields, inside a program of several steps. `num_steps` is a multiple of `size`.
 
@@ -81,7 +106,7 @@ def resident_rows(
     """
     _check(source, batch_size, sharding)
     check_resident(source)
-    rows = _order(source, batch_size, seed, labelled_share)
+    rows = _order(source, batch_size, seed, labelled_share, views)
     whole = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
 
     def tables() -> Iterator[jax.Array]:
@@ -92,10 +117,11 @@ def resident_rows(
 
 
 def check_resident(source: Source) -> None:
-    if not _resident(source):
+    if not _on_device(source):
         raise ValueError(
-            f"{source.name}/{source.split} is streamed (not in memory, or above {RESIDENT_BYTES >> 30} GiB), and "
-            "several steps in one dispatch read data that lie on the devices: set config.steps_per_dispatch to 1."
+            f"{source.name}/{source.split} is streamed (not in memory, or above {RESIDENT_BYTES >> 30} GiB, or a "
+            "teacher's answers to it are), and several steps in one dispatch read data that lie on the devices: set "
+            "config.steps_per_dispatch to 1."
         )
 
 
@@ -106,6 +132,8 @@ def batch_shapes(source: Source, batch_size: int) -> dict[str, jax.ShapeDtypeStr
     label = shapes["label"][0]
     shapes |= {"label": (label, np.int32), "labelled": (label, np.bool_)}
     shapes |= {"index": ((), np.int32), "view": ((), np.int32)}
+    for role, answers in source.answers.items():
+        shapes |= {f"{role}/{name}": (shape, dtype_of(dtype)) for name, (shape, dtype) in answers.fields.items()}
     return {k: jax.ShapeDtypeStruct((batch_size, *shape), dtype) for k, (shape, dtype) in shapes.items()}
 
 
@@ -113,16 +141,18 @@ def eval_batches(source: Source, *, batch_size: int, sharding: NamedSharding, wo
     """Every example once, in its order; the last batch is padded with example 0, `mask` False there."""
     _check(source, batch_size, sharding)
     count = -(-len(source) // batch_size)
-    if _resident(source):
-        return _gathered(source, (_eval_table(len(source), batch_size, step) for step in range(count)), sharding)
-    local = _local_rows(batch_size, sharding)
     rows = functools.partial(_eval_rows, len(source), batch_size)
-    host = stream.host_batches(source, rows, local, seed=None, start=0, count=count, workers=workers)
+    if _resident(source):
+        batches = _gathered(source, (_eval_table(len(source), batch_size, step) for step in range(count)), sharding)
+        return _answered(source, batches, map(rows, range(count)), batch_size, sharding)
+    local, bare = _local_rows(batch_size, sharding), dataclasses.replace(source, answers={})
+    host = stream.host_batches(bare, rows, local, seed=None, start=0, count=count, workers=workers)
     masked = (
         batch | {"mask": _eval_table(len(source), batch_size, step)[local, 2].astype(bool)}
         for step, batch in enumerate(host)
     )
-    return _ahead(_to_global(batch, local, batch_size, sharding) for batch in masked)
+    batches = _ahead(_to_global(batch, local, batch_size, sharding) for batch in masked)
+    return _answered(source, batches, map(rows, range(count)), batch_size, sharding)
 
 
 def _check(source: Source, batch_size: int, sharding: NamedSharding) -> None:
@@ -140,9 +170,33 @@ def _resident(source: Source) -> bool:
     return source.images is not None and source.images.nbytes <= RESIDENT_BYTES
 
 
-def _order(source: Source, batch_size: int, seed: int, share: float | None) -> Callable[[int], tuple]:
+def _on_device(source: Source) -> bool:
+    """Are the answers of the teachers gathered on the device, as the images are?"""
+    return _resident(source) and sum(answers.nbytes for answers in source.answers.values()) <= RESIDENT_BYTES
+
+
+def _answered(
+    source: Source, batches: Iterator[Batch], tables: Iterable[tuple], batch_size: int, sharding: NamedSharding
+) -> Iterator[Batch]:
+    """The batches with what teachers said of them, read ahead of the step where it is not on the device."""
+    if not source.answers or _on_device(source):
+        yield from batches
+        return
+    local, tables, asked = _local_rows(batch_size, sharding), iter(tables), collections.deque()
+    for batch in batches:
+        for index, view in itertools.islice(tables, AHEAD + 1 - len(asked)):
+            asked.append({r: (a, a.ask(index[local], view[local])) for r, a in source.answers.items()})
+        found: dict[str, np.ndarray] = {}
+        for role, (answers, futures) in asked.popleft().items():
+            found |= {f"{role}/{name}": values for name, values in answers.receive(futures).items()}
+        yield batch | _to_global(found, local, batch_size, sharding)
+
+
+def _order(source: Source, batch_size: int, seed: int, share: float | None, views: int = 0) -> Callable[[int], tuple]:
     """step -> (index, view). A partial and not a closure, because worker processes get it too."""
     labelled = source.labelled
+    if views:
+        return functools.partial(order.repeated, _order(source, batch_size, seed, share), views)
     if share is None or labelled.all():
         return functools.partial(order.batch_indices, len(source), batch_size, seed)
     ids, others = (np.flatnonzero(side).astype(np.int32) for side in (labelled, ~labelled))
@@ -164,16 +218,20 @@ def _eval_rows(n: int, batch_size: int, step: int) -> tuple[np.ndarray, np.ndarr
 
 
 def _gathered(source: Source, tables: Iterable[np.ndarray], sharding: NamedSharding) -> Iterator[Batch]:
-    arrays = _place(source, sharding)
+    placed = _place(source, sharding)
     gather = _gather(sharding)
     for table in tables:
-        yield gather(arrays, _put(table, sharding))
+        yield gather(placed, _put(table, sharding))
 
 
-def gathered(arrays: Batch, table: jax.Array) -> Batch:
+def gathered(placed: Placed, table: jax.Array) -> Batch:
     """The batch of a table of int32 [B, 2]: index and view (and mask)."""
+    arrays, answers = placed
     index = table[:, 0]
     batch = {name: values.at[index].get(mode="promise_in_bounds") for name, values in arrays.items()}
+    for role, (starts, views, fields) in answers.items():
+        rows = starts[index] + table[:, 1] % views[index]
+        batch |= {f"{role}/{n}": values.at[rows].get(mode="promise_in_bounds") for n, values in fields.items()}
     batch |= {"labelled": batch["label"] >= 0, "index": index, "view": table[:, 1]}
     return batch | ({"mask": table[:, 2] > 0} if table.shape[1] == 3 else {})
 
@@ -183,13 +241,16 @@ def _gather(sharding: NamedSharding) -> Callable[..., Batch]:
     return jax.jit(gathered, out_shardings=sharding)
 
 
-def _place(source: Source, sharding: NamedSharding) -> Batch:
-    """All arrays of the source on every device, kept while it lives: all stages share them."""
+def _place(source: Source, sharding: NamedSharding) -> Placed:
+    """All arrays of the source, and the answers to it, on every device, kept while it lives: all stages share them."""
     kept = _placed.setdefault(source, {})
     everywhere = NamedSharding(sharding.mesh, PartitionSpec())
     if everywhere not in kept:
         arrays = {source.entry: source.images, "label": source.labels.astype(np.int32), **source.fields}
-        kept[everywhere] = {name: _put(values, everywhere) for name, values in arrays.items()}
+        answers: dict[str, tuple] = {}
+        if _on_device(source):
+            answers = {r: (a.starts[:-1].astype(np.int32), a.views, a.whole()) for r, a in source.answers.items()}
+        kept[everywhere] = jax.tree.map(lambda values: _put(values, everywhere), (arrays, answers))
     return kept[everywhere]
 
 

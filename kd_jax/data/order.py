@@ -7,6 +7,7 @@ p % n its place in that epoch's permutation, which is drawn from (seed, stream, 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
 
@@ -66,3 +67,14 @@ def mixed_indices(
             parts.append((np.asarray(ids)[place].astype(np.int32), view))
     index, view = zip(*parts, strict=True)
     return np.concatenate(index), np.concatenate(view)
+
+
+def repeated(rows: Callable[[int], tuple[np.ndarray, np.ndarray]], views: int, step: int) -> tuple:
+    """rows(step) with the views counted modulo `views`: each example has so many pictures, which come back."""
+    index, view = rows(step)
+    return index, view % views
+
+
+def views_needed(n: int, batch_size: int, steps: int) -> int:
+    """How many views of its examples a stream of n has shown after so many steps."""
+    return -(-steps * batch_size // n)

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kd_jax.data.answers import Answers
+
 Example = dict[str, np.ndarray]
 Fetch = Callable[[int, int | None, int], Example]
 BATCH = ("label", "labelled", "index", "view", "mask", "target")
@@ -28,7 +30,8 @@ class Source:
     `labels` is int32 [n], -1 where there is none. It is None for a streamed set of which nobody needed all
     labels; then each comes with its example. `mean` and `std` are per channel, of uint8 images divided by 255
     and of float values as they are. `fields` are further arrays [n, ...] of a set in memory
-    (another modality, the number of a node, ...), each in a batch under its name.
+    (another modality, the number of a node, ...), each in a batch under its name. `answers` are what frozen teachers
+    said of it, by role (kd_jax/data/answers.py), each field in a batch as "<role>/<field>".
 
     Text: with `entry="tokens"` the main array holds token ids, int32 [n, L], and a batch has `tokens` in place of
     `image`. Where every token has a target `labels` is int32 [n, M], -1 where none is counted (padding, a prompt), and
@@ -51,6 +54,7 @@ class Source:
     entry: str = "image"
     decode: Callable[[Sequence[int]], str] | None = None
     end: int | None = None
+    answers: Mapping[str, Answers] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if (self.images is None) == (self.fetch is None):
@@ -101,7 +105,10 @@ class Source:
         rows = [self.example(i) for i in range(count)]
         fields = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         number = np.arange(count, dtype=np.int32)
-        return fields | {"labelled": fields["label"] >= 0, "index": number, "view": np.zeros_like(number)}
+        batch = fields | {"labelled": fields["label"] >= 0, "index": number, "view": np.zeros_like(number)}
+        for role, answers in self.answers.items():
+            batch |= {f"{role}/{name}": rows for name, rows in answers.read(number, batch["view"]).items()}
+        return batch
 
 
 class Splits(NamedTuple):
@@ -113,8 +120,8 @@ class Splits(NamedTuple):
 
 
 def subset(source: Source, rows: np.ndarray, split: str = "") -> Source:
-    """The examples `rows` of a source, numbered from 0 again."""
-    rows = np.asarray(rows)
+    """The examples `rows` of a source, numbered from 0 again, without what teachers said of them."""
+    rows, source = np.asarray(rows), dataclasses.replace(source, answers={})
     labels = None if source.labels is None else source.labels[rows]
     split = split or source.split
     if source.images is not None:

@@ -1,0 +1,75 @@
+"""Opens a teacher's cache for a run, once it is clear that it holds the answers of this teacher to these pictures."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from kd_jax import workdir
+from kd_jax.cache_plan import TeacherCache
+from kd_jax.data import answers
+from kd_jax.data.answers import Answers
+from kd_jax.types import PyTree
+
+
+def hash_of(variables: tuple[PyTree, PyTree]) -> str:
+    """SHA-256 of the parameters and stats: paths, types, shapes and bytes."""
+    total = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        leaf = np.asarray(leaf)
+        total.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
+        total.update(np.ascontiguousarray(leaf).tobytes())
+    return total.hexdigest()
+
+
+def hash_of_files(folder: Path) -> str:
+    """SHA-256 over the files of an export: tells that a teacher is the same without reading its parameters."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    lines = [f"{path.relative_to(folder)} {answers.digest(path)}\n" for path in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def opened(
+    cache: TeacherCache, *, files: str = "", trained: Any = None, parameters: Callable[[], str] | None = None
+) -> dict[str, Answers]:
+    """{split: answers} of a cache that is whole; CacheError that says what was expected where it holds other answers.
+
+    The teacher is the same if `files`, the hash of its export, is that which the cache was built from, or else if
+    `parameters()`, the hash of its values, is. Without either it is not on this machine, and only the config of its
+    training, `trained`, is compared.
+    """
+    found: dict[str, Answers] = {}
+    known = ""
+    for split, (_, _, wanted, about) in cache.splits.items():
+        folder = cache.folder / split
+        manifest = answers.manifest_of(folder)
+        built_from = manifest["about"]["teacher"]
+        expected = {**about, "teacher": {**built_from, **about["teacher"]}}
+        if parameters and (not files or files != built_from["files"]):
+            known = known or parameters()
+            expected["teacher"]["parameters"] = known
+        elif not files:
+            expected["teacher"]["trained"] = trained
+        lines = answers.differences(workdir.plain(expected), manifest["about"])
+        fields = {name: (tuple(f["shape"]), f["dtype"]) for name, f in manifest["fields"].items()}
+        lines += [
+            f"  {name}: expected {wanted.fields[name]}, the cache has {fields.get(name, sorted(fields))}"
+            for name in cache.store.names
+            if fields.get(name) != wanted.fields[name]
+        ]
+        answers.refuse(folder, lines)
+        content = answers.open_answers(folder).only(cache.store.names)
+        if (short := np.flatnonzero(content.views < wanted.views)).size:
+            i = int(short[0])
+            line = (
+                f"  views: this run shows {wanted.views[i]} views of example {i}, the cache has {content.views[i]} "
+                f"(config.{cache.name}.cache.views={content.views.min()} would repeat those)"
+            )
+            answers.refuse(folder, [line])
+        found[split] = content
+    return found

@@ -1,0 +1,263 @@
+"""What the cache of a teacher must hold for a run, and the role that reads it in the teacher's place.
+
+config.teacher.cache.directory turns it on. The role "teacher" then has no parameters: its inputs are the entries
+`batch.teacher/<field>` that every batch brings, and models/cached.py decodes them into the logits and features that
+terms read. An answer belongs to one picture, since a picture is a function of (seed, example, view). kd_jax/cache.py
+asks the teacher where answers are not there yet.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from kd_jax import precision, prng, workdir
+from kd_jax.config import teachers_of
+from kd_jax.data import answers, order
+from kd_jax.data.answers import Answers
+from kd_jax.data.batches import batch_shapes
+from kd_jax.data.source import Source
+from kd_jax.models.cached import TOP_IDS, TOP_LOG_PROBS, CachedTeacher, Store, encode
+from kd_jax.terms import lookup, paths_of, taps_in
+from kd_jax.types import Array, Outputs, PyTree, Role, Scheme, Stage
+
+# Losses that read every logit alike, also those of which a top-k cache only knows the sum of the probabilities.
+NEEDS_ALL_LOGITS = ("logit_mse_loss", "standardized_kd_loss")
+MAKER = "kd_jax.plan"  # where the preparation comes from unless a scheme has its own
+NEEDS_PARAMETERS = ("schemes.reused_head.build",)  # schemes that copy a part of the teacher
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TeacherCache:
+    """What the cache of one teacher must hold for a run, and how to compute it.
+
+    `role` is the teacher itself, `stand_in` the role that takes its place. `splits` are (data, do pictures vary as in
+    training?, Answers without content, what is said about them). `seed` is that of the pictures; with an `own`
+    preparation nobody knows yet that they do not depend on the batch around them. `trained` is the config of the
+    teacher's training.
+    """
+
+    name: str
+    folder: Path
+    store: Store
+    role: Role
+    stand_in: Role
+    prepare: Callable[..., Mapping[str, Array]]
+    extra: Mapping[str, PyTree]
+    seed: int
+    own: bool
+    trained: Any
+    splits: Mapping[str, tuple[Source, bool, Answers, dict[str, Any]]]
+    batch_size: int
+
+    @property
+    def varies(self) -> bool:
+        """Is there more than one picture of an example?"""
+        return any(about["pictures"]["seed"] is not None for _, _, _, about in self.splits.values())
+
+    @property
+    def whole(self) -> bool:
+        return all(answers.is_whole(self.folder / split) for split in self.splits)
+
+    def key(self) -> Array:
+        """That of the preparation, as the training step has it."""
+        return prng.stream(jax.random.key(self.seed), "prepare", 0)
+
+    def ask(self, train: bool) -> Callable[..., Outputs]:
+        """(variables, extra, batch) -> what the teacher says to the batch."""
+
+        def outputs(variables: tuple[PyTree, PyTree], extra: PyTree, batch: Mapping[str, Array]) -> Outputs:
+            key = self.key()
+            seen = self.prepare(batch, key, train)
+            inputs = [lookup({"batch": seen, "extra": extra}, p) for p in self.role.inputs]
+            params, stats = precision.restored(variables[0]), variables[1]
+            return self.role.model.apply(params, stats, *inputs, train=False, key=key, taps=self.store.features)[0]
+
+        return outputs
+
+
+def hash_of_examples(source: Source) -> str:
+    """SHA-256 of a set in memory (without labels); of a streamed one the name, size and 64 examples spread over it."""
+    total = hashlib.sha256(f"{source.name} {source.split} {len(source)} {source.image_shape}".encode())
+    if source.images is not None:
+        for array in (source.images, *(source.fields[name] for name in sorted(source.fields))):
+            total.update(np.ascontiguousarray(array).tobytes())
+    else:
+        for i in np.unique(np.linspace(0, len(source) - 1, 64).astype(int)):
+            total.update(np.ascontiguousarray(source.example(int(i))["image"]).tobytes())
+    return total.hexdigest()
+
+
+def stand_in(name: str, role: Role, config: ConfigDict) -> tuple[Role, Store]:
+    """The role that reads the answers of a teacher, still with the teacher's own model, and what is stored for it."""
+    cache = teachers_of(config)[name].cache
+    taps = {*cache.features, *taps_of_config(name, config)}
+    store = Store(cache.k, cache.dtype, float(cache.temperature), tuple(sorted(taps)))
+    return dataclasses.replace(role, inputs=tuple(f"batch.{name}/{field}" for field in store.names)), store
+
+
+def taps_of_config(name: str, config: ConfigDict) -> set[str]:
+    """The taps of a teacher that the terms of the config read."""
+    paths = [p for t in config.terms.values() for p in (*t.inputs, *t.targets, *t.options.values())]
+    return set(taps_in(name, paths)) - {TOP_LOG_PROBS, TOP_IDS}
+
+
+def check_use(name: str, scheme: Scheme, role: Role, store: Store, builder: str) -> None:
+    """ValueError where the scheme needs more of a teacher than answers to the pictures of each example."""
+    needs = f"needs the {name} itself, and with config.{name}.cache there are only its answers"
+    if builder in NEEDS_PARAMETERS:
+        raise ValueError(f"{builder} {needs}.")
+    for other, fields in scheme.roles.items():
+        copies = fields.initial == name or set(fields.inputs) & set(role.inputs)
+        copies = copies or any(p.startswith((f"params.{name}", f"stats.{name}")) for p in fields.inputs)
+        if (other != name and copies) or (other == name and fields.group is not None):
+            raise ValueError(f"The role {other!r} of this scheme {needs}.")
+    for stage in scheme.stages:
+        for phase in stage.phases:
+            calls = [call for call in phase.forward if call.role == name]
+            for call in calls:
+                if call.inputs != role.inputs or stage.pre_update is not None:
+                    shown = call.inputs if call.inputs != role.inputs else "a batch that the student changes"
+                    raise ValueError(f"This scheme shows the {name} {shown}, so it {needs}.")
+            for key, term in {**phase.terms, **phase.metrics}.items():
+                paths = paths_of(term)
+                if found := [p for p in paths if p.startswith((f"params.{name}", f"stats.{name}"))]:
+                    raise ValueError(f"Term {key!r} reads {found[0]!r}: it {needs}.")
+                fn = getattr(term.fn, "func", term.fn)
+                if store.k and getattr(fn, "__name__", "") in NEEDS_ALL_LOGITS and f"{name}.logits" in paths:
+                    raise ValueError(
+                        f"Term {key!r} ({fn.__name__}) reads every logit, and the cache of the {name} holds the "
+                        f"{store.k} largest: set config.{name}.cache.k=0."
+                    )
+
+
+def ops_of(train: Mapping[str, Any], path: str, clean: bool) -> Any:
+    """The augmentations of the picture at a path of the prepared batch, () for what is as it is stored."""
+    views = {"batch.image": train["augment"], **{f"batch.{name}": ops for name, ops in train["views"].items()}}
+    return () if clean and path == "batch.teacher_image" else views.get(path, ())
+
+
+def views_of(
+    source: Source, stages: list[Stage], batch_size: int, share: float | None, fixed: int, varies: bool
+) -> np.ndarray:
+    """int32 [examples]: how many views of each example the stages show; `fixed` of each where that is not 0."""
+    if not varies or fixed:
+        return np.full(len(source), fixed if varies else 1, np.int32)
+    labelled, steps = source.labelled, max(stage.steps for stage in stages)  # every stage begins with view 0
+    if share is None or labelled.all():
+        return np.full(len(source), order.views_needed(len(source), batch_size, steps), np.int32)
+    first = order.labelled_rows(batch_size, share)
+    sides = ((labelled, first), (~labelled, batch_size - first))
+    one, other = (max(1, order.views_needed(int(side.sum()), rows, steps)) for side, rows in sides)
+    return np.where(labelled, one, other).astype(np.int32)
+
+
+def plan_cache(
+    name: str, config: ConfigDict, role: Role, reads: Role, store: Store, job: Any, trained: Any
+) -> TeacherCache:
+    """What the cache of the teacher `name` holds for the student's job; every error that shapes can show.
+
+    `role` is the teacher, `reads` the role in its place; the folder is not known yet.
+    """
+    fields, scheme, sources, settings = teachers_of(config)[name], job.scheme, job.sources, job.settings
+    check_use(name, scheme, reads, store, config.scheme.name)
+    seed = settings.data_seed
+    clean, own = fields.view == "clean", bool(config.prepare.name) or scheme.prepare.__module__ != MAKER
+    pictures = {p: workdir.plain(ops_of(config.train, p, clean)) for p in role.inputs}
+    about = {
+        "teacher": {"model": workdir.plain(fields.model), "dtype": fields.dtype},
+        "answers": {"k": store.k, "dtype": store.dtype, "temperature": store.temperature if store.k else None},
+    }
+    splits: dict[str, Any] = {}
+    shown_in_training = {stage.data for stage in scheme.stages} | ({"train"} if config.baseline else set())
+    for split in sorted({*shown_in_training, "validation", "test"}):
+        source = sources.get(split)
+        if source is None:
+            continue
+        train = split in shown_in_training
+        # Without a hand in the preparation the picture of a set in memory varies only by its augmentations.
+        varies = train and (source.fetch is not None or any(pictures.values()) or own)
+        stages = [stage for stage in scheme.stages if stage.data == split]
+        views = views_of(
+            source, stages, settings.batch_size, settings.labelled_share, fields.cache.views, varies and bool(stages)
+        )
+        shown = {
+            "of": pictures if varies else dict.fromkeys(pictures, []), "seed": seed if varies else None,
+            "mean": list(source.mean), "std": list(source.std), "prepare": workdir.plain(config.prepare),
+        }  # fmt: skip
+        data = {"name": source.name, "examples": len(source), "sha256": hash_of_examples(source)}
+        splits[split] = (source, train, Answers({}, views), {**about, "pictures": shown, "data": data, "split": split})
+    given = (scheme.prepare, scheme.extra, seed, own, trained, splits, settings.eval_batch_size)
+    return _with_shapes(TeacherCache(name, Path(), store, role, reads, *given))
+
+
+def _with_shapes(cache: TeacherCache) -> TeacherCache:
+    """With the fields of one answer and the model that reads them, from shapes alone."""
+    splits, size, classes = {}, cache.batch_size, 0
+    for split, (source, train, content, about) in cache.splits.items():
+        batch = batch_shapes(dataclasses.replace(source, answers={}), size)
+        seen = jax.eval_shape(lambda b, train=train: cache.prepare(b, jax.random.key(0), train), batch)
+        if "mix_label" in seen:
+            raise ValueError(
+                f"mixup and cutmix show two examples at once, and config.{cache.name}.cache knows single ones."
+            )
+        inputs = [lookup({"batch": seen, "extra": cache.extra}, p) for p in cache.role.inputs]
+        variables = jax.eval_shape(cache.role.model.init, jax.random.key(0), *inputs)
+        outputs = jax.eval_shape(cache.ask(train), variables, dict(cache.extra), batch)
+        found = jax.eval_shape(lambda o: encode(cache.store, o), outputs)
+        for name, x in found.items():
+            if x.shape[:1] != (size,):
+                raise ValueError(f"A cache holds one answer an example; {name} is {x.shape} for {size} examples.")
+        fields = {name: (x.shape[1:], str(x.dtype)) for name, x in found.items()}
+        splits[split] = (source, train, dataclasses.replace(content, fields=fields), about)
+        classes = outputs.logits.shape[-1]
+    model = CachedTeacher(cache.store, classes)
+    return dataclasses.replace(cache, splits=splits, stand_in=dataclasses.replace(cache.stand_in, model=model))
+
+
+def attach(
+    config: ConfigDict, jobs: Mapping[str, Any], teachers: Mapping[str, tuple[Role, Role, Store]]
+) -> dict[str, TeacherCache]:
+    """Puts the roles that read answers into the jobs of baseline and student, and the answers' shapes into their data.
+
+    `teachers` are (the teacher itself, the role of `stand_in`, what is stored) by name.
+    """
+    student, caches = jobs["student"], {}
+    for name, (role, reads, store) in teachers.items():
+        trained = {k: jobs[name].config[k] for k in ("teacher", "data")}
+        cache = plan_cache(name, config, role, reads, store, student, trained)
+        fields = teachers_of(config)[name].cache
+        folder = Path(fields.directory)
+        if fields.directory == "auto":  # beside the teacher, so that runs which share it share its answers
+            said = {s: answers.describe(content, about, 0) for s, (_, _, content, about) in cache.splits.items()}
+            folder = jobs[name].directory / "cache" / workdir.fingerprint(said)
+        caches[name] = dataclasses.replace(cache, folder=folder)
+    shared = [j for n, j in jobs.items() if n in ("baseline", "student")]
+    for job in shared:
+        mine = {name: cache.stand_in for name, cache in caches.items() if name in job.scheme.roles}
+        job.scheme = dataclasses.replace(job.scheme, roles={**job.scheme.roles, **mine})
+    give(shared, {name: {s: parts[2] for s, parts in cache.splits.items()} for name, cache in caches.items()})
+    views = {teachers_of(config)[name].cache.views for name, cache in caches.items() if cache.varies}
+    if len(views) > 1:
+        raise ValueError(
+            f"All teachers must see the student's pictures: the views of their caches are {sorted(views)}."
+        )
+    student.settings = dataclasses.replace(student.settings, views=max(views, default=0))
+    return caches
+
+
+def give(jobs: Sequence[Any], found: Mapping[str, Mapping[str, Answers]]) -> None:
+    """Adds {teacher: {split: answers}} to the data of the jobs, which share it."""
+    sources = {}
+    for split, source in jobs[0].sources.items():
+        said = {name: splits[split] for name, splits in found.items() if split in splits}
+        sources[split] = dataclasses.replace(source, answers={**source.answers, **said}) if said else source
+    for job in jobs:
+        job.sources = sources

@@ -1,0 +1,128 @@
+"""What a teacher said, as arrays that are stored, and the Model without parameters that reads them back."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from kd_jax.resolve import near
+from kd_jax.types import Array, Outputs, PyTree
+
+DTYPES = ("float32", "bfloat16", "float16", "uint8")
+TOP_LOG_PROBS, TOP_IDS = "top_log_probs", "top_ids"  # taps of a teacher of which the k most likely classes are kept
+
+
+@dataclasses.dataclass(frozen=True)
+class Store:
+    """How answers are stored: k = 0 all logits, else the k largest log-probabilities, at `temperature`, and the rest.
+
+    `dtype` is that of logits, log-probabilities and features; uint8 comes with an offset and a step a row.
+    """
+
+    k: int = 0
+    dtype: str = "float32"
+    temperature: float = 1.0
+    features: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"teacher.cache.dtype is {self.dtype!r}. {near(self.dtype, DTYPES)}")
+        if self.k < 0 or not self.temperature > 0:
+            raise ValueError(f"teacher.cache: k is 0 or more, temperature above 0; {self.k} and {self.temperature}.")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The fields of an answer."""
+        packed = ["log_probs" if self.k else "logits", *(f"features:{tap}" for tap in self.features)]
+        scales = [f"{name}/scale" for name in packed if self.dtype == "uint8"]
+        return (*packed, *scales, *(("ids", "tail") if self.k else ()))
+
+
+def pack(name: str, x: Array, dtype: str) -> dict[str, Array]:
+    """x in `dtype`; uint8: round((x - low) / step) in 0..254 over the last axis, 255 for -inf, low and step beside."""
+    if dtype != "uint8":
+        return {name: x.astype(dtype)}
+    if x.ndim < 2:
+        raise ValueError(f"{name}: 8 bits need an axis to share an offset and a step; use float16 or bfloat16.")
+    x = x.astype(jnp.float32)
+    known = x > -jnp.inf
+    low = jnp.where(known, x, jnp.inf).min(-1, keepdims=True)
+    step = jnp.maximum((jnp.where(known, x, -jnp.inf).max(-1, keepdims=True) - low) / 254, 1e-30)
+    code = jnp.where(known, jnp.round((x - low) / step), 255).astype(jnp.uint8)
+    return {name: code, f"{name}/scale": jnp.concatenate([low, step], axis=-1)}
+
+
+def unpack(name: str, fields: Mapping[str, Array]) -> Array:
+    """What `pack` was given, float32 and rounded."""
+    x = fields[name].astype(jnp.float32)
+    if f"{name}/scale" not in fields:
+        return x
+    low, step = jnp.split(fields[f"{name}/scale"], 2, axis=-1)
+    return jnp.where(x == 255, -jnp.inf, low + x * step)
+
+
+def encode(store: Store, outputs: Outputs) -> dict[str, Array]:
+    """The fields of answers to a batch. `tail` is the log of the probability that the k classes leave to the others."""
+    logits = outputs.logits
+    if not hasattr(logits, "shape") or logits.ndim < 2:
+        found = jax.tree.map(jnp.shape, logits)
+        raise ValueError(f"A teacher cache holds logits [batch, ..., classes]; this teacher returns {found}.")
+    fields: dict[str, Array] = {}
+    if store.k:
+        log_p = jax.nn.log_softmax(logits.astype(jnp.float32) / store.temperature)
+        top, ids = jax.lax.top_k(log_p, min(store.k, log_p.shape[-1]))
+        others = jnp.put_along_axis(log_p, ids, -jnp.inf, axis=-1, inplace=False)
+        fields |= pack("log_probs", top, store.dtype)
+        fields["ids"] = ids.astype(jnp.uint16 if log_p.shape[-1] <= 1 << 16 else jnp.int32)
+        fields["tail"] = jax.nn.logsumexp(others, axis=-1)
+    else:
+        fields |= pack("logits", logits, store.dtype)
+    for tap in store.features:
+        fields |= pack(f"features:{tap}", outputs.features[tap], store.dtype)
+    return fields
+
+
+def decode(store: Store, classes: int, fields: Mapping[str, Array]) -> Outputs:
+    """Outputs from the fields of answers, all float32.
+
+    Of top-k answers the logits are temperature * log-probabilities, with the tail spread evenly over the other
+    classes: exact for the k classes and for the sum of the others, at that temperature.
+    """
+    features = {tap: unpack(f"features:{tap}", fields) for tap in store.features}
+    if not store.k:
+        return Outputs(unpack("logits", fields), features)
+    log_p, ids, tail = unpack("log_probs", fields), fields["ids"].astype(jnp.int32), fields["tail"][..., None]
+    # Rounding moves the sum of the k probabilities; what they and the tail share is 1.
+    log_p += jnp.log1p(-jnp.exp(tail)) - jax.nn.logsumexp(log_p, axis=-1, keepdims=True)
+    rest = tail - math.log(max(classes - ids.shape[-1], 1))
+    every = jnp.broadcast_to(rest, (*rest.shape[:-1], classes))
+    logits = store.temperature * jnp.put_along_axis(every, ids, log_p, axis=-1, inplace=False)
+    return Outputs(logits, {**features, TOP_LOG_PROBS: log_p, TOP_IDS: ids})
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CachedTeacher:
+    """A Model without parameters whose inputs are the fields of its answers, in the order of `store.names`."""
+
+    store: Store
+    classes: int
+
+    def init(self, key: Array, *inputs: Array) -> tuple[PyTree, PyTree]:
+        return {}, {}
+
+    def apply(
+        self, params: PyTree, stats: PyTree, *inputs: Array, train: bool, key: Array, taps: tuple[str, ...] = ()
+    ) -> tuple[Outputs, PyTree]:
+        outputs = decode(self.store, self.classes, dict(zip(self.store.names, inputs, strict=True)))
+        for tap in taps:
+            if tap != "*" and tap not in outputs.features:
+                raise ValueError(
+                    f"The teacher cache has no tap {tap!r}. {near(tap, outputs.features)} "
+                    "What config.teacher.cache.features names is stored when the cache is built."
+                )
+        kept = outputs.features if "*" in taps else {tap: outputs.features[tap] for tap in taps}
+        return Outputs(outputs.logits, kept), stats
