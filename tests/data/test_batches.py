@@ -117,7 +117,7 @@ def test_images_cross_once_and_a_batch_needs_no_communication(toy, rows_over, mo
     assert sorted(put, reverse=True) == [toy.train.images.nbytes, toy.train.labels.nbytes] + [16 * 2 * 4] * 10
     placed = batches._place(toy.train, sharding)
     table = real(np.zeros((16, 2), np.int32), sharding)
-    program = batches._gather(sharding).lower(*placed, table).compile().as_text()
+    program = batches._gather(sharding).lower(placed, table).compile().as_text()
     assert not any(name in program for name in ("all-gather", "all-reduce", "all-to-all", "collective-permute"))
 
 
