@@ -278,7 +278,8 @@ def untrained(config: ConfigDict, jobs: Mapping[str, Job], loaded: bool = False)
     """The jobs without those of teachers that are loaded, or of which all answers are known."""
     teachers = teachers_of(config)
     there = {name for name in teachers if teachers[name].checkpoint or (name == "teacher" and loaded)}
-    there |= {n for n, c in jobs["student"].caches.items() if c.whole and not (jobs[n].directory / DONE).exists()}
+    whole = {name for name, cache in jobs["student"].caches.items() if cache.whole}
+    there |= {name for name in whole if name in jobs and not (jobs[name].directory / DONE).exists()}
     return {name: job for name, job in jobs.items() if name not in there}
 
 
