@@ -59,8 +59,8 @@ def score_teacher(
     Given its variables `as_trained` too, how often the teacher that is used answers like that one, and the KL from it.
     """
     frozen = {"teacher": role.initial} | ({"as_trained": as_trained} if as_trained else {})
-    roles, reference = dict.fromkeys(frozen, role), "as_trained" if as_trained else None
-    scheme = Scheme(roles, (), evaluate=("teacher",), reference=reference, prepare=job.scheme.prepare)
+    roles, other = dict.fromkeys(frozen, role), "as_trained" if as_trained else None
+    scheme = Scheme(roles, (), evaluate=("teacher",), reference=other, prepare=job.scheme.prepare)
     abstract = TrainState(jax.numpy.int32(0), {}, {}, {}, frozen, dict(job.scheme.extra))
     shardings = parallel.state_shardings(abstract, dict.fromkeys(frozen, rules), mesh)
     state = parallel.place(abstract, shardings)
