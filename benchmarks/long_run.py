@@ -3,9 +3,9 @@
 python -m benchmarks.long_run [--minutes=60] [--checkpoint_every=200]
 
 The loop (kd_jax.loop.fit) distils configs/cifar_resnet.py:digits with small networks for so long, with an evaluation
-and a checkpoint every 200 steps (several a second: far more than any real run) and a log line every 20. Read once a minute: resident memory (RSS) and open files of
-the process, number and bytes of live arrays on the device. Growth is the slope of a straight line through the readings
-after the warm-up (the first fifth); LIMITS is what an hour may add.
+and a checkpoint every 200 steps (about one a second: far more than any real run) and a log line every 20. Read once a
+minute: resident memory (RSS) and open files of the process, number and bytes of live arrays on the device. Growth is
+the slope of a straight line through the readings after the warm-up (the first fifth); LIMITS is what an hour may add.
 """
 
 from __future__ import annotations

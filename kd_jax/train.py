@@ -39,15 +39,24 @@ from kd_jax.types import Model, PyTree, Role, Scheme, TrainState
 RESULTS, COST = "results.json", "cost.json"
 
 
+def read_json(path: Path) -> dict[str, Any] | None:
+    """What a run wrote there; None where there is nothing, or nothing that can be read: it is then made again."""
+    try:
+        return json.loads(path.read_text()) if path.exists() else None
+    except ValueError:
+        print(f"{path} cannot be read: it is made again from the checkpoints.")
+        return None
+
+
 def finish_or_resume(
     job: Job, mesh: Mesh, members: Members | None = None, watch: Watch | None = None
 ) -> dict[str, Any]:
     """The results of the job; trains what is missing. `members` and `watch` as in loop.fit."""
     workdir.claim(job.directory, job.config)
     done = job.directory / DONE
-    if done.exists():
+    if results := read_json(done):
         print(f"{job.name}: finished before, in {job.directory}")
-        return json.loads(done.read_text())
+        return results
     return fit(job.scheme, job.sources, job.settings, job.directory, mesh, job.name, members, watch)
 
 
@@ -171,11 +180,10 @@ def check_teacher(name: str, config: ConfigDict, scores: Mapping[str, Any]) -> N
 
 def read_finished(config: ConfigDict, directory: Path, jobs: Mapping[str, Job]) -> dict[str, Any] | None:
     """The results of this very run if all of it is done."""
-    path = directory / RESULTS
-    if not path.exists() or not all((job.directory / DONE).exists() for job in jobs.values()):
+    results = read_json(directory / RESULTS)
+    if not results or not all((job.directory / DONE).exists() for job in jobs.values()):
         return None
-    results = json.loads(path.read_text())
-    return results if results["config"] == workdir.plain(config) else None
+    return results if results.get("config") == workdir.plain(config) else None
 
 
 def present(config: ConfigDict, results: dict[str, Any], directory: Path) -> dict[str, Any]:
