@@ -76,11 +76,12 @@ def test_the_supervisor_of_the_readme_brings_a_run_home(unbroken, tmp_path):  # 
 
 
 def test_clocks_that_jump_change_nothing(unbroken, tmp_path, monkeypatch):  # noqa: F811
-    """Wall time leaps by up to 20 days to and fro, in every call; files get times from the future. Limit: 1 minute."""
-    real = time.time
+    """Wall time leaps by minutes between any two calls, is a year ahead in the first run and a year behind in the next;
+    files have times from the future. Limit: 1 minute."""
+    real, year = time.time, [365 * 86400.0]
 
     def jumping() -> float:
-        return real() + RANDOM.uniform(-1, 1) * 20 * 86400
+        return real() + year[0] + RANDOM.uniform(-120, 120)
 
     monkeypatch.setattr(time, "time", jumping)
     monkeypatch.setattr(time, "time_ns", lambda: int(1e9 * jumping()))
@@ -96,6 +97,7 @@ def test_clocks_that_jump_change_nothing(unbroken, tmp_path, monkeypatch):  # no
     with pytest.raises(KeyboardInterrupt):
         loop.fit(scheme(), SOURCES, SETTINGS, tmp_path, toy.mesh(2), "toy")
     monkeypatch.setattr(loop, "train_batches", batches)
+    year[0] *= -1
     for number, path in enumerate(sorted(tmp_path.rglob("*"))):
         os.utime(path, (real() + (-1) ** number * 1e7 * number,) * 2)
     loop.fit(scheme(), SOURCES, SETTINGS, tmp_path, toy.mesh(2), "toy")
