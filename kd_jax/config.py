@@ -37,6 +37,7 @@ def training(**changes) -> ConfigDict:
             kwargs=dict(momentum=0.9),
             weight_decay=5e-4,  # added to the gradient (torch.optim.SGD); decoupled decay goes into kwargs of adamw
             decay_pattern=".*",  # parameters whose path matches are decayed
+            trained=".*",  # parameters whose path matches learn; "student/head/" leaves the rest as it is
             clip_norm=0.0,  # 0 = no clipping
             schedule="cosine",  # constant | cosine | linear | step
             warmup=0.0,  # fraction of the run
@@ -57,6 +58,9 @@ def teacher_fields(name: str = "", data: Mapping[str, Any] | None = None, **chan
         dict(
             model=dict(name=name, kwargs={}),
             inputs=("batch.image",),  # what it reads: paths into the prepared batch or config.extra
+            # Where its training starts, instead of at random: a function (model, key, **kwargs) -> (params, stats),
+            # such as models.pretrained.load. With train.steps=0 and train.epochs=0 it teaches as it is loaded.
+            initial=part(),
             checkpoint="",  # an export (.../export/last/student) to load; "" trains one, once, into
             workdir="",  # this folder; "" = <workdir>/teacher. Runs that share it share the teacher
             use="last",  # last | best (by validation) of the trained teacher
@@ -103,6 +107,7 @@ def base() -> ConfigDict:
             # Gradient checkpointing: policy "nothing_saveable" or "dots_saveable" computes again on the way back what
             # lies inside the modules whose path matches ("" = the whole network as one piece); "" keeps everything.
             remat=dict(policy="", modules="block[0-9]+$"),
+            initial=part(),  # as that of a teacher; a function that takes `teacher` gets its (params, stats) as well
         )
     )
     config.teacher = teacher_fields("models.cifar_resnet.resnet56")  # model.name = "": there is none

@@ -46,12 +46,13 @@ def make_schedule(config: Mapping[str, Any], total_steps: int) -> Schedule:
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), main], [warmup])
 
 
-def decay_mask(pattern: str):
-    """params -> True for the parameters whose path matches `pattern` (weight decay applies to them)."""
+def path_mask(pattern: str, matching: bool = True):
+    """params -> `matching` for the parameters whose path matches `pattern`, the opposite for the others."""
 
     def mask(params):
         def keep(path, _):
-            return re.search(pattern, jax.tree_util.keystr(path, simple=True, separator="/")) is not None
+            found = re.search(pattern, jax.tree_util.keystr(path, simple=True, separator="/")) is not None
+            return found == matching
 
         return jax.tree_util.tree_map_with_path(keep, params)
 
@@ -59,7 +60,7 @@ def decay_mask(pattern: str):
 
 
 def make_optimizer(config: Mapping[str, Any], total_steps: int) -> optax.GradientTransformation:
-    """clip -> weight decay -> optax.<name>(schedule, **kwargs).
+    """clip -> weight decay -> optax.<name>(schedule, **kwargs) -> 0 for what is not trained.
 
     Weight decay is added to the gradient, as in torch.optim.SGD; for decoupled decay choose "adamw" or "lion" and
     give `kwargs.weight_decay`. Raises ValueError for a name that optax lacks or an argument that it does not take.
@@ -75,8 +76,10 @@ def make_optimizer(config: Mapping[str, Any], total_steps: int) -> optax.Gradien
     if config["clip_norm"]:
         parts.append(optax.clip_by_global_norm(config["clip_norm"]))
     if config["weight_decay"]:
-        parts.append(optax.add_decayed_weights(config["weight_decay"], mask=decay_mask(config["decay_pattern"])))
+        parts.append(optax.add_decayed_weights(config["weight_decay"], mask=path_mask(config["decay_pattern"])))
     parts.append(factory(make_schedule(config, total_steps), **kwargs))
+    if config["trained"] != ".*":
+        parts.append(optax.masked(optax.set_to_zero(), path_mask(config["trained"], matching=False)))
     return optax.chain(*parts)
 
 

@@ -165,6 +165,11 @@ def make_settings(
     )  # fmt: skip
 
 
+def as_loaded(teacher: Mapping[str, Any]) -> bool:
+    """Whether a teacher makes no step from where it starts."""
+    return bool(teacher["initial"]["name"]) and not (teacher["train"]["steps"] or teacher["train"]["epochs"])
+
+
 @dataclasses.dataclass
 class Job:
     """One of the trainings of a run: a teacher, the baseline or the student."""
@@ -217,7 +222,9 @@ def plan(
         raise ValueError(f"The names {sorted(taken)} are taken: config.teachers and config.roles need others.")
     for name, teacher in teachers.items():
         train = {**teacher.train, "labelled_share": 1.0}
-        about = {"teacher": {k: teacher[k] for k in ("model", "inputs", "seed", "train")}}
+        if as_loaded(teacher):
+            continue
+        about = {"teacher": {k: teacher[k] for k in ("model", "inputs", "initial", "seed", "train")}}
         about["data"] = own_data(config, teacher)
         alone = {"student": Role(models[name], tuple(teacher.inputs), group="student")}
         rules = {"student": config.mesh.teacher_rules}

@@ -26,6 +26,7 @@ from kd_jax.data.batches import batch_shapes, eval_batches
 from kd_jax.data.load import load
 from kd_jax.data.source import Splits
 from kd_jax.evaluate import evaluate, extra_inputs, make_eval_step
+from kd_jax.initial import check_initial, first_variables, starting_at
 from kd_jax.loop import DONE, Watch, fit
 from kd_jax.members import Members
 from kd_jax.models.adapters import as_model
@@ -159,6 +160,20 @@ def cached_teacher(
     cost = cache.folder / COST
     about = json.loads(cost.read_text()) if cost.exists() else {}
     return Network(role.model, {}, {}, role, {}, f"{name}.logits", about)
+
+
+def check_starts(config: ConfigDict, job: Job, context: Mapping[str, Any]) -> None:
+    """What teachers and student start from must fit them, before anything is trained; `context` holds shapes."""
+
+    def inputs(role: Role) -> tuple[PyTree, ...]:
+        return tuple(lookup(context, p) for p in role.inputs)
+
+    for name, fields in {**teachers_of(config), "student": config.student}.items():
+        if fields.initial.name:
+            roles = {**job.scheme.roles, **{n: cache.role for n, cache in job.caches.items()}}
+            role, teacher = roles[name], roles.get("teacher")
+            known = teacher and jax.eval_shape(teacher.model.init, jax.random.key(0), *inputs(teacher))
+            check_initial(fields.initial, name, role.model, inputs(role), known)
 
 
 def check_teacher(name: str, config: ConfigDict, scores: Mapping[str, Any]) -> None:
@@ -310,12 +325,19 @@ def teach(
     finished: dict[str, dict[str, Any]] = {}
     networks: dict[str, Network] = {}
     job, seen = jobs["student"], seen_shapes(jobs["student"])
-    frozen, scores = {}, {}
+    check_starts(config, job, {"batch": seen, "extra": job.scheme.extra})
+    frozen, scores, whole = {}, {}, {}
     for name, fields in teachers_of(config).items():
         role = job.scheme.roles[name]
+        given = loaded = teacher_variables if name == "teacher" else None
+        if loaded is None and not fields.checkpoint:
+            own = job.caches[name].role if name in job.caches else role
+            loaded = first_variables(fields.initial, name, own.model, fields.seed)
         if name in jobs:
+            jobs[name].scheme = starting_at(jobs[name].scheme, "student", loaded)
             finished[name] = finish_or_resume(jobs[name], mesh)
-        given = teacher_variables if name == "teacher" else None
+        else:
+            given = loaded
         if name in job.caches:
             networks[name] = cached_teacher(config, jobs, job.caches[name], given, mesh)
             frozen[name] = networks[name].role
@@ -325,8 +347,8 @@ def teach(
         rules = job.settings.rules.get(name, ())
 
         def shards(params: PyTree, stats: PyTree, name=name, rules=rules) -> tuple[PyTree, PyTree]:
-            whole = parallel.replicated(mesh)
-            return parallel.param_shardings(params, rules, mesh, name), jax.tree.map(lambda _: whole, stats)
+            everywhere = parallel.replicated(mesh)
+            return parallel.param_shardings(params, rules, mesh, name), jax.tree.map(lambda _: everywhere, stats)
 
         extra, path = job.scheme.extra, f"{name}.logits"
         if given is not None:
@@ -338,13 +360,18 @@ def teach(
             variables = (found.params, found.stats)
             if config.report:  # it measures the network whole, on one device
                 networks[name] = load_network(export, role, path, extra, seen)
+        whole[name] = variables
         frozen[name] = dataclasses.replace(role, initial=(precision.stored(variables[0], role.dtype), variables[1]))
         as_trained = variables if role.dtype == precision.INT8 else None
         scores[name] = score_teacher(job, frozen[name], rules, mesh, as_trained)
         check_teacher(name, fields, scores[name])
+    start_at = None
+    if config.student.initial.name:
+        model = job.scheme.roles["student"].model
+        start_at = first_variables(config.student.initial, "student", model, config.seed, whole.get("teacher"))
     for job in (jobs[name] for name in ("baseline", "student") if name in jobs):
         roles = {n: frozen.get(n, role) for n, role in job.scheme.roles.items()}
-        job.scheme = dataclasses.replace(job.scheme, roles=roles)
+        job.scheme = starting_at(dataclasses.replace(job.scheme, roles=roles), "student", start_at)
     return finished, networks, scores
 
 

@@ -31,16 +31,18 @@ HEADS = ("hidden", "tokens", "classes", "sentence")
 
 
 class Attention(nn.Module):
+    """Queries and keys read `x`, values read `source`, which may be wider."""
+
     heads: int
     dropout: float
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Array, mask: Array, train: bool) -> Array:
+    def __call__(self, x: Array, source: Array, mask: Array, train: bool) -> Array:
         batch, length, width = x.shape
         split = []
-        for name in ("queries", "keys", "values"):
-            y = Tap(name=f"{name}_joined")(dense(width, self.dtype, f"{name}_dense")(x))
+        for name, given in (("queries", x), ("keys", x), ("values", source)):
+            y = Tap(name=f"{name}_joined")(dense(width, self.dtype, f"{name}_dense")(given))
             split.append(Tap(name=name)(y.reshape(batch, length, self.heads, -1).swapaxes(1, 2)))
         queries, keys, values = split
         scores = jnp.einsum("bhqd,bhkd->bhqk", queries, keys, preferred_element_type=jnp.float32)
@@ -52,10 +54,17 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention and a two-layer network, each added to its input and then normalised."""
+    """Attention and a two-layer network, each added to its input and then normalised.
+
+    With a `bottleneck`, both work in that width between two linear maps, with `stack` two-layer networks in a row, and
+    the result is added to the layer's wide input: Sun et al., "MobileBERT", 2020, arXiv 2004.02984. Its NoNorm and its
+    narrow word embeddings are left out: this is its layer, not its checkpoint.
+    """
 
     heads: int
     hidden: int
+    bottleneck: int
+    stack: int
     activation: str
     epsilon: float
     dropout: float
@@ -64,10 +73,18 @@ class Layer(nn.Module):
     @nn.compact
     def __call__(self, x: Array, mask: Array, train: bool) -> Array:
         drop = nn.Dropout(self.dropout, deterministic=not train)
-        x = layer_norm(self, "norm1")(x + drop(Attention(self.heads, self.dropout, self.dtype, name="attention")(
-            x, mask, train)))  # fmt: skip
-        y = ACTIVATIONS[self.activation](dense(self.hidden, self.dtype, "mlp1")(x))
-        return layer_norm(self, "norm2")(x + drop(dense(x.shape[-1], self.dtype, "mlp2")(y)))
+        wide = x
+        if self.bottleneck:
+            x = layer_norm(self, "norm_in")(dense(self.bottleneck, self.dtype, "dense_in")(wide))
+        attention = Attention(self.heads, self.dropout, self.dtype, name="attention")
+        x = layer_norm(self, "norm1")(x + drop(attention(x, wide, mask, train)))
+        for i in range(self.stack):
+            number = "" if i == self.stack - 1 else f"_{i}"
+            y = ACTIVATIONS[self.activation](dense(self.hidden, self.dtype, f"mlp1{number}")(x))
+            x = layer_norm(self, f"norm2{number}")(x + drop(dense(x.shape[-1], self.dtype, f"mlp2{number}")(y)))
+        if self.bottleneck:
+            x = layer_norm(self, "norm_out")(wide + drop(dense(wide.shape[-1], self.dtype, "dense_out")(x)))
+        return x
 
 
 class Encoder(nn.Module):
@@ -77,7 +94,7 @@ class Encoder(nn.Module):
     tokens    logits [batch, length, vocabulary] through the embedding matrix: a masked language model
     classes   logits [batch, num_classes], from the first token through a layer "pooler" (the tap embedding)
     sentence  the mean of the last states over real tokens, divided by its norm [batch, width] (the tap embedding);
-              with num_classes, logits [batch, num_classes] from that mean, before the norm
+              with num_classes, logits [batch, num_classes] from that mean before the norm, or with `probe` after
     """
 
     vocabulary: int
@@ -93,8 +110,11 @@ class Encoder(nn.Module):
     pooler_activation: str = "tanh"
     epsilon: float = 1e-12
     dropout: float = 0.1
+    bottleneck: int = 0  # width inside the layers; 0: that of the network
+    stack: int = 1
     head: str = "hidden"
     num_classes: int = 0
+    probe: bool = False  # the classes of "sentence" read it under stop_gradient: they tell how good it is, no more
     dtype: Any = "float32"
 
     @nn.compact
@@ -108,8 +128,8 @@ class Encoder(nn.Module):
         x = nn.Dropout(self.dropout, deterministic=not train)(Tap(name="embeddings")(layer_norm(self, "norm")(x)))
         for i in range(self.depth):
             x = Layer(
-                self.heads, self.hidden, self.activation, self.epsilon, self.dropout, jnp.dtype(self.dtype),
-                name=f"layer{i}",
+                self.heads, self.hidden, self.bottleneck, self.stack, self.activation, self.epsilon, self.dropout,
+                jnp.dtype(self.dtype), name=f"layer{i}",
             )(x, mask, train)  # fmt: skip
         if self.head == "hidden":
             return x
@@ -130,6 +150,7 @@ class Encoder(nn.Module):
             unit = Tap(name="embedding")(x / jnp.maximum(safe_norm(x), 1e-12))
             if not self.num_classes:
                 return unit
+            x = jax.lax.stop_gradient(unit) if self.probe else x
         else:
             x = dense(self.width, self.dtype, "pooler")(x[:, 0])
             x = Tap(name="embedding")(ACTIVATIONS[self.pooler_activation](x))
@@ -151,8 +172,8 @@ class Encoder(nn.Module):
         longest = self.positions - (self.pad + 1 if self.counted_positions else 0)
         if tokens.shape[1] > longest:
             raise ValueError(f"The texts are {tokens.shape[1]} tokens long; this encoder has positions for {longest}.")
-        if self.width % self.heads:
-            raise ValueError(f"width={self.width} must be a multiple of heads={self.heads}.")
+        if (self.bottleneck or self.width) % self.heads:
+            raise ValueError(f"width={self.bottleneck or self.width} must be a multiple of heads={self.heads}.")
         if self.head not in HEADS:
             raise ValueError(f"head={self.head!r}. {near(self.head, HEADS)}")
         for name in (self.activation, self.pooler_activation):

