@@ -338,6 +338,6 @@ def test_the_command_line_builds_alone(tmp_path):
     command += ["--config.teacher.cache.directory=auto", "--config.teacher.cache.k=3", "--build_cache"]
     found = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, timeout=300)
     assert found.returncode == 0, found.stderr
-    assert "log_probs 12, ids 6, tail 4" in found.stdout and not (tmp_path / "student").exists()
+    assert "ids 6, log_probs 12, tail 4" in found.stdout and not (tmp_path / "student").exists()
     (folder,) = (tmp_path / "teacher" / "cache").iterdir()
     assert {p.name for p in folder.iterdir() if p.is_dir()} >= {"train", "test"}
