@@ -52,16 +52,13 @@ TERMS = {
 
 def jax_step(term: Term, modules: dict, params: dict, tokens: np.ndarray) -> tuple[Callable[[], float], int]:
     """(a function that makes one step and returns its loss, temporary bytes of the program)."""
-    roles = {n: Role(LinenModel(m), TOKENS, "student" if n == "student" else None) for n, m in modules.items()}
+    group = {"student": "student", "teacher": None}
+    roles = {n: Role(LinenModel(m), TOKENS, group[n], (params[n], {})) for n, m in modules.items()}
     calls = (Call("teacher", TOKENS, train=False), Call("student", TOKENS))
     phase = Phase("student", calls, {"kd": term}, optax.adamw(RATE, weight_decay=0.0))
     scheme, batch = Scheme(roles, (Stage(1, (phase,)),)), {"tokens": jnp.asarray(tokens)}
     scheme, inputs = bind(scheme, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch))
-    state = init_state(scheme, inputs, KEY, {n: (p, {}) for n, p in params.items()} | loaded_variables(scheme))
-    state = state.replace(
-        params={"student": {"student": jax.tree.map(jnp.copy, params["student"])}},
-        frozen={"teacher": (jax.tree.map(jnp.copy, params["teacher"]), {})},
-    )
+    state = jax.jit(lambda loaded: init_state(scheme, inputs, KEY, loaded))(loaded_variables(scheme))
     hyper, held = hyper_of(scheme.stages[0]), [state]
     step = (
         jax.jit(make_train_step(scheme, scheme.stages[0]), donate_argnums=0).lower(state, batch, hyper, KEY).compile()
