@@ -100,7 +100,7 @@ def test_a_run_goes_on_with_another_number_of_processes(before, after, tmp_path)
     """And with it another mesh: each process has two devices. On the same one, bit for bit."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     finish(start(after if before == after else 1, whole))
-    processes = start(before, broken, "0.05")
+    processes = start(before, broken, "0.3")  # slow enough that the signal comes before the end
     while len((broken / "metrics.jsonl").read_text().splitlines() if (broken / "metrics.jsonl").exists() else []) < 4:
         assert all(p.poll() is None for p in processes), [p.communicate()[0] for p in processes]
         time.sleep(0.02)
