@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks import common
 from configs import cifar_resnet, transfer_sets
-from kd_jax import plan, train
+from kd_jax import plan, teach, train
 from kd_jax.data.batches import train_batches
 from kd_jax.parallel import batch_sharding
 from kd_jax.presets import supervised
@@ -50,7 +50,7 @@ def steps(rounds: int) -> None:
         image = np.zeros((1, *data.train.image_shape), np.float32)
         given = jax.tree.map(np.asarray, jax.jit(model.init)(key, image))  # random ones cost what trained ones do
         jobs, _ = train.checked_jobs(config, folder, mesh, loaded=True)
-        train.teach(config, jobs, mesh, given)
+        teach.teach(config, jobs, mesh, given)
         job = jobs["student"]
         batches = train_batches(
             job.source, batch_size=64, seed=0, num_steps=rounds + 3, sharding=batch_sharding(mesh),

@@ -26,7 +26,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kd_jax import optim, parallel, sweep_table, train, workdir
+from kd_jax import optim, parallel, sweep_table, teach, train, workdir
 from kd_jax.checkpoint import write_json
 from kd_jax.config import teachers_of
 from kd_jax.loop import Watch
@@ -186,7 +186,7 @@ def train_program(program: Program, mesh: Mesh, watch: Watch | None = None) -> l
     """Trains what is missing of a program; a dict for every point, with its scores at the last step and the best."""
     jobs, _ = train.jobs_of(program.config, program.directory)
     jobs = train.untrained(program.config, jobs)
-    train.teach(program.config, jobs, mesh)
+    teach.teach(program.config, jobs, mesh)
     job, members, count = jobs["student"], program.members, len(program.points)
     about: dict[str, Any] = {}
     if members is not None:
@@ -196,7 +196,7 @@ def train_program(program: Program, mesh: Mesh, watch: Watch | None = None) -> l
             how, about = fastest(job, members, mesh, program.choice)
         members, about = dataclasses.replace(members, how=how), about | {"how": how}
     try:
-        results = train.finish_or_resume(job, mesh, members, watch)
+        results = teach.finish_or_resume(job, mesh, members, watch)
     except NonFiniteLoss as e:
         print(f"{job.name}: {e}")
         return [{"point": point, "diverged": True, "validation": None, "test": None} for point in program.points]

@@ -12,6 +12,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from kd_jax import train
+from kd_jax.check import check
 from kd_jax.checkpoint import save_tree
 from kd_jax.conclude import exported
 from kd_jax.config import check_command, own_data
@@ -21,7 +22,7 @@ from kd_jax.data.load import load
 from kd_jax.data.source import Source, Splits
 from kd_jax.knowledge import PRESETS, compose, make_terms, with_four_stages
 from kd_jax.parallel import make_mesh
-from kd_jax.plan import check, make_model, plan
+from kd_jax.plan import make_model, plan
 from kd_jax.presets import SCHEMES
 
 CONFIGS = Path(__file__).parent.parent / "configs"

@@ -11,6 +11,7 @@ from test_stages import SOURCES, Killed
 from test_stages import scheme as two_stages
 
 from kd_jax import dispatch, loop, plan
+from kd_jax.check import check
 from kd_jax.checkpoint import Checkpoints
 from kd_jax.data.source import Source
 from kd_jax.schemes import offline
@@ -104,12 +105,12 @@ def job(source: Source, **changes) -> plan.Job:
 
 def test_streamed_data_and_sizes_that_never_fit_are_refused(monkeypatch):
     shapes = toy.shapes(toy.batch(8))
-    plan.check(job(SOURCES["train"]), shapes, toy.mesh())
+    check(job(SOURCES["train"]), shapes, toy.mesh())
     with pytest.raises(ValueError, match="steps_per_dispatch = 5.* at most eval_every = 4"):
-        plan.check(job(SOURCES["train"], steps_per_dispatch=5), shapes, toy.mesh())
+        check(job(SOURCES["train"], steps_per_dispatch=5), shapes, toy.mesh())
     monkeypatch.setattr("kd_jax.data.batches.RESIDENT_BYTES", 0)
     with pytest.raises(ValueError, match="blobs/train is streamed"):
-        plan.check(job(SOURCES["train"]), shapes, toy.mesh())
+        check(job(SOURCES["train"]), shapes, toy.mesh())
 
 
 def test_a_convolution_network_with_augmentation_is_equal_too(tmp_path):

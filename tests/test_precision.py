@@ -9,7 +9,7 @@ import pytest
 import toy
 from test_stages import SETTINGS, SOURCES
 
-from kd_jax import loop, parallel, plan, precision, train
+from kd_jax import loop, parallel, plan, precision, teach
 from kd_jax.schemes import offline
 from kd_jax.types import Role
 
@@ -48,10 +48,10 @@ def test_the_start_of_a_run_says_how_often_it_answers_like_the_floats(capsys):
     variables = model.init(KEY, jnp.zeros((1, toy.FEATURES)))
     role = Role(model, dtype="int8", initial=(precision.stored(variables[0], "int8"), variables[1]))
     job = plan.Job("student", offline.build(toy.parts(toy.roles(), {})), SOURCES, SETTINGS, None, {})
-    scores = train.score_teacher(job, role, (), toy.mesh(), variables)
+    scores = teach.score_teacher(job, role, (), toy.mesh(), variables)
     assert 0.8 < scores["test"]["agreement_as_trained"] <= 1 and 0 < scores["test"]["kl_as_trained"] < 0.01
     fields = plan.ConfigDict({"dtype": "int8", "min_accuracy": 0.0})
-    train.check_teacher("teacher", fields, scores)
+    teach.check_teacher("teacher", fields, scores)
     assert "teacher in int8" in capsys.readouterr().out
     assert "agreement" not in scores["test"]  # that is the word for student and teacher
     assert parallel.is_lead()

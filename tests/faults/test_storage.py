@@ -14,7 +14,7 @@ from killable import SETTINGS, SOURCES, scheme
 from test_resume import assert_same_end, unbroken, wait_for  # noqa: F401  (a fixture)
 from test_resume import start as begin
 
-from kd_jax import loop, train, workdir
+from kd_jax import loop, teach, workdir
 from kd_jax.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.slow
@@ -96,7 +96,7 @@ def test_a_damaged_done_json_is_made_again_from_the_checkpoints(damage, tmp_path
     done = tmp_path / "done.json"
     done.write_bytes(damage(done.read_bytes()))
     job = Job("toy", scheme(), SOURCES, SETTINGS, tmp_path, {})
-    again = train.finish_or_resume(job, toy.mesh(2))
+    again = teach.finish_or_resume(job, toy.mesh(2))
     chex.assert_trees_all_equal(first["last"], again["last"])
     assert json.loads(done.read_text())["best"] == first["best"]
     assert "done.json cannot be read" in capsys.readouterr().out

@@ -8,12 +8,13 @@ import pytest
 import scheme_checks
 import toy
 
+from kd_jax.check import check
 from kd_jax.data.batches import batch_shapes
 from kd_jax.data.load import load
 from kd_jax.losses import feature, representation
 from kd_jax.models import connectors, method_connectors
 from kd_jax.parallel import make_mesh
-from kd_jax.plan import check, make_model, plan
+from kd_jax.plan import make_model, plan
 from kd_jax.resolve import resolve
 from kd_jax.schemes import offline
 from kd_jax.types import Role, Term

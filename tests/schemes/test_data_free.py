@@ -14,6 +14,7 @@ import pytest
 import scheme_checks
 import toy
 
+from kd_jax.check import check
 from kd_jax.data.arrays import from_arrays
 from kd_jax.data.batches import batch_shapes
 from kd_jax.losses import data_free as losses
@@ -22,7 +23,7 @@ from kd_jax.models.adapters import as_model
 from kd_jax.models.cnn import cnn
 from kd_jax.models.generators import generator, image_bank
 from kd_jax.models.mlp import mlp
-from kd_jax.plan import check, make_model, plan
+from kd_jax.plan import make_model, plan
 from kd_jax.report.sections import check as check_section
 from kd_jax.schemes import data_free, inversion
 from kd_jax.state import bind, init_state

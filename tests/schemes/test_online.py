@@ -13,12 +13,13 @@ import pytest
 import toy
 from scheme_checks import KEY, config_module, moved, resumes_exactly, same_on_eight_devices, steps
 
+from kd_jax.check import check
 from kd_jax.data.batches import batch_shapes
 from kd_jax.losses import ensemble, online, response, task
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.branches import Branched, branched_cnn, branched_resnet, member, stacked
 from kd_jax.models.cnn import cnn
-from kd_jax.plan import check, make_model, plan
+from kd_jax.plan import make_model, plan
 from kd_jax.schemes import branches, codistillation
 from kd_jax.schemes.online import build, error_shares, kdcl_general
 from kd_jax.state import bind, init_state

@@ -1,0 +1,255 @@
+"""Teachers: trained or loaded, scored, asked once where their answers are cached, and given to the schemes of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from kd_jax import parallel, precision, workdir
+from kd_jax.cache import build
+from kd_jax.cache_open import hash_of, hash_of_files, opened
+from kd_jax.cache_plan import TeacherCache, give
+from kd_jax.checkpoint import load_tree, write_json
+from kd_jax.conclude import exported
+from kd_jax.config import teachers_of
+from kd_jax.data.batches import batch_shapes, eval_batches
+from kd_jax.evaluate import evaluate, extra_inputs, make_eval_step
+from kd_jax.initial import check_initial, first_variables, starting_at
+from kd_jax.loop import DONE, Watch, fit
+from kd_jax.members import Members
+from kd_jax.plan import Job
+from kd_jax.results import Network, measured
+from kd_jax.state import evaluated_roles
+from kd_jax.terms import lookup
+from kd_jax.types import PyTree, Role, Scheme, TrainState
+
+COST = "cost.json"
+
+
+def teach(
+    config: ConfigDict,
+    jobs: Mapping[str, Job],
+    mesh: Mesh,
+    teacher_variables: tuple[PyTree, PyTree] | None = None,
+) -> tuple[dict[str, Any], dict[str, Network], dict[str, Any]]:
+    """Trains or loads the teachers, scores them, and gives them to the schemes of the other jobs.
+
+    Returns (results of the trained ones, networks, scores) by name.
+    """
+    finished: dict[str, dict[str, Any]] = {}
+    networks: dict[str, Network] = {}
+    job, seen = jobs["student"], seen_shapes(jobs["student"])
+    check_starts(config, job, {"batch": seen, "extra": job.scheme.extra})
+    frozen, scores, whole = {}, {}, {}
+    for name, fields in teachers_of(config).items():
+        role = job.scheme.roles[name]
+        given = loaded = teacher_variables if name == "teacher" else None
+        if loaded is None and not fields.checkpoint:
+            own = job.caches[name].role if name in job.caches else role
+            loaded = first_variables(fields.initial, name, own.model, fields.seed)
+        if name in jobs:
+            jobs[name].scheme = starting_at(jobs[name].scheme, "student", loaded)
+            finished[name] = finish_or_resume(jobs[name], mesh)
+        else:
+            given = loaded
+        if name in job.caches:
+            networks[name] = cached_teacher(config, jobs, job.caches[name], given, mesh)
+            frozen[name] = networks[name].role
+            scores[name] = score_teacher(job, frozen[name], (), mesh)
+            check_teacher(name, fields, scores[name])
+            continue
+        rules = job.settings.rules.get(name, ())
+
+        def shards(params: PyTree, stats: PyTree, name=name, rules=rules) -> tuple[PyTree, PyTree]:
+            everywhere = parallel.replicated(mesh)
+            return parallel.param_shardings(params, rules, mesh, name), jax.tree.map(lambda _: everywhere, stats)
+
+        extra, path = job.scheme.extra, f"{name}.logits"
+        if given is not None:
+            networks[name] = Network(role.model, *given, role, extra_inputs(role, extra), path)
+            variables = parallel.place(given, shards(*given))
+        else:
+            export = Path(fields.checkpoint) if fields.checkpoint else export_of(jobs[name], fields.use)
+            found = load_network(export, role, path, extra, seen, shards)
+            variables = (found.params, found.stats)
+            if config.report:  # it measures the network whole, on one device
+                networks[name] = load_network(export, role, path, extra, seen)
+        whole[name] = variables
+        frozen[name] = dataclasses.replace(role, initial=(precision.stored(variables[0], role.dtype), variables[1]))
+        as_trained = variables if role.dtype == precision.INT8 else None
+        scores[name] = score_teacher(job, frozen[name], rules, mesh, as_trained)
+        check_teacher(name, fields, scores[name])
+    start_at = None
+    if config.student.initial.name:
+        model = job.scheme.roles["student"].model
+        start_at = first_variables(config.student.initial, "student", model, config.seed, whole.get("teacher"))
+    for job in (jobs[name] for name in ("baseline", "student") if name in jobs):
+        roles = {n: frozen.get(n, role) for n, role in job.scheme.roles.items()}
+        job.scheme = starting_at(dataclasses.replace(job.scheme, roles=roles), "student", start_at)
+    return finished, networks, scores
+
+
+def cached_teacher(
+    config: ConfigDict, jobs: Mapping[str, Job], cache: TeacherCache, given: tuple[PyTree, PyTree] | None, mesh: Mesh
+) -> Network:
+    """What stands in for a teacher, whose answers are given to the data of the other jobs; it is asked once.
+
+    `given` are its variables where the caller has them.
+    """
+    job, fields, name = jobs["student"], teachers_of(config)[cache.name], cache.name
+    export = Path(fields.checkpoint) if fields.checkpoint else None
+    if name in jobs:
+        export = export_of(jobs[name], fields.use)
+    here = given is not None or (export is not None and export.exists())
+
+    def load() -> Network:
+        extra = job.scheme.extra
+        if given is not None:
+            return Network(cache.role.model, *given, cache.role, extra_inputs(cache.role, extra), f"{name}.logits")
+        return load_network(export, cache.role, f"{name}.logits", extra, seen_shapes(job))
+
+    files = hash_of_files(export) if export and here and given is None else ""
+    trained = None if fields.checkpoint or given is not None else cache.trained
+    if not cache.whole:
+        teacher = load()
+        rules = config.mesh.teacher_rules
+        build(cache, teacher.variables, mesh, rules=rules, files=files, trained=trained)
+        if config.report and parallel.is_lead():
+            write_json(cache.folder / COST, measured(teacher, job.source, job.scheme.prepare))
+        del teacher  # from here on nobody has its parameters
+    elif not here and parallel.is_lead():
+        print(f"{name}: it is not on this machine; its answers are in {cache.folder}")
+    found = opened(
+        cache, files=files, trained=trained, parameters=(lambda: hash_of(load().variables)) if here else None
+    )
+    give([jobs[n] for n in ("baseline", "student") if n in jobs], {name: found})
+    role = dataclasses.replace(cache.stand_in, initial=({}, {}))
+    cost = cache.folder / COST
+    about = json.loads(cost.read_text()) if cost.exists() else {}
+    return Network(role.model, {}, {}, role, {}, f"{name}.logits", about)
+
+
+def score_teacher(
+    job: Job, role: Role, rules: parallel.Rules, mesh: Mesh, as_trained: tuple[PyTree, PyTree] | None = None
+) -> dict[str, Any]:
+    """{split: {metric: value}} of a frozen teacher, on the data and with the preparation that `job` uses.
+
+    Given its variables `as_trained` too, how often the teacher that is used answers like that one, and the KL from it.
+    """
+    frozen = {"teacher": role.initial} | ({"as_trained": as_trained} if as_trained else {})
+    roles, other = dict.fromkeys(frozen, role), "as_trained" if as_trained else None
+    scheme = Scheme(roles, (), evaluate=("teacher",), reference=other, prepare=job.scheme.prepare)
+    abstract = TrainState(jax.numpy.int32(0), {}, {}, {}, frozen, dict(job.scheme.extra))
+    shardings = parallel.state_shardings(abstract, dict.fromkeys(frozen, rules), mesh)
+    state = parallel.place(abstract, shardings)
+    step, key = jax.jit(make_eval_step(scheme)), parallel.create_everywhere(lambda: jax.random.key(0), mesh)
+    size, sharding = job.settings.eval_batch_size, parallel.batch_sharding(mesh)
+    with jax.set_mesh(mesh):
+        scores = {
+            name: evaluate(step, state, eval_batches(source, batch_size=size, sharding=sharding), key)["teacher"]
+            for name in ("validation", "test")
+            if (source := job.sources[name]) is not None
+        }
+    renamed = {"agreement": "agreement_as_trained", "kl": "kl_as_trained"}
+    return {split: {renamed.get(k, k): v for k, v in values.items()} for split, values in scores.items()}
+
+
+def check_starts(config: ConfigDict, job: Job, context: Mapping[str, Any]) -> None:
+    """What teachers and student start from must fit them, before anything is trained; `context` holds shapes."""
+
+    def inputs(role: Role) -> tuple[PyTree, ...]:
+        return tuple(lookup(context, p) for p in role.inputs)
+
+    for name, fields in {**teachers_of(config), "student": config.student}.items():
+        if fields.initial.name:
+            roles = {**job.scheme.roles, **{n: cache.role for n, cache in job.caches.items()}}
+            role, teacher = roles[name], roles.get("teacher")
+            known = teacher and jax.eval_shape(teacher.model.init, jax.random.key(0), *inputs(teacher))
+            check_initial(fields.initial, name, role.model, inputs(role), known)
+
+
+def check_teacher(name: str, config: ConfigDict, scores: Mapping[str, Any]) -> None:
+    """The teacher must reach its `min_accuracy` on the validation split (test, if none was held out)."""
+    split = "validation" if "validation" in scores else "test"
+    accuracy, wanted = scores[split]["accuracy"], config.min_accuracy
+    perplexity = f", perplexity {scores[split]['perplexity']:.4g}" if "perplexity" in scores[split] else ""
+    print(f"{name}: {100 * accuracy:.2f}% on the {split} split{perplexity}")
+    if "agreement_as_trained" in scores[split]:
+        agreement, kl = (scores[split][f"{k}_as_trained"] for k in ("agreement", "kl"))
+        print(f"{name} in {config.dtype}: {100 * agreement:.2f}% of its answers are those of the floats, KL {kl:.2g}")
+    if accuracy < wanted:
+        raise ValueError(
+            f"The {name} has {100 * accuracy:.2f}% on the {split} split, "
+            f"config.{name}.min_accuracy asks for {100 * wanted:.2f}%. "
+            "Is it the right checkpoint, with the same classes in the same order and the same input scaling?"
+        )
+
+
+def finish_or_resume(
+    job: Job, mesh: Mesh, members: Members | None = None, watch: Watch | None = None
+) -> dict[str, Any]:
+    """The results of the job; trains what is missing. `members` and `watch` as in loop.fit."""
+    workdir.claim(job.directory, job.config)
+    done = job.directory / DONE
+    if results := read_json(done):
+        print(f"{job.name}: finished before, in {job.directory}")
+        return results
+    return fit(job.scheme, job.sources, job.settings, job.directory, mesh, job.name, members, watch)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """What a run wrote there; None where there is nothing, or nothing that can be read: it is then made again."""
+    try:
+        return json.loads(path.read_text()) if path.exists() else None
+    except ValueError:
+        print(f"{path} cannot be read: it is made again from the checkpoints.")
+        return None
+
+
+def export_of(job: Job, which: str) -> Path:
+    """Where a finished job leaves the network of its "last" or "best" step."""
+    return job.directory / "export" / which / evaluated_roles(job.scheme)[0]
+
+
+def load_network(
+    export: Path,
+    role: Role,
+    path: str,
+    extra: Mapping[str, Any],
+    batch: Mapping[str, Any],
+    shardings: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]] | None = None,
+) -> Network:
+    """An exported network; raises ValueError when it is missing or of another model.
+
+    `path` is that of its logits, `batch` has the shapes of a prepared one. `shardings(params, stats)` are where its
+    parameters and statistics are read to; without it they become NumPy arrays.
+    """
+    if not export.exists():
+        raise ValueError(
+            f"There is no exported model at {export}. A finished run has them under <workdir>/<name>/export/."
+        )
+    shapes = [lookup({"batch": batch, "extra": extra}, p) for p in role.inputs]
+    params, stats = jax.eval_shape(role.model.init, jax.random.key(0), *shapes)
+    given = extra_inputs(role, extra)
+    if shardings is not None:
+        # Read as what it will be, since a cast afterwards would hold it twice; int8 is made of the floats.
+        dtype = role.dtype if role.dtype != precision.INT8 else None
+        params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype or x.dtype), params)
+        places = shardings(params, stats)
+        placed = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), (params, stats), places)
+        params, stats = placed
+    tree = load_tree(export, exported(params, stats, jax.eval_shape(lambda: given)))
+    return Network(role.model, tree["params"], tree.get("stats", stats), role, tree.get("given", given), path)
+
+
+def seen_shapes(job: Job) -> Mapping[str, Any]:
+    """Shapes of a prepared batch of the job."""
+    raw = batch_shapes(job.source, job.settings.batch_size)
+    return jax.eval_shape(lambda b: job.scheme.prepare(b, jax.random.key(0), False), raw)
