@@ -185,21 +185,23 @@ def collect(
 
 
 def joined(found: Mapping[str, list[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """The sections of all trainings in one list: those of one title become one, where each line names its training."""
-    made: dict[str, dict[str, Any]] = {}
-    shared = {title for title, n in Counter(s["title"] for own in found.values() for s in own).items() if n > 1}
+    """The sections of all trainings in one list: those of one title and kind become one, where each line names its
+    training."""
+    made: dict[tuple[str, str], dict[str, Any]] = {}
+    counts = Counter(key for own in found.values() for key in {(s["title"], s["kind"]) for s in own})
     for name, own in found.items():
         for section in own:
-            section = dict(section)
-            if section["title"] in shared and section["kind"] == "table":
+            section, key = dict(section), (section["title"], section["kind"])
+            if counts[key] > 1 and section["kind"] == "table":
                 section["rows"] = [[f"{name} {row[0]}".strip(), *row[1:]] for row in section["rows"]]
-            elif section["title"] in shared and section["kind"] == "texts":
+            elif counts[key] > 1 and section["kind"] == "texts":
                 section["labels"] = [f"{name}, {label}" for label in section["labels"]]
-            elif section["title"] in made:
+            elif key in made:
                 section["title"] = f"{section['title']} ({name})"
-            before = made.get(section["title"])
+                key = (section["title"], section["kind"])
+            before = made.get(key)
             if before is None:
-                made[section["title"]] = section
+                made[key] = section
                 continue
             for field in {"table": ("rows",), "texts": ("texts", "labels")}[section["kind"]]:
                 before[field] = [*before[field], *section[field]]

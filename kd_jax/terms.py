@@ -115,7 +115,7 @@ def options_of(term: Term, hyper: Mapping[str, Any], step: Array) -> tuple[Any, 
         return value(step) if callable(value) else value
 
     weight = hyper.get("weight", term.weight)
-    if isinstance(term.weight, Scheduled):
+    if isinstance(term.weight, Scheduled) and "weight" in hyper:
         weight = weight * term.weight.shape(step)
     return now(weight), {k: now(v) for k, v in {**term.kwargs, **hyper["kwargs"]}.items()}
 
