@@ -317,6 +317,7 @@ def test_a_build_that_is_killed_goes_on_and_ends_in_the_same_bytes(tmp_path):
     assert contents(killed / "cache") == contents(whole / "cache"), moments
 
 
+@pytest.mark.slow  # four processes
 def test_two_processes_build_together_and_train_as_one(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     finish(start(one, 0.0, "train"))

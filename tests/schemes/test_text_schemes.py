@@ -309,9 +309,8 @@ def test_a_tiny_run_of_every_method(method, tmp_path):
 REASONING = scheme_checks.config_module("reasoning")
 
 
-@pytest.mark.parametrize(
-    "method", [m if m == "filtered" else pytest.param(m, marks=pytest.mark.slow) for m in REASONING.METHODS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("method", REASONING.METHODS)
 def test_a_tiny_run_of_reasoning(method, tmp_path):
     config = REASONING.get_config(f"{method},tiny")
     config.report = False
