@@ -92,7 +92,7 @@ def cost(name: str, variant: str, root: Path) -> float:
     """(time of a step) / (time of a step of `kd`), stages weighted by their steps, medians of interleaved rounds."""
     config = configure(name, variant, 0, root)
     own = train.jobs_of(config, root / "cost")[0]["student"]
-    config.scheme = ConfigDict(part("schemes.offline.build"))
+    config.scheme, config.roles = ConfigDict(part("schemes.offline.build")), ConfigDict()
     config.terms = ConfigDict(compose("kd") if config.teacher.model.name else supervised())
     plainly = train.jobs_of(config, root / "cost")[0]["student"]
     steps: dict[int, list[Any]] = {}  # stages of the same phases share a program and its time
