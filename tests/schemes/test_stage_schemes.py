@@ -171,7 +171,7 @@ def test_a_run_starts_from_weights_and_from_its_teacher(tmp_path):
     params, _ = jax.jit(teacher.init)(jax.random.key(1), jnp.zeros((1, 2), jnp.int32))
     save(tmp_path / "teacher", teacher, params)
     config = CONFIG.get_config("response")
-    config.data = ConfigDict({"name": "test_stages:splits"})
+    config.data = ConfigDict({"name": f"{__name__}:splits"})
     config.teacher.model.kwargs.folder = config.student.model.kwargs.folder = str(tmp_path / "teacher")
     config.teacher.initial.kwargs = ConfigDict(dict(folder=str(tmp_path / "teacher")))
     config.teacher.train.steps = 0
