@@ -237,6 +237,9 @@ def train(run: Fit, log: Log, signals: Signals, profile: Profile, watch: Watch |
     in_flight: collections.deque[Any] = collections.deque()
     ahead = steps_ahead(run.mesh)
 
+    def idle() -> bool:
+        return not in_flight or jax.tree.leaves(in_flight[-1])[0].is_ready()
+
     def save() -> None:
         log.flush(step)  # before the save, so that a checkpoint never holds a nan that the log has not seen
         run.record["seconds"] = time.monotonic() - clock
@@ -266,7 +269,8 @@ def train(run: Fit, log: Log, signals: Signals, profile: Profile, watch: Watch |
         hyper = parallel.create_everywhere(functools.partial(run.hyper, number), run.mesh)
         jitted = dispatch.compiled(run, stage, programs)
         with jax.transfer_guard("disallow"):
-            for count, data in dispatch.dispatches(run, stage.data, bounds[number], step, bounds[number + 1]):
+            calls_left = dispatch.dispatches(run, stage.data, bounds[number], step, bounds[number + 1])
+            for count, data in log.data_wait.around(calls_left, idle):
                 profile.before(step + 1, count)
                 run.state, metrics = jitted[count](run.state, *data, hyper, run.keys)
                 step, calls = step + count, calls + 1

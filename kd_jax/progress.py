@@ -17,6 +17,7 @@ from tqdm import tqdm
 LINE_EVERY = 10.0  # seconds between two plain lines
 WINDOW = 20  # updates that the rate is averaged over: follows a change of speed, and does not flicker
 BAR_WIDTH = 24  # columns, fewer on a narrow terminal
+WAITING = 0.1  # of the time spent waiting for data is worth saying
 PERCENT = ("accuracy", "top5", "agreement")
 
 
@@ -44,7 +45,7 @@ class Progress:
         self._file = sys.stdout if file is None else file
         self._clock = clock
         self._marks: collections.deque[tuple[int, float]] = collections.deque([(start_step, clock())], WINDOW + 1)
-        self._updates = 0
+        self._updates, self._waiting = 0, 0.0
         self._printed_at = -math.inf
         self._pending: str | None = None  # the newest line if it was not printed
         self._bar = None
@@ -66,12 +67,15 @@ class Progress:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def update(self, step: int, values: Mapping[str, Any] | None = None) -> None:
-        """Shows `step` (finished steps) with the values in their order; "loss" goes first, rates of hits in percent."""
+    def update(self, step: int, values: Mapping[str, Any] | None = None, waiting: float = 0.0) -> None:
+        """Shows `step` (finished steps) with the values in their order; "loss" goes first, rates of hits in percent.
+
+        `waiting` is the share of the time in which the devices waited for data; from a tenth on it is shown.
+        """
         if not self.enabled:
             return
         now = self._clock()
-        self._updates += 1
+        self._updates, self._waiting = self._updates + 1, waiting
         if self._updates == 2 and self._marks[-1][0] < step:
             self._marks.popleft()  # the start: its interval holds the compilation
         self._marks.append((step, now))
@@ -108,7 +112,8 @@ class Progress:
         if rate is None:
             return []
         left = max(0, self.total - self._marks[-1][0]) / rate
-        return [f"{_count(rate * self.batch_size)} examples/s", f"{_duration(left)} left"]
+        waiting = [f"waiting for data {100 * self._waiting:.0f}%"] if self._waiting >= WAITING else []
+        return [f"{_count(rate * self.batch_size)} examples/s", f"{_duration(left)} left", *waiting]
 
     def _plain(self, step: int, now: float, text: str) -> None:
         percent = 100 * step / self.total if self.total else 100
@@ -125,6 +130,7 @@ class Progress:
             [*parts, *speed[1:]],
             [*parts[:1], *parts[1:][-1:], *speed[1:]],
             [*parts[:1], *speed[1:]],
+            [*parts[:1], *speed[1:2]],
             parts[:1],
         ]
         text = next((line for line in map("  ".join, wishes) if len(line) + 5 <= self._room()), "")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jax.experimental import multihost_utils
@@ -14,6 +16,8 @@ from jax.experimental import multihost_utils
 from kd_jax import parallel
 from kd_jax.metrics import Accumulator, JsonlWriter, TensorBoardWriter, first_non_finite
 from kd_jax.progress import Progress
+
+T = TypeVar("T")
 
 
 class NonFiniteLoss(FloatingPointError):
@@ -79,6 +83,33 @@ class Profile:
             self.running = False
 
 
+class DataWait:
+    """Seconds in which the devices had nothing to do, since the next batch was not there."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock, self.seconds, self.since = clock, 0.0, clock()
+
+    def around(self, batches: Iterable[T], idle: Callable[[], bool]) -> Iterator[T]:
+        """The batches. The time that one takes to come counts where the devices are `idle` when it has come."""
+        batches = iter(batches)
+        while True:
+            asked = self.clock()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            if idle():
+                self.seconds += self.clock() - asked
+            yield batch
+
+    def share(self) -> float:
+        """Of the time since the last call."""
+        now = self.clock()
+        share = self.seconds / max(now - self.since, 1e-9)
+        self.seconds, self.since = 0.0, now
+        return min(share, 1.0)
+
+
 def _sums_last(item: tuple[str, Any]) -> int:
     """A nan in one term makes the loss and the gradient nan too: the term is to blame."""
     return (
@@ -115,7 +146,7 @@ class Log:
         self.record, self.every, self.progress = record, every, progress
         self.sums = Accumulator.from_state(record["accumulator"])
         self.pending: list[tuple[int, int, dict]] = []
-        self.flushed = step or 0
+        self.flushed, self.data_wait = step or 0, DataWait()
 
     def add(self, step: int, metrics: dict, steps: int = 1) -> None:
         """Metrics of the `steps` steps that end with `step`, on an axis of their own where there are several."""
@@ -137,12 +168,15 @@ class Log:
                 "The checkpoints in the run's folder are from before. "
                 "Common causes: the learning rate, a weight in config.terms, a temperature near 0."
             )
+        waiting = None
         for step, metrics in ready:
             self.sums.add(metrics)
             if step % self.every == 0:
                 values = self.sums.result()
                 self.write(step, {"kind": "train", **values})
-                self.progress.update(step, {name: _mean(value) for name, value in values.items()})
+                shown = {name: _mean(value) for name, value in values.items()}
+                waiting = self.data_wait.share() if waiting is None else waiting
+                self.progress.update(step, shown, waiting)
                 self.sums.reset()
         self.record["accumulator"] = self.sums.state()
 

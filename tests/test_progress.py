@@ -111,3 +111,14 @@ def test_odd_numbers():
 )
 def test_durations(seconds, text):
     assert progress._duration(seconds) == text
+
+
+def test_waiting_for_data_is_said_from_a_tenth_on():
+    file, clock = io.StringIO(), Clock()
+    shown = progress.Progress("student", 100, 0, 100, file=file, clock=clock)
+    for step, waiting in ((10, 0.09), (20, 0.434), (30, 0.0)):
+        clock.now += 20
+        shown.update(step, {"loss": 1.0}, waiting)
+    lines = file.getvalue().splitlines()
+    assert lines[1].endswith("left  waiting for data 43%")
+    assert "waiting" not in lines[0] + lines[2]

@@ -1,6 +1,7 @@
 """What helps to find out where the time goes: names in the compiled program, a trace, programs kept between runs."""
 
 import dataclasses
+import time
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +9,13 @@ import pytest
 import toy
 from test_stages import SETTINGS, SOURCES
 
-from kd_jax import loop, workdir
+from kd_jax import loop, progress, workdir
 from kd_jax.models import connectors
 from kd_jax.schemes import offline
 from kd_jax.state import bind, init_state
 from kd_jax.step import make_train_step
 from kd_jax.terms import hyper_of
+from kd_jax.watch import DataWait
 
 
 def test_roles_and_terms_are_named_in_the_compiled_program():
@@ -62,3 +64,34 @@ def test_compiled_programs_are_kept_where_the_config_says(tmp_path):
         for name, value in before.items():
             jax.config.update(name, value)
         workdir.compilation_cache.reset_cache()
+
+
+def test_waiting_for_data_counts_while_the_devices_are_idle():
+    now, busy = [0.0], [True]
+
+    def batches():
+        for number in range(4):
+            now[0] += 2.0
+            yield number
+
+    wait = DataWait(lambda: now[0])
+    for number in wait.around(batches(), lambda: not busy[0]):
+        busy[0] = number < 2  # of the next one
+        now[0] += 1.0
+    assert wait.share() == pytest.approx(2 / 12) and wait.share() == 0.0
+
+
+def test_a_run_that_waits_for_data_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
+    original = loop.train_batches
+
+    def slow(*given, **kwargs):
+        for batch in original(*given, **kwargs):
+            time.sleep(0.05)
+            yield batch
+
+    monkeypatch.setattr(loop, "train_batches", slow)
+    scheme = offline.build(toy.parts(toy.roles(), {"ce": toy.ce()}, 12))
+    loop.fit(scheme, SOURCES, dataclasses.replace(SETTINGS, log_every=3, eval_every=12), tmp_path, toy.mesh(), "slow")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("slow")]
+    assert len(lines) >= 4 and int(lines[-1].split("waiting for data ")[1].rstrip("%")) > 50
