@@ -21,6 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from kd_jax import parallel
 from kd_jax.types import PyTree, TrainState
 
 logging.getLogger("absl").setLevel(logging.WARNING)
@@ -91,7 +92,7 @@ class Checkpoints:
         """Once the checkpoint is whole, notes the checksums of its files, against bits that flip later."""
         self._manager.wait_until_finished()
         directory = self.directory / str(step)
-        if jax.process_index() == 0 and directory.exists():
+        if parallel.is_lead() and directory.exists():
             write_json(directory / MANIFEST, _checksums(directory))
 
     def wait(self) -> None:
@@ -138,13 +139,18 @@ class Checkpoints:
         """
         steps = self.steps()
         for step in reversed(steps):
-            problem = self.damage(step)
+            # All processes take the same one: what is broken for one of them is set aside by all.
+            problem, found = parallel.first_said(self.damage(step) if parallel.is_lead() else ""), None
             if not problem:
                 try:
-                    return self.restore(step, template(step)), self.record(step)
+                    found = self.restore(step, template(step)), self.record(step)
                 except Exception as e:  # Orbax and TensorStore raise many kinds for unreadable files
                     problem = str(e).splitlines()[0] if str(e) else type(e).__name__
-            self.report(f"Checkpoint {step} in {self.directory} is damaged: {problem}. Using the one before it.")
+                problem = parallel.first_said(problem)
+            if found is not None and not problem:
+                return found
+            if parallel.is_lead():
+                self.report(f"Checkpoint {step} in {self.directory} is damaged: {problem}. Using the one before it.")
             self._set_aside(step)
         if steps:
             raise RuntimeError(
@@ -154,11 +160,12 @@ class Checkpoints:
         return None
 
     def _set_aside(self, step: int) -> None:
-        if jax.process_index() == 0:
+        if parallel.is_lead():
             target = self.directory.parent / "damaged" / str(step)
             shutil.rmtree(target, ignore_errors=True)
             target.parent.mkdir(exist_ok=True)
             shutil.move(self.directory / str(step), target)
+        parallel.first_said("")  # the others look into the directory again when it is gone
         self._manager.close()
         self._open()
 

@@ -256,13 +256,18 @@ def on_lead(work: Callable[[], None]) -> None:
             work()
         except (OSError, ValueError) as e:
             failed = e
-    if jax.process_count() > 1:
-        said = np.zeros(MESSAGE_BYTES, np.uint8)
-        if failed is not None:
-            text = str(failed).encode()[:MESSAGE_BYTES]
-            said[: len(text)] = np.frombuffer(text, np.uint8)
-        text = bytes(np.asarray(multihost_utils.broadcast_one_to_all(said))).rstrip(b"\0").decode(errors="replace")
-        if text and failed is None:
-            raise ValueError(f"Process 0: {text}")
+    text = first_said("" if failed is None else str(failed))
     if failed is not None:
         raise failed
+    if text:
+        raise ValueError(f"Process 0: {text}")
+
+
+def first_said(text: str) -> str:
+    """What the first process says that says anything (""), cut to MESSAGE_BYTES. All processes must call it."""
+    if jax.process_count() == 1:
+        return text
+    cut = text.encode()[:MESSAGE_BYTES]
+    said = np.asarray(multihost_utils.process_allgather(np.frombuffer(cut.ljust(MESSAGE_BYTES, b"\0"), np.uint8)))
+    texts = (bytes(row).rstrip(b"\0").decode(errors="replace") for row in said)
+    return next((found for found in texts if found), "")

@@ -38,10 +38,13 @@ class Signals:
         self.asked = True
 
     def __enter__(self) -> Signals:
+        self._before = None
+        if jax.process_count() > 1:
+            return self  # JAX's own handler stays, which tells the other processes
         try:
             self._before = signal.signal(signal.SIGTERM, self._note)
         except ValueError:  # not in the main thread: a notebook's worker keeps its own handling
-            self._before = None
+            pass
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import chex
 import numpy as np
 import pytest
-from test_resume import exports
+from test_resume import exports, flip
 
 from kd_jax import peers
 
@@ -48,15 +48,20 @@ def test_two_processes_compute_what_one_does(tmp_path):
     assert_close(one, two)
 
 
-def test_sigterm_of_one_stops_both_at_the_same_step_and_they_resume(tmp_path):
-    processes = start(2, tmp_path)
-    while not (tmp_path / "metrics.jsonl").exists() or not (tmp_path / "metrics.jsonl").read_text():
+def test_sigterm_of_one_stops_both_and_they_resume_beyond_a_damaged_checkpoint(tmp_path):
+    """The newest checkpoint, of the step at which both stopped, has a flipped bit: both take the one before."""
+    processes = start(2, tmp_path, "0.3")  # slow enough that the signal comes before the end
+    while not (tmp_path / "checkpoints/10").exists():
         assert all(p.poll() is None for p in processes), [p.communicate()[0] for p in processes]
         time.sleep(0.01)
     processes[1].send_signal(signal.SIGTERM)
     finish(processes)
-    if not (tmp_path / "done.json").exists():  # else the toy run was quicker than the signal
-        assert "resumed at step" in finish(start(2, tmp_path))[0]
+    assert not (tmp_path / "done.json").exists()
+    *_, before, newest = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
+    flip(tmp_path / "checkpoints" / str(newest))
+    outputs = finish(start(2, tmp_path))
+    assert f"Checkpoint {newest}" in outputs[0] and f"resumed at step {before}" in outputs[0]
+    assert (tmp_path / "damaged" / str(newest)).exists()
     assert json.loads((tmp_path / "done.json").read_text())["last"]["step"] == 60
 
 
