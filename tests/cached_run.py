@@ -1,5 +1,5 @@
 """A run on small pictures whose teacher is cached or not. As a program it builds the cache, or trains too, and can be
-one of several processes. Arguments: directory, seconds a chunk, "build" or "train", port, processes, index."""
+one of several processes. Arguments: port, processes, index, directory, seconds a chunk, "build" or "train"."""
 
 import sys
 import time
@@ -11,9 +11,10 @@ import numpy as np
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 2)
 
+import several  # noqa: E402
 import toy  # noqa: E402
 
-from kd_jax import parallel, train  # noqa: E402
+from kd_jax import train  # noqa: E402
 from kd_jax.config import base, training  # noqa: E402
 from kd_jax.data import answers  # noqa: E402
 from kd_jax.data.arrays import from_arrays  # noqa: E402
@@ -56,14 +57,8 @@ def run(config, workdir, seed: int = 0, data=None, **options):
     return train.run(config, workdir, **{**given, **options})
 
 
-def main(directory: str, pause: str, what: str, port: str = "", count: str = "1", index: str = "0") -> None:
-    if int(count) > 1:
-        parallel.start_processes(
-            dict(
-                enabled=True, coordinator_address=f"127.0.0.1:{port}", num_processes=int(count),
-                process_id=int(index), heartbeat_timeout_seconds=30,
-            )
-        )  # fmt: skip
+def main(port: str, count: str, index: str, directory: str, pause: str, what: str) -> None:
+    several.join(port, count, index)
     write = answers.Writer.write
 
     def slow(self, chunk, values):

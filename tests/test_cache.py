@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 import toy
 from cached_run import configure, run, splits, variables
+from several import finish, start
 
 from kd_jax import loop, prng, train
 from kd_jax.checkpoint import load_tree
@@ -278,33 +278,14 @@ def test_built_beside_the_teacher_and_used_where_the_teacher_is_not(tmp_path, ca
         run(config, tmp_path / "d", until="cache", **options)
 
 
-def start(directory: Path, pause: float, what: str, count: int = 1) -> list[subprocess.Popen]:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    path = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, str(HERE / "cached_run.py"), str(directory), str(pause), what, str(port), str(count)]
-    return [
-        subprocess.Popen([*command, str(i)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                         env={**os.environ, "PYTHONPATH": path})
-        for i in range(count)
-    ]  # fmt: skip
-
-
-def finish(processes: list[subprocess.Popen]) -> list[str]:
-    outputs = [p.communicate(timeout=300)[0] for p in processes]
-    assert all(p.returncode == 0 for p in processes), "\n".join(outputs)
-    return outputs
-
-
 def test_a_build_that_is_killed_goes_on_and_ends_in_the_same_bytes(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    output = finish(start(whole, 0.0, "build"))[0]
+    output = finish(start("cached_run.py", 1, whole, 0.0, "build"))[0]
     chunks = output.count("CHUNK")
     assert chunks == 2 + 13 + 1
     moments = [random.Random(int.from_bytes(os.urandom(4), "big")).randint(1, 7) for _ in range(2)]
     for count in moments:
-        (process,) = start(killed, 0.05, "build")
+        (process,) = start("cached_run.py", 1, killed, 0.05, "build")
         for line in process.stdout:
             count -= "CHUNK" in line
             if count == 0:
@@ -312,7 +293,7 @@ def test_a_build_that_is_killed_goes_on_and_ends_in_the_same_bytes(tmp_path):
                 break
         process.communicate()
         assert process.returncode == -signal.SIGKILL, moments
-    output = finish(start(killed, 0.0, "build"))[0]
+    output = finish(start("cached_run.py", 1, killed, 0.0, "build"))[0]
     assert output.count("CHUNK") <= chunks - sum(moments), moments
     assert contents(killed / "cache") == contents(whole / "cache"), moments
 
@@ -320,8 +301,8 @@ def test_a_build_that_is_killed_goes_on_and_ends_in_the_same_bytes(tmp_path):
 @pytest.mark.slow  # four processes
 def test_two_processes_build_together_and_train_as_one(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    finish(start(one, 0.0, "train"))
-    outputs = finish(start(two, 0.0, "train", 2))
+    finish(start("cached_run.py", 1, one, 0.0, "train"))
+    outputs = finish(start("cached_run.py", 2, two, 0.0, "train"))
     assert all(output.count("CHUNK") >= 8 for output in outputs)  # both wrote
     for split in ("train", "validation", "test"):
         ours, theirs = (answers.open_answers(d / "cache" / split).whole() for d in (one, two))

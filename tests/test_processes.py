@@ -12,45 +12,23 @@ from pathlib import Path
 import chex
 import numpy as np
 import pytest
+from several import HERE, finish, start
 from test_resume import exports, flip
 
 from kd_jax import peers
 
-HERE = Path(__file__).parent
-
-
-def start(count: int, directory: Path, *options: str, failing: int | None = None) -> list[subprocess.Popen]:
-    """`options` are those of worker.py; `failing` raises an error at its sixth step."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    path = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, str(HERE / "worker.py"), str(port), str(count)]
-    return [
-        subprocess.Popen([*command, str(i), str(directory), *options, *(["5"] if i == failing else [])],
-                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                         env={**os.environ, "PYTHONPATH": path})
-        for i in range(count)
-    ]  # fmt: skip
-
-
-def finish(processes: list[subprocess.Popen]) -> list[str]:
-    outputs = [p.communicate(timeout=300)[0] for p in processes]
-    assert all(p.returncode == 0 for p in processes), "\n".join(outputs)
-    return outputs
-
 
 def test_two_processes_compute_what_one_does(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    finish(start(1, one))
-    outputs = finish(start(2, two))
+    finish(start("worker.py", 1, one))
+    outputs = finish(start("worker.py", 2, two))
     assert "accuracy" in outputs[0] and "accuracy" not in outputs[1]  # one of them talks and writes
     assert_close(one, two)
 
 
 def test_sigterm_of_one_stops_both_and_they_resume_beyond_a_damaged_checkpoint(tmp_path):
     """The newest checkpoint, of the step at which both stopped, has a flipped bit: both take the one before."""
-    processes = start(2, tmp_path, "0.3")  # slow enough that the signal comes before the end
+    processes = start("worker.py", 2, tmp_path, 0.3)  # slow enough that the signal comes before the end
     while not (tmp_path / "checkpoints/10").exists():
         assert all(p.poll() is None for p in processes), [p.communicate()[0] for p in processes]
         time.sleep(0.01)
@@ -59,7 +37,7 @@ def test_sigterm_of_one_stops_both_and_they_resume_beyond_a_damaged_checkpoint(t
     assert not (tmp_path / "done.json").exists()
     *_, before, newest = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
     flip(tmp_path / "checkpoints" / str(newest))
-    outputs = finish(start(2, tmp_path))
+    outputs = finish(start("worker.py", 2, tmp_path))
     assert f"Checkpoint {newest}" in outputs[0] and f"resumed at step {before}" in outputs[0]
     assert (tmp_path / "damaged" / str(newest)).exists()
     assert json.loads((tmp_path / "done.json").read_text())["last"]["step"] == 60
@@ -67,7 +45,7 @@ def test_sigterm_of_one_stops_both_and_they_resume_beyond_a_damaged_checkpoint(t
 
 def test_an_error_of_one_ends_both_and_says_why(tmp_path):
     began = time.monotonic()
-    processes = start(2, tmp_path, "0.05", "60", failing=1)
+    processes = start("worker.py", 2, tmp_path, 0.05, 60, 5)
     outputs = [p.communicate(timeout=120)[0] for p in processes]
     assert time.monotonic() - began < 100  # start and all: neither the heartbeat nor JAX's barrier was waited for
     assert "OSError: the disk of this host is gone" in outputs[1] and processes[0].returncode == 1
@@ -104,15 +82,15 @@ def assert_close(one: Path, other: Path) -> None:
 def test_a_run_goes_on_with_another_number_of_processes(before, after, tmp_path):
     """And with it another mesh: each process has two devices. On the same one, bit for bit."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    finish(start(after if before == after else 1, whole))
-    processes = start(before, broken, "0.3")  # slow enough that the signal comes before the end
+    finish(start("worker.py", after if before == after else 1, whole))
+    processes = start("worker.py", before, broken, 0.3)  # slow enough that the signal comes before the end
     while len((broken / "metrics.jsonl").read_text().splitlines() if (broken / "metrics.jsonl").exists() else []) < 4:
         assert all(p.poll() is None for p in processes), [p.communicate()[0] for p in processes]
         time.sleep(0.02)
     processes[-1].send_signal(signal.SIGTERM)
     finish(processes)
     assert not (broken / "done.json").exists()
-    assert "resumed at step" in finish(start(after, broken))[0]
+    assert "resumed at step" in finish(start("worker.py", after, broken))[0]
     assert_close(whole, broken)
     if before == after:
         assert (whole / "metrics.jsonl").read_bytes() == (broken / "metrics.jsonl").read_bytes()

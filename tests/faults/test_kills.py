@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import toy
 from killable import SETTINGS, SOURCES, scheme
+from several import start as start_processes
 from test_processes import assert_close
-from test_processes import start as start_processes
 from test_resume import HERE, assert_same_end, unbroken, wait_for  # noqa: F401  (a fixture)
 from test_resume import start as begin
 
@@ -45,7 +45,7 @@ def test_the_only_process_is_killed_at_random_times(unbroken, tmp_path):  # noqa
 @pytest.mark.parametrize("victim", [0, 1])
 def test_one_of_two_processes_is_killed(victim, unbroken, tmp_path):  # noqa: F811
     """The other ends within the heartbeat timeout (here 10 s; 30 s are given) and says why. Limit: 3 minutes."""
-    processes = start_processes(2, tmp_path, "0.1", "10")
+    processes = start_processes("worker.py", 2, tmp_path, 0.1, 10)
     wait_for(processes[0], "STEP", RANDOM.randint(12, 30))
     processes[victim].kill()
     began = time.monotonic()
@@ -53,7 +53,7 @@ def test_one_of_two_processes_is_killed(victim, unbroken, tmp_path):  # noqa: F8
     assert time.monotonic() - began < 30 and processes[1 - victim].returncode not in (0, None)
     assert ("Process 1 gave no sign of life for 10 s" if victim else "another task died") in output
     processes[victim].communicate()
-    for process in start_processes(2, tmp_path):
+    for process in start_processes("worker.py", 2, tmp_path):
         output = process.communicate(timeout=120)[0]
         assert process.returncode == 0, output
     assert_close(tmp_path, unbroken)
