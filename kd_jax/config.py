@@ -117,7 +117,7 @@ def base() -> ConfigDict:
     config.optimizers = ConfigDict()  # group -> optimizer, where it is not config.train.optimizer
     config.terms = ConfigDict()
     config.select = "accuracy"  # accuracy | nll: what chooses the best step on the validation split (nll for text)
-    config.members = "auto"  # how runs of a sweep share a program: vmap | map | unroll, or auto: measured
+    config.members = "auto"  # how runs of a sweep share a program: vmap | map | unroll | auto: measured, if it is long
     config.baseline = True  # also train the student without the teacher, equally long
     config.mesh = ConfigDict(
         dict(

@@ -21,6 +21,7 @@ from kd_jax.members import KINDS, Members
 from kd_jax.plan import Job
 
 ROUNDS = 5
+SHORT = 1000  # steps below which compiling three programs costs more than the best of them saves
 MOST = 16  # members that are tried unrolled, on CPU only: it takes n times as long to compile
 
 
@@ -51,10 +52,13 @@ def step_times(job: Job, members: Members, mesh: Mesh, kinds: tuple[str, ...] = 
 def fastest(job: Job, members: Members, mesh: Mesh, path: Path) -> tuple[str, dict[str, Any]]:
     """(the fastest kind, what was measured); kept in the file `path`, since a run resumes in the way that it began.
 
-    One member is run as it is. Several processes take vmap, as one of them cannot measure alone.
+    One member is run as it is. Runs of fewer than SHORT steps take vmap, which is seldom far from the best, and so do
+    several processes, as one of them cannot measure alone.
     """
-    if len(members.seeds) == 1 or jax.process_count() > 1:
-        return "unroll" if len(members.seeds) == 1 else "vmap", {}
+    if len(members.seeds) == 1:
+        return "unroll", {}
+    if jax.process_count() > 1 or sum(stage.steps for stage in job.scheme.stages) < SHORT:
+        return "vmap", {}
     if path.exists():
         found = json.loads(path.read_text())
         return found["how"], {"ms": found["ms"]}
