@@ -1,5 +1,6 @@
 """Eight simulated devices, and settings under which sloppy code fails."""
 
+import gc
 import os
 import tempfile
 
@@ -12,6 +13,15 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax
+import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _fewer_objects():
+    """Compiled programs leave a million objects, which the garbage collector need not visit again and again."""
+    yield
+    gc.collect()
+    gc.freeze()
