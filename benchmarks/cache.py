@@ -1,11 +1,12 @@
 """What a cached teacher costs in a step, and what is lost when less of its answers is kept.
 
 python -m benchmarks.cache                    # cached step / student-only step; limit 1.05
-python -m benchmarks.cache --accuracy [--seeds 3] [--workdir runs/cache]
+python -m benchmarks.cache --accuracy=digits [--seeds 3] [--workdir runs/cache]     # or language
 
 The steps: digits, ResNet20 to ResNet8, batch 64, each with its batch gathered on the device, timed one after the other
 in every round; ratios are those of the medians. The accuracy: the digits task of configs/transfer_sets.py (100 labels),
-one teacher, the same pictures for all seeds (config.view_seed), 4 views of an example; a killed run goes on.
+one teacher, the same pictures for all seeds (config.view_seed), 4 views of an example. Or word-level KD of
+configs/language.py:bpe,small. A killed run goes on.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from benchmarks import common
-from configs import cifar_resnet, transfer_sets
+from configs import cifar_resnet, language, transfer_sets
 from kd_jax import plan, teach, train
 from kd_jax.data.batches import train_batches
 from kd_jax.parallel import batch_sharding
@@ -32,6 +34,9 @@ from kd_jax.terms import hyper_of
 STORES = (
     {"k": 0, "dtype": "float32"}, {"k": 0, "dtype": "bfloat16"}, {"k": 0, "dtype": "uint8"},
     *({"k": k, "dtype": "float32"} for k in (1, 2, 3, 5)), {"k": 3, "dtype": "uint8"},
+)  # fmt: skip
+TOKEN_STORES = (
+    *({"k": k, "dtype": "float16"} for k in (0, 1, 2, 5, 20, 50)), {"k": 20, "dtype": "uint8"},
 )  # fmt: skip
 
 
@@ -80,38 +85,60 @@ def steps(rounds: int) -> None:
     common.write("cache", rows, limit=1.05, rounds=rounds, loaded="other programs ran on this machine")
 
 
-def accuracy(seeds: int, root: Path) -> None:
+def digits() -> ConfigDict:
+    config = transfer_sets.get_config("unlabelled")
+    config.teacher.cache.views = 4
+    return config
+
+
+def text() -> ConfigDict:
+    config = language.get_config("word,bpe,small")
+    config.data.limit = 32 * 300  # rows that the student sees: all logits of more would be gigabytes
+    return config
+
+
+# (configs, what is stored, {metric of the test split: by what it is multiplied})
+TASKS = {
+    "digits": (digits, STORES, {"accuracy": 100, "agreement": 100}),
+    "language": (text, TOKEN_STORES, {"perplexity": 1, "agreement": 100, "kl": 1}),
+}
+
+
+def kept(task: str, seeds: int, root: Path) -> None:
+    """Trains from every store, and from the teacher itself."""
+    configure, stores, metrics = TASKS[task]
     rows = []
-    for store in STORES:
+    for store in ({}, *stores):
         found = []
         for seed in range(seeds):
-            config = transfer_sets.get_config("unlabelled")
+            config = configure()
             config.seed, config.view_seed, config.baseline, config.report = seed, 0, False, False
-            config.teacher.workdir = str(root / "teacher")
-            config.teacher.cache.update({"directory": "auto", "views": 4, **store})
-            name = f"{store['k']}-{store['dtype']}-{seed}"
-            found.append(train.run(config, root / name)["models"]["student"]["last"]["test"])
-        hits = [100 * test["accuracy"] for test in found]
+            config.teacher.workdir = str(root / task / "teacher")
+            config.teacher.cache.update({"directory": "auto", **store} if store else {})
+            name = "-".join([*(str(value) for value in store.values()), str(seed)])
+            found.append(train.run(config, root / task / name)["models"]["student"]["last"]["test"])
         jobs, _ = train.jobs_of(config, root)
-        size = jobs["student"].caches["teacher"].splits["train"][2].row_bytes
-        spread = statistics.stdev(hits) if seeds > 1 else 0.0
-        agreement = statistics.mean(100 * test["agreement"] for test in found)
-        rows.append(
-            {**store, "bytes an answer": size, "accuracy": f"{statistics.mean(hits):.2f} ± {spread:.2f}",
-             "agreement": f"{agreement:.2f}"}
-        )  # fmt: skip
-        common.write("cache_accuracy", rows, seeds=seeds)
+        size = jobs["student"].caches["teacher"].splits["train"][2].row_bytes if store else "no cache"
+        row = {"k": "", "dtype": "", **store, "bytes an answer": size}
+        if task == "language" and store:
+            row["bytes a token"] = round(size / config.data.length)
+        for metric, scale in metrics.items():
+            values = [scale * test[metric] for test in found]
+            spread = statistics.stdev(values) if seeds > 1 else 0.0
+            row[metric] = f"{statistics.mean(values):.2f} ± {spread:.2f}"
+        rows.append(row)
+        common.write("cache_accuracy" if task == "digits" else "cache_language", rows, seeds=seeds)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--accuracy", action="store_true")
+    parser.add_argument("--accuracy", choices=list(TASKS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workdir", default="runs/cache")
     args = parser.parse_args()
     if args.accuracy:
-        accuracy(args.seeds, Path(args.workdir))
+        kept(args.accuracy, args.seeds, Path(args.workdir))
     else:
         steps(args.rounds)
 

@@ -1,4 +1,4 @@
-"""The README's tables between markers, from benchmarks/results/{methods,schemes,vocabulary}.json.
+"""The README's tables between markers, from the files of the same name in benchmarks/results.
 
 python -m benchmarks.readme      writes what stands between <!-- methods --> and <!-- /methods -->, and so on
 """
@@ -14,6 +14,7 @@ from typing import Any
 from benchmarks.common import RESULTS
 from kd_jax.presets import PRESETS
 
+PLAIN = ("cache_accuracy",)
 README = Path(__file__).parent.parent / "README.md"
 PAPERS = {
     "kd": "Hinton et al. 2015, 1503.02531", "soft_ce": "Hinton et al. 2015, 1503.02531",
@@ -101,9 +102,18 @@ def vocabulary() -> list[str]:
     return lines
 
 
+def plain(name: str) -> list[str]:
+    """The rows as they are."""
+    rows = results(name)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    return lines + [f"| {' | '.join(str(row.get(c, '-')) for c in columns)} |" for row in rows]
+
+
 def main() -> None:
     text = README.read_text(encoding="utf-8")
-    for name, lines in (("methods", methods()), ("schemes", schemes()), ("vocabulary", vocabulary())):
+    tables = {"methods": methods(), "schemes": schemes(), "vocabulary": vocabulary()}
+    for name, lines in (tables | {name: plain(name) for name in PLAIN}).items():
         block = f"<!-- {name} -->\n" + "\n".join(lines) + f"\n<!-- /{name} -->"
         text, count = re.subn(rf"<!-- {name} -->.*?<!-- /{name} -->", lambda _, block=block: block, text, flags=re.S)
         if count != 1:

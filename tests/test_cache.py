@@ -93,6 +93,27 @@ def test_what_does_not_fit_the_device_is_read_ahead_of_the_step(on_the_fly, cach
     assert_equal(tmp_path, results, on_the_fly)
 
 
+@pytest.mark.parametrize(
+    "options", [{"steps_per_dispatch": 3}, {"train.accumulate": 2, "steps_per_dispatch": 2}, {"teacher.dtype": "int8"}]
+)
+def test_several_steps_a_dispatch_microbatches_and_an_int8_teacher(tmp_path, options):
+    found = []
+    for folder in ("", str(tmp_path / "cache")):
+        config = configure(folder)
+        config.update_from_flattened_dict(options)
+        found.append((tmp_path / f"run{bool(folder)}", run(config, tmp_path / f"run{bool(folder)}")))
+    assert_equal(*found[1], found[0])
+
+
+def test_a_report_of_a_cached_run(tmp_path):
+    config = configure("auto")
+    config.update(dict(report=True, baseline=True, examples=2))
+    results = run(config, tmp_path)
+    assert set(results["models"]) == {"teacher", "baseline", "student"}
+    assert "teacher" in (tmp_path / "report.html").read_text()
+    assert results["models"]["teacher"]["parameters"] > results["models"]["student"]["parameters"] > 0
+
+
 def pictures_and_answers(config, tmp_path, steps=8):
     """(batch, what the teacher says to its pictures, what the cache says, the pictures) of the student's run."""
     run(config, tmp_path, until="cache")

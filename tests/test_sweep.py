@@ -151,6 +151,21 @@ def test_every_point_is_the_run_of_its_own(swept, tmp_path):
         chex.assert_trees_all_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+def test_a_sweep_from_cached_answers_is_the_sweep(swept, tmp_path):
+    """The cache is built once, for all members and both programs."""
+    _, _, results = swept
+    config = tiny()
+    config.teacher.cache.directory = "auto"
+    spec = parse(f"seed=0,3;{TEMPERATURE}=4;terms.kd.weight=0.5,2;{RATE}=0.05,0.2")
+    found = sweep.run(config, spec, tmp_path)
+    assert len(list(tmp_path.rglob("manifest.json"))) == 1 and len(found["runs"]) == 8
+    known = {json.dumps(run["point"], sort_keys=True): run for run in results["runs"]}
+    for run in found["runs"]:
+        same = known[json.dumps(run["point"], sort_keys=True)]
+        for split in ("validation", "test"):
+            chex.assert_trees_all_close(run["last"][split]["student"], same["last"][split]["student"], rtol=1e-3)
+
+
 def network(folder):
     model = mlp(10, widths=(8,))
     params = model.init(jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32), train=False)["params"]

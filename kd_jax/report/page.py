@@ -13,7 +13,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from kd_jax.report import figures, sections, table, verdict
+from kd_jax.report import curves, figures, sections, table, verdict
 from kd_jax.report.examples import class_name, image_array, shown_examples, top_classes
 from kd_jax.report.style import CSS, LIGHT
 from kd_jax.report.verdict import number, percent
@@ -122,11 +122,11 @@ def _summary(results: Mapping[str, Any]) -> str:
 
 def _curves(results: Mapping[str, Any]) -> str:
     parts = []
-    if figures.has_loss(results):
-        figure = figures.figure_of([figures.draw_loss], results)
+    if curves.has_loss(results):
+        figure = figures.figure_of([curves.draw_loss], results)
         parts.append(_figure(figure, "Loss of the student over steps", "loss"))
-    if figures.has_validation(results):
-        figure = figures.figure_of([figures.draw_validation], results)
+    if curves.has_validation(results):
+        figure = figures.figure_of([curves.draw_validation], results)
         parts.append(_figure(figure, "Validation scores of the models over steps", "validation"))
     if not parts:
         return ""

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from kd_jax import report
-from kd_jax.report import figures, page, table, verdict
+from kd_jax.report import curves, figures, page, table, verdict
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -260,7 +260,7 @@ def test_figures_do_not_use_pyplot(full):
 
 def test_long_curves_are_averaged():
     model = {"curve": [{"step": step, "loss": step % 2} for step in range(1, 1001)] + [{"step": 1001, "loss": None}]}
-    steps, values = figures.curve(model, "loss")
+    steps, values = curves.curve(model, "loss")
     assert len(steps) == 250 and steps[0] == 2.5
     np.testing.assert_allclose(values, 0.5)
 
