@@ -66,6 +66,32 @@ def _log_mixture(log_p: Array, log_q: Array, share: Array) -> Array:
     return jnp.logaddexp(jnp.log(share) + log_p, jnp.log1p(-share) + log_q)
 
 
+def _mixture_terms(log_p: Array, log_q: Array, share: Array) -> tuple[Array, Array]:
+    """p log(p / m) and q log(q / m) by class, m = share p + (1 - share) q; 0 where p (q) is 0."""
+    p, q = jnp.exp(log_p), jnp.exp(log_q)
+    log_m = jnp.log(jnp.maximum(share * p + (1 - share) * q, jnp.finfo(p.dtype).tiny))
+    return tuple(jnp.where(x > 0, x * (jnp.where(x > 0, log_x, 0) - log_m), 0) for x, log_x in ((p, log_p), (q, log_q)))
+
+
+@jax.custom_jvp
+def _divergence_from_mixture(log_p: Array, log_q: Array, share: Array) -> Array:
+    """share KL(p, m) + (1 - share) KL(q, m), m = share p + (1 - share) q, over the last axis."""
+    share = over_classes(share, log_p)
+    of_p, of_q = _mixture_terms(log_p, log_q, share)
+    return jnp.sum(share * of_p + (1 - share) * of_q, axis=-1)
+
+
+@_divergence_from_mixture.defjvp
+def _divergence_from_mixture_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    # What m adds to the derivative cancels, so it needs no logarithm that the value does not.
+    (log_p, log_q, share), (along_p, along_q, along_share) = primals, tangents
+    wide = over_classes(share, log_p)
+    of_p, of_q = _mixture_terms(log_p, log_q, wide)
+    of_p_sum, of_q_sum = jnp.sum(of_p, axis=-1), jnp.sum(of_q, axis=-1)
+    along = jnp.sum(wide * of_p * along_p + (1 - wide) * of_q * along_q, axis=-1)
+    return share * of_p_sum + (1 - share) * of_q_sum, along + along_share * (of_p_sum - of_q_sum)
+
+
 def kd_loss(
     student_logits: Array,
     teacher_logits: Array,
@@ -148,8 +174,7 @@ def jsd_loss(
     beta = scalar_like(beta, s)
     log_s, log_t = log_probs(s, temperature, axis_name), log_probs(t, temperature, axis_name)
     inner = jnp.where((beta > 0) & (beta < 1), beta, 0.5)  # keeps the branch not taken finite
-    log_m = _log_mixture(log_t, log_s, inner)
-    between = inner * kl(log_t, log_m) + (1 - inner) * kl(log_s, log_m)
+    between = _divergence_from_mixture(log_t, log_s, inner)
     # An end that is not taken compares a side with itself: with a class of logit -inf it could be infinite, its
     # gradient NaN.
     forward = kl(log_t, jnp.where(over_classes(beta, s) <= 0, log_s, log_t))
