@@ -306,6 +306,23 @@ def test_a_tiny_run_of_every_method(method, tmp_path):
     assert [label.split(",")[0] for label in section["labels"]] == ["teacher"] * 3 + ["baseline"] * 3 + ["student"] * 3
 
 
+def test_a_cached_teacher_of_tokens(tmp_path):
+    """All log-probabilities teach as the teacher does, the few largest of every token nearly so."""
+    (tmp_path / "text.txt").write_text("\n\n".join(f"{i} and then there was {i * i}, and so on." for i in range(60)))
+    found = {}
+    for name, cache in {"none": {}, "all": {"k": 0}, "some": {"k": 4, "dtype": "float16"}}.items():
+        config = CONFIG.get_config("word,tiny")
+        config.data.directory, config.data.validation = str(tmp_path / "text.txt"), 0.1
+        config.report, config.baseline, config.summary.name = False, False, ""
+        config.teacher.workdir = str(tmp_path / "teacher")
+        config.teacher.cache.update({"directory": "auto", **cache} if cache else {})
+        found[name] = scheme_checks.train.run(config, tmp_path / name)["models"]["student"]["last"]["test"]
+    for metric in ("perplexity", "agreement", "kl"):
+        assert found["all"][metric] == pytest.approx(found["none"][metric], rel=1e-4, abs=1e-5)
+    assert found["some"]["perplexity"] == pytest.approx(found["none"]["perplexity"], rel=0.05)
+    assert found["some"]["perplexity"] != found["none"]["perplexity"]
+
+
 REASONING = scheme_checks.config_module("reasoning")
 
 
