@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from kd_jax.data.batches import train_batches
 from kd_jax.evaluate import classifiers
 from kd_jax.plan import Job
 from kd_jax.resolve import near
-from kd_jax.state import bind, init_state, loaded_variables
+from kd_jax.state import bind, init_state, variable_shapes
 from kd_jax.types import Scheme, TrainState
 
 Summary = Callable[[TrainState, Mapping[str, Any]], list[dict[str, Any]]]
@@ -44,7 +45,8 @@ def check(job: Job, batch: Mapping[str, Any], mesh: Mesh) -> None:
         if job.sources.get(split) is None:
             raise ValueError(f"{job.name}: the scheme scores {split!r}. {near(split, job.sources)}")
     scheme, inputs = bind(job.scheme, batch, settings.accumulate)
-    state = jax.eval_shape(lambda key: init_state(scheme, inputs, key, loaded_variables(scheme)), jax.random.key(0))
+    create = functools.partial(init_state, scheme, inputs)
+    state = jax.eval_shape(create, jax.random.key(0), variable_shapes(scheme, inputs))
     _check_classes(job, scheme, state, batch)
     parallel.check_roles(settings.rules, scheme)
     parallel.state_shardings(state, settings.rules, mesh)

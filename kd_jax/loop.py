@@ -27,7 +27,7 @@ from kd_jax.evaluate import evaluate, make_eval_step
 from kd_jax.members import Members
 from kd_jax.prng import Keys
 from kd_jax.progress import Progress
-from kd_jax.state import bind, create_state, init_optimizers, init_state, loaded_variables
+from kd_jax.state import bind, create_state, init_optimizers, init_state, variable_shapes
 from kd_jax.terms import hyper_of
 from kd_jax.types import PyTree, Scheme, TrainState
 from kd_jax.watch import Log, Profile, Signals, Stopped
@@ -130,7 +130,7 @@ class Fit:
                 state = self.fresh(state, number)
             return state
 
-        shapes = jax.eval_shape(create, self.keys.own, loaded_variables(self.scheme))
+        shapes = jax.eval_shape(create, self.keys.own, variable_shapes(self.scheme, self.inputs))
         of = parallel.state_shardings if self.members is None else self.members.shardings
         shardings = of(shapes, self.settings.rules, self.mesh)
         return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,9 +14,10 @@ import jax.numpy as jnp
 from kd_jax import microbatch, parallel, precision, prng
 from kd_jax.resolve import near
 from kd_jax.terms import lookup, members, taps_of, term_value
-from kd_jax.types import Array, Call, Phase, PyTree, Role, Scheme, Term, TrainState
+from kd_jax.types import Array, Call, Model, Phase, PyTree, Role, Scheme, Term, TrainState
 
 Shapes = Mapping[str, PyTree]
+_traced: weakref.WeakKeyDictionary[Model, dict] = weakref.WeakKeyDictionary()
 
 
 def prepared_shapes(scheme: Scheme, batch: Shapes) -> Shapes:
@@ -118,12 +120,41 @@ def _read_params(scheme: Scheme, context: Mapping, inputs: dict, shapes: dict) -
         if name not in scheme.roles:
             raise ValueError(f"A network reads the parameters of role {name!r}. {near(name, scheme.roles)}")
         inputs.setdefault(name, tuple(lookup(context, p) for p in scheme.roles[name].inputs))
-        shapes[name] = jax.eval_shape(scheme.roles[name].model.init, jax.random.key(0), *inputs[name])
+        shapes[name] = _init_shapes(scheme.roles[name].model, inputs[name])
     return {name: shapes[name][0] for name in names}
 
 
 def _shapes(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), tree)
+
+
+def _traced_once(model: Model, how: tuple, fn: Callable[..., PyTree], arguments: tuple) -> PyTree:
+    """Shapes of fn(key, *arguments), which is what `how` says of `model`: tracing a network takes long, and checks,
+    binding and the first state all ask. Kept while the model lives."""
+
+    def trace() -> PyTree:
+        return jax.eval_shape(fn, jax.random.key(0), *arguments)
+
+    leaves, structure = jax.tree.flatten(arguments)
+    try:
+        known = _traced.setdefault(model, {})
+        asked = (how, structure, tuple((jnp.shape(x), getattr(x, "dtype", type(x))) for x in leaves))
+        if asked not in known:
+            known[asked] = trace()
+        return known[asked]
+    except TypeError:  # a model of one's own that cannot be a key
+        return trace()
+
+
+def _init_shapes(model: Model, inputs: tuple) -> tuple[PyTree, PyTree]:
+    return _traced_once(model, ("init",), model.init, inputs)
+
+
+def variable_shapes(scheme: Scheme, inputs: Mapping[str, tuple[PyTree, ...]]) -> dict[str, tuple[PyTree, PyTree]]:
+    """{role: (params, stats)} of all roles that do not copy another: as `loaded` of init_state, where only shapes are
+    wanted."""
+    new = {n: _init_shapes(r.model, inputs[n]) for n, r in scheme.roles.items() if r.initial is None}
+    return new | loaded_variables(scheme)
 
 
 def _apply_shapes(
@@ -134,9 +165,10 @@ def _apply_shapes(
     apply = functools.partial(role.model.apply, train=call.train, taps=taps)
     try:
         if call.role not in shapes:
-            shapes[call.role] = jax.eval_shape(role.model.init, jax.random.key(0), *inputs[call.role])
-        key = jax.random.key(0)
-        return jax.eval_shape(lambda p, s, k, *x: apply(p, s, *x, key=k)[0], *shapes[call.role], key, *given)
+            shapes[call.role] = _init_shapes(role.model, inputs[call.role])
+        arguments, how = (*shapes[call.role], *given), (call.train, taps)
+        outputs = lambda k, p, s, *x: apply(p, s, *x, key=k)[0]  # noqa: E731
+        return _traced_once(role.model, how, outputs, arguments)
     except (TypeError, ValueError, KeyError) as e:
         found = dict(zip(call.inputs, jax.tree.map(lambda x: x.shape, given), strict=True))
         raise ValueError(f"Role {call.role!r} cannot take {found}: {e}") from e
@@ -161,7 +193,7 @@ def _first_variables(
     """{role: (params, stats)} at step 0: loaded, or initialised from a stream of `key` of its own, or copied."""
     variables = dict(loaded)
     for name, role in scheme.roles.items():
-        if role.initial is None:
+        if role.initial is None and name not in variables:
             zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), inputs[name])
             variables[name] = role.model.init(prng.stream(key, f"init/{name}", 0), *zeros)
     for name, role in scheme.roles.items():

@@ -11,8 +11,9 @@ from test_stages import SETTINGS, SOURCES
 
 from kd_jax import loop, progress, workdir
 from kd_jax.models import connectors
+from kd_jax.models.adapters import LinenModel
 from kd_jax.schemes import offline
-from kd_jax.state import bind, init_state
+from kd_jax.state import bind, init_state, variable_shapes
 from kd_jax.step import make_train_step
 from kd_jax.terms import hyper_of
 from kd_jax.watch import DataWait
@@ -33,6 +34,21 @@ def test_roles_and_terms_are_named_in_the_compiled_program():
         assert f"/{name}/" in text, name
     assert "/jvp(hint)/hint/connector/" in text and "/update_student/" in text
     assert "transpose(jvp(teacher))" not in text
+
+
+def test_binding_a_scheme_again_traces_no_network_again(monkeypatch):
+    traced = []
+    for name in ("init", "apply"):
+        method = getattr(LinenModel, name)
+        monkeypatch.setattr(LinenModel, name, lambda *a, m=method, **k: traced.append(m.__name__) or m(*a, **k))
+    scheme = offline.build(toy.parts(toy.roles(), {"ce": toy.ce(), "kd": toy.kd()}))
+    bound, inputs = bind(scheme, toy.shapes(toy.batch()))
+    assert sorted(traced) == ["apply", "apply", "init", "init"]
+    again, same = bind(scheme, toy.shapes(toy.batch()))
+    variable_shapes(again, same)
+    assert len(traced) == 4 and same == inputs
+    bind(scheme, toy.shapes({name: x[:4] for name, x in toy.batch().items()}))
+    assert len(traced) == 8  # other shapes
 
 
 @pytest.mark.parametrize("size", [1, 2])
