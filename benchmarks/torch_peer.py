@@ -6,8 +6,8 @@ The same layers and numbers of parameters (asserted), batch 64, random 32 x 32 i
 momentum and weight decay, cross-entropy + KD at T = 4, the teacher in eval mode without gradients. Every round times
 one step of each program after the other; ratios are of medians. On a machine with other work the threads of a step wait
 for one another, and those of OpenMP most: --one-core gives each program one thread and counts CPU seconds instead.
-"torchdistill" is the eager loop with the KDLoss of that package (pip install --no-deps torchdistill): its own models
-and data need a torchvision that fits the torch.
+"torchdistill" is a step of that package's DistillationBox with its KDLoss, eager, on the same networks (pip install
+torchdistill, which needs the torchvision that fits the torch).
 """
 
 from __future__ import annotations
@@ -85,18 +85,8 @@ def kd(student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor) -> to
     return F.cross_entropy(student, labels) + T * T * soft
 
 
-def torchdistill_loss() -> Callable | None:
-    try:
-        from torchdistill.losses.mid_level import KDLoss
-    except ImportError:
-        return None
-    # 2 * (1/2 CE + 1/2 T^2 KL) is the loss above.
-    loss = KDLoss("head", "output", "head", "output", temperature=T, alpha=0.5)
-    return lambda s, t, labels: 2 * loss({"head": {"output": s}}, {"head": {"output": t}}, labels)
-
-
 def theirs(
-    teacher: torch.nn.Module, student: torch.nn.Module, images: np.ndarray, labels: np.ndarray, loss: Callable = kd,
+    teacher: torch.nn.Module, student: torch.nn.Module, images: np.ndarray, labels: np.ndarray,
     channels_last: bool = False, compiled: bool = False,
 ) -> tuple[Callable, float]:  # fmt: skip
     """(a step, seconds until the first result)."""
@@ -113,12 +103,42 @@ def theirs(
         with torch.no_grad():
             answers = answer(x)
         optimizer.zero_grad()
-        loss(forward(x), answers, y).backward()
+        kd(forward(x), answers, y).backward()
         optimizer.step()
 
     start = time.perf_counter()
     run()
     return run, time.perf_counter() - start
+
+
+def torchdistill(
+    teacher: torch.nn.Module, student: torch.nn.Module, images: np.ndarray, labels: np.ndarray
+) -> Callable | None:
+    """A step of that package's DistillationBox on the same networks; None where it is not installed."""
+    try:
+        from torchdistill.core.distillation import DistillationBox
+    except ImportError:
+        return None
+    both = {f"{role}_module_path": "." for role in ("student", "teacher")}
+    both |= {f"{role}_module_io": "output" for role in ("student", "teacher")}
+    # 2 * (1/2 CE + 1/2 T^2 KL) is the loss above.
+    term = {"criterion": {"key": "KDLoss", "kwargs": {**both, "temperature": T, "alpha": 0.5}}, "weight": 2.0}
+    config = {
+        "num_epochs": 1,
+        "teacher": {"forward_proc": "forward_batch_only", "requires_grad": False},
+        "student": {"forward_proc": "forward_batch_only"},
+        "criterion": {"key": "WeightedSumLoss", "kwargs": {"sub_terms": {"kd": term}}},
+        "optimizer": {"key": "SGD", "kwargs": {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}},
+    }
+    networks = (copy.deepcopy(teacher).eval(), copy.deepcopy(student).train())
+    box = DistillationBox(*networks, {}, config, torch.device("cpu"), None, False, 1.0)
+    x, y = torch.tensor(images).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels, dtype=torch.int64)
+
+    def run() -> None:
+        box.post_forward_process(box.forward_process(x, y))
+
+    run()
+    return run
 
 
 def measure(pair: str, rounds: int, compile_too: bool, clock: Callable[[], float]) -> dict[str, Any]:
@@ -136,8 +156,8 @@ def measure(pair: str, rounds: int, compile_too: bool, clock: Callable[[], float
     given = (networks["teacher"], networks["student"], images, labels)
     programs["eager"], first["eager"] = theirs(*given)
     programs["channels_last"], first["channels_last"] = theirs(*given, channels_last=True)
-    if (loss := torchdistill_loss()) is not None:
-        programs["torchdistill"], first["torchdistill"] = theirs(*given, loss=loss)
+    if (step := torchdistill(*given)) is not None:
+        programs["torchdistill"] = step
     if compile_too:
         programs["compiled"], first["compiled"] = theirs(*given, compiled=True)
     seconds: dict[str, list[float]] = {name: [] for name in programs}
