@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -162,13 +161,14 @@ def _apply_shapes(
 ) -> PyTree:
     """Shapes of what the call returns; `shapes` keeps those of each role's (params, stats): tracing them takes long."""
     role = roles[call.role]
-    apply = functools.partial(role.model.apply, train=call.train, taps=taps)
+
+    def outputs(key: Array, params: PyTree, stats: PyTree, *given: PyTree) -> PyTree:
+        return role.model.apply(params, stats, *given, train=call.train, key=key, taps=taps)[0]
+
     try:
         if call.role not in shapes:
             shapes[call.role] = _init_shapes(role.model, inputs[call.role])
-        arguments, how = (*shapes[call.role], *given), (call.train, taps)
-        outputs = lambda k, p, s, *x: apply(p, s, *x, key=k)[0]  # noqa: E731
-        return _traced_once(role.model, how, outputs, arguments)
+        return _traced_once(role.model, (call.train, taps), outputs, (*shapes[call.role], *given))
     except (TypeError, ValueError, KeyError) as e:
         found = dict(zip(call.inputs, jax.tree.map(lambda x: x.shape, given), strict=True))
         raise ValueError(f"Role {call.role!r} cannot take {found}: {e}") from e
