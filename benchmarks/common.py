@@ -7,7 +7,8 @@ import os
 import platform
 import statistics
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,19 @@ def write(name: str, rows: list[dict[str, Any]], **about: Any) -> None:
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
+def alternate(programs: Mapping[Any, Callable[[], Any]], seconds: float) -> dict[Any, float]:
+    """Median milliseconds of each, in turns: five rounds and one to warm up, or more while `seconds` last."""
+    times: dict[Any, list[float]] = {name: [] for name in programs}
+    end, rounds = time.perf_counter() + seconds, 0
+    while rounds < 6 or (time.perf_counter() < end and rounds < 50):
+        for name, program in programs.items():
+            start = time.perf_counter()
+            jax.block_until_ready(program())
+            times[name].append(1e3 * (time.perf_counter() - start))
+        rounds += 1
+    return {name: median(t[1:]) for name, t in times.items()}
+
+
 def median(values: list[float]) -> float:
     return statistics.median(values)
 
@@ -64,4 +78,4 @@ def one_device() -> Any:
     return parallel.make_mesh({"data": 1, "fsdp": 1, "model": 1})
 
 
-__all__ = ["digits_scheme", "first_state", "load", "machine", "median", "one_device", "write"]
+__all__ = ["alternate", "digits_scheme", "first_state", "load", "machine", "median", "one_device", "write"]

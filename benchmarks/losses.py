@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import collections
 import math
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -37,19 +36,6 @@ def _program(loss: Callable[..., jax.Array], inputs: list[list[Input]]) -> tuple
     return program.lower(*arrays).compile(), arrays
 
 
-def _alternate(programs: dict[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
-    """Median milliseconds of each; three rounds and one to warm up, or more while `seconds` last."""
-    times: dict[str, list[float]] = {name: [] for name in programs}
-    end, rounds = time.perf_counter() + seconds, 0
-    while rounds < 4 or (time.perf_counter() < end and rounds < 50):
-        for name, program in programs.items():
-            start = time.perf_counter()
-            jax.block_until_ready(program())
-            times[name].append(1e3 * (time.perf_counter() - start))
-        rounds += 1
-    return {name: common.median(t[1:]) for name, t in times.items()}
-
-
 def measure(name: str, case: Case, seconds: float) -> dict[str, Any]:
     loss, inputs = case.call or losses()[name], case.inputs()
     program, arrays = _program(loss, inputs)
@@ -58,7 +44,7 @@ def measure(name: str, case: Case, seconds: float) -> dict[str, Any]:
     if case.axis is not None:
         half, fewer = _program(loss, case.inputs(half=True))
         programs["half"] = lambda: half(*fewer)
-    ms, temp = _alternate(programs, seconds), program.memory_analysis().temp_size_in_bytes
+    ms, temp = common.alternate(programs, seconds), program.memory_analysis().temp_size_in_bytes
     sizes = collections.Counter("x".join(map(str, x.shape)) or "1" for side in inputs for x in side)
     row = {
         "loss": name, "inputs": " ".join(f"{s}({n})" if n > 1 else s for s, n in sizes.items()),

@@ -21,7 +21,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -59,19 +58,6 @@ FEATURE_LOSSES = {
 COLLECTIVE = re.compile(r"= .*? (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
 
 
-def alternate(programs: dict[Any, Callable[[], Any]], seconds: float) -> dict[Any, float]:
-    """Median milliseconds of each, rounds after the first for `seconds` of every program, at least 5."""
-    times: dict[Any, list[float]] = collections.defaultdict(list)
-    end, rounds = time.perf_counter() + seconds * len(programs), 0
-    while rounds < 6 or time.perf_counter() < end:
-        for name, program in programs.items():
-            start = time.perf_counter()
-            jax.block_until_ready(program())
-            times[name].append(1e3 * (time.perf_counter() - start))
-        rounds += 1
-    return {name: common.median(t[1:]) for name, t in times.items()}
-
-
 def step_of(batch_size: int, devices: int = 1) -> tuple[Callable[[], Any], Any]:
     """(the step as a call, its compiled program)."""
     config = cifar_resnet.get_config("digits")
@@ -91,7 +77,7 @@ def gradient(loss: Callable[..., jax.Array], *inputs: jax.Array) -> Callable[[],
 
 
 def batches(seconds: float) -> list[dict[str, Any]]:
-    ms = alternate({size: step_of(size)[0] for size in BATCHES}, seconds)
+    ms = common.alternate({size: step_of(size)[0] for size in BATCHES}, seconds * len(BATCHES))
     rate = {size: 1e3 * size / ms[size] for size in BATCHES}
     return [
         {"part": "batch", "what": "step", "size": n, "ms": f"{ms[n]:.2f}", "examples/s": f"{rate[n]:,.0f}",
@@ -107,7 +93,7 @@ def losses(part: str, table: dict[str, Callable], shapes: list[tuple[int, int]],
         labels = jnp.asarray(rng.integers(0, shape[1], shape[0]))
         others = (teacher, labels) if part == "classes" else (teacher,)
         programs = {name: gradient(loss, student, *others) for name, loss in table.items()}
-        for name, ms in alternate(programs, seconds / len(table)).items():
+        for name, ms in common.alternate(programs, seconds).items():
             each = f"{1e6 * ms / (shape[0] * shape[1]):.2f}"
             size = "x".join(map(str, shape))
             rows.append({"part": part, "what": name, "size": size, "ms": f"{ms:.3f}", "ns a number": each})
@@ -118,7 +104,7 @@ def inside(count: int, seconds: float) -> None:
     """Prints the time of a step on `count` devices and its collectives, from a process that has so many."""
     call, program = step_of(128, count)
     found = collections.Counter(COLLECTIVE.findall(program.as_text()))
-    print(json.dumps({"ms": alternate({0: call}, 2 * seconds)[0], "collectives": dict(found)}))
+    print(json.dumps({"ms": common.alternate({0: call}, 2 * seconds)[0], "collectives": dict(found)}))
 
 
 def devices(seconds: float) -> list[dict[str, Any]]:
