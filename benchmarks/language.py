@@ -11,6 +11,7 @@ Interrupted runs go on; --finished makes the table of what there is.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,7 +41,7 @@ def results_of(method: str, seed: int, root: Path, tokens: str) -> dict[str, Any
     if config.baseline:
         kept.parent.mkdir(parents=True, exist_ok=True)
         write_json(kept, {"baseline": found["baseline"]})
-    return {**found, **train.json.loads(kept.read_text())}
+    return {**found, **json.loads(kept.read_text())}
 
 
 def row(name: str, models: list[Mapping[str, Any]]) -> dict[str, Any]:
