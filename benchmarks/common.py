@@ -39,7 +39,8 @@ def write(name: str, rows: list[dict[str, Any]], **about: Any) -> None:
     for line in (columns, *text):
         print("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip())
     RESULTS.mkdir(exist_ok=True)
-    command = " ".join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]])
+    spec = sys.modules["__main__"].__spec__  # of python -m
+    command = " ".join(["python", "-m", spec.name if spec else f"benchmarks.{name}", *sys.argv[1:]])
     record = {"command": command, "machine": machine(), **about, "rows": rows}
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
 

@@ -1,4 +1,4 @@
-"""Sweeps: what they vary, how points share programs, that a point is the run of its own, the table, the search."""
+"""Sweeps: what they vary, how points share programs, that a point is the run of its own, the table."""
 
 import json
 import math
@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from kd_jax import optim, search, sweep, sweep_table, train
+from kd_jax import optim, sweep, sweep_table, train
 from kd_jax.checkpoint import load_tree
 from kd_jax.conclude import exported
 from kd_jax.config import small_digits, training
@@ -265,60 +265,3 @@ def test_surface(tmp_path):
     assert plot_surface(two).axes[0].get_ylabel() == "weight"
     paths = write_sweep(two | {"title": "<a sweep>"}, tmp_path)
     assert [p.name for p in paths] == ["surface.png", "sweep.html"] and "&lt;a sweep&gt;" in paths[1].read_text()
-
-
-def quadratic(point, report):
-    """Best at x = 3, y = "b"; after every evaluation a little nearer to its end."""
-    value = -abs(point["x"] - 3.0) - (point["y"] == "a")
-    for number in range(1, 4):
-        report(number, value - 1 / number)
-    return value
-
-
-def test_search_finds_prunes_and_goes_on_where_it_was_killed(tmp_path):
-    pytest.importorskip("optuna")
-    spec = parse("y=a,b;x=uniform:0..10")
-
-    class Killed(Exception):
-        pass
-
-    calls = []
-
-    def dying(point, report):
-        calls.append(point)
-        if len(calls) == 4:
-            raise Killed
-        return quadratic(point, report)
-
-    with pytest.raises(Killed):
-        search.search(dying, spec, tmp_path, 25, "asha", seed=1)
-    study = search.search(lambda p, r: calls.append(p) or quadratic(p, r), spec, tmp_path, 25, "asha", seed=1)
-    assert calls[4] == calls[3]  # the trial that was cut off is taken up first
-    states = [t.state.name for t in study.get_trials()]
-    assert states.count("COMPLETE") + states.count("PRUNED") == 25 and states.count("PRUNED") > 3
-    assert study.best_params["y"] == "b" and abs(study.best_params["x"] - 3) < 1.5
-    before = len(calls)
-    search.search(quadratic, spec, tmp_path, 25, "asha", seed=1)
-    assert len(calls) == before
-
-
-def test_search_errors(tmp_path, monkeypatch):
-    pytest.importorskip("optuna")
-    for arguments, message in (((0, "none"), "--trials=0"), ((1, "ahsa"), "--pruner=ahsa: Did you mean 'asha'")):
-        with pytest.raises(ValueError, match=message):
-            search.search(quadratic, parse("x=1.0,2.0"), tmp_path, *arguments)
-    monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(ValueError, match="pip install"):
-        search.search(quadratic, parse("x=1.0,2.0"), tmp_path, 1)
-
-
-def test_search_trains_and_reads_back(tmp_path, monkeypatch):
-    pytest.importorskip("optuna")
-    config = tiny()
-    config.members = "map"
-    spec = parse(f"seed=0,1;{TEMPERATURE}=1,4;{RATE}=log:0.01..0.3")
-    results = search.run(config, spec, tmp_path, 2)
-    assert len(results["tried"]) == 2 and len(results["runs"]) == 2 * len(results["rows"])
-    assert {run["point"]["seed"] for run in results["runs"]} == {0, 1}
-    monkeypatch.setattr(sweep, "train_program", None)
-    assert search.run(config, spec, tmp_path, 2)["rows"] == results["rows"]

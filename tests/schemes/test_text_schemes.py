@@ -16,7 +16,6 @@ from kd_jax.losses.on_policy import sequence_reverse_kl_loss
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.decoder_families import llama
 from kd_jax.schemes import offline, on_policy, replay, sequence_level
-from kd_jax.schemes.text_summary import exact_match, final, samples
 from kd_jax.state import bind, init_state
 from kd_jax.types import Role
 
@@ -277,65 +276,6 @@ def test_bad_options_are_named():
     unwatched = dataclasses.replace(made, sources={"train": made.sources["train"], "validation": None})
     with pytest.raises(ValueError, match="data.validation must be above 0"):
         replay.build(unwatched)
-
-
-def test_summaries_show_what_was_written():
-    made, _ = parts()
-    scheme = on_policy.build(made, prompt=PROMPT)
-    _, state, _ = begun(scheme, batch_of())
-    (shown,) = samples(made.roles, made.sources, prompt=PROMPT, count=2)(state, {})
-    source = made.sources["test"]
-    assert len(shown["texts"]) == 2 and shown["texts"][0].startswith(source.decode(source.images[0, :PROMPT]) + "▶")
-    table, texts = exact_match(made.roles, made.sources, count=10, batch=8)(state, {})
-    assert table["rows"][0][2:] == [0, 10] and len(texts["texts"]) == 3
-    assert final("so 3 + 4 = 7, no 8", r"\d+") == "8" and final("none", r"\d") is None
-    assert final("answer: 12.", r"answer: (\d+)") == "12"
-
-
-@pytest.mark.parametrize(
-    "method", [m if m == "on_policy" else pytest.param(m, marks=pytest.mark.slow) for m in CONFIG.METHODS]
-)
-def test_a_tiny_run_of_every_method(method, tmp_path):
-    (tmp_path / "text.txt").write_text("\n\n".join(f"{i} and then there was {i * i}, and so on." for i in range(60)))
-    config = CONFIG.get_config(f"{method},tiny")
-    config.data.directory, config.data.validation = str(tmp_path / "text.txt"), 0.1
-    config.report = method == "on_policy"
-    results = scheme_checks.train.run(config, tmp_path / "run")
-    assert results["models"]["student"]["last"]["test"]["perplexity"] > 1
-    (section,) = [s for s in results["sections"] if s["kind"] == "texts"]
-    assert [label.split(",")[0] for label in section["labels"]] == ["teacher"] * 3 + ["baseline"] * 3 + ["student"] * 3
-
-
-def test_a_cached_teacher_of_tokens(tmp_path):
-    """All log-probabilities teach as the teacher does, the few largest of every token nearly so."""
-    (tmp_path / "text.txt").write_text("\n\n".join(f"{i} and then there was {i * i}, and so on." for i in range(60)))
-    found = {}
-    for name, cache in {"none": {}, "all": {"k": 0}, "some": {"k": 4, "dtype": "float16"}}.items():
-        config = CONFIG.get_config("word,tiny")
-        config.data.directory, config.data.validation = str(tmp_path / "text.txt"), 0.1
-        config.report, config.baseline, config.summary.name = False, False, ""
-        config.teacher.workdir = str(tmp_path / "teacher")
-        config.teacher.cache.update({"directory": "auto", **cache} if cache else {})
-        found[name] = scheme_checks.train.run(config, tmp_path / name)["models"]["student"]["last"]["test"]
-    for metric in ("perplexity", "agreement", "kl"):
-        assert found["all"][metric] == pytest.approx(found["none"][metric], rel=1e-4, abs=1e-5)
-    assert found["some"]["perplexity"] == pytest.approx(found["none"]["perplexity"], rel=0.05)
-    assert found["some"]["perplexity"] != found["none"]["perplexity"]
-
-
-REASONING = scheme_checks.config_module("reasoning")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", REASONING.METHODS)
-def test_a_tiny_run_of_reasoning(method, tmp_path):
-    config = REASONING.get_config(f"{method},tiny")
-    config.report = False
-    results = scheme_checks.train.run(config, tmp_path)
-    (answers,) = [s for s in results["sections"] if s["title"] == "Answers"]
-    assert [row[0] for row in answers["rows"]][-1] in ("student", "") and answers["rows"][-1][-1] == 8
-    kept = [s for s in results["sections"] if s["title"] == "The teacher's answers"]
-    assert bool(kept) == (method in ("generated", "filtered"))
 
 
 def test_wrong_answers_of_the_teacher_are_left_out():
