@@ -88,7 +88,7 @@ def test_what_does_not_fit_the_device_is_read_ahead_of_the_step(on_the_fly, cach
 
 
 @pytest.mark.parametrize(
-    "options", [{"steps_per_dispatch": 3}, {"train.accumulate": 2, "steps_per_dispatch": 2}, {"teacher.dtype": "int8"}]
+    "options", [{"train.accumulate": 2, "steps_per_dispatch": 2}, {"teacher.dtype": "int8"}]
 )
 def test_several_steps_a_dispatch_microbatches_and_an_int8_teacher(tmp_path, options):
     found = []

@@ -122,7 +122,7 @@ def flip(path: Path) -> None:
     largest.write_bytes(bytes(data))
 
 
-@pytest.mark.parametrize("hurt", [cut, flip])
+@pytest.mark.parametrize("hurt", [cut, pytest.param(flip, marks=pytest.mark.slow)])
 def test_damaged_newest_checkpoint_is_reported_and_the_one_before_used(unbroken, tmp_path, capsys, hurt):
     process = start(tmp_path, pause=0.01)
     wait_for(process, "SAVE", 3)

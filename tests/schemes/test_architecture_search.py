@@ -160,7 +160,7 @@ def test_search_knows_every_choice_and_the_best_reward():
         assert any(whole["cost"][k] <= whole["cost"][i] and whole["accuracy"][k] >= whole["accuracy"][i] for k in kept)
 
 
-@pytest.mark.parametrize("variant", ["differentiable", "supernet"])
+@pytest.mark.parametrize("variant", ["supernet", pytest.param("differentiable", marks=pytest.mark.slow)])
 def test_the_winner_is_in_the_state_and_resume_is_exact(variant, tmp_path, monkeypatch):
     if variant == "supernet":
         scheme = supernet.build(parts("slim"), search_steps=4, randoms=1)
