@@ -96,7 +96,7 @@ def main() -> None:
     rows = [memory("kd", size, chunk) for size in compiled]
     rows += [memory("jsd", compiled[-1], chunk), memory("kd", compiled[-1], chunk, jnp.bfloat16)]
     rows += [timing(name, size, chunk, args.rounds) for size in timed for name in LOSSES]
-    note = "Other work ran on the machine: the rounds take turns, and cpu is the steadier ratio. No GPU was at hand."
+    note = "The rounds take turns; where other work runs, cpu is the steadier ratio. No GPU was at hand."
     common.write("vocabulary", rows, note=note, published=PUBLISHED, limits={"plain/fused temp": 8, "wall": 1.1})
 
 
