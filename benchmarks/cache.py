@@ -82,7 +82,7 @@ def steps(rounds: int) -> None:
                     seconds[name].append(time.perf_counter() - start)
     ms = {name: 1e3 * common.median(s) for name, s in seconds.items()}
     rows = [{"step": n, "ms": f"{v:.2f}", "/ student only": f"{v / ms['student only']:.3f}"} for n, v in ms.items()]
-    common.write("cache", rows, limit=1.05, rounds=rounds, loaded="other programs ran on this machine")
+    common.write("cache", rows, limit=1.05, rounds=rounds)
 
 
 def digits() -> ConfigDict:

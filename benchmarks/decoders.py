@@ -13,7 +13,6 @@ first step, which has to agree. "fused" never builds the logits (losses/vocabula
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -183,8 +182,7 @@ def main() -> None:
         ratio = f"{seconds['PyTorch generate'] / value:.2f}"
         rows.append({"step": name, "tokens/s": round(args.batch * args.new / value), "PyTorch eager = 1": ratio})
     about = f"same greedy tokens: {same:.3f}; threads of PyTorch: {torch.get_num_threads()}"
-    load = f"load average {', '.join(f'{x:.1f}' for x in os.getloadavg())}: the machine was shared"
-    common.write("decoders", rows, shapes=vars(args), generation=about, machine_load=load)
+    common.write("decoders", rows, shapes=vars(args), generation=about)
 
 
 if __name__ == "__main__":

@@ -212,7 +212,7 @@ def main() -> None:
     if args.only is not None:
         return
     rows += sentence_rows(root, args.seeds) + speed_rows(root)
-    common.write("encoders", rows, labels=100, note="The machine was shared: compare ratios, not milliseconds.")
+    common.write("encoders", rows, labels=100)
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def main() -> None:
         if not rows:
             rows += [row("teacher", [found[0]["teacher"]]), row("baseline", [f["baseline"] for f in found])]
         rows.append(row(method, [f["student"] for f in found]))
-    about = {"seeds": args.seeds, "tokens": args.tokens, "note": "on a machine that others used too"}
+    about = {"seeds": args.seeds, "tokens": args.tokens}
     common.write("language", rows, **about)
 
 

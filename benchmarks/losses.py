@@ -69,7 +69,7 @@ def main() -> None:
         if name not in cases:
             raise SystemExit(f"There is no loss {name!r}. {near(name, cases)}")
     rows = [measure(n, c, 0.0 if args.small else 0.8) for n, c in cases.items() if n in (args.only or cases)]
-    common.write("losses", rows, note="Ratios within one run; other work ran on the machine.")
+    common.write("losses", rows)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import copy
 import os
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -189,8 +188,7 @@ def main() -> None:
     for pair in args.pairs:
         rows.append(measure(pair, args.rounds, pair in args.compile, clock))
         name = "torch_peer_one_core" if args.one_core else "torch_peer"
-        command = " ".join(["python", "-m", "benchmarks.torch_peer", *sys.argv[1:]])
-        common.write(name, rows, command=command, load=os.getloadavg()[1], **about)
+        common.write(name, rows, **about)
 
 
 if __name__ == "__main__":
