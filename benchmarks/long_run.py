@@ -1,10 +1,9 @@
 """Does a long run keep its memory and its files? Growth of host memory, live arrays and open files an hour: about 0.
 
-python -m benchmarks.long_run [--minutes=60] [--checkpoint_every=200]
+[MALLOC_ARENA_MAX=2] python -m benchmarks.long_run [--minutes=60] [--checkpoint_every=25000]
 
-The loop (kd_jax.loop.fit) distils configs/cifar_resnet.py:digits with small networks for so long, with an evaluation
-and a checkpoint every 200 steps (about one a second: far more than any real run) and a log line every 20. Read once a
-minute: resident memory (RSS) and open files of the process, number and bytes of live arrays on the device; and, where
+The loop (kd_jax.loop.fit) distils configs/cifar_resnet.py:digits with small networks for so long, with a log line
+every 20 steps, and an evaluation and a checkpoint every 25,000 (about one a minute). Read once a minute: resident memory (RSS) and open files of the process, number and bytes of live arrays on the device; and, where
 RSS grows, whether what is in use does: bytes of the heap (glibc) and blocks of Python's own allocator. Growth is
 the slope of a straight line through the readings after the warm-up (the first fifth); LIMITS is what an hour may add.
 """
@@ -69,7 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--every", type=float, default=60.0, help="seconds between two readings")
-    parser.add_argument("--checkpoint_every", type=int, default=200, help="steps")
+    parser.add_argument("--checkpoint_every", type=int, default=25_000, help="steps")
     args = parser.parse_args()
     config = cifar_resnet.get_config("digits")
     for role, widths in (("student", (4, 8)), ("teacher", (16, 32))):
@@ -108,8 +107,9 @@ def main() -> None:
         shutil.rmtree(directory)
     rows, passed = growth(readings[len(readings) // 5 :])
     about = {"minutes": args.minutes, "steps": reached, "checkpoints": reached // config.eval_every}
-    name = "long_run" if args.checkpoint_every == 200 else f"long_run_checkpoint_every_{args.checkpoint_every}"
-    common.write(name, rows, passed=passed, **about, readings=readings)
+    arenas = os.environ.get("MALLOC_ARENA_MAX", "")  # of glibc: how many parts its heap may have
+    name = f"long_run_checkpoint_every_{args.checkpoint_every}" + (f"_arenas_{arenas}" if arenas else "")
+    common.write(name, rows, passed=passed, **about, MALLOC_ARENA_MAX=arenas, readings=readings)
 
 
 def growth(readings: list[dict[str, float]]) -> tuple[list[dict[str, str]], bool]:

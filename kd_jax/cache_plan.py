@@ -41,7 +41,7 @@ class TeacherCache:
     `role` is the teacher itself, `stand_in` the role that takes its place. `splits` are (data, do pictures vary as in
     training?, Answers without content, what is said about them). `seed` is that of the pictures; with an `own`
     preparation nobody knows yet that they do not depend on the batch around them. `trained` is the config of the
-    teacher's training.
+    teacher's training, or of what it is loaded from.
     """
 
     name: str
@@ -231,13 +231,16 @@ def attach(
     """
     student, caches = jobs["student"], {}
     for name, (role, reads, store) in teachers.items():
-        trained = {k: jobs[name].config[k] for k in ("teacher", "data")}
+        fields = teachers_of(config)[name]
+        place = Path(fields.workdir) if fields.workdir else student.directory.parent / name
+        trained = {"teacher": {k: workdir.plain(fields[k]) for k in ("model", "inputs", "initial", "seed")}}
+        if name in jobs:  # it is trained, not used as it is loaded
+            trained, place = {k: jobs[name].config[k] for k in ("teacher", "data")}, jobs[name].directory
         cache = plan_cache(name, config, role, reads, store, student, trained)
-        fields = teachers_of(config)[name].cache
-        folder = Path(fields.directory)
-        if fields.directory == "auto":  # beside the teacher, so that runs which share it share its answers
+        folder = Path(fields.cache.directory)
+        if fields.cache.directory == "auto":  # beside the teacher, so that runs which share it share its answers
             said = {s: answers.describe(content, about, 0) for s, (_, _, content, about) in cache.splits.items()}
-            folder = jobs[name].directory / "cache" / workdir.fingerprint(said)
+            folder = place / "cache" / workdir.fingerprint(said)
         caches[name] = dataclasses.replace(cache, folder=folder)
     shared = [j for n, j in jobs.items() if n in ("baseline", "student")]
     for job in shared:

@@ -21,7 +21,7 @@ from kd_jax.conclude import exported
 from kd_jax.config import teachers_of
 from kd_jax.data.batches import batch_shapes, eval_batches
 from kd_jax.evaluate import evaluate, extra_inputs, make_eval_step
-from kd_jax.initial import check_initial, first_variables, starting_at
+from kd_jax.initial import check_initial, first_variables, starting_at, takes_teacher
 from kd_jax.loop import DONE, Watch, fit
 from kd_jax.members import Members
 from kd_jax.plan import Job
@@ -60,7 +60,9 @@ def teach(
         else:
             given = loaded
         if name in job.caches:
-            networks[name] = cached_teacher(config, jobs, job.caches[name], given, mesh)
+            networks[name], load = cached_teacher(config, jobs, job.caches[name], given, mesh)
+            if name == "teacher" and takes_teacher(config.student.initial):
+                whole[name] = load().variables
             frozen[name] = networks[name].role
             scores[name] = score_teacher(job, frozen[name], (), mesh)
             check_teacher(name, fields, scores[name])
@@ -98,10 +100,11 @@ def teach(
 
 def cached_teacher(
     config: ConfigDict, jobs: Mapping[str, Job], cache: TeacherCache, given: tuple[PyTree, PyTree] | None, mesh: Mesh
-) -> Network:
+) -> tuple[Network, Callable[[], Network]]:
     """What stands in for a teacher, whose answers are given to the data of the other jobs; it is asked once.
 
-    `given` are its variables where the caller has them.
+    Beside it a function that reads the teacher itself, ValueError where it is not on this machine. `given` are its
+    variables where the caller has them.
     """
     job, fields, name = jobs["student"], teachers_of(config)[cache.name], cache.name
     export = Path(fields.checkpoint) if fields.checkpoint else None
@@ -111,6 +114,11 @@ def cached_teacher(
 
     def load() -> Network:
         extra = job.scheme.extra
+        if not here:
+            raise ValueError(
+                f"config.student.initial={config.student.initial.name!r} starts from the {name}, which is not on this "
+                f"machine: {cache.folder} has its answers alone."
+            )
         if given is not None:
             return Network(cache.role.model, *given, cache.role, extra_inputs(cache.role, extra), f"{name}.logits")
         return load_network(export, cache.role, f"{name}.logits", extra, seen_shapes(job))
@@ -133,7 +141,7 @@ def cached_teacher(
     role = dataclasses.replace(cache.stand_in, initial=({}, {}))
     cost = cache.folder / COST
     about = json.loads(cost.read_text()) if cost.exists() else {}
-    return Network(role.model, {}, {}, role, {}, f"{name}.logits", about)
+    return Network(role.model, {}, {}, role, {}, f"{name}.logits", about), load
 
 
 def score_teacher(

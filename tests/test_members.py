@@ -97,6 +97,16 @@ def test_every_member_is_the_run_of_its_own(tmp_path, singles, how, sizes, repea
     assert len(train[-1]) == len(POINTS) * repeat and len(set(train[-1])) >= len(POINTS)
 
 
+def test_several_steps_a_dispatch_end_in_the_same_bytes(tmp_path):
+    for size in (1, 2):
+        settings = dataclasses.replace(SETTINGS, steps_per_dispatch=size)
+        loop.fit(scheme(), SOURCES, settings, tmp_path / str(size), toy.mesh(2), "many", many("vmap"))
+    one, two = tmp_path / "1", tmp_path / "2"
+    assert (one / "metrics.jsonl").read_bytes() == (two / "metrics.jsonl").read_bytes()
+    for i in range(len(POINTS)):
+        chex.assert_trees_all_equal(*(network(d / "export" / str(i) / "last") for d in (one, two)))
+
+
 def test_frozen_networks_answer_once_for_all_members():
     calls = []
 

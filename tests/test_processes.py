@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import chex
@@ -24,6 +25,17 @@ def test_two_processes_compute_what_one_does(tmp_path):
     outputs = finish(start("worker.py", 2, two))
     assert "accuracy" in outputs[0] and "accuracy" not in outputs[1]  # one of them talks and writes
     assert_close(one, two)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("students", [4, 3])
+def test_students_that_share_a_program_are_spread_over_processes(students, tmp_path):
+    """Four on four devices, whole ones on each; three share every batch instead."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    for directory, count in ((one, 1), (two, 2)):
+        finish(start("worker.py", count, directory, 0, 30, "", students))
+    assert len(lines(two)[0]["loss"]) == students
+    assert_close(one, two, [str(i) for i in range(students)])
 
 
 def test_sigterm_of_one_stops_both_and_they_resume_beyond_a_damaged_checkpoint(tmp_path):
@@ -69,12 +81,14 @@ def lines(directory: Path) -> list[dict]:
     return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
 
 
-def assert_close(one: Path, other: Path) -> None:
+def assert_close(one: Path, other: Path, members: Sequence[str] = ("",)) -> None:
     for a, b in zip(lines(one), lines(other), strict=True):
         assert a.keys() == b.keys() and a["step"] == b["step"]
-        numbers = ([v for v in r.values() if not isinstance(v, str)] for r in (a, b))
-        np.testing.assert_allclose(*numbers, rtol=1e-3, atol=1e-4)
-    chex.assert_trees_all_close(exports(one), exports(other), rtol=1e-3, atol=1e-4)
+        for name, value in a.items():
+            if not isinstance(value, str):
+                np.testing.assert_allclose(value, b[name], rtol=1e-3, atol=1e-4, err_msg=name)
+    for member in members:
+        chex.assert_trees_all_close(exports(one, member), exports(other, member), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -39,17 +39,16 @@ def wait_for(process: subprocess.Popen, word: str, count: int) -> None:
     raise AssertionError(f"the run ended with {process.wait()} before {word}")
 
 
-def exports(directory: Path) -> dict:
-    """Parameters and stats of the last step and the best, as arrays."""
+def exports(directory: Path, member: str = "") -> dict:
+    """Parameters and stats of the last step and the best, as arrays; of one of several students by its number."""
     from kd_jax.checkpoint import load_tree
 
     role = scheme().roles["student"]
     params, stats = jax.eval_shape(
         role.model.init, jax.random.key(0), jax.ShapeDtypeStruct((8, toy.FEATURES), np.float32)
     )
-    return {
-        w: load_tree(directory / "export" / w / "student", conclude.exported(params, stats)) for w in ("last", "best")
-    }
+    folder = directory / "export" / member
+    return {w: load_tree(folder / w / "student", conclude.exported(params, stats)) for w in ("last", "best")}
 
 
 @pytest.fixture(scope="module")

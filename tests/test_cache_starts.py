@@ -1,0 +1,45 @@
+"""Cached teachers that are loaded and not trained, and students that start from them."""
+
+import jax
+import pytest
+from cached_run import configure, run
+from test_cache import assert_equal, trained
+
+from kd_jax.data.answers import CacheError
+
+
+def pretrained(model, key, scale=1.0):
+    """For config.teacher.initial."""
+    found = model.init(jax.random.key(0), jax.numpy.zeros((1, 6, 6, 1)))
+    return jax.tree.map(lambda x: scale * x, found)
+
+
+def halfway(model, key, teacher):
+    """For config.student.initial."""
+    return jax.tree.map(lambda x: x / 2, teacher)
+
+
+def test_a_pretrained_teacher_and_a_student_that_starts_from_it(tmp_path, capsys):
+    options, found = dict(teacher_variables=None), []
+    for folder in ("", str(tmp_path / "cache")):
+        config = configure(folder)
+        config.teacher.train.steps = 0
+        config.teacher.initial = dict(name="test_cache_starts:pretrained", kwargs={})
+        config.student.initial = dict(name="test_cache_starts:halfway", kwargs={})
+        directory = tmp_path / f"run{bool(folder)}"
+        found.append((directory, run(config, directory, **options)))
+    assert_equal(*found[1], found[0])
+    plain = run(configure(str(tmp_path / "cache")), tmp_path / "plain")  # the same teacher, given: the cache is its own
+    assert plain["models"]["student"]["last"]["test"] != found[1][1]["models"]["student"]["last"]["test"]
+    config.teacher.initial.kwargs.scale = 2.0
+    with pytest.raises(CacheError, match="teacher.parameters: expected"):
+        run(config, tmp_path / "other", **options)
+
+
+def test_a_student_cannot_start_from_a_teacher_of_which_there_are_answers_alone(tmp_path):
+    config = trained(str(tmp_path / "cache"))
+    run(config, tmp_path / "built", until="cache", teacher_variables=None)
+    config.student.initial = dict(name="test_cache_starts:halfway", kwargs={})
+    with pytest.raises(ValueError, match="starts from the teacher, which is not on this machine.*answers alone"):
+        run(config, tmp_path / "elsewhere", teacher_variables=None)
+    run(config, tmp_path / "built", teacher_variables=None)
