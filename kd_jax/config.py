@@ -171,8 +171,12 @@ def small_digits() -> ConfigDict:
 def make_tiny(config: ConfigDict, steps: int = 6) -> ConfigDict:
     """The config with a few steps on a few images for every network: does everything work?"""
     config.data.update(dict(limit=256, eval_limit=64, labels=min(config.data.labels, 60)))
-    for train in (config.train, config.teacher.train, *(t.train for t in config.teachers.values())):
+    teachers = (config.teacher, *config.teachers.values())
+    for train in (config.train, *(t.train for t in teachers)):
         train.update(dict(batch_size=16, steps=steps, epochs=0.0))
+    for teacher in teachers:
+        if teacher.data.labels is not None:
+            teacher.data.labels = min(teacher.data.labels, 60)
     config.log_every, config.eval_every, config.eval_batch_size = 2, steps, 64
     return config
 

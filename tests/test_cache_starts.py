@@ -1,8 +1,11 @@
-"""Cached teachers that are loaded and not trained, and students that start from them."""
+"""Cached teachers that are loaded and not trained, students that start from them, examples without labels."""
+
+import dataclasses
 
 import jax
+import numpy as np
 import pytest
-from cached_run import configure, run
+from cached_run import configure, run, splits
 from test_cache import assert_equal, trained
 
 from kd_jax.data.answers import CacheError
@@ -43,3 +46,15 @@ def test_a_student_cannot_start_from_a_teacher_of_which_there_are_answers_alone(
     with pytest.raises(ValueError, match="starts from the teacher, which is not on this machine.*answers alone"):
         run(config, tmp_path / "elsewhere", teacher_variables=None)
     run(config, tmp_path / "built", teacher_variables=None)
+
+
+def test_a_cached_teacher_of_examples_without_any_label(tmp_path):
+    unlabelled, found = splits(), []
+    train = dataclasses.replace(unlabelled.train, labels=np.full(40, -1, np.int32))
+    for folder in ("", str(tmp_path / "cache")):
+        config = configure(folder)
+        config.train.labelled_share = 0.0
+        del config.terms["ce"]
+        directory = tmp_path / f"run{bool(folder)}"
+        found.append((directory, run(config, directory, data=unlabelled._replace(train=train))))
+    assert_equal(*found[1], found[0])

@@ -77,4 +77,4 @@ def repeated(rows: Callable[[int], tuple[np.ndarray, np.ndarray]], views: int, s
 
 def views_needed(n: int, batch_size: int, steps: int) -> int:
     """How many views of its examples a stream of n has shown after so many steps."""
-    return -(-steps * batch_size // n)
+    return -(-steps * batch_size // n) if n else 0

@@ -1,4 +1,5 @@
-"""Every variant of every config of schemes, as a tiny run: stopped and resumed bit for bit, and the same on a mesh."""
+"""Every variant of every config of schemes, as a tiny run: resumed bit for bit, and the same on a mesh, with cached
+teachers (or these are refused) and, a variant of each config, in two processes."""
 
 import json
 from pathlib import Path
@@ -6,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scheme_checks import CONFIGS, config_module
+from several import finish, start
 
 from kd_jax import train
 from kd_jax.config import teachers_of
@@ -22,15 +24,23 @@ VARIANTS = [
 STOP = 4  # of the student's six or more steps, two of which make an interval of the log
 # Their students start as their teacher's answers to noise, or their choices depend on a last bit.
 CHAOTIC = {("architecture_search", "supernet"), ("architecture_search", "differentiable")}
+UNCACHED = {  # and why answers to the pictures of each example are not enough
+    ("architecture_search", "differentiable"): "shows the teacher",
+    ("contrastive", "sskd"): "SSKD rotates",
+    **{("data_free", v): "shows the teacher" for v in ("disagreement", "dafl", "dafl_statistics", "inversion")},
+    **{("domain_adaptation", v): "The role 'adapted'" for v in ("statistics", "information")},
+    ("graph", "gnn"): "one answer an example",
+    **{("transfer_sets", v): "two examples at once" for v in ("function_matching", "cutmix")},
+}
 
 
-def run(name: str, variant: str, root: Path, directory: str, **axes: int) -> tuple[dict, bytes]:
+def run(name: str, variant: str, root: Path, directory: str, cache: str = "", **axes: int) -> tuple[dict, bytes]:
     """(done.json without its clock, metrics.jsonl) of the student; teachers are trained once for all runs in `root`."""
     config = config_module(name).get_config(f"{variant},tiny")
     config.baseline, config.report = False, False
     config.mesh.axes.update({"data": 1, **axes})
     for role, teacher in teachers_of(config).items():
-        teacher.workdir = str(root / role)
+        teacher.workdir, teacher.cache.directory = str(root / role), cache
     train.run(config, root / directory)
     student = root / directory / "student"
     done = json.loads((student / DONE).read_text())
@@ -48,5 +58,32 @@ def test_resumes_exactly_and_does_not_depend_on_the_mesh(name, variant, tmp_path
     assert run(name, variant, tmp_path, "parts") == whole
     spread, _ = run(name, variant, tmp_path, "spread", data=4, fsdp=2)
     if (name, variant) not in CHAOTIC:
-        for entry, scores in whole[0]["last"]["test"].items():
-            np.testing.assert_allclose(spread["last"]["test"][entry]["nll"], scores["nll"], rtol=2e-2, err_msg=entry)
+        assert_close(spread, whole[0])
+
+
+def assert_close(ours: dict, theirs: dict) -> None:
+    for entry, scores in theirs["last"]["test"].items():
+        np.testing.assert_allclose(ours["last"]["test"][entry]["nll"], scores["nll"], rtol=2e-2, err_msg=entry)
+
+
+@pytest.mark.parametrize(
+    ("name", "variant"), [v for v in VARIANTS if teachers_of(config_module(v[0]).get_config(v[1]))]
+)
+def test_trains_alike_from_cached_teachers_or_says_why_not(name, variant, tmp_path):
+    if why := UNCACHED.get((name, variant)):
+        with pytest.raises(ValueError, match=why):
+            run(name, variant, tmp_path, "cached", cache="auto")
+        return
+    cached, plain = (run(name, variant, tmp_path, str(cache), cache)[0] for cache in ("auto", ""))
+    if (name, variant) not in CHAOTIC:
+        assert_close(cached, plain)
+
+
+@pytest.mark.parametrize(("name", "variant"), {name: variant for name, variant in reversed(VARIANTS)}.items())
+def test_two_processes_get_what_one_does(name, variant, tmp_path):
+    done = []
+    for count in (1, 2):
+        finish(start("variant_run.py", count, tmp_path / str(count), name, variant))
+        done.append(json.loads((tmp_path / str(count) / "student" / DONE).read_text()))
+    if (name, variant) not in CHAOTIC:
+        assert_close(*done)
