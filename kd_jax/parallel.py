@@ -271,3 +271,10 @@ def first_said(text: str) -> str:
     said = np.asarray(multihost_utils.process_allgather(np.frombuffer(cut.ljust(MESSAGE_BYTES, b"\0"), np.uint8)))
     texts = (bytes(row).rstrip(b"\0").decode(errors="replace") for row in said)
     return next((found for found in texts if found), "")
+
+
+def on_host(tree: PyTree) -> PyTree:
+    """The arrays of a tree as NumPy's, whole in every process. All processes must call it."""
+    return jax.tree.map(
+        lambda x: np.asarray(x if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True)), tree
+    )

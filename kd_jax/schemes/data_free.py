@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax import precision
+from kd_jax import parallel, precision
 from kd_jax.metrics import agreement
 from kd_jax.resolve import near, resolve
 from kd_jax.terms import paths_of
@@ -176,10 +176,10 @@ def samples(parts: Parts, state: TrainState, images: Array, lead: str) -> list[d
         logits = teacher.apply(precision.restored(params), stats, images, train=False, key=jax.random.key(0))[0].logits
         return jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
 
-    probabilities = np.asarray(jax.device_get(jax.jit(answer)(state.frozen["teacher"], images)))
+    probabilities = parallel.on_host(jax.jit(answer)(state.frozen["teacher"], images))
     answers = probabilities.argmax(-1)
     rows = [i for c in range(source.num_classes) for i in np.flatnonzero(answers == c)[:2]][:20]
-    pixels = np.asarray(jax.device_get(images), np.float64)[rows] * source.std + source.mean
+    pixels = parallel.on_host(images).astype(np.float64)[rows] * source.std + source.mean
     if source.images is not None and source.images.dtype != np.uint8:  # floats have no range of their own
         pixels = (pixels - pixels.min()) / max(np.ptp(pixels), 1e-12)
     pixels = np.round(255 * np.clip(pixels, 0, 1)).astype(int)

@@ -13,8 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
+from kd_jax import parallel
 from kd_jax.resolve import near
 from kd_jax.types import Array, Parts, Role, TrainState
 
@@ -103,7 +103,7 @@ def _chooser(
         found = []
         for start in range(0, len(images), _CHUNK):  # padded to one shape, so that each function compiles once
             rows = np.minimum(np.arange(start, start + _CHUNK), len(images) - 1)
-            found.append(_on_host(fn(images[rows], labels[rows])))
+            found.append(parallel.on_host(fn(images[rows], labels[rows])))
         return np.concatenate(found)[: len(images)]
 
     def pick(state: TrainState, task: int) -> dict[str, np.ndarray]:
@@ -120,7 +120,3 @@ def _chooser(
         return {"image": chunks(prepared, images[rows], labels[rows]), "label": labels[rows]}
 
     return pick
-
-
-def _on_host(x: Array) -> np.ndarray:
-    return np.asarray(x if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True))

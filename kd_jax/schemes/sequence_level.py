@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kd_jax import parallel
 from kd_jax.resolve import near, resolve
 from kd_jax.schemes import offline
 from kd_jax.schemes.continuations import (
@@ -69,7 +70,7 @@ def build(
         for start in range(0, rows, batch):
             numbers = np.minimum(np.arange(start, start + batch), rows - 1)
             raw = rows_of(source, numbers)
-            given, mask, found, real = jax.device_get(ask(teacher, raw, jnp.int32(start)))
+            given, mask, found, real = parallel.on_host(ask(teacher, raw, jnp.int32(start)))
             picked = np.zeros(batch, int)
             if choose == "nearest":
                 picked = np.array([_nearest(*row) for row in zip(found, real, source.labels[numbers], strict=True)])

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from kd_jax import parallel
 from kd_jax.resolve import resolve
 from kd_jax.schemes.continuations import Prompts, cache_of, decoding_of, prompts_of, rows_of, weights
 from kd_jax.types import Role, TrainState
@@ -162,8 +163,8 @@ def written(
             cache=read(params, batch, prompts.length + 1),
         )  # fmt: skip
 
-    found = jax.device_get(write(weights(state, role, name), raw, prompt, mask.at[:, -1].set(True)))
-    prompt, mask = jax.device_get((prompt, mask))
+    found = write(weights(state, role, name), raw, prompt, mask.at[:, -1].set(True))
+    found, prompt, mask = parallel.on_host((found, prompt, mask))
     return (
         [source.decode(row[real]) for row, real in zip(prompt, mask, strict=True)],
         [source.decode(row[real]) for row, real in zip(found.tokens, found.mask, strict=True)],

@@ -79,7 +79,11 @@ def test_trains_alike_from_cached_teachers_or_says_why_not(name, variant, tmp_pa
         assert_close(cached, plain)
 
 
-@pytest.mark.parametrize(("name", "variant"), {name: variant for name, variant in reversed(VARIANTS)}.items())
+ONE_OF_EACH = list({name: variant for name, variant in reversed(VARIANTS)}.items())
+TEXTS = [("reasoning", "filtered"), ("reasoning", "on_policy")]  # which need no data
+
+
+@pytest.mark.parametrize(("name", "variant"), ONE_OF_EACH + TEXTS)
 def test_two_processes_get_what_one_does(name, variant, tmp_path):
     done = []
     for count in (1, 2):
