@@ -3,7 +3,7 @@
 [MALLOC_ARENA_MAX=2] python -m benchmarks.long_run [--minutes=60] [--checkpoint_every=25000]
 
 The loop (kd_jax.loop.fit) distils configs/cifar_resnet.py:digits with small networks for so long, with a log line
-every 20 steps, and an evaluation and a checkpoint every 25,000 (about one a minute). Read once a minute: resident
+every 20 steps, and an evaluation and a checkpoint every 25,000 (a minute or two). Read once a minute: resident
 memory (RSS) and open files of the process, number and bytes of live arrays on the device; and, where RSS grows,
 whether what is in use does: bytes of the heap (glibc) and blocks of Python's own allocator. Growth is the slope of a
 straight line through the readings after the warm-up (the first fifth); LIMITS is what an hour may add.
