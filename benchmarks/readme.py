@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.common import RESULTS
 from kd_jax.presets import PRESETS
 
-PLAIN = ("cache_accuracy", "cache_language", "answers", "language")
+PLAIN = ("weights", "cache_accuracy", "cache_language", "answers", "language")
 README = Path(__file__).parent.parent / "README.md"
 PAPERS = {
     "kd": "Hinton et al. 2015, 1503.02531", "soft_ce": "Hinton et al. 2015, 1503.02531",
