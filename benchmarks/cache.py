@@ -12,7 +12,6 @@ configs/language.py:bpe,small. A killed run goes on.
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -123,9 +122,7 @@ def kept(task: str, seeds: int, root: Path) -> None:
         if task == "language" and store:
             row["bytes a token"] = round(size / config.data.length)
         for metric, scale in metrics.items():
-            values = [scale * test[metric] for test in found]
-            spread = statistics.stdev(values) if seeds > 1 else 0.0
-            row[metric] = f"{statistics.mean(values):.2f} ± {spread:.2f}"
+            row[metric] = common.spread([scale * test[metric] for test in found])
         rows.append(row)
         common.write("cache_accuracy" if task == "digits" else "cache_language", rows, seeds=seeds)
 

@@ -8,7 +8,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,11 @@ def alternate(programs: Mapping[Any, Callable[[], Any]], seconds: float) -> dict
             times[name].append(1e3 * (time.perf_counter() - start))
         rounds += 1
     return {name: median(t[1:]) for name, t in times.items()}
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean ± standard deviation over the seeds; 0 where there is one."""
+    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values) if len(values) > 1 else 0.0:.2f}"
 
 
 def median(values: list[float]) -> float:

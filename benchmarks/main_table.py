@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -39,12 +38,8 @@ def accuracies(results: dict, model: str) -> tuple[float, float]:
 
 
 def summary(pairs: list[tuple[float, float]]) -> dict[str, str]:
-    def text(values: tuple[float, ...]) -> str:
-        spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        return f"{statistics.mean(values):.2f} ± {spread:.2f}"
-
     last, best = zip(*pairs, strict=True)
-    return {"last step": text(last), "best by validation": text(best)}
+    return {"last step": common.spread(last), "best by validation": common.spread(best)}
 
 
 def main() -> None:

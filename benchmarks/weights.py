@@ -25,10 +25,6 @@ BELOW = {  # by more than three points on digits, by more than five on Fashion-M
 }
 
 
-def spread(values: list[float]) -> str:
-    return f"{100 * statistics.mean(values):.2f} ± {100 * statistics.stdev(values):.2f}"
-
-
 def chosen(data: str, method: str, seeds: int, root: Path) -> dict[str, Any]:
     """The row of a method: the students of every factor, and which factor the validation split prefers."""
     config = configure(data, method)
@@ -45,15 +41,15 @@ def chosen(data: str, method: str, seeds: int, root: Path) -> dict[str, Any]:
     runs = [r for p in sweep.programs_of(config, points, directory, mesh) for r in sweep.train_program(p, mesh)]
     factor_of = [FACTORS[points.index(run["point"]) // seeds] for run in runs]
     validation, test = (
-        {f: [run[split] for run, its in zip(runs, factor_of, strict=True) if its == f] for f in FACTORS}
+        {f: [100 * run[split] for run, its in zip(runs, factor_of, strict=True) if its == f] for f in FACTORS}
         for split in ("validation", "test")
     )
     best = max(FACTORS, key=lambda f: statistics.mean(validation[f]))
     return {
-        "data": data, "method": method, "published weight": spread(test[1.0]), "factor": f"{best:g}",
-        "chosen by validation": spread(test[best]),
+        "data": data, "method": method, "published weight": common.spread(test[1.0]), "factor": f"{best:g}",
+        "chosen by validation": common.spread(test[best]),
         "validation of " + ", ".join(f"{f:g}" for f in FACTORS): ", ".join(
-            f"{100 * statistics.mean(validation[f]):.1f}" for f in FACTORS
+            f"{statistics.mean(validation[f]):.1f}" for f in FACTORS
         ),
     }  # fmt: skip
 
