@@ -234,10 +234,11 @@ def attach(
     student, caches = jobs["student"], {}
     for name, (role, reads, store) in teachers.items():
         fields = teachers_of(config)[name]
-        place = Path(fields.workdir) if fields.workdir else student.directory.parent / name
-        trained = {"teacher": {k: workdir.plain(fields[k]) for k in ("model", "inputs", "initial", "seed")}}
-        if name in jobs:  # it is trained, not used as it is loaded
+        if name in jobs:
             trained, place = {k: jobs[name].config[k] for k in ("teacher", "data")}, jobs[name].directory
+        else:  # it teaches as it is loaded
+            trained = {"teacher": {k: workdir.plain(fields[k]) for k in ("model", "inputs", "initial", "seed")}}
+            place = Path(fields.workdir) if fields.workdir else student.directory.parent / name
         cache = plan_cache(name, config, role, reads, store, student, trained)
         folder = Path(fields.cache.directory)
         if fields.cache.directory == "auto":  # beside the teacher, so that runs which share it share its answers
