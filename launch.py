@@ -39,7 +39,7 @@ def parse(argv: list[str]) -> list[str]:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)  # it lists accelerators that are not there
     if not any("-help" in argument for argument in argv):
-        from kd_jax.config import check_command  # here, since JAX reads its environment when it is imported
+        from kd_jax.config.fields import check_command  # here, since JAX reads its environment when it is imported
 
         try:
             check_command(argv[1:])

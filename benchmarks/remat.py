@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import common
-from kd_jax.config import base
+from kd_jax.config.fields import base
 from kd_jax.models import cifar_resnet, vit
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.remat import Remat

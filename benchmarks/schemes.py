@@ -25,7 +25,7 @@ from benchmarks import common
 from benchmarks.main_table import accuracies, finished, summary
 from kd_jax import train
 from kd_jax.checkpoint import Checkpoints, write_json
-from kd_jax.config import teachers_of
+from kd_jax.config.fields import teachers_of
 from kd_jax.dispatch import compiled
 from kd_jax.knowledge import compose
 from kd_jax.loop import begin

@@ -26,7 +26,7 @@ import numpy as np
 from benchmarks import common
 from kd_jax import loop, train
 from kd_jax.checkpoint import Checkpoints
-from kd_jax.config import small_digits
+from kd_jax.config.fields import small_digits
 from kd_jax.dispatch import compiled
 from kd_jax.knowledge import compose
 from kd_jax.members import KINDS, Members, stack

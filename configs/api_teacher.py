@@ -11,7 +11,7 @@ under which licence the student may be used.
 
 from __future__ import annotations
 
-from kd_jax import config as defaults
+from kd_jax.config import fields as defaults
 from kd_jax.presets import supervised, term
 
 

@@ -15,7 +15,7 @@ dense            as two_assistants, each learning from all before it, one of the
 
 from ml_collections import ConfigDict
 
-from kd_jax.config import make_tiny, parse, role, small_digits
+from kd_jax.config.fields import make_tiny, parse, role, small_digits
 from kd_jax.knowledge import compose
 from kd_jax.presets import part
 

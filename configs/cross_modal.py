@@ -25,7 +25,7 @@ contrastive 74.9 +- 2.1, response+embedding 82.9 +- 0.4: where answers can be ha
 
 from ml_collections import ConfigDict
 
-from kd_jax.config import make_tiny, parse, small_digits
+from kd_jax.config.fields import make_tiny, parse, small_digits
 from kd_jax.presets import part, supervised, term
 
 VARIANTS = ("response", "embedding", "contrastive", "response+embedding")

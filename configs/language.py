@@ -19,7 +19,7 @@ the teacher, the student without and with it, and reports perplexity, agreement 
 
 from __future__ import annotations
 
-from kd_jax import config as defaults
+from kd_jax.config import fields as defaults
 from kd_jax.presets import part, supervised, term
 
 WORD = {

@@ -17,7 +17,7 @@ With 4 bits rounding after training loses nothing (97.78 % either way). On the v
 
 from ml_collections import ConfigDict
 
-from kd_jax.config import make_tiny, parse, small_digits
+from kd_jax.config.fields import make_tiny, parse, small_digits
 from kd_jax.knowledge import PRESETS, compose
 from kd_jax.presets import part
 

@@ -19,7 +19,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from kd_jax import precision, prng, workdir
-from kd_jax.config import teachers_of
+from kd_jax.config.fields import teachers_of
 from kd_jax.data import answers, order
 from kd_jax.data.answers import Answers
 from kd_jax.data.batches import batch_shapes

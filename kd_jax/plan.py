@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from kd_jax import cache_plan, knowledge, optim, precision, prng
 from kd_jax.cache_plan import TeacherCache
-from kd_jax.config import own_data, teachers_of
+from kd_jax.config.fields import own_data, teachers_of
 from kd_jax.data import augment
 from kd_jax.data.source import Source, Splits
 from kd_jax.loop import Settings

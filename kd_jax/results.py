@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from kd_jax.config import teachers_of
+from kd_jax.config.fields import teachers_of
 from kd_jax.data.source import Source, Splits
 from kd_jax.measure import cost
 from kd_jax.plan import Job

@@ -28,7 +28,7 @@ from ml_collections import ConfigDict
 
 from kd_jax import optim, parallel, sweep_table, teach, train, workdir
 from kd_jax.checkpoint import write_json
-from kd_jax.config import teachers_of
+from kd_jax.config.fields import teachers_of
 from kd_jax.loop import Watch
 from kd_jax.members import KINDS, Members, obstacle, stack
 from kd_jax.members_choice import fastest

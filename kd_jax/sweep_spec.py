@@ -14,7 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from kd_jax.config import check_field
+from kd_jax.config.fields import check_field
 from kd_jax.resolve import near
 
 KINDS = ("log", "uniform", "int")

@@ -18,7 +18,7 @@ from kd_jax.cache_open import hash_of, hash_of_files, opened
 from kd_jax.cache_plan import TeacherCache, give
 from kd_jax.checkpoint import load_tree, write_json
 from kd_jax.conclude import exported
-from kd_jax.config import teachers_of
+from kd_jax.config.fields import teachers_of
 from kd_jax.data.batches import batch_shapes, eval_batches
 from kd_jax.evaluate import evaluate, extra_inputs, make_eval_step
 from kd_jax.initial import check_initial, first_variables, starting_at, takes_teacher

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from kd_jax import parallel, peers, workdir
 from kd_jax.check import check
 from kd_jax.checkpoint import write_json
-from kd_jax.config import own_data, teachers_of
+from kd_jax.config.fields import own_data, teachers_of
 from kd_jax.data.batches import batch_shapes
 from kd_jax.data.load import load
 from kd_jax.data.source import Splits

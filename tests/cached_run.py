@@ -15,7 +15,7 @@ import several  # noqa: E402
 import toy  # noqa: E402
 
 from kd_jax import train  # noqa: E402
-from kd_jax.config import base, training  # noqa: E402
+from kd_jax.config.fields import base, training  # noqa: E402
 from kd_jax.data import answers  # noqa: E402
 from kd_jax.data.arrays import from_arrays  # noqa: E402
 from kd_jax.presets import supervised, term  # noqa: E402

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from kd_jax import knowledge, train
-from kd_jax.config import base, training
+from kd_jax.config.fields import base, training
 from kd_jax.data.arrays import from_arrays
 from kd_jax.data.load import load
 from kd_jax.models.adapters import FunctionModel, LinenModel, NNXModel

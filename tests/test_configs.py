@@ -15,7 +15,7 @@ from kd_jax import train
 from kd_jax.check import check
 from kd_jax.checkpoint import save_tree
 from kd_jax.conclude import exported
-from kd_jax.config import check_command, own_data
+from kd_jax.config.fields import check_command, own_data
 from kd_jax.data.arrays import from_arrays
 from kd_jax.data.batches import batch_shapes
 from kd_jax.data.load import load

@@ -14,7 +14,7 @@ import pytest
 from kd_jax import knowledge, train
 from kd_jax.checkpoint import save_tree
 from kd_jax.conclude import exported
-from kd_jax.config import base, training
+from kd_jax.config.fields import base, training
 from kd_jax.data.load import load
 from kd_jax.data.source import DataNotFound
 from kd_jax.plan import make_model

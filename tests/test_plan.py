@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from kd_jax import optim, plan
-from kd_jax.config import base, training
+from kd_jax.config.fields import base, training
 from kd_jax.data.arrays import from_arrays
 from kd_jax.types import Role
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kd_jax import knowledge, plan
-from kd_jax.config import base
+from kd_jax.config.fields import base
 from kd_jax.data.load import load
 from kd_jax.presets import PRESETS
 from kd_jax.state import bind, init_state

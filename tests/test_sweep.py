@@ -14,7 +14,7 @@ import pytest
 from kd_jax import optim, sweep, sweep_table, train
 from kd_jax.checkpoint import load_tree
 from kd_jax.conclude import exported
-from kd_jax.config import small_digits, training
+from kd_jax.config.fields import small_digits, training
 from kd_jax.knowledge import compose
 from kd_jax.models.mlp import mlp
 from kd_jax.parallel import make_mesh

@@ -12,7 +12,8 @@ import scheme_checks
 import token_toy
 import toy
 
-from kd_jax import config, plan, report, train
+from kd_jax import plan, report, train
+from kd_jax.config import fields
 from kd_jax.data.batches import batch_shapes, eval_batches, train_batches
 from kd_jax.data.load import load
 from kd_jax.evaluate import finish, token_sums
@@ -49,13 +50,13 @@ def scheme(kd=1.0, prepare=None):
 
 
 def text_config():
-    made = config.base()
+    made = fields.base()
     made.select, made.eval_every, made.log_every, made.eval_batch_size = "nll", 6, 2, 16
     for part, width in ((made.student, 4), (made.teacher, 8)):
         part.model = dict(name="token_toy:Bigram", kwargs=dict(width=width))
         part.inputs = ("batch.tokens",)
-    made.train = config.training(batch_size=16, steps=12)
-    made.teacher.train = config.training(batch_size=16, steps=12)
+    made.train = fields.training(batch_size=16, steps=12)
+    made.teacher.train = fields.training(batch_size=16, steps=12)
     kd = term("losses.response.kd_loss", ("student.logits",), ("teacher.logits",), where="batch.labelled")
     made.terms = {**supervised(), "kd": kd}
     return made

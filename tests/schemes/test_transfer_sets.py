@@ -13,7 +13,7 @@ import scheme_checks
 import toy
 
 from kd_jax.check import check
-from kd_jax.config import own_data, teachers_of
+from kd_jax.config.fields import own_data, teachers_of
 from kd_jax.data.batches import batch_shapes, train_batches
 from kd_jax.data.load import load
 from kd_jax.parallel import batch_sharding

@@ -112,7 +112,7 @@ def base() -> ConfigDict:
     )
     config.teacher = teacher_fields("models.cifar_resnet.resnet56")  # model.name = "": there is none
     config.teachers = ConfigDict()  # further ones by name, each with the fields of config.teacher
-    config.roles = ConfigDict()  # further networks that the scheme trains: name -> kd_jax.config.role(...)
+    config.roles = ConfigDict()  # further networks that the scheme trains: name -> kd_jax.config.fields.role(...)
     config.train = training()
     config.optimizers = ConfigDict()  # group -> optimizer, where it is not config.train.optimizer
     config.terms = ConfigDict()
