@@ -2,7 +2,7 @@
 
 config.teacher.cache.directory turns it on. The role "teacher" then has no parameters: its inputs are the entries
 `batch.teacher/<field>` that every batch brings, and models/cached.py decodes them into the logits and features that
-terms read. An answer belongs to one picture, since a picture is a function of (seed, example, view). kd_jax/cache.py
+terms read. An answer belongs to one picture, since a picture is a function of (seed, example, view). kd_jax/cache/build.py
 asks the teacher where answers are not there yet.
 """
 

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from kd_jax import parallel, precision, workdir
-from kd_jax.cache import build
+from kd_jax.cache.build import build
 from kd_jax.cache_open import hash_of, hash_of_files, opened
 from kd_jax.cache_plan import TeacherCache, give
 from kd_jax.checkpoint import load_tree, write_json
