@@ -20,7 +20,7 @@ import jax
 from benchmarks import common
 from benchmarks.main_table import finished
 from configs import reasoning, seq2seq
-from kd_jax import train
+from kd_jax.train import run as train
 
 TASKS = {"reasoning": reasoning, "seq2seq": seq2seq}
 TABLES = {"reasoning": ("Answers", ("exact match",)), "seq2seq": ("Errors", ("phoneme error rate", "words right"))}

@@ -22,13 +22,14 @@ from ml_collections import ConfigDict
 
 from benchmarks import common
 from configs import cifar_resnet, language, transfer_sets
-from kd_jax import plan, teach, train
+from kd_jax import plan, teach
 from kd_jax.data.batches import train_batches
 from kd_jax.parallel import batch_sharding
 from kd_jax.presets import supervised
 from kd_jax.state import bind, init_state, loaded_variables
 from kd_jax.step import make_train_step
 from kd_jax.terms import hyper_of
+from kd_jax.train import run as train
 
 STORES = (
     {"k": 0, "dtype": "float32"}, {"k": 0, "dtype": "bfloat16"}, {"k": 0, "dtype": "uint8"},

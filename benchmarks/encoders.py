@@ -26,7 +26,6 @@ from scipy.stats import spearmanr
 from benchmarks import common
 from benchmarks.main_table import finished
 from configs import encoders
-from kd_jax import train
 from kd_jax.checkpoint import load_tree
 from kd_jax.data import texts
 from kd_jax.data.splits import hold_out
@@ -34,6 +33,7 @@ from kd_jax.models.adapters import LinenModel
 from kd_jax.models.from_teacher import layers
 from kd_jax.models.pretrained import encoder_of, load
 from kd_jax.presets import part, supervised
+from kd_jax.train import run as train
 
 METHODS = ("response", "distilbert", "tinybert", "minilm", "minilmv2", "bert_pkd", "mobilebert")
 BASELINES = {"labels only": "models.from_teacher.layers", "labels only, random start": ""}

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from benchmarks import common
 from configs import cifar_resnet
-from kd_jax import train
+from kd_jax.train import run as train
 from kd_jax.workdir import plain
 
 KNOWLEDGE = ("response", "feature", "relation", "response+feature+relation")

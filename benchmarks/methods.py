@@ -20,7 +20,7 @@ from benchmarks import common
 from benchmarks.main_table import table
 from configs import cifar_resnet
 from kd_jax.presets import PRESETS
-from kd_jax.train import RESULTS
+from kd_jax.train.run import RESULTS
 
 ALIASES = ("supervised", "response", "attention", "relation")
 METHODS = tuple(n for n in PRESETS if n not in ALIASES)

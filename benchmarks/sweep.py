@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from benchmarks import common
-from kd_jax import loop, train
+from kd_jax import loop
 from kd_jax.checkpoint import Checkpoints
 from kd_jax.config.fields import small_digits
 from kd_jax.dispatch import compiled
@@ -35,6 +35,7 @@ from kd_jax.plan import Job
 from kd_jax.presets import supervised
 from kd_jax.step import answered
 from kd_jax.terms import hyper_of
+from kd_jax.train import run as train
 
 COUNTS = (1, 4, 16)
 STUDENTS = {"mlp": dict(widths=(64,)), "cnn": dict(widths=(4, 8))}

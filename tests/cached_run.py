@@ -14,11 +14,11 @@ if __name__ == "__main__":
 import several  # noqa: E402
 import toy  # noqa: E402
 
-from kd_jax import train  # noqa: E402
 from kd_jax.config.fields import base, training  # noqa: E402
 from kd_jax.data import answers  # noqa: E402
 from kd_jax.data.arrays import from_arrays  # noqa: E402
 from kd_jax.presets import supervised, term  # noqa: E402
+from kd_jax.train import run as train  # noqa: E402
 
 KD = term("losses.response.kd_loss", ("student.logits",), ("teacher.logits",), kwargs={"temperature": 2.0})
 HINT = term("losses.feature.feature_hint_loss", ("student.features:hidden",), ("teacher.features:hidden",), weight=0.1)

@@ -13,7 +13,7 @@ import pytest
 import toy
 from cached_run import configure, run, splits, variables
 
-from kd_jax import loop, prng, train
+from kd_jax import loop, prng
 from kd_jax.checkpoint import load_tree
 from kd_jax.conclude import exported
 from kd_jax.data import answers, batches
@@ -22,6 +22,7 @@ from kd_jax.models.cached import decode
 from kd_jax.parallel import batch_sharding, make_mesh
 from kd_jax.presets import term
 from kd_jax.terms import lookup
+from kd_jax.train import run as train
 from kd_jax.workdir import locked
 
 HERE = Path(__file__).parent

@@ -11,7 +11,6 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from kd_jax import train
 from kd_jax.check import check
 from kd_jax.checkpoint import save_tree
 from kd_jax.conclude import exported
@@ -24,6 +23,7 @@ from kd_jax.knowledge import PRESETS, compose, make_terms, with_four_stages
 from kd_jax.parallel import make_mesh
 from kd_jax.plan import make_model, plan
 from kd_jax.presets import SCHEMES
+from kd_jax.train import run as train
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SHAPES = {"cifar10": (32, 32, 3), "cifar100": (32, 32, 3), "fashion_mnist": (28, 28, 1), "imagenet2012": (224, 224, 3)}

@@ -11,13 +11,14 @@ import jax
 import numpy as np
 import pytest
 
-from kd_jax import knowledge, train
+from kd_jax import knowledge
 from kd_jax.checkpoint import save_tree
 from kd_jax.conclude import exported
 from kd_jax.config.fields import base, training
 from kd_jax.data.load import load
 from kd_jax.data.source import DataNotFound
 from kd_jax.plan import make_model
+from kd_jax.train import run as train
 
 ROOT = Path(__file__).parent.parent
 NETS = ("--config.student.model.name=models.cnn.cnn", "--config.teacher.model.name=models.cnn.cnn")

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from kd_jax import optim, sweep, sweep_table, train
+from kd_jax import optim, sweep, sweep_table
 from kd_jax.checkpoint import load_tree
 from kd_jax.conclude import exported
 from kd_jax.config.fields import small_digits, training
@@ -20,6 +20,7 @@ from kd_jax.models.mlp import mlp
 from kd_jax.parallel import make_mesh
 from kd_jax.report.surface import plot_surface, varied_numbers, write_sweep
 from kd_jax.sweep_spec import Range, apply, parse
+from kd_jax.train import run as train
 
 TEMPERATURE, RATE = "terms.kd.kwargs.temperature", "train.optimizer.learning_rate"
 

@@ -12,7 +12,7 @@ import scheme_checks
 import token_toy
 import toy
 
-from kd_jax import plan, report, train
+from kd_jax import plan, report
 from kd_jax.config import fields
 from kd_jax.data.batches import batch_shapes, eval_batches, train_batches
 from kd_jax.data.load import load
@@ -26,6 +26,7 @@ from kd_jax.report import page, verdict
 from kd_jax.state import bind, init_state
 from kd_jax.step import make_train_step
 from kd_jax.terms import hyper_of
+from kd_jax.train import run as train
 from kd_jax.types import Call, Phase, Role, Scheme, Stage, Term
 
 

@@ -13,7 +13,7 @@ if __name__ == "__main__":
 
 import several  # noqa: E402
 
-from kd_jax import train  # noqa: E402
+from kd_jax.train import run as train  # noqa: E402
 
 
 def main(port: str, count: str, index: str, directory: str, name: str, variant: str) -> None:

@@ -12,7 +12,7 @@ import scheme_checks
 import toy
 from ml_collections import ConfigDict
 
-from kd_jax import optim, train
+from kd_jax import optim
 from kd_jax.checkpoint import load_tree
 from kd_jax.data.batches import batch_shapes
 from kd_jax.data.source import Source, Splits
@@ -23,6 +23,7 @@ from kd_jax.models.pretrained import save
 from kd_jax.plan import plan
 from kd_jax.schemes import offline, stages
 from kd_jax.state import bind
+from kd_jax.train import run as train
 from kd_jax.types import Role
 
 CONFIG = scheme_checks.config_module("encoders")
