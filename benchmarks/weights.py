@@ -3,7 +3,7 @@
 python -m benchmarks.weights [--data digits fashion] [--methods at uld ...] [--seeds 3] [--workdir runs/weights]
 
 Tasks, networks and steps are those of benchmarks.methods. All terms but the cross-entropy are multiplied by 1, 0.1,
-0.01 and 0.001; students of all factors and seeds are one program (kd_jax.sweep). The factor with the best mean accuracy
+0.01 and 0.001; students of all factors and seeds are one program (kd_jax.sweep.run). The factor with the best mean accuracy
 on the validation split at the last step is taken; the test set chooses nothing. A run that was interrupted goes on.
 """
 
@@ -16,7 +16,8 @@ from typing import Any
 
 from benchmarks import common
 from benchmarks.methods import METHODS, configure
-from kd_jax import parallel, sweep
+from kd_jax import parallel
+from kd_jax.sweep import run as sweep
 
 FACTORS = (1.0, 0.1, 0.01, 0.001)
 BELOW = {  # by more than three points on digits, by more than five on Fashion-MNIST, in the table of benchmarks.methods

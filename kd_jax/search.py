@@ -17,9 +17,10 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from kd_jax import parallel, sweep, workdir
+from kd_jax import parallel, workdir
 from kd_jax.checkpoint import write_json
 from kd_jax.resolve import near
+from kd_jax.sweep import run as sweep
 from kd_jax.sweep_spec import Point, Spec
 from kd_jax.sweep_table import SIGN
 
