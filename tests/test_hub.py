@@ -2,7 +2,7 @@
 
 import pytest
 
-from kd_jax.hub import find_model
+from kd_jax.models.hub import find_model
 
 
 def test_where_models_are_found(tmp_path, monkeypatch):

@@ -19,14 +19,14 @@ from tokenizers import Tokenizer
 
 from kd_jax.data import splits
 from kd_jax.data.source import DataNotFound, Source, Splits
-from kd_jax.hub import find_model
+from kd_jax.models.hub import find_model
 
 BBC = ("business", "entertainment", "politics", "sports", "tech")
 TEST_SEED = 0  # the test texts are the same in every run
 
 
 def read_tokenizer(folder: str) -> Tokenizer:
-    """tokenizer.json of a model's folder (kd_jax.hub says what is one); ValueError where there is none."""
+    """tokenizer.json of a model's folder (kd_jax.models.hub says what is one); ValueError where there is none."""
     path = find_model(folder) / "tokenizer.json"
     if not path.exists():
         raise ValueError(f"{path} is not there; a tokenizer is saved in this form by tokenizers and transformers.")

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from kd_jax.hub import find_model
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.bert import ACTIVATIONS, Encoder, encoder
+from kd_jax.models.hub import find_model
 from kd_jax.models.safetensors_io import Rule, dense, norm, read_config, read_params, write_folder
 from kd_jax.resolve import near
 from kd_jax.types import Array, Model, PyTree

@@ -2,7 +2,7 @@
 
 Llama (2, 3), Mistral, Qwen2, Qwen3, Gemma, Gemma 2 and GPT-2. `decoder_of(folder)` is a module of the sizes in
 config.json, `load` its weights (as config.<role>.initial takes them), `save` the way back. A folder is a path,
-"package:NAME/PATH" or the id of a model in the hub's local cache (kd_jax/hub.py).
+"package:NAME/PATH" or the id of a model in the hub's local cache (kd_jax/models/hub.py).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from kd_jax.hub import find_model
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.decoder import Decoder
 from kd_jax.models.decoder_configs import FAMILIES, config_of, family_of, options_of
 from kd_jax.models.decoder_parts import Options
+from kd_jax.models.hub import find_model
 from kd_jax.models.safetensors_io import Rule, dense, norm, read_config, read_params, write_folder
 from kd_jax.resolve import near
 from kd_jax.types import Array, Model, PyTree
