@@ -25,7 +25,7 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """kd_jax.models.cifar_resnet."""
+    """kd_jax.models.vision.cifar_resnet."""
 
     def __init__(self, depth: int, classes: int, widths: tuple[int, ...] = (16, 32, 64), stem: int = 16) -> None:
         super().__init__()

@@ -44,8 +44,8 @@ def fashion_mnist(config: ConfigDict) -> None:
 
 
 def digits(config: ConfigDict) -> None:
-    config.student.model.name = "models.cifar_resnet.resnet8"
-    config.teacher.model.name = "models.cifar_resnet.resnet20"
+    config.student.model.name = "models.vision.cifar_resnet.resnet8"
+    config.teacher.model.name = "models.vision.cifar_resnet.resnet20"
     config.data.update(dict(validation=0.125, labels=100))
     shift = (dict(name="pad_crop", padding=1),)
     config.train = training(batch_size=64, steps=800, augment=shift, optimizer=dict(learning_rate=0.05))

@@ -102,7 +102,7 @@ def base() -> ConfigDict:
     config.summary = ConfigDict(part())
     config.student = ConfigDict(
         dict(
-            model=dict(name="models.cifar_resnet.resnet20", kwargs={}),
+            model=dict(name="models.vision.cifar_resnet.resnet20", kwargs={}),
             inputs=("batch.image",),
             # Gradient checkpointing: policy "nothing_saveable" or "dots_saveable" computes again on the way back what
             # lies inside the modules whose path matches ("" = the whole network as one piece); "" keeps everything.
@@ -110,7 +110,7 @@ def base() -> ConfigDict:
             initial=part(),  # as that of a teacher; a function that takes `teacher` gets its (params, stats) as well
         )
     )
-    config.teacher = teacher_fields("models.cifar_resnet.resnet56")  # model.name = "": there is none
+    config.teacher = teacher_fields("models.vision.cifar_resnet.resnet56")  # model.name = "": there is none
     config.teachers = ConfigDict()  # further ones by name, each with the fields of config.teacher
     config.roles = ConfigDict()  # further networks that the scheme trains: name -> kd_jax.config.fields.role(...)
     config.train = training()
