@@ -24,7 +24,7 @@ from kd_jax.checkpoint import Checkpoints
 
 STUDENTS = {
     "mlp": dict(name="models.mlp.mlp", kwargs=dict(widths=(8,))),
-    "cnn": dict(name="models.cnn.cnn", kwargs=dict(widths=(4, 8))),
+    "cnn": dict(name="models.vision.cnn.cnn", kwargs=dict(widths=(4, 8))),
 }
 STEPS = 16
 

@@ -73,7 +73,7 @@ def main() -> None:
     args = parser.parse_args()
     config = cifar_resnet.get_config("digits")
     for role, widths in (("student", (4, 8)), ("teacher", (16, 32))):
-        config[role].model = dict(name="models.cnn.cnn", kwargs=dict(widths=widths))
+        config[role].model = dict(name="models.vision.cnn.cnn", kwargs=dict(widths=widths))
     config.log_every, config.eval_every = 20, args.checkpoint_every
     splits = common.load(config.data)
     scheme = common.digits_scheme(config, "response", splits)

@@ -36,7 +36,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.terms = ConfigDict(compose("response"))
     chain = CHAINS[variant.data]
     for name in chain:
-        config.roles[name] = ConfigDict(role("models.cnn.cnn", widths=WIDTHS[name]))
+        config.roles[name] = ConfigDict(role("models.vision.cnn.cnn", widths=WIDTHS[name]))
     options = dict(dense=True, drop=0.25) if variant.data == "dense" else {}
     config.scheme = ConfigDict(part("schemes.assistants.build", chain=chain, **options))
     return make_tiny(config) if "tiny" in variant.flags else config

@@ -33,8 +33,8 @@ def cifar(config: ConfigDict) -> None:
 
 def fashion_mnist(config: ConfigDict) -> None:
     config.terms = ConfigDict(with_four_stages(config.terms.to_dict()))
-    config.student.model = dict(name="models.cnn.cnn", kwargs=dict(widths=(8, 12, 16, 16)))
-    config.teacher.model = dict(name="models.cnn.cnn", kwargs=dict(widths=(16, 32, 64, 128)))
+    config.student.model = dict(name="models.vision.cnn.cnn", kwargs=dict(widths=(8, 12, 16, 16)))
+    config.teacher.model = dict(name="models.vision.cnn.cnn", kwargs=dict(widths=(16, 32, 64, 128)))
     config.data.update(dict(validation=0.05, train_slice=(20000, 41000), labels=1000))
     config.teacher.data.train_slice = (0, 20000)
     augment = (dict(name="pad_crop", padding=2), "flip")

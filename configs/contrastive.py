@@ -62,7 +62,7 @@ def sskd(config: ConfigDict) -> None:
 
 def ensemble(config: ConfigDict) -> None:
     models = {"second": dict(name="models.mlp.mlp", kwargs=dict(widths=(64,))),
-              "third": dict(name="models.cnn.cnn", kwargs=dict(widths=(16, 32)))}  # fmt: skip
+              "third": dict(name="models.vision.cnn.cnn", kwargs=dict(widths=(16, 32)))}  # fmt: skip
     for name, model in models.items():
         train = config.teacher.train.copy_and_resolve_references()
         config.teachers[name] = teacher_fields(model["name"], train=train)

@@ -68,7 +68,7 @@ TERMS = {
 
 def ensemble(config: ConfigDict) -> None:
     config.teacher.data.train_slice = (0, SHARE)
-    models = {"second": ("models.cnn.cnn", dict(widths=(16, 32))), "third": ("models.mlp.mlp", dict(widths=(64,)))}
+    models = {"second": ("models.vision.cnn.cnn", dict(widths=(16, 32))), "third": ("models.mlp.mlp", dict(widths=(64,)))}
     for i, name in enumerate(NAMES[1:], start=1):
         further_teacher(config, name, *models[name], train_slice=(i * SHARE, (i + 1) * SHARE))
 
@@ -82,7 +82,7 @@ def further_teacher(config: ConfigDict, name: str, model: str, kwargs: dict, **d
 def specialists(config: ConfigDict) -> None:
     config.teacher.data.labels = config.data.labels
     for name, classes in (("low", LOW), ("high", HIGH)):
-        further_teacher(config, name, "models.cnn.cnn", dict(widths=(16, 32)), classes=classes)
+        further_teacher(config, name, "models.vision.cnn.cnn", dict(widths=(16, 32)), classes=classes)
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -63,7 +63,7 @@ def mutual(config: ConfigDict) -> None:
 
 def joint(config: ConfigDict) -> None:
     config.scheme = part("schemes.online.build")
-    config.roles = ConfigDict({"teacher": role("models.cnn.cnn", widths=(32, 64), hidden=64)})
+    config.roles = ConfigDict({"teacher": role("models.vision.cnn.cnn", widths=(32, 64), hidden=64)})
     config.optimizers = ConfigDict({"teacher": config.teacher.train.optimizer.copy_and_resolve_references()})
     on_labels = term(CE, ("teacher.logits",), ("batch.target",), where="batch.labelled")
     config.terms = ConfigDict({**compose("response"), "ce_teacher": on_labels})

@@ -50,7 +50,7 @@ def test_the_command_line_builds_alone(tmp_path):
     command = [sys.executable, "launch.py", "--config=configs/cifar_resnet.py:digits,tiny", f"--workdir={tmp_path}"]
     for role, widths in (("student", "(4, 4, 4)"), ("teacher", "(4, 8, 8)")):
         command += [
-            f"--config.{role}.model.name=models.cnn.cnn",
+            f"--config.{role}.model.name=models.vision.cnn.cnn",
             f"--config.{role}.model.kwargs={{'widths': {widths}}}",
         ]
     command += ["--config.teacher.cache.directory=auto", "--config.teacher.cache.k=3", "--build_cache"]

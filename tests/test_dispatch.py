@@ -122,7 +122,7 @@ def test_a_convolution_network_with_augmentation_is_equal_too(tmp_path):
     tables = []
     for size in (1, 3):
         config = make_tiny(cifar_resnet.get_config("digits"))
-        config.student.model = dict(name="models.cnn.cnn", kwargs=dict(widths=(4, 8)))
+        config.student.model = dict(name="models.vision.cnn.cnn", kwargs=dict(widths=(4, 8)))
         config.teacher.model.name, config.terms = "", supervised()
         config.baseline, config.report, config.steps_per_dispatch = False, False, size
         train.run(config, tmp_path / str(size))

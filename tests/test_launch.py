@@ -21,7 +21,7 @@ from kd_jax.plan import make_model
 from kd_jax.train import run as train
 
 ROOT = Path(__file__).parent.parent
-NETS = ("--config.student.model.name=models.cnn.cnn", "--config.teacher.model.name=models.cnn.cnn")
+NETS = ("--config.student.model.name=models.vision.cnn.cnn", "--config.teacher.model.name=models.vision.cnn.cnn")
 
 
 def launch(*arguments: str, config: str = "digits,tiny", **environment: str) -> subprocess.CompletedProcess:
@@ -68,7 +68,7 @@ def digits():
     """Two very small networks on digits; two steps."""
     config = base()
     for role, widths in (("student", (4,)), ("teacher", (4, 8))):
-        config[role].model = dict(name="models.cnn.cnn", kwargs=dict(widths=widths))
+        config[role].model = dict(name="models.vision.cnn.cnn", kwargs=dict(widths=widths))
     config.data.update(dict(validation=0.125, labels=100))
     config.train = training(batch_size=16, steps=2, augment=("flip",))
     config.teacher.train = training(batch_size=16, steps=2)
@@ -89,7 +89,7 @@ MISTAKES = {
     "schedule 'cosin'.*'cosine'": {"train.optimizer.schedule": "cosin"},
     "no data set 'digts'.*'digits'": {"data.name": "digts"},
     "labels=5000 needs": {"data.labels": 5000},
-    "'models.cnn.cn'.*'cnn'": {"student.model.name": "models.cnn.cn"},
+    "'models.vision.cnn.cn'.*'cnn'": {"student.model.name": "models.vision.cnn.cn"},
     "takes no argument 'width'.*'widths'": {"student.model.kwargs": {"width": 3}},
     "student has 7 classes, digits has 10.*config.student.model.kwargs.num_classes": {
         "student.model.kwargs": {"num_classes": 7}

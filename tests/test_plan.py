@@ -98,7 +98,7 @@ def scheme(source, **teacher):
     config = base()
     config.train.steps = 3
     config.teacher.update(teacher)
-    models = {r: plan.make_model({"name": "models.cnn.cnn", "kwargs": {"widths": (2, 2, 2)}}, source) for r in "st"}
+    models = {r: plan.make_model({"name": "models.vision.cnn.cnn", "kwargs": {"widths": (2, 2, 2)}}, source) for r in "st"}
     roles = {"student": Role(models["s"], group="student"), "teacher": plan.teacher_role(models["t"], config.teacher)}
     terms = {"kd": plan.knowledge.compose("response")["kd"]}
     return plan.make_scheme(config, config.train, terms, roles, {"train": source})

@@ -25,7 +25,7 @@ def digits():
     config.train.steps = 100
     splits = load(config.data)
     for name in ("student", "teacher"):  # equal widths, which FSP asks for
-        config[name].model = dict(name="models.cnn.cnn", kwargs=dict(widths=(4, 8, 8)))
+        config[name].model = dict(name="models.vision.cnn.cnn", kwargs=dict(widths=(4, 8, 8)))
     models = {r: plan.make_model(config[r].model, splits.train) for r in ("student", "teacher")}
     roles = {"student": Role(models["student"], group="student"), "teacher": Role(models["teacher"])}
     data = [splits.train.example(i) for i in range(8)]

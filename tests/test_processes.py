@@ -119,7 +119,7 @@ def test_launch_on_two_processes(tmp_path):
     command = [sys.executable, "launch.py", "--config=configs/cifar_resnet.py:digits,tiny"]
     small = {"student": "(4, 4, 4)", "teacher": "(4, 8, 8)"}
     for role, widths in small.items():
-        command.append(f"--config.{role}.model.name=models.cnn.cnn")
+        command.append(f"--config.{role}.model.name=models.vision.cnn.cnn")
         command.append(f"--config.{role}.model.kwargs={{'widths': {widths}}}")
     command += [f"--workdir={tmp_path}", *(f"--config.distributed.{k}={v}" for k, v in options.items())]
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2"}

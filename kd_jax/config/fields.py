@@ -158,8 +158,8 @@ def small_digits() -> ConfigDict:
     scikit-learn's digits, the student with 100 labels and 1,157 images without, the teacher with all labels.
     """
     config = base()
-    config.student.model = dict(name="models.cnn.cnn", kwargs=dict(widths=(4, 8)))
-    config.teacher.model = dict(name="models.cnn.cnn", kwargs=dict(widths=(32, 64), hidden=64))
+    config.student.model = dict(name="models.vision.cnn.cnn", kwargs=dict(widths=(4, 8)))
+    config.teacher.model = dict(name="models.vision.cnn.cnn", kwargs=dict(widths=(32, 64), hidden=64))
     config.data.update(dict(name="digits", validation=0.125, labels=100))
     shift = (dict(name="pad_crop", padding=1),)
     config.train = training(batch_size=64, steps=800, augment=shift, optimizer=dict(learning_rate=0.1))

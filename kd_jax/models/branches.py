@@ -14,9 +14,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kd_jax.models.cnn import conv_stages
 from kd_jax.models.layers import ConvNorm, classify
 from kd_jax.models.resnet import ResidualStage
+from kd_jax.models.vision.cnn import conv_stages
 from kd_jax.types import Array, Model, Outputs, PyTree
 
 GATES = ("", "gate", "attention")
@@ -137,7 +137,7 @@ class Branched(nn.Module):
 
 
 class ConvStages(nn.Module):
-    """Stages of models.cnn.CNN from number `first` on: max-pooling before all but stage 1."""
+    """Stages of models.vision.cnn.CNN from number `first` on: max-pooling before all but stage 1."""
 
     widths: tuple[int, ...]
     first: int
@@ -182,7 +182,7 @@ def branched_cnn(
     num_classes: int, branches: int = 3, shared: tuple[int, ...] = (16,), widths: tuple[int, ...] = (32,),
     gate: str = "", projection: int = 0, dtype: Any = "float32",
 ) -> Branched:  # fmt: skip
-    """models.cnn.cnn(widths=shared + widths) whose stages after `shared` and head exist once a branch."""
+    """models.vision.cnn.cnn(widths=shared + widths) whose stages after `shared` and head exist once a branch."""
     _check(branches, gate, len(shared), len(widths))
     dtype = jnp.dtype(dtype)
     trunk = ConvStages(tuple(shared), 1, dtype)

@@ -15,7 +15,7 @@ def build(parts: Parts, model: Mapping[str, Any], branches: int = 3, leader: int
     """The student learns as one of the `branches` of `model` ({name, kwargs}), all from the terms of the config.
 
     config.student.model stays the single network, which the baseline trains: `model` should be the same cut into trunk
-    and branches, as models.branches.branched_cnn is for models.cnn.cnn; models.branches.member takes one out.
+    and branches, as models.branches.branched_cnn is for models.vision.cnn.cnn; models.branches.member takes one out.
     "student.logits" is [B, branches, classes]. Evaluated are the branches, `leader` (the one that is meant for use)
     first, and all together: by the tap `ensemble`, or with "" by the mean of their probabilities.
     ONE (arXiv 1806.04606): any branch is used, ensemble="ensemble". OKDDip (arXiv 1912.00350): the last one leads.

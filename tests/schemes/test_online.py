@@ -18,7 +18,7 @@ from kd_jax.data.batches import batch_shapes
 from kd_jax.losses import ensemble, online, response, task
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.branches import Branched, branched_cnn, branched_resnet, member, stacked
-from kd_jax.models.cnn import cnn
+from kd_jax.models.vision.cnn import cnn
 from kd_jax.plan import make_model, plan
 from kd_jax.schemes import branches, codistillation
 from kd_jax.schemes.online import build, error_shares, kdcl_general
