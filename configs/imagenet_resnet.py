@@ -40,8 +40,8 @@ def get_config(arg: str = "") -> ConfigDict:
     variant = parse(arg, data=("imagenet2012",), knowledge=PRESETS, flags=("bfloat16", "tiny"))
     dtype = "bfloat16" if "bfloat16" in variant.flags else "float32"
     config.data.update(dict(name="imagenet2012", validation=0.01))
-    config.student.model = dict(name="models.resnet.resnet18", kwargs=dict(dtype=dtype))
-    config.teacher.model = dict(name="models.resnet.resnet34", kwargs=dict(dtype=dtype))
+    config.student.model = dict(name="models.vision.resnet.resnet18", kwargs=dict(dtype=dtype))
+    config.teacher.model = dict(name="models.vision.resnet.resnet34", kwargs=dict(dtype=dtype))
     optimizer = dict(learning_rate=0.1, weight_decay=1e-4, schedule="step", boundaries=(0.3, 0.6, 0.9))
     # Random resized crops are made where the images are decoded.
     config.train = training(batch_size=256, epochs=100.0, augment=("flip",), optimizer=optimizer)

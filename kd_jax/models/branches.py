@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.models.layers import ConvNorm, classify
-from kd_jax.models.resnet import ResidualStage
 from kd_jax.models.vision.cnn import conv_stages
+from kd_jax.models.vision.resnet import ResidualStage
 from kd_jax.types import Array, Model, Outputs, PyTree
 
 GATES = ("", "gate", "attention")
@@ -149,7 +149,7 @@ class ConvStages(nn.Module):
 
 
 class ResidualStages(nn.Module):
-    """Stages of models.resnet.ResNet from number `first` on, with the 3 x 3 stem before stage 1."""
+    """Stages of models.vision.resnet.ResNet from number `first` on, with the 3 x 3 stem before stage 1."""
 
     blocks: tuple[int, ...]
     widths: tuple[int, ...]

@@ -1,7 +1,7 @@
 """ResNets of depth 6n + 2 with three stages for 32 x 32 images, in the layout that CIFAR distillation papers share.
 
 He et al., arXiv 1512.03385, section 4.2; the x4 variants are those of Tian, Krishnan, Isola, "Contrastive
-Representation Distillation", 2020, arXiv 1910.10699. Taps as in kd_jax.models.resnet.
+Representation Distillation", 2020, arXiv 1910.10699. Taps as in kd_jax.models.vision.resnet.
 Options are the fields of ResNet, for example `widths=(4, 8, 8), stem_width=4` for a tiny one.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kd_jax.models.resnet import ResNet
+from kd_jax.models.vision.resnet import ResNet
 
 
 def resnet8(num_classes: int, dtype: Any = "float32", **options: Any) -> ResNet:
