@@ -16,10 +16,9 @@ import jax.numpy as jnp
 
 from benchmarks import common
 from kd_jax.config.fields import base
-from kd_jax.models import vit
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.remat import Remat
-from kd_jax.models.vision import cifar_resnet
+from kd_jax.models.vision import cifar_resnet, vit
 
 NETWORKS = {
     "resnet20": cifar_resnet.resnet20(10),

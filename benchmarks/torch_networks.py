@@ -99,7 +99,7 @@ class Layer(nn.Module):
 
 
 class ViT(nn.Module):
-    """kd_jax.models.vit."""
+    """kd_jax.models.vision.vit."""
 
     def __init__(self, width: int, depth: int, heads: int, classes: int, patch: int = 4, size: int = 32) -> None:
         super().__init__()

@@ -85,8 +85,8 @@ def get_config(arg: str = "") -> ConfigDict:
     variant = parse(arg, data=VARIANTS, knowledge=(), flags=("tiny",))
     token = variant.data.startswith("distillation_token")
     student = dict(patch=2, width=16, depth=2, heads=4, distillation_token=token)
-    config.student.model = dict(name="models.vit.vit", kwargs=student)
-    config.teacher.model = dict(name="models.vit.vit", kwargs=dict(patch=2, width=32, depth=4, heads=4))
+    config.student.model = dict(name="models.vision.vit.vit", kwargs=student)
+    config.teacher.model = dict(name="models.vision.vit.vit", kwargs=dict(patch=2, width=32, depth=4, heads=4))
     config.teacher.train.update(dict(batch_size=32, steps=800))
     config.train.steps = 600
     for train, rate in ((config.teacher.train, 3e-3), (config.train, 5e-3)):

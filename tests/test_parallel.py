@@ -15,7 +15,7 @@ import toy
 from kd_jax import loop, parallel
 from kd_jax.checkpoint import Checkpoints, load_tree, save_tree
 from kd_jax.models.adapters import LinenModel
-from kd_jax.models.vit import ViT
+from kd_jax.models.vision.vit import ViT
 from kd_jax.schemes import offline
 from kd_jax.state import bind, init_state
 from kd_jax.step import make_train_step

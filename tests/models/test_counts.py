@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from kd_jax.models import vit, wide_resnet
+from kd_jax.models import wide_resnet
 from kd_jax.models.adapters import LinenModel
-from kd_jax.models.vision import cifar_resnet, mobilenet, resnet, shufflenet, vgg
+from kd_jax.models.vision import cifar_resnet, mobilenet, resnet, shufflenet, vgg, vit
 
 
 def count(module, size=32, channels=3):

@@ -5,10 +5,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from kd_jax.models import vit
 from kd_jax.models.adapters import FunctionModel, LinenModel
 from kd_jax.models.remat import Remat
-from kd_jax.models.vision import cifar_resnet
+from kd_jax.models.vision import cifar_resnet, vit
 
 KEY = jax.random.key(0)
 BLOCKS = "block[0-9]+$"

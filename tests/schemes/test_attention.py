@@ -13,7 +13,7 @@ from kd_jax.data.load import load
 from kd_jax.evaluate import classifiers
 from kd_jax.knowledge import make_terms
 from kd_jax.models.adapters import LinenModel
-from kd_jax.models.vit import vit
+from kd_jax.models.vision.vit import vit
 from kd_jax.plan import make_model, plan
 from kd_jax.schemes import attention
 from kd_jax.state import bind
