@@ -57,7 +57,7 @@ class WideBlock(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """kd_jax.models.wide_resnet."""
+    """kd_jax.models.vision.wide_resnet."""
 
     def __init__(self, depth: int, widen: int, classes: int) -> None:
         super().__init__()

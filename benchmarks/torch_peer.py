@@ -28,9 +28,8 @@ import torch.nn.functional as F
 
 from benchmarks import common, torch_networks
 from kd_jax.losses import response, task
-from kd_jax.models import wide_resnet
 from kd_jax.models.adapters import LinenModel
-from kd_jax.models.vision import cifar_resnet, vit
+from kd_jax.models.vision import cifar_resnet, vit, wide_resnet
 from kd_jax.schemes import offline
 from kd_jax.step import make_train_step
 from kd_jax.terms import hyper_of

@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from kd_jax.models import wide_resnet
 from kd_jax.models.adapters import LinenModel
-from kd_jax.models.vision import cifar_resnet, mobilenet, resnet, shufflenet, vgg, vit
+from kd_jax.models.vision import cifar_resnet, mobilenet, resnet, shufflenet, vgg, vit, wide_resnet
 
 
 def count(module, size=32, channels=3):

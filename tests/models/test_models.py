@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from model_values import QUICK, filled
 
-from kd_jax.models import mlp, wide_resnet
+from kd_jax.models import mlp
 from kd_jax.models.adapters import LinenModel, tap_shapes
 from kd_jax.models.layers import DepthwiseConv, kaiming_fan_out, torch_default, uniform_fan_in
-from kd_jax.models.vision import cifar_resnet, cnn, mobilenet, resnet, shufflenet, vgg, vit
+from kd_jax.models.vision import cifar_resnet, cnn, mobilenet, resnet, shufflenet, vgg, vit, wide_resnet
 
 KEY = jax.random.key(0)
 STAGES = ("stage1", "stage2", "stage3")
