@@ -28,14 +28,14 @@ def get_config(arg: str = "") -> ConfigDict:
     variant = parse(arg, data=VARIANTS, knowledge=PRESETS, flags=("tiny",))
     config.terms = ConfigDict(compose(variant.knowledge))
     if variant.data == "supernet":
-        config.student.model = dict(name="models.supernet.slim_cnn", kwargs=dict(widths=(4, 8, 8)))
+        config.student.model = dict(name="models.vision.supernet.slim_cnn", kwargs=dict(widths=(4, 8, 8)))
         options = ((2, 4, 6, 8), (4, 8, 12, 16), (4, 8, 12, 16))
-        config.roles.supernet = ConfigDict(role("models.supernet.slim_cnn", widths=options))
+        config.roles.supernet = ConfigDict(role("models.vision.supernet.slim_cnn", widths=options))
         config.scheme = ConfigDict(part("schemes.supernet.build"))
     else:
         kinds = (("conv3",),) * 3
-        config.student.model = dict(name="models.supernet.mixed_cnn", kwargs=dict(widths=(6, 6, 12, 12), kinds=kinds))
-        config.roles.supernet = ConfigDict(role("models.supernet.mixed_cnn", widths=(8, 8, 16, 16)))
+        config.student.model = dict(name="models.vision.supernet.mixed_cnn", kwargs=dict(widths=(6, 6, 12, 12), kinds=kinds))
+        config.roles.supernet = ConfigDict(role("models.vision.supernet.mixed_cnn", widths=(8, 8, 16, 16)))
         config.scheme = ConfigDict(part("schemes.architecture_search.build", search_steps=400))
         adam = dict(name="adam", learning_rate=0.02, weight_decay=0.0, schedule="constant")
         config.optimizers.alpha = ConfigDict({**training().optimizer, **adam, "kwargs": dict(b1=0.5)})

@@ -1,4 +1,4 @@
-"""What the sub-networks of kd_jax.models.supernet cost: parameters, multiply-adds, or time measured layer by layer."""
+"""What the sub-networks of kd_jax.models.vision.supernet cost: parameters, multiply-adds, or time measured layer by layer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from kd_jax.models.adapters import FunctionModel
-from kd_jax.models.supernet import MixedCNN, Operation, SlimBlock, SlimCNN
+from kd_jax.models.vision.supernet import MixedCNN, Operation, SlimBlock, SlimCNN
 from kd_jax.resolve import near
 from kd_jax.types import Array, Model
 
@@ -64,13 +64,13 @@ class Space:
 
 
 def space_of(model: Model, image_shape: tuple[int, ...], kind: str) -> Space:
-    """Raises ValueError for a network that is none of kd_jax.models.supernet, or an unknown kind of cost."""
+    """Raises ValueError for a network that is none of kd_jax.models.vision.supernet, or an unknown kind of cost."""
     module = getattr(model, "module", None)
     if kind not in COSTS:
         raise ValueError(f"There is no cost {kind!r}. {near(kind, COSTS)}")
     if not isinstance(module, SlimCNN | MixedCNN) or len(image_shape) != 3:
         raise ValueError(
-            f"Costs are known of models.supernet.slim_cnn and mixed_cnn on images [H, W, C], not of "
+            f"Costs are known of models.vision.supernet.slim_cnn and mixed_cnn on images [H, W, C], not of "
             f"{type(module or model).__name__} on {image_shape}."
         )
     if isinstance(module, SlimCNN):

@@ -37,7 +37,7 @@ def build(
     search_steps: int = 0,
     start: str = "scratch",
 ) -> Scheme:
-    """Stage "search": config.roles.supernet (models.supernet.mixed_cnn) mixes operations by weights softmax(alpha).
+    """Stage "search": config.roles.supernet (models.vision.supernet.mixed_cnn) mixes operations by weights softmax(alpha).
     In every step alpha (group "alpha") descends the terms of the config on the batch's even rows, plus
         penalty * max(0, expected cost / budget - 1),
     then the network's parameters (group "supernet") the terms on the odd rows; teachers answer in both.
