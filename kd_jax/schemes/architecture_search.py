@@ -60,7 +60,7 @@ def build(
             f"{fixed + table.min(1).sum():g} {cost}; got penalty={penalty} and budget={budget:g}."
         )
     supernet, image = parts.roles["supernet"], parts.roles["student"].inputs
-    alpha = resolve("models.supernet_costs.architecture_weights")(space)
+    alpha = resolve("models.vision.supernet_costs.architecture_weights")(space)
     roles = {
         **parts.roles,
         "supernet": dataclasses.replace(supernet, inputs=(*image, "extra.choice"), group="supernet"),

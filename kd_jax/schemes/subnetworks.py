@@ -24,7 +24,7 @@ STARTS = ("inherit", "scratch")
 def space_and_budget(
     parts: Parts, network: str, cost: str, budget: float, search_steps: int, start: str
 ) -> tuple[Any, float]:
-    """(models.supernet_costs.Space of config.roles.supernet, the budget: where it is 0, what config.student costs).
+    """(models.vision.supernet_costs.Space of config.roles.supernet, the budget: where it is 0, what config.student costs).
 
     Raises ValueError unless the supernet is a `network` of models.supernet and the other options are ones.
     """
@@ -38,7 +38,7 @@ def space_and_budget(
         raise ValueError(f"The winner's start is one of {STARTS}, not {start!r}.")
     if search_steps < 0 or budget < 0:
         raise ValueError(f"search_steps and budget are 0 or more, not {search_steps} and {budget}.")
-    space_of, shape = resolve("models.supernet_costs.space_of"), parts.sources["train"].image_shape
+    space_of, shape = resolve("models.vision.supernet_costs.space_of"), parts.sources["train"].image_shape
     space = space_of(parts.roles["supernet"].model, shape, cost)
     if type(space.model).__name__ != network:
         raise ValueError(

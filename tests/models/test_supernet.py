@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import toy
 
-from kd_jax.models import supernet_costs
 from kd_jax.models.adapters import LinenModel
-from kd_jax.models.supernet_costs import architecture_weights, operation_cost, space_of
+from kd_jax.models.vision import supernet_costs
 from kd_jax.models.vision.supernet import mixed_cnn, mixed_variables, slim_cnn, slim_params
+from kd_jax.models.vision.supernet_costs import architecture_weights, operation_cost, space_of
 
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (4, 4, 4, 1))

@@ -10,8 +10,8 @@ import scheme_checks as checks
 import toy
 
 from kd_jax.models.adapters import LinenModel
-from kd_jax.models.supernet_costs import space_of
 from kd_jax.models.vision.supernet import mixed_cnn, slim_cnn
+from kd_jax.models.vision.supernet_costs import space_of
 from kd_jax.schemes import architecture_search, supernet
 from kd_jax.schemes.subnetworks import front, search
 from kd_jax.state import bind
