@@ -47,11 +47,11 @@ def get_config(arg: str = "") -> ConfigDict:
     adam = {**config.train.optimizer.to_dict(), "name": "adam", "kwargs": {}, "weight_decay": 0.0}
     if "synthesis" in options:
         bank = role(
-            "models.generators.image_bank", inputs=("batch.index", "extra.window"), shape=SHAPE, size=1000, shift=1
+            "models.vision.generators.image_bank", inputs=("batch.index", "extra.window"), shape=SHAPE, size=1000, shift=1
         )
         config.roles.bank, config.optimizers.bank = ConfigDict(bank), ConfigDict({**adam, "learning_rate": 0.1})
     else:
-        generator = role("models.generators.generator", inputs=("batch.index",), shape=SHAPE)
+        generator = role("models.vision.generators.generator", inputs=("batch.index",), shape=SHAPE)
         config.roles.generator = ConfigDict(generator)
         config.optimizers.generator = ConfigDict({**adam, "learning_rate": 1e-3})
     if variant.data == "disagreement":

@@ -28,7 +28,7 @@ def build(
 ) -> Scheme:
     """`rounds` times: the next part of the role "bank" is made in `synthesis` of the steps, then the student learns.
 
-    The pixels of the bank (models.generators.image_bank) minimise
+    The pixels of the bank (models.vision.generators.image_bank) minimise
         label * cross-entropy(teacher, the class each image is meant to be)
         + statistics * sum over BatchNorms of batch_norm_statistics_loss + variation * image_variation_loss
         + norm * image_norm_loss - compete * JSD(student, teacher)
@@ -105,7 +105,7 @@ def _bank_size(parts: Parts) -> int:
     like, window = jnp.zeros(1, jnp.int32), jnp.zeros(2, jnp.int32)
     params, _ = jax.eval_shape(parts.roles["bank"].model.init, jax.random.key(0), like, window)
     if "images" not in params:
-        raise ValueError(f"The role 'bank' is models.generators.image_bank, with 'images'; it has {sorted(params)}.")
+        raise ValueError(f"The role 'bank' is models.vision.generators.image_bank, with 'images'; it has {sorted(params)}.")
     return params["images"].shape[0]
 
 

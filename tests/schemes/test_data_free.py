@@ -20,9 +20,9 @@ from kd_jax.data.batches import batch_shapes
 from kd_jax.losses import data_free as losses
 from kd_jax.losses import response
 from kd_jax.models.adapters import as_model
-from kd_jax.models.generators import generator, image_bank
 from kd_jax.models.mlp import mlp
 from kd_jax.models.vision.cnn import cnn
+from kd_jax.models.vision.generators import generator, image_bank
 from kd_jax.plan import make_model, plan
 from kd_jax.report.sections import check as check_section
 from kd_jax.schemes import data_free, inversion
