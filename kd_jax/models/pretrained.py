@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from kd_jax.models.adapters import LinenModel
-from kd_jax.models.bert import ACTIVATIONS, Encoder, encoder
 from kd_jax.models.hub import find_model
+from kd_jax.models.language.bert import ACTIVATIONS, Encoder, encoder
 from kd_jax.models.safetensors_io import Rule, dense, norm, read_config, read_params, write_folder
 from kd_jax.resolve import near
 from kd_jax.types import Array, Model, PyTree
@@ -191,5 +191,5 @@ def _write_pooling(folder: Path, width: int) -> None:
 def _module(model: Model | Encoder) -> Encoder:
     module = model.module if isinstance(model, LinenModel) else model
     if not isinstance(module, Encoder):
-        raise ValueError(f"expected models.bert.Encoder, got {type(module).__name__}")
+        raise ValueError(f"expected models.language.bert.Encoder, got {type(module).__name__}")
     return module
