@@ -28,7 +28,7 @@ def build(
     top_p: float = 1.0,
     mix: float = 0.2,
     proposals: int = 4,
-    decoding: str = "models.decoder.decoding",
+    decoding: str = "models.language.decoder.decoding",
 ) -> Scheme:
     """In a share of the steps the batch's texts after their prompts are written anew, by the current student.
 

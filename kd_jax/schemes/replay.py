@@ -32,7 +32,7 @@ def build(
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
-    decoding: str = "models.decoder.decoding",
+    decoding: str = "models.language.decoder.decoding",
 ) -> Scheme:
     """After `warmup`, cross-entropy on the data as in schemes.on_policy, a batch is the student's own text with
     probability phi: new with phi (1 - progress) or while the buffer of `capacity` rows is not full, else drawn from the

@@ -41,7 +41,7 @@ def build(
     length_penalty: float = 1.0,
     answer: str = "",
     batch: int = 64,
-    decoding: str = "models.decoder.decoding",
+    decoding: str = "models.language.decoder.decoding",
 ) -> Scheme:
     """Before the first step the teacher answers the prompts of the first `rows` training examples (0 = all); the terms
     of the config, cross-entropy foremost, then act on its answers, and on the data where there is none.

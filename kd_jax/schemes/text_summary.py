@@ -24,7 +24,7 @@ def samples(
     count: int = 3,
     temperature: float = 0.8,
     role: str = "student",
-    decoding: str = "models.decoder.decoding",
+    decoding: str = "models.language.decoder.decoding",
 ) -> Summary:
     """Continuations of `count` texts of the test split, sampled from `role` after its last step."""
     source = sources["test"]
@@ -50,7 +50,7 @@ def exact_match(
     shown: int = 3,
     batch: int = 64,
     role: str = "student",
-    decoding: str = "models.decoder.decoding",
+    decoding: str = "models.language.decoder.decoding",
 ) -> Summary:
     """How many of `count` test prompts `role` answers as the data do, greedily, with a few of its answers.
 

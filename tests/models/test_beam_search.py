@@ -14,8 +14,8 @@ from test_generation import MASK, table
 
 from kd_jax.models import decoder_families as families
 from kd_jax.models.beam_search import beam_search
-from kd_jax.models.decoder import decoding
 from kd_jax.models.generation import filtered, generate
+from kd_jax.models.language.decoder import decoding
 from kd_jax.models.speculative import speculate
 
 KEY = jax.random.key(0)

@@ -11,8 +11,8 @@ import pytest
 from test_decoder import MODULES, params_of, tokens_of
 
 from kd_jax.models import generation
-from kd_jax.models.decoder import decoding
 from kd_jax.models.generation import Decoding, filtered, generate
+from kd_jax.models.language.decoder import decoding
 
 KEY = jax.random.key(0)
 MODULE = MODULES["llama"]
