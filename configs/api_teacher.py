@@ -22,7 +22,7 @@ def get_config(arg: str = ""):
     config.title, config.select = "Answers of an API", "nll"
     config.data.update(dict(name="pairs", directory="answers.jsonl", length=256, test=0.1, validation=0.1))
     config.teacher.model.name = ""
-    config.student.model = dict(name="models.decoder_families.llama", kwargs=dict(width=256, depth=4, tied=True))
+    config.student.model = dict(name="models.language.decoder_families.llama", kwargs=dict(width=256, depth=4, tied=True))
     config.student.inputs = ("batch.tokens", "batch.segments")
     config.train = defaults.training(batch_size=16, epochs=3.0)
     del config.train.optimizer["kwargs"]

@@ -96,7 +96,7 @@ def get_config(arg: str = ""):
         dict(name="text", tokenizer=found.data, length=64, test=0.05, validation=0.05, eval_limit=512)
     )  # fmt: skip
     for part_of, width, depth in ((config.student, 48, 2), (config.teacher, 128, 3)):
-        part_of.model = dict(name="models.decoder_families.llama", kwargs=dict(width=width, depth=depth, tied=True))
+        part_of.model = dict(name="models.language.decoder_families.llama", kwargs=dict(width=width, depth=depth, tied=True))
         part_of.inputs = ("batch.tokens", "batch.segments")
     adam = dict(
         name="adamw", learning_rate=3e-3, weight_decay=0.0, clip_norm=1.0, warmup=0.05,

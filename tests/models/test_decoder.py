@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from kd_jax import precision
-from kd_jax.models import decoder_families as families
 from kd_jax.models.adapters import LinenModel, tap_shapes
 from kd_jax.models.decoder_parts import Options, segment_positions
+from kd_jax.models.language import decoder_families as families
 from kd_jax.models.language.decoder import decoding
 
 KEY = jax.random.key(0)

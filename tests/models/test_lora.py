@@ -80,7 +80,7 @@ def test_targets_that_choose_nothing_or_what_reads_no_adapters():
         lora(network, targets="hidden").init(KEY, x, network.init(KEY, x)[0])
     with pytest.raises(ValueError, match="rank of 1 or more"):
         lora(module, rank=0)
-    named = lora({"name": "models.decoder_families.llama", "kwargs": {"vocabulary": VOCABULARY}})
+    named = lora({"name": "models.language.decoder_families.llama", "kwargs": {"vocabulary": VOCABULARY}})
     assert named.network.module.options.vocabulary == VOCABULARY
 
 

@@ -10,9 +10,9 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from kd_jax.models import decoder_families as families  # noqa: E402
 from kd_jax.models.adapters import LinenModel  # noqa: E402
 from kd_jax.models.generation import generate, left_padded  # noqa: E402
+from kd_jax.models.language import decoder_families as families  # noqa: E402
 from kd_jax.models.language.decoder import decoding  # noqa: E402
 from kd_jax.models.pretrained_decoders import decoder_of, load, save  # noqa: E402
 
