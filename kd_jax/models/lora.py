@@ -31,7 +31,7 @@ from flax import traverse_util
 
 from kd_jax import prng
 from kd_jax.models.adapters import LinenModel, as_model
-from kd_jax.models.decoder_parts import Dense
+from kd_jax.models.language.decoder_parts import Dense
 from kd_jax.resolve import call, near
 from kd_jax.types import Array, Outputs, PyTree
 

@@ -17,10 +17,10 @@ import numpy as np
 from flax import traverse_util
 
 from kd_jax.models.adapters import LinenModel
-from kd_jax.models.decoder_parts import Options
 from kd_jax.models.hub import find_model
 from kd_jax.models.language.decoder import Decoder
 from kd_jax.models.language.decoder_configs import FAMILIES, config_of, family_of, options_of
+from kd_jax.models.language.decoder_parts import Options
 from kd_jax.models.safetensors_io import Rule, dense, norm, read_config, read_params, write_folder
 from kd_jax.resolve import near
 from kd_jax.types import Array, Model, PyTree

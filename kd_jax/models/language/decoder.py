@@ -24,7 +24,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from kd_jax.models.decoder_parts import (
+from kd_jax.models.generation import Decoding
+from kd_jax.models.language.decoder_parts import (
     ALL,
     Attention,
     Cache,
@@ -37,7 +38,6 @@ from kd_jax.models.decoder_parts import (
     softcapped,
     write,
 )
-from kd_jax.models.generation import Decoding
 from kd_jax.models.layers import Tap
 from kd_jax.types import Array, PyTree
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from kd_jax.models.decoder_parts import Options
+from kd_jax.models.language.decoder_parts import Options
 from kd_jax.resolve import near
 
 # Class of transformers, whether the head is tied where config.json does not say, and what all of the family are.

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from kd_jax.models.decoder_parts import Options
 from kd_jax.models.language.decoder import Decoder
+from kd_jax.models.language.decoder_parts import Options
 
 
 def llama(
