@@ -31,7 +31,7 @@ from kd_jax.data import texts
 from kd_jax.data.splits import hold_out
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.from_teacher import layers
-from kd_jax.models.pretrained import encoder_of, load
+from kd_jax.models.language.pretrained import encoder_of, load
 from kd_jax.presets import part, supervised
 from kd_jax.train import run as train
 

@@ -160,9 +160,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.train = training(batch_size=16, steps=120)
     config.teacher.train = training(batch_size=16, steps=120)
     config.train.optimizer, config.teacher.train.optimizer = adamw(3e-4), adamw(1e-4)
-    encoder = "models.pretrained.encoder_of"
+    encoder = "models.language.pretrained.encoder_of"
     config.teacher.model = dict(name=encoder, kwargs=dict(folder=MINILM, head="classes"))
-    config.teacher.initial = part("models.pretrained.load", folder=MINILM, fresh=("head/",))
+    config.teacher.initial = part("models.language.pretrained.load", folder=MINILM, fresh=("head/",))
     config.student.model = dict(name=encoder, kwargs=dict(folder=MINILM, head="classes", depth=DEPTH))
     config.student.initial = part("models.from_teacher.layers")
     config.student.inputs = config.teacher.inputs = INPUTS

@@ -59,7 +59,7 @@ def teacher_fields(name: str = "", data: Mapping[str, Any] | None = None, **chan
             model=dict(name=name, kwargs={}),
             inputs=("batch.image",),  # what it reads: paths into the prepared batch or config.extra
             # Where its training starts, instead of at random: a function (model, key, **kwargs) -> (params, stats),
-            # such as models.pretrained.load. With train.steps=0 and train.epochs=0 it teaches as it is loaded.
+            # such as models.language.pretrained.load. With train.steps=0 and train.epochs=0 it teaches as it is loaded.
             initial=part(),
             checkpoint="",  # an export (.../export/last/student) to load; "" trains one, once, into
             workdir="",  # this folder; "" = <workdir>/teacher. Runs that share it share the teacher

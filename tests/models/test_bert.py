@@ -11,7 +11,7 @@ import pytest
 from kd_jax.models.adapters import LinenModel, tap_shapes
 from kd_jax.models.from_teacher import layers, principal_axes
 from kd_jax.models.language.bert import encoder
-from kd_jax.models.pretrained import encoder_of, kind_of, load, save
+from kd_jax.models.language.pretrained import encoder_of, kind_of, load, save
 from kd_jax.models.safetensors_io import read_config
 
 KEY = jax.random.key(0)

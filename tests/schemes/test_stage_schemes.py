@@ -19,7 +19,7 @@ from kd_jax.data.source import Source, Splits
 from kd_jax.knowledge import make_terms
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.language.bert import encoder
-from kd_jax.models.pretrained import save
+from kd_jax.models.language.pretrained import save
 from kd_jax.plan import plan
 from kd_jax.schemes import offline, stages
 from kd_jax.state import bind

@@ -1,7 +1,7 @@
 """Transformer encoders of text: BERT, MiniLM, RoBERTa, DistilBERT and narrower or shallower students, as one module.
 
 Devlin, Chang, Lee, Toutanova, "BERT", 2018, arXiv 1810.04805; Liu et al., "RoBERTa", 2019, arXiv 1907.11692; Sanh et
-al., "DistilBERT", 2019, arXiv 1910.01108. kd_jax/models/pretrained.py reads their published weights.
+al., "DistilBERT", 2019, arXiv 1910.01108. kd_jax/models/language/pretrained.py reads their published weights.
 Inputs: token ids int [batch, length]; mask bool [batch, length], True on real tokens (default: what is not `pad`);
 token types int [batch, length] (default: 0). Taps: embeddings, layerN [batch, length, width], layerN/attention and in
 it queries, keys, values [batch, heads, length, d], the same with heads side by side as queries_joined and so on
