@@ -3,7 +3,7 @@
 python -m benchmarks.decoders [--rounds=7] [--vocabulary=8192]   (needs torch and transformers: pip install -e
 '.[parity]')
 
-Llama-like teacher and student with the same weights on both sides (written by models/pretrained_decoders.py and read by
+Llama-like teacher and student with the same weights on both sides (written by models/language/pretrained_decoders.py and read by
 `transformers`), the same tokens, AdamW, float32. The PyTorch step is what TRL's GKD trainer computes on full logits:
 both log-softmaxes, divergence per token, mean over tokens; eager, and with model and loss under torch.compile. Both
 sides use the same cores; every round runs each program once, in turn, and the table has medians. `loss` is that of the
@@ -32,7 +32,7 @@ from kd_jax.models.adapters import LinenModel
 from kd_jax.models.generation import generate
 from kd_jax.models.language import decoder_families as families
 from kd_jax.models.language.decoder import decoding
-from kd_jax.models.pretrained_decoders import save
+from kd_jax.models.language.pretrained_decoders import save
 from kd_jax.state import bind, init_state, loaded_variables
 from kd_jax.step import make_train_step
 from kd_jax.terms import hyper_of
