@@ -16,7 +16,7 @@ from kd_jax.data.pronunciations import SOURCE_VOCABULARY
 from kd_jax.presets import part, supervised, term
 
 METHODS = ("sequence", "interpolated", "word", "on_policy")
-DECODING = "models.seq2seq.decoding"
+DECODING = "models.language.seq2seq.decoding"
 
 
 def get_config(arg: str = ""):
@@ -30,7 +30,7 @@ def get_config(arg: str = ""):
     )  # fmt: skip
     for part_of, width, depth in ((config.student, 32, 1), (config.teacher, 128, 2)):
         kwargs = dict(width=width, depth=depth, source_vocabulary=SOURCE_VOCABULARY)
-        part_of.model = dict(name="models.seq2seq.seq2seq", kwargs=kwargs)
+        part_of.model = dict(name="models.language.seq2seq.seq2seq", kwargs=kwargs)
         part_of.inputs = ("batch.source", "batch.tokens", "batch.source_mask")
     config.teacher.data.limit = 100000
     config.train = defaults.training(batch_size=64, steps=1500)

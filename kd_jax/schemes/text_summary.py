@@ -105,7 +105,7 @@ def error_rate(
     batch: int = 128,
     shown: int = 5,
     role: str = "student",
-    decoding: str = "models.seq2seq.decoding",
+    decoding: str = "models.language.seq2seq.decoding",
 ) -> Summary:
     """The token error rate of greedy answers to `count` test sources: edit distance / tokens of the data, all together
     (of phonemes: the phoneme error rate), and how many answers are right throughout."""

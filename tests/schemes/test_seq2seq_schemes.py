@@ -13,7 +13,7 @@ from kd_jax.data import pronunciations
 from kd_jax.data.tokenizing import END, START
 from kd_jax.knowledge import make_terms
 from kd_jax.models.adapters import LinenModel
-from kd_jax.models.seq2seq import seq2seq
+from kd_jax.models.language.seq2seq import seq2seq
 from kd_jax.schemes import on_policy, sequence_level
 from kd_jax.schemes.text_summary import edit_distance, error_rate
 from kd_jax.state import bind, init_state
