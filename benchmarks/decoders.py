@@ -29,9 +29,9 @@ import transformers
 from benchmarks import common
 from kd_jax.losses import response, vocabulary
 from kd_jax.models.adapters import LinenModel
-from kd_jax.models.generation import generate
 from kd_jax.models.language import decoder_families as families
 from kd_jax.models.language.decoder import decoding
+from kd_jax.models.language.generation import generate
 from kd_jax.models.language.pretrained_decoders import save
 from kd_jax.state import bind, init_state, loaded_variables
 from kd_jax.step import make_train_step

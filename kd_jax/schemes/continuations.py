@@ -44,7 +44,7 @@ class Prompts:
         else:
             first = jnp.argmax(batch["label"] >= 0, axis=1)[:, None]
             mask = (jnp.arange(self.slots)[None] <= first) & (segments > 0)
-        return resolve("models.generation.left_padded")(tokens, mask)
+        return resolve("models.language.generation.left_padded")(tokens, mask)
 
     def entries(self, prompt: Array, mask: Array, generated: Array, real: Array) -> dict[str, Array]:
         """The entries of a batch: prompt and generated tokens, of which only the generated are counted."""
@@ -119,9 +119,9 @@ def make_sampler(
     options = dict(
         length=prompts.new, temperature=temperature, top_k=top_k, top_p=top_p, end=prompts.end,
     )  # fmt: skip
-    generate = resolve("models.generation.generate")
+    generate = resolve("models.language.generation.generate")
     if kind == "mixed":
-        runs = [resolve("models.generation.mixed")(*runs, mix)]
+        runs = [resolve("models.language.generation.mixed")(*runs, mix)]
 
     def sample(state: TrainState, batch: Mapping[str, Array], key: Array) -> dict[str, Array]:
         prompt, mask = prompts.of(batch)

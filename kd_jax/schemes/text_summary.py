@@ -152,7 +152,7 @@ def written(
     decoding: str,
 ) -> tuple[list[str], list[str]]:  # fmt: skip
     """(prompts, what the role writes after them) of rows of a source."""
-    run, generate = decoding_of(role, decoding), resolve("models.generation.generate")
+    run, generate = decoding_of(role, decoding), resolve("models.language.generation.generate")
     raw, read = rows_of(source, np.asarray(rows)), cache_of(role, decoding)
     prompt, mask = prompts.of(raw)
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from test_decoder import MODULES, params_of, tokens_of
 
-from kd_jax.models import generation
-from kd_jax.models.generation import Decoding, filtered, generate
+from kd_jax.models.language import generation
 from kd_jax.models.language.decoder import decoding
+from kd_jax.models.language.generation import Decoding, filtered, generate
 
 KEY = jax.random.key(0)
 MODULE = MODULES["llama"]

@@ -11,8 +11,8 @@ import pytest
 
 from kd_jax.models.adapters import LinenModel, tap_shapes
 from kd_jax.models.beam_search import beam_search
-from kd_jax.models.generation import generate
 from kd_jax.models.language import seq2seq
+from kd_jax.models.language.generation import generate
 
 KEY = jax.random.key(0)
 SIZES = {"width": 16, "depth": 2, "heads": 4, "kv_heads": 2, "source_depth": 1, "hidden": 16}

@@ -11,9 +11,9 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from kd_jax.models.adapters import LinenModel  # noqa: E402
-from kd_jax.models.generation import generate, left_padded  # noqa: E402
 from kd_jax.models.language import decoder_families as families  # noqa: E402
 from kd_jax.models.language.decoder import decoding  # noqa: E402
+from kd_jax.models.language.generation import generate, left_padded  # noqa: E402
 from kd_jax.models.language.pretrained_decoders import decoder_of, load, save  # noqa: E402
 
 KEY = jax.random.key(0)

@@ -24,7 +24,6 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from kd_jax.models.generation import Decoding
 from kd_jax.models.language.decoder_parts import (
     ALL,
     Attention,
@@ -38,6 +37,7 @@ from kd_jax.models.language.decoder_parts import (
     softcapped,
     write,
 )
+from kd_jax.models.language.generation import Decoding
 from kd_jax.models.layers import Tap
 from kd_jax.types import Array, PyTree
 

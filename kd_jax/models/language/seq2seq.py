@@ -15,10 +15,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kd_jax.models.generation import Decoding
 from kd_jax.models.language import decoder as decoders
 from kd_jax.models.language.decoder import Decoder, Seen, run_layers
 from kd_jax.models.language.decoder_parts import Cache, Matrix, Norm, Options
+from kd_jax.models.language.generation import Decoding
 from kd_jax.models.layers import Tap
 from kd_jax.types import Array, PyTree
 
