@@ -108,7 +108,7 @@ def _answerer(
 ) -> Callable:
     """(params, batch, number) -> prompt, its mask, and tokens [B, beams, new] with their mask."""
     run, read = decoding_of(parts.roles["teacher"], decoding), cache_of(parts.roles["teacher"], decoding)
-    search, generate = resolve("models.beam_search.beam_search"), resolve("models.language.generation.generate")
+    search, generate = resolve("models.language.beam_search.beam_search"), resolve("models.language.generation.generate")
 
     @jax.jit
     def answer(params, batch: Mapping[str, Array], number: Array) -> tuple[Array, ...]:

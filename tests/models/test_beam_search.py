@@ -12,8 +12,8 @@ import pytest
 from test_decoder import MODULES, params_of, tokens_of
 from test_generation import MASK, table
 
-from kd_jax.models.beam_search import beam_search
 from kd_jax.models.language import decoder_families as families
+from kd_jax.models.language.beam_search import beam_search
 from kd_jax.models.language.decoder import decoding
 from kd_jax.models.language.generation import filtered, generate
 from kd_jax.models.speculative import speculate

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from kd_jax.models.adapters import LinenModel, tap_shapes
-from kd_jax.models.beam_search import beam_search
 from kd_jax.models.language import seq2seq
+from kd_jax.models.language.beam_search import beam_search
 from kd_jax.models.language.generation import generate
 
 KEY = jax.random.key(0)
