@@ -128,7 +128,7 @@ def make_sampler(
         given = mask.at[:, -1].set(True)  # a row without a prompt is generated all the same, and not counted
         own = tuple(weights(state, parts.roles[name], name) for name in names)
         if kind == "speculative":
-            found = resolve("models.speculative.speculate")(
+            found = resolve("models.language.speculative.speculate")(
                 *runs, own, prompt, given, key, proposals=proposals, **options
             )
         else:

@@ -16,7 +16,7 @@ from kd_jax.models.language import decoder_families as families
 from kd_jax.models.language.beam_search import beam_search
 from kd_jax.models.language.decoder import decoding
 from kd_jax.models.language.generation import filtered, generate
-from kd_jax.models.speculative import speculate
+from kd_jax.models.language.speculative import speculate
 
 KEY = jax.random.key(0)
 
