@@ -49,7 +49,7 @@ def nodes(config: ConfigDict, packages: bool) -> None:
     config.data.labels = 140 if packages else 100
     config.teacher.data.labels = config.data.labels
     config.extra = ConfigDict(part("data.graphs.dependencies" if packages else "data.graphs.knn"))
-    config.teacher.model = dict(name="models.gnn.sage", kwargs=dict(widths=(64,)))
+    config.teacher.model = dict(name="models.graph.gnn.sage", kwargs=dict(widths=(64,)))
     config.teacher.inputs = GRAPH
     config.teacher.train, config.train = adam(200), adam(400)
     config.terms = ConfigDict(soft_labels())
@@ -60,7 +60,7 @@ def mlp(config: ConfigDict) -> None:
 
 
 def gnn(config: ConfigDict) -> None:
-    config.student.model = dict(name="models.gnn.gcn", kwargs=dict(widths=(8,), dropout=0.5))
+    config.student.model = dict(name="models.graph.gnn.gcn", kwargs=dict(widths=(8,), dropout=0.5))
     config.student.inputs = GRAPH
     config.teacher.data.labels = 0
     config.train = adam(200)

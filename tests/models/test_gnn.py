@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from kd_jax.models import gnn
 from kd_jax.models.adapters import LinenModel, tap_shapes
+from kd_jax.models.graph import gnn
 
 N, D = 5, 3
 RNG = np.random.default_rng(0)
