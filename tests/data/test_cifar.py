@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from kd_jax.data import cifar
+from kd_jax.data.images import cifar
 from kd_jax.data.source import DataNotFound
 
 COUNT = 6  # records a file
