@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kd_jax.data import idx
+from kd_jax.data.images import idx
 from kd_jax.data.load import load
 from kd_jax.data.source import DataNotFound
 
