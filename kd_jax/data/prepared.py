@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from kd_jax.data import pictures, splits
+from kd_jax.data import splits
 from kd_jax.data.folders import not_found, places
+from kd_jax.data.images import pictures
 from kd_jax.data.source import DataNotFound, Example, Source, Splits, subset
 
 MEMORY_BYTES = 512 << 20  # sets up to this size, of images of one size, are decoded once into memory
