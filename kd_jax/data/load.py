@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from kd_jax.data import arrays, corpus, pairs, prepared, pronunciations, splits
-from kd_jax.data.images import cifar, idx
+from kd_jax.data import arrays, corpus, pairs, pronunciations, splits
+from kd_jax.data.images import cifar, idx, prepared
 from kd_jax.data.source import Source, Splits, subset
 from kd_jax.resolve import near, resolve
 

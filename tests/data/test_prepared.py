@@ -3,8 +3,8 @@ import shutil
 import numpy as np
 import pytest
 
-from kd_jax.data import prepared
 from kd_jax.data.images import pictures as crops
+from kd_jax.data.images import prepared
 from kd_jax.data.load import load
 from kd_jax.data.source import DataNotFound
 

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from kd_jax.data import prepared
 from kd_jax.data.arrays import in_memory
 from kd_jax.data.folders import not_found, places
+from kd_jax.data.images import prepared
 from kd_jax.data.source import Source, Splits
 
 URL = "https://www.cs.toronto.edu/~kriz/"

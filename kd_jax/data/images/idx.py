@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from kd_jax.data import prepared
 from kd_jax.data.arrays import in_memory
 from kd_jax.data.folders import not_found, places
+from kd_jax.data.images import prepared
 from kd_jax.data.source import Source, Splits
 
 CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
