@@ -26,7 +26,7 @@ SHIFT = {"contrast": 0.7, "gradient": 0.3, "noise": 0.05}
 def get_config(arg: str = "") -> ConfigDict:
     variant = parse(arg, data=VARIANTS, knowledge=(), flags=("tiny",))
     config = small_digits()
-    config.data.update(dict(name="kd_jax.data.shifts:digits", labels=0, train_slice=(629, 0)))
+    config.data.update(dict(name="kd_jax.data.images.shifts:digits", labels=0, train_slice=(629, 0)))
     config.data.shift = ConfigDict(SHIFT)
     config.teacher.data.update(dict(name="digits", train_slice=(0, 629)))
     config.student.model.kwargs.widths = (16, 32)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from kd_jax.data import arrays, shifts
+from kd_jax.data import arrays
+from kd_jax.data.images import shifts
 from kd_jax.data.load import load
 
 SHIFT = {"contrast": 0.7, "gradient": 0.3, "noise": 0.05}
@@ -29,7 +30,7 @@ def test_each_part_of_the_shift():
 
 
 def test_the_target_domain_has_labels_to_measure_only():
-    config = {"name": "kd_jax.data.shifts:digits", "validation": 0.125, "shift": SHIFT, "train_slice": (629, 0)}
+    config = {"name": "kd_jax.data.images.shifts:digits", "validation": 0.125, "shift": SHIFT, "train_slice": (629, 0)}
     target, source = load(config), load({"name": "digits", "validation": 0.125, "train_slice": (629, 0)})
     assert not target.train.labelled.any() and target.validation.labelled.all() and target.test.labelled.all()
     for one, other in zip(target, source, strict=True):
