@@ -69,11 +69,11 @@ def get_config(arg: str = "") -> ConfigDict:
     terms = [TERMS[name]() for name in variant.knowledge.split("+")]
     config.terms = ConfigDict({k: v for found in (labels, *terms) for k, v in found.items()})
     if variant.data == "spectrum":
-        config.prepare = ConfigDict(part("data.modalities.spectrum"))
+        config.prepare = ConfigDict(part("data.images.modalities.spectrum"))
         config.student.model.kwargs.widths = (8, 16)
         config.student.inputs = ("batch.spectrum",)
     elif variant.data == "lower":
-        config.prepare = ConfigDict(part("data.modalities.halves"))
+        config.prepare = ConfigDict(part("data.images.modalities.halves"))
         config.teacher.inputs, config.student.inputs = ("batch.upper",), ("batch.lower",)
     else:
         speech(config)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd_jax.data import modalities
+from kd_jax.data.images import modalities
 
 IMAGE = np.random.default_rng(0).normal(size=(2, 5, 4, 3)).astype(np.float32)
 BATCH = {"image": jnp.asarray(IMAGE)}
