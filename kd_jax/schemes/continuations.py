@@ -66,7 +66,7 @@ def prompts_of(source: Any, prompt: int) -> Prompts:
     Raises ValueError for data that are no text, or leave nothing to generate.
     """
     if source.entry != "tokens" or not source.per_token or "segments" not in source.fields:
-        raise ValueError(f"{source.name} is no text with a label a token and the field 'segments': see data/corpus.py.")
+        raise ValueError(f"{source.name} is no text with a label a token and the field 'segments': see data/text/corpus.py.")
     length = source.images.shape[1]
     slots = prompt or int(np.argmax(source.labels >= 0, axis=1).max()) + 1
     if not 0 < slots <= length:

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from kd_jax.data import corpus
 from kd_jax.data.load import load
 from kd_jax.data.source import DataNotFound
+from kd_jax.data.text import corpus
 from kd_jax.data.tokenizing import END, START, UNKNOWN, characters, learned, make_codec
 
 WORDS = ("in", "the", "beginning", "was", "word", "and", "light")
