@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import scheme_checks
 
-from kd_jax.data import pairs
 from kd_jax.data.load import load
 from kd_jax.data.source import DataNotFound
+from kd_jax.data.text import pairs
 from kd_jax.data.tokenizing import START, learned
 
 KNOWN = {"name": "pairs", "test": 0.2, "validation": 0.1, "length": 48}

@@ -80,7 +80,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
             fits = fits and (not api or len(record["tokens"]) == len(record["top_logprobs"]))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"{path}, line {number}: {error!r}; see kd_jax/data/pairs.py for what a line holds."
+                f"{path}, line {number}: {error!r}; see kd_jax/data/text/pairs.py for what a line holds."
             ) from error
         if not fits:
             raise ValueError(f"{path}, line {number}: prompt and answer are texts, and top_logprobs is one a token.")
