@@ -9,7 +9,7 @@ import numpy as np
 
 from kd_jax.data import splits
 from kd_jax.data.source import DataNotFound, Source, Splits
-from kd_jax.data.tokenizing import END, PAD, SPECIAL, START
+from kd_jax.data.text.tokenizing import END, PAD, SPECIAL, START
 
 LETTERS = ("'", *"abcdefghijklmnopqrstuvwxyz")
 PHONEMES = tuple(

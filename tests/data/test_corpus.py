@@ -6,7 +6,7 @@ import pytest
 from kd_jax.data.load import load
 from kd_jax.data.source import DataNotFound
 from kd_jax.data.text import corpus
-from kd_jax.data.tokenizing import END, START, UNKNOWN, characters, learned, make_codec
+from kd_jax.data.text.tokenizing import END, START, UNKNOWN, characters, learned, make_codec
 
 WORDS = ("in", "the", "beginning", "was", "word", "and", "light")
 

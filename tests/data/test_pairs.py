@@ -9,7 +9,7 @@ import scheme_checks
 from kd_jax.data.load import load
 from kd_jax.data.source import DataNotFound
 from kd_jax.data.text import pairs
-from kd_jax.data.tokenizing import START, learned
+from kd_jax.data.text.tokenizing import START, learned
 
 KNOWN = {"name": "pairs", "test": 0.2, "validation": 0.1, "length": 48}
 

@@ -10,7 +10,7 @@ import scheme_checks
 import toy
 
 from kd_jax.data import pronunciations
-from kd_jax.data.tokenizing import END, START
+from kd_jax.data.text.tokenizing import END, START
 from kd_jax.knowledge import make_terms
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.language.seq2seq import seq2seq

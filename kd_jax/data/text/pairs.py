@@ -24,7 +24,7 @@ import numpy as np
 
 from kd_jax.data import splits
 from kd_jax.data.source import DataNotFound, Source, Splits
-from kd_jax.data.tokenizing import Codec, make_codec
+from kd_jax.data.text.tokenizing import Codec, make_codec
 from kd_jax.resolve import near
 
 RATIONALES = ("none", "first", "task")
