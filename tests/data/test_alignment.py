@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from kd_jax.data.alignment import align, byte_offsets, shared_tokens
+from kd_jax.data.text.alignment import align, byte_offsets, shared_tokens
 
 TEXTS = [
     "In the beginning God created the heaven and the earth.",
