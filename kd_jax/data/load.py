@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from kd_jax.data import arrays, pronunciations, splits
+from kd_jax.data import arrays, splits
 from kd_jax.data.images import cifar, idx, prepared
 from kd_jax.data.source import Source, Splits, subset
-from kd_jax.data.text import corpus, pairs
+from kd_jax.data.text import corpus, pairs, pronunciations
 from kd_jax.resolve import near, resolve
 
 TEXTS = {"text": corpus, "pairs": pairs, "pronunciations": pronunciations}

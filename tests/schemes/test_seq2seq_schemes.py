@@ -9,7 +9,7 @@ import pytest
 import scheme_checks
 import toy
 
-from kd_jax.data import pronunciations
+from kd_jax.data.text import pronunciations
 from kd_jax.data.text.tokenizing import END, START
 from kd_jax.knowledge import make_terms
 from kd_jax.models.adapters import LinenModel
