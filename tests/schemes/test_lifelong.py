@@ -10,7 +10,7 @@ import pytest
 import scheme_checks
 import toy
 
-from kd_jax.data import tasks
+from kd_jax.data import task_streams
 from kd_jax.data.batches import batch_shapes
 from kd_jax.data.load import load
 from kd_jax.data.source import Source, Splits
@@ -34,7 +34,7 @@ def blobs(n: int, split: str) -> Source:
 
 
 SPLITS = Splits(blobs(96, "train"), blobs(24, "validation"), blobs(30, "test"))
-SOURCES = SPLITS._asdict() | tasks.classes(SPLITS, TASKS)
+SOURCES = SPLITS._asdict() | task_streams.classes(SPLITS, TASKS)
 BATCH = {
     "image": jnp.asarray(SOURCES["task1"].images[:16]), "label": jnp.asarray(SOURCES["task1"].labels[:16]),
     "labelled": jnp.ones(16, bool), "index": jnp.arange(16), "view": jnp.zeros(16, jnp.int32),
@@ -226,30 +226,30 @@ def test_measures():
 
 
 def test_streams_of_classes_and_domains():
-    found = tasks.classes(SPLITS, 4, order_seed=3)
+    found = task_streams.classes(SPLITS, 4, order_seed=3)
     groups = [sorted(set(found[f"task{k}"].labels.tolist())) for k in range(4)]
     assert sorted(map(len, groups)) == [1, 1, 2, 2] and sorted(sum(groups, [])) == list(range(CLASSES))
     assert len(found["upto3"]) == 96 and set(found["upto1"].labels.tolist()) == set(groups[0] + groups[1])
     assert sum(len(found[f"test_task{k}"]) for k in range(4)) == 30
-    assert groups != [sorted(set(tasks.classes(SPLITS, 4)[f"task{k}"].labels.tolist())) for k in range(4)]
+    assert groups != [sorted(set(task_streams.classes(SPLITS, 4)[f"task{k}"].labels.tolist())) for k in range(4)]
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 255, (n, 2, 4, 1), dtype=np.uint8) for n in (6, 5)]
     train, test = (
         Source("s", "train", 3, tuple("abc"), (0.5,), (1.0,), (2, 4, 1), np.arange(len(x), dtype=np.int32) % 3, x)
         for x in images
     )
-    moved = tasks.domains(Splits(train, None, test), 2)
+    moved = task_streams.domains(Splits(train, None, test), 2)
     np.testing.assert_array_equal(moved["task1"].images, images[0][:, :, [2, 3, 0, 1]])
     np.testing.assert_array_equal(moved["test"].images[5:], moved["test_task1"].images)
     assert "validation" not in moved and len(moved["upto1"]) == 12
-    mixed = tasks.domains(Splits(train, None, test), 3, "permute")
+    mixed = task_streams.domains(Splits(train, None, test), 3, "permute")
     np.testing.assert_array_equal(mixed["task0"].images, images[0])
     np.testing.assert_array_equal(np.sort(mixed["task2"].images, axis=None), np.sort(images[0], axis=None))
     assert (mixed["task1"].images != mixed["task2"].images).any()
     for make, message in (
-        (lambda: tasks.classes(SPLITS, 7), "2 to 6 tasks, not 7"),
-        (lambda: tasks.domains(SPLITS), "views of images in memory"),
-        (lambda: tasks.domains(Splits(train, None, test), kind="shifts"), "Did you mean 'shift'"),
+        (lambda: task_streams.classes(SPLITS, 7), "2 to 6 tasks, not 7"),
+        (lambda: task_streams.domains(SPLITS), "views of images in memory"),
+        (lambda: task_streams.domains(Splits(train, None, test), kind="shifts"), "Did you mean 'shift'"),
     ):
         with pytest.raises(ValueError, match=message):
             make()
