@@ -16,8 +16,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from kd_jax import peers, precision
+from kd_jax import peers
 from kd_jax.resolve import near
+from kd_jax.system import precision
 from kd_jax.types import PyTree, Scheme, TrainState
 
 BATCH_AXES = ("data", "fsdp")

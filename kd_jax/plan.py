@@ -14,7 +14,7 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from kd_jax import cache_plan, knowledge, optim, precision, prng
+from kd_jax import cache_plan, knowledge, optim, prng
 from kd_jax.cache_plan import TeacherCache
 from kd_jax.config.fields import own_data, teachers_of
 from kd_jax.data import augment
@@ -24,6 +24,7 @@ from kd_jax.models.adapters import as_model, name_of
 from kd_jax.models.remat import Remat
 from kd_jax.presets import part, supervised
 from kd_jax.resolve import call, check_kwargs, resolve
+from kd_jax.system import precision
 from kd_jax.types import Model, Parts, Role, Scheme, TrainState
 from kd_jax.workdir import plain
 

@@ -51,7 +51,7 @@ class Role:
     `inputs` are the batch paths that evaluation feeds it; a call of a phase names its own.
     `initial` is (params, stats) loaded from elsewhere, or the name of the role to start as a copy of;
     without it the network is initialised from the seed. `dtype` casts the parameters of a frozen role, or
-    rounds its weights ("int8", kd_jax/precision.py).
+    rounds its weights ("int8", kd_jax/system/precision.py).
     """
 
     model: Model

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax import precision
 from kd_jax.resolve import near, resolve
+from kd_jax.system import precision
 from kd_jax.types import Array, Parts, Role, TrainState
 
 ENTRIES = ("tokens", "segments", "label", "labelled", "target")

@@ -7,9 +7,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from kd_jax import precision
 from kd_jax.resolve import resolve
 from kd_jax.schemes import offline
+from kd_jax.system import precision
 from kd_jax.types import Parts, Scheme, TrainState
 
 

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd_jax import precision
 from kd_jax.models.adapters import LinenModel, tap_shapes
 from kd_jax.models.language import decoder_families as families
 from kd_jax.models.language.decoder import decoding
 from kd_jax.models.language.decoder_parts import Options, segment_positions
+from kd_jax.system import precision
 
 KEY = jax.random.key(0)
 SMALL = {"width": 16, "depth": 2, "heads": 4, "hidden": 24}
