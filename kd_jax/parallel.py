@@ -16,9 +16,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from kd_jax import peers
 from kd_jax.resolve import near
-from kd_jax.system import precision
+from kd_jax.system import heartbeat, precision
 from kd_jax.types import PyTree, Scheme, TrainState
 
 BATCH_AXES = ("data", "fsdp")
@@ -44,8 +43,8 @@ def start_processes(config: Mapping[str, Any]) -> None:
         return
     given = {k: config[k] for k in ("coordinator_address", "num_processes", "process_id") if config[k] not in ("", -1)}
     timeout = config["heartbeat_timeout_seconds"]
-    jax.distributed.initialize(**given, heartbeat_timeout_seconds=timeout + peers.GRACE)
-    peers.watch(timeout)
+    jax.distributed.initialize(**given, heartbeat_timeout_seconds=timeout + heartbeat.GRACE)
+    heartbeat.watch(timeout)
 
 
 def make_mesh(axes: Mapping[str, int]) -> Mesh:

@@ -16,7 +16,7 @@ import pytest
 from several import HERE, finish, start
 from test_resume import exports, flip
 
-from kd_jax import peers
+from kd_jax.system import heartbeat
 
 
 def test_two_processes_compute_what_one_does(tmp_path):
@@ -66,7 +66,7 @@ def test_an_error_of_one_ends_both_and_says_why(tmp_path):
 
 def test_silence_is_noticed_by_ones_own_clock():
     now = [0.0]
-    seen = peers._Seen(0, 10.0, lambda: now[0])
+    seen = heartbeat._Seen(0, 10.0, lambda: now[0])
     for beat in range(8):
         now[0] = 5.0 * beat
         assert seen.problem({0: "alive 0", 1: f"alive {beat}"}) == ""  # its own line is not read
