@@ -16,8 +16,8 @@ from typing import Any
 
 from benchmarks import common
 from benchmarks.methods import METHODS, configure
-from kd_jax import parallel
 from kd_jax.sweep import run as sweep
+from kd_jax.system import parallel
 
 FACTORS = (1.0, 0.1, 0.01, 0.001)
 BELOW = {  # by more than three points on digits, by more than five on Fashion-MNIST, in the table of benchmarks.methods

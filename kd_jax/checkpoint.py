@@ -21,7 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from kd_jax import parallel
+from kd_jax.system import parallel
 from kd_jax.types import PyTree, TrainState
 
 logging.getLogger("absl").setLevel(logging.WARNING)

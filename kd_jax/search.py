@@ -17,12 +17,13 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from kd_jax import parallel, workdir
+from kd_jax import workdir
 from kd_jax.checkpoint import write_json
 from kd_jax.resolve import near
 from kd_jax.sweep import run as sweep
 from kd_jax.sweep_spec import Point, Spec
 from kd_jax.sweep_table import SIGN
+from kd_jax.system import parallel
 
 PRUNERS = ("none", "asha", "median")
 STORY = "study.journal"

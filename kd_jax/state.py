@@ -10,9 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kd_jax import microbatch, parallel, prng
+from kd_jax import microbatch, prng
 from kd_jax.resolve import near
-from kd_jax.system import precision
+from kd_jax.system import parallel, precision
 from kd_jax.terms import lookup, members, taps_of, term_value
 from kd_jax.types import Array, Call, Model, Phase, PyTree, Role, Scheme, Term, TrainState
 

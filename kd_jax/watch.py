@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 import jax
 from jax.experimental import multihost_utils
 
-from kd_jax import parallel
 from kd_jax.metrics import Accumulator, JsonlWriter, TensorBoardWriter, first_non_finite
 from kd_jax.progress import Progress
+from kd_jax.system import parallel
 
 T = TypeVar("T")
 

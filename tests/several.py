@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from kd_jax import parallel
+from kd_jax.system import parallel
 
 HERE = Path(__file__).parent
 

@@ -19,8 +19,8 @@ from kd_jax.conclude import exported
 from kd_jax.data import answers, batches
 from kd_jax.data.answers import CacheError
 from kd_jax.models.cached import decode
-from kd_jax.parallel import batch_sharding, make_mesh
 from kd_jax.presets import term
+from kd_jax.system.parallel import batch_sharding, make_mesh
 from kd_jax.terms import lookup
 from kd_jax.train import run as train
 from kd_jax.workdir import locked

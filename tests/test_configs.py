@@ -20,9 +20,9 @@ from kd_jax.data.batches import batch_shapes
 from kd_jax.data.load import load
 from kd_jax.data.source import Source, Splits
 from kd_jax.knowledge import PRESETS, compose, make_terms, with_four_stages
-from kd_jax.parallel import make_mesh
 from kd_jax.plan import make_model, plan
 from kd_jax.presets import SCHEMES
+from kd_jax.system.parallel import make_mesh
 from kd_jax.train import run as train
 
 CONFIGS = Path(__file__).parent.parent / "configs"

@@ -9,9 +9,9 @@ import pytest
 import toy
 from test_stages import SETTINGS, SOURCES
 
-from kd_jax import loop, parallel, plan, teach
+from kd_jax import loop, plan, teach
 from kd_jax.schemes import offline
-from kd_jax.system import precision
+from kd_jax.system import parallel, precision
 from kd_jax.types import Role
 
 KEY = jax.random.key(0)

@@ -17,10 +17,10 @@ from kd_jax.conclude import exported
 from kd_jax.config.fields import small_digits, training
 from kd_jax.knowledge import compose
 from kd_jax.models.mlp import mlp
-from kd_jax.parallel import make_mesh
 from kd_jax.report.surface import plot_surface, varied_numbers, write_sweep
 from kd_jax.sweep import run as sweep
 from kd_jax.sweep_spec import Range, apply, parse
+from kd_jax.system.parallel import make_mesh
 from kd_jax.train import run as train
 
 TEMPERATURE, RATE = "terms.kd.kwargs.temperature", "train.optimizer.learning_rate"

@@ -20,11 +20,11 @@ from kd_jax.evaluate import finish, token_sums
 from kd_jax.knowledge import compose, make_terms
 from kd_jax.losses import response, task
 from kd_jax.models.adapters import LinenModel
-from kd_jax.parallel import batch_sharding
 from kd_jax.presets import supervised, term
 from kd_jax.report import page, verdict
 from kd_jax.state import bind, init_state
 from kd_jax.step import make_train_step
+from kd_jax.system.parallel import batch_sharding
 from kd_jax.terms import hyper_of
 from kd_jax.train import run as train
 from kd_jax.types import Call, Phase, Role, Scheme, Stage, Term

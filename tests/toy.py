@@ -11,7 +11,7 @@ import optax
 from kd_jax.data.source import Source
 from kd_jax.losses import response, task
 from kd_jax.models.adapters import LinenModel
-from kd_jax.parallel import make_mesh
+from kd_jax.system.parallel import make_mesh
 from kd_jax.types import Parts, Role, Term
 
 CLASSES, FEATURES = 3, 4

@@ -14,10 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax import parallel
 from kd_jax.metrics import agreement
 from kd_jax.resolve import near, resolve
-from kd_jax.system import precision
+from kd_jax.system import parallel, precision
 from kd_jax.terms import paths_of
 from kd_jax.types import Array, Call, Parts, Phase, PyTree, Scheme, Stage, Term, TrainState
 

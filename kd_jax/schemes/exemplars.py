@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax import parallel
 from kd_jax.resolve import near
+from kd_jax.system import parallel
 from kd_jax.types import Array, Parts, Role, TrainState
 
 CHOICES = ("herding", "random")

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax import parallel
 from kd_jax.resolve import near, resolve
 from kd_jax.schemes import offline
 from kd_jax.schemes.continuations import (
@@ -26,6 +25,7 @@ from kd_jax.schemes.continuations import (
     with_labels,
 )
 from kd_jax.schemes.text_summary import final
+from kd_jax.system import parallel
 from kd_jax.types import Array, Parts, Scheme, TrainState
 
 CHOICES = ("best", "nearest")

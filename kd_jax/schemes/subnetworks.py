@@ -82,8 +82,8 @@ def scorer(parts: Parts, role: Role) -> Callable[[TrainState, Choice], float]:
     mesh = jax.sharding.get_mesh()
     scheme = Scheme({role.group: role}, (), evaluate=(role.group,), prepare=parts.prepare)
     step, evaluate = jax.jit(resolve("evaluate.make_eval_step")(scheme)), resolve("evaluate.evaluate")
-    sharding = resolve("parallel.batch_sharding")(mesh)
-    key = resolve("parallel.create_everywhere")(lambda: jax.random.key(0), mesh)
+    sharding = resolve("system.parallel.batch_sharding")(mesh)
+    key = resolve("system.parallel.create_everywhere")(lambda: jax.random.key(0), mesh)
     source = parts.sources["validation"]
     size = mesh.size * math.ceil(min(len(source), 1024) / mesh.size)
     batches = list(resolve("data.batches.eval_batches")(source, batch_size=size, sharding=sharding))

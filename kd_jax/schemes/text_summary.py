@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from kd_jax import parallel
 from kd_jax.resolve import resolve
 from kd_jax.schemes.continuations import Prompts, cache_of, decoding_of, prompts_of, rows_of, weights
+from kd_jax.system import parallel
 from kd_jax.types import Role, TrainState
 
 Summary = Callable[[TrainState, Mapping[str, Any]], list[dict[str, Any]]]
