@@ -20,8 +20,8 @@ import jax
 from benchmarks import common
 from configs import cifar_resnet
 from kd_jax import dispatch, loop, plan
-from kd_jax.checkpoint import Checkpoints
 from kd_jax.system import parallel
+from kd_jax.system.checkpoint import Checkpoints
 
 STUDENTS = {
     "mlp": dict(name="models.mlp.mlp", kwargs=dict(widths=(8,))),

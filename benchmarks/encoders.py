@@ -26,13 +26,13 @@ from scipy.stats import spearmanr
 from benchmarks import common
 from benchmarks.main_table import finished
 from configs import encoders
-from kd_jax.checkpoint import load_tree
 from kd_jax.data.splits import hold_out
 from kd_jax.data.text import texts
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.from_teacher import layers
 from kd_jax.models.language.pretrained import encoder_of, load
 from kd_jax.presets import part, supervised
+from kd_jax.system.checkpoint import load_tree
 from kd_jax.train import run as train
 
 METHODS = ("response", "distilbert", "tinybert", "minilm", "minilmv2", "bert_pkd", "mobilebert")

@@ -16,7 +16,6 @@ from kd_jax import workdir
 from kd_jax.cache.build import build
 from kd_jax.cache_open import hash_of, hash_of_files, opened
 from kd_jax.cache_plan import TeacherCache, give
-from kd_jax.checkpoint import load_tree, write_json
 from kd_jax.conclude import exported
 from kd_jax.config.fields import teachers_of
 from kd_jax.data.batches import batch_shapes, eval_batches
@@ -28,6 +27,7 @@ from kd_jax.plan import Job
 from kd_jax.results import Network, measured
 from kd_jax.state import evaluated_roles
 from kd_jax.system import parallel, precision
+from kd_jax.system.checkpoint import load_tree, write_json
 from kd_jax.terms import lookup
 from kd_jax.types import PyTree, Role, Scheme, TrainState
 

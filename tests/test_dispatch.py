@@ -12,9 +12,9 @@ from test_stages import scheme as two_stages
 
 from kd_jax import dispatch, loop, plan
 from kd_jax.check import check
-from kd_jax.checkpoint import Checkpoints
 from kd_jax.data.source import Source
 from kd_jax.schemes import offline
+from kd_jax.system.checkpoint import Checkpoints
 from kd_jax.watch import NonFiniteLoss, Stopped
 
 # Stages of 6 and 7 steps, evaluated at 4, 6, 8, 12, 13, logged at 3, 6, 9, 12: dispatches of 2 and single steps.

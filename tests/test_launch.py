@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from kd_jax import knowledge
-from kd_jax.checkpoint import save_tree
 from kd_jax.conclude import exported
 from kd_jax.config.fields import base, training
 from kd_jax.data.load import load
 from kd_jax.data.source import DataNotFound
 from kd_jax.plan import make_model
+from kd_jax.system.checkpoint import save_tree
 from kd_jax.train import run as train
 
 ROOT = Path(__file__).parent.parent

@@ -17,7 +17,7 @@ import toy
 from killable import SETTINGS, SOURCES, STEPS, scheme
 
 from kd_jax import conclude, loop, workdir
-from kd_jax.checkpoint import Checkpoints
+from kd_jax.system.checkpoint import Checkpoints
 from kd_jax.watch import NonFiniteLoss
 
 HERE = Path(__file__).parent
@@ -41,7 +41,7 @@ def wait_for(process: subprocess.Popen, word: str, count: int) -> None:
 
 def exports(directory: Path, member: str = "") -> dict:
     """Parameters and stats of the last step and the best, as arrays; of one of several students by its number."""
-    from kd_jax.checkpoint import load_tree
+    from kd_jax.system.checkpoint import load_tree
 
     role = scheme().roles["student"]
     params, stats = jax.eval_shape(

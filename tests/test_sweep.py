@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from kd_jax import optim, sweep_table
-from kd_jax.checkpoint import load_tree
 from kd_jax.conclude import exported
 from kd_jax.config.fields import small_digits, training
 from kd_jax.knowledge import compose
@@ -20,6 +19,7 @@ from kd_jax.models.mlp import mlp
 from kd_jax.report.surface import plot_surface, varied_numbers, write_sweep
 from kd_jax.sweep import run as sweep
 from kd_jax.sweep_spec import Range, apply, parse
+from kd_jax.system.checkpoint import load_tree
 from kd_jax.system.parallel import make_mesh
 from kd_jax.train import run as train
 

@@ -27,7 +27,6 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from kd_jax import optim, sweep_table, teach, workdir
-from kd_jax.checkpoint import write_json
 from kd_jax.config.fields import teachers_of
 from kd_jax.loop import Watch
 from kd_jax.members import KINDS, Members, obstacle, stack
@@ -35,6 +34,7 @@ from kd_jax.members_choice import fastest
 from kd_jax.report.surface import write_sweep
 from kd_jax.sweep_spec import Point, Spec, apply
 from kd_jax.system import parallel
+from kd_jax.system.checkpoint import write_json
 from kd_jax.terms import Scheduled, hyper_of
 from kd_jax.train import run as train
 from kd_jax.types import Scheme, Term

@@ -15,7 +15,7 @@ from test_resume import assert_same_end, unbroken, wait_for  # noqa: F401  (a fi
 from test_resume import start as begin
 
 from kd_jax import loop, teach, workdir
-from kd_jax.checkpoint import Checkpoints
+from kd_jax.system.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.slow
 
