@@ -51,8 +51,9 @@ def parse(argv: list[str]) -> list[str]:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments {argv[1:]}: options look like --config.seed=1.")
-    from kd_jax import search, sweep_spec, workdir
+    from kd_jax import search, sweep_spec
     from kd_jax.sweep import run as sweep
+    from kd_jax.system import workdir
     from kd_jax.train import run as train
 
     file, _, variant = flags.FLAGS["config"].config_filename.partition(":")

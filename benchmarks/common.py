@@ -14,11 +14,11 @@ from typing import Any
 
 import jax
 
-from kd_jax import plan, workdir
+from kd_jax import plan
 from kd_jax.data.load import load
 from kd_jax.knowledge import compose
 from kd_jax.state import bind, init_state
-from kd_jax.system import parallel
+from kd_jax.system import parallel, workdir
 from kd_jax.types import Role, Scheme
 
 RESULTS = Path(__file__).parent / "results"

@@ -21,8 +21,8 @@ from ml_collections import ConfigDict
 
 from benchmarks import common
 from configs import cifar_resnet
+from kd_jax.system.workdir import plain
 from kd_jax.train import run as train
-from kd_jax.workdir import plain
 
 KNOWLEDGE = ("response", "feature", "relation", "response+feature+relation")
 DATA = {

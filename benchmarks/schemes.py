@@ -31,9 +31,9 @@ from kd_jax.plan import Job
 from kd_jax.presets import part, supervised
 from kd_jax.state import init_optimizers
 from kd_jax.system.checkpoint import Checkpoints, write_json
+from kd_jax.system.workdir import fingerprint, plain
 from kd_jax.terms import hyper_of
 from kd_jax.train import run as train
-from kd_jax.workdir import fingerprint, plain
 
 CONFIGS = tuple(
     path.stem for path in sorted(Path("configs").glob("*.py")) if "\nVARIANTS" in path.read_text(encoding="utf-8")

@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from kd_jax import workdir
 from kd_jax.cache_plan import TeacherCache
 from kd_jax.data import answers
 from kd_jax.data.answers import Answers
+from kd_jax.system import workdir
 from kd_jax.types import PyTree
 
 

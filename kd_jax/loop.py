@@ -18,7 +18,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from kd_jax import dispatch, workdir
+from kd_jax import dispatch
 from kd_jax.conclude import conclude
 from kd_jax.data.batches import batch_shapes, eval_batches, train_batches
 from kd_jax.data.source import Source
@@ -27,7 +27,7 @@ from kd_jax.members import Members
 from kd_jax.prng import Keys
 from kd_jax.progress import Progress
 from kd_jax.state import bind, create_state, init_optimizers, init_state, variable_shapes
-from kd_jax.system import heartbeat, parallel
+from kd_jax.system import heartbeat, parallel, workdir
 from kd_jax.system.checkpoint import Checkpoints, write_json
 from kd_jax.terms import hyper_of
 from kd_jax.types import PyTree, Scheme, TrainState

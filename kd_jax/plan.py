@@ -25,8 +25,8 @@ from kd_jax.models.remat import Remat
 from kd_jax.presets import part, supervised
 from kd_jax.resolve import call, check_kwargs, resolve
 from kd_jax.system import precision
+from kd_jax.system.workdir import plain
 from kd_jax.types import Model, Parts, Role, Scheme, TrainState
-from kd_jax.workdir import plain
 
 Summary = Callable[[TrainState, Mapping[str, Any]], list[dict[str, Any]]]
 

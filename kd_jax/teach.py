@@ -12,7 +12,6 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kd_jax import workdir
 from kd_jax.cache.build import build
 from kd_jax.cache_open import hash_of, hash_of_files, opened
 from kd_jax.cache_plan import TeacherCache, give
@@ -26,7 +25,7 @@ from kd_jax.members import Members
 from kd_jax.plan import Job
 from kd_jax.results import Network, measured
 from kd_jax.state import evaluated_roles
-from kd_jax.system import parallel, precision
+from kd_jax.system import parallel, precision, workdir
 from kd_jax.system.checkpoint import load_tree, write_json
 from kd_jax.terms import lookup
 from kd_jax.types import PyTree, Role, Scheme, TrainState

@@ -21,9 +21,9 @@ from kd_jax.models.cached import decode
 from kd_jax.presets import term
 from kd_jax.system.checkpoint import load_tree
 from kd_jax.system.parallel import batch_sharding, make_mesh
+from kd_jax.system.workdir import locked
 from kd_jax.terms import lookup
 from kd_jax.train import run as train
-from kd_jax.workdir import locked
 
 HERE = Path(__file__).parent
 

@@ -16,7 +16,8 @@ import pytest
 import toy
 from killable import SETTINGS, SOURCES, STEPS, scheme
 
-from kd_jax import conclude, loop, workdir
+from kd_jax import conclude, loop
+from kd_jax.system import workdir
 from kd_jax.system.checkpoint import Checkpoints
 from kd_jax.watch import NonFiniteLoss
 

@@ -15,7 +15,6 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
-from kd_jax import workdir
 from kd_jax.cache_open import hash_of
 from kd_jax.cache_plan import TeacherCache
 from kd_jax.data import answers
@@ -23,7 +22,7 @@ from kd_jax.data.answers import CacheError
 from kd_jax.data.batches import batches_of
 from kd_jax.models.cached import decode, encode
 from kd_jax.progress import Progress
-from kd_jax.system import parallel, precision
+from kd_jax.system import parallel, precision, workdir
 from kd_jax.terms import lookup
 from kd_jax.types import Array, PyTree
 
