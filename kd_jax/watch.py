@@ -14,8 +14,8 @@ import jax
 from jax.experimental import multihost_utils
 
 from kd_jax.metrics import Accumulator, JsonlWriter, TensorBoardWriter, first_non_finite
-from kd_jax.progress import Progress
 from kd_jax.system import parallel
+from kd_jax.system.progress import Progress
 
 T = TypeVar("T")
 

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from kd_jax import progress
+from kd_jax.system import progress
 
 
 class Clock:

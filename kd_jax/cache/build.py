@@ -21,8 +21,8 @@ from kd_jax.data import answers
 from kd_jax.data.answers import CacheError
 from kd_jax.data.batches import batches_of
 from kd_jax.models.cached import decode, encode
-from kd_jax.progress import Progress
 from kd_jax.system import parallel, precision, workdir
+from kd_jax.system.progress import Progress
 from kd_jax.terms import lookup
 from kd_jax.types import Array, PyTree
 
