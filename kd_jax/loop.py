@@ -28,10 +28,10 @@ from kd_jax.prng import Keys
 from kd_jax.state import bind, create_state, init_optimizers, init_state, variable_shapes
 from kd_jax.system import heartbeat, parallel, workdir
 from kd_jax.system.checkpoint import Checkpoints, write_json
+from kd_jax.system.log import Log, Profile, Signals, Stopped
 from kd_jax.system.progress import Progress
 from kd_jax.terms import hyper_of
 from kd_jax.types import PyTree, Scheme, TrainState
-from kd_jax.watch import Log, Profile, Signals, Stopped
 
 DONE = "done.json"
 Watch = Callable[[int, list[float]], None]  # (step, Scheme.select on validation of the run or of its members)

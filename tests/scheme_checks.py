@@ -21,10 +21,10 @@ from kd_jax.state import bind, init_optimizers, init_state
 from kd_jax.step import make_train_step
 from kd_jax.system import parallel
 from kd_jax.system.checkpoint import Checkpoints
+from kd_jax.system.log import Signals, Stopped
 from kd_jax.terms import hyper_of
 from kd_jax.train import run as train
 from kd_jax.types import Scheme, TrainState
-from kd_jax.watch import Signals, Stopped
 
 KEY = jax.random.key(0)
 CONFIGS = Path(__file__).parent.parent / "configs"

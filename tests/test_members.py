@@ -15,9 +15,9 @@ from kd_jax.members import Members, obstacle, stack
 from kd_jax.schemes import offline
 from kd_jax.step import answered, make_train_step
 from kd_jax.system.checkpoint import load_tree
+from kd_jax.system.log import Stopped
 from kd_jax.terms import hyper_of
 from kd_jax.types import Role
-from kd_jax.watch import Stopped
 
 SOURCES = {"train": toy.source(), "validation": toy.source(21, "validation"), "test": toy.source(30, "test")}
 SETTINGS = loop.Settings(batch_size=16, seed=0, log_every=3, eval_every=4, eval_batch_size=24, view_seed=5)

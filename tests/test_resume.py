@@ -19,7 +19,7 @@ from killable import SETTINGS, SOURCES, STEPS, scheme
 from kd_jax import conclude, loop
 from kd_jax.system import workdir
 from kd_jax.system.checkpoint import Checkpoints
-from kd_jax.watch import NonFiniteLoss
+from kd_jax.system.log import NonFiniteLoss
 
 HERE = Path(__file__).parent
 

@@ -16,8 +16,8 @@ from kd_jax.schemes import offline
 from kd_jax.state import bind, init_state, variable_shapes
 from kd_jax.step import make_train_step
 from kd_jax.system import progress, workdir
+from kd_jax.system.log import DataWait
 from kd_jax.terms import hyper_of
-from kd_jax.watch import DataWait
 
 
 def test_roles_and_terms_are_named_in_the_compiled_program():

@@ -35,10 +35,10 @@ from kd_jax.report.surface import write_sweep
 from kd_jax.sweep_spec import Point, Spec, apply
 from kd_jax.system import parallel, workdir
 from kd_jax.system.checkpoint import write_json
+from kd_jax.system.log import NonFiniteLoss
 from kd_jax.terms import Scheduled, hyper_of
 from kd_jax.train import run as train
 from kd_jax.types import Scheme, Term
-from kd_jax.watch import NonFiniteLoss
 
 RESULTS = "sweep.json"
 RATE = "train.optimizer.learning_rate"
