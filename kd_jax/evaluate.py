@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax import metrics
+from kd_jax.core import metrics
 from kd_jax.state import evaluated_roles
 from kd_jax.system import precision
 from kd_jax.terms import lookup, masked_sum_and_count, members, taps_in

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd_jax import metrics
+from kd_jax.core import metrics
 
 
 def _logits(n=37, classes=7, seed=0):

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax.metrics import agreement
+from kd_jax.core.metrics import agreement
 from kd_jax.resolve import near, resolve
 from kd_jax.system import parallel, precision
 from kd_jax.terms import paths_of

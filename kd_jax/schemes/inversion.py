@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax.metrics import agreement
+from kd_jax.core.metrics import agreement
 from kd_jax.resolve import resolve
 from kd_jax.schemes.data_free import needs, samples, statistics_terms
 from kd_jax.types import Array, Call, Parts, Phase, Scheme, Stage, Term, TrainState
