@@ -31,6 +31,7 @@ import optax
 
 from benchmarks import common
 from configs import cifar_resnet
+from kd_jax.core.terms import hyper_of
 from kd_jax.data.batches import train_batches
 from kd_jax.losses import feature, relation, representation
 from kd_jax.losses.response import kd_loss
@@ -38,7 +39,6 @@ from kd_jax.losses.response_batch import dist_loss
 from kd_jax.losses.response_labels import dkd_loss
 from kd_jax.step import make_train_step
 from kd_jax.system import parallel
-from kd_jax.terms import hyper_of
 
 BATCHES, DEVICES = (16, 32, 64, 128, 256, 512), (1, 2, 4, 8)
 CLASSES, FEATURES, ROWS = (10, 100, 1_000, 10_000, 100_000), (64, 256, 1024, 4096), (32, 64, 128, 256, 512)

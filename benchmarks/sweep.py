@@ -26,6 +26,7 @@ import numpy as np
 from benchmarks import common
 from kd_jax import loop
 from kd_jax.config.fields import small_digits
+from kd_jax.core.terms import hyper_of
 from kd_jax.dispatch import compiled
 from kd_jax.knowledge import compose
 from kd_jax.members import KINDS, Members, stack
@@ -34,7 +35,6 @@ from kd_jax.plan import Job
 from kd_jax.presets import supervised
 from kd_jax.step import answered
 from kd_jax.system.checkpoint import Checkpoints
-from kd_jax.terms import hyper_of
 from kd_jax.train import run as train
 
 COUNTS = (1, 4, 16)

@@ -20,13 +20,13 @@ from ml_collections import ConfigDict
 
 from kd_jax import prng
 from kd_jax.config.fields import teachers_of
+from kd_jax.core.terms import lookup, paths_of, taps_in
 from kd_jax.data import answers, order
 from kd_jax.data.answers import Answers
 from kd_jax.data.batches import batch_shapes
 from kd_jax.data.source import Source
 from kd_jax.models.cached import TOP_IDS, TOP_LOG_PROBS, CachedTeacher, Store, encode
 from kd_jax.system import precision, workdir
-from kd_jax.terms import lookup, paths_of, taps_in
 from kd_jax.types import Array, Outputs, PyTree, Role, Scheme, Stage
 
 # Losses that read every logit alike, also those of which a top-k cache only knows the sum of the probabilities.

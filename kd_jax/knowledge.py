@@ -13,9 +13,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from kd_jax.core.terms import Scheduled, paths_of
 from kd_jax.presets import PRESETS, SCHEMES, part, term
 from kd_jax.resolve import check_kwargs, near, resolve
-from kd_jax.terms import Scheduled, paths_of
 from kd_jax.types import Memory, Model, Schedule, Term
 
 

@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 
 from kd_jax import dispatch
 from kd_jax.conclude import conclude
+from kd_jax.core.terms import hyper_of
 from kd_jax.data.batches import batch_shapes, eval_batches, train_batches
 from kd_jax.data.source import Source
 from kd_jax.evaluate import evaluate, make_eval_step
@@ -30,7 +31,6 @@ from kd_jax.system import heartbeat, parallel, workdir
 from kd_jax.system.checkpoint import Checkpoints, write_json
 from kd_jax.system.log import Log, Profile, Signals, Stopped
 from kd_jax.system.progress import Progress
-from kd_jax.terms import hyper_of
 from kd_jax.types import PyTree, Scheme, TrainState
 
 DONE = "done.json"

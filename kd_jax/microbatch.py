@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax.terms import lookup, paths_of, term_values
+from kd_jax.core.terms import lookup, paths_of, term_values
 from kd_jax.types import Array, PyTree, Term
 
 Tried = tuple[Term, PyTree]

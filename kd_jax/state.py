@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax import microbatch, prng
+from kd_jax.core.terms import lookup, members, taps_of, term_value
 from kd_jax.resolve import near
 from kd_jax.system import parallel, precision
-from kd_jax.terms import lookup, members, taps_of, term_value
 from kd_jax.types import Array, Call, Model, Phase, PyTree, Role, Scheme, Term, TrainState
 
 Shapes = Mapping[str, PyTree]

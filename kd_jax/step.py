@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import optax
 
 from kd_jax import microbatch, prng
+from kd_jax.core.terms import lookup, options_of, term_value
 from kd_jax.resolve import near
 from kd_jax.state import call_taps
 from kd_jax.system import precision
-from kd_jax.terms import lookup, options_of, term_value
 from kd_jax.types import Array, Call, Phase, PyTree, Scheme, Stage, TrainState
 
 Metrics = dict[str, tuple[Array, Array]]

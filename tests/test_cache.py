@@ -15,6 +15,7 @@ from cached_run import configure, run, splits, variables
 
 from kd_jax import loop, prng
 from kd_jax.conclude import exported
+from kd_jax.core.terms import lookup
 from kd_jax.data import answers, batches
 from kd_jax.data.answers import CacheError
 from kd_jax.models.cached import decode
@@ -22,7 +23,6 @@ from kd_jax.presets import term
 from kd_jax.system.checkpoint import load_tree
 from kd_jax.system.parallel import batch_sharding, make_mesh
 from kd_jax.system.workdir import locked
-from kd_jax.terms import lookup
 from kd_jax.train import run as train
 
 HERE = Path(__file__).parent

@@ -13,6 +13,7 @@ import pytest
 import toy
 
 from kd_jax import loop
+from kd_jax.core.terms import hyper_of
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.vision.vit import ViT
 from kd_jax.schemes import offline
@@ -20,7 +21,6 @@ from kd_jax.state import bind, init_state
 from kd_jax.step import make_train_step
 from kd_jax.system import parallel
 from kd_jax.system.checkpoint import Checkpoints, load_tree, save_tree
-from kd_jax.terms import hyper_of
 from kd_jax.types import Role
 
 KEY, DEPTH, BATCH = jax.random.key(0), 2, 512

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd_jax.terms import lookup, masked_sum_and_count, members, taps_of, term_value
+from kd_jax.core.terms import lookup, masked_sum_and_count, members, taps_of, term_value
 from kd_jax.types import Outputs, Term
 
 CONTEXT = {

@@ -17,13 +17,13 @@ from jax.sharding import Mesh, NamedSharding
 
 from kd_jax.cache_open import hash_of
 from kd_jax.cache_plan import TeacherCache
+from kd_jax.core.terms import lookup
 from kd_jax.data import answers
 from kd_jax.data.answers import CacheError
 from kd_jax.data.batches import batches_of
 from kd_jax.models.cached import decode, encode
 from kd_jax.system import parallel, precision, workdir
 from kd_jax.system.progress import Progress
-from kd_jax.terms import lookup
 from kd_jax.types import Array, PyTree
 
 BATCHES_PER_CHUNK = 64  # at most: a killed build loses the work on one chunk of each process

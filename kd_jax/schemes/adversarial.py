@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from kd_jax.core.terms import paths_of
 from kd_jax.resolve import near, resolve
 from kd_jax.schemes.offline import labelled_accuracy
-from kd_jax.terms import paths_of
 from kd_jax.types import Array, Call, Model, Outputs, Parts, Phase, PyTree, Role, Scheme, Stage, Term
 
 # kind -> (loss of the discriminator, loss of the student), in losses.adversarial

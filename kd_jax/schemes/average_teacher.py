@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from kd_jax.core.terms import paths_of
 from kd_jax.schemes import offline
-from kd_jax.terms import paths_of
 from kd_jax.types import Array, Call, Parts, PyTree, Scheme, TrainState
 
 AVERAGE = "average"

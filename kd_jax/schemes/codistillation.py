@@ -15,11 +15,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from kd_jax.core.terms import members, paths_of
 from kd_jax.resolve import resolve
 from kd_jax.schemes.offline import labelled_accuracy
 from kd_jax.schemes.online import peer_entries
 from kd_jax.schemes.shared_folder import collect, publish
-from kd_jax.terms import members, paths_of
 from kd_jax.types import Call, Parts, Phase, PyTree, Role, Scheme, Stage, Term, TrainState
 
 STALE = "stale"  # the group of the copies: it has no optimizer and is saved

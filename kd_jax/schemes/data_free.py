@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd_jax.core.metrics import agreement
+from kd_jax.core.terms import paths_of
 from kd_jax.resolve import near, resolve
 from kd_jax.system import parallel, precision
-from kd_jax.terms import paths_of
 from kd_jax.types import Array, Call, Parts, Phase, PyTree, Scheme, Stage, Term, TrainState
 
 

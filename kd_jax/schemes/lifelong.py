@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kd_jax.core.terms import paths_of
 from kd_jax.resolve import near
 from kd_jax.schemes import exemplars, lifelong_summary
-from kd_jax.terms import paths_of
 from kd_jax.types import Array, Call, Model, Outputs, Parts, Phase, PyTree, Role, Scheme, Stage, Term, TrainState
 
 SCENARIOS = ("class", "task", "domain")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kd_jax.core.metrics import accuracy
-from kd_jax.terms import paths_of
+from kd_jax.core.terms import paths_of
 from kd_jax.types import Call, Parts, Phase, Scheme, Stage, Term
 
 

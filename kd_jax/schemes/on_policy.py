@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 
 import jax
 
+from kd_jax.core.terms import paths_of
 from kd_jax.resolve import resolve
 from kd_jax.schemes import offline
 from kd_jax.schemes.continuations import ENTRIES, make_sampler, prompts_of
-from kd_jax.terms import paths_of
 from kd_jax.types import Array, Call, Parts, Scheme, Stage, Term, TrainState
 
 _DATA = "on_data"

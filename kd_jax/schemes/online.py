@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kd_jax.core.terms import lookup, members, paths_of
 from kd_jax.resolve import near, resolve
 from kd_jax.schemes.offline import labelled_accuracy
-from kd_jax.terms import lookup, members, paths_of
 from kd_jax.types import Array, Call, Parts, Phase, PyTree, Role, Scheme, Stage, Term, TrainState
 
 

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kd_jax.core.terms import paths_of
 from kd_jax.resolve import resolve
 from kd_jax.schemes import offline
 from kd_jax.schemes.redirect import redirect
-from kd_jax.terms import paths_of
 from kd_jax.types import Call, Parts, Phase, Role, Scheme, Stage, Term, TrainState
 
 BITS = "extra.bits"

@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Mapping
 
-from kd_jax.terms import paths_of
+from kd_jax.core.terms import paths_of
 from kd_jax.types import Term
 
 # "student.logits", "params.student.head", "kd/connector", "extra.kd": the owner of the value is the middle group.

@@ -8,9 +8,9 @@ from typing import Any
 
 import jax
 
+from kd_jax.core.terms import lookup
 from kd_jax.resolve import resolve
 from kd_jax.schemes import offline
-from kd_jax.terms import lookup
 from kd_jax.types import Parts, Scheme, TrainState
 
 

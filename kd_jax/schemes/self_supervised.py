@@ -8,9 +8,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from kd_jax.core.terms import paths_of
 from kd_jax.resolve import resolve
 from kd_jax.schemes.offline import labelled_accuracy
-from kd_jax.terms import paths_of
 from kd_jax.types import Array, Call, Parts, Phase, Role, Scheme, Stage, Term
 
 VIEWS = ("batch.image", "batch.rotated")

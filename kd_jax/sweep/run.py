@@ -28,6 +28,7 @@ from ml_collections import ConfigDict
 
 from kd_jax import optim, sweep_table, teach
 from kd_jax.config.fields import teachers_of
+from kd_jax.core.terms import Scheduled, hyper_of
 from kd_jax.loop import Watch
 from kd_jax.members import KINDS, Members, obstacle, stack
 from kd_jax.members_choice import fastest
@@ -36,7 +37,6 @@ from kd_jax.sweep_spec import Point, Spec, apply
 from kd_jax.system import parallel, workdir
 from kd_jax.system.checkpoint import write_json
 from kd_jax.system.log import NonFiniteLoss
-from kd_jax.terms import Scheduled, hyper_of
 from kd_jax.train import run as train
 from kd_jax.types import Scheme, Term
 

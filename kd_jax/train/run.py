@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from kd_jax.check import check
 from kd_jax.config.fields import own_data, teachers_of
+from kd_jax.core.terms import members
 from kd_jax.data.batches import batch_shapes
 from kd_jax.data.load import load
 from kd_jax.data.source import Splits
@@ -26,7 +27,6 @@ from kd_jax.state import evaluated_roles
 from kd_jax.system import heartbeat, parallel, workdir
 from kd_jax.system.checkpoint import write_json
 from kd_jax.teach import export_of, finish_or_resume, load_network, read_json, seen_shapes, teach
-from kd_jax.terms import members
 from kd_jax.types import Model, PyTree
 
 RESULTS = "results.json"

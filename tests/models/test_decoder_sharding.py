@@ -11,6 +11,7 @@ import optax
 import pytest
 import toy
 
+from kd_jax.core.terms import hyper_of
 from kd_jax.losses import response
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.language import decoder_families as families
@@ -19,7 +20,6 @@ from kd_jax.models.language.generation import generate
 from kd_jax.state import bind, init_state
 from kd_jax.step import make_train_step
 from kd_jax.system import parallel
-from kd_jax.terms import hyper_of
 from kd_jax.types import Call, Phase, Role, Scheme, Stage, Term
 
 KEY = jax.random.key(0)
