@@ -10,7 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kd_jax import microbatch, prng
+from kd_jax import prng
+from kd_jax.core import microbatch
 from kd_jax.core.terms import lookup, members, taps_of, term_value
 from kd_jax.resolve import near
 from kd_jax.system import parallel, precision

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from kd_jax import microbatch, prng
+from kd_jax import prng
+from kd_jax.core import microbatch
 from kd_jax.core.terms import lookup, options_of, term_value
 from kd_jax.resolve import near
 from kd_jax.state import call_taps
