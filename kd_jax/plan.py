@@ -14,9 +14,10 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from kd_jax import cache_plan, knowledge, optim, prng
+from kd_jax import cache_plan, knowledge, prng
 from kd_jax.cache_plan import TeacherCache
 from kd_jax.config.fields import own_data, teachers_of
+from kd_jax.core import optimizers
 from kd_jax.data import augment
 from kd_jax.data.source import Source, Splits
 from kd_jax.loop import Settings
@@ -120,7 +121,7 @@ def make_scheme(
         raise ValueError(f"config.select is 'accuracy' or 'nll', not {config.select!r}.")
 
     def make_tx(count: int, group: str = "student") -> optax.GradientTransformation:
-        return optim.make_optimizer(config.optimizers.get(group) or train["optimizer"], count)
+        return optimizers.make_optimizer(config.optimizers.get(group) or train["optimizer"], count)
 
     views = dict(train["views"])
     if any(teacher.view == "clean" for teacher in teachers_of(config).values()):

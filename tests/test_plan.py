@@ -8,8 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from kd_jax import optim, plan
+from kd_jax import plan
 from kd_jax.config.fields import base, training
+from kd_jax.core import optimizers
 from kd_jax.data.arrays import from_arrays
 from kd_jax.types import Role
 
@@ -117,7 +118,7 @@ def optimizer(**changes):
 
 
 def rates(steps, total, **changes):
-    schedule = optim.make_schedule(optimizer(learning_rate=1.0, **changes), total)
+    schedule = optimizers.make_schedule(optimizer(learning_rate=1.0, **changes), total)
     return np.asarray(jax.jit(jax.vmap(lambda s: jnp.asarray(schedule(s), jnp.float32)))(jnp.array(steps)))
 
 
@@ -160,7 +161,7 @@ def test_other_schedules_end_with_the_run(name, expected):
 def test_unknown_names_are_answered_with_near_ones(changes, message):
     with pytest.raises(ValueError, match=message):
         config = optimizer().to_dict() | changes
-        optim.make_optimizer(config, 10)
+        optimizers.make_optimizer(config, 10)
 
 
 NORM = {"scale": jnp.full(2, 5.0), "bias": jnp.full(2, 7.0)}
@@ -168,7 +169,7 @@ PARAMS = {"student": {"conv": {"kernel": jnp.full(2, 3.0)}, "norm": NORM}}
 
 
 def make(total, **changes):
-    return optim.make_optimizer(optimizer(kwargs={"momentum": 0.0}, **changes), total)
+    return optimizers.make_optimizer(optimizer(kwargs={"momentum": 0.0}, **changes), total)
 
 
 def first_update(gradient, **changes):

@@ -11,9 +11,10 @@ import jax
 import numpy as np
 import pytest
 
-from kd_jax import optim, sweep_table
+from kd_jax import sweep_table
 from kd_jax.conclude import exported
 from kd_jax.config.fields import small_digits, training
+from kd_jax.core import optimizers
 from kd_jax.knowledge import compose
 from kd_jax.models.mlp import mlp
 from kd_jax.report.surface import plot_surface, varied_numbers, write_sweep
@@ -93,9 +94,9 @@ def test_fields_and_values_that_do_not_fit():
 
 def test_rates_that_scale_the_update():
     fields = training().optimizer.to_dict()
-    assert optim.scales_with_rate(fields) and optim.scales_with_rate({**fields, "name": "adamw", "kwargs": {}})
+    assert optimizers.scales_with_rate(fields) and optimizers.scales_with_rate({**fields, "name": "adamw", "kwargs": {}})
     adafactor = {"weight_decay_rate": 0.1, "min_dim_size_to_factor": 2}
-    assert not optim.scales_with_rate({**fields, "name": "adafactor", "kwargs": adafactor})
+    assert not optimizers.scales_with_rate({**fields, "name": "adafactor", "kwargs": adafactor})
 
 
 def test_points_share_programs_where_they_can(tmp_path):

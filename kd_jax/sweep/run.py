@@ -26,8 +26,9 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kd_jax import optim, sweep_table, teach
+from kd_jax import sweep_table, teach
 from kd_jax.config.fields import teachers_of
+from kd_jax.core import optimizers
 from kd_jax.core.terms import Scheduled, hyper_of
 from kd_jax.loop import Watch
 from kd_jax.members import KINDS, Members, obstacle, stack
@@ -124,7 +125,7 @@ def _may_be_traced(field: str, config: ConfigDict) -> bool:
         return parts[2] == "kwargs" and isinstance(kwargs.get(parts[3]), float)
     if field == RATE:
         optimizer = config.train.optimizer
-        return not config.optimizers and optimizer.learning_rate > 0 and optim.scales_with_rate(optimizer)
+        return not config.optimizers and optimizer.learning_rate > 0 and optimizers.scales_with_rate(optimizer)
     return field == "seed"
 
 

@@ -12,7 +12,7 @@ import scheme_checks
 import toy
 from ml_collections import ConfigDict
 
-from kd_jax import optim
+from kd_jax.core import optimizers
 from kd_jax.data.batches import batch_shapes
 from kd_jax.data.source import Source, Splits
 from kd_jax.knowledge import make_terms
@@ -124,7 +124,7 @@ def test_stages_share_the_steps_and_only_the_last_selects():
 
 def test_one_layer_learns_at_a_time():
     config = CONFIG.get_config("mobilebert")
-    parts, kwargs = mobile(lambda steps, group: optim.make_optimizer(config.optimizers[group], steps)
+    parts, kwargs = mobile(lambda steps, group: optimizers.make_optimizer(config.optimizers[group], steps)
                            if group in config.optimizers else toy.sgd())  # fmt: skip
     first, last, history = scheme_checks.steps(stages.build(parts, **kwargs), batch(), count=6, stage=1)
     assert history[-1]["loss"] < history[0]["loss"]
