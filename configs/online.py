@@ -98,7 +98,7 @@ def one(config: ConfigDict) -> None:
 
 def okddip(config: ConfigDict) -> None:
     branched(config, "attention", leader=2)
-    ramp = {"kwargs": {"temperature": 3.0}, "schedule": part("schedules.warmup", fraction=80 / 300)}
+    ramp = {"kwargs": {"temperature": 3.0}, "schedule": part("core.schedules.warmup", fraction=80 / 300)}
     first = term("losses.online.group_distillation_loss", (*PEERS, "student.features:attention"), PEERS, **ramp)
     second = term(
         "losses.ensemble.average_probabilities_loss", ("student.logits@2",),

@@ -66,7 +66,7 @@ def progressive(config: ConfigDict) -> None:
     config.scheme = part("schemes.progressive.build")
     refined = term(
         "losses.self_distillation.progressive_loss", STUDENT, ("batch.label",), where="batch.labelled",
-        kwargs={"alpha": 0.8, "progress": part("schedules.warmup", fraction=1.0)},
+        kwargs={"alpha": 0.8, "progress": part("core.schedules.warmup", fraction=1.0)},
         options={"predictions": "extra.predictions", "index": "batch.index"},
     )  # fmt: skip
     config.terms = ConfigDict({"refined": refined})
@@ -78,7 +78,7 @@ def mean_teacher(config: ConfigDict) -> None:
     config.scheme = part("schemes.average_teacher.build", decay=0.99, inputs=("batch.other_image",))
     agree = term(
         "losses.self_distillation.consistency_loss", STUDENT, ("average.logits",), weight=10.0,
-        schedule=part("schedules.cosine", start=0.0, end=1.0, fraction=0.25),
+        schedule=part("core.schedules.cosine", start=0.0, end=1.0, fraction=0.25),
     )  # fmt: skip
     config.terms = ConfigDict({**supervised(), "agree": agree})
 

@@ -59,7 +59,7 @@ def logits(
 
     def preset(weight: float = weight, **changes: Any) -> Terms:
         targets = ("teacher.logits", *(("batch.label",) if labels else ()))
-        schedule = part("schedules.warmup", fraction=warmup) if warmup else None
+        schedule = part("core.schedules.warmup", fraction=warmup) if warmup else None
         values = {k: float(v) if isinstance(v, int) else v for k, v in {**kwargs, **changes}.items()}
         kd = term(fn, ("student.logits",), targets, weight=weight, kwargs=values, schedule=schedule)
         return {**supervised(ce), "kd": kd}
@@ -92,7 +92,7 @@ def boundary(weight: float = 0.003) -> Terms:
         terms[f"ab_{stage}"] = term(
             "losses.feature.activation_boundary_loss", features("student", tap), features("teacher", tap),
             weight=weight * 2.0 ** (i - 2), kwargs={"margin": 1.0},
-            connector=part("models.connectors.conv1x1", norm=True), schedule=part("schedules.until", fraction=0.125),
+            connector=part("models.connectors.conv1x1", norm=True), schedule=part("core.schedules.until", fraction=0.125),
         )  # fmt: skip
     return terms
 
@@ -115,7 +115,7 @@ def flow(weight: float = 50.0) -> Terms:
     for pair in (STAGES[:2], STAGES[1:]):
         terms[f"fsp_{pair[1]}"] = term(
             "losses.feature.fsp_loss", features("student", pair), features("teacher", pair), weight=weight,
-            schedule=part("schedules.until", fraction=0.125),
+            schedule=part("core.schedules.until", fraction=0.125),
         )  # fmt: skip
     return terms
 
@@ -142,7 +142,7 @@ def review(weight: float = 5.0) -> Terms:
     taps = (*STAGES, "embedding")
     kd = term(
         "losses.composed.review_kd_loss", features("student", taps), features("teacher", taps), weight=weight,
-        connector=part("models.method_connectors.review_kd_fusion"), schedule=part("schedules.warmup", fraction=1 / 12),
+        connector=part("models.method_connectors.review_kd_fusion"), schedule=part("core.schedules.warmup", fraction=1 / 12),
     )  # fmt: skip
     return {**supervised(), "review": kd}
 
@@ -168,7 +168,7 @@ def teacher_head(weight: float = 1.0) -> Terms:
 
 def curriculum(weight: float = 0.9) -> Terms:
     """CTKD (arXiv 2211.16231): KD whose temperature is trained to make it harder, by a cosine over 10 of 240 epochs."""
-    strength = part("schedules.cosine", start=0.0, end=1.0, fraction=1 / 24)
+    strength = part("core.schedules.cosine", start=0.0, end=1.0, fraction=1 / 24)
     kd = term(
         "losses.composed.curriculum_kd_loss", ("student.logits",), ("teacher.logits",), weight=weight,
         kwargs={"strength": strength}, connector=part("models.connectors.learned_scalar"),

@@ -51,10 +51,10 @@ def own_module(tmp_path, monkeypatch):
         (kd(options={"temprature": "extra.t"}), r"takes no argument 'temprature'. Did you mean 'temperature'"),
         (kd(connector=part("models.connectors.conv1_1")), r"conv1_1'.*Did you mean 'conv1x1'"),
         (kd(connector=part("models.connectors.conv1x1", nrom=True)), r"takes no argument 'nrom'. Did you mean 'norm'"),
-        (kd(schedule=part("schedules.warmpu", fraction=0.1)), r"no 'warmpu'. Did you mean 'warmup'"),
-        (kd(schedule=part("schedules.warmup", fractoin=0.1)), r"takes no argument 'fractoin'. Did you mean 'fraction'"),
+        (kd(schedule=part("core.schedules.warmpu", fraction=0.1)), r"no 'warmpu'. Did you mean 'warmup'"),
+        (kd(schedule=part("core.schedules.warmup", fractoin=0.1)), r"takes no argument 'fractoin'. Did you mean 'fraction'"),
         (kd(schedule=part("optax:linear_schedul")), r"no 'linear_schedul'. Did you mean 'linear_schedule'"),
-        (kd(kwargs={"temperature": part("schedules.cosin")}), r"no 'cosin'. Did you mean 'cosine'"),
+        (kd(kwargs={"temperature": part("core.schedules.cosin")}), r"no 'cosin'. Did you mean 'cosine'"),
         (kd(memory=part("losses.composed.contrastiv_memory")), r"Did you mean 'contrastive_memory'"),
         (kd(memory=part("losses.composed.contrastive_memory", widht=8)), r"argument 'widht'. Did you mean 'width'"),
         (kd(wieght=1.0), r"Term 'kd' has no field 'wieght'. Did you mean 'weight'"),
@@ -67,7 +67,7 @@ def test_a_misspelt_name_is_answered_with_the_near_one(fields, message):
 
 
 def test_a_weight_schedule_multiplies_the_weight_and_knows_the_length_of_the_run():
-    fields = kd(weight=3.0, schedule=part("schedules.warmup", fraction=0.5))
+    fields = kd(weight=3.0, schedule=part("core.schedules.warmup", fraction=0.5))
     for steps in (40, 1000):
         weight = make_terms(ConfigDict(fields), steps)["kd"].weight
         assert [float(weight(jnp.int32(s))) for s in (0, steps // 4, steps // 2, steps)] == [0.0, 1.5, 3.0, 3.0]
@@ -75,8 +75,8 @@ def test_a_weight_schedule_multiplies_the_weight_and_knows_the_length_of_the_run
 
 
 def test_schedules_of_arguments_are_evaluated_at_the_step():
-    temperature = part("schedules.cosine", start=8.0, end=2.0)
-    fields = kd(kwargs={"temperature": temperature}, weight=2.0, schedule=part("schedules.until", fraction=0.6))
+    temperature = part("core.schedules.cosine", start=8.0, end=2.0)
+    fields = kd(kwargs={"temperature": temperature}, weight=2.0, schedule=part("core.schedules.until", fraction=0.6))
     made = make_terms(ConfigDict(fields), 100)["kd"]
     for step, expected in ((0, (2.0, 8.0)), (50, (2.0, 5.0)), (100, (0.0, 2.0))):
         weight, kwargs = jax.jit(lambda s, made=made: options_of(made, {"kwargs": {}}, s))(jnp.int32(step))
@@ -90,7 +90,7 @@ def test_a_schedule_of_optax_counts_steps():
 
 
 def test_total_steps_may_be_given():
-    fields = kd(schedule=part("schedules.warmup", fraction=1.0, total_steps=4))
+    fields = kd(schedule=part("core.schedules.warmup", fraction=1.0, total_steps=4))
     assert float(make_terms(fields, 1000)["kd"].weight(jnp.int32(2))) == 0.5
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd_jax.schedules import cosine, steps, until, warmup
+from kd_jax.core.schedules import cosine, steps, until, warmup
 
 HALF = 0.5**0.5  # cos 45 degrees
 

@@ -1,4 +1,4 @@
-"""Schedules of weights and temperatures by fraction of the run; as a config names them: "schedules.warmup".
+"""Schedules of weights and temperatures by fraction of the run; as a config names them: "core.schedules.warmup".
 
 Each takes `total_steps` from the run and returns step -> factor. Schedules of optax are named with a colon,
 "optax:linear_schedule", and count steps.
