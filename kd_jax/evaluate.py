@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd_jax.core import metrics
+from kd_jax.core.bind import evaluated_roles
 from kd_jax.core.terms import lookup, masked_sum_and_count, members, taps_in
-from kd_jax.state import evaluated_roles
 from kd_jax.system import precision
 from kd_jax.types import Array, PyTree, Role, Scheme, TrainState
 

@@ -17,6 +17,7 @@ from kd_jax.cache_open import hash_of, hash_of_files, opened
 from kd_jax.cache_plan import TeacherCache, give
 from kd_jax.conclude import exported
 from kd_jax.config.fields import teachers_of
+from kd_jax.core.bind import evaluated_roles
 from kd_jax.core.terms import lookup
 from kd_jax.data.batches import batch_shapes, eval_batches
 from kd_jax.evaluate import evaluate, extra_inputs, make_eval_step
@@ -25,7 +26,6 @@ from kd_jax.loop import DONE, Watch, fit
 from kd_jax.members import Members
 from kd_jax.plan import Job
 from kd_jax.results import Network, measured
-from kd_jax.state import evaluated_roles
 from kd_jax.system import parallel, precision, workdir
 from kd_jax.system.checkpoint import load_tree, write_json
 from kd_jax.types import PyTree, Role, Scheme, TrainState

@@ -16,9 +16,9 @@ import numpy as np
 import toy
 
 from kd_jax import loop
+from kd_jax.core.bind import bind, init_optimizers, init_state
 from kd_jax.core.terms import hyper_of
 from kd_jax.loop import Settings
-from kd_jax.state import bind, init_optimizers, init_state
 from kd_jax.step import make_train_step
 from kd_jax.system import parallel
 from kd_jax.system.checkpoint import Checkpoints

@@ -131,7 +131,7 @@ def test_frozen_networks_answer_once_for_all_members():
 
 def test_a_step_from_answers_is_the_step():
     batch, keys = toy.batch(), jax.random.key(3)
-    from kd_jax.state import bind, init_state, loaded_variables
+    from kd_jax.core.bind import bind, init_state, loaded_variables
 
     bound, inputs = bind(scheme(), toy.shapes(batch))
     state = init_state(bound, inputs, keys, loaded_variables(bound))

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from kd_jax.check import check
 from kd_jax.config.fields import own_data, teachers_of
+from kd_jax.core.bind import evaluated_roles
 from kd_jax.core.terms import members
 from kd_jax.data.batches import batch_shapes
 from kd_jax.data.load import load
@@ -23,7 +24,6 @@ from kd_jax.models.adapters import as_model
 from kd_jax.plan import Job, make_model, note_given, plan
 from kd_jax.resolve import call
 from kd_jax.results import collect
-from kd_jax.state import evaluated_roles
 from kd_jax.system import heartbeat, parallel, workdir
 from kd_jax.system.checkpoint import write_json
 from kd_jax.teach import export_of, finish_or_resume, load_network, read_json, seen_shapes, teach

@@ -12,13 +12,13 @@ import scheme_checks
 import toy
 from jax.test_util import check_grads
 
+from kd_jax.core.bind import bind
 from kd_jax.knowledge import make_terms
 from kd_jax.losses import self_supervised as losses
 from kd_jax.models.adapters import as_model
 from kd_jax.models.projection import head
 from kd_jax.models.views import Views
 from kd_jax.schemes import multi_teacher, self_supervised
-from kd_jax.state import bind
 from kd_jax.types import Role
 
 RNG = np.random.default_rng(0)

@@ -9,13 +9,13 @@ import pytest
 import scheme_checks
 import toy
 
+from kd_jax.core.bind import bind
 from kd_jax.data import graphs
 from kd_jax.data.source import Splits
 from kd_jax.losses.graph import local_structure_loss
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.graph import gnn
 from kd_jax.schemes import offline
-from kd_jax.state import bind
 from kd_jax.types import Role, Term
 
 INPUTS = ("extra.graph", "batch.node")

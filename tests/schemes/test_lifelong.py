@@ -10,6 +10,7 @@ import pytest
 import scheme_checks
 import toy
 
+from kd_jax.core.bind import bind
 from kd_jax.data import task_streams
 from kd_jax.data.batches import batch_shapes
 from kd_jax.data.load import load
@@ -20,7 +21,6 @@ from kd_jax.models.mlp import mlp
 from kd_jax.plan import make_model, plan
 from kd_jax.resolve import call
 from kd_jax.schemes import exemplars, lifelong, lifelong_summary
-from kd_jax.state import bind
 from kd_jax.types import Role, Term
 
 CLASSES, TASKS = 6, 3

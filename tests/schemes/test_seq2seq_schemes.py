@@ -9,6 +9,7 @@ import pytest
 import scheme_checks
 import toy
 
+from kd_jax.core.bind import bind, init_state
 from kd_jax.data.text import pronunciations
 from kd_jax.data.text.tokenizing import END, START
 from kd_jax.knowledge import make_terms
@@ -16,7 +17,6 @@ from kd_jax.models.adapters import LinenModel
 from kd_jax.models.language.seq2seq import seq2seq
 from kd_jax.schemes import on_policy, sequence_level
 from kd_jax.schemes.text_summary import edit_distance, error_rate
-from kd_jax.state import bind, init_state
 from kd_jax.types import Role
 
 CONFIG = scheme_checks.config_module("seq2seq")

@@ -13,6 +13,7 @@ import toy
 from ml_collections import ConfigDict
 
 from kd_jax.core import optimizers
+from kd_jax.core.bind import bind
 from kd_jax.data.batches import batch_shapes
 from kd_jax.data.source import Source, Splits
 from kd_jax.knowledge import make_terms
@@ -21,7 +22,6 @@ from kd_jax.models.language.bert import encoder
 from kd_jax.models.language.pretrained import save
 from kd_jax.plan import plan
 from kd_jax.schemes import offline, stages
-from kd_jax.state import bind
 from kd_jax.system.checkpoint import load_tree
 from kd_jax.train import run as train
 from kd_jax.types import Role

@@ -11,12 +11,12 @@ import scheme_checks
 import token_toy
 import toy
 
+from kd_jax.core.bind import bind, init_state
 from kd_jax.knowledge import make_terms
 from kd_jax.losses.on_policy import sequence_reverse_kl_loss
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.language.decoder_families import llama
 from kd_jax.schemes import offline, on_policy, replay, sequence_level
-from kd_jax.state import bind, init_state
 from kd_jax.types import Role
 
 CONFIG = scheme_checks.config_module("language")
