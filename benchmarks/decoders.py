@@ -28,6 +28,7 @@ import transformers
 
 from benchmarks import common
 from kd_jax.core.bind import bind, init_state, loaded_variables
+from kd_jax.core.step import make_train_step
 from kd_jax.core.terms import hyper_of
 from kd_jax.losses import response, vocabulary
 from kd_jax.models.adapters import LinenModel
@@ -35,7 +36,6 @@ from kd_jax.models.language import decoder_families as families
 from kd_jax.models.language.decoder import decoding
 from kd_jax.models.language.generation import generate
 from kd_jax.models.language.pretrained_decoders import save
-from kd_jax.step import make_train_step
 from kd_jax.types import Call, Phase, Role, Scheme, Stage, Term
 
 TOKENS, RATE, KEY = ("batch.tokens",), 1e-3, jax.random.key(0)

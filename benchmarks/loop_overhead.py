@@ -20,8 +20,8 @@ import jax.numpy as jnp
 from benchmarks import common
 from configs import cifar_resnet
 from kd_jax import loop, plan
+from kd_jax.core.step import make_train_step
 from kd_jax.core.terms import hyper_of
-from kd_jax.step import make_train_step
 
 SEGMENT = 20
 

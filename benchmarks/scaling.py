@@ -31,13 +31,13 @@ import optax
 
 from benchmarks import common
 from configs import cifar_resnet
+from kd_jax.core.step import make_train_step
 from kd_jax.core.terms import hyper_of
 from kd_jax.data.batches import train_batches
 from kd_jax.losses import feature, relation, representation
 from kd_jax.losses.response import kd_loss
 from kd_jax.losses.response_batch import dist_loss
 from kd_jax.losses.response_labels import dkd_loss
-from kd_jax.step import make_train_step
 from kd_jax.system import parallel
 
 BATCHES, DEVICES = (16, 32, 64, 128, 256, 512), (1, 2, 4, 8)

@@ -15,9 +15,9 @@ import jax
 
 from benchmarks import common
 from configs import cifar_resnet
+from kd_jax.core.step import make_train_step
 from kd_jax.core.terms import hyper_of
 from kd_jax.data.batches import train_batches
-from kd_jax.step import make_train_step
 from kd_jax.system.parallel import batch_sharding
 
 

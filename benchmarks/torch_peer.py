@@ -27,12 +27,12 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import common, torch_networks
+from kd_jax.core.step import make_train_step
 from kd_jax.core.terms import hyper_of
 from kd_jax.losses import response, task
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.vision import cifar_resnet, vit, wide_resnet
 from kd_jax.schemes import offline
-from kd_jax.step import make_train_step
 from kd_jax.types import Parts, Role, Term
 
 BATCH, CLASSES, T = 64, 100, 4.0

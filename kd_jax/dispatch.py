@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 from jax.sharding import Mesh
 
+from kd_jax.core.step import make_train_step, make_train_steps
 from kd_jax.data.batches import check_resident, gathered, resident_rows
-from kd_jax.step import make_train_step, make_train_steps
 from kd_jax.system import parallel
 from kd_jax.types import Stage, TrainState
 

@@ -12,10 +12,10 @@ import pytest
 import toy
 
 from kd_jax.core.bind import bind, init_state
+from kd_jax.core.step import make_train_step
 from kd_jax.core.terms import hyper_of
 from kd_jax.losses import response, task
 from kd_jax.models.adapters import LinenModel
-from kd_jax.step import make_train_step
 from kd_jax.system import parallel
 from kd_jax.types import Call, Phase, Role, Scheme, Stage, Term
 
@@ -160,7 +160,7 @@ def test_the_teacher_passes_gradients_on_to_the_generator():
     scheme, inputs = bind(data_free()[0], toy.shapes(batch))
     state = init_state(scheme, inputs, KEY, {})
     phase = scheme.stages[0].phases[0]
-    from kd_jax.step import forward
+    from kd_jax.core.step import forward
 
     def through(name):
         def value(params):

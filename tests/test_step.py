@@ -10,11 +10,11 @@ import pytest
 import toy
 
 from kd_jax.core.bind import bind, init_state
+from kd_jax.core.step import make_train_step
 from kd_jax.core.terms import hyper_of
 from kd_jax.losses import feature, relation
 from kd_jax.models import connectors
 from kd_jax.schemes import offline
-from kd_jax.step import make_train_step
 from kd_jax.system import parallel
 from kd_jax.types import Role, Term
 

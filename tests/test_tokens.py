@@ -15,6 +15,7 @@ import toy
 from kd_jax import plan, report
 from kd_jax.config import fields
 from kd_jax.core.bind import bind, init_state
+from kd_jax.core.step import make_train_step
 from kd_jax.core.terms import hyper_of
 from kd_jax.data.batches import batch_shapes, eval_batches, train_batches
 from kd_jax.data.load import load
@@ -24,7 +25,6 @@ from kd_jax.losses import response, task
 from kd_jax.models.adapters import LinenModel
 from kd_jax.presets import supervised, term
 from kd_jax.report import page, verdict
-from kd_jax.step import make_train_step
 from kd_jax.system.parallel import batch_sharding
 from kd_jax.train import run as train
 from kd_jax.types import Call, Phase, Role, Scheme, Stage, Term

@@ -13,11 +13,11 @@ import pytest
 import toy
 
 from kd_jax.core.bind import bind, init_state
+from kd_jax.core.step import make_train_step
 from kd_jax.core.terms import hyper_of
 from kd_jax.losses import response, task
 from kd_jax.losses import vocabulary as voc
 from kd_jax.models.adapters import LinenModel
-from kd_jax.step import make_train_step
 from kd_jax.system import parallel
 from kd_jax.types import Call, Phase, Role, Scheme, Stage, Term
 

@@ -11,11 +11,11 @@ from test_stages import SETTINGS, SOURCES
 
 from kd_jax import loop
 from kd_jax.core.bind import bind, init_state, variable_shapes
+from kd_jax.core.step import make_train_step
 from kd_jax.core.terms import hyper_of
 from kd_jax.models import connectors
 from kd_jax.models.adapters import LinenModel
 from kd_jax.schemes import offline
-from kd_jax.step import make_train_step
 from kd_jax.system import progress, workdir
 from kd_jax.system.log import DataWait
 

@@ -12,13 +12,13 @@ import pytest
 import toy
 
 from kd_jax.core.bind import bind, init_state
+from kd_jax.core.step import make_train_step
 from kd_jax.core.terms import hyper_of
 from kd_jax.losses import response
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.language import decoder_families as families
 from kd_jax.models.language.decoder import decoding
 from kd_jax.models.language.generation import generate
-from kd_jax.step import make_train_step
 from kd_jax.system import parallel
 from kd_jax.types import Call, Phase, Role, Scheme, Stage, Term
 

@@ -13,13 +13,13 @@ import toy
 from jax.test_util import check_grads
 
 from kd_jax.core.bind import bind, init_state
+from kd_jax.core.step import make_train_step
 from kd_jax.core.terms import hyper_of
 from kd_jax.losses import adversarial as losses
 from kd_jax.models import discriminators
 from kd_jax.models.adapters import as_model
 from kd_jax.models.connectors import Projection
 from kd_jax.schemes import adversarial
-from kd_jax.step import make_train_step
 from kd_jax.types import Role
 
 RNG = np.random.default_rng(0)

@@ -10,13 +10,13 @@ import scheme_checks as checks
 import toy
 
 from kd_jax.core.bind import bind
+from kd_jax.core.step import forward
 from kd_jax.core.terms import term_value
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.vision.supernet import mixed_cnn, slim_cnn
 from kd_jax.models.vision.supernet_costs import space_of
 from kd_jax.schemes import architecture_search, supernet
 from kd_jax.schemes.subnetworks import front, search
-from kd_jax.step import forward
 from kd_jax.types import Parts, Role
 
 TERMS = {"ce": toy.ce(), "kd": toy.kd()}

@@ -16,6 +16,7 @@ import toy
 
 from kd_jax.check import check
 from kd_jax.core.bind import bind, init_state
+from kd_jax.core.step import make_train_step
 from kd_jax.core.terms import hyper_of
 from kd_jax.data.arrays import from_arrays
 from kd_jax.data.batches import batch_shapes
@@ -28,7 +29,6 @@ from kd_jax.models.vision.generators import generator, image_bank
 from kd_jax.plan import make_model, plan
 from kd_jax.report.sections import check as check_section
 from kd_jax.schemes import data_free, inversion
-from kd_jax.step import make_train_step
 from kd_jax.types import Role, Stage, Term
 
 SHAPE, BANK = (4, 4, 1), 24

@@ -15,6 +15,7 @@ from scheme_checks import KEY, config_module, moved, resumes_exactly, same_on_ei
 
 from kd_jax.check import check
 from kd_jax.core.bind import bind, init_state
+from kd_jax.core.step import make_train_step
 from kd_jax.core.terms import hyper_of
 from kd_jax.data.batches import batch_shapes
 from kd_jax.losses import ensemble, online, response, task
@@ -24,7 +25,6 @@ from kd_jax.models.vision.cnn import cnn
 from kd_jax.plan import make_model, plan
 from kd_jax.schemes import branches, codistillation
 from kd_jax.schemes.online import build, error_shares, kdcl_general
-from kd_jax.step import make_train_step
 from kd_jax.types import Role, Scheme, Term
 
 PEERS, LABELS = ("student.logits",), {"targets": ("batch.label",), "where": "batch.labelled"}
