@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from kd_jax.core.bind import evaluated_roles
-from kd_jax.evaluate import extra_inputs, role_variables
+from kd_jax.core.evaluate import extra_inputs, role_variables
 from kd_jax.system.checkpoint import save_tree
 from kd_jax.types import PyTree, TrainState
 

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from kd_jax.core.evaluate import make_eval_step
 from kd_jax.core.step import Metrics, answered, make_train_step
-from kd_jax.evaluate import make_eval_step
 from kd_jax.prng import Keys
 from kd_jax.resolve import near
 from kd_jax.system import parallel

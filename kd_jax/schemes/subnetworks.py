@@ -81,7 +81,7 @@ def scorer(parts: Parts, role: Role) -> Callable[[TrainState, Choice], float]:
     """(state, choice) -> accuracy on the validation split of the role of its group's name, with this `extra.choice`."""
     mesh = jax.sharding.get_mesh()
     scheme = Scheme({role.group: role}, (), evaluate=(role.group,), prepare=parts.prepare)
-    step, evaluate = jax.jit(resolve("evaluate.make_eval_step")(scheme)), resolve("evaluate.evaluate")
+    step, evaluate = jax.jit(resolve("core.evaluate.make_eval_step")(scheme)), resolve("core.evaluate.evaluate")
     sharding = resolve("system.parallel.batch_sharding")(mesh)
     key = resolve("system.parallel.create_everywhere")(lambda: jax.random.key(0), mesh)
     source = parts.sources["validation"]

@@ -13,9 +13,9 @@ import toy
 from test_decoder import MODULES, VOCABULARY, params_of, tokens_of
 
 from kd_jax.core.bind import bind, init_state, loaded_variables
+from kd_jax.core.evaluate import classifiers
 from kd_jax.core.step import make_train_step
 from kd_jax.core.terms import hyper_of
-from kd_jax.evaluate import classifiers
 from kd_jax.losses import response
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.lora import lora
