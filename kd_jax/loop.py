@@ -22,10 +22,10 @@ from kd_jax import dispatch
 from kd_jax.conclude import conclude
 from kd_jax.core.bind import bind, create_state, init_optimizers, init_state, variable_shapes
 from kd_jax.core.evaluate import evaluate, make_eval_step
+from kd_jax.core.many import Members
 from kd_jax.core.terms import hyper_of
 from kd_jax.data.batches import batch_shapes, eval_batches, train_batches
 from kd_jax.data.source import Source
-from kd_jax.members import Members
 from kd_jax.prng import Keys
 from kd_jax.system import heartbeat, parallel, workdir
 from kd_jax.system.checkpoint import Checkpoints, write_json

@@ -13,9 +13,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from kd_jax.core.many import KINDS, Members
 from kd_jax.dispatch import compiled
 from kd_jax.loop import begin
-from kd_jax.members import KINDS, Members
 from kd_jax.plan import Job
 from kd_jax.system import parallel
 from kd_jax.system.checkpoint import Checkpoints, write_json

@@ -19,11 +19,11 @@ from kd_jax.conclude import exported
 from kd_jax.config.fields import teachers_of
 from kd_jax.core.bind import evaluated_roles
 from kd_jax.core.evaluate import evaluate, extra_inputs, make_eval_step
+from kd_jax.core.many import Members
 from kd_jax.core.terms import lookup
 from kd_jax.data.batches import batch_shapes, eval_batches
 from kd_jax.initial import check_initial, first_variables, starting_at, takes_teacher
 from kd_jax.loop import DONE, Watch, fit
-from kd_jax.members import Members
 from kd_jax.plan import Job
 from kd_jax.results import Network, measured
 from kd_jax.system import parallel, precision, workdir

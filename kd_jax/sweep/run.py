@@ -1,7 +1,7 @@
 """Sweeps: many students of one teacher, as few programs as there are different ones.
 
 Runs that differ in seed, weights, temperatures (any float of a term) and learning rate alone are members of one
-compiled program (kd_jax.members), in which the teacher answers once for all. Runs that differ in anything else, an
+compiled program (kd_jax.core.many), in which the teacher answers once for all. Runs that differ in anything else, an
 architecture for example, come one after the other; they share teachers and compiled programs through the workdir.
 
 Members see the same batches in the same order and the same augmented pictures: those of config.view_seed (config.seed
@@ -29,9 +29,9 @@ from ml_collections import ConfigDict
 from kd_jax import sweep_table, teach
 from kd_jax.config.fields import teachers_of
 from kd_jax.core import optimizers
+from kd_jax.core.many import KINDS, Members, obstacle, stack
 from kd_jax.core.terms import Scheduled, hyper_of
 from kd_jax.loop import Watch
-from kd_jax.members import KINDS, Members, obstacle, stack
 from kd_jax.members_choice import fastest
 from kd_jax.report.surface import write_sweep
 from kd_jax.sweep_spec import Point, Spec, apply
