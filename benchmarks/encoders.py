@@ -26,12 +26,12 @@ from scipy.stats import spearmanr
 from benchmarks import common
 from benchmarks.main_table import finished
 from configs import encoders
+from kd_jax.config.presets import part, supervised
 from kd_jax.data.splits import hold_out
 from kd_jax.data.text import texts
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.from_teacher import layers
 from kd_jax.models.language.pretrained import encoder_of, load
-from kd_jax.presets import part, supervised
 from kd_jax.system.checkpoint import load_tree
 from kd_jax.train import run as train
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import RESULTS
-from kd_jax.presets import PRESETS
+from kd_jax.config.presets import PRESETS
 
 PLAIN = ("weights", "cache_accuracy", "cache_language", "answers", "language")
 README = Path(__file__).parent.parent / "README.md"

@@ -26,6 +26,7 @@ import numpy as np
 from benchmarks import common
 from kd_jax import loop
 from kd_jax.config.fields import small_digits
+from kd_jax.config.presets import supervised
 from kd_jax.core.many import KINDS, Members, stack
 from kd_jax.core.step import answered
 from kd_jax.core.terms import hyper_of
@@ -33,7 +34,6 @@ from kd_jax.dispatch import compiled
 from kd_jax.knowledge import compose
 from kd_jax.members_choice import fastest
 from kd_jax.plan import Job
-from kd_jax.presets import supervised
 from kd_jax.system.checkpoint import Checkpoints
 from kd_jax.train import run as train
 

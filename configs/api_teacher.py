@@ -12,7 +12,7 @@ under which licence the student may be used.
 from __future__ import annotations
 
 from kd_jax.config import fields as defaults
-from kd_jax.presets import supervised, term
+from kd_jax.config.presets import supervised, term
 
 
 def get_config(arg: str = ""):

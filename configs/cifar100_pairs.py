@@ -3,7 +3,7 @@
 python launch.py --config=configs/cifar100_pairs.py:PAIR[,METHOD,tiny]
 
 PAIR    a row of EXPECTED below, resnet32x4-resnet8x4 by default
-METHOD  a name of kd_jax.presets: kd (default), fitnet, at, sp, cc, vid, rkd, pkt, ab, ft, fsp, nst, crd, dkd, dist,
+METHOD  a name of kd_jax.config.presets: kd (default), fitnet, at, sp, cc, vid, rkd, pkt, ab, ft, fsp, nst, crd, dkd, dist,
         review_kd, ...; or several, kd+at, whose terms are added
 tiny    a few steps on a few images: does everything work?
 

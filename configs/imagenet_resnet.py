@@ -2,7 +2,7 @@
 
 python launch.py --config=configs/imagenet_resnet.py[:METHOD,bfloat16,tiny]
 
-METHOD    a name of kd_jax.presets: kd (default), at, dkd, dist, ...; or several, kd+at, whose terms are added
+METHOD    a name of kd_jax.config.presets: kd (default), at, dkd, dist, ...; or several, kd+at, whose terms are added
 bfloat16  both networks compute in bfloat16 (parameters, BatchNorm averages, logits and losses stay float32)
 tiny      a few steps on a few small images: does everything work?
 

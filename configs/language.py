@@ -20,7 +20,7 @@ the teacher, the student without and with it, and reports perplexity, agreement 
 from __future__ import annotations
 
 from kd_jax.config import fields as defaults
-from kd_jax.presets import part, supervised, term
+from kd_jax.config.presets import part, supervised, term
 
 WORD = {
     "word": ("kd_loss", {"temperature": 1.0}),

@@ -28,7 +28,7 @@ entropy. About 20 seconds on one core.
 from ml_collections import ConfigDict
 
 from kd_jax.config.fields import make_tiny, parse, small_digits, teacher_fields
-from kd_jax.presets import part, supervised, term
+from kd_jax.config.presets import part, supervised, term
 
 VARIANTS = (
     "probabilities", "logits", "losses", "entropy", "confidence", "mixed_knowledge", "specialists", "one_teacher",

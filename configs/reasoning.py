@@ -18,7 +18,7 @@ Perplexities of different kinds of responses are not comparable. Minutes on two 
 from __future__ import annotations
 
 from kd_jax.config import fields as defaults
-from kd_jax.presets import part, supervised, term
+from kd_jax.config.presets import part, supervised, term
 
 METHODS = ("answer", "rationale", "chain", "generated", "filtered", "on_policy")
 ANSWER = r"(\d+)$"

@@ -12,8 +12,8 @@ answers. Minutes on two cores.
 from __future__ import annotations
 
 from kd_jax.config import fields as defaults
+from kd_jax.config.presets import part, supervised, term
 from kd_jax.data.text.pronunciations import SOURCE_VOCABULARY
-from kd_jax.presets import part, supervised, term
 
 METHODS = ("sequence", "interpolated", "word", "on_policy")
 DECODING = "models.language.seq2seq.decoding"

@@ -1,7 +1,7 @@
 """Knowledge as terms: `compose("feature+response")` is what configs write into `config.terms`, `make_terms` reads it.
 
 Terms are plain dictionaries in a config, so that any of their fields can be overridden from the command line. The
-presets themselves are in kd_jax/presets.py.
+presets themselves are in kd_jax/config/presets.py.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from kd_jax.config.presets import PRESETS, SCHEMES, part, term
 from kd_jax.core.terms import Scheduled, paths_of
-from kd_jax.presets import PRESETS, SCHEMES, part, term
 from kd_jax.resolve import check_kwargs, near, resolve
 from kd_jax.types import Memory, Model, Schedule, Term
 
@@ -101,7 +101,7 @@ def _check_fields(name: str, fields: Mapping[str, Any]) -> None:
         if field not in expected:
             raise ValueError(f"Term {name!r} has no field {field!r}. {near(field, expected)}")
     if missing := [f for f in expected if f not in fields]:
-        raise ValueError(f"Term {name!r} lacks {', '.join(missing)}: kd_jax.presets.term fills in what is not given.")
+        raise ValueError(f"Term {name!r} lacks {', '.join(missing)}: kd_jax.config.presets.term fills in what is not given.")
 
 
 def make_terms(config: Mapping[str, Mapping[str, Any]], total_steps: int = 0, examples: int = 0) -> dict[str, Term]:

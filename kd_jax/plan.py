@@ -17,13 +17,13 @@ from ml_collections import ConfigDict
 from kd_jax import cache_plan, knowledge, prng
 from kd_jax.cache_plan import TeacherCache
 from kd_jax.config.fields import own_data, teachers_of
+from kd_jax.config.presets import part, supervised
 from kd_jax.core import optimizers
 from kd_jax.data import augment
 from kd_jax.data.source import Source, Splits
 from kd_jax.loop import Settings
 from kd_jax.models.adapters import as_model, name_of
 from kd_jax.models.remat import Remat
-from kd_jax.presets import part, supervised
 from kd_jax.resolve import call, check_kwargs, resolve
 from kd_jax.system import precision
 from kd_jax.system.workdir import plain

@@ -15,9 +15,9 @@ import several  # noqa: E402
 import toy  # noqa: E402
 
 from kd_jax.config.fields import base, training  # noqa: E402
+from kd_jax.config.presets import supervised, term  # noqa: E402
 from kd_jax.data import answers  # noqa: E402
 from kd_jax.data.arrays import from_arrays  # noqa: E402
-from kd_jax.presets import supervised, term  # noqa: E402
 from kd_jax.train import run as train  # noqa: E402
 
 KD = term("losses.response.kd_loss", ("student.logits",), ("teacher.logits",), kwargs={"temperature": 2.0})

@@ -12,10 +12,10 @@ from flax import nnx
 
 from kd_jax import knowledge
 from kd_jax.config.fields import base, training
+from kd_jax.config.presets import term
 from kd_jax.data.arrays import from_arrays
 from kd_jax.data.load import load
 from kd_jax.models.adapters import FunctionModel, LinenModel, NNXModel
-from kd_jax.presets import term
 from kd_jax.train import run as train
 
 NOTEBOOK = Path(__file__).parent.parent / "colabs" / "quickstart.ipynb"

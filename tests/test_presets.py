@@ -8,11 +8,11 @@ import pytest
 
 from kd_jax import knowledge, plan
 from kd_jax.config.fields import base
+from kd_jax.config.presets import PRESETS
 from kd_jax.core.bind import bind, init_state
 from kd_jax.core.step import make_train_step
 from kd_jax.core.terms import hyper_of
 from kd_jax.data.load import load
-from kd_jax.presets import PRESETS
 from kd_jax.types import Role
 
 KEY = jax.random.key(0)

@@ -14,6 +14,7 @@ import toy
 
 from kd_jax import plan, report
 from kd_jax.config import fields
+from kd_jax.config.presets import supervised, term
 from kd_jax.core.bind import bind, init_state
 from kd_jax.core.evaluate import finish, token_sums
 from kd_jax.core.step import make_train_step
@@ -23,7 +24,6 @@ from kd_jax.data.load import load
 from kd_jax.knowledge import compose, make_terms
 from kd_jax.losses import response, task
 from kd_jax.models.adapters import LinenModel
-from kd_jax.presets import supervised, term
 from kd_jax.report import page, verdict
 from kd_jax.system.parallel import batch_sharding
 from kd_jax.train import run as train

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from kd_jax.config.presets import part
 from kd_jax.data.load import DEFAULTS as DATA
-from kd_jax.presets import part
 from kd_jax.resolve import near
 
 
