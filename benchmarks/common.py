@@ -15,9 +15,9 @@ from typing import Any
 import jax
 
 from kd_jax import plan
+from kd_jax.config.knowledge import compose
 from kd_jax.core.bind import bind, init_state
 from kd_jax.data.load import load
-from kd_jax.knowledge import compose
 from kd_jax.system import parallel, workdir
 from kd_jax.types import Role, Scheme
 

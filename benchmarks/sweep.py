@@ -26,12 +26,12 @@ import numpy as np
 from benchmarks import common
 from kd_jax import loop
 from kd_jax.config.fields import small_digits
+from kd_jax.config.knowledge import compose
 from kd_jax.config.presets import supervised
 from kd_jax.core.many import KINDS, Members, stack
 from kd_jax.core.step import answered
 from kd_jax.core.terms import hyper_of
 from kd_jax.dispatch import compiled
-from kd_jax.knowledge import compose
 from kd_jax.members_choice import fastest
 from kd_jax.plan import Job
 from kd_jax.system.checkpoint import Checkpoints

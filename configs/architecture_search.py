@@ -17,8 +17,8 @@ Neither beat a plain student of the same budget.
 from ml_collections import ConfigDict
 
 from kd_jax.config.fields import make_tiny, parse, role, small_digits, training
+from kd_jax.config.knowledge import PRESETS, compose
 from kd_jax.config.presets import part
-from kd_jax.knowledge import PRESETS, compose
 
 VARIANTS = ("differentiable", "supernet")
 

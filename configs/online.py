@@ -40,8 +40,8 @@ peer0 and peer1, 3 pairs of seeds: 78.5 against 76.2 of their baselines. 3 to 8 
 from ml_collections import ConfigDict
 
 from kd_jax.config.fields import make_tiny, parse, role, small_digits
+from kd_jax.config.knowledge import compose
 from kd_jax.config.presets import Terms, part, term
-from kd_jax.knowledge import compose
 
 VARIANTS = (
     "mutual", "joint", "kdcl_naive", "kdcl_linear", "kdcl_min_logit", "kdcl_general", "one", "okddip", "codistillation",

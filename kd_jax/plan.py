@@ -14,8 +14,9 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from kd_jax import cache_plan, knowledge, prng
+from kd_jax import cache_plan, prng
 from kd_jax.cache_plan import TeacherCache
+from kd_jax.config import knowledge
 from kd_jax.config.fields import own_data, teachers_of
 from kd_jax.config.presets import part, supervised
 from kd_jax.core import optimizers

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from kd_jax import knowledge
+from kd_jax.config import knowledge
 from kd_jax.config.fields import base, training
 from kd_jax.config.presets import term
 from kd_jax.data.arrays import from_arrays

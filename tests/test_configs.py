@@ -14,12 +14,12 @@ from ml_collections import config_flags
 from kd_jax.check import check
 from kd_jax.conclude import exported
 from kd_jax.config.fields import check_command, own_data
+from kd_jax.config.knowledge import PRESETS, compose, make_terms, with_four_stages
 from kd_jax.config.presets import SCHEMES
 from kd_jax.data.arrays import from_arrays
 from kd_jax.data.batches import batch_shapes
 from kd_jax.data.load import load
 from kd_jax.data.source import Source, Splits
-from kd_jax.knowledge import PRESETS, compose, make_terms, with_four_stages
 from kd_jax.plan import make_model, plan
 from kd_jax.system.checkpoint import save_tree
 from kd_jax.system.parallel import make_mesh

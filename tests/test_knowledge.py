@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from kd_jax.config.knowledge import compose, make_terms
 from kd_jax.config.presets import part, term
 from kd_jax.core.terms import options_of, term_value
-from kd_jax.knowledge import compose, make_terms
 from kd_jax.losses import response
 from kd_jax.types import Memory, Outputs
 

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from kd_jax import knowledge
 from kd_jax.conclude import exported
+from kd_jax.config import knowledge
 from kd_jax.config.fields import base, training
 from kd_jax.data.load import load
 from kd_jax.data.source import DataNotFound

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from kd_jax import knowledge, plan
+from kd_jax import plan
+from kd_jax.config import knowledge
 from kd_jax.config.fields import base
 from kd_jax.config.presets import PRESETS
 from kd_jax.core.bind import bind, init_state

@@ -14,8 +14,8 @@ import pytest
 from kd_jax import sweep_table
 from kd_jax.conclude import exported
 from kd_jax.config.fields import small_digits, training
+from kd_jax.config.knowledge import compose
 from kd_jax.core import optimizers
-from kd_jax.knowledge import compose
 from kd_jax.models.mlp import mlp
 from kd_jax.report.surface import plot_surface, varied_numbers, write_sweep
 from kd_jax.sweep import run as sweep

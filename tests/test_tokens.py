@@ -14,6 +14,7 @@ import toy
 
 from kd_jax import plan, report
 from kd_jax.config import fields
+from kd_jax.config.knowledge import compose, make_terms
 from kd_jax.config.presets import supervised, term
 from kd_jax.core.bind import bind, init_state
 from kd_jax.core.evaluate import finish, token_sums
@@ -21,7 +22,6 @@ from kd_jax.core.step import make_train_step
 from kd_jax.core.terms import hyper_of
 from kd_jax.data.batches import batch_shapes, eval_batches, train_batches
 from kd_jax.data.load import load
-from kd_jax.knowledge import compose, make_terms
 from kd_jax.losses import response, task
 from kd_jax.models.adapters import LinenModel
 from kd_jax.report import page, verdict

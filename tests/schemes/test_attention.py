@@ -8,11 +8,11 @@ import pytest
 import scheme_checks
 import toy
 
+from kd_jax.config.knowledge import make_terms
 from kd_jax.core.bind import bind
 from kd_jax.core.evaluate import classifiers
 from kd_jax.data.batches import batch_shapes
 from kd_jax.data.load import load
-from kd_jax.knowledge import make_terms
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.vision.vit import vit
 from kd_jax.plan import make_model, plan

@@ -12,8 +12,8 @@ import scheme_checks
 import toy
 from jax.test_util import check_grads
 
+from kd_jax.config.knowledge import make_terms
 from kd_jax.core.bind import bind
-from kd_jax.knowledge import make_terms
 from kd_jax.losses import self_supervised as losses
 from kd_jax.models.adapters import as_model
 from kd_jax.models.projection import head

@@ -9,10 +9,10 @@ import pytest
 import scheme_checks
 import toy
 
+from kd_jax.config.knowledge import make_terms
 from kd_jax.core.bind import bind, init_state
 from kd_jax.data.text import pronunciations
 from kd_jax.data.text.tokenizing import END, START
-from kd_jax.knowledge import make_terms
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.language.seq2seq import seq2seq
 from kd_jax.schemes import on_policy, sequence_level

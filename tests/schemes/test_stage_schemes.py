@@ -12,11 +12,11 @@ import scheme_checks
 import toy
 from ml_collections import ConfigDict
 
+from kd_jax.config.knowledge import make_terms
 from kd_jax.core import optimizers
 from kd_jax.core.bind import bind
 from kd_jax.data.batches import batch_shapes
 from kd_jax.data.source import Source, Splits
-from kd_jax.knowledge import make_terms
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.language.bert import encoder
 from kd_jax.models.language.pretrained import save

@@ -11,8 +11,8 @@ import scheme_checks
 import token_toy
 import toy
 
+from kd_jax.config.knowledge import make_terms
 from kd_jax.core.bind import bind, init_state
-from kd_jax.knowledge import make_terms
 from kd_jax.losses.on_policy import sequence_reverse_kl_loss
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.language.decoder_families import llama
