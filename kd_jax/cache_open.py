@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from kd_jax.cache_plan import TeacherCache
+from kd_jax.cache.plan import TeacherCache
 from kd_jax.data import answers
 from kd_jax.data.answers import Answers
 from kd_jax.system import workdir

@@ -14,8 +14,9 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from kd_jax import cache_plan, prng
-from kd_jax.cache_plan import TeacherCache
+from kd_jax import prng
+from kd_jax.cache import plan
+from kd_jax.cache.plan import TeacherCache
 from kd_jax.config import knowledge
 from kd_jax.config.fields import own_data, teachers_of
 from kd_jax.config.presets import part, supervised
@@ -236,7 +237,7 @@ def plan(
     student = Role(network, tuple(config.student.inputs), group="student")
     frozen = {name: teacher_role(models[name], teacher) for name, teacher in teachers.items()}
     cached = [name for name, teacher in teachers.items() if teacher.cache.directory]
-    asked = {name: (frozen[name], *cache_plan.stand_in(name, frozen[name], config)) for name in cached}
+    asked = {name: (frozen[name], *plan.stand_in(name, frozen[name], config)) for name in cached}
     frozen |= {name: reads for name, (_, reads, _) in asked.items()}
     with_parameters = [name for name in teachers if name not in cached]
     rules = {"student": config.mesh.student_rules, **dict.fromkeys(with_parameters, config.mesh.teacher_rules)}
@@ -255,5 +256,5 @@ def plan(
         group, initial = fields["group"] or name, fields["initial"] or None
         roles[name] = Role(models[name], tuple(fields["inputs"]), group, initial)
     add("student", config.train, config.terms, about, roles=roles, rules=rules, **shared)
-    jobs["student"].caches = cache_plan.attach(config, jobs, asked)
+    jobs["student"].caches = plan.attach(config, jobs, asked)
     return jobs
