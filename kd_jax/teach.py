@@ -13,8 +13,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from kd_jax.cache.build import build
+from kd_jax.cache.open import hash_of, hash_of_files, opened
 from kd_jax.cache.plan import TeacherCache, give
-from kd_jax.cache_open import hash_of, hash_of_files, opened
 from kd_jax.conclude import exported
 from kd_jax.config.fields import teachers_of
 from kd_jax.core.bind import evaluated_roles

@@ -15,8 +15,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
+from kd_jax.cache.open import hash_of
 from kd_jax.cache.plan import TeacherCache
-from kd_jax.cache_open import hash_of
 from kd_jax.core.terms import lookup
 from kd_jax.data import answers
 from kd_jax.data.answers import CacheError
