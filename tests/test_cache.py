@@ -14,12 +14,12 @@ import toy
 from cached_run import configure, run, splits, variables
 
 from kd_jax import loop, prng
+from kd_jax.cache.model import decode
 from kd_jax.conclude import exported
 from kd_jax.config.presets import term
 from kd_jax.core.terms import lookup
 from kd_jax.data import answers, batches
 from kd_jax.data.answers import CacheError
-from kd_jax.models.cached import decode
 from kd_jax.system.checkpoint import load_tree
 from kd_jax.system.parallel import batch_sharding, make_mesh
 from kd_jax.system.workdir import locked

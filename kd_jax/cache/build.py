@@ -15,13 +15,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
+from kd_jax.cache.model import decode, encode
 from kd_jax.cache.open import hash_of
 from kd_jax.cache.plan import TeacherCache
 from kd_jax.core.terms import lookup
 from kd_jax.data import answers
 from kd_jax.data.answers import CacheError
 from kd_jax.data.batches import batches_of
-from kd_jax.models.cached import decode, encode
 from kd_jax.system import parallel, precision, workdir
 from kd_jax.system.progress import Progress
 from kd_jax.types import Array, PyTree

@@ -1,7 +1,7 @@
 """What the cache of a teacher must hold for a run, and the role that reads it in the teacher's place.
 
 config.teacher.cache.directory turns it on. The role "teacher" then has no parameters: its inputs are the entries
-`batch.teacher/<field>` that every batch brings, and models/cached.py decodes them into the logits and features that
+`batch.teacher/<field>` that every batch brings, and cache/model.py decodes them into the logits and features that
 terms read. An answer belongs to one picture, since a picture is a function of (seed, example, view). kd_jax/cache/build.py
 asks the teacher where answers are not there yet.
 """
@@ -19,13 +19,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from kd_jax import prng
+from kd_jax.cache.model import TOP_IDS, TOP_LOG_PROBS, CachedTeacher, Store, encode
 from kd_jax.config.fields import teachers_of
 from kd_jax.core.terms import lookup, paths_of, taps_in
 from kd_jax.data import answers, order
 from kd_jax.data.answers import Answers
 from kd_jax.data.batches import batch_shapes
 from kd_jax.data.source import Source
-from kd_jax.models.cached import TOP_IDS, TOP_LOG_PROBS, CachedTeacher, Store, encode
 from kd_jax.system import precision, workdir
 from kd_jax.types import Array, Outputs, PyTree, Role, Scheme, Stage
 

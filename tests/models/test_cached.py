@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd_jax.models.cached import TOP_IDS, TOP_LOG_PROBS, CachedTeacher, Store, decode, encode, pack, unpack
+from kd_jax.cache.model import TOP_IDS, TOP_LOG_PROBS, CachedTeacher, Store, decode, encode, pack, unpack
 from kd_jax.types import Outputs
 
 RNG = np.random.default_rng(0)
