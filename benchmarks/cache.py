@@ -22,13 +22,14 @@ from ml_collections import ConfigDict
 
 from benchmarks import common
 from configs import cifar_resnet, language, transfer_sets
-from kd_jax import plan, teach
+from kd_jax import teach
 from kd_jax.config.presets import supervised
 from kd_jax.core.bind import bind, init_state, loaded_variables
 from kd_jax.core.step import make_train_step
 from kd_jax.core.terms import hyper_of
 from kd_jax.data.batches import train_batches
 from kd_jax.system.parallel import batch_sharding
+from kd_jax.train import jobs
 from kd_jax.train import run as train
 
 STORES = (
@@ -51,7 +52,7 @@ def steps(rounds: int) -> None:
         if alone:
             config.terms = supervised()
         data = common.load(config.data)
-        model = plan.make_model(config.teacher.model, data.train)
+        model = jobs.make_model(config.teacher.model, data.train)
         image = np.zeros((1, *data.train.image_shape), np.float32)
         given = jax.tree.map(np.asarray, jax.jit(model.init)(key, image))  # random ones cost what trained ones do
         jobs, _ = train.checked_jobs(config, folder, mesh, loaded=True)

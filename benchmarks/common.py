@@ -14,11 +14,11 @@ from typing import Any
 
 import jax
 
-from kd_jax import plan
 from kd_jax.config.knowledge import compose
 from kd_jax.core.bind import bind, init_state
 from kd_jax.data.load import load
 from kd_jax.system import parallel, workdir
+from kd_jax.train import jobs
 from kd_jax.types import Role, Scheme
 
 RESULTS = Path(__file__).parent / "results"
@@ -70,9 +70,9 @@ def median(values: list[float]) -> float:
 
 def digits_scheme(config: Any, names: str, splits: Any) -> Scheme:
     """The scheme of a config with other terms; a teacher of random weights costs what a trained one does."""
-    models = {r: plan.make_model(config[r].model, splits.train) for r in ("student", "teacher")}
+    models = {r: jobs.make_model(config[r].model, splits.train) for r in ("student", "teacher")}
     roles = {"student": Role(models["student"], group="student"), "teacher": Role(models["teacher"])}
-    return plan.make_scheme(config, config.train, compose(names), roles, splits._asdict())
+    return jobs.make_scheme(config, config.train, compose(names), roles, splits._asdict())
 
 
 def first_state(scheme: Scheme, batch: Mapping[str, jax.Array]) -> tuple[Scheme, Any]:

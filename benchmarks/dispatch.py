@@ -19,9 +19,10 @@ import jax
 
 from benchmarks import common
 from configs import cifar_resnet
-from kd_jax import dispatch, loop, plan
+from kd_jax import dispatch, loop
 from kd_jax.system import parallel
 from kd_jax.system.checkpoint import Checkpoints
+from kd_jax.train import jobs
 
 STUDENTS = {
     "mlp": dict(name="models.mlp.mlp", kwargs=dict(widths=(8,))),
@@ -35,7 +36,7 @@ def runner(config: Any, splits: Any, size: int, scratch: str) -> tuple[Any, floa
     scheme = common.digits_scheme(config, "response", splits)
     scheme = dataclasses.replace(scheme, stages=(dataclasses.replace(scheme.stages[0], steps=10**6),))
     config.steps_per_dispatch, config.eval_every = size, 10**6
-    settings = plan.make_settings(config, config.train, 0, None, {})
+    settings = jobs.make_settings(config, config.train, 0, None, {})
     mesh = common.one_device()
     with jax.set_mesh(mesh):
         checkpoints = Checkpoints(Path(scratch) / str(size), 1)

@@ -28,7 +28,8 @@ import numpy as np
 
 from benchmarks import common
 from configs import cifar_resnet
-from kd_jax import loop, plan
+from kd_jax import loop
+from kd_jax.train import jobs
 
 LIMITS = {"rss_mb": 5.0, "live_mb": 0.1, "live_arrays": 1.0, "open_files": 0.5}  # an hour
 
@@ -79,7 +80,7 @@ def main() -> None:
     scheme = common.digits_scheme(config, "response", splits)
     steps = 10**7  # never reached
     scheme = dataclasses.replace(scheme, stages=(dataclasses.replace(scheme.stages[0], steps=steps),))
-    settings = plan.make_settings(config, config.train, 0, None, {})
+    settings = jobs.make_settings(config, config.train, 0, None, {})
     start, readings = time.monotonic(), []
     original, reached, due = loop.train_batches, 0, [args.every]
 

@@ -19,9 +19,10 @@ import jax.numpy as jnp
 
 from benchmarks import common
 from configs import cifar_resnet
-from kd_jax import loop, plan
+from kd_jax import loop
 from kd_jax.core.step import make_train_step
 from kd_jax.core.terms import hyper_of
+from kd_jax.train import jobs
 
 SEGMENT = 20
 
@@ -36,7 +37,7 @@ def main() -> None:
     scheme = common.digits_scheme(config, "response", splits)
     steps = (args.segments + 2) * SEGMENT
     scheme = dataclasses.replace(scheme, stages=(dataclasses.replace(scheme.stages[0], steps=steps),))
-    settings = plan.make_settings(config, config.train, 0, None, {})
+    settings = jobs.make_settings(config, config.train, 0, None, {})
     real: list[float] = []
     bare: list[float] = []
     original = loop.train_batches

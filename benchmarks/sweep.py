@@ -33,9 +33,9 @@ from kd_jax.core.step import answered
 from kd_jax.core.terms import hyper_of
 from kd_jax.dispatch import compiled
 from kd_jax.members_choice import fastest
-from kd_jax.plan import Job
 from kd_jax.system.checkpoint import Checkpoints
 from kd_jax.train import run as train
+from kd_jax.train.jobs import Job
 
 COUNTS = (1, 4, 16)
 STUDENTS = {"mlp": dict(widths=(64,)), "cnn": dict(widths=(4, 8))}

@@ -14,9 +14,9 @@ from kd_jax import dispatch
 from kd_jax.core.bind import bind, init_state, variable_shapes
 from kd_jax.core.evaluate import classifiers
 from kd_jax.data.batches import train_batches
-from kd_jax.plan import Job
 from kd_jax.resolve import near
 from kd_jax.system import parallel
+from kd_jax.train.jobs import Job
 from kd_jax.types import Scheme, TrainState
 
 Summary = Callable[[TrainState, Mapping[str, Any]], list[dict[str, Any]]]

@@ -16,9 +16,9 @@ from jax.sharding import Mesh
 from kd_jax.core.many import KINDS, Members
 from kd_jax.dispatch import compiled
 from kd_jax.loop import begin
-from kd_jax.plan import Job
 from kd_jax.system import parallel
 from kd_jax.system.checkpoint import Checkpoints, write_json
+from kd_jax.train.jobs import Job
 
 ROUNDS = 5
 SHORT = 1000  # steps below which compiling three programs costs more than the best of them saves

@@ -17,9 +17,9 @@ from ml_collections import ConfigDict
 from kd_jax.config.fields import teachers_of
 from kd_jax.core.terms import lookup, taps_in
 from kd_jax.data.source import Source, Splits
-from kd_jax.plan import Job
 from kd_jax.system.cost import cost
 from kd_jax.system.workdir import git_hash, plain, versions
+from kd_jax.train.jobs import Job
 from kd_jax.types import Model, PyTree, Role
 
 

@@ -20,10 +20,10 @@ from kd_jax.data.arrays import from_arrays
 from kd_jax.data.batches import batch_shapes
 from kd_jax.data.load import load
 from kd_jax.data.source import Source, Splits
-from kd_jax.plan import make_model, plan
 from kd_jax.system.checkpoint import save_tree
 from kd_jax.system.parallel import make_mesh
 from kd_jax.train import run as train
+from kd_jax.train.jobs import make_model, plan
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SHAPES = {"cifar10": (32, 32, 3), "cifar100": (32, 32, 3), "fashion_mnist": (28, 28, 1), "imagenet2012": (224, 224, 3)}

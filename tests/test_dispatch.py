@@ -10,12 +10,13 @@ from test_resume import exports
 from test_stages import SOURCES, Killed
 from test_stages import scheme as two_stages
 
-from kd_jax import dispatch, loop, plan
+from kd_jax import dispatch, loop
 from kd_jax.check import check
 from kd_jax.data.source import Source
 from kd_jax.schemes import offline
 from kd_jax.system.checkpoint import Checkpoints
 from kd_jax.system.log import NonFiniteLoss, Stopped
+from kd_jax.train import jobs
 
 # Stages of 6 and 7 steps, evaluated at 4, 6, 8, 12, 13, logged at 3, 6, 9, 12: dispatches of 2 and single steps.
 SETTINGS = loop.Settings(batch_size=8, seed=1, log_every=3, eval_every=4, eval_batch_size=16, steps_per_dispatch=2)
@@ -97,10 +98,10 @@ def test_a_nan_names_its_own_step(tmp_path):
     assert Checkpoints(tmp_path / "checkpoints", 2).steps() == [4]
 
 
-def job(source: Source, **changes) -> plan.Job:
+def job(source: Source, **changes) -> jobs.Job:
     scheme = offline.build(toy.parts(toy.roles(), {"ce": toy.ce()}, 8))
     sources = SOURCES | {"train": source}
-    return plan.Job("student", scheme, sources, dataclasses.replace(SETTINGS, **changes), None, {})
+    return jobs.Job("student", scheme, sources, dataclasses.replace(SETTINGS, **changes), None, {})
 
 
 def test_streamed_data_and_sizes_that_never_fit_are_refused(monkeypatch):

@@ -8,10 +8,10 @@ import numpy as np
 import optax
 import pytest
 
-from kd_jax import plan
 from kd_jax.config.fields import base, training
 from kd_jax.core import optimizers
 from kd_jax.data.arrays import from_arrays
+from kd_jax.train import jobs
 from kd_jax.types import Role
 
 KEY = jax.random.key(0)
@@ -36,7 +36,7 @@ def batch(source):
 
 def prepared(source, batch, augment, view="same", train=True):
     views = {"teacher_image": ()} if view == "clean" else {}
-    prepare = plan.prepare_fn({"augment": augment, "views": views}, source)
+    prepare = jobs.prepare_fn({"augment": augment, "views": views}, source)
     return jax.jit(functools.partial(prepare, train=train))(batch, KEY)
 
 
@@ -49,13 +49,13 @@ def prepared(source, batch, augment, view="same", train=True):
     ],
 )
 def test_num_steps(config, expected):
-    assert plan.num_steps({**config, "batch_size": 16}, 100) == expected
+    assert jobs.num_steps({**config, "batch_size": 16}, 100) == expected
 
 
 @pytest.mark.parametrize(("steps", "epochs"), [(0, 0.0), (5, 1.0), (-5, 0.0), (0, -1.0)])
 def test_the_length_is_given_once(steps, epochs):
     with pytest.raises(ValueError, match=f"either train.steps or train.epochs, not steps={steps}, epochs={epochs}"):
-        plan.num_steps({"steps": steps, "epochs": epochs, "batch_size": 16}, 100)
+        jobs.num_steps({"steps": steps, "epochs": epochs, "batch_size": 16}, 100)
 
 
 def test_without_mixing_the_target_is_the_label(source, batch):
@@ -99,10 +99,10 @@ def scheme(source, **teacher):
     config = base()
     config.train.steps = 3
     config.teacher.update(teacher)
-    models = {r: plan.make_model({"name": "models.vision.cnn.cnn", "kwargs": {"widths": (2, 2, 2)}}, source) for r in "st"}
-    roles = {"student": Role(models["s"], group="student"), "teacher": plan.teacher_role(models["t"], config.teacher)}
-    terms = {"kd": plan.knowledge.compose("response")["kd"]}
-    return plan.make_scheme(config, config.train, terms, roles, {"train": source})
+    models = {r: jobs.make_model({"name": "models.vision.cnn.cnn", "kwargs": {"widths": (2, 2, 2)}}, source) for r in "st"}
+    roles = {"student": Role(models["s"], group="student"), "teacher": jobs.teacher_role(models["t"], config.teacher)}
+    terms = {"kd": jobs.knowledge.compose("response")["kd"]}
+    return jobs.make_scheme(config, config.train, terms, roles, {"train": source})
 
 
 def test_the_view_decides_what_the_teacher_is_fed(source):

@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 
-from kd_jax import plan
 from kd_jax.config import knowledge
 from kd_jax.config.fields import base
 from kd_jax.config.presets import PRESETS
@@ -14,6 +13,7 @@ from kd_jax.core.bind import bind, init_state
 from kd_jax.core.step import make_train_step
 from kd_jax.core.terms import hyper_of
 from kd_jax.data.load import load
+from kd_jax.train import jobs
 from kd_jax.types import Role
 
 KEY = jax.random.key(0)
@@ -27,7 +27,7 @@ def digits():
     splits = load(config.data)
     for name in ("student", "teacher"):  # equal widths, which FSP asks for
         config[name].model = dict(name="models.vision.cnn.cnn", kwargs=dict(widths=(4, 8, 8)))
-    models = {r: plan.make_model(config[r].model, splits.train) for r in ("student", "teacher")}
+    models = {r: jobs.make_model(config[r].model, splits.train) for r in ("student", "teacher")}
     roles = {"student": Role(models["student"], group="student"), "teacher": Role(models["teacher"])}
     data = [splits.train.example(i) for i in range(8)]
     batch = {k: np.stack([d[k] for d in data]) for k in data[0]}
@@ -55,7 +55,7 @@ TOGETHER = [n for n in PRESETS if [n] not in ALONE]
 def test_presets(digits, names):
     config, roles, source, batch = digits
     config.scheme = knowledge.scheme_of("+".join(names))
-    scheme = plan.make_scheme(config, config.train, terms_of(names), roles, {"train": source})
+    scheme = jobs.make_scheme(config, config.train, terms_of(names), roles, {"train": source})
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
     scheme, inputs = bind(scheme, shapes)
     state = jax.jit(lambda: init_state(scheme, inputs, KEY, {}))()
@@ -77,7 +77,7 @@ def test_presets(digits, names):
 def test_simkd_answers_through_the_teachers_head(digits):
     config, roles, source, batch = digits
     config.scheme = knowledge.scheme_of("simkd")
-    scheme = plan.make_scheme(config, config.train, knowledge.compose("simkd"), roles, {"train": source})
+    scheme = jobs.make_scheme(config, config.train, knowledge.compose("simkd"), roles, {"train": source})
     scheme, inputs = bind(scheme, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch))
     state = jax.jit(lambda: init_state(scheme, inputs, KEY, {}))()
     head = state.frozen["teacher"][0]["head"]
@@ -103,7 +103,7 @@ def test_memory_banks_follow_the_batch(digits):
     assert terms["embed"].memory.first["student"].shape == (len(source), 128)
     again = knowledge.make_terms(knowledge.compose("crd"), 10, len(source))
     jax.tree.map(np.testing.assert_array_equal, terms["embed"].memory.first, again["embed"].memory.first)
-    scheme = plan.make_scheme(config, config.train, knowledge.compose("crd"), roles, {"train": source})
+    scheme = jobs.make_scheme(config, config.train, knowledge.compose("crd"), roles, {"train": source})
     scheme, inputs = bind(scheme, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch))
     state = jax.jit(lambda: init_state(scheme, inputs, KEY, {}))()
     after, _ = jax.jit(make_train_step(scheme, scheme.stages[0]))(state, batch, hyper_of(scheme.stages[0]), KEY)

@@ -31,7 +31,7 @@ from kd_jax.types import Array, Outputs, PyTree, Role, Scheme, Stage
 
 # Losses that read every logit alike, also those of which a top-k cache only knows the sum of the probabilities.
 NEEDS_ALL_LOGITS = ("logit_mse_loss", "standardized_kd_loss")
-MAKER = "kd_jax.plan"  # where the preparation comes from unless a scheme has its own
+MAKER = "kd_jax.train.jobs"  # where the preparation comes from unless a scheme has its own
 NEEDS_PARAMETERS = ("schemes.reused_head.build",)  # schemes that copy a part of the teacher
 
 

@@ -91,7 +91,7 @@ def test_a_damaged_line_in_the_middle_of_the_metrics_is_named(tmp_path):
 
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: bytes([b[0] ^ 1]) + b[1:]])
 def test_a_damaged_done_json_is_made_again_from_the_checkpoints(damage, tmp_path, capsys):
-    from kd_jax.plan import Job
+    from kd_jax.train.jobs import Job
 
     first = fit(tmp_path)
     done = tmp_path / "done.json"

@@ -15,8 +15,8 @@ from kd_jax.data.batches import batch_shapes
 from kd_jax.data.load import load
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.vision.vit import vit
-from kd_jax.plan import make_model, plan
 from kd_jax.schemes import attention
+from kd_jax.train.jobs import make_model, plan
 from kd_jax.types import Role
 
 CONFIG = scheme_checks.config_module("attention")

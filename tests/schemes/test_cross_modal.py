@@ -13,10 +13,10 @@ from kd_jax.data.batches import batch_shapes
 from kd_jax.data.load import load
 from kd_jax.losses import feature, representation
 from kd_jax.models import connectors, method_connectors
-from kd_jax.plan import make_model, plan
 from kd_jax.resolve import resolve
 from kd_jax.schemes import offline
 from kd_jax.system.parallel import make_mesh
+from kd_jax.train.jobs import make_model, plan
 from kd_jax.types import Role, Term
 
 RNG = np.random.default_rng(0)

@@ -26,9 +26,9 @@ from kd_jax.models.adapters import as_model
 from kd_jax.models.mlp import mlp
 from kd_jax.models.vision.cnn import cnn
 from kd_jax.models.vision.generators import generator, image_bank
-from kd_jax.plan import make_model, plan
 from kd_jax.report.sections import check as check_section
 from kd_jax.schemes import data_free, inversion
+from kd_jax.train.jobs import make_model, plan
 from kd_jax.types import Role, Stage, Term
 
 SHAPE, BANK = (4, 4, 1), 24

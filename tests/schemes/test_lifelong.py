@@ -18,9 +18,9 @@ from kd_jax.data.source import Source, Splits
 from kd_jax.losses import lifelong as losses
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.mlp import mlp
-from kd_jax.plan import make_model, plan
 from kd_jax.resolve import call
 from kd_jax.schemes import exemplars, lifelong, lifelong_summary
+from kd_jax.train.jobs import make_model, plan
 from kd_jax.types import Role, Term
 
 CLASSES, TASKS = 6, 3

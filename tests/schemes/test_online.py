@@ -22,9 +22,9 @@ from kd_jax.losses import ensemble, online, response, task
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.branches import Branched, branched_cnn, branched_resnet, member, stacked
 from kd_jax.models.vision.cnn import cnn
-from kd_jax.plan import make_model, plan
 from kd_jax.schemes import branches, codistillation
 from kd_jax.schemes.online import build, error_shares, kdcl_general
+from kd_jax.train.jobs import make_model, plan
 from kd_jax.types import Role, Scheme, Term
 
 PEERS, LABELS = ("student.logits",), {"targets": ("batch.label",), "where": "batch.labelled"}

@@ -13,8 +13,8 @@ import toy
 from scheme_checks import config_module, moved, resumes_exactly, same_on_eight_devices, steps
 
 from kd_jax.losses import response, self_distillation
-from kd_jax.plan import make_model, plan
 from kd_jax.schemes import average_teacher, generations, progressive
+from kd_jax.train.jobs import make_model, plan
 from kd_jax.types import Role, Term
 
 

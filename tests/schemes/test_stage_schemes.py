@@ -20,10 +20,10 @@ from kd_jax.data.source import Source, Splits
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.language.bert import encoder
 from kd_jax.models.language.pretrained import save
-from kd_jax.plan import plan
 from kd_jax.schemes import offline, stages
 from kd_jax.system.checkpoint import load_tree
 from kd_jax.train import run as train
+from kd_jax.train.jobs import plan
 from kd_jax.types import Role
 
 CONFIG = scheme_checks.config_module("encoders")
