@@ -12,7 +12,6 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kd_jax.check import check
 from kd_jax.config.fields import own_data, teachers_of
 from kd_jax.core.bind import evaluated_roles
 from kd_jax.core.terms import members
@@ -26,6 +25,7 @@ from kd_jax.results import collect
 from kd_jax.system import heartbeat, parallel, workdir
 from kd_jax.system.checkpoint import write_json
 from kd_jax.teach import export_of, finish_or_resume, load_network, read_json, seen_shapes, teach
+from kd_jax.train.check import check
 from kd_jax.train.jobs import Job, make_model, note_given, plan
 from kd_jax.types import Model, PyTree
 

@@ -8,7 +8,6 @@ import pytest
 import scheme_checks
 import toy
 
-from kd_jax.check import check
 from kd_jax.data.batches import batch_shapes
 from kd_jax.data.load import load
 from kd_jax.losses import feature, representation
@@ -16,6 +15,7 @@ from kd_jax.models import connectors, method_connectors
 from kd_jax.resolve import resolve
 from kd_jax.schemes import offline
 from kd_jax.system.parallel import make_mesh
+from kd_jax.train.check import check
 from kd_jax.train.jobs import make_model, plan
 from kd_jax.types import Role, Term
 

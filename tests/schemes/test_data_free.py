@@ -14,7 +14,6 @@ import pytest
 import scheme_checks
 import toy
 
-from kd_jax.check import check
 from kd_jax.core.bind import bind, init_state
 from kd_jax.core.step import make_train_step
 from kd_jax.core.terms import hyper_of
@@ -28,6 +27,7 @@ from kd_jax.models.vision.cnn import cnn
 from kd_jax.models.vision.generators import generator, image_bank
 from kd_jax.report.sections import check as check_section
 from kd_jax.schemes import data_free, inversion
+from kd_jax.train.check import check
 from kd_jax.train.jobs import make_model, plan
 from kd_jax.types import Role, Stage, Term
 

@@ -13,7 +13,6 @@ import pytest
 import toy
 from scheme_checks import KEY, config_module, moved, resumes_exactly, same_on_eight_devices, steps
 
-from kd_jax.check import check
 from kd_jax.core.bind import bind, init_state
 from kd_jax.core.step import make_train_step
 from kd_jax.core.terms import hyper_of
@@ -24,6 +23,7 @@ from kd_jax.models.branches import Branched, branched_cnn, branched_resnet, memb
 from kd_jax.models.vision.cnn import cnn
 from kd_jax.schemes import branches, codistillation
 from kd_jax.schemes.online import build, error_shares, kdcl_general
+from kd_jax.train.check import check
 from kd_jax.train.jobs import make_model, plan
 from kd_jax.types import Role, Scheme, Term
 

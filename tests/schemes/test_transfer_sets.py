@@ -12,11 +12,11 @@ import pytest
 import scheme_checks
 import toy
 
-from kd_jax.check import check
 from kd_jax.config.fields import own_data, teachers_of
 from kd_jax.data.batches import batch_shapes, train_batches
 from kd_jax.data.load import load
 from kd_jax.system.parallel import batch_sharding
+from kd_jax.train.check import check
 from kd_jax.train.jobs import make_model, plan
 
 
