@@ -31,10 +31,10 @@ from kd_jax.config.presets import supervised
 from kd_jax.core.many import KINDS, Members, stack
 from kd_jax.core.step import answered
 from kd_jax.core.terms import hyper_of
-from kd_jax.dispatch import compiled
 from kd_jax.members_choice import fastest
 from kd_jax.system.checkpoint import Checkpoints
 from kd_jax.train import run as train
+from kd_jax.train.dispatch import compiled
 from kd_jax.train.jobs import Job
 
 COUNTS = (1, 4, 16)

@@ -14,10 +14,10 @@ import jax
 from jax.sharding import Mesh
 
 from kd_jax.core.many import KINDS, Members
-from kd_jax.dispatch import compiled
 from kd_jax.loop import begin
 from kd_jax.system import parallel
 from kd_jax.system.checkpoint import Checkpoints, write_json
+from kd_jax.train.dispatch import compiled
 from kd_jax.train.jobs import Job
 
 ROUNDS = 5

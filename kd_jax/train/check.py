@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from kd_jax import dispatch
 from kd_jax.core.bind import bind, init_state, variable_shapes
 from kd_jax.core.evaluate import classifiers
 from kd_jax.data.batches import train_batches
 from kd_jax.resolve import near
 from kd_jax.system import parallel
+from kd_jax.train import dispatch
 from kd_jax.train.jobs import Job
 from kd_jax.types import Scheme, TrainState
 
