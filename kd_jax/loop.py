@@ -18,7 +18,6 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from kd_jax.conclude import conclude
 from kd_jax.core.bind import bind, create_state, init_optimizers, init_state, variable_shapes
 from kd_jax.core.evaluate import evaluate, make_eval_step
 from kd_jax.core.many import Members
@@ -31,6 +30,7 @@ from kd_jax.system.checkpoint import Checkpoints, write_json
 from kd_jax.system.log import Log, Profile, Signals, Stopped
 from kd_jax.system.progress import Progress
 from kd_jax.train import dispatch
+from kd_jax.train.finish import conclude
 from kd_jax.types import PyTree, Scheme, TrainState
 
 DONE = "done.json"

@@ -15,7 +15,6 @@ from ml_collections import ConfigDict
 from kd_jax.cache.build import build
 from kd_jax.cache.open import hash_of, hash_of_files, opened
 from kd_jax.cache.plan import TeacherCache, give
-from kd_jax.conclude import exported
 from kd_jax.config.fields import teachers_of
 from kd_jax.core.bind import evaluated_roles
 from kd_jax.core.evaluate import evaluate, extra_inputs, make_eval_step
@@ -26,6 +25,7 @@ from kd_jax.loop import DONE, Watch, fit
 from kd_jax.results import Network, measured
 from kd_jax.system import parallel, precision, workdir
 from kd_jax.system.checkpoint import load_tree, write_json
+from kd_jax.train.finish import exported
 from kd_jax.train.initial import check_initial, first_variables, starting_at, takes_teacher
 from kd_jax.train.jobs import Job
 from kd_jax.types import PyTree, Role, Scheme, TrainState

@@ -15,7 +15,6 @@ from cached_run import configure, run, splits, variables
 
 from kd_jax import loop, prng
 from kd_jax.cache.model import decode
-from kd_jax.conclude import exported
 from kd_jax.config.presets import term
 from kd_jax.core.terms import lookup
 from kd_jax.data import answers, batches
@@ -24,6 +23,7 @@ from kd_jax.system.checkpoint import load_tree
 from kd_jax.system.parallel import batch_sharding, make_mesh
 from kd_jax.system.workdir import locked
 from kd_jax.train import run as train
+from kd_jax.train.finish import exported
 
 HERE = Path(__file__).parent
 

@@ -11,7 +11,6 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from kd_jax.conclude import exported
 from kd_jax.config.fields import check_command, own_data
 from kd_jax.config.knowledge import PRESETS, compose, make_terms, with_four_stages
 from kd_jax.config.presets import SCHEMES
@@ -23,6 +22,7 @@ from kd_jax.system.checkpoint import save_tree
 from kd_jax.system.parallel import make_mesh
 from kd_jax.train import run as train
 from kd_jax.train.check import check
+from kd_jax.train.finish import exported
 from kd_jax.train.jobs import make_model, plan
 
 CONFIGS = Path(__file__).parent.parent / "configs"

@@ -11,13 +11,13 @@ import jax
 import numpy as np
 import pytest
 
-from kd_jax.conclude import exported
 from kd_jax.config import knowledge
 from kd_jax.config.fields import base, training
 from kd_jax.data.load import load
 from kd_jax.data.source import DataNotFound
 from kd_jax.system.checkpoint import save_tree
 from kd_jax.train import run as train
+from kd_jax.train.finish import exported
 from kd_jax.train.jobs import make_model
 
 ROOT = Path(__file__).parent.parent

@@ -16,10 +16,11 @@ import pytest
 import toy
 from killable import SETTINGS, SOURCES, STEPS, scheme
 
-from kd_jax import conclude, loop
+from kd_jax import loop
 from kd_jax.system import workdir
 from kd_jax.system.checkpoint import Checkpoints
 from kd_jax.system.log import NonFiniteLoss
+from kd_jax.train import finish
 
 HERE = Path(__file__).parent
 
@@ -49,7 +50,7 @@ def exports(directory: Path, member: str = "") -> dict:
         role.model.init, jax.random.key(0), jax.ShapeDtypeStruct((8, toy.FEATURES), np.float32)
     )
     folder = directory / "export" / member
-    return {w: load_tree(folder / w / "student", conclude.exported(params, stats)) for w in ("last", "best")}
+    return {w: load_tree(folder / w / "student", finish.exported(params, stats)) for w in ("last", "best")}
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from kd_jax import sweep_table
-from kd_jax.conclude import exported
 from kd_jax.config.fields import small_digits, training
 from kd_jax.config.knowledge import compose
 from kd_jax.core import optimizers
@@ -23,6 +22,7 @@ from kd_jax.sweep_spec import Range, apply, parse
 from kd_jax.system.checkpoint import load_tree
 from kd_jax.system.parallel import make_mesh
 from kd_jax.train import run as train
+from kd_jax.train.finish import exported
 
 TEMPERATURE, RATE = "terms.kd.kwargs.temperature", "train.optimizer.learning_rate"
 
