@@ -19,10 +19,9 @@ import jax
 
 from benchmarks import common
 from configs import cifar_resnet
-from kd_jax import loop
 from kd_jax.system import parallel
 from kd_jax.system.checkpoint import Checkpoints
-from kd_jax.train import dispatch, jobs
+from kd_jax.train import dispatch, jobs, loop
 
 STUDENTS = {
     "mlp": dict(name="models.mlp.mlp", kwargs=dict(widths=(8,))),

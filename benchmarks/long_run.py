@@ -2,7 +2,7 @@
 
 [MALLOC_ARENA_MAX=2] python -m benchmarks.long_run [--minutes=60] [--checkpoint_every=25000]
 
-The loop (kd_jax.loop.fit) distils configs/cifar_resnet.py:digits with small networks for so long, with a log line
+The loop (kd_jax.train.loop.fit) distils configs/cifar_resnet.py:digits with small networks for so long, with a log line
 every 20 steps, and an evaluation and a checkpoint every 25,000 (a minute or two). Read once a minute: resident
 memory (RSS) and open files of the process, number and bytes of live arrays on the device; and, where RSS grows,
 whether what is in use does: bytes of the heap (glibc) and blocks of Python's own allocator. Growth is the slope of a
@@ -28,8 +28,7 @@ import numpy as np
 
 from benchmarks import common
 from configs import cifar_resnet
-from kd_jax import loop
-from kd_jax.train import jobs
+from kd_jax.train import jobs, loop
 
 LIMITS = {"rss_mb": 5.0, "live_mb": 0.1, "live_arrays": 1.0, "open_files": 0.5}  # an hour
 

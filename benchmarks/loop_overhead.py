@@ -2,7 +2,7 @@
 
 python -m benchmarks.loop_overhead [--segments=20]
 
-Distillation of configs/cifar_resnet.py:digits. The loop (kd_jax.loop.fit) runs in segments of one log interval; between
+Distillation of configs/cifar_resnet.py:digits. The loop (kd_jax.train.loop.fit) runs in segments of one log interval; between
 two segments the same program is called bare as often, on one batch. The ratio is that of the medians. Limit: 1.03.
 """
 
@@ -19,10 +19,9 @@ import jax.numpy as jnp
 
 from benchmarks import common
 from configs import cifar_resnet
-from kd_jax import loop
 from kd_jax.core.step import make_train_step
 from kd_jax.core.terms import hyper_of
-from kd_jax.train import jobs
+from kd_jax.train import jobs, loop
 
 SEGMENT = 20
 

@@ -28,12 +28,12 @@ from kd_jax.config.knowledge import compose
 from kd_jax.config.presets import part, supervised
 from kd_jax.core.bind import init_optimizers
 from kd_jax.core.terms import hyper_of
-from kd_jax.loop import begin
 from kd_jax.system.checkpoint import Checkpoints, write_json
 from kd_jax.system.workdir import fingerprint, plain
 from kd_jax.train import run as train
 from kd_jax.train.dispatch import compiled
 from kd_jax.train.jobs import Job
+from kd_jax.train.loop import begin
 
 CONFIGS = tuple(
     path.stem for path in sorted(Path("configs").glob("*.py")) if "\nVARIANTS" in path.read_text(encoding="utf-8")

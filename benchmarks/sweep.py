@@ -24,7 +24,6 @@ import jax
 import numpy as np
 
 from benchmarks import common
-from kd_jax import loop
 from kd_jax.config.fields import small_digits
 from kd_jax.config.knowledge import compose
 from kd_jax.config.presets import supervised
@@ -33,6 +32,7 @@ from kd_jax.core.step import answered
 from kd_jax.core.terms import hyper_of
 from kd_jax.members_choice import fastest
 from kd_jax.system.checkpoint import Checkpoints
+from kd_jax.train import loop
 from kd_jax.train import run as train
 from kd_jax.train.dispatch import compiled
 from kd_jax.train.jobs import Job

@@ -14,11 +14,11 @@ import jax
 from jax.sharding import Mesh
 
 from kd_jax.core.many import KINDS, Members
-from kd_jax.loop import begin
 from kd_jax.system import parallel
 from kd_jax.system.checkpoint import Checkpoints, write_json
 from kd_jax.train.dispatch import compiled
 from kd_jax.train.jobs import Job
+from kd_jax.train.loop import begin
 
 ROUNDS = 5
 SHORT = 1000  # steps below which compiling three programs costs more than the best of them saves

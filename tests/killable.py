@@ -11,8 +11,8 @@ if __name__ == "__main__":
 
 import toy  # noqa: E402
 
-from kd_jax import loop  # noqa: E402
 from kd_jax.schemes import offline  # noqa: E402
+from kd_jax.train import loop  # noqa: E402
 
 STEPS, SETTINGS = 60, loop.Settings(batch_size=8, seed=3, log_every=7, eval_every=10, eval_batch_size=16)
 SOURCES = {"train": toy.source(), "validation": toy.source(21, "validation"), "test": toy.source(30, "test")}

@@ -15,15 +15,15 @@ import jax
 import numpy as np
 import toy
 
-from kd_jax import loop
 from kd_jax.core.bind import bind, init_optimizers, init_state
 from kd_jax.core.step import make_train_step
 from kd_jax.core.terms import hyper_of
-from kd_jax.loop import Settings
 from kd_jax.system import parallel
 from kd_jax.system.checkpoint import Checkpoints
 from kd_jax.system.log import Signals, Stopped
+from kd_jax.train import loop
 from kd_jax.train import run as train
+from kd_jax.train.loop import Settings
 from kd_jax.types import Scheme, TrainState
 
 KEY = jax.random.key(0)

@@ -13,7 +13,7 @@ import pytest
 import toy
 from cached_run import configure, run, splits, variables
 
-from kd_jax import loop, prng
+from kd_jax import prng
 from kd_jax.cache.model import decode
 from kd_jax.config.presets import term
 from kd_jax.core.terms import lookup
@@ -22,6 +22,7 @@ from kd_jax.data.answers import CacheError
 from kd_jax.system.checkpoint import load_tree
 from kd_jax.system.parallel import batch_sharding, make_mesh
 from kd_jax.system.workdir import locked
+from kd_jax.train import loop
 from kd_jax.train import run as train
 from kd_jax.train.finish import exported
 

@@ -10,12 +10,11 @@ from test_resume import exports
 from test_stages import SOURCES, Killed
 from test_stages import scheme as two_stages
 
-from kd_jax import loop
 from kd_jax.data.source import Source
 from kd_jax.schemes import offline
 from kd_jax.system.checkpoint import Checkpoints
 from kd_jax.system.log import NonFiniteLoss, Stopped
-from kd_jax.train import dispatch, jobs
+from kd_jax.train import dispatch, jobs, loop
 from kd_jax.train.check import check
 
 # Stages of 6 and 7 steps, evaluated at 4, 6, 8, 12, 13, logged at 3, 6, 9, 12: dispatches of 2 and single steps.

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import toy
 
-from kd_jax import loop
 from kd_jax.core.bind import bind, init_state
 from kd_jax.core.step import make_train_step
 from kd_jax.core.terms import hyper_of
@@ -21,6 +20,7 @@ from kd_jax.models.vision.vit import ViT
 from kd_jax.schemes import offline
 from kd_jax.system import parallel
 from kd_jax.system.checkpoint import Checkpoints, load_tree, save_tree
+from kd_jax.train import loop
 from kd_jax.types import Role
 
 KEY, DEPTH, BATCH = jax.random.key(0), 2, 512

@@ -9,10 +9,10 @@ import pytest
 import toy
 from test_stages import SETTINGS, SOURCES
 
-from kd_jax import loop, teach
+from kd_jax import teach
 from kd_jax.schemes import offline
 from kd_jax.system import parallel, precision
-from kd_jax.train import jobs
+from kd_jax.train import jobs, loop
 from kd_jax.types import Role
 
 KEY = jax.random.key(0)

@@ -16,11 +16,10 @@ import pytest
 import toy
 from killable import SETTINGS, SOURCES, STEPS, scheme
 
-from kd_jax import loop
 from kd_jax.system import workdir
 from kd_jax.system.checkpoint import Checkpoints
 from kd_jax.system.log import NonFiniteLoss
-from kd_jax.train import finish
+from kd_jax.train import finish, loop
 
 HERE = Path(__file__).parent
 

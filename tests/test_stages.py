@@ -8,9 +8,8 @@ import optax
 import pytest
 import toy
 
-from kd_jax import loop
 from kd_jax.system.checkpoint import Checkpoints
-from kd_jax.train import dispatch
+from kd_jax.train import dispatch, loop
 from kd_jax.types import Call, Phase, Scheme, Stage
 
 SOURCES = {"train": toy.source(), "validation": toy.source(21, "validation"), "test": toy.source(30, "test")}

@@ -9,7 +9,6 @@ import pytest
 import toy
 from test_stages import SETTINGS, SOURCES
 
-from kd_jax import loop
 from kd_jax.core.bind import bind, init_state, variable_shapes
 from kd_jax.core.step import make_train_step
 from kd_jax.core.terms import hyper_of
@@ -18,6 +17,7 @@ from kd_jax.models.adapters import LinenModel
 from kd_jax.schemes import offline
 from kd_jax.system import progress, workdir
 from kd_jax.system.log import DataWait
+from kd_jax.train import loop
 
 
 def test_roles_and_terms_are_named_in_the_compiled_program():

@@ -17,9 +17,9 @@ import several  # noqa: E402
 import toy  # noqa: E402
 from killable import SETTINGS, SOURCES, scheme, slowly  # noqa: E402
 
-from kd_jax import loop  # noqa: E402
 from kd_jax.core.many import Members, stack  # noqa: E402
 from kd_jax.core.terms import hyper_of  # noqa: E402
+from kd_jax.train import loop  # noqa: E402
 from kd_jax.train.initial import starting_at  # noqa: E402
 
 

@@ -14,7 +14,7 @@ from kd_jax.system import parallel
 from kd_jax.types import Stage, TrainState
 
 if TYPE_CHECKING:
-    from kd_jax.loop import Fit, Settings
+    from kd_jax.train.loop import Fit, Settings
 
 Programs = list[tuple[Stage, Any, dict[int, Any]]]  # (stage, structure of the state, jitted steps by their number)
 

@@ -14,7 +14,7 @@ from kd_jax.system.checkpoint import save_tree
 from kd_jax.types import PyTree, TrainState
 
 if TYPE_CHECKING:
-    from kd_jax.loop import Fit
+    from kd_jax.train.loop import Fit
 
 
 def conclude(run: Fit, directory: Path) -> dict[str, Any]:

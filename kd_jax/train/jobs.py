@@ -23,12 +23,12 @@ from kd_jax.config.presets import part, supervised
 from kd_jax.core import optimizers
 from kd_jax.data import augment
 from kd_jax.data.source import Source, Splits
-from kd_jax.loop import Settings
 from kd_jax.models.adapters import as_model, name_of
 from kd_jax.models.remat import Remat
 from kd_jax.resolve import call, check_kwargs, resolve
 from kd_jax.system import precision
 from kd_jax.system.workdir import plain
+from kd_jax.train.loop import Settings
 from kd_jax.types import Model, Parts, Role, Scheme, TrainState
 
 Summary = Callable[[TrainState, Mapping[str, Any]], list[dict[str, Any]]]

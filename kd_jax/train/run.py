@@ -18,7 +18,6 @@ from kd_jax.core.terms import members
 from kd_jax.data.batches import batch_shapes
 from kd_jax.data.load import load
 from kd_jax.data.source import Splits
-from kd_jax.loop import DONE
 from kd_jax.models.adapters import as_model
 from kd_jax.resolve import call
 from kd_jax.results import collect
@@ -27,6 +26,7 @@ from kd_jax.system.checkpoint import write_json
 from kd_jax.teach import export_of, finish_or_resume, load_network, read_json, seen_shapes, teach
 from kd_jax.train.check import check
 from kd_jax.train.jobs import Job, make_model, note_given, plan
+from kd_jax.train.loop import DONE
 from kd_jax.types import Model, PyTree
 
 RESULTS = "results.json"

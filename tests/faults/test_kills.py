@@ -18,7 +18,7 @@ from test_processes import assert_close
 from test_resume import HERE, assert_same_end, unbroken, wait_for  # noqa: F401  (a fixture)
 from test_resume import start as begin
 
-from kd_jax import loop
+from kd_jax.train import loop
 
 pytestmark = pytest.mark.slow
 RANDOM = random.Random(int.from_bytes(os.urandom(4), "big"))  # other moments in every run

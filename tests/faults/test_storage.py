@@ -14,9 +14,10 @@ from killable import SETTINGS, SOURCES, scheme
 from test_resume import assert_same_end, unbroken, wait_for  # noqa: F401  (a fixture)
 from test_resume import start as begin
 
-from kd_jax import loop, teach
+from kd_jax import teach
 from kd_jax.system import workdir
 from kd_jax.system.checkpoint import Checkpoints
+from kd_jax.train import loop
 
 pytestmark = pytest.mark.slow
 

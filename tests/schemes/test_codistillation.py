@@ -16,10 +16,10 @@ import pytest
 import toy
 from scheme_checks import moved, same_on_eight_devices, steps
 
-from kd_jax import loop
 from kd_jax.losses import response, task
 from kd_jax.schemes.codistillation import build
 from kd_jax.schemes.shared_folder import collect, publish
+from kd_jax.train import loop
 from kd_jax.types import Role, Scheme, Term
 
 HERE = Path(__file__).parent
