@@ -21,13 +21,13 @@ from kd_jax.core.evaluate import evaluate, extra_inputs, make_eval_step
 from kd_jax.core.many import Members
 from kd_jax.core.terms import lookup
 from kd_jax.data.batches import batch_shapes, eval_batches
-from kd_jax.results import Network, measured
 from kd_jax.system import parallel, precision, workdir
 from kd_jax.system.checkpoint import load_tree, write_json
 from kd_jax.train.finish import exported
 from kd_jax.train.initial import check_initial, first_variables, starting_at, takes_teacher
 from kd_jax.train.jobs import Job
 from kd_jax.train.loop import DONE, Watch, fit
+from kd_jax.train.results import Network, measured
 from kd_jax.types import PyTree, Role, Scheme, TrainState
 
 COST = "cost.json"
