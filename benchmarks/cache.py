@@ -22,14 +22,13 @@ from ml_collections import ConfigDict
 
 from benchmarks import common
 from configs import cifar_resnet, language, transfer_sets
-from kd_jax import teach
 from kd_jax.config.presets import supervised
 from kd_jax.core.bind import bind, init_state, loaded_variables
 from kd_jax.core.step import make_train_step
 from kd_jax.core.terms import hyper_of
 from kd_jax.data.batches import train_batches
 from kd_jax.system.parallel import batch_sharding
-from kd_jax.train import jobs
+from kd_jax.train import jobs, teachers
 from kd_jax.train import run as train
 
 STORES = (
@@ -56,7 +55,7 @@ def steps(rounds: int) -> None:
         image = np.zeros((1, *data.train.image_shape), np.float32)
         given = jax.tree.map(np.asarray, jax.jit(model.init)(key, image))  # random ones cost what trained ones do
         jobs, _ = train.checked_jobs(config, folder, mesh, loaded=True)
-        teach.teach(config, jobs, mesh, given)
+        teachers.teach(config, jobs, mesh, given)
         job = jobs["student"]
         batches = train_batches(
             job.source, batch_size=64, seed=0, num_steps=rounds + 3, sharding=batch_sharding(mesh),

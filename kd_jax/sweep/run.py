@@ -26,7 +26,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kd_jax import sweep_table, teach
+from kd_jax import sweep_table
 from kd_jax.config.fields import teachers_of
 from kd_jax.core import optimizers
 from kd_jax.core.many import KINDS, Members, obstacle, stack
@@ -38,6 +38,7 @@ from kd_jax.system import parallel, workdir
 from kd_jax.system.checkpoint import write_json
 from kd_jax.system.log import NonFiniteLoss
 from kd_jax.train import run as train
+from kd_jax.train import teachers
 from kd_jax.train.loop import Watch
 from kd_jax.types import Scheme, Term
 
@@ -189,7 +190,7 @@ def train_program(program: Program, mesh: Mesh, watch: Watch | None = None) -> l
     """Trains what is missing of a program; a dict for every point, with its scores at the last step and the best."""
     jobs, _ = train.jobs_of(program.config, program.directory)
     jobs = train.untrained(program.config, jobs)
-    teach.teach(program.config, jobs, mesh)
+    teachers.teach(program.config, jobs, mesh)
     job, members, count = jobs["student"], program.members, len(program.points)
     about: dict[str, Any] = {}
     if members is not None:
@@ -199,7 +200,7 @@ def train_program(program: Program, mesh: Mesh, watch: Watch | None = None) -> l
             how, about = fastest(job, members, mesh, program.choice)
         members, about = dataclasses.replace(members, how=how), about | {"how": how}
     try:
-        results = teach.finish_or_resume(job, mesh, members, watch)
+        results = teachers.finish_or_resume(job, mesh, members, watch)
     except NonFiniteLoss as e:
         print(f"{job.name}: {e}")
         return [{"point": point, "diverged": True, "validation": None, "test": None} for point in program.points]

@@ -14,10 +14,9 @@ from killable import SETTINGS, SOURCES, scheme
 from test_resume import assert_same_end, unbroken, wait_for  # noqa: F401  (a fixture)
 from test_resume import start as begin
 
-from kd_jax import teach
 from kd_jax.system import workdir
 from kd_jax.system.checkpoint import Checkpoints
-from kd_jax.train import loop
+from kd_jax.train import loop, teachers
 
 pytestmark = pytest.mark.slow
 
@@ -98,7 +97,7 @@ def test_a_damaged_done_json_is_made_again_from_the_checkpoints(damage, tmp_path
     done = tmp_path / "done.json"
     done.write_bytes(damage(done.read_bytes()))
     job = Job("toy", scheme(), SOURCES, SETTINGS, tmp_path, {})
-    again = teach.finish_or_resume(job, toy.mesh(2))
+    again = teachers.finish_or_resume(job, toy.mesh(2))
     chex.assert_trees_all_equal(first["last"], again["last"])
     assert json.loads(done.read_text())["best"] == first["best"]
     assert "done.json cannot be read" in capsys.readouterr().out
