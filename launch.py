@@ -18,7 +18,7 @@ WORKDIR = flags.DEFINE_string(
     "workdir", "", "Where the run lives; the same command resumes it. Default: runs/<config>-<hash>."
 )
 SWEEP = flags.DEFINE_string(
-    "sweep", "", "'field=value,value;field=log:1e-3..1e-1', or a Python file with a dict SWEEP: kd_jax/sweep_spec.py."
+    "sweep", "", "'field=value,value;field=log:1e-3..1e-1', or a Python file with a dict SWEEP: kd_jax/sweep/spec.py."
 )
 TRIALS = flags.DEFINE_integer("trials", 0, "Search the sweep with Optuna in so many trials, in place of all of it.")
 PRUNER = flags.DEFINE_string("pruner", "none", "What cuts trials short: none, asha or median (kd_jax/search.py).")
@@ -51,8 +51,9 @@ def parse(argv: list[str]) -> list[str]:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments {argv[1:]}: options look like --config.seed=1.")
-    from kd_jax import search, sweep_spec
+    from kd_jax import search
     from kd_jax.sweep import run as sweep
+    from kd_jax.sweep import spec
     from kd_jax.system import workdir
     from kd_jax.train import run as train
 
@@ -62,9 +63,9 @@ def main(argv: list[str]) -> None:
     directory = WORKDIR.value or f"runs/{name}-{'sweep-' * bool(SWEEP.value)}{workdir.fingerprint(about)}"
     try:
         if TRIALS.value and SWEEP.value:
-            search.run(CONFIG.value, sweep_spec.parse(SWEEP.value), directory, TRIALS.value, PRUNER.value)
+            search.run(CONFIG.value, spec.parse(SWEEP.value), directory, TRIALS.value, PRUNER.value)
         elif SWEEP.value:
-            sweep.run(CONFIG.value, sweep_spec.parse(SWEEP.value), directory)
+            sweep.run(CONFIG.value, spec.parse(SWEEP.value), directory)
         elif TRIALS.value or PRUNER.value != "none":
             raise ValueError("--trials and --pruner belong to a --sweep.")
         else:

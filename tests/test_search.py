@@ -7,7 +7,7 @@ from test_sweep import RATE, TEMPERATURE, tiny
 
 from kd_jax import search
 from kd_jax.sweep import run as sweep
-from kd_jax.sweep_spec import parse
+from kd_jax.sweep.spec import parse
 
 
 def quadratic(point, report):

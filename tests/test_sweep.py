@@ -18,7 +18,7 @@ from kd_jax.core import optimizers
 from kd_jax.models.mlp import mlp
 from kd_jax.report.surface import plot_surface, varied_numbers, write_sweep
 from kd_jax.sweep import run as sweep
-from kd_jax.sweep_spec import Range, apply, parse
+from kd_jax.sweep.spec import Range, apply, parse
 from kd_jax.system.checkpoint import load_tree
 from kd_jax.system.parallel import make_mesh
 from kd_jax.train import run as train
