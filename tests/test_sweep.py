@@ -11,13 +11,13 @@ import jax
 import numpy as np
 import pytest
 
-from kd_jax import sweep_table
 from kd_jax.config.fields import small_digits, training
 from kd_jax.config.knowledge import compose
 from kd_jax.core import optimizers
 from kd_jax.models.mlp import mlp
 from kd_jax.report.surface import plot_surface, varied_numbers, write_sweep
 from kd_jax.sweep import run as sweep
+from kd_jax.sweep import table
 from kd_jax.sweep.spec import Range, apply, parse
 from kd_jax.system.checkpoint import load_tree
 from kd_jax.system.parallel import make_mesh
@@ -227,35 +227,35 @@ def made(accuracies, noise=0.0):
 
 
 def test_table_best_and_uncertainty():
-    rows = sweep_table.summarise(made({1.0: [0.80, 0.82], 2.0: [0.90, 0.92], 4.0: [0.89, 0.93], 8.0: [None, 0.99]}))
+    rows = table.summarise(made({1.0: [0.80, 0.82], 2.0: [0.90, 0.92], 4.0: [0.89, 0.93], 8.0: [None, 0.99]}))
     assert [row["setting"][TEMPERATURE] for row in rows] == [2.0, 4.0, 1.0, 8.0]  # one that diverged is never the best
     np.testing.assert_allclose(rows[0]["validation"]["mean"], 0.91)
     np.testing.assert_allclose(rows[0]["validation"]["std"], math.sqrt(2) * 0.01)
     np.testing.assert_allclose(rows[0]["error"], 0.01)
     np.testing.assert_allclose(rows[1]["error"], 0.02)
-    assert [row["setting"][TEMPERATURE] for row in sweep_table.rivals(rows)] == [4.0]
-    said = " ".join(sweep_table.conclusion(rows))
+    assert [row["setting"][TEMPERATURE] for row in table.rivals(rows)] == [4.0]
+    said = " ".join(table.conclusion(rows))
     assert "temperature=2.0, weight=0.5, accuracy 91.00% ± 1.00" in said and "The runner-up is within noise" in said
     assert "81.00 ± 1.41%" in said  # on the test set, which chose nothing
-    columns, lines = sweep_table.table(rows)
+    columns, lines = table.table(rows)
     assert columns[:2] == ["temperature", "weight"] and lines[3][-1] == "2 (1 diverged)"
     assert lines[0] == ["2", "0.5", "91.00 ± 1.41", "1.00", "81.00 ± 1.41", "2"]
 
 
 def test_noise_of_the_examples_counts_and_one_seed_is_allowed():
-    rows = sweep_table.summarise(made({1.0: [0.9], 2.0: [0.8]}, noise=0.03))
+    rows = table.summarise(made({1.0: [0.9], 2.0: [0.8]}, noise=0.03))
     assert rows[0]["error"] == pytest.approx(0.03) and rows[0]["validation"]["std"] is None
-    assert not sweep_table.rivals(rows)
-    assert "ahead of every other" in " ".join(sweep_table.conclusion(rows))
-    assert len(sweep_table.rivals(sweep_table.summarise(made({1.0: [0.9], 2.0: [0.85]}, noise=0.03)))) == 1
-    everything = sweep_table.summarise(made({1.0: [None]}))
-    assert "Every setting diverged" in sweep_table.conclusion(everything)[0] and sweep_table.table(everything)
+    assert not table.rivals(rows)
+    assert "ahead of every other" in " ".join(table.conclusion(rows))
+    assert len(table.rivals(table.summarise(made({1.0: [0.9], 2.0: [0.85]}, noise=0.03)))) == 1
+    everything = table.summarise(made({1.0: [None]}))
+    assert "Every setting diverged" in table.conclusion(everything)[0] and table.table(everything)
 
 
 def test_nll_is_minimised():
     runs = [r | {"validation": 1 - r["validation"]} for r in made({1.0: [0.3], 2.0: [0.6]})]
-    rows = sweep_table.summarise(runs, "nll")
-    assert rows[0]["setting"][TEMPERATURE] == 2.0 and "nll 0.4000" in sweep_table.conclusion(rows, "nll")[0]
+    rows = table.summarise(runs, "nll")
+    assert rows[0]["setting"][TEMPERATURE] == 2.0 and "nll 0.4000" in table.conclusion(rows, "nll")[0]
 
 
 def test_surface(tmp_path):

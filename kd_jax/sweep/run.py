@@ -26,13 +26,13 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kd_jax import sweep_table
 from kd_jax.config.fields import teachers_of
 from kd_jax.core import optimizers
 from kd_jax.core.many import KINDS, Members, obstacle, stack
 from kd_jax.core.terms import Scheduled, hyper_of
 from kd_jax.members_choice import fastest
 from kd_jax.report.surface import write_sweep
+from kd_jax.sweep import table
 from kd_jax.sweep.spec import Point, Spec, apply
 from kd_jax.system import parallel, workdir
 from kd_jax.system.checkpoint import write_json
@@ -273,10 +273,10 @@ def describe(programs: Sequence[Program]) -> None:
 
 def collect(runs: Sequence[Mapping[str, Any]], select: str) -> dict[str, Any]:
     """What sweep.json says of finished runs."""
-    rows = sweep_table.summarise(runs, select)
-    columns, lines = sweep_table.table(rows, select)
+    rows = table.summarise(runs, select)
+    columns, lines = table.table(rows, select)
     return {
-        "rows": rows, "columns": columns, "lines": lines, "conclusion": sweep_table.conclusion(rows, select),
+        "rows": rows, "columns": columns, "lines": lines, "conclusion": table.conclusion(rows, select),
         "select": select,
         "runs": list(runs), "command": shlex.join(sys.argv), "versions": workdir.versions(), "git": workdir.git_hash(),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
@@ -292,6 +292,6 @@ def read(root: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def present(results: dict[str, Any], root: Path) -> dict[str, Any]:
     if parallel.is_lead():
-        print(sweep_table.text(results["columns"], results["lines"]), *results["conclusion"], sep="\n")
+        print(table.text(results["columns"], results["lines"]), *results["conclusion"], sep="\n")
         print(f"Response surface and table: {', '.join(map(str, write_sweep(results, root)))}")
     return results
