@@ -30,7 +30,7 @@ from kd_jax.config.presets import supervised
 from kd_jax.core.many import KINDS, Members, stack
 from kd_jax.core.step import answered
 from kd_jax.core.terms import hyper_of
-from kd_jax.members_choice import fastest
+from kd_jax.sweep.fastest import fastest
 from kd_jax.system.checkpoint import Checkpoints
 from kd_jax.train import loop
 from kd_jax.train import run as train

@@ -30,9 +30,9 @@ from kd_jax.config.fields import teachers_of
 from kd_jax.core import optimizers
 from kd_jax.core.many import KINDS, Members, obstacle, stack
 from kd_jax.core.terms import Scheduled, hyper_of
-from kd_jax.members_choice import fastest
 from kd_jax.report.surface import write_sweep
 from kd_jax.sweep import table
+from kd_jax.sweep.fastest import fastest
 from kd_jax.sweep.spec import Point, Spec, apply
 from kd_jax.system import parallel, workdir
 from kd_jax.system.checkpoint import write_json
