@@ -21,7 +21,7 @@ SWEEP = flags.DEFINE_string(
     "sweep", "", "'field=value,value;field=log:1e-3..1e-1', or a Python file with a dict SWEEP: kd_jax/sweep/spec.py."
 )
 TRIALS = flags.DEFINE_integer("trials", 0, "Search the sweep with Optuna in so many trials, in place of all of it.")
-PRUNER = flags.DEFINE_string("pruner", "none", "What cuts trials short: none, asha or median (kd_jax/search.py).")
+PRUNER = flags.DEFINE_string("pruner", "none", "What cuts trials short: none, asha or median (kd_jax/sweep/search.py).")
 BUILD_CACHE = flags.DEFINE_bool(
     "build_cache", False, "End when the teachers' answers are in config.teacher.cache.directory; train no student."
 )
@@ -51,9 +51,8 @@ def parse(argv: list[str]) -> list[str]:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments {argv[1:]}: options look like --config.seed=1.")
-    from kd_jax import search
     from kd_jax.sweep import run as sweep
-    from kd_jax.sweep import spec
+    from kd_jax.sweep import search, spec
     from kd_jax.system import workdir
     from kd_jax.train import run as train
 

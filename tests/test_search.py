@@ -5,8 +5,8 @@ import sys
 import pytest
 from test_sweep import RATE, TEMPERATURE, tiny
 
-from kd_jax import search
 from kd_jax.sweep import run as sweep
+from kd_jax.sweep import search
 from kd_jax.sweep.spec import parse
 
 
