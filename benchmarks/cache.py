@@ -28,8 +28,9 @@ from kd_jax.core.step import make_train_step
 from kd_jax.core.terms import hyper_of
 from kd_jax.data.batches import train_batches
 from kd_jax.system.parallel import batch_sharding
-from kd_jax.train import jobs, teachers
 from kd_jax.train import run as train
+from kd_jax.train import teachers
+from kd_jax.train.jobs import make_model
 
 STORES = (
     {"k": 0, "dtype": "float32"}, {"k": 0, "dtype": "bfloat16"}, {"k": 0, "dtype": "uint8"},
@@ -51,7 +52,7 @@ def steps(rounds: int) -> None:
         if alone:
             config.terms = supervised()
         data = common.load(config.data)
-        model = jobs.make_model(config.teacher.model, data.train)
+        model = make_model(config.teacher.model, data.train)
         image = np.zeros((1, *data.train.image_shape), np.float32)
         given = jax.tree.map(np.asarray, jax.jit(model.init)(key, image))  # random ones cost what trained ones do
         jobs, _ = train.checked_jobs(config, folder, mesh, loaded=True)

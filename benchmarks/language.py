@@ -23,7 +23,7 @@ from benchmarks import common
 from benchmarks.main_table import finished
 from benchmarks.schemes import configure
 from configs.language import METHODS
-from kd_jax.system.checkpoint import write_json
+from kd_jax.files import write_json
 from kd_jax.system.workdir import fingerprint, plain
 from kd_jax.train import run as train
 

@@ -28,7 +28,8 @@ from kd_jax.config.knowledge import compose
 from kd_jax.config.presets import part, supervised
 from kd_jax.core.bind import init_optimizers
 from kd_jax.core.terms import hyper_of
-from kd_jax.system.checkpoint import Checkpoints, write_json
+from kd_jax.files import write_json
+from kd_jax.system.checkpoint import Checkpoints
 from kd_jax.system.workdir import fingerprint, plain
 from kd_jax.train import run as train
 from kd_jax.train.dispatch import compiled

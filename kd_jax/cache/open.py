@@ -13,6 +13,7 @@ import numpy as np
 from kd_jax.cache.plan import TeacherCache
 from kd_jax.data import answers
 from kd_jax.data.answers import Answers
+from kd_jax.files import digest
 from kd_jax.system import workdir
 from kd_jax.types import PyTree
 
@@ -30,7 +31,7 @@ def hash_of(variables: tuple[PyTree, PyTree]) -> str:
 def hash_of_files(folder: Path) -> str:
     """SHA-256 over the files of an export: tells that a teacher is the same without reading its parameters."""
     files = sorted(p for p in folder.rglob("*") if p.is_file())
-    lines = [f"{path.relative_to(folder)} {answers.digest(path)}\n" for path in files]
+    lines = [f"{path.relative_to(folder)} {digest(path)}\n" for path in files]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

@@ -24,6 +24,8 @@ from urllib.parse import quote
 import numpy as np
 import tensorstore as ts
 
+from kd_jax.files import digest
+
 MANIFEST, PLAN, DONE, VIEWS = "manifest.json", "plan.json", "done", "views.npy"
 CHUNK_BYTES, BLOCK_BYTES = 8 << 20, 4 << 10
 Fields = Mapping[str, tuple[tuple[int, ...], str]]  # name -> (shape of one answer, type)
@@ -139,11 +141,6 @@ def write_json(path: Path, value: Any) -> None:
         f.flush()
         os.fsync(f.fileno())
     os.replace(scratch, path)
-
-
-def digest(path: Path) -> str:
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def _seal(manifest: Mapping[str, Any]) -> str:

@@ -9,16 +9,18 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.core.terms import paths_of
-from kd_jax.resolve import near, resolve
+from kd_jax.losses import adversarial
+from kd_jax.losses.adversarial import gradient_penalty
+from kd_jax.resolve import near
 from kd_jax.schemes.offline import labelled_accuracy
 from kd_jax.types import Array, Call, Model, Outputs, Parts, Phase, PyTree, Role, Scheme, Stage, Term
 
-# kind -> (loss of the discriminator, loss of the student), in losses.adversarial
+# kind -> (loss of the discriminator, loss of the student)
 KINDS = {
-    "non_saturating": ("discriminator_loss", "fool_loss"),
-    "least_squares": ("least_squares_discriminator_loss", "least_squares_fool_loss"),
-    "hinge": ("hinge_discriminator_loss", "hinge_fool_loss"),
-    "wasserstein": ("wasserstein_discriminator_loss", "hinge_fool_loss"),
+    "non_saturating": (adversarial.discriminator_loss, adversarial.fool_loss),
+    "least_squares": (adversarial.least_squares_discriminator_loss, adversarial.least_squares_fool_loss),
+    "hinge": (adversarial.hinge_discriminator_loss, adversarial.hinge_fool_loss),
+    "wasserstein": (adversarial.wasserstein_discriminator_loss, adversarial.hinge_fool_loss),
 }
 PENALTIES = {"": 0.0, "real": 0.0, "between": 1.0}  # where the slope is taken -> the slope that costs nothing
 
@@ -61,7 +63,7 @@ def build(
     # "between" comes first, since it says in plain words when the two differ in shape.
     both = [Call("between", (value, real)), Call("discriminator", (real, *condition), name="on_real")]
 
-    told, fooled = (resolve(f"losses.adversarial.{name}") for name in KINDS[kind])
+    told, fooled = KINDS[kind]
     scores = ("on_fake.logits", "on_real.logits")
     terms = {"tell": Term(told, scores)}
     if penalty:
@@ -103,13 +105,12 @@ class Between:
 
 def _penalty(model: Model, centre: float) -> Any:
     """(params, stats, at, *condition) -> the gradient penalty of the discriminator `model` at `at`."""
-    fn = resolve("losses.adversarial.gradient_penalty")
 
     def slope_penalty(params: PyTree, stats: PyTree, at: Array, *condition: Array) -> Array:
         def score(x: Array) -> Array:
             return model.apply(params, stats, x, *condition, train=False, key=jax.random.key(0))[0].logits
 
-        return fn(score, at, centre=centre)
+        return gradient_penalty(score, at, centre=centre)
 
     return slope_penalty
 

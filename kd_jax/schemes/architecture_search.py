@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax.resolve import resolve
+from kd_jax.models.vision.supernet_costs import architecture_weights
 from kd_jax.schemes import offline
 from kd_jax.schemes.redirect import redirect
 from kd_jax.schemes.subnetworks import (
@@ -60,7 +60,7 @@ def build(
             f"{fixed + table.min(1).sum():g} {cost}; got penalty={penalty} and budget={budget:g}."
         )
     supernet, image = parts.roles["supernet"], parts.roles["student"].inputs
-    alpha = resolve("models.vision.supernet_costs.architecture_weights")(space)
+    alpha = architecture_weights(space)
     roles = {
         **parts.roles,
         "supernet": dataclasses.replace(supernet, inputs=(*image, "extra.choice"), group="supernet"),

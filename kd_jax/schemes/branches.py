@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from kd_jax.models.adapters import as_model
 from kd_jax.resolve import check_kwargs, resolve
 from kd_jax.schemes.online import peer_entries, together
 from kd_jax.types import Parts, Scheme
@@ -25,7 +26,7 @@ def build(parts: Parts, model: Mapping[str, Any], branches: int = 3, leader: int
     kwargs = {"num_classes": parts.sources["train"].num_classes, **model["kwargs"], "branches": branches}
     factory = resolve(model["name"])
     check_kwargs(model["name"], factory, kwargs)
-    network = resolve("models.adapters.as_model")(factory(**kwargs))
+    network = as_model(factory(**kwargs))
     roles = {**parts.roles, "student": dataclasses.replace(parts.roles["student"], model=network)}
     scheme = together(parts, roles, peer_entries("student", branches, leader))
     if not ensemble:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.core.terms import members, paths_of
-from kd_jax.resolve import resolve
+from kd_jax.models.branches import stacked
 from kd_jax.schemes.offline import labelled_accuracy
 from kd_jax.schemes.online import peer_entries
 from kd_jax.schemes.shared_folder import collect, publish
@@ -84,7 +84,7 @@ def in_process(
         raise ValueError(f"{peers} peers read one input each, inputs={tuple(inputs)} names {len(inputs)}.")
     size, first = _intervals(parts.steps, every, burn_in)
     student = parts.roles["student"]
-    student = dataclasses.replace(student, model=resolve("models.branches.stacked")(student.model, peers, bool(inputs)))
+    student = dataclasses.replace(student, model=stacked(student.model, peers, bool(inputs)))
     stale = dataclasses.replace(student, group=STALE, initial="student")
     roles = {**parts.roles, "student": student, "stale": stale}
 

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kd_jax.models.language.generation import generate, left_padded, mixed
+from kd_jax.models.language.speculative import speculate
 from kd_jax.resolve import near, resolve
 from kd_jax.system import precision
 from kd_jax.types import Array, Parts, Role, TrainState
@@ -44,7 +46,7 @@ class Prompts:
         else:
             first = jnp.argmax(batch["label"] >= 0, axis=1)[:, None]
             mask = (jnp.arange(self.slots)[None] <= first) & (segments > 0)
-        return resolve("models.language.generation.left_padded")(tokens, mask)
+        return left_padded(tokens, mask)
 
     def entries(self, prompt: Array, mask: Array, generated: Array, real: Array) -> dict[str, Array]:
         """The entries of a batch: prompt and generated tokens, of which only the generated are counted."""
@@ -119,16 +121,15 @@ def make_sampler(
     options = dict(
         length=prompts.new, temperature=temperature, top_k=top_k, top_p=top_p, end=prompts.end,
     )  # fmt: skip
-    generate = resolve("models.language.generation.generate")
     if kind == "mixed":
-        runs = [resolve("models.language.generation.mixed")(*runs, mix)]
+        runs = [mixed(*runs, mix)]
 
     def sample(state: TrainState, batch: Mapping[str, Array], key: Array) -> dict[str, Array]:
         prompt, mask = prompts.of(batch)
         given = mask.at[:, -1].set(True)  # a row without a prompt is generated all the same, and not counted
         own = tuple(weights(state, parts.roles[name], name) for name in names)
         if kind == "speculative":
-            found = resolve("models.language.speculative.speculate")(
+            found = speculate(
                 *runs, own, prompt, given, key, proposals=proposals, **options
             )
         else:

@@ -16,6 +16,7 @@ import numpy as np
 
 from kd_jax.core.metrics import agreement
 from kd_jax.core.terms import paths_of
+from kd_jax.losses.data_free import batch_norm_statistics_loss
 from kd_jax.resolve import near, resolve
 from kd_jax.system import parallel, precision
 from kd_jax.types import Array, Call, Parts, Phase, PyTree, Scheme, Stage, Term, TrainState
@@ -120,7 +121,7 @@ def statistics_terms(parts: Parts, weight: float, norms: Mapping[str, str] | Non
     """
     if not weight:
         return {}
-    terms, loss = {}, resolve("losses.data_free.batch_norm_statistics_loss")
+    terms, loss = {}, batch_norm_statistics_loss
     for tap, path in (_norms_of(parts) if norms is None else norms).items():
         stored = f"stats.teacher.batch_stats.{path.replace('/', '.')}"
         inputs, targets = (f"teacher.features:{tap}",), (f"{stored}.mean", f"{stored}.var")

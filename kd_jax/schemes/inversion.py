@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd_jax.core.metrics import agreement
+from kd_jax.losses.response import jsd_loss
 from kd_jax.resolve import resolve
 from kd_jax.schemes.data_free import needs, samples, statistics_terms
 from kd_jax.types import Array, Call, Parts, Phase, Scheme, Stage, Term, TrainState
@@ -56,8 +57,7 @@ def build(
     rival, rivalry = (), {}
     if compete:
         rival = (Call("student", ("bank.logits",), train=False),)
-        jsd = resolve("losses.response.jsd_loss")
-        rivalry = {"compete": Term(jsd, ("student.logits", "teacher.logits"), weight=-float(compete))}
+        rivalry = {"compete": Term(jsd_loss, ("student.logits", "teacher.logits"), weight=-float(compete))}
     # Never one object: a step is compiled for the optimizers that the state holds, of which there are more later.
     make_first = (Phase("bank", (images, teacher), terms, paint),)
     make_more = (Phase("bank", (images, teacher, *rival), terms | rivalry, paint),)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import jax
 
 from kd_jax.core.terms import paths_of
-from kd_jax.resolve import resolve
+from kd_jax.losses.task import cross_entropy_loss
 from kd_jax.schemes import offline
 from kd_jax.schemes.continuations import ENTRIES, make_sampler, prompts_of
 from kd_jax.types import Array, Call, Parts, Scheme, Stage, Term, TrainState
@@ -82,8 +82,7 @@ def sampled(parts: Parts, pre_update: PreUpdate, warmup: float) -> Scheme:
 
     stages = [Stage(parts.steps - steps, (phase,), pre_update=pre_update, name="written")]
     if steps:
-        ce = resolve("losses.task.cross_entropy_loss")
-        terms = {"ce": Term(ce, ("student.logits",), ("batch.target",), where="batch.labelled")}
+        terms = {"ce": Term(cross_entropy_loss, ("student.logits",), ("batch.target",), where="batch.labelled")}
         forward = (Call("student", parts.roles["student"].inputs),)
         first = dataclasses.replace(phase, forward=forward, terms=terms)  # one optimizer throughout
         stages.insert(0, Stage(steps, (first,), name="data", selects=False))

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd_jax.core.terms import lookup, members, paths_of
-from kd_jax.resolve import near, resolve
+from kd_jax.models.branches import stacked
+from kd_jax.resolve import near
 from kd_jax.schemes.offline import labelled_accuracy
 from kd_jax.types import Array, Call, Parts, Phase, PyTree, Role, Scheme, Stage, Term, TrainState
 
@@ -34,7 +35,7 @@ def build(parts: Parts, peers: int = 1, inputs: tuple[str, ...] = (), leader: in
         return together(parts, roles, ("student",))
     if inputs and len(inputs) != peers:
         raise ValueError(f"{peers} peers read one input each, inputs={tuple(inputs)} names {len(inputs)}.")
-    model = resolve("models.branches.stacked")(roles["student"].model, peers, bool(inputs))
+    model = stacked(roles["student"].model, peers, bool(inputs))
     roles["student"] = dataclasses.replace(roles["student"], model=model)
     return together(parts, roles, peer_entries("student", peers, leader), {"student": tuple(inputs)} if inputs else {})
 

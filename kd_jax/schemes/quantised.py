@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd_jax.core.terms import paths_of
-from kd_jax.resolve import resolve
+from kd_jax.models.quantised import Quantised, packed_bytes
 from kd_jax.schemes import offline
 from kd_jax.schemes.redirect import redirect
 from kd_jax.types import Call, Parts, Phase, Role, Scheme, Stage, Term, TrainState
@@ -38,7 +38,7 @@ def build(
     """
     _check(parts, bits, activations)
     student = parts.roles["student"]
-    rounded = resolve("models.quantised.Quantised")(student.model, keep=keep, activations=activations < FLOAT)
+    rounded = Quantised(student.model, keep=keep, activations=activations < FLOAT)
     inputs = (*student.inputs, BITS)
     roles = {**parts.roles, "student": dataclasses.replace(student, model=rounded, inputs=inputs)}
     scheme = offline.build(dataclasses.replace(parts, roles=roles))
@@ -108,7 +108,6 @@ def _lower(weights: int, activations: int) -> Any:
 def _summary(
     state: TrainState, record: Mapping[str, Any], bits: tuple[int, ...], activations: int, keep: str, split: str
 ) -> list[dict[str, Any]]:
-    packed_bytes = resolve("models.quantised.packed_bytes")
     names = {
         "student": "Distilled, quantised", "labels": "Quantised, without a teacher",
         "post_training": "Rounded after training", "float": "Distilled, float",

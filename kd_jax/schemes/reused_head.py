@@ -7,7 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from kd_jax.resolve import resolve
+from kd_jax.models.reused_head import ReusedHead
 from kd_jax.schemes import offline
 from kd_jax.system import precision
 from kd_jax.types import Parts, Scheme, TrainState
@@ -26,7 +26,7 @@ def build(parts: Parts) -> Scheme:
     ]
     if len(maps) != 1:
         raise ValueError(f"SimKD wants one term from 'student.features:projected' to a map of the teacher, got {maps}.")
-    model = resolve("models.reused_head.ReusedHead")(roles["student"].model, roles["teacher"].model, maps[0])
+    model = ReusedHead(roles["student"].model, roles["teacher"].model, maps[0])
     student = dataclasses.replace(roles["student"], model=model)
     scheme = offline.build(dataclasses.replace(parts, roles={**roles, "student": student}))
 

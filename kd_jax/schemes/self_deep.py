@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from kd_jax.core.terms import lookup
-from kd_jax.resolve import resolve
+from kd_jax.models.exits import EarlyExit
 from kd_jax.schemes import offline
 from kd_jax.types import Parts, Scheme, TrainState
 
@@ -50,7 +50,7 @@ def build(parts: Parts, exits: tuple[str, ...] = ("exit1",)) -> Scheme:
 def _costs(parts: Parts, state: TrainState, exits: tuple[str, ...]) -> dict[str, tuple[int, float]]:
     """{exit: (parameters, FLOPs of one example)}; "" is the whole network without what only the exits need."""
     role, source = parts.roles["student"], parts.sources["train"]
-    early_exit, key = resolve("models.exits.EarlyExit"), jax.random.key(0)
+    key = jax.random.key(0)
     seen = jax.eval_shape(lambda batch: parts.prepare(batch, key, False), source.batch(1))
     # Shapes only: the arrays of the state may lie on the devices of several processes.
     variables, extra = jax.tree.map(
@@ -60,7 +60,7 @@ def _costs(parts: Parts, state: TrainState, exits: tuple[str, ...]) -> dict[str,
     inputs = tuple(lookup({"batch": seen, "extra": extra}, path) for path in role.inputs)
     costs = {}
     for name in ("", *exits):
-        model = early_exit(role.model, name)
+        model = EarlyExit(role.model, name)
         kept = model.keep(*variables, *inputs)
         infer = jax.jit(lambda p, s, *x, model=model: model.apply(p, s, *x, train=False, key=key)[0].logits)
         analysis = infer.lower(*kept, *inputs).compile().cost_analysis() or {}

@@ -9,7 +9,10 @@ from typing import Any
 import jax.numpy as jnp
 
 from kd_jax.core.terms import paths_of
-from kd_jax.resolve import resolve
+from kd_jax.losses.self_supervised import view_matching_loss
+from kd_jax.models.adapters import as_model
+from kd_jax.models.projection import head
+from kd_jax.models.views import Views
 from kd_jax.schemes.offline import labelled_accuracy
 from kd_jax.types import Array, Call, Parts, Phase, Role, Scheme, Stage, Term
 
@@ -37,18 +40,17 @@ def build(parts: Parts, tap: str = "embedding", head_steps: int = 0, head_share:
             f"of {parts.steps} steps."
         )
     roles = dict(parts.roles)
-    views, head = resolve("models.views.Views"), resolve("models.projection.head")
     for name, group in (("student", "student"), ("teacher", "teacher_head")):
         if roles[name].inputs != ("batch.image",):
             raise ValueError(f"SSKD rotates batch.image; the {name} reads {roles[name].inputs}.")
-        roles[name] = dataclasses.replace(roles[name], model=views(roles[name].model))
-        model = resolve("models.adapters.as_model")(head())
+        roles[name] = dataclasses.replace(roles[name], model=Views(roles[name].model))
+        model = as_model(head())
         roles[f"{name}_head"] = Role(model, (f"{name}.features:{tap}",), group)
     calls = {
         name: (Call(name, VIEWS, train=name == "student"), Call(f"{name}_head", (f"{name}.features:{tap}",)))
         for name in ("student", "teacher")
     }
-    match = Term(resolve("losses.self_supervised.view_matching_loss"), ("teacher_head.logits",))
+    match = Term(view_matching_loss, ("teacher_head.logits",))
     first = Phase("teacher_head", calls["teacher"], {"match": match}, parts.make_tx(count, "teacher_head"))
     read = {p.partition(".")[0] for t in parts.terms.values() for p in paths_of(t)}
     others = [Call(n, r.inputs, train=False) for n, r in roles.items() if r.group is None and n in read - {"teacher"}]

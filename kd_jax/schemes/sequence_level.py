@@ -12,7 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax.resolve import near, resolve
+from kd_jax.models.language.beam_search import beam_search
+from kd_jax.models.language.generation import generate
+from kd_jax.resolve import near
 from kd_jax.schemes import offline
 from kd_jax.schemes.continuations import (
     ENTRIES,
@@ -108,14 +110,13 @@ def _answerer(
 ) -> Callable:
     """(params, batch, number) -> prompt, its mask, and tokens [B, beams, new] with their mask."""
     run, read = decoding_of(parts.roles["teacher"], decoding), cache_of(parts.roles["teacher"], decoding)
-    search, generate = resolve("models.language.beam_search.beam_search"), resolve("models.language.generation.generate")
 
     @jax.jit
     def answer(params, batch: Mapping[str, Array], number: Array) -> tuple[Array, ...]:
         prompt, mask = prompts.of(batch)
         given, cache = mask.at[:, -1].set(True), read(params, batch, prompts.length + 1)
         if beams:
-            found = search(
+            found = beam_search(
                 run, params, prompt, given, beams=beams, length=prompts.new, end=prompts.end,
                 length_penalty=length_penalty, cache=cache,
             )  # fmt: skip

@@ -12,9 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax.resolve import near, resolve
+from kd_jax.core.evaluate import evaluate, make_eval_step
+from kd_jax.data.batches import eval_batches
+from kd_jax.models.vision.supernet_costs import space_of
+from kd_jax.resolve import near
 from kd_jax.schemes.offline import labelled_accuracy
 from kd_jax.schemes.redirect import redirect
+from kd_jax.system.parallel import batch_sharding, create_everywhere
 from kd_jax.types import Array, Call, Parts, Phase, Role, Scheme, Term, TrainState
 
 Choice = tuple[int, ...]
@@ -38,7 +42,7 @@ def space_and_budget(
         raise ValueError(f"The winner's start is one of {STARTS}, not {start!r}.")
     if search_steps < 0 or budget < 0:
         raise ValueError(f"search_steps and budget are 0 or more, not {search_steps} and {budget}.")
-    space_of, shape = resolve("models.vision.supernet_costs.space_of"), parts.sources["train"].image_shape
+    shape = parts.sources["train"].image_shape
     space = space_of(parts.roles["supernet"].model, shape, cost)
     if type(space.model).__name__ != network:
         raise ValueError(
@@ -81,12 +85,12 @@ def scorer(parts: Parts, role: Role) -> Callable[[TrainState, Choice], float]:
     """(state, choice) -> accuracy on the validation split of the role of its group's name, with this `extra.choice`."""
     mesh = jax.sharding.get_mesh()
     scheme = Scheme({role.group: role}, (), evaluate=(role.group,), prepare=parts.prepare)
-    step, evaluate = jax.jit(resolve("core.evaluate.make_eval_step")(scheme)), resolve("core.evaluate.evaluate")
-    sharding = resolve("system.parallel.batch_sharding")(mesh)
-    key = resolve("system.parallel.create_everywhere")(lambda: jax.random.key(0), mesh)
+    step = jax.jit(make_eval_step(scheme))
+    sharding = batch_sharding(mesh)
+    key = create_everywhere(lambda: jax.random.key(0), mesh)
     source = parts.sources["validation"]
     size = mesh.size * math.ceil(min(len(source), 1024) / mesh.size)
-    batches = list(resolve("data.batches.eval_batches")(source, batch_size=size, sharding=sharding))
+    batches = list(eval_batches(source, batch_size=size, sharding=sharding))
 
     def score(state: TrainState, choice: Choice) -> float:
         state = dataclasses.replace(state, opt={}, frozen={}, extra={"choice": placed(choice, state.extra["choice"])})

@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax.resolve import resolve
+from kd_jax.losses.response import kd_loss
 from kd_jax.schemes import offline
 from kd_jax.schemes.redirect import redirect
 from kd_jax.schemes.subnetworks import (
@@ -68,9 +68,8 @@ def build(
     phase = scheme.stages[0].phases[0]
     names = ("smallest", *(f"random{i}" for i in range(randoms)))
     calls = [Call("supernet", (*image, f"extra.{name.rstrip('0123456789')}"), name=name) for name in names]
-    inplace = resolve("losses.response.kd_loss")
     terms = redirect(parts.terms, {"student": "supernet"}, "supernet_") | {
-        name: Term(inplace, (f"{name}.logits",), ("supernet.logits",), kwargs={"temperature": float(temperature)})
+        name: Term(kd_loss, (f"{name}.logits",), ("supernet.logits",), kwargs={"temperature": float(temperature)})
         for name in names
     }
     sandwich = Phase(

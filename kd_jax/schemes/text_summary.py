@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from kd_jax.resolve import resolve
+from kd_jax.models.language.generation import generate
 from kd_jax.schemes.continuations import Prompts, cache_of, decoding_of, prompts_of, rows_of, weights
 from kd_jax.system import parallel
 from kd_jax.types import Role, TrainState
@@ -152,7 +152,7 @@ def written(
     decoding: str,
 ) -> tuple[list[str], list[str]]:  # fmt: skip
     """(prompts, what the role writes after them) of rows of a source."""
-    run, generate = decoding_of(role, decoding), resolve("models.language.generation.generate")
+    run = decoding_of(role, decoding)
     raw, read = rows_of(source, np.asarray(rows)), cache_of(role, decoding)
     prompt, mask = prompts.of(raw)
 

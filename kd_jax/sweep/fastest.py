@@ -14,8 +14,9 @@ import jax
 from jax.sharding import Mesh
 
 from kd_jax.core.many import KINDS, Members
+from kd_jax.files import write_json
 from kd_jax.system import parallel
-from kd_jax.system.checkpoint import Checkpoints, write_json
+from kd_jax.system.checkpoint import Checkpoints
 from kd_jax.train.dispatch import compiled
 from kd_jax.train.jobs import Job
 from kd_jax.train.loop import begin

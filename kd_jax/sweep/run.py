@@ -30,16 +30,16 @@ from kd_jax.config.fields import teachers_of
 from kd_jax.core import optimizers
 from kd_jax.core.many import KINDS, Members, obstacle, stack
 from kd_jax.core.terms import Scheduled, hyper_of
+from kd_jax.files import write_json
 from kd_jax.report.surface import write_sweep
 from kd_jax.sweep import table
 from kd_jax.sweep.fastest import fastest
 from kd_jax.sweep.spec import Point, Spec, apply
 from kd_jax.system import parallel, workdir
-from kd_jax.system.checkpoint import write_json
 from kd_jax.system.log import NonFiniteLoss
 from kd_jax.train import run as train
 from kd_jax.train import teachers
-from kd_jax.train.loop import Watch
+from kd_jax.train.fit import Watch
 from kd_jax.types import Scheme, Term
 
 RESULTS = "sweep.json"

@@ -17,12 +17,12 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from kd_jax.files import write_json
 from kd_jax.resolve import near
 from kd_jax.sweep import run as sweep
 from kd_jax.sweep.spec import Point, Spec
 from kd_jax.sweep.table import SIGN
 from kd_jax.system import parallel, workdir
-from kd_jax.system.checkpoint import write_json
 
 PRUNERS = ("none", "asha", "median")
 STORY = "study.journal"

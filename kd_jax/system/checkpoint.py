@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
 import shutil
 import threading
 from collections.abc import Callable, Collection
@@ -21,6 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from kd_jax.files import write_json
 from kd_jax.system import parallel
 from kd_jax.types import PyTree, TrainState
 
@@ -32,16 +32,6 @@ ARRAYS, RECORD = "state", "record"
 def _checksums(directory: Path) -> dict[str, str]:
     files = sorted(p for p in directory.rglob("*") if p.is_file() and p.name != MANIFEST)
     return {str(p.relative_to(directory)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes beside and renames, so that a reader sees the old file or the new one, never half of one."""
-    scratch = path.with_name(path.name + ".tmp")
-    with open(scratch, "w") as f:
-        json.dump(value, f, indent=1)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(scratch, path)
 
 
 def _saved(state: TrainState) -> dict[str, PyTree]:

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 import jax
 from jax.experimental import multihost_utils
 
-from kd_jax.core.metrics import Accumulator, JsonlWriter, TensorBoardWriter, first_non_finite
 from kd_jax.system import parallel
 from kd_jax.system.progress import Progress
+from kd_jax.system.writers import Accumulator, JsonlWriter, TensorBoardWriter, first_non_finite
 
 T = TypeVar("T")
 

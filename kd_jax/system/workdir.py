@@ -19,8 +19,8 @@ from typing import Any
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from kd_jax.files import write_json
 from kd_jax.system import parallel
-from kd_jax.system.checkpoint import write_json
 
 LOCK = "lock"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "ml-collections")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -11,10 +11,8 @@ from jax.sharding import Mesh
 from kd_jax.core.step import make_train_step, make_train_steps
 from kd_jax.data.batches import check_resident, gathered, resident_rows
 from kd_jax.system import parallel
+from kd_jax.train.fit import Fit, Settings
 from kd_jax.types import Stage, TrainState
-
-if TYPE_CHECKING:
-    from kd_jax.train.loop import Fit, Settings
 
 Programs = list[tuple[Stage, Any, dict[int, Any]]]  # (stage, structure of the state, jitted steps by their number)
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 
 from kd_jax.core.bind import evaluated_roles
 from kd_jax.core.evaluate import extra_inputs, role_variables
 from kd_jax.system.checkpoint import save_tree
+from kd_jax.train.fit import Fit
 from kd_jax.types import PyTree, TrainState
-
-if TYPE_CHECKING:
-    from kd_jax.train.loop import Fit
 
 
 def conclude(run: Fit, directory: Path) -> dict[str, Any]:

@@ -15,8 +15,7 @@ import optax
 from ml_collections import ConfigDict
 
 from kd_jax import prng
-from kd_jax.cache import plan
-from kd_jax.cache.plan import TeacherCache
+from kd_jax.cache.plan import TeacherCache, attach, stand_in
 from kd_jax.config import knowledge
 from kd_jax.config.fields import own_data, teachers_of
 from kd_jax.config.presets import part, supervised
@@ -28,7 +27,7 @@ from kd_jax.models.remat import Remat
 from kd_jax.resolve import call, check_kwargs, resolve
 from kd_jax.system import precision
 from kd_jax.system.workdir import plain
-from kd_jax.train.loop import Settings
+from kd_jax.train.fit import Settings
 from kd_jax.types import Model, Parts, Role, Scheme, TrainState
 
 Summary = Callable[[TrainState, Mapping[str, Any]], list[dict[str, Any]]]
@@ -237,7 +236,7 @@ def plan(
     student = Role(network, tuple(config.student.inputs), group="student")
     frozen = {name: teacher_role(models[name], teacher) for name, teacher in teachers.items()}
     cached = [name for name, teacher in teachers.items() if teacher.cache.directory]
-    asked = {name: (frozen[name], *plan.stand_in(name, frozen[name], config)) for name in cached}
+    asked = {name: (frozen[name], *stand_in(name, frozen[name], config)) for name in cached}
     frozen |= {name: reads for name, (_, reads, _) in asked.items()}
     with_parameters = [name for name in teachers if name not in cached]
     rules = {"student": config.mesh.student_rules, **dict.fromkeys(with_parameters, config.mesh.teacher_rules)}
@@ -256,5 +255,5 @@ def plan(
         group, initial = fields["group"] or name, fields["initial"] or None
         roles[name] = Role(models[name], tuple(fields["inputs"]), group, initial)
     add("student", config.train, config.terms, about, roles=roles, rules=rules, **shared)
-    jobs["student"].caches = plan.attach(config, jobs, asked)
+    jobs["student"].caches = attach(config, jobs, asked)
     return jobs

@@ -9,137 +9,28 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from kd_jax.core.bind import bind, create_state, init_optimizers, init_state, variable_shapes
-from kd_jax.core.evaluate import evaluate, make_eval_step
+from kd_jax.core.bind import bind, create_state
 from kd_jax.core.many import Members
-from kd_jax.core.terms import hyper_of
-from kd_jax.data.batches import batch_shapes, eval_batches, train_batches
+from kd_jax.data.batches import batch_shapes
 from kd_jax.data.source import Source
+from kd_jax.files import write_json
 from kd_jax.prng import Keys
 from kd_jax.system import heartbeat, parallel, workdir
-from kd_jax.system.checkpoint import Checkpoints, write_json
+from kd_jax.system.checkpoint import Checkpoints
 from kd_jax.system.log import Log, Profile, Signals, Stopped
 from kd_jax.system.progress import Progress
 from kd_jax.train import dispatch
 from kd_jax.train.finish import conclude
-from kd_jax.types import PyTree, Scheme, TrainState
-
-DONE = "done.json"
-Watch = Callable[[int, list[float]], None]  # (step, Scheme.select on validation of the run or of its members)
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """How a scheme is run; nothing here changes what a step computes (but see step.make_train_step on `accumulate`).
-
-    `steps_per_dispatch` steps are one program, wherever so many are left before an evaluation or the end of a stage;
-    signals are heard between two dispatches. `accumulate` microbatches make a batch. The steps from the first to the
-    last of `profile` are traced into `<directory>/profile`.
-    """
-
-    batch_size: int
-    seed: int
-    log_every: int = 50
-    eval_every: int = 500
-    eval_batch_size: int = 256
-    view_seed: int | None = None  # of the order of the data and what is random in preparing them; None = seed
-    labelled_share: float | None = None
-    keep: int = 2
-    workers: int = 0
-    steps_per_dispatch: int = 1
-    accumulate: int = 1
-    profile: tuple[int, int] = (0, 0)
-    views: int = 0  # of each example, which come back in turn; 0 = another in every epoch
-    rules: Mapping[str, parallel.Rules] = dataclasses.field(default_factory=dict)
-
-    @property
-    def data_seed(self) -> int:
-        return self.seed if self.view_seed is None else self.view_seed
-
-
-@dataclasses.dataclass
-class Fit:
-    """A run in progress: the bound scheme, its state on the mesh, and the record that is saved beside it."""
-
-    scheme: Scheme
-    inputs: Mapping[str, Any]
-    state: TrainState
-    keys: Keys
-    sources: Mapping[str, Source | None]
-    settings: Settings
-    mesh: Mesh
-    checkpoints: Checkpoints
-    record: dict[str, Any]
-    members: Members | None = None  # None: the run is one of its own
-    resumed: bool = False
-
-    @property
-    def prefixes(self) -> list[str]:
-        """What the entries of each run in this one begin with: "", or "0/", "1/", ... of members."""
-        return [""] if self.members is None else self.members.prefixes
-
-    @property
-    def bounds(self) -> list[int]:
-        """The first step of every stage, and the last step of all."""
-        return list(itertools.accumulate((stage.steps for stage in self.scheme.stages), initial=0))
-
-    def batches(self, split: str, start: int, count: int) -> Iterator[Mapping[str, jax.Array]]:
-        return train_batches(
-            self.sources[split], batch_size=self.settings.batch_size, seed=self.settings.data_seed, start_step=start,
-            num_steps=count, labelled_share=self.settings.labelled_share, sharding=parallel.batch_sharding(self.mesh),
-            workers=self.settings.workers, views=self.settings.views,
-        )  # fmt: skip
-
-    def score(self, step: Callable[..., Any], split: str) -> dict[str, dict[str, Any]]:
-        """{entry: metrics} of a whole split."""
-        data = eval_batches(
-            self.sources[split], batch_size=self.settings.eval_batch_size, sharding=parallel.batch_sharding(self.mesh),
-            workers=self.settings.workers,
-        )  # fmt: skip
-        return evaluate(step, self.state, data, self.keys.view)
-
-    def eval_step(self, scheme: Scheme) -> Callable[..., Any]:
-        return jax.jit(make_eval_step(scheme) if self.members is None else self.members.eval_step(scheme, self.mesh))
-
-    def first(self, key: jax.Array, loaded: Mapping) -> TrainState:
-        init = functools.partial(init_state, self.scheme, self.inputs)
-        return init(key, loaded) if self.members is None else self.members.first(init, key, loaded)
-
-    def fresh(self, state: TrainState, stage: int) -> TrainState:
-        """The state with the optimizers that are new in `stage`."""
-        init = functools.partial(init_optimizers, self.scheme, stage=stage)
-        return init(state) if self.members is None else self.members.each(init, state)
-
-    def hyper(self, stage: int) -> PyTree:
-        return hyper_of(self.scheme.stages[stage]) if self.members is None else self.members.hyper[stage]
-
-    def abstract(self, stage: int) -> TrainState:
-        """Shapes and shardings of the state while `stage` runs."""
-
-        def create(key: jax.Array, loaded: Mapping) -> TrainState:
-            state = self.first(key, loaded)
-            for number in range(1, stage + 1):
-                state = self.fresh(state, number)
-            return state
-
-        shapes = jax.eval_shape(create, self.keys.own, variable_shapes(self.scheme, self.inputs))
-        of = parallel.state_shardings if self.members is None else self.members.shardings
-        shardings = of(shapes, self.settings.rules, self.mesh)
-        return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
-
-    def template(self, step: int) -> TrainState:
-        """What the state saved at `step` looks like; a step between two stages belongs to the earlier one."""
-        stage = max(i for i, start in enumerate(self.bounds[:-1]) if start < step or i == 0)
-        return self.abstract(stage).replace(frozen=self.state.frozen)
+from kd_jax.train.fit import DONE, Fit, Settings, Watch
+from kd_jax.types import Scheme, TrainState
 
 
 def fit(

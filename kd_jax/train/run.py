@@ -18,15 +18,15 @@ from kd_jax.core.terms import members
 from kd_jax.data.batches import batch_shapes
 from kd_jax.data.load import load
 from kd_jax.data.source import Splits
+from kd_jax.files import read_json, write_json
 from kd_jax.models.adapters import as_model
 from kd_jax.resolve import call
 from kd_jax.system import heartbeat, parallel, workdir
-from kd_jax.system.checkpoint import write_json
 from kd_jax.train.check import check
+from kd_jax.train.fit import DONE
 from kd_jax.train.jobs import Job, make_model, note_given, plan
-from kd_jax.train.loop import DONE
 from kd_jax.train.results import collect
-from kd_jax.train.teachers import export_of, finish_or_resume, load_network, read_json, seen_shapes, teach
+from kd_jax.train.teachers import export_of, finish_or_resume, load_network, seen_shapes, teach
 from kd_jax.types import Model, PyTree
 
 RESULTS = "results.json"

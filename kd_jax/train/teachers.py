@@ -21,12 +21,14 @@ from kd_jax.core.evaluate import evaluate, extra_inputs, make_eval_step
 from kd_jax.core.many import Members
 from kd_jax.core.terms import lookup
 from kd_jax.data.batches import batch_shapes, eval_batches
+from kd_jax.files import read_json, write_json
 from kd_jax.system import parallel, precision, workdir
-from kd_jax.system.checkpoint import load_tree, write_json
+from kd_jax.system.checkpoint import load_tree
 from kd_jax.train.finish import exported
+from kd_jax.train.fit import DONE, Watch
 from kd_jax.train.initial import check_initial, first_variables, starting_at, takes_teacher
 from kd_jax.train.jobs import Job
-from kd_jax.train.loop import DONE, Watch, fit
+from kd_jax.train.loop import fit
 from kd_jax.train.results import Network, measured
 from kd_jax.types import PyTree, Role, Scheme, TrainState
 
@@ -210,15 +212,6 @@ def finish_or_resume(
         print(f"{job.name}: finished before, in {job.directory}")
         return results
     return fit(job.scheme, job.sources, job.settings, job.directory, mesh, job.name, members, watch)
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """What a run wrote there; None where there is nothing, or nothing that can be read: it is then made again."""
-    try:
-        return json.loads(path.read_text()) if path.exists() else None
-    except ValueError:
-        print(f"{path} cannot be read: it is made again from the checkpoints.")
-        return None
 
 
 def export_of(job: Job, which: str) -> Path:

@@ -61,7 +61,7 @@ def test_one_of_two_processes_is_killed(victim, unbroken, tmp_path):  # noqa: F8
 
 def test_the_supervisor_of_the_readme_brings_a_run_home(unbroken, tmp_path):  # noqa: F811
     """`until COMMAND; do ...; done`, killed with SIGKILL twice: the same bytes as a run without. Limit: 4 minutes."""
-    path = os.pathsep.join([str(HERE), str(HERE.parent)])
+    path = os.pathsep.join([str(HERE), str(HERE.parents[1])])
     command = f"{sys.executable} {HERE / 'killable.py'} {tmp_path / 'run'} 0.05"
     loop_ = f"until {command}; do echo RESTART; sleep 1; done"
     shell = subprocess.Popen(["bash", "-c", loop_], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

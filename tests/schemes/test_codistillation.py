@@ -64,7 +64,7 @@ def test_exchange_teaches_and_does_not_depend_on_the_mesh(tmp_path):
 
 def start(folder: Path, pause: float, workdir: Path) -> subprocess.Popen:
     """Peer 1 as a process of its own."""
-    path = os.pathsep.join([str(HERE.parent), str(HERE.parent.parent), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(HERE.parent / "helpers"), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, __file__, "1", str(folder), str(pause), str(workdir)]
     environment = {**os.environ, "PYTHONPATH": path}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)

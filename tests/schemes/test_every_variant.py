@@ -12,7 +12,7 @@ from several import finish, start
 from kd_jax.config.fields import teachers_of
 from kd_jax.system.log import Signals, Stopped
 from kd_jax.train import run as train
-from kd_jax.train.loop import DONE
+from kd_jax.train.fit import DONE
 
 pytestmark = pytest.mark.slow  # about ten seconds a variant
 VARIANTS = [

@@ -26,7 +26,7 @@ from kd_jax.train import loop
 from kd_jax.train import run as train
 from kd_jax.train.finish import exported
 
-HERE = Path(__file__).parent
+
 
 
 def student(directory: Path):

@@ -25,7 +25,7 @@ from kd_jax.train.check import check
 from kd_jax.train.finish import exported
 from kd_jax.train.jobs import make_model, plan
 
-CONFIGS = Path(__file__).parent.parent / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 SHAPES = {"cifar10": (32, 32, 3), "cifar100": (32, 32, 3), "fashion_mnist": (28, 28, 1), "imagenet2012": (224, 224, 3)}
 CLASSES = {"cifar100": 100, "imagenet2012": 1000}
 

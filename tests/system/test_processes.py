@@ -125,7 +125,7 @@ def test_launch_on_two_processes(tmp_path):
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2"}
     processes = [
         subprocess.Popen([*command, f"--config.distributed.process_id={i}"], stdout=subprocess.PIPE,
-                         stderr=subprocess.STDOUT, text=True, cwd=HERE.parent, env=environment)
+                         stderr=subprocess.STDOUT, text=True, cwd=HERE.parents[1], env=environment)
         for i in range(2)
     ]  # fmt: skip
     outputs = finish(processes)

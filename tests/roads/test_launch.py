@@ -20,7 +20,7 @@ from kd_jax.train import run as train
 from kd_jax.train.finish import exported
 from kd_jax.train.jobs import make_model
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 NETS = ("--config.student.model.name=models.vision.cnn.cnn", "--config.teacher.model.name=models.vision.cnn.cnn")
 
 

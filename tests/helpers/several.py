@@ -16,7 +16,7 @@ def start(script: str, count: int, *arguments: object) -> list[subprocess.Popen]
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    path = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
     options = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "PYTHONPATH": path})
     own = [[str(x) for x in (HERE / script, port, count, i, *arguments)] for i in range(count)]
     return [subprocess.Popen([sys.executable, *each], **options) for each in own]

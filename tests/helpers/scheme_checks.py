@@ -23,11 +23,11 @@ from kd_jax.system.checkpoint import Checkpoints
 from kd_jax.system.log import Signals, Stopped
 from kd_jax.train import loop
 from kd_jax.train import run as train
-from kd_jax.train.loop import Settings
+from kd_jax.train.fit import Settings
 from kd_jax.types import Scheme, TrainState
 
 KEY = jax.random.key(0)
-CONFIGS = Path(__file__).parent.parent / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def steps(

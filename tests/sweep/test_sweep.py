@@ -206,7 +206,7 @@ def test_a_sweep_needs_a_validation_split_and_no_ranges(tmp_path):
 
 
 def test_the_command_line_tells_what_is_wrong(tmp_path):
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     command = [sys.executable, "launch.py", "--config=configs/cifar_resnet.py:digits,tiny", f"--workdir={tmp_path}/run"]
     for arguments, message in (
         (["--sweep=terms.kd.wieght=1,2"], "'wieght'. Did you mean 'weight'"),

@@ -18,7 +18,7 @@ from kd_jax.data.load import load
 from kd_jax.models.adapters import FunctionModel, LinenModel, NNXModel
 from kd_jax.train import run as train
 
-NOTEBOOK = Path(__file__).parent.parent / "colabs" / "quickstart.ipynb"
+NOTEBOOK = Path(__file__).parents[2] / "colabs" / "quickstart.ipynb"
 
 
 def own_network_and_arrays() -> str:

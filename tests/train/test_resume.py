@@ -21,11 +21,11 @@ from kd_jax.system.checkpoint import Checkpoints
 from kd_jax.system.log import NonFiniteLoss
 from kd_jax.train import finish, loop
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1] / "helpers"
 
 
 def start(directory: Path, pause: float = 0.0) -> subprocess.Popen:
-    path = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, str(HERE / "killable.py"), str(directory), str(pause)]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "PYTHONPATH": path}
