@@ -33,12 +33,16 @@ from kd_jax.train import teachers
 from kd_jax.train.jobs import make_model
 
 STORES = (
-    {"k": 0, "dtype": "float32"}, {"k": 0, "dtype": "bfloat16"}, {"k": 0, "dtype": "uint8"},
-    *({"k": k, "dtype": "float32"} for k in (1, 2, 3, 5)), {"k": 3, "dtype": "uint8"},
-)  # fmt: skip
+    {"k": 0, "dtype": "float32"},
+    {"k": 0, "dtype": "bfloat16"},
+    {"k": 0, "dtype": "uint8"},
+    *({"k": k, "dtype": "float32"} for k in (1, 2, 3, 5)),
+    {"k": 3, "dtype": "uint8"},
+)
 TOKEN_STORES = (
-    *({"k": k, "dtype": "float16"} for k in (0, 1, 2, 5, 20, 50)), {"k": 20, "dtype": "uint8"},
-)  # fmt: skip
+    *({"k": k, "dtype": "float16"} for k in (0, 1, 2, 5, 20, 50)),
+    {"k": 20, "dtype": "uint8"},
+)
 
 
 def steps(rounds: int) -> None:
@@ -59,9 +63,14 @@ def steps(rounds: int) -> None:
         teachers.teach(config, jobs, mesh, given)
         job = jobs["student"]
         batches = train_batches(
-            job.source, batch_size=64, seed=0, num_steps=rounds + 3, sharding=batch_sharding(mesh),
-            labelled_share=job.settings.labelled_share, views=job.settings.views,
-        )  # fmt: skip
+            job.source,
+            batch_size=64,
+            seed=0,
+            num_steps=rounds + 3,
+            sharding=batch_sharding(mesh),
+            labelled_share=job.settings.labelled_share,
+            views=job.settings.views,
+        )
         scheme, inputs = bind(job.scheme, train.batch_shapes(job.source, 64))
         create = jax.jit(lambda k, loaded: init_state(scheme, inputs, k, loaded))
         state = create(key, loaded_variables(scheme))

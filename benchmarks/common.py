@@ -27,9 +27,13 @@ RESULTS = Path(__file__).parent / "results"
 def machine() -> dict[str, Any]:
     device = jax.devices()[0]
     return {
-        "device": f"{jax.device_count()} x {device.device_kind}", "cores": os.cpu_count(), "load": os.getloadavg()[1],
-        "system": platform.platform(), "versions": workdir.versions(), "git": workdir.git_hash(),
-    }  # fmt: skip
+        "device": f"{jax.device_count()} x {device.device_kind}",
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[1],
+        "system": platform.platform(),
+        "versions": workdir.versions(),
+        "git": workdir.git_hash(),
+    }
 
 
 def write(name: str, rows: list[dict[str, Any]], **about: Any) -> None:

@@ -67,8 +67,11 @@ def theirs(x: np.ndarray, kernel: np.ndarray, gradient: np.ndarray) -> dict[str,
     about = (None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1)
     backward = partial(torch.ops.aten.convolution_backward, gradient, x, kernel, *about)
     forward = partial(torch.nn.functional.conv2d, x, kernel, padding=1)
-    return {"forward": forward, "input": lambda: backward([True, False, False]),
-            "kernel": lambda: backward([False, True, False])}  # fmt: skip
+    return {
+        "forward": forward,
+        "input": lambda: backward([True, False, False]),
+        "kernel": lambda: backward([False, True, False]),
+    }
 
 
 def main() -> None:

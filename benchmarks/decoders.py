@@ -156,10 +156,15 @@ def main() -> None:
         eager = seconds[f"PyTorch eager {kind}"]
         for name, value in seconds.items():
             megabytes = f"{temporary[name] / 2**20:.0f}" if name in temporary else ""
-            rows.append({
-                "step": name, "tokens/s": round(count / value), "PyTorch eager = 1": f"{eager / value:.2f}",
-                "temporary MB": megabytes, "loss": f"{losses[name]:.6f}",
-            })  # fmt: skip
+            rows.append(
+                {
+                    "step": name,
+                    "tokens/s": round(count / value),
+                    "PyTorch eager = 1": f"{eager / value:.2f}",
+                    "temporary MB": megabytes,
+                    "loss": f"{losses[name]:.6f}",
+                }
+            )
 
     prompt, teacher = tokens[:, :16], networks["teacher"].eval()
     ours = jax.jit(partial(generate, decoding(modules["teacher"]), length=args.new, temperature=0))
@@ -168,9 +173,12 @@ def main() -> None:
         given = torch.tensor(prompt).long()
         with torch.no_grad():
             return teacher.generate(
-                given, attention_mask=torch.ones_like(given), max_new_tokens=args.new, min_new_tokens=args.new,
+                given,
+                attention_mask=torch.ones_like(given),
+                max_new_tokens=args.new,
+                min_new_tokens=args.new,
                 do_sample=False,
-            ).numpy()[:, 16:]  # fmt: skip
+            ).numpy()[:, 16:]
 
     programs = {
         "kd_jax generate": lambda: np.asarray(ours(params["teacher"], prompt, None, KEY).tokens),

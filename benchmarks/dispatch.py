@@ -80,10 +80,15 @@ def main() -> None:
         alone = common.median(seconds[1])
         for size, (_, first) in ways.items():
             step = common.median(seconds[size])
-            rows.append({
-                "student": name, "steps in a dispatch": size, "ms a step": f"{1e3 * step / STEPS:.3f}",
-                "ratio": f"{step / alone:.3f}", "first call s": f"{first:.1f}",
-            })  # fmt: skip
+            rows.append(
+                {
+                    "student": name,
+                    "steps in a dispatch": size,
+                    "ms a step": f"{1e3 * step / STEPS:.3f}",
+                    "ratio": f"{step / alone:.3f}",
+                    "first call s": f"{first:.1f}",
+                }
+            )
     common.write("dispatch", rows, rounds=args.rounds)
 
 

@@ -83,11 +83,17 @@ def accuracy_rows(root: Path, seeds: int, only: list[str] | None) -> list[dict[s
         scores = [r["models"]["student"]["last"]["test"] for r in runs]
         teacher = runs[0]["models"]["teacher"]["last"]["test"]["accuracy"]
         mean = statistics.mean(s["accuracy"] for s in scores)
-        rows.append({
-            "method": method, "student": "narrow" if narrow else "3 layers", "seeds": len(runs),
-            "teacher": percent([teacher]), "accuracy": percent([s["accuracy"] for s in scores]),
-            "retained": f"{100 * mean / teacher:.1f} %", "agreement": percent([s["agreement"] for s in scores]),
-        })  # fmt: skip
+        rows.append(
+            {
+                "method": method,
+                "student": "narrow" if narrow else "3 layers",
+                "seeds": len(runs),
+                "teacher": percent([teacher]),
+                "accuracy": percent([s["accuracy"] for s in scores]),
+                "retained": f"{100 * mean / teacher:.1f} %",
+                "agreement": percent([s["agreement"] for s in scores]),
+            }
+        )
     return rows
 
 
@@ -155,8 +161,15 @@ def sentence_rows(root: Path, seeds: int) -> list[dict[str, Any]]:
 
     def row(what: str, student: str, values: list[tuple[float, float]]) -> None:
         correlation, accuracy = zip(*values, strict=True)
-        rows.append({"method": what, "student": student, "seeds": len(values),
-                     "spearman": percent(list(correlation)), "neighbours": percent(list(accuracy))})  # fmt: skip
+        rows.append(
+            {
+                "method": what,
+                "student": student,
+                "seeds": len(values),
+                "spearman": percent(list(correlation)),
+                "neighbours": percent(list(accuracy)),
+            }
+        )
 
     row("published MiniLM (teacher)", "", [measure(teacher, published)])
     for narrow in (False, True):
@@ -174,8 +187,12 @@ def speed_rows(root: Path) -> list[dict[str, Any]]:
     """Parameters, and the median time of one forward pass of 16 texts, in turns."""
     rng = np.random.default_rng(0)
     cases = {}
-    for name, method, narrow in (("teacher", "response", False), ("3 layers", "response", False),
-                                 ("narrow", "response", True), ("mobilebert", "mobilebert", False)):  # fmt: skip
+    for name, method, narrow in (
+        ("teacher", "response", False),
+        ("3 layers", "response", False),
+        ("narrow", "response", True),
+        ("mobilebert", "mobilebert", False),
+    ):
         config = configure(method, narrow, 0, root)
         model = network(config, config.teacher if name == "teacher" else config.student)
         tokens = jnp.asarray(rng.integers(1000, 20000, (16, config.data.length)), jnp.int32)
@@ -192,10 +209,15 @@ def speed_rows(root: Path) -> list[dict[str, Any]]:
     rows = []
     for name, (_, params, _, seconds) in cases.items():
         whole, words = sum(x.size for x in jax.tree.leaves(params)), params["words"]["embedding"].size
-        rows.append({
-            "network": name, "parameters": f"{whole / 1e6:.1f} M", "without words": f"{(whole - words) / 1e6:.1f} M",
-            "ms": f"{1e3 * common.median(seconds):.0f}", "faster": f"{slowest / common.median(seconds):.1f}x",
-        })  # fmt: skip
+        rows.append(
+            {
+                "network": name,
+                "parameters": f"{whole / 1e6:.1f} M",
+                "without words": f"{(whole - words) / 1e6:.1f} M",
+                "ms": f"{1e3 * common.median(seconds):.0f}",
+                "faster": f"{slowest / common.median(seconds):.1f}x",
+            }
+        )
     return rows
 
 

@@ -119,10 +119,15 @@ def growth(readings: list[dict[str, float]]) -> tuple[list[dict[str, str]], bool
     for name, limit in (LIMITS | {"heap_used_mb": None, "heap_free_mb": None, "python_blocks": None}).items():
         values = np.array([r[name] for r in readings])
         slope = np.polyfit(hours, values, 1)[0]
-        rows.append({
-            "what": name, "after warm-up": f"{values[0]:.1f}", "at the end": f"{values[-1]:.1f}",
-            "growth an hour": f"{slope:+.2f}",
-        } | ({} if limit is None else {"limit": f"{limit:g}", "passed": bool(slope <= limit)}))  # fmt: skip
+        rows.append(
+            {
+                "what": name,
+                "after warm-up": f"{values[0]:.1f}",
+                "at the end": f"{values[-1]:.1f}",
+                "growth an hour": f"{slope:+.2f}",
+            }
+            | ({} if limit is None else {"limit": f"{limit:g}", "passed": bool(slope <= limit)})
+        )
     return rows, all(row.get("passed", True) for row in rows)
 
 

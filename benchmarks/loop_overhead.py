@@ -58,8 +58,14 @@ def main() -> None:
 
     loop.train_batches = measured
     with tempfile.TemporaryDirectory() as directory:
-        loop.fit(scheme, {"train": splits.train, "validation": None, "test": splits.test}, settings, Path(directory),
-                 common.one_device(), "loop")  # fmt: skip
+        loop.fit(
+            scheme,
+            {"train": splits.train, "validation": None, "test": splits.test},
+            settings,
+            Path(directory),
+            common.one_device(),
+            "loop",
+        )
     loop_ms, bare_ms = (1e3 * common.median(s[2:]) / SEGMENT for s in (real, bare))
     row = {"loop ms/step": f"{loop_ms:.3f}", "bare ms/step": f"{bare_ms:.3f}", "ratio": f"{loop_ms / bare_ms:.3f}"}
     common.write("loop_overhead", [row], limit=1.03, segments=args.segments, segment_steps=SEGMENT)

@@ -47,10 +47,12 @@ def measure(name: str, case: Case, seconds: float) -> dict[str, Any]:
     ms, temp = common.alternate(programs, seconds), program.memory_analysis().temp_size_in_bytes
     sizes = collections.Counter("x".join(map(str, x.shape)) or "1" for side in inputs for x in side)
     row = {
-        "loss": name, "inputs": " ".join(f"{s}({n})" if n > 1 else s for s, n in sizes.items()),
-        "ms": round(ms["loss"], 2), "x copy": round(ms["loss"] / ms["copy"], 1),
+        "loss": name,
+        "inputs": " ".join(f"{s}({n})" if n > 1 else s for s, n in sizes.items()),
+        "ms": round(ms["loss"], 2),
+        "x copy": round(ms["loss"] / ms["copy"], 1),
         "temp x inputs": round(temp / sum(x.nbytes for x in jax.tree.leaves(arrays)), 2),
-    }  # fmt: skip
+    }
     if case.axis is None:
         return row
     grown = ms["loss"] / ms["half"], temp / max(half.memory_analysis().temp_size_in_bytes, 1)

@@ -80,9 +80,16 @@ def batches(seconds: float) -> list[dict[str, Any]]:
     ms = common.alternate({size: step_of(size)[0] for size in BATCHES}, seconds * len(BATCHES))
     rate = {size: 1e3 * size / ms[size] for size in BATCHES}
     return [
-        {"part": "batch", "what": "step", "size": n, "ms": f"{ms[n]:.2f}", "examples/s": f"{rate[n]:,.0f}",
-         "over that at 64": f"{rate[n] / rate[64]:.2f}"} for n in BATCHES
-    ]  # fmt: skip
+        {
+            "part": "batch",
+            "what": "step",
+            "size": n,
+            "ms": f"{ms[n]:.2f}",
+            "examples/s": f"{rate[n]:,.0f}",
+            "over that at 64": f"{rate[n] / rate[64]:.2f}",
+        }
+        for n in BATCHES
+    ]
 
 
 def losses(part: str, table: dict[str, Callable], shapes: list[tuple[int, int]], seconds: float) -> list[dict]:

@@ -85,9 +85,13 @@ def kd(student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor) -> to
 
 
 def theirs(
-    teacher: torch.nn.Module, student: torch.nn.Module, images: np.ndarray, labels: np.ndarray,
-    channels_last: bool = False, compiled: bool = False,
-) -> tuple[Callable, float]:  # fmt: skip
+    teacher: torch.nn.Module,
+    student: torch.nn.Module,
+    images: np.ndarray,
+    labels: np.ndarray,
+    channels_last: bool = False,
+    compiled: bool = False,
+) -> tuple[Callable, float]:
     """(a step, seconds until the first result)."""
     student, teacher = copy.deepcopy(student).train(), copy.deepcopy(teacher).eval()
     x, y = torch.tensor(images).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels, dtype=torch.int64)

@@ -55,9 +55,13 @@ def programs(name: str, size: tuple[int, ...], chunk: int, dtype: Any = jnp.floa
 def row_of(name: str, size: tuple[int, ...], chunk: int, dtype: Any) -> dict[str, Any]:
     tokens, classes, student, teacher = size
     return {
-        "loss": name, "tokens": tokens, "classes": classes, "widths": f"{student}/{teacher}",
-        "dtype": jnp.dtype(dtype).name, "chunk": chunk,
-    }  # fmt: skip
+        "loss": name,
+        "tokens": tokens,
+        "classes": classes,
+        "widths": f"{student}/{teacher}",
+        "dtype": jnp.dtype(dtype).name,
+        "chunk": chunk,
+    }
 
 
 def memory(name: str, size: tuple[int, ...], chunk: int, dtype: Any = jnp.float32) -> dict[str, Any]:
@@ -81,9 +85,11 @@ def timing(name: str, size: tuple[int, ...], chunk: int, rounds: int) -> dict[st
                 seconds[kind].append((time.perf_counter() - start[0], time.process_time() - start[1]))
     wall, cpu = ({k: common.median([x[i] for x in v]) for k, v in seconds.items()} for i in (0, 1))
     return row_of(name, size, chunk, jnp.float32) | {
-        "plain s": round(wall["plain"], 2), "fused s": round(wall["fused"], 2),
-        "wall": round(wall["fused"] / wall["plain"], 3), "cpu": round(cpu["fused"] / cpu["plain"], 3),
-    }  # fmt: skip
+        "plain s": round(wall["plain"], 2),
+        "fused s": round(wall["fused"], 2),
+        "wall": round(wall["fused"] / wall["plain"], 3),
+        "cpu": round(cpu["fused"] / cpu["plain"], 3),
+    }
 
 
 def main() -> None:

@@ -47,12 +47,15 @@ def chosen(data: str, method: str, seeds: int, root: Path) -> dict[str, Any]:
     )
     best = max(FACTORS, key=lambda f: statistics.mean(validation[f]))
     return {
-        "data": data, "method": method, "published weight": common.spread(test[1.0]), "factor": f"{best:g}",
+        "data": data,
+        "method": method,
+        "published weight": common.spread(test[1.0]),
+        "factor": f"{best:g}",
         "chosen by validation": common.spread(test[best]),
         "validation of " + ", ".join(f"{f:g}" for f in FACTORS): ", ".join(
             f"{statistics.mean(validation[f]):.1f}" for f in FACTORS
         ),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

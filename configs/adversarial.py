@@ -33,14 +33,16 @@ VARIANTS = ("logits", "features", "least_squares", "hinge", "gradient_penalty", 
 OPTIONS = {
     "logits": dict(kind="non_saturating"),
     "features": dict(
-        kind="non_saturating", fake="student.features:embedding", real="teacher.features:embedding",
+        kind="non_saturating",
+        fake="student.features:embedding",
+        real="teacher.features:embedding",
         through="projection",
     ),
     "least_squares": dict(kind="least_squares"),
     "hinge": dict(kind="hinge"),
     "gradient_penalty": dict(kind="wasserstein", n_critic=3, penalty="between", penalty_weight=10.0),
     "alone": dict(kind="non_saturating"),
-}  # fmt: skip
+}
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -22,16 +22,21 @@ def get_config(arg: str = ""):
     config.title, config.select = "Answers of an API", "nll"
     config.data.update(dict(name="pairs", directory="answers.jsonl", length=256, test=0.1, validation=0.1))
     config.teacher.model.name = ""
-    config.student.model = dict(name="models.language.decoder_families.llama", kwargs=dict(width=256, depth=4, tied=True))
+    config.student.model = dict(
+        name="models.language.decoder_families.llama", kwargs=dict(width=256, depth=4, tied=True)
+    )
     config.student.inputs = ("batch.tokens", "batch.segments")
     config.train = defaults.training(batch_size=16, epochs=3.0)
     del config.train.optimizer["kwargs"]
     adam = dict(name="adamw", learning_rate=1e-3, weight_decay=0.0, kwargs=dict(weight_decay=0.01))
     config.train.optimizer.update(dict(**adam, clip_norm=1.0, warmup=0.05))
     listed = term(
-        "losses.response_vocabulary.topk_kd_loss", ("student.logits",), ("batch.top_log_probs", "batch.top_ids"),
-        kwargs={"temperature": 1.0, "tail": "bucket"}, where="batch.labelled",
-    )  # fmt: skip
+        "losses.response_vocabulary.topk_kd_loss",
+        ("student.logits",),
+        ("batch.top_log_probs", "batch.top_ids"),
+        kwargs={"temperature": 1.0, "tail": "bucket"},
+        where="batch.labelled",
+    )
     config.terms = {**supervised(0.5), "kd": {**listed, "weight": 0.5}}
     if "tiny" in found.flags:
         defaults.make_tiny(config)

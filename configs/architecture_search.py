@@ -34,7 +34,9 @@ def get_config(arg: str = "") -> ConfigDict:
         config.scheme = ConfigDict(part("schemes.supernet.build"))
     else:
         kinds = (("conv3",),) * 3
-        config.student.model = dict(name="models.vision.supernet.mixed_cnn", kwargs=dict(widths=(6, 6, 12, 12), kinds=kinds))
+        config.student.model = dict(
+            name="models.vision.supernet.mixed_cnn", kwargs=dict(widths=(6, 6, 12, 12), kinds=kinds)
+        )
         config.roles.supernet = ConfigDict(role("models.vision.supernet.mixed_cnn", widths=(8, 8, 16, 16)))
         config.scheme = ConfigDict(part("schemes.architecture_search.build", search_steps=400))
         adam = dict(name="adam", learning_rate=0.02, weight_decay=0.0, schedule="constant")

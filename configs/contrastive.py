@@ -30,11 +30,14 @@ def contrast(name: str, teacher: str, weight: float = 0.8, negatives: int = 512)
     """The CRD term of one of several teachers, called `name`; its memory stands at extra.<name>."""
     options = {"negatives": negatives, "temperature": 0.07}
     return term(
-        "losses.composed.contrastive_memory_loss", ("student.features:embedding", f"{teacher}.features:embedding"),
-        weight=weight, kwargs=options, memory=part("losses.composed.contrastive_memory", **options),
+        "losses.composed.contrastive_memory_loss",
+        ("student.features:embedding", f"{teacher}.features:embedding"),
+        weight=weight,
+        kwargs=options,
+        memory=part("losses.composed.contrastive_memory", **options),
         options={"memory": f"extra.{name}", "index": "batch.index", "step": "step"},
         connector=part("models.method_connectors.embed_pair"),
-    )  # fmt: skip
+    )
 
 
 def sskd(config: ConfigDict) -> None:
@@ -44,25 +47,35 @@ def sskd(config: ConfigDict) -> None:
         {
             **supervised(0.1),
             "kd": term(
-                "losses.response.kd_loss", ("student.logits",), ("teacher.logits",), weight=0.9,
+                "losses.response.kd_loss",
+                ("student.logits",),
+                ("teacher.logits",),
+                weight=0.9,
                 kwargs={"temperature": 4.0},
             ),
             "transformed": term(
-                "losses.self_supervised.transformed_kd_loss", *further, weight=2.7,
+                "losses.self_supervised.transformed_kd_loss",
+                *further,
+                weight=2.7,
                 kwargs={"temperature": 4.0, "wrong_ratio": 1.0},
             ),
             "similarity": term(
-                "losses.representation.similarity_transfer_loss", ("student_head.logits",), ("teacher_head.logits",),
-                weight=10.0, kwargs={"temperature": 0.5, "wrong_ratio": 0.75},
+                "losses.representation.similarity_transfer_loss",
+                ("student_head.logits",),
+                ("teacher_head.logits",),
+                weight=10.0,
+                kwargs={"temperature": 0.5, "wrong_ratio": 0.75},
             ),
         }
-    )  # fmt: skip
+    )
     config.scheme = ConfigDict(part("schemes.self_supervised.build"))
 
 
 def ensemble(config: ConfigDict) -> None:
-    models = {"second": dict(name="models.mlp.mlp", kwargs=dict(widths=(64,))),
-              "third": dict(name="models.vision.cnn.cnn", kwargs=dict(widths=(16, 32)))}  # fmt: skip
+    models = {
+        "second": dict(name="models.mlp.mlp", kwargs=dict(widths=(64,))),
+        "third": dict(name="models.vision.cnn.cnn", kwargs=dict(widths=(16, 32))),
+    }
     for name, model in models.items():
         train = config.teacher.train.copy_and_resolve_references()
         config.teachers[name] = teacher_fields(model["name"], train=train)

@@ -47,7 +47,11 @@ def get_config(arg: str = "") -> ConfigDict:
     adam = {**config.train.optimizer.to_dict(), "name": "adam", "kwargs": {}, "weight_decay": 0.0}
     if "synthesis" in options:
         bank = role(
-            "models.vision.generators.image_bank", inputs=("batch.index", "extra.window"), shape=SHAPE, size=1000, shift=1
+            "models.vision.generators.image_bank",
+            inputs=("batch.index", "extra.window"),
+            shape=SHAPE,
+            size=1000,
+            shift=1,
         )
         config.roles.bank, config.optimizers.bank = ConfigDict(bank), ConfigDict({**adam, "learning_rate": 0.1})
     else:

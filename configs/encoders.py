@@ -121,10 +121,16 @@ def sentence(narrow: bool = False) -> Terms:
 
 
 METHODS = {
-    "response": response, "distilbert": distilbert, "tinybert": tinybert, "minilm": minilm, "minilmv2": minilmv2,
-    "bert_pkd": bert_pkd, "mobilebert": mobilebert, "sentence": sentence,
+    "response": response,
+    "distilbert": distilbert,
+    "tinybert": tinybert,
+    "minilm": minilm,
+    "minilmv2": minilmv2,
+    "bert_pkd": bert_pkd,
+    "mobilebert": mobilebert,
+    "sentence": sentence,
     "distilbert_mlm": lambda narrow: distilbert(narrow, where="batch.labelled"),
-}  # fmt: skip
+}
 
 
 def stages_of(method: str, terms: Terms) -> dict | None:

@@ -65,9 +65,11 @@ def gnn(config: ConfigDict) -> None:
     config.teacher.data.labels = 0
     config.train = adam(200)
     config.terms.local = term(
-        "losses.graph.local_structure_loss", ("student.features:layer1",), ("teacher.features:layer1",),
+        "losses.graph.local_structure_loss",
+        ("student.features:layer1",),
+        ("teacher.features:layer1",),
         options={"senders": "extra.graph.senders", "receivers": "extra.graph.receivers"},
-    )  # fmt: skip
+    )
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -40,17 +40,24 @@ def kd(method: str, weight: float = 1.0) -> dict:
     """A divergence between student and teacher at every counted token."""
     fn, kwargs = WORD[method]
     return term(
-        f"losses.response.{fn}", ("student.logits",), ("teacher.logits",), weight=weight, kwargs=kwargs,
+        f"losses.response.{fn}",
+        ("student.logits",),
+        ("teacher.logits",),
+        weight=weight,
+        kwargs=kwargs,
         where="batch.labelled",
-    )  # fmt: skip
+    )
 
 
 def on_data(weight: float) -> dict:
     """Cross-entropy on the data where the batch itself is generated."""
     return term(
-        "losses.task.cross_entropy_loss", ("on_data.logits",), ("batch.data_target",), weight=weight,
+        "losses.task.cross_entropy_loss",
+        ("on_data.logits",),
+        ("batch.data_target",),
+        weight=weight,
         where="batch.data_labelled",
-    )  # fmt: skip
+    )
 
 
 def set_method(config, method: str, prompt: int) -> None:
@@ -72,9 +79,12 @@ def set_method(config, method: str, prompt: int) -> None:
         config.scheme = part("schemes.on_policy.build", prompt=prompt, share=0.5, sampler=sampler)
     elif method == "minillm":
         loss = term(
-            "losses.on_policy.sequence_reverse_kl_loss", ("student.logits",), ("teacher.logits", "batch.label"),
-            kwargs={"mix": 0.2, "long": 1.0}, where="batch.labelled",
-        )  # fmt: skip
+            "losses.on_policy.sequence_reverse_kl_loss",
+            ("student.logits",),
+            ("teacher.logits", "batch.label"),
+            kwargs={"mix": 0.2, "long": 1.0},
+            where="batch.labelled",
+        )
         config.terms = {"kd": loss, "ce": on_data(1.0)}
         config.scheme = part("schemes.on_policy.build", prompt=prompt, share=1.0, sampler="mixed", mix=0.2)
     else:
@@ -92,16 +102,20 @@ def get_config(arg: str = ""):
     config = defaults.base()
     config.title = f"King James Bible: {method}"
     config.select = "nll"
-    config.data.update(
-        dict(name="text", tokenizer=found.data, length=64, test=0.05, validation=0.05, eval_limit=512)
-    )  # fmt: skip
+    config.data.update(dict(name="text", tokenizer=found.data, length=64, test=0.05, validation=0.05, eval_limit=512))
     for part_of, width, depth in ((config.student, 48, 2), (config.teacher, 128, 3)):
-        part_of.model = dict(name="models.language.decoder_families.llama", kwargs=dict(width=width, depth=depth, tied=True))
+        part_of.model = dict(
+            name="models.language.decoder_families.llama", kwargs=dict(width=width, depth=depth, tied=True)
+        )
         part_of.inputs = ("batch.tokens", "batch.segments")
     adam = dict(
-        name="adamw", learning_rate=3e-3, weight_decay=0.0, clip_norm=1.0, warmup=0.05,
+        name="adamw",
+        learning_rate=3e-3,
+        weight_decay=0.0,
+        clip_norm=1.0,
+        warmup=0.05,
         kwargs=dict(b2=0.99, weight_decay=0.01),
-    )  # fmt: skip
+    )
     config.train = defaults.training(batch_size=32, steps=600)
     config.teacher.train = defaults.training(batch_size=32, steps=1200)
     for train in (config.train, config.teacher.train):

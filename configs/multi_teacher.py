@@ -31,8 +31,15 @@ from kd_jax.config.fields import make_tiny, parse, small_digits, teacher_fields
 from kd_jax.config.presets import part, supervised, term
 
 VARIANTS = (
-    "probabilities", "logits", "losses", "entropy", "confidence", "mixed_knowledge", "specialists", "one_teacher",
-)  # fmt: skip
+    "probabilities",
+    "logits",
+    "losses",
+    "entropy",
+    "confidence",
+    "mixed_knowledge",
+    "specialists",
+    "one_teacher",
+)
 SHARE = 60  # labelled images a teacher
 NAMES = ("teacher", "second", "third")
 LOGITS = tuple(f"{name}.logits" for name in NAMES)
@@ -48,9 +55,12 @@ def single(name: str, weight: float = 0.9) -> dict:
 
 
 HINT = term(
-    "losses.feature.feature_hint_loss", ("student.features:stage2",), ("second.features:stage2",), weight=10.0,
+    "losses.feature.feature_hint_loss",
+    ("student.features:stage2",),
+    ("second.features:stage2",),
+    weight=10.0,
     connector=part("models.connectors.auto"),
-)  # fmt: skip
+)
 COUNT = len(NAMES)
 TERMS = {
     "probabilities": {"kd": kd("ensemble.average_probabilities_loss", LOGITS)},
@@ -68,7 +78,10 @@ TERMS = {
 
 def ensemble(config: ConfigDict) -> None:
     config.teacher.data.train_slice = (0, SHARE)
-    models = {"second": ("models.vision.cnn.cnn", dict(widths=(16, 32))), "third": ("models.mlp.mlp", dict(widths=(64,)))}
+    models = {
+        "second": ("models.vision.cnn.cnn", dict(widths=(16, 32))),
+        "third": ("models.mlp.mlp", dict(widths=(64,))),
+    }
     for i, name in enumerate(NAMES[1:], start=1):
         further_teacher(config, name, *models[name], train_slice=(i * SHARE, (i + 1) * SHARE))
 

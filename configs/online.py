@@ -44,8 +44,16 @@ from kd_jax.config.knowledge import compose
 from kd_jax.config.presets import Terms, part, term
 
 VARIANTS = (
-    "mutual", "joint", "kdcl_naive", "kdcl_linear", "kdcl_min_logit", "kdcl_general", "one", "okddip", "codistillation",
-)  # fmt: skip
+    "mutual",
+    "joint",
+    "kdcl_naive",
+    "kdcl_linear",
+    "kdcl_min_logit",
+    "kdcl_general",
+    "one",
+    "okddip",
+    "codistillation",
+)
 PEERS = ("student.logits",)
 CE = "losses.task.cross_entropy_loss"
 
@@ -75,9 +83,13 @@ def kdcl(config: ConfigDict, method: str) -> None:
     config.scheme = part(f"schemes.online.{build}", peers=2, inputs=("batch.image", "batch.other_image"))
     options = {"shares": "extra.peer_shares"} if method == "general" else {"labels": "batch.label"}
     kd = term(
-        f"losses.online.kdcl_{method}_loss", PEERS, PEERS, kwargs={"temperature": 2.0}, options=options,
+        f"losses.online.kdcl_{method}_loss",
+        PEERS,
+        PEERS,
+        kwargs={"temperature": 2.0},
+        options=options,
         where="" if method == "general" else "batch.labelled",
-    )  # fmt: skip
+    )
     config.terms = ConfigDict({**labels(), "kdcl": kd})
 
 
@@ -101,9 +113,11 @@ def okddip(config: ConfigDict) -> None:
     ramp = {"kwargs": {"temperature": 3.0}, "schedule": part("core.schedules.warmup", fraction=80 / 300)}
     first = term("losses.online.group_distillation_loss", (*PEERS, "student.features:attention"), PEERS, **ramp)
     second = term(
-        "losses.ensemble.average_probabilities_loss", ("student.logits@2",),
-        ("student.logits@0", "student.logits@1"), **ramp,
-    )  # fmt: skip
+        "losses.ensemble.average_probabilities_loss",
+        ("student.logits@2",),
+        ("student.logits@0", "student.logits@1"),
+        **ramp,
+    )
     config.terms = ConfigDict({**labels(), "peers": first, "leader": second})
 
 

@@ -34,7 +34,9 @@ def get_config(arg: str = ""):
     config.data.rationale = {"answer": "none", "rationale": "task"}.get(method, "first")
     config.teacher.data.update(dict(rationale="first", limit=4000))
     for part_of, width, depth in ((config.student, 32, 2), (config.teacher, 96, 3)):
-        part_of.model = dict(name="models.language.decoder_families.llama", kwargs=dict(width=width, depth=depth, tied=True))
+        part_of.model = dict(
+            name="models.language.decoder_families.llama", kwargs=dict(width=width, depth=depth, tied=True)
+        )
         part_of.inputs = ("batch.tokens", "batch.segments")
     config.train = defaults.training(batch_size=32, steps=1500)
     config.teacher.train = defaults.training(batch_size=32, steps=1500)
@@ -59,9 +61,12 @@ def get_config(arg: str = ""):
         )
     else:
         kd = term(
-            "losses.response.jsd_loss", ("student.logits",), ("teacher.logits",), kwargs={"beta": 0.5},
+            "losses.response.jsd_loss",
+            ("student.logits",),
+            ("teacher.logits",),
+            kwargs={"beta": 0.5},
             where="batch.labelled",
-        )  # fmt: skip
+        )
         config.terms = {**(supervised() if method == "chain" else {}), "kd": kd}
         if method == "on_policy":
             config.scheme = part("schemes.on_policy.build", prompt=0, share=0.5)

@@ -42,9 +42,11 @@ def deep_terms(exits: tuple[str, ...], alpha: float = 0.1, hint: float = 0.05, t
         terms[f"ce_{name}"] = term(CE, path, ("batch.target",), weight=1.0 - alpha, where="batch.labelled")
         terms[f"kd_{name}"] = term(KD, path, STUDENT, weight=alpha, kwargs={"temperature": temperature})
         terms[f"hint_{name}"] = term(
-            "losses.feature.feature_hint_loss", features("student", (f"{name}/map",)),
-            features("student", ("stage3",)), weight=hint,
-        )  # fmt: skip
+            "losses.feature.feature_hint_loss",
+            features("student", (f"{name}/map",)),
+            features("student", ("stage3",)),
+            weight=hint,
+        )
     return terms
 
 
@@ -65,10 +67,13 @@ def born_again(config: ConfigDict) -> None:
 def progressive(config: ConfigDict) -> None:
     config.scheme = part("schemes.progressive.build")
     refined = term(
-        "losses.self_distillation.progressive_loss", STUDENT, ("batch.label",), where="batch.labelled",
+        "losses.self_distillation.progressive_loss",
+        STUDENT,
+        ("batch.label",),
+        where="batch.labelled",
         kwargs={"alpha": 0.8, "progress": part("core.schedules.warmup", fraction=1.0)},
         options={"predictions": "extra.predictions", "index": "batch.index"},
-    )  # fmt: skip
+    )
     config.terms = ConfigDict({"refined": refined})
 
 
@@ -77,17 +82,24 @@ def mean_teacher(config: ConfigDict) -> None:
     config.train.views = ConfigDict({"other_image": config.train.augment})
     config.scheme = part("schemes.average_teacher.build", decay=0.99, inputs=("batch.other_image",))
     agree = term(
-        "losses.self_distillation.consistency_loss", STUDENT, ("average.logits",), weight=10.0,
+        "losses.self_distillation.consistency_loss",
+        STUDENT,
+        ("average.logits",),
+        weight=10.0,
         schedule=part("core.schedules.cosine", start=0.0, end=1.0, fraction=0.25),
-    )  # fmt: skip
+    )
     config.terms = ConfigDict({**supervised(), "agree": agree})
 
 
 def teacher_free(config: ConfigDict) -> None:
     virtual = term(
-        "losses.self_distillation.virtual_teacher_loss", STUDENT, ("batch.label",), weight=0.1, where="batch.labelled",
+        "losses.self_distillation.virtual_teacher_loss",
+        STUDENT,
+        ("batch.label",),
+        weight=0.1,
+        where="batch.labelled",
         kwargs={"correct": 0.99, "temperature": 20.0},
-    )  # fmt: skip
+    )
     config.terms = ConfigDict({**supervised(0.9), "virtual": virtual})
 
 
@@ -105,9 +117,14 @@ def pretrained_self(config: ConfigDict) -> None:
 
 
 BUILD = {
-    "deep": deep, "born_again": born_again, "progressive": progressive, "mean_teacher": mean_teacher,
-    "teacher_free": teacher_free, "label_smoothing": label_smoothing, "pretrained_self": pretrained_self,
-}  # fmt: skip
+    "deep": deep,
+    "born_again": born_again,
+    "progressive": progressive,
+    "mean_teacher": mean_teacher,
+    "teacher_free": teacher_free,
+    "label_smoothing": label_smoothing,
+    "pretrained_self": pretrained_self,
+}
 VARIANTS = tuple(BUILD)
 
 

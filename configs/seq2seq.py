@@ -25,9 +25,7 @@ def get_config(arg: str = ""):
     method = "sequence" if found.knowledge == "response" else found.knowledge
     config = defaults.base()
     config.title, config.select = f"Pronunciations: {method}", "nll"
-    config.data.update(
-        dict(name="pronunciations", length=20, test=0.02, validation=0.02, limit=20000, eval_limit=1000)
-    )  # fmt: skip
+    config.data.update(dict(name="pronunciations", length=20, test=0.02, validation=0.02, limit=20000, eval_limit=1000))
     for part_of, width, depth in ((config.student, 32, 1), (config.teacher, 128, 2)):
         kwargs = dict(width=width, depth=depth, source_vocabulary=SOURCE_VOCABULARY)
         part_of.model = dict(name="models.language.seq2seq.seq2seq", kwargs=kwargs)
@@ -42,15 +40,19 @@ def get_config(arg: str = ""):
     config.log_every, config.eval_every, config.eval_batch_size = 50, 500, 200
     config.summary = part("schemes.text_summary.error_rate")
     kd = term(
-        "losses.response.kd_loss", ("student.logits",), ("teacher.logits",), weight=0.5, kwargs={"temperature": 1.0},
+        "losses.response.kd_loss",
+        ("student.logits",),
+        ("teacher.logits",),
+        weight=0.5,
+        kwargs={"temperature": 1.0},
         where="batch.labelled",
-    )  # fmt: skip
+    )
     config.terms = supervised()
     if method in ("sequence", "interpolated"):
         choose = "best" if method == "sequence" else "nearest"
         config.scheme = part(
             "schemes.sequence_level.build", prompt=1, beams=4, choose=choose, batch=250, decoding=DECODING
-        )  # fmt: skip
+        )
     else:
         config.terms = {**supervised(0.5), "kd": kd}
         if method == "on_policy":

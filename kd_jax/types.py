@@ -14,6 +14,7 @@ import jax
 
 Array = jax.Array
 PyTree = Any
+Variables = tuple[PyTree, PyTree]  # (params, stats) of a network
 Schedule = Callable[[Array], Array]
 
 

@@ -52,9 +52,14 @@ def sizes(cache: TeacherCache) -> list[str]:
 
 
 def build(
-    cache: TeacherCache, variables: tuple[PyTree, PyTree], mesh: Mesh, *, rules: parallel.Rules = (), files: str = "",
+    cache: TeacherCache,
+    variables: tuple[PyTree, PyTree],
+    mesh: Mesh,
+    *,
+    rules: parallel.Rules = (),
+    files: str = "",
     trained: Any = None,
-) -> None:  # fmt: skip
+) -> None:
     """Computes what of the cache is not on disk; prints the sizes first.
 
     `variables` are the teacher's (params, stats), `rules` shard them; `files` is the hash of the export that they come
@@ -167,9 +172,15 @@ def _build_split(cache: TeacherCache, split: str, placed: Any, identity: Mapping
 
 
 def _compute(
-    cache: TeacherCache, split: str, placed: Any, chunks: np.ndarray, writers: list[tuple[int, np.ndarray]], size: int,
-    batch_size: int, sharding: NamedSharding,
-) -> None:  # fmt: skip
+    cache: TeacherCache,
+    split: str,
+    placed: Any,
+    chunks: np.ndarray,
+    writers: list[tuple[int, np.ndarray]],
+    size: int,
+    batch_size: int,
+    sharding: NamedSharding,
+) -> None:
     source, train, content, _ = cache.splits[split]
     source = dataclasses.replace(source, answers={})
     places = np.stack([rows for _, rows in writers])

@@ -192,9 +192,12 @@ def plan_cache(
             source, stages, settings.batch_size, settings.labelled_share, fields.cache.views, varies and bool(stages)
         )
         shown = {
-            "of": pictures if varies else dict.fromkeys(pictures, []), "seed": seed if varies else None,
-            "mean": list(source.mean), "std": list(source.std), "prepare": workdir.plain(config.prepare),
-        }  # fmt: skip
+            "of": pictures if varies else dict.fromkeys(pictures, []),
+            "seed": seed if varies else None,
+            "mean": list(source.mean),
+            "std": list(source.std),
+            "prepare": workdir.plain(config.prepare),
+        }
         data = {"name": source.name, "examples": len(source), "sha256": hash_of_examples(source)}
         splits[split] = (source, train, Answers({}, views), {**about, "pictures": shown, "data": data, "split": split})
     given = (scheme.prepare, scheme.extra, seed, own, trained, splits, settings.eval_batch_size)

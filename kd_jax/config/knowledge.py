@@ -101,7 +101,9 @@ def _check_fields(name: str, fields: Mapping[str, Any]) -> None:
         if field not in expected:
             raise ValueError(f"Term {name!r} has no field {field!r}. {near(field, expected)}")
     if missing := [f for f in expected if f not in fields]:
-        raise ValueError(f"Term {name!r} lacks {', '.join(missing)}: kd_jax.config.presets.term fills in what is not given.")
+        raise ValueError(
+            f"Term {name!r} lacks {', '.join(missing)}: kd_jax.config.presets.term fills in what is not given."
+        )
 
 
 def make_terms(config: Mapping[str, Mapping[str, Any]], total_steps: int = 0, examples: int = 0) -> dict[str, Term]:

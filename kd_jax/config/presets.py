@@ -35,10 +35,17 @@ def term(
 ) -> dict[str, Any]:
     """A term as a config writes it; the fields are those of kd_jax.types.Term. `schedule` multiplies the weight."""
     fields = dict(
-        fn=fn, inputs=inputs, targets=targets, weight=float(weight), kwargs=dict(kwargs or {}),
-        options=dict(options or {}), where=where, connector=connector or part(), schedule=schedule or part(),
+        fn=fn,
+        inputs=inputs,
+        targets=targets,
+        weight=float(weight),
+        kwargs=dict(kwargs or {}),
+        options=dict(options or {}),
+        where=where,
+        connector=connector or part(),
+        schedule=schedule or part(),
         memory=memory or part(),
-    )  # fmt: skip
+    )
     return copy.deepcopy(fields)  # or overriding one term's connector would change its neighbour's
 
 
@@ -90,10 +97,14 @@ def boundary(weight: float = 0.003) -> Terms:
     for i, stage in enumerate(STAGES):
         tap = (f"{stage}/pre_activation",)
         terms[f"ab_{stage}"] = term(
-            "losses.feature.activation_boundary_loss", features("student", tap), features("teacher", tap),
-            weight=weight * 2.0 ** (i - 2), kwargs={"margin": 1.0},
-            connector=part("models.connectors.conv1x1", norm=True), schedule=part("core.schedules.until", fraction=0.125),
-        )  # fmt: skip
+            "losses.feature.activation_boundary_loss",
+            features("student", tap),
+            features("teacher", tap),
+            weight=weight * 2.0 ** (i - 2),
+            kwargs={"margin": 1.0},
+            connector=part("models.connectors.conv1x1", norm=True),
+            schedule=part("core.schedules.until", fraction=0.125),
+        )
     return terms
 
 
@@ -103,9 +114,12 @@ def overhaul(weight: float = 1e-3) -> Terms:
     for i, stage in enumerate(STAGES):
         tap = (f"{stage}/pre_activation",)
         terms[f"ofd_{stage}"] = term(
-            "losses.composed.overhaul_batch_loss", features("student", tap), features("teacher", tap),
-            weight=weight * 2.0 ** (i - 2), connector=part("models.connectors.conv1x1", norm=True),
-        )  # fmt: skip
+            "losses.composed.overhaul_batch_loss",
+            features("student", tap),
+            features("teacher", tap),
+            weight=weight * 2.0 ** (i - 2),
+            connector=part("models.connectors.conv1x1", norm=True),
+        )
     return terms
 
 
@@ -114,9 +128,12 @@ def flow(weight: float = 50.0) -> Terms:
     terms = supervised()
     for pair in (STAGES[:2], STAGES[1:]):
         terms[f"fsp_{pair[1]}"] = term(
-            "losses.feature.fsp_loss", features("student", pair), features("teacher", pair), weight=weight,
+            "losses.feature.fsp_loss",
+            features("student", pair),
+            features("teacher", pair),
+            weight=weight,
             schedule=part("core.schedules.until", fraction=0.125),
-        )  # fmt: skip
+        )
     return terms
 
 
@@ -126,43 +143,57 @@ def factor(weight: float = 200.0) -> Terms:
     return {
         **supervised(),
         "ft_paraphraser": term(
-            "losses.feature.feature_hint_loss", features("teacher", tap), features("teacher", tap),
+            "losses.feature.feature_hint_loss",
+            features("teacher", tap),
+            features("teacher", tap),
             connector=part("models.method_connectors.factor_paraphraser"),
         ),
         "ft": term(
-            "losses.feature.factor_transfer_loss", features("student", tap),
-            ("ft_paraphraser/connector.features:factor",), weight=weight,
+            "losses.feature.factor_transfer_loss",
+            features("student", tap),
+            ("ft_paraphraser/connector.features:factor",),
+            weight=weight,
             connector=part("models.method_connectors.factor_translator"),
         ),
-    }  # fmt: skip
+    }
 
 
 def review(weight: float = 5.0) -> Terms:
     """ReviewKD (arXiv 2104.09044): fused stages against the teacher's, warm-up over 20 of 240 epochs."""
     taps = (*STAGES, "embedding")
     kd = term(
-        "losses.composed.review_kd_loss", features("student", taps), features("teacher", taps), weight=weight,
-        connector=part("models.method_connectors.review_kd_fusion"), schedule=part("core.schedules.warmup", fraction=1 / 12),
-    )  # fmt: skip
+        "losses.composed.review_kd_loss",
+        features("student", taps),
+        features("teacher", taps),
+        weight=weight,
+        connector=part("models.method_connectors.review_kd_fusion"),
+        schedule=part("core.schedules.warmup", fraction=1 / 12),
+    )
     return {**supervised(), "review": kd}
 
 
 def class_attention(weight: float = 50.0) -> Terms:
     """CAT-KD (CVPR 2023): class activation maps of the last stage, pooled to 2 x 2."""
     kd = term(
-        "losses.composed.class_attention_transfer_loss", ("student.features:stage3", "params.student.head"),
-        ("teacher.features:stage3", "params.teacher.head"), weight=weight,
-    )  # fmt: skip
+        "losses.composed.class_attention_transfer_loss",
+        ("student.features:stage3", "params.student.head"),
+        ("teacher.features:stage3", "params.teacher.head"),
+        weight=weight,
+    )
     return {**supervised(), "cat": kd}
 
 
 def teacher_head(weight: float = 1.0) -> Terms:
     """SRRL (ICLR 2021): the student's embedding, connected, read by the teacher's head."""
     kd = term(
-        "losses.composed.teacher_head_loss", ("student.features:embedding",),
-        ("teacher.features:embedding", "teacher.logits"), weight=weight, kwargs={"logit_weight": 1.0},
-        options={"head": "params.teacher.head"}, connector=part("models.method_connectors.srrl_connector"),
-    )  # fmt: skip
+        "losses.composed.teacher_head_loss",
+        ("student.features:embedding",),
+        ("teacher.features:embedding", "teacher.logits"),
+        weight=weight,
+        kwargs={"logit_weight": 1.0},
+        options={"head": "params.teacher.head"},
+        connector=part("models.method_connectors.srrl_connector"),
+    )
     return {**supervised(), "srrl": kd}
 
 
@@ -170,18 +201,25 @@ def curriculum(weight: float = 0.9) -> Terms:
     """CTKD (arXiv 2211.16231): KD whose temperature is trained to make it harder, by a cosine over 10 of 240 epochs."""
     strength = part("core.schedules.cosine", start=0.0, end=1.0, fraction=1 / 24)
     kd = term(
-        "losses.composed.curriculum_kd_loss", ("student.logits",), ("teacher.logits",), weight=weight,
-        kwargs={"strength": strength}, connector=part("models.connectors.learned_scalar"),
-    )  # fmt: skip
+        "losses.composed.curriculum_kd_loss",
+        ("student.logits",),
+        ("teacher.logits",),
+        weight=weight,
+        kwargs={"strength": strength},
+        connector=part("models.connectors.learned_scalar"),
+    )
     return {**supervised(0.1), "kd": kd}
 
 
 def top_classes(weight: float = 0.9, k: int = 5) -> Terms:
     """KD from the teacher's k most likely classes and one bucket for the rest: what a small teacher cache holds."""
     kd = term(
-        "losses.composed.top_classes_loss", ("student.logits",), ("teacher.logits",), weight=weight,
+        "losses.composed.top_classes_loss",
+        ("student.logits",),
+        ("teacher.logits",),
+        weight=weight,
         kwargs={"k": k, "temperature": 4.0},
-    )  # fmt: skip
+    )
     return {**supervised(0.1), "kd": kd}
 
 
@@ -201,9 +239,14 @@ def embedded(fn: str, weight: float, *, normalize: bool, memory: bool = False, *
         bank = part("losses.composed.contrastive_memory", **values) if memory else None
         options = {"memory": "extra.embed", "index": "batch.index", "step": "step"} if memory else {}
         kd = term(
-            fn, inputs, weight=weight, kwargs=values, options=options, memory=bank,
+            fn,
+            inputs,
+            weight=weight,
+            kwargs=values,
+            options=options,
+            memory=bank,
             connector=part("models.method_connectors.embed_pair", normalize=normalize),
-        )  # fmt: skip
+        )
         return {**supervised(), "embed": kd}
 
     return preset
@@ -282,7 +325,7 @@ PRESETS: dict[str, Callable[..., Terms]] = {
         f"{_COMPOSED}contrastive_memory_loss", 0.8, normalize=True, memory=True, negatives=512, temperature=0.07
     ),
     "info_nce": embedded("losses.representation.info_nce_loss", 0.8, normalize=True, temperature=0.07),
-}  # fmt: skip
+}
 # The scheme of methods that change the student, where the others take schemes.offline.build.
 SCHEMES = {"simkd": "schemes.reused_head.build"}
 # The knowledge types of the surveys, each by its first method; `feature` is the hint with the simplest connector.

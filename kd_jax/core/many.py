@@ -65,8 +65,10 @@ class Members:
     def one(self, state: TrainState, number: int) -> TrainState:
         return jax.tree.map(
             lambda axis, tree: tree if axis is None else jax.tree.map(lambda x: x[number], tree),
-            AXES, state, is_leaf=lambda x: x is None,
-        )  # fmt: skip
+            AXES,
+            state,
+            is_leaf=lambda x: x is None,
+        )
 
     def split_ways(self, mesh: Mesh) -> tuple[str, ...]:
         """The mesh axes over which whole members are spread; none where their number is no multiple of the devices."""
@@ -77,9 +79,7 @@ class Members:
     def shardings(self, shapes: TrainState, rules: Mapping[str, parallel.Rules], mesh: Mesh) -> TrainState:
         """Shardings of a state of members: whole members on each device, frozen networks by their rules."""
         whole, own = parallel.replicated(mesh), NamedSharding(mesh, PartitionSpec(self.split_ways(mesh) or None))
-        frozen = parallel.state_shardings(
-            TrainState(shapes.step, {}, {}, {}, shapes.frozen, {}), rules, mesh
-        ).frozen  # fmt: skip
+        frozen = parallel.state_shardings(TrainState(shapes.step, {}, {}, {}, shapes.frozen, {}), rules, mesh).frozen
         rest = jax.tree.map(lambda _: own, dataclasses.replace(shapes, frozen={}))
         return dataclasses.replace(rest, step=whole, frozen=frozen)
 

@@ -92,13 +92,20 @@ def aligned_loss(
     masses that do not sum to 1, which can be negative, in place of D, no T^2, and divides by the number of groups.
     """
     student, teacher, valid = _both(
-        "aligned_loss", student_logits, teacher_logits, student_tokens, teacher_tokens, student_groups, teacher_groups,
+        "aligned_loss",
+        student_logits,
+        teacher_logits,
+        student_tokens,
+        teacher_tokens,
+        student_groups,
+        teacher_groups,
         temperature,
-    )  # fmt: skip
+    )
     student_ids, teacher_ids = np.asarray(student_ids), np.asarray(teacher_ids)
     if student_ids.ndim != 1 or student_ids.shape != teacher_ids.shape:
-        raise ValueError(f"aligned_loss: shared ids must be two lists of one length, got {student_ids.shape} and "
-                         f"{teacher_ids.shape}")  # fmt: skip
+        raise ValueError(
+            f"aligned_loss: shared ids must be two lists of one length, got {student_ids.shape} and {teacher_ids.shape}"
+        )
     log_s, log_t = (first + rest[..., None] for first, rest, _ in (student, teacher))
     matched = jnp.zeros(valid.shape, log_s.dtype)
     if student_ids.size:
@@ -136,9 +143,15 @@ def likelihood_matching_loss(
     1e-6 below 1, where the gradient of the second outcome would be infinite.
     """
     student, teacher, valid = _both(
-        "likelihood_matching_loss", student_logits, teacher_logits, student_tokens, teacher_tokens, student_groups,
-        teacher_groups, 1.0,
-    )  # fmt: skip
+        "likelihood_matching_loss",
+        student_logits,
+        teacher_logits,
+        student_tokens,
+        teacher_tokens,
+        student_groups,
+        teacher_groups,
+        1.0,
+    )
     a, b = (jnp.minimum(side[2] / scalar_like(temperature, side[2]), -1e-6) for side in (teacher, student))
     q, not_q = jnp.exp(a), -jnp.expm1(a)
     value = q * (a - b) + not_q * (jnp.log(not_q) - jnp.log(-jnp.expm1(b)))

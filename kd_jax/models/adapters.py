@@ -167,8 +167,10 @@ def tap_shapes(model: Model, *inputs: Any) -> dict[str, jax.ShapeDtypeStruct]:
     params, stats = jax.eval_shape(model.init, key, *inputs)
     return jax.eval_shape(
         lambda params, stats, *inputs: model.apply(params, stats, *inputs, train=False, key=key, taps=("*",))[0],
-        params, stats, *inputs,
-    ).features  # fmt: skip
+        params,
+        stats,
+        *inputs,
+    ).features
 
 
 def print_taps(model: Model, *inputs: Any) -> None:

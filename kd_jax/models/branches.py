@@ -179,9 +179,14 @@ class Classifier(nn.Module):
 
 
 def branched_cnn(
-    num_classes: int, branches: int = 3, shared: tuple[int, ...] = (16,), widths: tuple[int, ...] = (32,),
-    gate: str = "", projection: int = 0, dtype: Any = "float32",
-) -> Branched:  # fmt: skip
+    num_classes: int,
+    branches: int = 3,
+    shared: tuple[int, ...] = (16,),
+    widths: tuple[int, ...] = (32,),
+    gate: str = "",
+    projection: int = 0,
+    dtype: Any = "float32",
+) -> Branched:
     """models.vision.cnn.cnn(widths=shared + widths) whose stages after `shared` and head exist once a branch."""
     _check(branches, gate, len(shared), len(widths))
     dtype = jnp.dtype(dtype)
@@ -191,9 +196,15 @@ def branched_cnn(
 
 
 def branched_resnet(
-    num_classes: int, branches: int = 3, shared: int = 2, depth: int = 32, widths: tuple[int, ...] = (16, 32, 64),
-    gate: str = "", projection: int = 0, dtype: Any = "float32",
-) -> Branched:  # fmt: skip
+    num_classes: int,
+    branches: int = 3,
+    shared: int = 2,
+    depth: int = 32,
+    widths: tuple[int, ...] = (16, 32, 64),
+    gate: str = "",
+    projection: int = 0,
+    dtype: Any = "float32",
+) -> Branched:
     """The CIFAR ResNet of that depth (6n + 2), whose stages after the first `shared` and head exist once a branch."""
     if (depth - 2) % 6 or depth < 8:
         raise ValueError(f"branched_resnet: the depth of a CIFAR ResNet is 6n + 2, not {depth}.")

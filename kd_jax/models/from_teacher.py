@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from kd_jax.train.initial import Variables
-from kd_jax.types import Array, Model
+from kd_jax.types import Array, Model, Variables
 
 
 def layers(

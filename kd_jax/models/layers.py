@@ -75,13 +75,26 @@ class ConvNorm(nn.Module):
 
 
 def conv(
-    features: int, size: int, stride: int = 1, groups: int = 1, dtype: Any = jnp.float32,
-    kernel_init: Any = kaiming_fan_out, bias: bool = False, name: str | None = None,
-) -> nn.Conv:  # fmt: skip
+    features: int,
+    size: int,
+    stride: int = 1,
+    groups: int = 1,
+    dtype: Any = jnp.float32,
+    kernel_init: Any = kaiming_fan_out,
+    bias: bool = False,
+    name: str | None = None,
+) -> nn.Conv:
     return nn.Conv(
-        features, (size, size), (stride, stride), padding=size // 2, feature_group_count=groups, use_bias=bias,
-        dtype=dtype, kernel_init=kernel_init, name=name,
-    )  # fmt: skip
+        features,
+        (size, size),
+        (stride, stride),
+        padding=size // 2,
+        feature_group_count=groups,
+        use_bias=bias,
+        dtype=dtype,
+        kernel_init=kernel_init,
+        name=name,
+    )
 
 
 def norm(train: bool, dtype: Any = jnp.float32, name: str | None = None) -> nn.BatchNorm:

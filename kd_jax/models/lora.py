@@ -109,9 +109,11 @@ class LoraModel:
 
 
 def lora(
-    module: nn.Module | LinenModel | Mapping[str, Any], rank: int = 8, alpha: float = 16.0,
+    module: nn.Module | LinenModel | Mapping[str, Any],
+    rank: int = 8,
+    alpha: float = 16.0,
     targets: str = r"attention/(query|value)$",
-) -> LoraModel:  # fmt: skip
+) -> LoraModel:
     """An adapted decoder: `module`, or what a config says of it, {name, kwargs}. Targets as in the paper by default."""
     if isinstance(module, Mapping):
         module = call(module["name"], **module["kwargs"])

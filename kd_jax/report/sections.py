@@ -27,9 +27,11 @@ KINDS = ("table", "images", "lines", "texts")
 def check(section: Mapping[str, Any]) -> None:
     """Raises ValueError for a section that cannot be shown."""
     needed = {
-        "table": ("columns", "rows"), "images": ("images", "labels"), "lines": ("x_label", "y_label", "lines"),
+        "table": ("columns", "rows"),
+        "images": ("images", "labels"),
+        "lines": ("x_label", "y_label", "lines"),
         "texts": ("texts", "labels"),
-    }  # fmt: skip
+    }
     if section.get("kind") not in KINDS:
         raise ValueError(f"A section of the report is one of {', '.join(KINDS)}, not {section.get('kind')!r}.")
     missing = [name for name in ("title", "lead", *needed[section["kind"]]) if name not in section]

@@ -115,9 +115,15 @@ def draw_map(figure: Figure, axes: Axes, rows: Sequence[Mapping[str, Any]], x: s
     if len(rows) <= 40:
         for a, b, c in zip(xs, ys, z, strict=True):
             axes.annotate(
-                f"{c:.3g}", (a, b), (0, 9), textcoords="offset points", ha="center", fontsize=9, zorder=5,
+                f"{c:.3g}",
+                (a, b),
+                (0, 9),
+                textcoords="offset points",
+                ha="center",
+                fontsize=9,
+                zorder=5,
                 bbox={"boxstyle": "round,pad=0.15", "fc": LIGHT["card"], "ec": "none", "alpha": 0.75},
-            )  # fmt: skip
+            )
     _scale(axes.xaxis, axes.set_xscale, xs)
     _scale(axes.yaxis, axes.set_yscale, ys)
     axes.set_xlabel(_end(x))

@@ -82,18 +82,24 @@ def _gain(results: Mapping[str, Any]) -> tuple[str, str, list[str], list[tuple[s
     student = number(found["student"], "last", "test", "accuracy")
     baseline = number(found.get("baseline"), "last", "test", "accuracy")
     if baseline is None:
-        words = [f"The student is right on {percent(student)} of the test images, but no baseline was trained: "
-                 "what the same network reaches without the teacher is not known."]  # fmt: skip
+        words = [
+            f"The student is right on {percent(student)} of the test images, but no baseline was trained: "
+            "what the same network reaches without the teacher is not known."
+        ]
         return "unknown", "Not known: there is no baseline to compare with.", words, []
     gain = student - baseline
     name, other = (str(found[role].get("name") or "unnamed") for role in ("student", "baseline"))
     how = "with the teacher's help" if "teacher" in found else "distilled"
     if name == other:
-        words = [f"The same network ({name}) is right on {percent(student)} of the test images {how} "
-                 f"and on {percent(baseline)} without."]  # fmt: skip
+        words = [
+            f"The same network ({name}) is right on {percent(student)} of the test images {how} "
+            f"and on {percent(baseline)} without."
+        ]
     else:
-        words = [f"The student ({name}) is right on {percent(student)} of the test images; the baseline is another "
-                 f"network ({other}) and is right on {percent(baseline)}."]  # fmt: skip
+        words = [
+            f"The student ({name}) is right on {percent(student)} of the test images; the baseline is another "
+            f"network ({other}) and is right on {percent(baseline)}."
+        ]
     facts = [(points(gain), "points over the baseline")]
     known = difference(results, "student", "baseline")
     if known is None:
@@ -137,8 +143,10 @@ def _text_gain(results: Mapping[str, Any]) -> tuple[str, str, list[str], list[tu
     student, baseline = (_perplexity(results, role) for role in ("student", "baseline"))
     known = nll_difference(results, "student", "baseline")
     if baseline is None or known is None:
-        words = [f"The student's perplexity on the test text is {student:.4g}, but no baseline was trained: what the "
-                 "same network reaches without the teacher is not known."]  # fmt: skip
+        words = [
+            f"The student's perplexity on the test text is {student:.4g}, but no baseline was trained: what the "
+            "same network reaches without the teacher is not known."
+        ]
         return "unknown", "Not known: there is no baseline to compare with.", words, []
     how = "with the teacher's help" if "teacher" in models(results) else "distilled"
     change, noise = 100 * (student / baseline - 1), 100 * known[1]

@@ -99,10 +99,15 @@ def build(
         Stage(parts.steps, (phase, plain_phase(parts, teachers)), None, enter, "winner"),
     )
     return dataclasses.replace(
-        scheme, roles=roles, stages=stages, evaluate=("student", "plain"), prepare=_halved(parts.prepare),
-        extra={"choice": jnp.full(table.shape, 1 / table.shape[1]), "search": nothing}, stage_splits=("validation",),
+        scheme,
+        roles=roles,
+        stages=stages,
+        evaluate=("student", "plain"),
+        prepare=_halved(parts.prepare),
+        extra={"choice": jnp.full(table.shape, 1 / table.shape[1]), "search": nothing},
+        stage_splits=("validation",),
         summary=lambda state, record: _summary(state, record, space, budget),
-    )  # fmt: skip
+    )
 
 
 def _half(
@@ -182,10 +187,14 @@ def _summary(state: TrainState, record: Mapping[str, Any], space: Any, budget: f
     after = record["stages"][-1]["validation"]
     found = {name: np.asarray(value) for name, value in state.extra["search"].items()}
     on_front = [
-        [" ".join(k[c] for k, c in zip(kinds, found["choices"][i], strict=True)), tidy(float(found["cost"][i])),
-         f"{100 * found['accuracy'][i]:.2f}%", "winner" if (found["choices"][i] == chosen).all() else ""]
+        [
+            " ".join(k[c] for k, c in zip(kinds, found["choices"][i], strict=True)),
+            tidy(float(found["cost"][i])),
+            f"{100 * found['accuracy'][i]:.2f}%",
+            "winner" if (found["choices"][i] == chosen).all() else "",
+        ]
         for i in front(found["cost"].tolist(), found["accuracy"].tolist())
-    ]  # fmt: skip
+    ]
     results = [
         ["winner", tidy(space.cost((0, *chosen))), f"{100 * after['student']['accuracy']:.2f}%"],
         ["plain student", tidy(budget), f"{100 * after['plain']['accuracy']:.2f}%"],
@@ -194,10 +203,19 @@ def _summary(state: TrainState, record: Mapping[str, Any], space: Any, budget: f
     columns = ["Block", *("/".join(sorted({*names})) for names in zip(*kinds, strict=True)), "Chosen"]
     return [
         {"kind": "table", "title": "The architecture", "lead": lead, "columns": columns, "rows": blocks},
-        {"kind": "table", "title": "Pareto front of the search", "rows": on_front,
-         "lead": "Networks on the way from the highest weights to the cheapest, with the parameters of the mixture as "
-                 "they stand: an order, no estimate of what training each alone would reach.",
-         "columns": ["Operations", space.kind, "Accuracy (validation)", ""]},
-        {"kind": "table", "title": "The winner, trained", "lead": "", "rows": results,
-         "columns": ["Network", space.kind, "Accuracy (validation)"]},
-    ]  # fmt: skip
+        {
+            "kind": "table",
+            "title": "Pareto front of the search",
+            "rows": on_front,
+            "lead": "Networks on the way from the highest weights to the cheapest, with the parameters of the mixture as "
+            "they stand: an order, no estimate of what training each alone would reach.",
+            "columns": ["Operations", space.kind, "Accuracy (validation)", ""],
+        },
+        {
+            "kind": "table",
+            "title": "The winner, trained",
+            "lead": "",
+            "rows": results,
+            "columns": ["Network", space.kind, "Accuracy (validation)"],
+        },
+    ]

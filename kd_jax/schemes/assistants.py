@@ -60,9 +60,13 @@ def build(
         return [{"kind": "table", "title": "The chain of assistants", "lead": lead, "columns": columns, "rows": rows}]
 
     return Scheme(
-        parts.roles, tuple(stages), evaluate=("student", *chain), reference="teacher", stage_splits=(split,),
+        parts.roles,
+        tuple(stages),
+        evaluate=("student", *chain),
+        reference="teacher",
+        stage_splits=(split,),
         summary=summary,
-    )  # fmt: skip
+    )
 
 
 def _teachers_of(stage: Stage) -> list[str]:

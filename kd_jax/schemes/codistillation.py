@@ -26,9 +26,14 @@ STALE = "stale"  # the group of the copies: it has no optimizer and is saved
 
 
 def build(
-    parts: Parts, folder: str, index: int, peers: int = 2, every: float = 0.1, burn_in: float = 0.0,
+    parts: Parts,
+    folder: str,
+    index: int,
+    peers: int = 2,
+    every: float = 0.1,
+    burn_in: float = 0.0,
     timeout: float = 600.0,
-) -> Scheme:  # fmt: skip
+) -> Scheme:
     """Peer `index` of `peers`, which exchange weights through `folder` every `every` steps (below 1: of the run).
 
     The roles "stale_<j>", one for each other peer, hold its weights at the last exchange; terms read them as they read
@@ -71,9 +76,13 @@ def build(
 
 
 def in_process(
-    parts: Parts, peers: int = 2, every: float = 0.1, burn_in: float = 0.0, inputs: tuple[str, ...] = (),
+    parts: Parts,
+    peers: int = 2,
+    every: float = 0.1,
+    burn_in: float = 0.0,
+    inputs: tuple[str, ...] = (),
     leader: int = 0,
-) -> Scheme:  # fmt: skip
+) -> Scheme:
     """All peers in one program: "student.logits" and "stale.logits" are [B, peers, classes], the latter of the copies.
 
     `every`, `burn_in` as in `build`; `peers`, `inputs`, `leader` as in schemes.online.build. All peers see the same
@@ -120,9 +129,12 @@ def _intervals(steps: int, every: float, burn_in: float) -> tuple[int, int]:
 
 
 def _phases(
-    parts: Parts, roles: Mapping[str, Role], entries: tuple[str, ...], copies: tuple[str, ...],
+    parts: Parts,
+    roles: Mapping[str, Role],
+    entries: tuple[str, ...],
+    copies: tuple[str, ...],
     reads: Mapping[str, tuple[str, ...]] | None = None,
-) -> tuple[tuple[Phase, ...], tuple[Phase, ...]]:  # fmt: skip
+) -> tuple[tuple[Phase, ...], tuple[Phase, ...]]:
     """(phases without the terms that name a copy, phases with all), on one optimizer, whose state goes on."""
     named = {name: {path.partition(".")[0] for path in paths_of(term)} for name, term in parts.terms.items()}
     early = {name: term for name, term in parts.terms.items() if not named[name] & {*copies}}

@@ -68,7 +68,9 @@ def prompts_of(source: Any, prompt: int) -> Prompts:
     Raises ValueError for data that are no text, or leave nothing to generate.
     """
     if source.entry != "tokens" or not source.per_token or "segments" not in source.fields:
-        raise ValueError(f"{source.name} is no text with a label a token and the field 'segments': see data/text/corpus.py.")
+        raise ValueError(
+            f"{source.name} is no text with a label a token and the field 'segments': see data/text/corpus.py."
+        )
     length = source.images.shape[1]
     slots = prompt or int(np.argmax(source.labels >= 0, axis=1).max()) + 1
     if not 0 < slots <= length:
@@ -101,9 +103,17 @@ def rows_of(source: Any, rows: Any) -> dict[str, Array]:
 
 
 def make_sampler(
-    parts: Parts, prompts: Prompts, kind: str, *, temperature: float, top_k: int, top_p: float, mix: float,
-    proposals: int, decoding: str,
-) -> Callable[[TrainState, Mapping[str, Array], Array], dict[str, Array]]:  # fmt: skip
+    parts: Parts,
+    prompts: Prompts,
+    kind: str,
+    *,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    mix: float,
+    proposals: int,
+    decoding: str,
+) -> Callable[[TrainState, Mapping[str, Array], Array], dict[str, Array]]:
     """(state, batch, key) -> entries of a batch whose texts one of SAMPLERS wrote.
 
     "mixed": the student's and the teacher's distribution, the teacher's with share `mix`; "speculative": the teacher's
@@ -119,8 +129,12 @@ def make_sampler(
     if len(names) > 1 and hasattr(parts.roles["student"].model.module, "encode"):
         raise ValueError(f"sampler={kind!r} is of decoders; encoder-decoders sample as 'student' or 'teacher'.")
     options = dict(
-        length=prompts.new, temperature=temperature, top_k=top_k, top_p=top_p, end=prompts.end,
-    )  # fmt: skip
+        length=prompts.new,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        end=prompts.end,
+    )
     if kind == "mixed":
         runs = [mixed(*runs, mix)]
 
@@ -129,9 +143,7 @@ def make_sampler(
         given = mask.at[:, -1].set(True)  # a row without a prompt is generated all the same, and not counted
         own = tuple(weights(state, parts.roles[name], name) for name in names)
         if kind == "speculative":
-            found = speculate(
-                *runs, own, prompt, given, key, proposals=proposals, **options
-            )
+            found = speculate(*runs, own, prompt, given, key, proposals=proposals, **options)
         else:
             cache = None if kind == "mixed" else read(own[0], batch, prompts.length + 1)
             params = own if kind == "mixed" else own[0]

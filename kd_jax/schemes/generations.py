@@ -57,10 +57,11 @@ def build(parts: Parts, generations: int = 3) -> Scheme:
             Stage(parts.steps, phases, on_enter=entering, name="student" if last else names[i + 1], selects=last)
         )
     return Scheme(
-        {**parts.roles, "previous": previous, **finished}, tuple(stages),
+        {**parts.roles, "previous": previous, **finished},
+        tuple(stages),
         evaluate=("student", *names, "+".join((*names, "student"))),
         reference="teacher" if "teacher" in parts.roles else None,
-    )  # fmt: skip
+    )
 
 
 def _entering(name: str, tx: Any) -> Callable[[TrainState], TrainState]:

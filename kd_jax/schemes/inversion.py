@@ -105,7 +105,9 @@ def _bank_size(parts: Parts) -> int:
     like, window = jnp.zeros(1, jnp.int32), jnp.zeros(2, jnp.int32)
     params, _ = jax.eval_shape(parts.roles["bank"].model.init, jax.random.key(0), like, window)
     if "images" not in params:
-        raise ValueError(f"The role 'bank' is models.vision.generators.image_bank, with 'images'; it has {sorted(params)}.")
+        raise ValueError(
+            f"The role 'bank' is models.vision.generators.image_bank, with 'images'; it has {sorted(params)}."
+        )
     return params["images"].shape[0]
 
 

@@ -61,14 +61,29 @@ def make(classes: Sequence[np.ndarray], scenario: str) -> Callable[..., list[dic
             row[1] = _percent(found[row[0]])
         line = [[k + 1, float(a[k, : k + 1].mean())] for k in range(len(a))]
         return [
-            {"kind": "table", "title": "Accuracy task by task", "lead": lead,
-             "columns": ["After", *heads, "mean so far"], "rows": rows},
-            {"kind": "table", "title": f"{scenario.capitalize()}-incremental learning", "lead": "Of the table above.",
-             "columns": ["Measure", "Value"], "rows": numbers},
-            {"kind": "lines", "title": "Mean accuracy on the tasks learned so far",
-             "lead": "The last column of the matrix.", "x_label": "tasks",
-             "y_label": "accuracy", "lines": {"student": line}},
-        ]  # fmt: skip
+            {
+                "kind": "table",
+                "title": "Accuracy task by task",
+                "lead": lead,
+                "columns": ["After", *heads, "mean so far"],
+                "rows": rows,
+            },
+            {
+                "kind": "table",
+                "title": f"{scenario.capitalize()}-incremental learning",
+                "lead": "Of the table above.",
+                "columns": ["Measure", "Value"],
+                "rows": numbers,
+            },
+            {
+                "kind": "lines",
+                "title": "Mean accuracy on the tasks learned so far",
+                "lead": "The last column of the matrix.",
+                "x_label": "tasks",
+                "y_label": "accuracy",
+                "lines": {"student": line},
+            },
+        ]
 
     return summary
 

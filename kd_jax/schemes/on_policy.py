@@ -47,18 +47,23 @@ def build(
         raise ValueError(f"share={share} of the batches is sampled: a number in (0, 1]; 0 is schemes.offline.build.")
     prompts = prompts_of(parts.sources["train"], prompt)
     sample = make_sampler(
-        parts, prompts, sampler, temperature=temperature, top_k=top_k, top_p=top_p, mix=mix, proposals=proposals,
+        parts,
+        prompts,
+        sampler,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        mix=mix,
+        proposals=proposals,
         decoding=decoding,
-    )  # fmt: skip
+    )
 
     def pre_update(state: TrainState, batch: Mapping[str, Array], key: Array) -> Mapping[str, Array]:
         coin, own = jax.random.split(key)
         if share == 1:
             return sample(state, batch, own)
         kept = {name: batch[name] for name in ENTRIES}
-        return jax.lax.cond(
-            jax.random.uniform(coin) < share, lambda: sample(state, batch, own), lambda: kept
-        )  # fmt: skip
+        return jax.lax.cond(jax.random.uniform(coin) < share, lambda: sample(state, batch, own), lambda: kept)
 
     return sampled(parts, pre_update, warmup)
 

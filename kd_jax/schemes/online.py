@@ -97,9 +97,15 @@ def _group_of(name: str, terms: Mapping[str, Term], roles: Mapping[str, Role]) -
 
 
 def kdcl_general(
-    parts: Parts, peers: int = 2, inputs: tuple[str, ...] = (), leader: int = 0, rounds: int = 10,
-    split: str = "validation", limit: int = 1024, ridge: float = 1e-3,
-) -> Scheme:  # fmt: skip
+    parts: Parts,
+    peers: int = 2,
+    inputs: tuple[str, ...] = (),
+    leader: int = 0,
+    rounds: int = 10,
+    split: str = "validation",
+    limit: int = 1024,
+    ridge: float = 1e-3,
+) -> Scheme:
     """`build` whose terms may read "extra.peer_shares" [peers]: the ensemble of least error on held-out data.
 
     With C_ij the mean over the first `limit` examples of `split` of <p_i - y, p_j - y> (y one-hot), the shares are

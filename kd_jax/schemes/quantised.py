@@ -68,10 +68,14 @@ def build(
     )
     split = "validation" if parts.sources.get("validation") is not None else "test"
     return dataclasses.replace(
-        scheme, roles=roles, stages=stages, evaluate=tuple(evaluate), stage_splits=(split,),
+        scheme,
+        roles=roles,
+        stages=stages,
+        evaluate=tuple(evaluate),
+        stage_splits=(split,),
         extra={"bits": jnp.asarray([bits[0], activations], jnp.float32)},
         summary=lambda state, record: _summary(state, record, bits, activations, keep, split),
-    )  # fmt: skip
+    )
 
 
 def _check(parts: Parts, bits: tuple[int, ...], activations: int) -> None:
@@ -109,9 +113,11 @@ def _summary(
     state: TrainState, record: Mapping[str, Any], bits: tuple[int, ...], activations: int, keep: str, split: str
 ) -> list[dict[str, Any]]:
     names = {
-        "student": "Distilled, quantised", "labels": "Quantised, without a teacher",
-        "post_training": "Rounded after training", "float": "Distilled, float",
-    }  # fmt: skip
+        "student": "Distilled, quantised",
+        "labels": "Quantised, without a teacher",
+        "post_training": "Rounded after training",
+        "float": "Distilled, float",
+    }
     params = state.params["student"]["student"]
     rows = []
     for weights, after in zip(bits, record["stages"], strict=True):

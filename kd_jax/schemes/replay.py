@@ -47,9 +47,16 @@ def build(
         raise ValueError("Adaptive replay watches the loss on held-out text: data.validation must be above 0.")
     prompts = prompts_of(parts.sources["train"], prompt)
     sample = make_sampler(
-        parts, prompts, "student", temperature=temperature, top_k=top_k, top_p=top_p, mix=0.0, proposals=0,
+        parts,
+        prompts,
+        "student",
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        mix=0.0,
+        proposals=0,
         decoding=decoding,
-    )  # fmt: skip
+    )
     watched, begin = parts.sources["validation"], round(warmup * parts.steps)
     watched = watched.batch(min(held_out, len(watched)))
 

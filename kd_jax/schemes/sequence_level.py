@@ -117,9 +117,16 @@ def _answerer(
         given, cache = mask.at[:, -1].set(True), read(params, batch, prompts.length + 1)
         if beams:
             found = beam_search(
-                run, params, prompt, given, beams=beams, length=prompts.new, end=prompts.end,
-                length_penalty=length_penalty, cache=cache,
-            )  # fmt: skip
+                run,
+                params,
+                prompt,
+                given,
+                beams=beams,
+                length=prompts.new,
+                end=prompts.end,
+                length_penalty=length_penalty,
+                cache=cache,
+            )
             return prompt, mask, found.tokens, found.mask
         key = jax.random.fold_in(jax.random.key(0), number)
         found = generate(

@@ -45,8 +45,10 @@ def _check(parts: Parts, stages: Sequence[Mapping[str, Any]]) -> None:
         if {*stage} != {"name", "share", "terms"}:
             raise ValueError(f"A stage has the fields name, share and terms, this one has {sorted(stage)}.")
         if not stage["terms"] or round(stage["share"] * parts.steps) < 1:
-            raise ValueError(f"Stage {stage['name']!r} has {len(stage['terms'])} terms and {stage['share']} of the "
-                             f"{parts.steps} steps; it needs at least one of both.")  # fmt: skip
+            raise ValueError(
+                f"Stage {stage['name']!r} has {len(stage['terms'])} terms and {stage['share']} of the "
+                f"{parts.steps} steps; it needs at least one of both."
+            )
         for name in stage["terms"]:
             if name not in parts.terms:
                 raise ValueError(f"Stage {stage['name']!r}: there is no term {name!r}. {near(name, parts.terms)}")

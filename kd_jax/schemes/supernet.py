@@ -73,9 +73,12 @@ def build(
         for name in names
     }
     sandwich = Phase(
-        "supernet", (Call("supernet", roles["supernet"].inputs), *calls, *phase.forward[1:]), terms,
-        parts.make_tx(search_steps, "supernet"), watched("supernet", *names),
-    )  # fmt: skip
+        "supernet",
+        (Call("supernet", roles["supernet"].inputs), *calls, *phase.forward[1:]),
+        terms,
+        parts.make_tx(search_steps, "supernet"),
+        watched("supernet", *names),
+    )
 
     def enter(state: TrainState) -> TrainState:
         score = scorer(parts, Role(model, roles["student"].inputs, "supernet"))
@@ -93,9 +96,14 @@ def build(
     first = Stage(search_steps, (sandwich,), name="supernet", selects=False)
     stages = (first, Stage(parts.steps, (phase, plain_phase(parts, phase.forward[1:])), None, enter, "winner"))
     return dataclasses.replace(
-        scheme, roles=roles, stages=stages, evaluate=("student", "plain", "supernet"), extra=extra,
-        stage_splits=("validation",), summary=lambda state, record: _summary(state, record, space, budget),
-    )  # fmt: skip
+        scheme,
+        roles=roles,
+        stages=stages,
+        evaluate=("student", "plain", "supernet"),
+        extra=extra,
+        stage_splits=("validation",),
+        summary=lambda state, record: _summary(state, record, space, budget),
+    )
 
 
 def _summary(state: TrainState, record: Mapping[str, Any], space: Any, budget: float) -> list[dict[str, Any]]:
@@ -111,10 +119,15 @@ def _summary(state: TrainState, record: Mapping[str, Any], space: Any, budget: f
         return [found["cost"][i], found["accuracy"][i]]
 
     rows = [
-        [widths(found["choices"][i]), tidy(found["cost"][i]), f"{100 * found['accuracy'][i]:.2f}%",
-         f"{found['reward'][i]:.4f}", "winner" if i == winner else ""]
+        [
+            widths(found["choices"][i]),
+            tidy(found["cost"][i]),
+            f"{100 * found['accuracy'][i]:.2f}%",
+            f"{found['reward'][i]:.4f}",
+            "winner" if i == winner else "",
+        ]
         for i in sorted({*kept, winner}, key=lambda i: found["cost"][i])
-    ]  # fmt: skip
+    ]
     trained = [
         ["winner", widths(chosen), tidy(found["cost"][winner]), f"{100 * after['student']['accuracy']:.2f}%"],
         ["plain student", "", tidy(budget), f"{100 * after['plain']['accuracy']:.2f}%"],
@@ -125,8 +138,18 @@ def _summary(state: TrainState, record: Mapping[str, Any], space: Any, budget: f
     curves = {"Pareto front": [point(i) for i in kept], "winner": [point(winner)]}
     return [
         {"kind": "lines", "title": title, "lead": lead, "x_label": space.kind, "y_label": axis, "lines": curves},
-        {"kind": "table", "title": title, "lead": lead, "rows": rows,
-         "columns": ["Widths", space.kind, axis, "Reward", ""]},
-        {"kind": "table", "title": "The winner, trained", "lead": "The supernet, its largest network, is not.",
-         "rows": trained, "columns": ["Network", "Widths", space.kind, axis]},
-    ]  # fmt: skip
+        {
+            "kind": "table",
+            "title": title,
+            "lead": lead,
+            "rows": rows,
+            "columns": ["Widths", space.kind, axis, "Reward", ""],
+        },
+        {
+            "kind": "table",
+            "title": "The winner, trained",
+            "lead": "The supernet, its largest network, is not.",
+            "rows": trained,
+            "columns": ["Network", "Widths", space.kind, axis],
+        },
+    ]

@@ -78,8 +78,10 @@ def exact_match(
         lead = "Greedy answers to test prompts, compared with those of the data."
         columns = ["", "exact match", "right", "asked"]
         rate = [["", f"{100 * np.mean(right):.1f}%", int(np.sum(right)), len(right)]]
-        texts = [f"{begins[i]}\N{BLACK RIGHT-POINTING TRIANGLE}{mine}\n(data: {theirs})"
-                 for i, (mine, theirs) in zip(rows[:shown], pairs[:shown], strict=True)]  # fmt: skip
+        texts = [
+            f"{begins[i]}\N{BLACK RIGHT-POINTING TRIANGLE}{mine}\n(data: {theirs})"
+            for i, (mine, theirs) in zip(rows[:shown], pairs[:shown], strict=True)
+        ]
         labels = [f"prompt {i + 1}" for i in range(len(texts))]
         return [
             {"kind": "table", "title": "Answers", "lead": lead, "columns": columns, "rows": rate},
@@ -148,9 +150,15 @@ def edit_distance(a: Sequence[Any], b: Sequence[Any]) -> int:
 
 
 def written(
-    state: TrainState, role: Role, name: str, source: Any, prompts: Prompts, rows: Sequence[int], temperature: float,
+    state: TrainState,
+    role: Role,
+    name: str,
+    source: Any,
+    prompts: Prompts,
+    rows: Sequence[int],
+    temperature: float,
     decoding: str,
-) -> tuple[list[str], list[str]]:  # fmt: skip
+) -> tuple[list[str], list[str]]:
     """(prompts, what the role writes after them) of rows of a source."""
     run = decoding_of(role, decoding)
     raw, read = rows_of(source, np.asarray(rows)), cache_of(role, decoding)
@@ -159,9 +167,16 @@ def written(
     @jax.jit
     def write(params: Any, batch: Mapping[str, Any], prompt: Any, mask: Any) -> Any:
         return generate(
-            run, params, prompt, mask, jax.random.key(0), length=prompts.new, temperature=temperature, end=source.end,
+            run,
+            params,
+            prompt,
+            mask,
+            jax.random.key(0),
+            length=prompts.new,
+            temperature=temperature,
+            end=source.end,
             cache=read(params, batch, prompts.length + 1),
-        )  # fmt: skip
+        )
 
     found = write(weights(state, role, name), raw, prompt, mask.at[:, -1].set(True))
     found, prompt, mask = parallel.on_host((found, prompt, mask))

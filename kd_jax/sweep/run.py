@@ -255,10 +255,14 @@ def run(config: ConfigDict, spec: Spec, directory: str | Path) -> dict[str, Any]
             runs += train_program(program, mesh)
     if not parallel.is_lead():
         return {}
-    results = asked | collect(runs, config.select) | {
-        "title": f"{config.title or programs[0].data}: sweep of {len(runs)} runs",
-        "wall_seconds": time.monotonic() - start,
-    }  # fmt: skip
+    results = (
+        asked
+        | collect(runs, config.select)
+        | {
+            "title": f"{config.title or programs[0].data}: sweep of {len(runs)} runs",
+            "wall_seconds": time.monotonic() - start,
+        }
+    )
     write_json(root / RESULTS, results)
     return present(results, root)
 
@@ -276,11 +280,17 @@ def collect(runs: Sequence[Mapping[str, Any]], select: str) -> dict[str, Any]:
     rows = table.summarise(runs, select)
     columns, lines = table.table(rows, select)
     return {
-        "rows": rows, "columns": columns, "lines": lines, "conclusion": table.conclusion(rows, select),
+        "rows": rows,
+        "columns": columns,
+        "lines": lines,
+        "conclusion": table.conclusion(rows, select),
         "select": select,
-        "runs": list(runs), "command": shlex.join(sys.argv), "versions": workdir.versions(), "git": workdir.git_hash(),
+        "runs": list(runs),
+        "command": shlex.join(sys.argv),
+        "versions": workdir.versions(),
+        "git": workdir.git_hash(),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-    }  # fmt: skip
+    }
 
 
 def read(root: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:

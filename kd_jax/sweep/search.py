@@ -60,9 +60,13 @@ def suggest(trial: Any, spec: Spec) -> Point:
 
 
 def search(
-    objective: Callable[[Point, Report], float], spec: Spec, root: Path, trials: int, pruner: str = "none",
+    objective: Callable[[Point, Report], float],
+    spec: Spec,
+    root: Path,
+    trials: int,
+    pruner: str = "none",
     seed: int = 0,
-) -> Any:  # fmt: skip
+) -> Any:
     """The Optuna study of `trials` finished or pruned trials that maximise `objective(point, report)`.
 
     It is kept in `root`: a search that was killed goes on, its unfinished trials first, with the values they had.
@@ -79,9 +83,13 @@ def search(
     chosen, states = make_pruner(pruner), optuna.trial.TrialState
     root.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(root / STORY))), study_name="search", direction="maximize",
-        sampler=optuna.samplers.TPESampler(seed=seed), pruner=chosen, load_if_exists=True,
-    )  # fmt: skip
+        storage=JournalStorage(JournalFileBackend(str(root / STORY))),
+        study_name="search",
+        direction="maximize",
+        sampler=optuna.samplers.TPESampler(seed=seed),
+        pruner=chosen,
+        load_if_exists=True,
+    )
     for trial in study.get_trials(states=(states.RUNNING,)):
         study.tell(trial.number, state=states.FAIL)
         study.enqueue_trial(trial.params)
@@ -148,11 +156,15 @@ def run(config: ConfigDict, spec: Spec, directory: str | Path, trials: int, prun
         if name not in found:  # of an earlier process: read back
             objective(point, lambda *_: None)
         runs += found[name]
-    results = asked | sweep.collect(runs, config.select) | {
-        "title": f"{config.title or data}: search of {len(ended)} trials, {len(ended) - len(complete)} cut short",
-        "wall_seconds": time.monotonic() - start,
-        "tried": [{"point": t.params, "state": t.state.name, "value": t.value} for t in ended],
-    }  # fmt: skip
+    results = (
+        asked
+        | sweep.collect(runs, config.select)
+        | {
+            "title": f"{config.title or data}: search of {len(ended)} trials, {len(ended) - len(complete)} cut short",
+            "wall_seconds": time.monotonic() - start,
+            "tried": [{"point": t.params, "state": t.state.name, "value": t.value} for t in ended],
+        }
+    )
     write_json(root / sweep.RESULTS, results)
     return sweep.present(results, root)
 

@@ -30,9 +30,11 @@ def summarise(runs: Sequence[Mapping[str, Any]], select: str = "accuracy") -> li
         fine = [run for run in group if not run["diverged"]]
         row = {
             "setting": {k: v for k, v in group[0]["point"].items() if k != "seed"},
-            "seeds": len(group), "diverged": len(group) - len(fine),
-            "validation": _spread([r["validation"] for r in fine]), "test": _spread([r["test"] for r in fine]),
-        }  # fmt: skip
+            "seeds": len(group),
+            "diverged": len(group) - len(fine),
+            "validation": _spread([r["validation"] for r in fine]),
+            "test": _spread([r["test"] for r in fine]),
+        }
         if fine:
             noise = statistics.fmean(r["noise"] ** 2 for r in fine)
             row["error"] = math.sqrt((row["validation"]["std"] or 0.0) ** 2 / len(fine) + noise)
@@ -50,9 +52,10 @@ def rivals(rows: Sequence[Row]) -> list[Row]:
     """The settings that the best one does not beat by more than two standard errors of the difference."""
     best, *others = [row for row in rows if not row["diverged"]]
     return [
-        row for row in others
+        row
+        for row in others
         if abs(best["validation"]["mean"] - row["validation"]["mean"]) <= 2 * math.hypot(best["error"], row["error"])
-    ]  # fmt: skip
+    ]
 
 
 def short_names(fields: Sequence[str]) -> dict[str, str]:

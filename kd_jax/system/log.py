@@ -162,8 +162,11 @@ class Log:
         ready = [p for p in self.pending if p[0] <= until]
         self.pending = [p for p in self.pending if p[0] > until]
         self.flushed = max(until, self.flushed)
-        ready = [p for given, values in zip(ready, jax.device_get([m for *_, m in ready]), strict=True)
-                 for p in _single(*given[:2], values)]  # fmt: skip
+        ready = [
+            p
+            for given, values in zip(ready, jax.device_get([m for *_, m in ready]), strict=True)
+            for p in _single(*given[:2], values)
+        ]
         bad = first_non_finite((step, dict(sorted(values.items(), key=_sums_last))) for step, values in ready)
         if bad:
             raise NonFiniteLoss(

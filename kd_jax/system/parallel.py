@@ -32,9 +32,12 @@ RULE_SETS: dict[str, tuple[tuple[str, str], ...]] = {
     "fsdp": ((".", "fsdp"),),
     "tensor": ((_COLUMNS, "model@-1"), (_ROWS, "model@-2"), (_VOCABULARY, "model@-2")),
     "fsdp+tensor": (
-        (_COLUMNS, "model@-1+fsdp"), (_ROWS, "model@-2+fsdp"), (_VOCABULARY, "model@-2+fsdp"), (".", "fsdp"),
+        (_COLUMNS, "model@-1+fsdp"),
+        (_ROWS, "model@-2+fsdp"),
+        (_VOCABULARY, "model@-2+fsdp"),
+        (".", "fsdp"),
     ),
-}  # fmt: skip
+}
 
 
 def start_processes(config: Mapping[str, Any]) -> None:

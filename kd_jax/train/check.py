@@ -39,9 +39,13 @@ def check(job: Job, batch: Mapping[str, Any], mesh: Mesh) -> None:
             existing = [name for name, source in job.sources.items() if source is not None]
             raise ValueError(f"{job.name}: a stage learns from {split!r}. {near(split, existing)}")
         train_batches(  # checks what it is given, and reads nothing for no steps
-            job.sources[split], batch_size=settings.batch_size, seed=settings.seed, num_steps=0,
-            sharding=parallel.batch_sharding(mesh), labelled_share=settings.labelled_share,
-        )  # fmt: skip
+            job.sources[split],
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            num_steps=0,
+            sharding=parallel.batch_sharding(mesh),
+            labelled_share=settings.labelled_share,
+        )
     for split in job.scheme.stage_splits:
         if job.sources.get(split) is None:
             raise ValueError(f"{job.name}: the scheme scores {split!r}. {near(split, job.sources)}")

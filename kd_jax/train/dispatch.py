@@ -45,10 +45,16 @@ def dispatches(run: Fit, split: str, first: int, start: int, end: int) -> Iterat
         many = (until - start) // size * size if size > 1 else 0
         if many:
             data, tables = resident_rows(
-                run.sources[split], batch_size=settings.batch_size, seed=settings.data_seed, start_step=start - first,
-                num_steps=many, size=size, labelled_share=settings.labelled_share,
-                sharding=parallel.batch_sharding(run.mesh), views=settings.views,
-            )  # fmt: skip
+                run.sources[split],
+                batch_size=settings.batch_size,
+                seed=settings.data_seed,
+                start_step=start - first,
+                num_steps=many,
+                size=size,
+                labelled_share=settings.labelled_share,
+                sharding=parallel.batch_sharding(run.mesh),
+                views=settings.views,
+            )
             yield from ((size, (data, rows)) for rows in tables)
         rest = run.batches(split, start + many - first, until - start - many)
         yield from ((1, (batch,)) for batch in rest)

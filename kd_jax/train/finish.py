@@ -39,8 +39,10 @@ def conclude(run: Fit, directory: Path) -> dict[str, Any]:
             scores = {split: run.score(step, split) for split in splits}
             for i, prefix in enumerate(run.prefixes):
                 if at[prefix] == number:
-                    own = {s: {k.removeprefix(prefix): v for k, v in e.items() if k.startswith(prefix)}
-                           for s, e in scores.items()}  # fmt: skip
+                    own = {
+                        s: {k.removeprefix(prefix): v for k, v in e.items() if k.startswith(prefix)}
+                        for s, e in scores.items()
+                    }
                     found[prefix][which] = {"step": number, **own}
                     state = run.state if run.members is None else run.members.one(run.state, i)
                     export(run, state, directory / "export" / prefix / which)

@@ -83,17 +83,25 @@ class Fit:
 
     def batches(self, split: str, start: int, count: int) -> Iterator[Mapping[str, jax.Array]]:
         return train_batches(
-            self.sources[split], batch_size=self.settings.batch_size, seed=self.settings.data_seed, start_step=start,
-            num_steps=count, labelled_share=self.settings.labelled_share, sharding=parallel.batch_sharding(self.mesh),
-            workers=self.settings.workers, views=self.settings.views,
-        )  # fmt: skip
+            self.sources[split],
+            batch_size=self.settings.batch_size,
+            seed=self.settings.data_seed,
+            start_step=start,
+            num_steps=count,
+            labelled_share=self.settings.labelled_share,
+            sharding=parallel.batch_sharding(self.mesh),
+            workers=self.settings.workers,
+            views=self.settings.views,
+        )
 
     def score(self, step: Callable[..., Any], split: str) -> dict[str, dict[str, Any]]:
         """{entry: metrics} of a whole split."""
         data = eval_batches(
-            self.sources[split], batch_size=self.settings.eval_batch_size, sharding=parallel.batch_sharding(self.mesh),
+            self.sources[split],
+            batch_size=self.settings.eval_batch_size,
+            sharding=parallel.batch_sharding(self.mesh),
             workers=self.settings.workers,
-        )  # fmt: skip
+        )
         return evaluate(step, self.state, data, self.keys.view)
 
     def eval_step(self, scheme: Scheme) -> Callable[..., Any]:

@@ -11,9 +11,7 @@ import jax
 
 from kd_jax import prng
 from kd_jax.resolve import check_kwargs, resolve
-from kd_jax.types import Model, PyTree, Scheme
-
-Variables = tuple[PyTree, PyTree]
+from kd_jax.types import Model, PyTree, Scheme, Variables
 
 
 def takes_teacher(fields: Mapping[str, Any]) -> bool:

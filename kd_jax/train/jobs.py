@@ -155,12 +155,20 @@ def make_settings(
     config: ConfigDict, train: Mapping[str, Any], seed: int, view_seed: int | None, rules: Mapping[str, Any]
 ) -> Settings:
     return Settings(
-        batch_size=train["batch_size"], seed=seed, view_seed=view_seed, log_every=config.log_every,
-        eval_every=config.eval_every, eval_batch_size=config.eval_batch_size,
-        labelled_share=train["labelled_share"], keep=config.keep, workers=config.workers,
-        steps_per_dispatch=config.steps_per_dispatch, accumulate=train["accumulate"], profile=tuple(config.profile),
+        batch_size=train["batch_size"],
+        seed=seed,
+        view_seed=view_seed,
+        log_every=config.log_every,
+        eval_every=config.eval_every,
+        eval_batch_size=config.eval_batch_size,
+        labelled_share=train["labelled_share"],
+        keep=config.keep,
+        workers=config.workers,
+        steps_per_dispatch=config.steps_per_dispatch,
+        accumulate=train["accumulate"],
+        profile=tuple(config.profile),
         rules=rules,
-    )  # fmt: skip
+    )
 
 
 def as_loaded(teacher: Mapping[str, Any]) -> bool:
@@ -204,9 +212,17 @@ def plan(
     common = {k: config[k] for k in ("prepare", "extra", "select", "summary")}
 
     def add(
-        name: str, train: Any, terms: Any, about: Any, *, roles: Any, data: Any, seed: int, rules: Any,
+        name: str,
+        train: Any,
+        terms: Any,
+        about: Any,
+        *,
+        roles: Any,
+        data: Any,
+        seed: int,
+        rules: Any,
         view_seed: int | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         kind = config.scheme if name == "student" else part("schemes.offline.build")
         scheme = make_scheme(config, train, terms, roles, data, kind, extra)
         about = about | common | {"log_every": config.log_every, "eval_every": config.eval_every}

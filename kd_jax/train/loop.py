@@ -58,7 +58,11 @@ def fit(
             progress.print(f"{title}: resumed at step {step} of {steps}")
         log = Log(directory, run.record, step if run.resumed else None, settings.log_every, progress)
         try:
-            with heartbeat.together(), Signals() as signals, Profile(directory / "profile", *settings.profile) as profile:
+            with (
+                heartbeat.together(),
+                Signals() as signals,
+                Profile(directory / "profile", *settings.profile) as profile,
+            ):
                 train(run, log, signals, profile, watch)
         except Stopped:
             progress.print(
@@ -77,9 +81,13 @@ def fit(
 
 
 def begin(
-    scheme: Scheme, sources: Mapping[str, Source | None], settings: Settings, mesh: Mesh, checkpoints: Checkpoints,
+    scheme: Scheme,
+    sources: Mapping[str, Source | None],
+    settings: Settings,
+    mesh: Mesh,
+    checkpoints: Checkpoints,
     members: Members | None = None,
-) -> Fit:  # fmt: skip
+) -> Fit:
     """Binds the scheme to the shape of a batch, creates its state sharded, restores the newest checkpoint if any."""
     parallel.check_batch_size(mesh, settings.batch_size, "batch_size")
     parallel.check_batch_size(mesh, settings.eval_batch_size, "eval_batch_size")

@@ -167,13 +167,22 @@ def collect(
     names = " to ".join(found[n]["name"] for n in ("teacher", "student") if n in found)
     return {
         "title": config.title or f"{names} on {train.name}",
-        "config": plain(config), "versions": versions(), "git": git_hash(), "seed": config.seed,
+        "config": plain(config),
+        "versions": versions(),
+        "git": git_hash(),
+        "seed": config.seed,
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "data": {
-            "name": train.name, "num_classes": train.num_classes, "class_names": list(train.class_names),
-            "entry": train.entry, "per_token": train.per_token,
-            "train": len(train), "labelled": labelled, "transfer": len(train) - labelled,
-            "validation": len(splits.validation) if splits.validation else 0, "test": len(splits.test),
+            "name": train.name,
+            "num_classes": train.num_classes,
+            "class_names": list(train.class_names),
+            "entry": train.entry,
+            "per_token": train.per_token,
+            "train": len(train),
+            "labelled": labelled,
+            "transfer": len(train) - labelled,
+            "validation": len(splits.validation) if splits.validation else 0,
+            "test": len(splits.test),
             "image_shape": list(train.image_shape),
             "teacher_labelled": int(jobs["teacher"].source.labelled.sum()) if "teacher" in jobs else None,
         },
@@ -181,7 +190,7 @@ def collect(
         "stages": finished["student"]["stages"],
         "sections": sections,
         "examples": shown,
-    }  # fmt: skip
+    }
 
 
 def joined(found: Mapping[str, list[Mapping[str, Any]]]) -> list[dict[str, Any]]:

@@ -27,8 +27,6 @@ from kd_jax.train import run as train
 from kd_jax.train.finish import exported
 
 
-
-
 def student(directory: Path):
     shape = jax.ShapeDtypeStruct((8, 6, 6, 1), np.float32)
     params, stats = jax.eval_shape(toy.LinenModel(cached_run.STUDENT).init, jax.random.key(0), shape)
@@ -89,9 +87,7 @@ def test_what_does_not_fit_the_device_is_read_ahead_of_the_step(on_the_fly, cach
     assert_equal(tmp_path, results, on_the_fly)
 
 
-@pytest.mark.parametrize(
-    "options", [{"train.accumulate": 2, "steps_per_dispatch": 2}, {"teacher.dtype": "int8"}]
-)
+@pytest.mark.parametrize("options", [{"train.accumulate": 2, "steps_per_dispatch": 2}, {"teacher.dtype": "int8"}])
 def test_several_steps_a_dispatch_microbatches_and_an_int8_teacher(tmp_path, options):
     found = []
     for folder in ("", str(tmp_path / "cache")):
@@ -122,9 +118,14 @@ def pictures_and_answers(config, tmp_path, steps=8):
     source = dataclasses.replace(job.source, answers={"teacher": answers.open_answers(plan.folder / "train")})
     settings, mesh = job.settings, make_mesh(config.mesh.axes)
     found = batches.train_batches(
-        source, batch_size=16, seed=settings.data_seed, num_steps=steps, sharding=batch_sharding(mesh),
-        labelled_share=settings.labelled_share, views=settings.views,
-    )  # fmt: skip
+        source,
+        batch_size=16,
+        seed=settings.data_seed,
+        num_steps=steps,
+        sharding=batch_sharding(mesh),
+        labelled_share=settings.labelled_share,
+        views=settings.views,
+    )
     key = jax.random.key(settings.data_seed)
 
     known = variables()
@@ -180,14 +181,16 @@ OTHER = {
     "kind": ({"teacher.cache.k": 2}, {}, "answers.k: expected 2, the cache has 0"),
     "type": ({"teacher.cache.dtype": "bfloat16"}, {}, "answers.dtype: expected 'bfloat16', the cache has 'float32'"),
     "feature": (
-        {"teacher.cache.features": ("norm",)}, {},
+        {"teacher.cache.features": ("norm",)},
+        {},
         r"features:norm: expected \(\(4,\), 'float32'\), the cache has \['features:hidden', 'logits'\]",
     ),
     "length": (
-        {"train.steps": 20}, {},
+        {"train.steps": 20},
+        {},
         r"this run shows 8 views of example 0, the cache has 5 \(config.teacher.cache.views=5 would repeat those\)",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", OTHER)

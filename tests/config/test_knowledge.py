@@ -52,7 +52,10 @@ def own_module(tmp_path, monkeypatch):
         (kd(connector=part("models.connectors.conv1_1")), r"conv1_1'.*Did you mean 'conv1x1'"),
         (kd(connector=part("models.connectors.conv1x1", nrom=True)), r"takes no argument 'nrom'. Did you mean 'norm'"),
         (kd(schedule=part("core.schedules.warmpu", fraction=0.1)), r"no 'warmpu'. Did you mean 'warmup'"),
-        (kd(schedule=part("core.schedules.warmup", fractoin=0.1)), r"takes no argument 'fractoin'. Did you mean 'fraction'"),
+        (
+            kd(schedule=part("core.schedules.warmup", fractoin=0.1)),
+            r"takes no argument 'fractoin'. Did you mean 'fraction'",
+        ),
         (kd(schedule=part("optax:linear_schedul")), r"no 'linear_schedul'. Did you mean 'linear_schedule'"),
         (kd(kwargs={"temperature": part("core.schedules.cosin")}), r"no 'cosin'. Did you mean 'cosine'"),
         (kd(memory=part("losses.composed.contrastiv_memory")), r"Did you mean 'contrastive_memory'"),
@@ -96,9 +99,14 @@ def test_total_steps_may_be_given():
 
 def test_a_loss_a_schedule_and_a_memory_of_the_users_own(own_module):
     fields = term(
-        f"{own_module}:own_loss", ("student.logits",), ("teacher.logits",), kwargs={"power": 1.0}, weight=2.0,
-        schedule=part(f"{own_module}:halves"), memory=part(f"{own_module}:counter", start=3),
-    )  # fmt: skip
+        f"{own_module}:own_loss",
+        ("student.logits",),
+        ("teacher.logits",),
+        kwargs={"power": 1.0},
+        weight=2.0,
+        schedule=part(f"{own_module}:halves"),
+        memory=part(f"{own_module}:counter", start=3),
+    )
     made = make_terms(ConfigDict({"mine": fields}), total_steps=10, examples=5)["mine"]
     context = {"student": Outputs(jnp.array([[1.0, 3.0]])), "teacher": Outputs(jnp.array([[0.0, 0.0]]))}
     total, count, _ = term_value("mine", made, context, options_of(made, {"kwargs": {}}, jnp.int32(0))[1])

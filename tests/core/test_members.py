@@ -71,9 +71,12 @@ def singles(tmp_path_factory):
 @pytest.mark.parametrize(
     ("how", "sizes", "repeat"),
     [
-        ("vmap", (), 1), ("unroll", (2,), 1), ("map", (8,), 2), ("vmap", (8,), 1),
+        ("vmap", (), 1),
+        ("unroll", (2,), 1),
+        ("map", (8,), 2),
+        ("vmap", (8,), 1),
         *(pytest.param(*given, marks=pytest.mark.slow) for given in (("map", (), 1), ("vmap", (2, 2), 1))),
-    ],  # fmt: skip
+    ],
 )
 def test_every_member_is_the_run_of_its_own(tmp_path, singles, how, sizes, repeat):
     # 4 members on 2 or 4 devices and 8 on 8: whole ones on each. Of 4 on 8 devices the batch is split instead.

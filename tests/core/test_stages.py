@@ -74,9 +74,13 @@ def test_one_program_for_stages_of_the_same_phases_scores_after_each_and_a_summa
     stages = (Stage(4, phases, name="one", selects=False), Stage(4, phases, name="two"))
     section = {"kind": "table", "title": "t", "lead": "l", "columns": ["a"], "rows": [[1]]}
     several = Scheme(
-        toy.roles(), stages, evaluate=("student", "student+teacher"), reference="teacher", stage_splits=("extra",),
+        toy.roles(),
+        stages,
+        evaluate=("student", "student+teacher"),
+        reference="teacher",
+        stage_splits=("extra",),
         summary=lambda state, record: [section | {"rows": [[s["step"]] for s in record["stages"]]}],
-    )  # fmt: skip
+    )
     sources = SOURCES | {"extra": toy.source(16, "extra")}
     results = loop.fit(several, sources, SETTINGS, tmp_path, toy.mesh(), "several")
     assert made == ["one"]

@@ -44,10 +44,12 @@ def test_inputs_are_differentiated_and_nothing_else():
     def loss(a, b, where, factor):
         context = {"batch": {"a": a, "b": b, "where": where, "factor": factor}}
         term = Term(
-            lambda x, y, *, factor: factor * squared(x, y), ("batch.a",), ("batch.b",),
+            lambda x, y, *, factor: factor * squared(x, y),
+            ("batch.a",),
+            ("batch.b",),
             options={"factor": "batch.factor"},
             where="batch.where",
-        )  # fmt: skip
+        )
         total, count, _ = term_value("t", term, context, {})
         return total / count
 

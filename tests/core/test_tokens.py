@@ -136,8 +136,10 @@ def test_evaluation_counts_tokens():
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(6, 5, 7)), rng.integers(-1, 7, size=(6, 5))
     mask = np.array([1, 1, 1, 1, 0, 1], bool)
-    half = [token_sums(*map(jnp.asarray, (z, y, m)), jnp.asarray(z[..., ::-1])) for z, y, m in
-            ((logits[:3], labels[:3], mask[:3]), (logits[3:], labels[3:], mask[3:]))]  # fmt: skip
+    half = [
+        token_sums(*map(jnp.asarray, (z, y, m)), jnp.asarray(z[..., ::-1]))
+        for z, y, m in ((logits[:3], labels[:3], mask[:3]), (logits[3:], labels[3:], mask[3:]))
+    ]
     found = finish(jax.tree.map(lambda a, b: np.asarray(a, np.float64) + np.asarray(b), *half))
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     counted = [(i, j) for i in range(6) for j in range(5) if mask[i] and labels[i, j] >= 0]

@@ -64,8 +64,13 @@ def test_the_supervisor_of_the_readme_brings_a_run_home(unbroken, tmp_path):  # 
     path = os.pathsep.join([str(HERE), str(HERE.parents[1])])
     command = f"{sys.executable} {HERE / 'killable.py'} {tmp_path / 'run'} 0.05"
     loop_ = f"until {command}; do echo RESTART; sleep 1; done"
-    shell = subprocess.Popen(["bash", "-c", loop_], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                             env={**os.environ, "PYTHONPATH": path})  # fmt: skip
+    shell = subprocess.Popen(
+        ["bash", "-c", loop_],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
     for count in (RANDOM.randint(11, 20), RANDOM.randint(5, 15)):
         wait_for(shell, "STEP", count)
         children = Path(f"/proc/{shell.pid}/task/{shell.pid}/children").read_text().split()

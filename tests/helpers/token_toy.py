@@ -46,10 +46,19 @@ def source(n: int = 48, split: str = "train", seed: int = 0, prompt: int = 2, pa
     if padded:
         segments[::2, LENGTH * 2 // 3 :] = 0
     return Source(
-        "letters", split, VOCABULARY, names, (), (), (LENGTH,), labels, tokens, entry="tokens",
+        "letters",
+        split,
+        VOCABULARY,
+        names,
+        (),
+        (),
+        (LENGTH,),
+        labels,
+        tokens,
+        entry="tokens",
         fields={"segments": segments},
         decode=lambda ids: "".join(names[i] for i in ids),
-    )  # fmt: skip
+    )
 
 
 def splits(n: int = 48) -> Splits:

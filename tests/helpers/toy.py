@@ -52,9 +52,12 @@ def source(n: int = 48, split: str = "train", seed: int = 0, labelled: int | Non
 def batch(n: int = 16, seed: int = 0) -> dict[str, jax.Array]:
     data = source(n, seed=seed)
     return {
-        "image": jnp.asarray(data.images), "label": jnp.asarray(data.labels), "labelled": jnp.ones(n, bool),
-        "index": jnp.arange(n, dtype=jnp.int32), "view": jnp.zeros(n, jnp.int32),
-    }  # fmt: skip
+        "image": jnp.asarray(data.images),
+        "label": jnp.asarray(data.labels),
+        "labelled": jnp.ones(n, bool),
+        "index": jnp.arange(n, dtype=jnp.int32),
+        "view": jnp.zeros(n, jnp.int32),
+    }
 
 
 def shapes(tree):

@@ -24,9 +24,15 @@ from kd_jax.train.initial import starting_at  # noqa: E402
 
 
 def main(
-    port: str, count: str, index: str, directory: str, pause: str = "0", heartbeat: str = "30", fails_at: str = "",
+    port: str,
+    count: str,
+    index: str,
+    directory: str,
+    pause: str = "0",
+    heartbeat: str = "30",
+    fails_at: str = "",
     students: str = "",
-) -> None:  # fmt: skip
+) -> None:
     several.join(port, count, index, heartbeat)
     slowly(float(pause), int(fails_at) if fails_at and int(index) == int(count) - 1 else -1)
     plan, members = scheme(), None

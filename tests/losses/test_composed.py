@@ -218,12 +218,10 @@ CASES = {  # function of (student, teacher), and the shape of both
     "curriculum": (lambda s, t: composed.curriculum_kd_loss(s, jnp.zeros(()), t), (B, CLASSES)),
     "review": (lambda s, t: composed.review_kd_loss(s, s.mean((1, 2)), t, t.mean((1, 2))), (B, 4, 4, WIDTH)),
     "srrl": (lambda s, t: composed.teacher_head_loss(s, t, T, head=HEADS[1]), (B, WIDTH)),
-    "cat_kd": (
-        lambda s, t: composed.class_attention_transfer_loss(s, HEADS[0], t, HEADS[1]), (B, 4, 4, WIDTH)
-    ),
+    "cat_kd": (lambda s, t: composed.class_attention_transfer_loss(s, HEADS[0], t, HEADS[1]), (B, 4, 4, WIDTH)),
     "overhaul": (composed.overhaul_batch_loss, (B, 4, 4, WIDTH)),
     "crd": (lambda s, t: crd(memory_at()[1], 2, s, t), (B, WIDTH)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -24,36 +24,64 @@ PRE = tuple(f"{stage}/pre_activation" for stage in STAGES)
 # PyTorch, written from the published layouts (RepDistiller's models, torchvision, DeiT), with the values of `filled`.
 FAMILIES = {
     "resnet8": (
-        cifar_resnet.resnet8(10, widths=(4, 8, 8), stem_width=4), 16, 3, (-0.3086, -0.2392, 0.5003),
+        cifar_resnet.resnet8(10, widths=(4, 8, 8), stem_width=4),
+        16,
+        3,
+        (-0.3086, -0.2392, 0.5003),
         ("stem", *STAGES, *PRE, "stage1/block0"),
     ),
     "resnet50": (
-        resnet.resnet50(10, blocks=(1, 1, 1, 1), widths=(4, 4, 8, 8), stem_width=4), 32, 3, (0.1937, 0.3982, 0.2147),
+        resnet.resnet50(10, blocks=(1, 1, 1, 1), widths=(4, 4, 8, 8), stem_width=4),
+        32,
+        3,
+        (0.1937, 0.3982, 0.2147),
         ("stem", *STAGES, "stage4", *PRE, "stage4/pre_activation"),
     ),
     "wide": (wide_resnet.WideResNet(10, 10, 1), 16, 3, (-3.0885, -0.6451, 3.1421), ("stem", *STAGES, *PRE)),
     "vgg": (
-        vgg.vgg13(10, widths=(4, 4, 8, 8, 8)), 16, 3, (-0.1739, 0.3058, 0.5508), ("stem", *STAGES, "stage4", *PRE),
+        vgg.vgg13(10, widths=(4, 4, 8, 8, 8)),
+        16,
+        3,
+        (-0.1739, 0.3058, 0.5508),
+        ("stem", *STAGES, "stage4", *PRE),
     ),
     "mobilenet": (
-        mobilenet.mobilenet_v2(10, width=0.25, last=16), 32, 3, (-1.3709, 1.0483, -0.5936), ("stem", *STAGES, "stage4"),
+        mobilenet.mobilenet_v2(10, width=0.25, last=16),
+        32,
+        3,
+        (-1.3709, 1.0483, -0.5936),
+        ("stem", *STAGES, "stage4"),
     ),
     "shuffle_v1": (
-        shufflenet.shufflenet_v1(10, widths=(72, 144, 288), units=(2, 2, 2)), 16, 3, (48.2778, -55.0499, -66.7181),
+        shufflenet.shufflenet_v1(10, widths=(72, 144, 288), units=(2, 2, 2)),
+        16,
+        3,
+        (48.2778, -55.0499, -66.7181),
         ("stem", *STAGES, *PRE),
     ),
     "shuffle_v2": (
-        shufflenet.shufflenet_v2(10, widths=(8, 16, 16), last=16, units=(2, 3, 2)), 16, 3, (0.1014, -0.091, 0.1406),
+        shufflenet.shufflenet_v2(10, widths=(8, 16, 16), last=16, units=(2, 3, 2)),
+        16,
+        3,
+        (0.1014, -0.091, 0.1406),
         ("stem", *STAGES, *PRE),
     ),
     "vit": (
-        vit.vit(10, patch=4, width=16, depth=2, heads=2, distillation_token=True), 8, 3, (1.2117, -1.0024, 1.2504),
-        ("stem", "block0", "block1/attention", "head_distillation",
-         *(f"block1/attention/{n}" for n in ("queries", "keys", "values_joined", "scores", "probabilities"))),
+        vit.vit(10, patch=4, width=16, depth=2, heads=2, distillation_token=True),
+        8,
+        3,
+        (1.2117, -1.0024, 1.2504),
+        (
+            "stem",
+            "block0",
+            "block1/attention",
+            "head_distillation",
+            *(f"block1/attention/{n}" for n in ("queries", "keys", "values_joined", "scores", "probabilities")),
+        ),
     ),
     "cnn": (cnn.cnn(10, widths=(4, 8), hidden=6, dropout=0.1), 8, 1, None, ("stage1", "stage2", *PRE[:2], "hidden")),
     "mlp": (mlp.mlp(10, widths=(8, 6), dropout=0.5), 8, 1, None, ("stage1", "stage2", *PRE[:2])),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", FAMILIES)

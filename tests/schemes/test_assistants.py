@@ -82,8 +82,10 @@ def test_dense_chains_share_the_weight_among_all_earlier_networks():
     assert last["read_from_small"].weight == pytest.approx(2.0)
     assert last["read_from_small"].targets == ("map_from_small/connector.logits",)
     assert {t.targets for n, t in last.items() if n.startswith("kd")} == {
-        ("teacher.logits",), ("large.logits",), ("small.logits",),
-    }  # fmt: skip
+        ("teacher.logits",),
+        ("large.logits",),
+        ("small.logits",),
+    }
 
 
 def test_dropped_teachers_are_a_function_of_the_step():

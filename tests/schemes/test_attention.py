@@ -21,9 +21,11 @@ from kd_jax.types import Role
 
 CONFIG = scheme_checks.config_module("attention")
 BATCH = {
-    **toy.batch(8), "image": jnp.asarray(np.random.default_rng(0).normal(size=(8, 4, 4, 1)), jnp.float32),
-    "labelled": jnp.arange(8) < 4, "target": toy.batch(8)["label"],
-}  # fmt: skip
+    **toy.batch(8),
+    "image": jnp.asarray(np.random.default_rng(0).normal(size=(8, 4, 4, 1)), jnp.float32),
+    "labelled": jnp.arange(8) < 4,
+    "target": toy.batch(8)["label"],
+}
 
 
 def build(terms, token, **options):

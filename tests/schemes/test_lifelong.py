@@ -36,9 +36,12 @@ def blobs(n: int, split: str) -> Source:
 SPLITS = Splits(blobs(96, "train"), blobs(24, "validation"), blobs(30, "test"))
 SOURCES = SPLITS._asdict() | task_streams.classes(SPLITS, TASKS)
 BATCH = {
-    "image": jnp.asarray(SOURCES["task1"].images[:16]), "label": jnp.asarray(SOURCES["task1"].labels[:16]),
-    "labelled": jnp.ones(16, bool), "index": jnp.arange(16), "view": jnp.zeros(16, jnp.int32),
-}  # fmt: skip
+    "image": jnp.asarray(SOURCES["task1"].images[:16]),
+    "label": jnp.asarray(SOURCES["task1"].labels[:16]),
+    "labelled": jnp.ones(16, bool),
+    "index": jnp.arange(16),
+    "view": jnp.zeros(16, jnp.int32),
+}
 
 
 def labels(network, label="batch.label", where="batch.labelled", rivals="extra.rivals"):
@@ -59,8 +62,9 @@ EXEMPLARS = {
     "recall": answers("replay", "recalled", where="extra.replay.held"),
 }
 EXPERT = {
-    "expert_ce": labels("expert", rivals="extra.mates"), "expert_kd": answers("student", "expert", "extra.current")
-}  # fmt: skip
+    "expert_ce": labels("expert", rivals="extra.mates"),
+    "expert_kd": answers("student", "expert", "extra.current"),
+}
 KEEP = {"memory": 2, "replay": 5}
 
 
@@ -126,8 +130,11 @@ def test_the_optimizer_starts_anew_with_every_task():
 def test_an_expert_learns_each_task_first():
     scheme = build({**EXEMPLARS, **EXPERT}, expert_steps=3, scenario="task", **KEEP)
     assert [(s.name, s.data, s.steps) for s in scheme.stages[:4]] == [
-        ("expert0", "task0", 3), ("task0", "task0", 4), ("expert1", "task1", 3), ("task1", "task1", 4)
-    ]  # fmt: skip
+        ("expert0", "task0", 3),
+        ("task0", "task0", 4),
+        ("expert1", "task1", 3),
+        ("task1", "task1", 4),
+    ]
     first, last, history = scheme_checks.steps(scheme, BATCH, count=4, stage=2)
     assert scheme_checks.moved(first, last) == {"expert"} and history[-1]["loss"] < history[0]["loss"]
     first, last, history = scheme_checks.steps(scheme, BATCH, count=4, stage=3)
@@ -219,9 +226,12 @@ def test_measures():
     a = np.array([[0.9, 0.2, 0.1], [0.6, 0.8, 0.3], [0.5, 0.9, 1.0]])
     found = lifelong_summary.judge(a, np.array([0.1, 0.1, 0.2]))
     expected = {
-        "average accuracy": 0.8, "average incremental accuracy": (0.9 + 0.7 + 0.8) / 3,
-        "forgetting": (0.4 - 0.1) / 2, "backward transfer": (-0.4 + 0.1) / 2, "forward transfer": (0.1 + 0.1) / 2,
-    }  # fmt: skip
+        "average accuracy": 0.8,
+        "average incremental accuracy": (0.9 + 0.7 + 0.8) / 3,
+        "forgetting": (0.4 - 0.1) / 2,
+        "backward transfer": (-0.4 + 0.1) / 2,
+        "forward transfer": (0.1 + 0.1) / 2,
+    }
     assert found == pytest.approx(expected)
 
 

@@ -51,9 +51,7 @@ def expected(s, g, others, top, dustbin):
 
 @pytest.mark.parametrize(("top", "dustbin"), [(1, False), (1, True), (5, False)])
 def test_specialists(top, dustbin):
-    fn = functools.partial(
-        specialists.specialists_loss, classes=CLASSES, temperature=T, top=top, dustbin=dustbin
-    )  # fmt: skip
+    fn = functools.partial(specialists.specialists_loss, classes=CLASSES, temperature=T, top=top, dustbin=dustbin)
     values, gradient = jax.jit(lambda *z: (fn(*z), jax.grad(lambda s: fn(s, *z[1:]).sum())(z[0])))(S, G, LOW, HIGH)
     close(values, [expected(S[i], G[i], (LOW[i], HIGH[i]), top, dustbin) for i in range(6)])
     assert np.isfinite(gradient).all() and gradient.any()
@@ -115,10 +113,12 @@ def terms():
         "confidence": kd(specialists.confidence_transfer_loss, (*LOGITS, "batch.label")),
         "specialists": kd(specialists.specialists_loss, classes=((0,), (1, 2))),
         "hint": Term(
-            feature.feature_hint_loss, ("student.features:hidden",), ("third.features:hidden",),
+            feature.feature_hint_loss,
+            ("student.features:hidden",),
+            ("third.features:hidden",),
             connector=lambda *_: toy.net(classes=5),
         ),
-    }  # fmt: skip
+    }
 
 
 def roles():

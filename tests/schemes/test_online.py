@@ -46,10 +46,13 @@ def parts(terms, steps=10, more=None, **sources):
 def unlike() -> Scheme:
     """A student and a wider peer in one group, and a teacher that learns along with them from labels alone."""
     terms = {
-        "ce": ce("student"), "ce_wide": ce("wide"), "ce_teacher": ce("teacher"), "from_teacher": toy.kd(),
+        "ce": ce("student"),
+        "ce_wide": ce("wide"),
+        "ce_teacher": ce("teacher"),
+        "from_teacher": toy.kd(),
         "from_wide": Term(response.kd_loss, PEERS, ("wide.logits",), 1.0, T),
         "from_student": Term(response.kd_loss, ("wide.logits",), PEERS, 1.0, T),
-    }  # fmt: skip
+    }
     more = {"wide": Role(toy.net(width=6), group="student"), "teacher": Role(toy.net(width=8), group="teacher")}
     return build(parts(terms, more=more))
 

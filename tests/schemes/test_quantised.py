@@ -50,8 +50,11 @@ def test_networks_start_alike_and_differ_in_bits_and_teacher(trained):
     assert set(phases["labels"].terms) == {"labels_ce"} and len(phases["labels"].forward) == 1
     assert phases["float"].terms["float_kd"].inputs == ("float.logits",)
     assert [scheme.roles[r].inputs[-1] for r in ("student", "labels", "post_training", "float")] == [
-        "extra.bits", "extra.bits", "extra.bits", "batch.image",
-    ]  # fmt: skip
+        "extra.bits",
+        "extra.bits",
+        "extra.bits",
+        "batch.image",
+    ]
 
 
 def test_one_device_is_eight(trained):
@@ -69,10 +72,11 @@ def test_bits_fall_and_a_run_that_stops_within_or_between_stages_resumes(tmp_pat
     assert [row[1] for row in rows] == [8, 8, 8, 32, 4, 4, 4, 32, 2, 2, 2, 32]
     assert len({row[3] for row in rows}) == 4 and rows[0][3] > rows[4][3] > rows[8][3]
     state = checks.last_state(
-        scheme, parts().sources,
+        scheme,
+        parts().sources,
         checks.Settings(batch_size=16, seed=0, log_every=2, eval_every=4, eval_batch_size=16),
         tmp_path / "between" / "whole",
-    )  # fmt: skip
+    )
     np.testing.assert_array_equal(state.extra["bits"], [2, 32])
     rounded = rounded_params(state.params["student"]["student"], np.float32(2))
     assert len(np.unique(np.round(rounded["hidden"]["kernel"][:, 0], 6))) <= 3
@@ -80,9 +84,11 @@ def test_bits_fall_and_a_run_that_stops_within_or_between_stages_resumes(tmp_pat
 
 def test_without_comparison_there_is_the_student_alone_and_connectors_get_names_of_their_own():
     hint = Term(
-        feature.feature_hint_loss, ("student.features:hidden",), ("teacher.features:hidden",),
+        feature.feature_hint_loss,
+        ("student.features:hidden",),
+        ("teacher.features:hidden",),
         connector=connectors.linear,
-    )  # fmt: skip
+    )
     alone = build(parts({**TERMS, "hint": hint}), compare=False)
     assert alone.evaluate == ("student",) and len(alone.stages[0].phases) == 1
     both = build(parts({**TERMS, "hint": hint}))

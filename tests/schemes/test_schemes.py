@@ -80,10 +80,11 @@ def adversarial():
         return -(log_sigmoid(real) + log_sigmoid(-fake))[:, 0]
 
     watch = (
-        Call("student"), Call("teacher", train=False),
+        Call("student"),
+        Call("teacher", train=False),
         Call("discriminator", ("student.logits",), name="on_student"),
         Call("discriminator", ("teacher.logits",), name="on_teacher"),
-    )  # fmt: skip
+    )
     spot = Phase("discriminator", watch, {"tell": Term(tell, ("on_student.logits", "on_teacher.logits"))}, toy.sgd())
     fool = {
         "ce": ce("student"),
@@ -108,7 +109,7 @@ def data_free():
         Call("generator"),
         Call("student", ("generator.logits",)),
         Call("teacher", ("generator.logits",), train=False),
-    )  # fmt: skip
+    )
 
     def agreement(student, teacher):
         return -jnp.abs(student - teacher).mean(-1)

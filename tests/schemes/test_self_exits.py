@@ -14,7 +14,11 @@ from kd_jax.schemes import self_deep
 from kd_jax.types import Role, Term
 
 THREE = {"network": {"name": "models.vision.cnn.cnn", "kwargs": {"widths": (2, 3, 4)}}, "last": "stage3"}
-TWO = {"network": {"name": "models.vision.cnn.cnn", "kwargs": {"widths": (2, 3)}}, "taps": ("stage1",), "last": "stage2"}
+TWO = {
+    "network": {"name": "models.vision.cnn.cnn", "kwargs": {"widths": (2, 3)}},
+    "taps": ("stage1",),
+    "last": "stage2",
+}
 X = jax.random.normal(KEY, (6, 8, 8, 1))
 
 

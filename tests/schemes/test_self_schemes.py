@@ -40,9 +40,14 @@ def averaged(**options):
 def refined():
     options = {"predictions": "extra.predictions", "index": "batch.index"}
     term = Term(
-        self_distillation.progressive_loss, ("student.logits",), ("batch.label",), 1.0, {"alpha": 0.8}, options,
+        self_distillation.progressive_loss,
+        ("student.logits",),
+        ("batch.label",),
+        1.0,
+        {"alpha": 0.8},
+        options,
         "batch.labelled",
-    )  # fmt: skip
+    )
     return progressive.build(parts({"refined": term}))
 
 

@@ -70,9 +70,7 @@ def greedy(model, params, batch):
 
 def test_the_student_answers_what_its_encoder_read(begun):
     parts, batch = begun
-    scheme = on_policy.build(
-        parts, share=1.0, warmup=0.0, prompt=1, temperature=0.0, decoding=CONFIG.DECODING
-    )  # fmt: skip
+    scheme = on_policy.build(parts, share=1.0, warmup=0.0, prompt=1, temperature=0.0, decoding=CONFIG.DECODING)
     bound, inputs = bind(scheme, toy.shapes(batch))
     state = jax.jit(lambda: init_state(bound, inputs, jax.random.key(0), {}))()
     found = {**batch, **jax.jit(scheme.stages[0].pre_update)(state, batch, jax.random.key(1))}

@@ -40,9 +40,18 @@ def source(n=16, per_token=False):
     classes = VOCABULARY if per_token else CLASSES
     names = tuple(map(str, range(classes)))
     return Source(
-        "random", "train", classes, names, (), (), (LENGTH,), labels.astype(np.int32), np.where(mask, tokens, 0),
-        fields={"token_mask": mask}, entry="tokens",
-    )  # fmt: skip
+        "random",
+        "train",
+        classes,
+        names,
+        (),
+        (),
+        (LENGTH,),
+        labels.astype(np.int32),
+        np.where(mask, tokens, 0),
+        fields={"token_mask": mask},
+        entry="tokens",
+    )
 
 
 def batch(per_token=False):
@@ -124,8 +133,11 @@ def test_stages_share_the_steps_and_only_the_last_selects():
 
 def test_one_layer_learns_at_a_time():
     config = CONFIG.get_config("mobilebert")
-    parts, kwargs = mobile(lambda steps, group: optimizers.make_optimizer(config.optimizers[group], steps)
-                           if group in config.optimizers else toy.sgd())  # fmt: skip
+    parts, kwargs = mobile(
+        lambda steps, group: (
+            optimizers.make_optimizer(config.optimizers[group], steps) if group in config.optimizers else toy.sgd()
+        )
+    )
     first, last, history = scheme_checks.steps(stages.build(parts, **kwargs), batch(), count=6, stage=1)
     assert history[-1]["loss"] < history[0]["loss"]
     before, after = (state.params["student"]["student"] for state in (first, last))

@@ -113,8 +113,9 @@ def test_on_policy_follows_cross_entropy_and_is_the_same_on_eight_devices():
     made, kwargs = parts("on_policy")
     scheme = on_policy.build(made, **kwargs | {"share": 1.0})
     assert [(s.steps, s.selects, set(s.phases[0].terms)) for s in scheme.stages] == [
-        (4, False, {"ce"}), (4, True, {"kd"}),
-    ]  # fmt: skip
+        (4, False, {"ce"}),
+        (4, True, {"kd"}),
+    ]
     assert scheme.stages[0].phases[0].tx is scheme.stages[1].phases[0].tx and scheme.stages[0].pre_update is None
     _, last, _ = scheme_checks.steps(scheme, batch_of(), count=2, stage=1)
     scheme_checks.same_on_eight_devices(scheme, last, batch_of(), count=2, stage=1)

@@ -45,9 +45,7 @@ def test_what_is_varied():
     found = parse("seed=0,1; train.augment=('flip',),();data.name=digits,mnist\nconfig.terms.kd.weight=log:1e-3..1e-1")
     assert found.choices == {"seed": (0, 1), "train.augment": (("flip",), ()), "data.name": ("digits", "mnist")}
     assert found.ranges == {"terms.kd.weight": Range("log", 1e-3, 1e-1)}
-    assert len(found.grid()) == 8 and found.grid()[1] == {
-        "seed": 0, "train.augment": ("flip",), "data.name": "mnist"
-    }  # fmt: skip
+    assert len(found.grid()) == 8 and found.grid()[1] == {"seed": 0, "train.augment": ("flip",), "data.name": "mnist"}
 
 
 def test_a_file_says_it_too(tmp_path):
@@ -94,7 +92,9 @@ def test_fields_and_values_that_do_not_fit():
 
 def test_rates_that_scale_the_update():
     fields = training().optimizer.to_dict()
-    assert optimizers.scales_with_rate(fields) and optimizers.scales_with_rate({**fields, "name": "adamw", "kwargs": {}})
+    assert optimizers.scales_with_rate(fields) and optimizers.scales_with_rate(
+        {**fields, "name": "adamw", "kwargs": {}}
+    )
     adafactor = {"weight_decay_rate": 0.1, "min_dim_size_to_factor": 2}
     assert not optimizers.scales_with_rate({**fields, "name": "adafactor", "kwargs": adafactor})
 
@@ -220,10 +220,16 @@ def test_the_command_line_tells_what_is_wrong(tmp_path):
 def made(accuracies, noise=0.0):
     """Hand-made runs: {temperature: [validation accuracy of each seed]}; the test accuracy is 0.1 less."""
     return [
-        {"point": {"seed": seed, TEMPERATURE: t, "terms.kd.weight": 0.5}, "diverged": value is None,
-         "validation": value, "test": None if value is None else value - 0.1, "noise": noise}
-        for t, values in accuracies.items() for seed, value in enumerate(values)
-    ]  # fmt: skip
+        {
+            "point": {"seed": seed, TEMPERATURE: t, "terms.kd.weight": 0.5},
+            "diverged": value is None,
+            "validation": value,
+            "test": None if value is None else value - 0.1,
+            "noise": noise,
+        }
+        for t, values in accuracies.items()
+        for seed, value in enumerate(values)
+    ]
 
 
 def test_table_best_and_uncertainty():

@@ -124,10 +124,16 @@ def test_launch_on_two_processes(tmp_path):
     command += [f"--workdir={tmp_path}", *(f"--config.distributed.{k}={v}" for k, v in options.items())]
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2"}
     processes = [
-        subprocess.Popen([*command, f"--config.distributed.process_id={i}"], stdout=subprocess.PIPE,
-                         stderr=subprocess.STDOUT, text=True, cwd=HERE.parents[1], env=environment)
+        subprocess.Popen(
+            [*command, f"--config.distributed.process_id={i}"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=HERE.parents[1],
+            env=environment,
+        )
         for i in range(2)
-    ]  # fmt: skip
+    ]
     outputs = finish(processes)
     assert "Report:" in outputs[0] and "Report:" not in outputs[1]
     results = json.loads((tmp_path / "results.json").read_text())

@@ -99,7 +99,9 @@ def scheme(source, **teacher):
     config = base()
     config.train.steps = 3
     config.teacher.update(teacher)
-    models = {r: jobs.make_model({"name": "models.vision.cnn.cnn", "kwargs": {"widths": (2, 2, 2)}}, source) for r in "st"}
+    models = {
+        r: jobs.make_model({"name": "models.vision.cnn.cnn", "kwargs": {"widths": (2, 2, 2)}}, source) for r in "st"
+    }
     roles = {"student": Role(models["s"], group="student"), "teacher": jobs.teacher_role(models["t"], config.teacher)}
     terms = {"kd": jobs.knowledge.compose("response")["kd"]}
     return jobs.make_scheme(config, config.train, terms, roles, {"train": source})

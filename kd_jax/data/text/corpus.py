@@ -51,8 +51,9 @@ def load(fields: SimpleNamespace) -> Splits:
     name = Path(fields.directory or BIBLE).stem
     made = {
         split: source_of(name, split, texts, codec, fields.length, fields.packing)
-        for split, texts in parts.items() if texts
-    }  # fmt: skip
+        for split, texts in parts.items()
+        if texts
+    }
     return Splits(made["train"], made.get("validation"), made["test"])
 
 
@@ -103,9 +104,20 @@ def source_of(name: str, split: str, texts: Sequence[str], codec: Codec, length:
     sequences = [[codec.start, *ids, codec.end] for ids in codec.encode(texts)]
     tokens, labels, segments = (packed if packing == "packed" else padded)(sequences, length, codec.pad)
     return Source(
-        name, split, codec.size, (), (), (), (length,), labels, tokens, fields={"segments": segments}, entry="tokens",
-        decode=codec.decode, end=codec.end,
-    )  # fmt: skip
+        name,
+        split,
+        codec.size,
+        (),
+        (),
+        (),
+        (length,),
+        labels,
+        tokens,
+        fields={"segments": segments},
+        entry="tokens",
+        decode=codec.decode,
+        end=codec.end,
+    )
 
 
 def packed(sequences: Sequence[Sequence[int]], length: int, pad: int = 0) -> Rows:

@@ -159,9 +159,20 @@ def source_of(
             count = len(tops[0])
             fields["top_ids"][i, begin : begin + count], fields["top_log_probs"][i, begin : begin + count] = tops
     return Source(
-        name, split, codec.size, (), (), (), (length,), labels, tokens, fields=fields, entry="tokens",
-        decode=codec.decode, end=codec.end,
-    )  # fmt: skip
+        name,
+        split,
+        codec.size,
+        (),
+        (),
+        (),
+        (length,),
+        labels,
+        tokens,
+        fields=fields,
+        entry="tokens",
+        decode=codec.decode,
+        end=codec.end,
+    )
 
 
 def _ids_of_texts(codec: Codec) -> dict[str, int]:

@@ -57,10 +57,20 @@ def of_words(found: dict[str, list[str]], fields: SimpleNamespace) -> Splits:
             count = len(spoken) + 1
             tokens[i, :count], labels[i, :count], segments[i, :count] = [START, *spoken], [*spoken, END], 1
         return Source(
-            "pronunciations", split, len(SPECIAL) + len(PHONEMES), (), (), (), (fields.length,), labels, tokens,
-            fields={"segments": segments, "source": spelled, "source_mask": mask}, entry="tokens", decode=decode,
+            "pronunciations",
+            split,
+            len(SPECIAL) + len(PHONEMES),
+            (),
+            (),
+            (),
+            (fields.length,),
+            labels,
+            tokens,
+            fields={"segments": segments, "source": spelled, "source_mask": mask},
+            entry="tokens",
+            decode=decode,
             end=END,
-        )  # fmt: skip
+        )
 
     held = source("validation", validation) if len(validation) else None
     return Splits(source("train", train), held, source("test", test))

@@ -47,15 +47,30 @@ def encode(texts: Sequence[str], tokenizer: Tokenizer, length: int) -> tuple[np.
 
 
 def from_texts(
-    name: str, split: str, texts: Sequence[str], labels: np.ndarray, class_names: Sequence[str], tokenizer: Tokenizer,
+    name: str,
+    split: str,
+    texts: Sequence[str],
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    tokenizer: Tokenizer,
     length: int,
-) -> Source:  # fmt: skip
+) -> Source:
     """A source of texts with a label each, -1 where there is none."""
     tokens, mask = encode(texts, tokenizer, length)
     return Source(
-        name, split, len(class_names), tuple(class_names), (), (), (length,), np.asarray(labels, np.int32), tokens,
-        fields={"token_mask": mask}, entry="tokens", decode=lambda ids: tokenizer.decode([int(i) for i in ids]),
-    )  # fmt: skip
+        name,
+        split,
+        len(class_names),
+        tuple(class_names),
+        (),
+        (),
+        (length,),
+        np.asarray(labels, np.int32),
+        tokens,
+        fields={"token_mask": mask},
+        entry="tokens",
+        decode=lambda ids: tokenizer.decode([int(i) for i in ids]),
+    )
 
 
 def bbc_articles() -> tuple[list[str], np.ndarray]:
@@ -91,11 +106,9 @@ def bbc_news(config: Mapping[str, Any]) -> Splits:
         raise ValueError("bbc_news has no test split of its own: data.test must be above 0")
     parts = {"train": kept, "test": held}
     found = {
-        split: from_texts(
-            "bbc_news", split, [texts[i] for i in rows], labels[rows], BBC, tokenizer, config["length"]
-        )
+        split: from_texts("bbc_news", split, [texts[i] for i in rows], labels[rows], BBC, tokenizer, config["length"])
         for split, rows in parts.items()
-    }  # fmt: skip
+    }
     return Splits(found["train"], None, found["test"])
 
 
@@ -110,9 +123,11 @@ def bbc_sentences(config: Mapping[str, Any]) -> Splits:
     train = found.train
     mask = np.concatenate([train.fields["token_mask"], extra.fields["token_mask"]])
     joined = dataclasses.replace(
-        train, images=np.concatenate([train.images, extra.images]), labels=np.concatenate([train.labels, none]),
+        train,
+        images=np.concatenate([train.images, extra.images]),
+        labels=np.concatenate([train.labels, none]),
         fields={"token_mask": mask},
-    )  # fmt: skip
+    )
     return Splits(joined, None, found.test)
 
 

@@ -84,9 +84,15 @@ def beam_search(
     first = jnp.where(jnp.arange(beams)[None] == 0, 0.0, NONE).repeat(batch, 0)
     tokens = jnp.full((batch, beams, length), pad, jnp.int32)
     state = (
-        jnp.int32(0), first, tokens, jnp.full((batch, beams), NONE), tokens, jnp.zeros(tokens.shape, bool),
-        logits[:, -1].repeat(beams, 0), cache,
-    )  # fmt: skip
+        jnp.int32(0),
+        first,
+        tokens,
+        jnp.full((batch, beams), NONE),
+        tokens,
+        jnp.zeros(tokens.shape, bool),
+        logits[:, -1].repeat(beams, 0),
+        cache,
+    )
     kept, tokens, mask = jax.lax.while_loop(going_on, body, state)[3:6]
     exists = kept > NONE / 1e6
     mask = mask & exists[:, :, None]

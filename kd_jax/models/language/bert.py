@@ -24,9 +24,12 @@ from kd_jax.types import Array
 
 MASKED = -1e9  # finite, so that a row without a single token has finite probabilities and gradients
 ACTIVATIONS = {
-    "gelu": lambda x: nn.gelu(x, approximate=False), "gelu_new": nn.gelu, "relu": nn.relu, "silu": nn.silu,
+    "gelu": lambda x: nn.gelu(x, approximate=False),
+    "gelu_new": nn.gelu,
+    "relu": nn.relu,
+    "silu": nn.silu,
     "tanh": jnp.tanh,
-}  # fmt: skip
+}
 HEADS = ("hidden", "tokens", "classes", "sentence")
 
 
@@ -128,9 +131,16 @@ class Encoder(nn.Module):
         x = nn.Dropout(self.dropout, deterministic=not train)(Tap(name="embeddings")(layer_norm(self, "norm")(x)))
         for i in range(self.depth):
             x = Layer(
-                self.heads, self.hidden, self.bottleneck, self.stack, self.activation, self.epsilon, self.dropout,
-                jnp.dtype(self.dtype), name=f"layer{i}",
-            )(x, mask, train)  # fmt: skip
+                self.heads,
+                self.hidden,
+                self.bottleneck,
+                self.stack,
+                self.activation,
+                self.epsilon,
+                self.dropout,
+                jnp.dtype(self.dtype),
+                name=f"layer{i}",
+            )(x, mask, train)
         if self.head == "hidden":
             return x
         if self.head == "tokens":
@@ -207,11 +217,27 @@ def safe_norm(x: Array) -> Array:
 
 
 def encoder(
-    vocabulary: int = 30522, width: int = 384, depth: int = 6, heads: int = 12, hidden: int = 0, positions: int = 512,
-    head: str = "classes", num_classes: int = 0, dtype: Any = "float32", **options: Any,
-) -> Encoder:  # fmt: skip
+    vocabulary: int = 30522,
+    width: int = 384,
+    depth: int = 6,
+    heads: int = 12,
+    hidden: int = 0,
+    positions: int = 512,
+    head: str = "classes",
+    num_classes: int = 0,
+    dtype: Any = "float32",
+    **options: Any,
+) -> Encoder:
     """Sizes of MiniLM-L6-H384 by default; BERT-base is 768 wide with 12 layers. hidden = 0 is 4 * width."""
     return Encoder(
-        vocabulary, width, depth, heads, hidden or 4 * width, positions, head=head, num_classes=num_classes,
-        dtype=dtype, **options,
-    )  # fmt: skip
+        vocabulary,
+        width,
+        depth,
+        heads,
+        hidden or 4 * width,
+        positions,
+        head=head,
+        num_classes=num_classes,
+        dtype=dtype,
+        **options,
+    )

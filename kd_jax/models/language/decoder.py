@@ -98,9 +98,14 @@ class Decoder(nn.Module):
     cross_attends: bool = False  # the decoder of seq2seq.py: calls have a memory then
 
     def __call__(
-        self, tokens: Array, segments: Array | None = None, positions: Array | None = None, train: bool = False,
-        memory: Array | None = None, memory_mask: Array | None = None,
-    ) -> Array:  # fmt: skip
+        self,
+        tokens: Array,
+        segments: Array | None = None,
+        positions: Array | None = None,
+        train: bool = False,
+        memory: Array | None = None,
+        memory_mask: Array | None = None,
+    ) -> Array:
         slots = jnp.arange(tokens.shape[1])[None]
         mask = slots[:, :, None] >= slots[:, None]
         if segments is not None:
@@ -111,9 +116,14 @@ class Decoder(nn.Module):
         return self._forward(tokens, positions, seen, train=train)
 
     def decode(
-        self, tokens: Array, cache: Cache, mask: Array | None = None, last: bool = False,
-        memory: Array | None = None, memory_mask: Array | None = None,
-    ) -> tuple[Array, Cache]:  # fmt: skip
+        self,
+        tokens: Array,
+        cache: Cache,
+        mask: Array | None = None,
+        last: bool = False,
+        memory: Array | None = None,
+        memory_mask: Array | None = None,
+    ) -> tuple[Array, Cache]:
         """(logits of these further tokens [batch, length], the cache with them): a whole prompt, then one at a time.
 
         `mask` False marks padding, which is left of the prompt; `last` computes the logits of the last token only. The
@@ -166,9 +176,11 @@ def run_layers(o: Options, x: Array, positions: Array, seen: Seen, train: bool, 
         return layers(x, window, seen), None
 
     scan = nn.scan(
-        body, variable_axes={"params": 0, "lora": 0, "cache": 0, "intermediates": 1}, length=o.depth,
+        body,
+        variable_axes={"params": 0, "lora": 0, "cache": 0, "intermediates": 1},
+        length=o.depth,
         split_rngs={"params": True, "dropout": True},
-    )  # fmt: skip
+    )
     return scan(block(o, train, cross_attends, name="layers"), x, jnp.asarray(windows))[0]
 
 

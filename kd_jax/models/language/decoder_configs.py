@@ -17,10 +17,19 @@ FAMILIES: dict[str, tuple[str, bool, dict[str, Any]]] = {
     "qwen3": ("Qwen3ForCausalLM", False, {"qk_norm": True}),
     "gemma": ("GemmaForCausalLM", True, {"norm_offset": 1.0, "scale_embedding": True}),
     "gemma2": ("Gemma2ForCausalLM", True, {"norm_offset": 1.0, "scale_embedding": True, "post_norms": True}),
-    "gpt2": ("GPT2LMHeadModel", True, {
-        "norm": "layer", "gated": False, "positions": "learned", "qkv_bias": True, "out_bias": True, "mlp_bias": True,
-    }),
-}  # fmt: skip
+    "gpt2": (
+        "GPT2LMHeadModel",
+        True,
+        {
+            "norm": "layer",
+            "gated": False,
+            "positions": "learned",
+            "qkv_bias": True,
+            "out_bias": True,
+            "mlp_bias": True,
+        },
+    ),
+}
 ACTIVATIONS = {
     "silu": "silu",
     "gelu": "gelu",
@@ -29,14 +38,25 @@ ACTIVATIONS = {
     "relu": "relu",
 }
 SIZES = {
-    "vocabulary": "vocab_size", "width": "hidden_size", "depth": "num_hidden_layers", "heads": "num_attention_heads",
-    "hidden": "intermediate_size", "max_length": "max_position_embeddings", "epsilon": "rms_norm_eps",
-    "kv_heads": "num_key_value_heads", "head_width": "head_dim",
-}  # fmt: skip
+    "vocabulary": "vocab_size",
+    "width": "hidden_size",
+    "depth": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "hidden": "intermediate_size",
+    "max_length": "max_position_embeddings",
+    "epsilon": "rms_norm_eps",
+    "kv_heads": "num_key_value_heads",
+    "head_width": "head_dim",
+}
 GPT2_SIZES = {
-    "vocabulary": "vocab_size", "width": "n_embd", "depth": "n_layer", "heads": "n_head", "hidden": "n_inner",
-    "max_length": "n_positions", "epsilon": "layer_norm_epsilon",
-}  # fmt: skip
+    "vocabulary": "vocab_size",
+    "width": "n_embd",
+    "depth": "n_layer",
+    "heads": "n_head",
+    "hidden": "n_inner",
+    "max_length": "n_positions",
+    "epsilon": "layer_norm_epsilon",
+}
 # Options that a file does not tell: how the network is run.
 OWN = ("dropout", "scan", "remat", "dtype")
 
@@ -144,9 +164,10 @@ def config_of(o: Options, family: str) -> dict[str, Any]:
     if family == "gemma2":
         scale = o.attention_scale or o.head_width**-0.5
         config |= {
-            "query_pre_attn_scalar": round(scale**-2), "attn_logit_softcapping": o.attention_softcap or None,
+            "query_pre_attn_scalar": round(scale**-2),
+            "attn_logit_softcapping": o.attention_softcap or None,
             "final_logit_softcapping": o.logit_softcap or None,
-        }  # fmt: skip
+        }
     windows = [o.windows[i % len(o.windows)] if o.windows else 0 for i in range(o.depth)]
     if any(windows):
         config |= {"sliding_window": max(windows), "use_sliding_window": True, "max_window_layers": 0}

@@ -63,8 +63,16 @@ def gpt2(
     """Learned positions, LayerNorm, GELU, biases, tied. Radford et al., "Language Models are Unsupervised Multitask
     Learners", 2019."""
     own = {
-        "hidden": 4 * width, "norm": "layer", "epsilon": 1e-5, "activation": "gelu_tanh", "gated": False,
-        "positions": "learned", "max_length": max_length, "qkv_bias": True, "out_bias": True, "mlp_bias": True,
+        "hidden": 4 * width,
+        "norm": "layer",
+        "epsilon": 1e-5,
+        "activation": "gelu_tanh",
+        "gated": False,
+        "positions": "learned",
+        "max_length": max_length,
+        "qkv_bias": True,
+        "out_bias": True,
+        "mlp_bias": True,
         "tied": True,
-    }  # fmt: skip
+    }
     return Decoder(Options(vocabulary, width, depth, heads, **{**own, **options}))

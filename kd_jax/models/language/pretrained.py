@@ -41,16 +41,25 @@ def _layers(root: str, names: Mapping[str, str]) -> tuple[Rule, ...]:
 
 
 BERT_LAYER = {
-    "attention/queries_dense": "attention.self.query", "attention/keys_dense": "attention.self.key",
-    "attention/values_dense": "attention.self.value", "attention/out": "attention.output.dense",
-    "norm1": "attention.output.LayerNorm", "mlp1": "intermediate.dense", "mlp2": "output.dense",
+    "attention/queries_dense": "attention.self.query",
+    "attention/keys_dense": "attention.self.key",
+    "attention/values_dense": "attention.self.value",
+    "attention/out": "attention.output.dense",
+    "norm1": "attention.output.LayerNorm",
+    "mlp1": "intermediate.dense",
+    "mlp2": "output.dense",
     "norm2": "output.LayerNorm",
-}  # fmt: skip
+}
 DISTILBERT_LAYER = {
-    "attention/queries_dense": "attention.q_lin", "attention/keys_dense": "attention.k_lin",
-    "attention/values_dense": "attention.v_lin", "attention/out": "attention.out_lin", "norm1": "sa_layer_norm",
-    "mlp1": "ffn.lin1", "mlp2": "ffn.lin2", "norm2": "output_layer_norm",
-}  # fmt: skip
+    "attention/queries_dense": "attention.q_lin",
+    "attention/keys_dense": "attention.k_lin",
+    "attention/values_dense": "attention.v_lin",
+    "attention/out": "attention.out_lin",
+    "norm1": "sa_layer_norm",
+    "mlp1": "ffn.lin1",
+    "mlp2": "ffn.lin2",
+    "norm2": "output_layer_norm",
+}
 
 
 class Kind(NamedTuple):
@@ -63,45 +72,70 @@ class Kind(NamedTuple):
 
 
 FIELDS = {
-    "vocabulary": "vocab_size", "width": "hidden_size", "depth": "num_hidden_layers", "heads": "num_attention_heads",
-    "hidden": "intermediate_size", "positions": "max_position_embeddings", "token_types": "type_vocab_size",
-    "pad": "pad_token_id", "activation": "hidden_act", "epsilon": "layer_norm_eps", "dropout": "hidden_dropout_prob",
-}  # fmt: skip
+    "vocabulary": "vocab_size",
+    "width": "hidden_size",
+    "depth": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "hidden": "intermediate_size",
+    "positions": "max_position_embeddings",
+    "token_types": "type_vocab_size",
+    "pad": "pad_token_id",
+    "activation": "hidden_act",
+    "epsilon": "layer_norm_eps",
+    "dropout": "hidden_dropout_prob",
+}
 KINDS = {
     "bert": Kind(
         "bert.",
-        _embeddings("bert.embeddings") + _layers("bert.encoder.layer", BERT_LAYER)
-        + dense("bert.pooler.dense", "pooler") + dense("classifier", "head")
+        _embeddings("bert.embeddings")
+        + _layers("bert.encoder.layer", BERT_LAYER)
+        + dense("bert.pooler.dense", "pooler")
+        + dense("classifier", "head")
         + dense("cls.predictions.transform.dense", "transform")
-        + norm("cls.predictions.transform.LayerNorm", "transform_norm") + (Rule("cls.predictions.bias", "token_bias"),),
+        + norm("cls.predictions.transform.LayerNorm", "transform_norm")
+        + (Rule("cls.predictions.bias", "token_bias"),),
         {"hidden": "BertModel", "tokens": "BertForMaskedLM", "classes": "BertForSequenceClassification"},
         FIELDS,
     ),
     "roberta": Kind(
         "roberta.",
-        _embeddings("roberta.embeddings") + _layers("roberta.encoder.layer", BERT_LAYER)
-        + dense("classifier.dense", "pooler") + dense("classifier.out_proj", "head")
+        _embeddings("roberta.embeddings")
+        + _layers("roberta.encoder.layer", BERT_LAYER)
+        + dense("classifier.dense", "pooler")
+        + dense("classifier.out_proj", "head")
         + dense("lm_head.dense", "transform")
-        + norm("lm_head.layer_norm", "transform_norm") + (Rule("lm_head.bias", "token_bias"),),
+        + norm("lm_head.layer_norm", "transform_norm")
+        + (Rule("lm_head.bias", "token_bias"),),
         {"hidden": "RobertaModel", "tokens": "RobertaForMaskedLM", "classes": "RobertaForSequenceClassification"},
         FIELDS,
     ),
     "distilbert": Kind(
         "distilbert.",
-        _embeddings("distilbert.embeddings") + _layers("distilbert.transformer.layer", DISTILBERT_LAYER)
-        + dense("pre_classifier", "pooler") + dense("classifier", "head") + dense("vocab_transform", "transform")
-        + norm("vocab_layer_norm", "transform_norm") + (Rule("vocab_projector.bias", "token_bias"),),
+        _embeddings("distilbert.embeddings")
+        + _layers("distilbert.transformer.layer", DISTILBERT_LAYER)
+        + dense("pre_classifier", "pooler")
+        + dense("classifier", "head")
+        + dense("vocab_transform", "transform")
+        + norm("vocab_layer_norm", "transform_norm")
+        + (Rule("vocab_projector.bias", "token_bias"),),
         {
-            "hidden": "DistilBertModel", "tokens": "DistilBertForMaskedLM",
+            "hidden": "DistilBertModel",
+            "tokens": "DistilBertForMaskedLM",
             "classes": "DistilBertForSequenceClassification",
         },
         {
-            "vocabulary": "vocab_size", "width": "dim", "depth": "n_layers", "heads": "n_heads", "hidden": "hidden_dim",
-            "positions": "max_position_embeddings", "pad": "pad_token_id", "activation": "activation",
+            "vocabulary": "vocab_size",
+            "width": "dim",
+            "depth": "n_layers",
+            "heads": "n_heads",
+            "hidden": "hidden_dim",
+            "positions": "max_position_embeddings",
+            "pad": "pad_token_id",
+            "activation": "activation",
             "dropout": "dropout",
         },
     ),
-}  # fmt: skip
+}
 # Tensors of heads that a model here may not have; a head that it has must be there, or be `fresh`.
 HEADS = (r"^cls\.", r"pooler\.", r"^classifier\.", r"^lm_head\.", r"^vocab_", r"^pre_classifier\.", r"^qa_outputs\.")
 

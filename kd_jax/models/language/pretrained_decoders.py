@@ -35,11 +35,12 @@ def _scale(theirs: str, ours: str) -> tuple[Rule, ...]:
 def _llama(norms: Mapping[str, str]) -> tuple[Rule, ...]:
     """The rules of Llama and its descendants, which differ in the names of norms."""
     rules = (
-        Rule("model.embed_tokens.weight", "embed/embedding"), Rule("lm_head.weight", "head/embedding"),
+        Rule("model.embed_tokens.weight", "embed/embedding"),
+        Rule("lm_head.weight", "head/embedding"),
         *_scale("model.norm", "norm"),
         *_scale(f"{LAYER}.self_attn.q_norm", f"{OURS}/attention/query_norm"),
         *_scale(f"{LAYER}.self_attn.k_norm", f"{OURS}/attention/key_norm"),
-    )  # fmt: skip
+    )
     for ours, theirs in {"query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "o_proj"}.items():
         rules += dense(f"{LAYER}.self_attn.{theirs}", f"{OURS}/attention/{ours}")
     for name in ("gate", "up", "down"):
@@ -56,17 +57,24 @@ def _conv1d(theirs: str, ours: str) -> tuple[Rule, ...]:
 
 BLOCK = "transformer.h.{}"
 GPT2 = (
-    Rule("transformer.wte.weight", "embed/embedding"), Rule("transformer.wpe.weight", "positions/embedding"),
-    Rule("lm_head.weight", "head/embedding"), *norm("transformer.ln_f", "norm"),
-    *norm(f"{BLOCK}.ln_1", f"{OURS}/norm1"), *norm(f"{BLOCK}.ln_2", f"{OURS}/norm2"),
+    Rule("transformer.wte.weight", "embed/embedding"),
+    Rule("transformer.wpe.weight", "positions/embedding"),
+    Rule("lm_head.weight", "head/embedding"),
+    *norm("transformer.ln_f", "norm"),
+    *norm(f"{BLOCK}.ln_1", f"{OURS}/norm1"),
+    *norm(f"{BLOCK}.ln_2", f"{OURS}/norm2"),
     *_conv1d(f"{BLOCK}.attn.c_attn", f"{OURS}/attention/qkv"),
     *_conv1d(f"{BLOCK}.attn.c_proj", f"{OURS}/attention/out"),
-    *_conv1d(f"{BLOCK}.mlp.c_fc", f"{OURS}/mlp/up"), *_conv1d(f"{BLOCK}.mlp.c_proj", f"{OURS}/mlp/down"),
-)  # fmt: skip
+    *_conv1d(f"{BLOCK}.mlp.c_fc", f"{OURS}/mlp/up"),
+    *_conv1d(f"{BLOCK}.mlp.c_proj", f"{OURS}/mlp/down"),
+)
 TWO_NORMS = {"norm1": "input_", "norm2": "post_attention_"}
 FOUR_NORMS = {
-    "norm1": "input_", "post_norm1": "post_attention_", "norm2": "pre_feedforward_", "post_norm2": "post_feedforward_",
-}  # fmt: skip
+    "norm1": "input_",
+    "post_norm1": "post_attention_",
+    "norm2": "pre_feedforward_",
+    "post_norm2": "post_feedforward_",
+}
 BUFFERS = (r"rotary_emb\.inv_freq$", r"\.attn\.(masked_)?bias$")
 
 

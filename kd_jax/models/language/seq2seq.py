@@ -111,9 +111,15 @@ def encoded(module: Seq2Seq, params: PyTree, source: Array, source_mask: Array |
 
 
 def seq2seq(
-    vocabulary: int, source_vocabulary: int, width: int = 128, depth: int = 2, heads: int = 4, hidden: int = 0,
-    source_depth: int = 0, **options: Any,
-) -> Seq2Seq:  # fmt: skip
+    vocabulary: int,
+    source_vocabulary: int,
+    width: int = 128,
+    depth: int = 2,
+    heads: int = 4,
+    hidden: int = 0,
+    source_depth: int = 0,
+    **options: Any,
+) -> Seq2Seq:
     """RMSNorm, SwiGLU and rotary positions on both sides; `source_depth` defaults to `depth`, `hidden` to 8/3 of width.
 
     `options` are fields of decoder_parts.Options, of both sides (dropout, dtype, tied).

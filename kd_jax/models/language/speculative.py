@@ -112,9 +112,15 @@ def speculate(
     caches = prefilled(student, params[0]), prefilled(teacher, params[1])
     space = length + proposals + 1
     state = (
-        jnp.int32(0), prompt[:, -1].astype(jnp.int32), jnp.zeros(batch, jnp.int32), jnp.zeros(batch, bool),
-        jnp.full((batch, space), pad, jnp.int32), jnp.zeros((batch, space), bool), caches, jnp.zeros(2, jnp.int32),
-    )  # fmt: skip
+        jnp.int32(0),
+        prompt[:, -1].astype(jnp.int32),
+        jnp.zeros(batch, jnp.int32),
+        jnp.zeros(batch, bool),
+        jnp.full((batch, space), pad, jnp.int32),
+        jnp.zeros((batch, space), bool),
+        caches,
+        jnp.zeros(2, jnp.int32),
+    )
     rounds, _, _, _, tokens, mask, _, tally = jax.lax.while_loop(lambda s: ~s[3].all(), body, state)
     tokens, mask = jnp.where(mask, tokens, pad)[:, :length], mask[:, :length]
     return Speculated(tokens, mask, tally[0] / jnp.maximum(tally[1], 1), rounds)

@@ -57,9 +57,12 @@ class MobileNetV2(nn.Module):
         for i, (expanded, features, blocks, stride, stage) in enumerate(_GROUPS):
             for j in range(blocks):
                 x = InvertedResidual(
-                    int(features * self.width), stride if j == 0 else 1, self.expansion if expanded else 1, dtype,
+                    int(features * self.width),
+                    stride if j == 0 else 1,
+                    self.expansion if expanded else 1,
+                    dtype,
                     name=f"group{i}_block{j}",
-                )(x, train)  # fmt: skip
+                )(x, train)
             x = Tap(name=stage)(x) if stage else x
         x = ConvNorm(self.last, 1, dtype=dtype, name="last")(x, train)
         return classify(x.mean((1, 2)), self.num_classes, nn.initializers.normal(0.01), nn.initializers.zeros)

@@ -80,9 +80,15 @@ class ViT(nn.Module):
             )
         uniform = uniform_fan_in(patch * patch * x.shape[-1])
         x = nn.Conv(
-            self.width, (patch, patch), (patch, patch), "VALID", dtype=dtype, kernel_init=uniform, bias_init=uniform,
+            self.width,
+            (patch, patch),
+            (patch, patch),
+            "VALID",
+            dtype=dtype,
+            kernel_init=uniform,
+            bias_init=uniform,
             name="patches",
-        )(x)  # fmt: skip
+        )(x)
         x = x.reshape(x.shape[0], -1, self.width)
         tokens = ["class_token", "distillation_token"][: 1 + self.distillation_token]
         first = [self.param(name, _INIT, (1, 1, self.width)).astype(dtype) for name in tokens]
@@ -101,9 +107,14 @@ class ViT(nn.Module):
 
 
 def vit(
-    num_classes: int, patch: int = 4, width: int = 192, depth: int = 6, heads: int = 3, dtype: Any = "float32",
+    num_classes: int,
+    patch: int = 4,
+    width: int = 192,
+    depth: int = 6,
+    heads: int = 3,
+    dtype: Any = "float32",
     **options: Any,
-) -> ViT:  # fmt: skip
+) -> ViT:
     """Sizes of DeiT: tiny 192 wide with 3 heads, small 384 with 6, base 768 with 12; depth 12 and patch 16."""
     return ViT(num_classes, patch, width, depth, heads, dtype=dtype, **options)
 

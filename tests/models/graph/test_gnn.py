@@ -13,9 +13,11 @@ JOINED = np.eye(N) + np.array([[0, 1, 1, 0, 0], [1, 0, 0, 0, 0], [1, 0, 0, 1, 0]
 S = JOINED / np.sqrt(JOINED.sum(1)[:, None] * JOINED.sum(1))
 RECEIVERS, SENDERS = (i.astype(np.int32) for i in np.nonzero(JOINED))
 GRAPH = {
-    "features": RNG.normal(size=(N, D)).astype(np.float32), "senders": SENDERS, "receivers": RECEIVERS,
+    "features": RNG.normal(size=(N, D)).astype(np.float32),
+    "senders": SENDERS,
+    "receivers": RECEIVERS,
     "weights": S[RECEIVERS, SENDERS].astype(np.float32),
-}  # fmt: skip
+}
 NODE = np.array([4, 0, 0, 2], np.int32)
 KEY = jax.random.key(0)
 X = GRAPH["features"].astype(float)

@@ -114,9 +114,10 @@ def test_what_does_not_fit_is_said(options, tokens, message):
 
 
 KINDS = {
-    "bert": {}, "roberta": dict(counted_positions=True, pad=1, token_types=1, epsilon=1e-5),
+    "bert": {},
+    "roberta": dict(counted_positions=True, pad=1, token_types=1, epsilon=1e-5),
     "distilbert": dict(token_types=0, pooler_activation="relu"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
@@ -144,9 +145,10 @@ def test_what_a_folder_lacks_is_drawn_only_if_asked_for(tmp_path):
     np.testing.assert_array_equal(found["layer0"]["mlp1"]["kernel"], params["layer0"]["mlp1"]["kernel"])
     config = read_config(tmp_path)
     for change, message in (
-        ({"model_type": "robert"}, "Did you mean 'roberta'"), ({"hidden_act": "swish2"}, "activation 'swish2'"),
+        ({"model_type": "robert"}, "Did you mean 'roberta'"),
+        ({"hidden_act": "swish2"}, "activation 'swish2'"),
         ({"position_embedding_type": "relative_key"}, "absolute positions"),
-    ):  # fmt: skip
+    ):
         (tmp_path / "config.json").write_text(json.dumps(config | change))
         with pytest.raises(ValueError, match=message):
             encoder_of(str(tmp_path))

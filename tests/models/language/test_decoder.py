@@ -120,8 +120,10 @@ def test_taps_and_dropout_and_types():
     x = jax.ShapeDtypeStruct((2, 5), jnp.int32)
     shapes = tap_shapes(model, x)
     assert {k: shapes[k].shape for k in ("layer1", "final", "layer0/mlp")} == {
-        "layer1": (2, 5, 16), "final": (2, 5, 16), "layer0/mlp": (2, 5, 16),
-    }  # fmt: skip
+        "layer1": (2, 5, 16),
+        "final": (2, 5, 16),
+        "layer0/mlp": (2, 5, 16),
+    }
     assert shapes["layer0/attention/queries"].shape == (2, 4, 5, 4)
     assert shapes["layer0/attention/keys"].shape == (2, 2, 5, 4)
     assert shapes["layer0/attention/scores"].shape == (2, 4, 5, 5)
