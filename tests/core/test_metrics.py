@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from kd_jax.core import metrics
+from kd_jax.system import writers
 
 
 def _logits(n=37, classes=7, seed=0):
@@ -17,7 +18,7 @@ def _logits(n=37, classes=7, seed=0):
 
 def test_accumulator_parts_equal_whole():
     values = np.random.default_rng(0).normal(size=10).astype(np.float32)
-    whole, parts = metrics.Accumulator(), metrics.Accumulator()
+    whole, parts = writers.Accumulator(), writers.Accumulator()
     whole.add({"loss": (values.astype(np.float64).sum(), 10)})
     for part in (values[:3], values[3:4], values[4:]):
         parts.add({"loss": (part.astype(np.float64).sum(), np.int32(part.size))})
@@ -26,7 +27,7 @@ def test_accumulator_parts_equal_whole():
 
 
 def test_accumulator_adds_in_float64():
-    total = metrics.Accumulator()
+    total = writers.Accumulator()
     total.add({"x": (np.float32(2**24), 1)})
     for _ in range(8):
         total.add({"x": (np.float32(1), 0)})
@@ -34,7 +35,7 @@ def test_accumulator_adds_in_float64():
 
 
 def test_accumulator_vectors_and_empty():
-    total = metrics.Accumulator()
+    total = writers.Accumulator()
     total.add({"per_class": (np.array([1.0, 0.0, 0.0]), np.array([2, 1, 0]))})
     total.add({"per_class": (np.array([1.0, 1.0, 0.0]), np.array([2, 1, 0]))})
     first, second, third = total.result()["per_class"]
@@ -46,9 +47,9 @@ def test_accumulator_vectors_and_empty():
 
 
 def test_accumulator_state_is_exact():
-    total = metrics.Accumulator()
+    total = writers.Accumulator()
     total.add({"a": (np.float32(0.1), 3), "b": (np.array([0.1, 1 / 3]), np.array([1.0, 7.0]))})
-    again = metrics.Accumulator.from_state(json.loads(json.dumps(total.state())))
+    again = writers.Accumulator.from_state(json.loads(json.dumps(total.state())))
     assert again == total
     again.add({"a": (1.0, 1)})
     assert total.totals["a"][1] == 3.0  # the copy is its own
@@ -58,11 +59,11 @@ def test_accumulator_state_is_exact():
 
 def test_first_non_finite():
     good = (np.float32(1), np.float32(2))
-    assert metrics.first_non_finite([(1, {"ce": good}), (2, {"ce": good})]) is None
+    assert writers.first_non_finite([(1, {"ce": good}), (2, {"ce": good})]) is None
     one_member = (np.array([1.0, np.inf]), np.ones(2))
-    assert metrics.first_non_finite([(1, {"ce": one_member})]) is None
+    assert writers.first_non_finite([(1, {"ce": one_member})]) is None
     bad = {"ce": one_member, "kd": (np.array([np.nan, np.inf]), np.ones(2)), "loss": (np.float32("nan"), 1)}
-    assert metrics.first_non_finite([(1, {"ce": good}), (2, bad), (3, {"ce": (np.nan, 1)})]) == (2, "kd")
+    assert writers.first_non_finite([(1, {"ce": good}), (2, bad), (3, {"ce": (np.nan, 1)})]) == (2, "kd")
 
 
 def test_per_example_metrics():
@@ -133,7 +134,7 @@ def test_ece_of_a_certain_and_right_network_and_of_nothing():
 
 
 def _train(path, first, last, resume_step):
-    writer = metrics.JsonlWriter(path, resume_step)
+    writer = writers.JsonlWriter(path, resume_step)
     for step in range(first, last + 1):
         writer.write(step, {"loss": np.float32(1 / step), "lr": 0.1 * step, "n": np.int64(step), "list": (1, 2.5)})
         if step % 2 == 0:
@@ -153,7 +154,7 @@ def test_jsonl_resume_is_byte_for_byte(tmp_path):
 
 def test_jsonl_records(tmp_path):
     path = tmp_path / "deep" / "log.jsonl"
-    writer = metrics.JsonlWriter(path, 0)
+    writer = writers.JsonlWriter(path, 0)
     writer.write(3, {"z": float("nan"), "a": 0.1, "nested": {"x": [np.float64(1), np.inf]}, "ok": True})
     assert path.read_text() == '{"a": 0.1, "nested": {"x": [1.0, null]}, "ok": true, "step": 3, "z": null}\n'
     with pytest.raises(ValueError, match="step"):
@@ -164,18 +165,18 @@ def test_jsonl_records(tmp_path):
 def test_jsonl_bad_lines(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_bytes(b'{"step": 1}\nnonsense\n')
-    metrics.JsonlWriter(path, 5).close()  # a whole but broken last line is a torn one too
+    writers.JsonlWriter(path, 5).close()  # a whole but broken last line is a torn one too
     assert path.read_bytes() == b'{"step": 1}\n'
     path.write_bytes(b'nonsense\n{"step": 1}\n')
     with pytest.raises(ValueError, match="line 1"):
-        metrics.JsonlWriter(path, 5)
+        writers.JsonlWriter(path, 5)
     assert path.read_bytes() == b'nonsense\n{"step": 1}\n'
 
 
 def test_writers_disabled(tmp_path):
     for writer in (
-        metrics.JsonlWriter(tmp_path / "a", None, enabled=False),
-        metrics.TensorBoardWriter(tmp_path / "b", None, enabled=False),
+        writers.JsonlWriter(tmp_path / "a", None, enabled=False),
+        writers.TensorBoardWriter(tmp_path / "b", None, enabled=False),
     ):
         writer.write(1, {"loss": 1.0})
         writer.close()
@@ -199,7 +200,7 @@ def _events(path):
 
 def test_tensorboard(tmp_path):
     for resume_step, steps in ((None, (1, 2, 3)), (2, (3,))):
-        writer = metrics.TensorBoardWriter(tmp_path, resume_step)
+        writer = writers.TensorBoardWriter(tmp_path, resume_step)
         for step in steps:
             writer.write(step, {"loss": np.float32(0.5), "none": None, "vector": [1.0, 2.0]})
         writer.close()
