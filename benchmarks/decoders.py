@@ -1,13 +1,12 @@
 """Tokens a second of a distillation step of language models, and of generation: ours against PyTorch.
 
-python -m benchmarks.decoders [--rounds=7] [--vocabulary=8192]   (needs torch and transformers: pip install -e
-'.[parity]')
+python -m benchmarks.decoders [--rounds=7] [--vocabulary=8192]   (needs the extra parity: pip install -e '.[parity]')
 
-Llama-like teacher and student with the same weights on both sides (written by models/language/pretrained_decoders.py and read by
-`transformers`), the same tokens, AdamW, float32. The PyTorch step is what TRL's GKD trainer computes on full logits:
-both log-softmaxes, divergence per token, mean over tokens; eager, and with model and loss under torch.compile. Both
-sides use the same cores; every round runs each program once, in turn, and the table has medians. `loss` is that of the
-first step, which has to agree. "fused" never builds the logits (losses/vocabulary.py).
+Llama-like teacher and student with the same weights on both sides (written by models/language/pretrained_decoders.py
+and read by `transformers`), the same tokens, AdamW, float32. The PyTorch step is what TRL's GKD trainer computes on
+full logits: both log-softmaxes, divergence per token, mean over tokens; eager, and with model and loss under
+torch.compile. Both sides use the same cores; every round runs each program once, in turn, and the table has medians.
+`loss` is that of the first step, which has to agree. "fused" never builds the logits (losses/vocabulary.py).
 """
 
 from __future__ import annotations

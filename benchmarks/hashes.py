@@ -2,8 +2,8 @@
 
 python -m benchmarks.hashes OTHER_CHECKOUT
 
-Compared are the arrays of every export, metrics.jsonl, and the scores in results.json and sweep.json. What a refactoring
-must not change stays the same; the script ends with 1 where anything differs.
+Compared are the arrays of every export, metrics.jsonl, and the scores in results.json and sweep.json. What a
+refactoring must not change stays the same; the script ends with 1 where anything differs.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 python -m benchmarks.loop_overhead [--segments=20]
 
-Distillation of configs/cifar_resnet.py:digits. The loop (kd_jax.train.loop.fit) runs in segments of one log interval; between
-two segments the same program is called bare as often, on one batch. The ratio is that of the medians. Limit: 1.03.
+Distillation of configs/cifar_resnet.py:digits. The loop (kd_jax.train.loop.fit) runs in segments of one log interval;
+between two segments the same program is called bare as often, on one batch. The ratio is that of the medians. Limit:
+1.03.
 """
 
 from __future__ import annotations

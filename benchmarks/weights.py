@@ -3,8 +3,9 @@
 python -m benchmarks.weights [--data digits fashion] [--methods at uld ...] [--seeds 3] [--workdir runs/weights]
 
 Tasks, networks and steps are those of benchmarks.methods. All terms but the cross-entropy are multiplied by 1, 0.1,
-0.01 and 0.001; students of all factors and seeds are one program (kd_jax.sweep.run). The factor with the best mean accuracy
-on the validation split at the last step is taken; the test set chooses nothing. A run that was interrupted goes on.
+0.01 and 0.001; students of all factors and seeds are one program (kd_jax.sweep.run). The factor with the best mean
+accuracy on the validation split at the last step is taken; the test set chooses nothing. A run that was interrupted
+goes on.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
 python launch.py --config=configs/api_teacher.py --config.data.directory=answers.jsonl --config.data.tokenizer=t.json
 
-kd_jax/data/text/pairs.py has the format, one JSON object a line. `data.tokenizer` is the tokenizer.json of the API's model.
-The student learns the written tokens and, at each, the listed probabilities with one bucket for all others. There is
-no teacher to evaluate against: the report has the student's perplexity on held-out answers, beside a student that
-learned the written tokens alone. Check before use that the terms of the service allow training on its outputs, and
+kd_jax/data/text/pairs.py has the format, one JSON object a line. `data.tokenizer` is the tokenizer.json of the API's
+model. The student learns the written tokens and, at each, the listed probabilities with one bucket for all others.
+There is no teacher to evaluate against: the report has the student's perplexity on held-out answers, beside a student
+that learned the written tokens alone. Check before use that the terms of the service allow training on its outputs, and
 under which licence the student may be used.
 """
 

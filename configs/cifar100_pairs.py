@@ -3,8 +3,8 @@
 python launch.py --config=configs/cifar100_pairs.py:PAIR[,METHOD,tiny]
 
 PAIR    a row of EXPECTED below, resnet32x4-resnet8x4 by default
-METHOD  a name of kd_jax.config.presets: kd (default), fitnet, at, sp, cc, vid, rkd, pkt, ab, ft, fsp, nst, crd, dkd, dist,
-        review_kd, ...; or several, kd+at, whose terms are added
+METHOD  a name of kd_jax.config.presets: kd (default), fitnet, at, sp, cc, vid, rkd, pkt, ab, ft, fsp, nst, crd, dkd,
+        dist, review_kd, ...; or several, kd+at, whose terms are added
 tiny    a few steps on a few images: does everything work?
 
 Protocol: Tian, Krishnan, Isola, "Contrastive Representation Distillation", 2020 (arXiv 1910.10699), as RepDistiller and

@@ -1,8 +1,8 @@
 """What the cache of a teacher must hold for a run, and the role that reads it in the teacher's place.
 
 config.teacher.cache.directory turns it on. The role "teacher" then has no parameters: its inputs are the entries
-`batch.teacher/<field>` that every batch brings, and cache/model.py decodes them into the logits and features that
-terms read. An answer belongs to one picture, since a picture is a function of (seed, example, view). kd_jax/cache/build.py
+`batch.teacher/<field>` that every batch brings, and cache/model.py decodes them into the logits and features that terms
+read. An answer belongs to one picture, since a picture is a function of (seed, example, view). kd_jax/cache/build.py
 asks the teacher where answers are not there yet.
 """
 

@@ -1,9 +1,9 @@
 """Losses on logits of two tokenizers over the same text, over groups of tokens that spell the same bytes.
 
-data/text/alignment.py makes the groups: int [batch, length], the number of a token's group or -1. Logits at a position are
-those that predict the token at this position (shifted by one from what a language model returns beside its inputs). All
-return [batch, groups], groups = the shorter of the two lengths, and 0 where there is no such group: mask those (`valid`
-of the alignment) in the mean.
+data/text/alignment.py makes the groups: int [batch, length], the number of a token's group or -1. Logits at a position
+are those that predict the token at this position (shifted by one from what a language model returns beside its inputs).
+All return [batch, groups], groups = the shorter of the two lengths, and 0 where there is no such group: mask those
+(`valid` of the alignment) in the mean.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ def aligned_loss(
     the probability of the group for the y that the text has, and with a bias for others. D(a, b) = sum of a log(a / b)
     - a + b, which is KL where both sum to 1, and >= 0 where they do not. student_logits [batch, length, classes],
     teacher_logits [batch, other length, other classes], tokens (ids) and groups int [batch, length] of each;
-    student_ids and teacher_ids (NumPy, [n]) are the shared tokens (data/text/alignment.py); w = matched_weight, or n over
-    the teacher's classes. Returns [batch, groups]; ValueError on other shapes.
+    student_ids and teacher_ids (NumPy, [n]) are the shared tokens (data/text/alignment.py); w = matched_weight, or n
+    over the teacher's classes. Returns [batch, groups]; ValueError on other shapes.
     Patino, Rasul, Gallouedec et al., "Unlocking On-Policy Distillation for Any Model Family" (GOLD), Hugging Face 2025
     (no arXiv id), with the sorted part of Boizard et al. (ULD), 2024, arXiv 2402.12030. trl's hybrid loss has a JSD of
     masses that do not sum to 1, which can be negative, in place of D, no T^2, and divides by the number of groups.

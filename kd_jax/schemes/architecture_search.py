@@ -37,8 +37,8 @@ def build(
     search_steps: int = 0,
     start: str = "scratch",
 ) -> Scheme:
-    """Stage "search": config.roles.supernet (models.vision.supernet.mixed_cnn) mixes operations by weights softmax(alpha).
-    In every step alpha (group "alpha") descends the terms of the config on the batch's even rows, plus
+    """Stage "search": config.roles.supernet (models.vision.supernet.mixed_cnn) mixes operations by weights
+    softmax(alpha). In every step alpha (group "alpha") descends the terms of the config on the batch's even rows, plus
         penalty * max(0, expected cost / budget - 1),
     then the network's parameters (group "supernet") the terms on the odd rows; teachers answer in both.
     Stage "winner": in each block the operation with the highest weight, exchanged where that loses the least until the
@@ -207,8 +207,8 @@ def _summary(state: TrainState, record: Mapping[str, Any], space: Any, budget: f
             "kind": "table",
             "title": "Pareto front of the search",
             "rows": on_front,
-            "lead": "Networks on the way from the highest weights to the cheapest, with the parameters of the mixture as "
-            "they stand: an order, no estimate of what training each alone would reach.",
+            "lead": "Networks on the way from the highest weights to the cheapest, with the parameters of the mixture "
+            "as they stand: an order, no estimate of what training each alone would reach.",
             "columns": ["Operations", space.kind, "Accuracy (validation)", ""],
         },
         {

@@ -28,9 +28,10 @@ STARTS = ("inherit", "scratch")
 def space_and_budget(
     parts: Parts, network: str, cost: str, budget: float, search_steps: int, start: str
 ) -> tuple[Any, float]:
-    """(models.vision.supernet_costs.Space of config.roles.supernet, the budget: where it is 0, what config.student costs).
+    """Returns the Space (models/vision/supernet_costs.py) of config.roles.supernet, and the budget.
 
-    Raises ValueError unless the supernet is a `network` of models.supernet and the other options are ones.
+    A budget of 0 is what config.student costs. Raises ValueError unless the supernet is a `network` of
+    models/vision/supernet.py, and for an option that does not exist.
     """
     if "supernet" not in parts.roles:
         raise ValueError(f"The network to search is config.roles.supernet. {near('supernet', parts.roles)}")

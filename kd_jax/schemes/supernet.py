@@ -39,8 +39,8 @@ def build(
     start: str = "inherit",
 ) -> Scheme:
     """Stage "supernet": every step trains the largest, the smallest and `randoms` random sub-networks of
-    config.roles.supernet (models.vision.supernet.slim_cnn with widths to choose from): the largest on the terms of the config,
-    the others on the largest's answers (`temperature`), which no gradient goes through.
+    config.roles.supernet (models.vision.supernet.slim_cnn with widths to choose from): the largest on the terms of the
+    config, the others on the largest's answers (`temperature`), which no gradient goes through.
     Stage "winner": when it starts, sub-networks are scored on the validation split, all if there are at most
     `candidates`, else as many, by evolution; the one with the highest
         reward = accuracy * (cost / budget) ** exponents[cost > budget]

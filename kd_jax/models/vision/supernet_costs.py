@@ -1,4 +1,4 @@
-"""What the sub-networks of kd_jax.models.vision.supernet cost: parameters, multiply-adds, or time measured layer by layer."""
+"""The cost of a sub-network of models/vision/supernet.py: parameters, multiply-adds, or time measured by layer."""
 
 from __future__ import annotations
 
