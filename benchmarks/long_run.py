@@ -28,7 +28,7 @@ import numpy as np
 
 from benchmarks import common
 from configs import cifar_resnet
-from kd_jax.train import jobs, loop
+from kd_jax.train import fit, jobs, loop
 
 LIMITS = {"rss_mb": 5.0, "live_mb": 0.1, "live_arrays": 1.0, "open_files": 0.5}  # an hour
 
@@ -81,7 +81,7 @@ def main() -> None:
     scheme = dataclasses.replace(scheme, stages=(dataclasses.replace(scheme.stages[0], steps=steps),))
     settings = jobs.make_settings(config, config.train, 0, None, {})
     start, readings = time.monotonic(), []
-    original, reached, due = loop.train_batches, 0, [args.every]
+    original, reached, due = fit.train_batches, 0, [args.every]
 
     def until_time_is_up(*given, **kwargs):
         nonlocal reached
@@ -98,7 +98,7 @@ def main() -> None:
             reached += 1
             yield batch
 
-    loop.train_batches = until_time_is_up
+    fit.train_batches = until_time_is_up
     directory = Path(tempfile.mkdtemp())
     try:
         loop.fit(scheme, splits._asdict(), settings, directory, common.one_device(), "long run")

@@ -22,7 +22,7 @@ from benchmarks import common
 from configs import cifar_resnet
 from kd_jax.core.step import make_train_step
 from kd_jax.core.terms import hyper_of
-from kd_jax.train import jobs, loop
+from kd_jax.train import fit, jobs, loop
 
 SEGMENT = 20
 
@@ -40,7 +40,7 @@ def main() -> None:
     settings = jobs.make_settings(config, config.train, 0, None, {})
     real: list[float] = []
     bare: list[float] = []
-    original = loop.train_batches
+    original = fit.train_batches
 
     def measured(*given, **kwargs):
         """The loop's batches. It asks for step 20k + 2 when the metrics of step 20k are there: a point in step with
@@ -57,7 +57,7 @@ def main() -> None:
                 start = time.perf_counter()
             yield batch
 
-    loop.train_batches = measured
+    fit.train_batches = measured
     with tempfile.TemporaryDirectory() as directory:
         loop.fit(
             scheme,

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
-from jax._src import distributed  # no public name reaches the key-value store
+from jax.experimental import multihost_utils
 
 FOLDER = "kd_jax/processes/"
 BEATS = 5  # within the timeout
@@ -35,7 +35,7 @@ def watch(timeout: float) -> None:
     """Begins to watch the other processes; ends this one when one of them fails, or is silent for `timeout` seconds."""
     if jax.process_count() == 1:
         return
-    client, seen = distributed.global_state.client, _Seen(jax.process_index(), timeout)
+    client, seen = _store(), _Seen(jax.process_index(), timeout)
     every = min(timeout / BEATS, max(1.0, jax.process_count() / 64))  # seconds; all read what all write
     atexit.register(_leaving.set)  # before JAX's own handler, in which a process waits for the others to finish too
 
@@ -91,8 +91,20 @@ def together() -> Iterator[None]:
             traceback.print_exc()
         _failing.set()
         with contextlib.suppress(Exception):
-            _say(distributed.global_state.client, f"failed with {type(e).__name__}: {e}")
+            _say(_store(), f"failed with {type(e).__name__}: {e}")
         _end(f"{type(e).__name__}: {e}")
+
+
+def _store() -> Any:
+    """Returns the client of the coordinator's key-value store. JAX has no public name for it; of the modules that are
+    public, this one holds it."""
+    state = getattr(getattr(multihost_utils, "distributed", None), "global_state", None)
+    if getattr(state, "client", None) is None:
+        raise RuntimeError(
+            f"JAX {jax.__version__} keeps its key-value store elsewhere than JAX 0.10.2 to 0.12 do: the processes of a "
+            "run cannot watch one another. One process works; for several, install a JAX of these versions."
+        )
+    return state.client
 
 
 def _say(client: Any, line: str) -> None:

@@ -18,7 +18,7 @@ from test_processes import assert_close
 from test_resume import HERE, assert_same_end, unbroken, wait_for  # noqa: F401  (a fixture)
 from test_resume import start as begin
 
-from kd_jax.train import loop
+from kd_jax.train import fit, loop
 
 pytestmark = pytest.mark.slow
 RANDOM = random.Random(int.from_bytes(os.urandom(4), "big"))  # other moments in every run
@@ -90,7 +90,7 @@ def test_clocks_that_jump_change_nothing(unbroken, tmp_path, monkeypatch):  # no
 
     monkeypatch.setattr(time, "time", jumping)
     monkeypatch.setattr(time, "time_ns", lambda: int(1e9 * jumping()))
-    batches = loop.train_batches
+    batches = fit.train_batches
 
     def until_30(*args, **kwargs):
         for number, batch in enumerate(batches(*args, **kwargs)):
@@ -98,10 +98,10 @@ def test_clocks_that_jump_change_nothing(unbroken, tmp_path, monkeypatch):  # no
                 raise KeyboardInterrupt
             yield batch
 
-    monkeypatch.setattr(loop, "train_batches", until_30)
+    monkeypatch.setattr(fit, "train_batches", until_30)
     with pytest.raises(KeyboardInterrupt):
         loop.fit(scheme(), SOURCES, SETTINGS, tmp_path, toy.mesh(2), "toy")
-    monkeypatch.setattr(loop, "train_batches", batches)
+    monkeypatch.setattr(fit, "train_batches", batches)
     year[0] *= -1
     for number, path in enumerate(sorted(tmp_path.rglob("*"))):
         os.utime(path, (real() + (-1) ** number * 1e7 * number,) * 2)
@@ -111,13 +111,13 @@ def test_clocks_that_jump_change_nothing(unbroken, tmp_path, monkeypatch):  # no
 
 def test_slow_data_change_nothing(unbroken, tmp_path, monkeypatch, capsys):  # noqa: F811
     """Every tenth batch comes a second late. Limit: 1 minute."""
-    batches = loop.train_batches
+    batches = fit.train_batches
 
     def slow(*args, **kwargs):
         for number, batch in enumerate(batches(*args, **kwargs)):
             time.sleep(1.0 if number % 10 == 5 else 0)
             yield batch
 
-    monkeypatch.setattr(loop, "train_batches", slow)
+    monkeypatch.setattr(fit, "train_batches", slow)
     loop.fit(scheme(), SOURCES, SETTINGS, tmp_path, toy.mesh(2), "toy")
     assert_same_end(tmp_path, unbroken)

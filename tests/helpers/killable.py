@@ -12,7 +12,7 @@ if __name__ == "__main__":
 import toy  # noqa: E402
 
 from kd_jax.schemes import offline  # noqa: E402
-from kd_jax.train import loop  # noqa: E402
+from kd_jax.train import fit, loop  # noqa: E402
 
 STEPS, SETTINGS = 60, loop.Settings(batch_size=8, seed=3, log_every=7, eval_every=10, eval_batch_size=16)
 SOURCES = {"train": toy.source(), "validation": toy.source(21, "validation"), "test": toy.source(30, "test")}
@@ -24,7 +24,7 @@ def scheme():
 
 def slowly(pause: float, fails_at: int = -1) -> None:
     """From now on the loop sleeps in every step, and says when it takes one and when it saves."""
-    batches, save = loop.train_batches, loop.Checkpoints.save
+    batches, save = fit.train_batches, loop.Checkpoints.save
 
     def slow(*args, **kwargs):
         for number, batch in enumerate(batches(*args, **kwargs)):
@@ -38,7 +38,7 @@ def slowly(pause: float, fails_at: int = -1) -> None:
         print("SAVE", flush=True)
         save(self, *args)
 
-    loop.train_batches, loop.Checkpoints.save = slow, announced
+    fit.train_batches, loop.Checkpoints.save = slow, announced
 
 
 def main(directory: str, pause: str) -> None:

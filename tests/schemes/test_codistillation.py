@@ -19,7 +19,7 @@ from scheme_checks import moved, same_on_eight_devices, steps
 from kd_jax.losses import response, task
 from kd_jax.schemes.codistillation import build
 from kd_jax.schemes.shared_folder import collect, publish
-from kd_jax.train import loop
+from kd_jax.train import fit, loop
 from kd_jax.types import Role, Scheme, Term
 
 HERE = Path(__file__).parent
@@ -151,14 +151,14 @@ def test_bad_options(options, message):
 
 
 def main(index: str, folder: str, pause: str, workdir: str) -> None:
-    batches = loop.train_batches
+    batches = fit.train_batches
 
     def slow(*args, **kwargs):
         for batch in batches(*args, **kwargs):
             time.sleep(float(pause))
             yield batch
 
-    loop.train_batches = slow
+    fit.train_batches = slow
     loop.fit(peer(int(index), Path(folder)), SOURCES, settings(int(index)), Path(workdir), toy.mesh(), "peer")
 
 

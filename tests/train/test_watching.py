@@ -17,7 +17,7 @@ from kd_jax.models.adapters import LinenModel
 from kd_jax.schemes import offline
 from kd_jax.system import progress, workdir
 from kd_jax.system.log import DataWait
-from kd_jax.train import loop
+from kd_jax.train import fit, loop
 
 
 def test_roles_and_terms_are_named_in_the_compiled_program():
@@ -100,14 +100,14 @@ def test_waiting_for_data_counts_while_the_devices_are_idle():
 
 def test_a_run_that_waits_for_data_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
-    original = loop.train_batches
+    original = fit.train_batches
 
     def slow(*given, **kwargs):
         for batch in original(*given, **kwargs):
             time.sleep(0.05)
             yield batch
 
-    monkeypatch.setattr(loop, "train_batches", slow)
+    monkeypatch.setattr(fit, "train_batches", slow)
     scheme = offline.build(toy.parts(toy.roles(), {"ce": toy.ce()}, 12))
     loop.fit(scheme, SOURCES, dataclasses.replace(SETTINGS, log_every=3, eval_every=12), tmp_path, toy.mesh(), "slow")
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("slow")]
