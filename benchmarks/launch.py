@@ -63,7 +63,7 @@ def main() -> None:
             for name, folder in (("no cache", ""), ("empty cache", cache), ("full cache", cache)):
                 workdir = Path(directory) / f"{name}{number}".replace(" ", "-")
                 found.setdefault(name, []).append(started([*launch, f"--workdir={workdir}"], folder))
-            for name, code in (("import jax", "import jax"), ("import kd_jax.train.run", "from kd_jax import train")):
+            for name, code in (("import jax", "import jax"), ("import kd_jax.train.run", "import kd_jax.train.run")):
                 found.setdefault(name, []).append(timed([sys.executable, "-c", code]))
     wall, cpu = ({n: common.median([f[i] for f in times]) for n, times in found.items()} for i in (0, 1))
     rows: list[dict[str, Any]] = []

@@ -26,8 +26,7 @@ About 40 CPU seconds with teacher and baseline, measured on a machine that was s
 
 from ml_collections import ConfigDict
 
-from kd_jax.config.fields import make_tiny, parse, role, small_digits, training
-from kd_jax.config.presets import part, supervised, term
+from kd_jax.config import make_tiny, parse, part, role, small_digits, supervised, term, training
 
 VARIANTS = ("logits", "features", "least_squares", "hinge", "gradient_penalty", "alone", "none")
 OPTIONS = {

@@ -11,14 +11,13 @@ under which licence the student may be used.
 
 from __future__ import annotations
 
-from kd_jax.config import fields as defaults
-from kd_jax.config.presets import supervised, term
+from kd_jax.config import base, make_tiny, parse, supervised, term, training
 
 
 def get_config(arg: str = ""):
     """`arg`: tiny or nothing."""
-    found = defaults.parse(arg, data=("answers",), knowledge=(), flags=("tiny",))
-    config = defaults.base()
+    found = parse(arg, data=("answers",), knowledge=(), flags=("tiny",))
+    config = base()
     config.title, config.select = "Answers of an API", "nll"
     config.data.update(dict(name="pairs", directory="answers.jsonl", length=256, test=0.1, validation=0.1))
     config.teacher.model.name = ""
@@ -26,7 +25,7 @@ def get_config(arg: str = ""):
         name="models.language.decoder_families.llama", kwargs=dict(width=256, depth=4, tied=True)
     )
     config.student.inputs = ("batch.tokens", "batch.segments")
-    config.train = defaults.training(batch_size=16, epochs=3.0)
+    config.train = training(batch_size=16, epochs=3.0)
     del config.train.optimizer["kwargs"]
     adam = dict(name="adamw", learning_rate=1e-3, weight_decay=0.0, kwargs=dict(weight_decay=0.01))
     config.train.optimizer.update(dict(**adam, clip_norm=1.0, warmup=0.05))
@@ -39,7 +38,7 @@ def get_config(arg: str = ""):
     )
     config.terms = {**supervised(0.5), "kd": {**listed, "weight": 0.5}}
     if "tiny" in found.flags:
-        defaults.make_tiny(config)
+        make_tiny(config)
         config.data.limit, config.data.length = 0, 24
         config.student.model.kwargs.update(dict(width=8, depth=1, heads=2))
     return config

@@ -16,9 +16,7 @@ Neither beat a plain student of the same budget.
 
 from ml_collections import ConfigDict
 
-from kd_jax.config.fields import make_tiny, parse, role, small_digits, training
-from kd_jax.config.knowledge import PRESETS, compose
-from kd_jax.config.presets import part
+from kd_jax.config import PRESETS, compose, make_tiny, parse, part, role, small_digits, training
 
 VARIANTS = ("differentiable", "supernet")
 

@@ -15,9 +15,7 @@ dense            as two_assistants, each learning from all before it, one of the
 
 from ml_collections import ConfigDict
 
-from kd_jax.config.fields import make_tiny, parse, role, small_digits
-from kd_jax.config.knowledge import compose
-from kd_jax.config.presets import part
+from kd_jax.config import compose, make_tiny, parse, part, role, small_digits
 
 VARIANTS = ("direct", "one_assistant", "two_assistants", "dense")
 CHAINS = {

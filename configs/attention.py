@@ -22,8 +22,7 @@ tries: with images shifted by a pixel it stayed below 55%. benchmarks/schemes.py
 
 from ml_collections import ConfigDict
 
-from kd_jax.config.fields import make_tiny, parse, small_digits
-from kd_jax.config.presets import Terms, features, logits, part, supervised, term
+from kd_jax.config import Terms, features, logits, make_tiny, parse, part, small_digits, supervised, term
 
 LAYERS = (("block0", "block1"), ("block1", "block3"))  # student, teacher: every second block, as TinyBERT
 LAST = LAYERS[-1]

@@ -23,8 +23,7 @@ python launch.py --config=configs/cifar100_pairs.py:vgg13-vgg8,at --config.teach
 
 from ml_collections import ConfigDict
 
-from kd_jax.config.fields import base, parse, training
-from kd_jax.config.knowledge import PRESETS, compose, scheme_of, with_four_stages
+from kd_jax.config import PRESETS, base, compose, parse, scheme_of, training, with_four_stages
 
 METHODS = ("teacher", "alone", "kd", "fitnet", "at", "sp", "cc", "vid", "rkd", "pkt", "ab", "ft", "fsp", "nst", "crd")
 EXPECTED = {

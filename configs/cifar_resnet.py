@@ -17,8 +17,7 @@ fashion_mnist: a convolutional network of 98,700 parameters -> one of 5,200, 28 
 
 from ml_collections import ConfigDict
 
-from kd_jax.config.fields import base, parse, training
-from kd_jax.config.knowledge import PRESETS, compose, scheme_of, with_four_stages
+from kd_jax.config import PRESETS, base, compose, parse, scheme_of, training, with_four_stages
 
 DATA = ("cifar10", "cifar100", "fashion_mnist", "digits")
 

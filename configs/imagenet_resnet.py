@@ -21,8 +21,7 @@ on one GPU (not run by us).
 
 from ml_collections import ConfigDict
 
-from kd_jax.config.fields import base, parse, training
-from kd_jax.config.knowledge import PRESETS, compose, scheme_of, with_four_stages
+from kd_jax.config import PRESETS, base, compose, parse, scheme_of, training, with_four_stages
 
 KD = {"temperature": 1.0, "weight": 0.5}
 ON_IMAGENET = {  # where the published options differ from those on CIFAR

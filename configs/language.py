@@ -19,8 +19,7 @@ the teacher, the student without and with it, and reports perplexity, agreement 
 
 from __future__ import annotations
 
-from kd_jax.config import fields as defaults
-from kd_jax.config.presets import part, supervised, term
+from kd_jax.config import base, make_tiny, parse, part, supervised, term, training
 
 WORD = {
     "word": ("kd_loss", {"temperature": 1.0}),
@@ -97,9 +96,9 @@ METHODS = (*WORD, *WRITTEN)
 
 def get_config(arg: str = ""):
     """`arg`: one of METHODS, character or bpe, small or tiny, in any order."""
-    found = defaults.parse(arg, data=TOKENS, knowledge=METHODS, flags=("small", "tiny"))
+    found = parse(arg, data=TOKENS, knowledge=METHODS, flags=("small", "tiny"))
     method = "word" if found.knowledge == "response" else found.knowledge
-    config = defaults.base()
+    config = base()
     config.title = f"King James Bible: {method}"
     config.select = "nll"
     config.data.update(dict(name="text", tokenizer=found.data, length=64, test=0.05, validation=0.05, eval_limit=512))
@@ -116,8 +115,8 @@ def get_config(arg: str = ""):
         warmup=0.05,
         kwargs=dict(b2=0.99, weight_decay=0.01),
     )
-    config.train = defaults.training(batch_size=32, steps=600)
-    config.teacher.train = defaults.training(batch_size=32, steps=1200)
+    config.train = training(batch_size=32, steps=600)
+    config.teacher.train = training(batch_size=32, steps=1200)
     for train in (config.train, config.teacher.train):
         del train.optimizer["kwargs"]
         train.optimizer.update(adam)
@@ -127,7 +126,7 @@ def get_config(arg: str = ""):
     if "small" in found.flags:
         make_small(config)
     if "tiny" in found.flags:
-        make_tiny(config)
+        shrink(config)
     return config
 
 
@@ -143,9 +142,9 @@ def make_small(config) -> None:
         config.scheme.kwargs.update(dict(every=20))
 
 
-def make_tiny(config) -> None:
+def shrink(config) -> None:
     """A few steps of small networks on short rows."""
-    defaults.make_tiny(config)
+    make_tiny(config)
     config.data.update(dict(length=24, eval_limit=32))
     for part_of in (config.student, config.teacher):
         part_of.model.kwargs.update(dict(width=16, depth=1, heads=2))

@@ -28,8 +28,7 @@ beside exemplars. All weights are 1, nothing was tuned.
 
 from ml_collections import ConfigDict
 
-from kd_jax.config.fields import make_tiny, parse, small_digits
-from kd_jax.config.presets import Terms, part, term
+from kd_jax.config import Terms, make_tiny, parse, part, small_digits, term
 
 METHODS = ("exemplars", "finetune", "lwf", "l2kd", "joint")
 SCENARIOS = ("class", "task", "domain")

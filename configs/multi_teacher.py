@@ -27,8 +27,7 @@ entropy. About 20 seconds on one core.
 
 from ml_collections import ConfigDict
 
-from kd_jax.config.fields import make_tiny, parse, small_digits, teacher_fields
-from kd_jax.config.presets import part, supervised, term
+from kd_jax.config import make_tiny, parse, part, small_digits, supervised, teacher_fields, term
 
 VARIANTS = (
     "probabilities",

@@ -39,9 +39,7 @@ peer0 and peer1, 3 pairs of seeds: 78.5 against 76.2 of their baselines. 3 to 8 
 
 from ml_collections import ConfigDict
 
-from kd_jax.config.fields import make_tiny, parse, role, small_digits
-from kd_jax.config.knowledge import compose
-from kd_jax.config.presets import Terms, part, term
+from kd_jax.config import Terms, compose, make_tiny, parse, part, role, small_digits, term
 
 VARIANTS = (
     "mutual",

@@ -17,9 +17,7 @@ With 4 bits rounding after training loses nothing (97.78 % either way). On the v
 
 from ml_collections import ConfigDict
 
-from kd_jax.config.fields import make_tiny, parse, small_digits
-from kd_jax.config.knowledge import PRESETS, compose
-from kd_jax.config.presets import part
+from kd_jax.config import PRESETS, compose, make_tiny, parse, part, small_digits
 
 VARIANTS = ("w8", "w4", "w2", "w4a8", "progressive")
 OPTIONS = {

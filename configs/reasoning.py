@@ -17,8 +17,7 @@ Perplexities of different kinds of responses are not comparable. Minutes on two 
 
 from __future__ import annotations
 
-from kd_jax.config import fields as defaults
-from kd_jax.config.presets import part, supervised, term
+from kd_jax.config import base, make_tiny, parse, part, supervised, term, training
 
 METHODS = ("answer", "rationale", "chain", "generated", "filtered", "on_policy")
 ANSWER = r"(\d+)$"
@@ -26,9 +25,9 @@ ANSWER = r"(\d+)$"
 
 def get_config(arg: str = ""):
     """`arg`: one of METHODS, and tiny, in any order."""
-    found = defaults.parse(arg, data=("arithmetic",), knowledge=METHODS, flags=("tiny",))
+    found = parse(arg, data=("arithmetic",), knowledge=METHODS, flags=("tiny",))
     method = "answer" if found.knowledge == "response" else found.knowledge
-    config = defaults.base()
+    config = base()
     config.title, config.select = f"Sums of two-digit numbers: {method}", "nll"
     config.data.update(dict(name="pairs", length=40, test=0.1, validation=0.1, limit=1000, eval_limit=256))
     config.data.rationale = {"answer": "none", "rationale": "task"}.get(method, "first")
@@ -38,8 +37,8 @@ def get_config(arg: str = ""):
             name="models.language.decoder_families.llama", kwargs=dict(width=width, depth=depth, tied=True)
         )
         part_of.inputs = ("batch.tokens", "batch.segments")
-    config.train = defaults.training(batch_size=32, steps=1500)
-    config.teacher.train = defaults.training(batch_size=32, steps=1500)
+    config.train = training(batch_size=32, steps=1500)
+    config.teacher.train = training(batch_size=32, steps=1500)
     for train in (config.train, config.teacher.train):
         del train.optimizer["kwargs"]
         adam = dict(b2=0.99, weight_decay=0.01)
@@ -71,7 +70,7 @@ def get_config(arg: str = ""):
         if method == "on_policy":
             config.scheme = part("schemes.on_policy.build", prompt=0, share=0.5)
     if "tiny" in found.flags:
-        defaults.make_tiny(config)
+        make_tiny(config)
         config.data.update(dict(limit=64, eval_limit=32))
         config.teacher.data.limit = 64
         config.summary.kwargs.count = 8

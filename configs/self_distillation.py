@@ -27,8 +27,7 @@ Weights are published ones, but for mean_teacher's 10 (as good as 30 on the vali
 
 from ml_collections import ConfigDict
 
-from kd_jax.config.fields import make_tiny, parse, small_digits
-from kd_jax.config.presets import Terms, features, part, supervised, term
+from kd_jax.config import Terms, features, make_tiny, parse, part, small_digits, supervised, term
 
 CE, KD = "losses.task.cross_entropy_loss", "losses.response.kd_loss"
 STUDENT = ("student.logits",)

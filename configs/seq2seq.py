@@ -11,8 +11,7 @@ answers. Minutes on two cores.
 
 from __future__ import annotations
 
-from kd_jax.config import fields as defaults
-from kd_jax.config.presets import part, supervised, term
+from kd_jax.config import base, make_tiny, parse, part, supervised, term, training
 from kd_jax.data.text.pronunciations import SOURCE_VOCABULARY
 
 METHODS = ("sequence", "interpolated", "word", "on_policy")
@@ -21,9 +20,9 @@ DECODING = "models.language.seq2seq.decoding"
 
 def get_config(arg: str = ""):
     """`arg`: one of METHODS, and tiny, in any order."""
-    found = defaults.parse(arg, data=("pronunciations",), knowledge=METHODS, flags=("tiny",))
+    found = parse(arg, data=("pronunciations",), knowledge=METHODS, flags=("tiny",))
     method = "sequence" if found.knowledge == "response" else found.knowledge
-    config = defaults.base()
+    config = base()
     config.title, config.select = f"Pronunciations: {method}", "nll"
     config.data.update(dict(name="pronunciations", length=20, test=0.02, validation=0.02, limit=20000, eval_limit=1000))
     for part_of, width, depth in ((config.student, 32, 1), (config.teacher, 128, 2)):
@@ -31,8 +30,8 @@ def get_config(arg: str = ""):
         part_of.model = dict(name="models.language.seq2seq.seq2seq", kwargs=kwargs)
         part_of.inputs = ("batch.source", "batch.tokens", "batch.source_mask")
     config.teacher.data.limit = 100000
-    config.train = defaults.training(batch_size=64, steps=1500)
-    config.teacher.train = defaults.training(batch_size=64, steps=2500)
+    config.train = training(batch_size=64, steps=1500)
+    config.teacher.train = training(batch_size=64, steps=2500)
     for train in (config.train, config.teacher.train):
         del train.optimizer["kwargs"]
         adam = dict(name="adamw", learning_rate=3e-3, weight_decay=0.0, kwargs=dict(b2=0.99, weight_decay=0.01))
@@ -60,7 +59,7 @@ def get_config(arg: str = ""):
             config.terms = {"kd": jsd}
             config.scheme = part("schemes.on_policy.build", prompt=1, share=0.5, decoding=DECODING)
     if "tiny" in found.flags:
-        defaults.make_tiny(config)
+        make_tiny(config)
         config.data.update(dict(limit=48, eval_limit=32))
         config.teacher.data.limit = 48
         config.summary.kwargs = dict(count=16, batch=16)

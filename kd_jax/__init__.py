@@ -1,1 +1,65 @@
-"""kd_jax: knowledge distillation in JAX."""
+"""kd_jax: knowledge distillation in JAX. The names that a user types; each is loaded when it is first used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kd_jax import config, data, losses, models, report
+    from kd_jax.config.fields import base
+    from kd_jax.config.knowledge import compose
+    from kd_jax.data.arrays import from_arrays
+    from kd_jax.models.adapters import FunctionModel, LinenModel, NNXModel, print_taps
+    from kd_jax.train.run import run
+    from kd_jax.types import Call, Outputs, Phase, Role, Scheme, Stage, Term
+
+__version__ = "0.1.0"
+
+# Name -> the module that has it. Loaded late, so that kd_jax.losses works without flax, orbax and ml_collections.
+_HOME = {
+    **dict.fromkeys(("Term", "Role", "Call", "Phase", "Stage", "Scheme", "Outputs"), "kd_jax.types"),
+    **dict.fromkeys(("LinenModel", "NNXModel", "FunctionModel", "print_taps"), "kd_jax.models.adapters"),
+    "base": "kd_jax.config.fields",
+    "compose": "kd_jax.config.knowledge",
+    "from_arrays": "kd_jax.data.arrays",
+    "run": "kd_jax.train.run",
+}
+_ROOMS = ("config", "data", "losses", "models", "report")
+
+__all__ = [
+    "Call",
+    "FunctionModel",
+    "LinenModel",
+    "NNXModel",
+    "Outputs",
+    "Phase",
+    "Role",
+    "Scheme",
+    "Stage",
+    "Term",
+    "__version__",
+    "base",
+    "compose",
+    "config",
+    "data",
+    "from_arrays",
+    "losses",
+    "models",
+    "print_taps",
+    "report",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"kd_jax.{name}")
+    if name not in _HOME:
+        raise AttributeError(f"module 'kd_jax' has no attribute {name!r}. It has: {', '.join(__all__)}.")
+    value = globals()[name] = getattr(importlib.import_module(_HOME[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -173,9 +173,9 @@ def tap_shapes(model: Model, *inputs: Any) -> dict[str, jax.ShapeDtypeStruct]:
     ).features
 
 
-def print_taps(model: Model, *inputs: Any) -> None:
-    """Prints every tap with its shape and type: what can be written after `student.features:` in a term."""
-    shapes = tap_shapes(model, *inputs)
+def print_taps(network: Any, *inputs: Any) -> None:
+    """Prints every tap of a Linen module or Model, its shape and type: what follows `student.features:` in a term."""
+    shapes = tap_shapes(as_model(network), *inputs)
     width = max(map(len, shapes), default=0)
     for path, value in shapes.items():
         print(f"{path:<{width}}  {value.dtype}{list(value.shape)}")

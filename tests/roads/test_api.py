@@ -10,13 +10,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from kd_jax.config import knowledge
-from kd_jax.config.fields import base, training
-from kd_jax.config.presets import term
-from kd_jax.data.arrays import from_arrays
+import kd_jax
+from kd_jax.config import base, compose, term, training
 from kd_jax.data.load import load
-from kd_jax.models.adapters import FunctionModel, LinenModel, NNXModel
-from kd_jax.train import run as train
 
 NOTEBOOK = Path(__file__).parents[2] / "colabs" / "quickstart.ipynb"
 
@@ -54,7 +50,7 @@ def digits(method: str = "kd", steps: int = 60):
     config.data.validation = 0.125
     config.train = training(batch_size=64, steps=steps, optimizer=dict(learning_rate=0.1))
     config.teacher.train = training(batch_size=64, steps=steps, optimizer=dict(learning_rate=0.1))
-    config.terms = knowledge.compose(method)
+    config.terms = compose(method)
     config.log_every, config.eval_every = 20, steps
     config.report, config.examples, config.baseline = False, 0, False
     config.mesh.axes.data = 1
@@ -78,32 +74,32 @@ def test_nnx_teacher_teaches_a_linen_student(tmp_path):
     config = digits("kd+feature")
     paths = dict(inputs=("student.features:norm",), targets=("teacher.features:norm",))
     config.terms.hint.update(dict(weight=1.0, **paths))
-    networks = dict(teacher=NNXModel(lambda rngs: NNXNet(rngs)), student=Net(8))
-    results = train.run(config, tmp_path, data=splits, **networks)
+    networks = dict(teacher=kd_jax.NNXModel(lambda rngs: NNXNet(rngs)), student=Net(8))
+    results = kd_jax.run(config, tmp_path, data=splits, **networks)
     models = results["models"]
     assert (models["teacher"]["name"], models["student"]["name"]) == ("NNXNet", "Net")
     assert models["teacher"]["last"]["test"]["accuracy"] > 0.8 and models["student"]["last"]["test"]["accuracy"] > 0.7
-    assert train.run(config, tmp_path, data=splits, **networks) == results
+    assert kd_jax.run(config, tmp_path, data=splits, **networks) == results
     with pytest.raises(ValueError, match="(?s)student.model.kwargs.given.*width = 8.*width = 12"):
-        train.run(config, tmp_path, data=splits, teacher=networks["teacher"], student=Net(12))
+        kd_jax.run(config, tmp_path, data=splits, teacher=networks["teacher"], student=Net(12))
 
 
 def test_plain_functions_learn_from_a_teacher_that_was_trained_elsewhere(tmp_path):
     splits = load(digits().data)
-    teacher = LinenModel(Net(32))
+    teacher = kd_jax.LinenModel(Net(32))
     params, stats = teacher.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
 
     def linear(params, x):
         return x.reshape(len(x), -1) @ params["w"] + params["b"]
 
-    student = FunctionModel(lambda key, x: {"w": jnp.zeros((x[0].size, 10)), "b": jnp.zeros((1, 10))}, linear)
+    student = kd_jax.FunctionModel(lambda key, x: {"w": jnp.zeros((x[0].size, 10)), "b": jnp.zeros((1, 10))}, linear)
     config = digits()
     given = dict(data=splits, teacher=teacher, student=student, teacher_variables=(params, stats))
     config.teacher.min_accuracy = 0.5
     with pytest.raises(ValueError, match="min_accuracy asks for 50.00%"):
-        train.run(config, tmp_path, **given)
+        kd_jax.run(config, tmp_path, **given)
     config.teacher.min_accuracy = 0.0
-    results = train.run(config, tmp_path, **given)
+    results = kd_jax.run(config, tmp_path, **given)
     assert results["models"]["student"]["name"] == "linear" and set(results["models"]) == {"teacher", "student"}
     # An untrained teacher is imitated all the same: the student agrees with it more often than one in ten.
     assert results["models"]["student"]["last"]["test"]["agreement"] > 0.3
@@ -117,16 +113,16 @@ def test_own_loss_from_the_users_module(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(96, 5)).astype(np.float32), np.arange(96) % 10
-    splits = from_arrays(train=(x, y), test=(x, y))
+    splits = kd_jax.from_arrays(train=(x, y), test=(x, y))
     config = digits(steps=4)
     config.terms = {
         "own": term("their_losses:distance_loss", ("student.logits",), ("teacher.logits",), kwargs={"scale": 2.0})
     }
-    results = train.run(config, tmp_path / "run", data=splits, student=Net(), teacher=Net(8))
+    results = kd_jax.run(config, tmp_path / "run", data=splits, student=Net(), teacher=Net(8))
     assert results["models"]["student"]["steps"] == 4
     config.terms.own.kwargs = {"scal": 2.0}
     with pytest.raises(ValueError, match="'their_losses:distance_loss' takes no argument 'scal'.*'scale'"):
-        train.run(config, tmp_path / "other", data=splits, student=Net(), teacher=Net(8))
+        kd_jax.run(config, tmp_path / "other", data=splits, student=Net(), teacher=Net(8))
 
 
 @pytest.mark.parametrize(
@@ -139,4 +135,4 @@ def test_own_loss_from_the_users_module(tmp_path, monkeypatch):
 )
 def test_what_is_no_network_says_how_to_wrap_it(network, message, tmp_path):
     with pytest.raises(TypeError, match=message):
-        train.run(digits(), tmp_path, student=network)
+        kd_jax.run(digits(), tmp_path, student=network)

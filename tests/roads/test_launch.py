@@ -11,12 +11,11 @@ import jax
 import numpy as np
 import pytest
 
-from kd_jax.config import knowledge
-from kd_jax.config.fields import base, training
+import kd_jax
+from kd_jax.config import base, compose, training
 from kd_jax.data.load import load
 from kd_jax.data.source import DataNotFound
 from kd_jax.system.checkpoint import save_tree
-from kd_jax.train import run as train
 from kd_jax.train.finish import exported
 from kd_jax.train.jobs import make_model
 
@@ -72,7 +71,7 @@ def digits():
     config.data.update(dict(validation=0.125, labels=100))
     config.train = training(batch_size=16, steps=2, augment=("flip",))
     config.teacher.train = training(batch_size=16, steps=2)
-    config.terms = knowledge.compose("kd+feature", feature={"tap": "stage1"})
+    config.terms = compose("kd+feature", feature={"tap": "stage1"})
     config.eval_batch_size = 64
     config.report, config.examples = False, 0
     return config
@@ -123,7 +122,7 @@ def test_a_mistake_is_told_before_anything_is_written(message, tmp_path):
             at = at[parent]
         at[field] = value
     with pytest.raises(ValueError, match=f"(?s){message}"):
-        train.run(config, tmp_path / "run")
+        kd_jax.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -133,7 +132,7 @@ def test_missing_data(tmp_path, monkeypatch):
     config = digits()
     config.data.name = "cifar100"
     with pytest.raises(DataNotFound, match="cifar-100-binary.tar.gz"):
-        train.run(config, tmp_path / "run")
+        kd_jax.run(config, tmp_path / "run")
 
 
 @pytest.fixture(scope="module")
@@ -163,19 +162,19 @@ def test_a_teacher_that_cannot_be_used_ends_the_run_before_training(untrained, c
     config = digits()
     config.teacher.checkpoint, config.teacher.min_accuracy = str(untrained / checkpoint), 0.99
     with pytest.raises(ValueError, match=f"(?s){message}"):
-        train.run(config, tmp_path / "run")
+        kd_jax.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_a_loaded_teacher_and_another_config_in_the_same_folder(untrained, tmp_path):
     config = digits()
     config.teacher.checkpoint = str(untrained / "right")
-    results = train.run(config, tmp_path)
+    results = kd_jax.run(config, tmp_path)
     assert set(results["models"]) == {"teacher", "baseline", "student"} and not (tmp_path / "teacher").exists()
     assert results["models"]["teacher"]["last"]["step"] is None
     config.terms.hint.weight = 1.0
     with pytest.raises(ValueError, match="(?s)Another config was run in .*student.*terms.hint.weight: 100.0 -> 1.0"):
-        train.run(config, tmp_path)
+        kd_jax.run(config, tmp_path)
     (tmp_path / "student" / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="not the config of a run"):
-        train.run(config, tmp_path)
+        kd_jax.run(config, tmp_path)
