@@ -304,7 +304,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.title = title(pair, method)
     config.data.update(dict(name="cifar100", validation=0.02, download=True))
     for role, model in (("teacher", teacher), ("student", student)):
-        config[role].model.name = f"models.{MODELS[model]}"
+        config[role].model.name = f"models.vision.{MODELS[model]}"
     config.teacher.train, config.train = recipe(teacher), recipe(student)
     terms = compose(method, dkd={"beta": DKD_BETA.get(pair, 8.0)}, crd={"negatives": 16384})
     config.terms = ConfigDict(with_four_stages(terms) if teacher in FOUR_STAGES else terms)

@@ -66,7 +66,7 @@ def get_config(arg: str = "") -> ConfigDict:
     words = parse(arg, data=METHODS, knowledge=SCENARIOS, flags=("tiny",))
     method, scenario = words.data, words.knowledge if words.knowledge in SCENARIOS else "class"
     config.data.labels = 0
-    config.splits = ConfigDict(part(f"data.tasks.{'domains' if scenario == 'domain' else 'classes'}", tasks=5))
+    config.splits = ConfigDict(part(f"data.task_streams.{'domains' if scenario == 'domain' else 'classes'}", tasks=5))
     config.student.model = dict(name="models.mlp.mlp", kwargs=dict(widths=(64, 64)))
     config.teacher.model.name, config.baseline = "", False
     config.train.update(dict(steps=2000, batch_size=32))
