@@ -51,7 +51,7 @@ def build(
     tap: str = "embedding",
     expert_steps: int = 0,
 ) -> Scheme:
-    """Stage k learns from the source "taskK" (data.task_streams makes them); the tasks share config.train.steps equally.
+    """Stage k learns from the source "taskK" of data.task_streams; the tasks share config.train.steps equally.
 
     `scenario`: "class", an example is told from all classes seen so far; "task", its task is known, and the rivals of
     its class are those of its task; "domain", every task has all classes (van de Ven, Tolias, "Three scenarios for
@@ -80,7 +80,7 @@ def build(
     if scenario not in SCENARIOS:
         raise ValueError(f"The scenario is one of {SCENARIOS}, not {scenario!r}. {near(scenario, SCENARIOS)}")
     if count < 2 or steps < 1:
-        raise ValueError(f"{count} tasks (config.splits makes them, see data.task_streams) cannot share {parts.steps} steps.")
+        raise ValueError(f"{count} tasks (config.splits: see data.task_streams) cannot share {parts.steps} steps.")
     classes = [_classes(parts.sources[f"task{k}"]) for k in range(count)]
     masks = [_masks(scenario, classes, k, parts.sources["task0"].num_classes) for k in range(count)]
     named = {p.partition(".")[0] for t in parts.terms.values() for p in paths_of(t)}
