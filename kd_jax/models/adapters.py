@@ -18,6 +18,7 @@ import flax.linen as nn
 import jax
 from flax import nnx, traverse_util
 
+from kd_jax.models.intercept import intercept_calls, runs_again
 from kd_jax.types import Array, Model, Outputs, PyTree
 
 # How networks in the wild are told that they train; True means "give it `train`", False "give it `not train`".
@@ -47,7 +48,8 @@ class LinenModel:
         self, params: PyTree, stats: PyTree, *inputs: Array, train: bool, key: Array, taps: tuple[str, ...] = ()
     ) -> tuple[Outputs, PyTree]:
         def tapped(module: nn.Module, method: str) -> bool:
-            return method == "__call__" and ("*" in taps or "/".join(module.path) in taps)
+            path = "/".join(module.path)
+            return method == "__call__" and ("*" in taps or path in taps) and not runs_again(path)
 
         rngs = None
         if train:
@@ -99,19 +101,19 @@ class NNXModel:
         module = nnx.merge(
             graph, _to_state(abstract_params, params), nnx.from_flat_state(random), _to_state(abstract_stats, stats)
         )
+        _attach_more(module, abstract_params, params)
         module.train() if train else module.eval()
-        for path, child in nnx.iter_modules(module) if taps else ():
-            if path and ("*" in taps or "/".join(map(str, path)) in taps):
-                object.__setattr__(child, "__class__", _sowing(type(child)))
-        result, sown = nnx.capture(module, nnx.Intermediate)(*inputs, **_flags(module.__call__, train=train))
+        flags = _flags(module.__call__, train=train)
+        intercept_calls(module, lambda path: path != "" and ("*" in taps or path in taps))
+        result, sown = nnx.capture(_without_captures_in_lists, nnx.Intermediate)(module, *inputs, **flags)
         features = {}
         for path, variable in nnx.to_flat_state(sown):
             features["/".join(map(str, path[:-1] if path[-1] == "__call__" else path))] = variable.get_value()
         outputs = _select(result, features, taps, lambda: _existing(self, params, stats, inputs, train, key))
         if not train:
             return outputs, stats
-        kept = nnx.state(module, nnx.Not(nnx.Any(nnx.Param, nnx.RngState)))
-        return outputs, _same_structure(stats, _to_dict(kept))
+        updated = nnx.state(module, nnx.Not(nnx.Any(nnx.Param, nnx.RngState)))
+        return outputs, _same_structure(stats, _to_dict(updated))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -161,9 +163,9 @@ def name_of(model: Model) -> str:
     return getattr(network, "__name__", type(network).__name__)
 
 
-def tap_shapes(model: Model, *inputs: Any) -> dict[str, jax.ShapeDtypeStruct]:
-    """All taps of the model and their shapes for these inputs (arrays or ShapeDtypeStruct); nothing is computed."""
-    key = jax.random.key(0)
+def tap_shapes(network: Model | nn.Module, *inputs: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns all taps of a network and their shapes for these inputs, arrays or ShapeDtypeStruct; computes nothing."""
+    model, key = as_model(network), jax.random.key(0)
     params, stats = jax.eval_shape(model.init, key, *inputs)
     return jax.eval_shape(
         lambda params, stats, *inputs: model.apply(params, stats, *inputs, train=False, key=key, taps=("*",))[0],
@@ -173,9 +175,9 @@ def tap_shapes(model: Model, *inputs: Any) -> dict[str, jax.ShapeDtypeStruct]:
     ).features
 
 
-def print_taps(network: Any, *inputs: Any) -> None:
+def print_taps(network: Model | nn.Module, *inputs: Any) -> None:
     """Prints every tap of a Linen module or Model, its shape and type: what follows `student.features:` in a term."""
-    shapes = tap_shapes(as_model(network), *inputs)
+    shapes = tap_shapes(network, *inputs)
     width = max(map(len, shapes), default=0)
     for path, value in shapes.items():
         print(f"{path:<{width}}  {value.dtype}{list(value.shape)}")
@@ -257,26 +259,28 @@ def _to_state(template: nnx.State, values: Mapping[str, Any]) -> nnx.State:
     return nnx.from_flat_state([(p, v.replace(flat[tuple(map(str, p))])) for p, v in nnx.to_flat_state(template)])
 
 
-@functools.cache
-def _sowing(cls: type[nnx.Module]) -> type[nnx.Module]:
-    """A subclass that also records what `__call__` returns.
+def _without_captures_in_lists(module: nnx.Module, *inputs: Any, **flags: bool) -> Any:
+    """Calls the module. Before flax 0.12.12, nnx.capture gives lists a key that nnx.remat cannot sort by numbers."""
+    for _, child in nnx.iter_modules(module):
+        if isinstance(child, nnx.List) and hasattr(child, "__captures__"):
+            delattr(child, "__captures__")
+    return module(*inputs, **flags)
 
-    Only the copy that one apply makes gets it. nnx.capture(method_outputs=...) would record every method of every
-    module, patch the user's classes meanwhile, and miss a `__call__` that is inherited.
-    """
 
-    class Sowing(cls):
-        def __call__(self, *args: Any, **kwargs: Any) -> Any:
-            result = super().__call__(*args, **kwargs)
-            self.sow(nnx.Intermediate, "__call__", result)
-            return result
-
-    return Sowing
+def _attach_more(module: nnx.Module, template: nnx.State, params: Mapping[str, Any]) -> None:
+    """Gives a module those entries of `params` that stand beside its own, as Linen does: an interceptor reads them."""
+    own_paths = {tuple(map(str, path)) for path, _ in nnx.to_flat_state(template)}
+    more = {p: value for p, value in traverse_util.flatten_dict(params).items() if p not in own_paths}
+    modules = {tuple(map(str, path)): child for path, child in nnx.iter_modules(module)} if more else {}
+    for path, value in more.items():
+        if path[:-1] not in modules or hasattr(modules[path[:-1]], path[-1]):
+            raise ValueError(f"the parameter {'/'.join(path)!r} fits no module of {type(module).__name__}")
+        setattr(modules[path[:-1]], path[-1], nnx.Param(value))
 
 
 def _stream(key: Array, path: tuple, variable: nnx.RngState) -> Array:
     """Key or count of one random stream: layers differ by their path, or all dropout masks would be the same."""
     if not isinstance(variable, nnx.RngKey):
         return jax.numpy.zeros(variable.shape, variable.dtype)
-    own = jax.random.fold_in(key, zlib.crc32("/".join(map(str, path)).encode()))
-    return jax.random.split(own, variable.shape) if variable.shape else own
+    key = jax.random.fold_in(key, zlib.crc32("/".join(map(str, path)).encode()))
+    return jax.random.split(key, variable.shape) if variable.shape else key

@@ -1,4 +1,4 @@
-"""Low-rank adapters: a student that is a frozen decoder plus a few trained numbers.
+"""Low-rank adapters: a student that is a frozen network plus a few trained numbers.
 
 Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021, arXiv 2106.09685. A targeted layer computes
 x W + (x A) B alpha / rank, with A [in, rank] drawn as by its authors' code (uniform in +- 1 / sqrt(in)) and B [rank,
@@ -14,6 +14,9 @@ bfloat16 and its sharding that of any teacher; the student reads its parameters 
 
 where tokens are the paths of the batch that the module takes; a teacher can be the base itself ("params.teacher").
 `LoraModel.merged` gives plain parameters to export.
+
+BatchNorm averages are no parameters: the student has its own, which move as it trains. They start fresh, or as the
+teacher's with config.student.initial.name = "models.lora.from_teacher".
 """
 
 from __future__ import annotations
@@ -27,97 +30,126 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax import traverse_util
+from flax import nnx, traverse_util
 
 from kd_jax import prng
-from kd_jax.models.adapters import LinenModel, as_model
+from kd_jax.models.adapters import LinenModel, NNXModel, as_model
+from kd_jax.models.intercept import Layer, intercepted
 from kd_jax.models.language.decoder_parts import Dense
+from kd_jax.models.remat import Remat
 from kd_jax.resolve import call, near
-from kd_jax.types import Array, Outputs, PyTree
+from kd_jax.types import Array, Model, Outputs, PyTree, Variables
+
+LINEAR = (nn.Dense, nnx.Linear, Dense)  # the layers that can be adapted
+BESIDE = "lora_"  # lora_a and lora_b lie beside the kernel while the network runs, so that scans slice them with it
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LoraModel:
     """A Model whose last input is the base's parameters; params = {path of a layer: {"a", "b"}}, nested as in the base.
 
-    The layers whose path the regular expression `targets` is found in are adapted. The network's own `apply` gets
-    everything else, so taps and inputs are those of the base. Errors: ValueError if a target is no layer that reads
-    adapters (`decoder_parts.Dense`), or nothing is targeted.
+    The linear layers (`nn.Dense`, `nnx.Linear`, the decoders' own) whose path the regular expression `targets` is found
+    in are adapted. The network's own `apply` gets everything else, so taps, stats and inputs are those of the base.
+    Errors: ValueError if nothing is targeted; in `apply` if a target is no linear layer, or does not run in training.
     """
 
-    network: LinenModel
+    network: LinenModel | NNXModel
     rank: int
     alpha: float
     targets: str
 
     @property
     def module(self) -> nn.Module:
-        """The base's module: what generates from `merged` parameters."""
+        """The base's Linen module: what generates from `merged` parameters."""
         return self.network.module
 
     def init(self, key: Array, *inputs: PyTree) -> tuple[PyTree, PyTree]:
         *inputs, base = inputs
+        stats = jax.jit(lambda *inputs: self.network.init(key, *inputs)[1])(*inputs)  # jit leaves the parameters out
+        return self.adapters(key, base), stats
+
+    def adapters(self, key: Array, base: PyTree) -> PyTree:
+        """Returns the first A and B of every targeted kernel [..., in, out] of the base's parameters."""
         kernels = {path[:-1]: x for path, x in traverse_util.flatten_dict(base).items() if path[-1] == "kernel"}
-        readers = self._readers(*inputs)
         chosen = [path for path in kernels if re.search(self.targets, "/".join(path))]
-        wrong = ["/".join(path) for path in chosen if path not in readers]
-        if wrong or not chosen:
-            names = ["/".join(path) for path in readers]
-            said = f"chooses {wrong}, which read no adapters" if wrong else "chooses no layer"
-            raise ValueError(f"lora: targets={self.targets!r} {said}. {near(self.targets, names)}")
+        if not chosen:
+            names = ["/".join(path) for path in kernels]
+            raise ValueError(f"lora: targets={self.targets!r} chooses no layer. {near(self.targets, names)}")
         params: dict[tuple[str, ...], Array] = {}
         for path in chosen:
             *stack, rows, columns = kernels[path].shape
-            own = prng.stream(key, "/".join(path), 0)
+            layer_key = prng.stream(key, "/".join(path), 0)
             bound = 1 / math.sqrt(rows)
-            params[(*path, "a")] = jax.random.uniform(own, (*stack, rows, self.rank), jnp.float32, -bound, bound)
+            params[(*path, "a")] = jax.random.uniform(layer_key, (*stack, rows, self.rank), jnp.float32, -bound, bound)
             params[(*path, "b")] = jnp.zeros((*stack, self.rank, columns))
-        return traverse_util.unflatten_dict(params), {}
+        return traverse_util.unflatten_dict(params)
 
     def apply(
         self, params: PyTree, stats: PyTree, *inputs: PyTree, train: bool, key: Array, taps: tuple[str, ...] = ()
     ) -> tuple[Outputs, PyTree]:
         *inputs, base = inputs
-        base, adapters = jax.lax.stop_gradient(base), {"lora": self.scaled(params)}
-        outputs, _ = self.network.apply(base, adapters, *inputs, train=train, key=key, taps=taps)
+        adapters = traverse_util.flatten_dict(self.scaled(params))
+        beside = {(*path, BESIDE + name): value for (*path, name), value in adapters.items()}
+        joined = traverse_util.unflatten_dict({**traverse_util.flatten_dict(jax.lax.stop_gradient(base)), **beside})
+        adapted, linear, others = set(), set(), set()
+
+        def adapt(layer: Layer, /, *args: Any, **kwargs: Any) -> Any:
+            y = layer.call(*args, **kwargs)
+            (linear if isinstance(layer.module, LINEAR) else others).add(layer.path)
+            if layer.path not in linear or layer.parameter(f"{BESIDE}a") is None:
+                return y
+            adapted.add(layer.path)
+            a, b = (layer.parameter(BESIDE + name).astype(y.dtype) for name in ("a", "b"))
+            return y + (args[0].astype(y.dtype) @ a) @ b
+
+        with intercepted(adapt):
+            outputs, stats = self.network.apply(joined, stats, *inputs, train=train, key=key, taps=taps)
+        wrong = sorted({"/".join(path) for *path, _ in adapters} - adapted)
+        if any(path in others for path in wrong) or (wrong and train):
+            raise ValueError(
+                f"lora: targets={self.targets!r} chooses {wrong}, which did not run as linear layers "
+                f"({', '.join(kind.__name__ for kind in LINEAR)}). {near(self.targets, linear)}"
+            )
         return outputs, stats
 
     def merged(self, params: PyTree, base: PyTree) -> PyTree:
-        """Parameters of the plain network that computes the same: W + A B alpha / rank."""
-        flat, low = dict(traverse_util.flatten_dict(base)), traverse_util.flatten_dict(self.scaled(params))
-        for path in {p[:-1] for p in low}:
-            kernel = flat[(*path, "kernel")]
-            flat[(*path, "kernel")] = (kernel + low[(*path, "a")] @ low[(*path, "b")]).astype(kernel.dtype)
-        return traverse_util.unflatten_dict(flat)
+        """Returns the parameters of the plain network that computes the same: W + A B alpha / rank."""
+        merged = traverse_util.flatten_dict(base)
+        adapters = traverse_util.flatten_dict(self.scaled(params))
+        for path in {path[:-1] for path in adapters}:
+            kernel = merged[(*path, "kernel")]
+            merged[(*path, "kernel")] = (kernel + adapters[(*path, "a")] @ adapters[(*path, "b")]).astype(kernel.dtype)
+        return traverse_util.unflatten_dict(merged)
 
     def scaled(self, params: PyTree) -> PyTree:
+        """Returns the adapters with alpha / rank in A."""
         scale = self.alpha / self.rank
         flat = traverse_util.flatten_dict(params)
         return traverse_util.unflatten_dict({p: x * scale if p[-1] == "a" else x for p, x in flat.items()})
 
-    def _readers(self, *inputs: PyTree) -> list[tuple[str, ...]]:
-        found: list[tuple[str, ...]] = []
-
-        def watch(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-            if isinstance(context.module, Dense) and context.method_name == "__call__":
-                found.append(context.module.path)
-            return call(*args, **kwargs)
-
-        with nn.intercept_methods(watch):
-            jax.eval_shape(self.network.init, jax.random.key(0), *inputs)
-        return list(dict.fromkeys(found))
-
 
 def lora(
-    module: nn.Module | LinenModel | Mapping[str, Any],
+    module: nn.Module | LinenModel | NNXModel | Mapping[str, Any],
     rank: int = 8,
     alpha: float = 16.0,
     targets: str = r"attention/(query|value)$",
 ) -> LoraModel:
-    """An adapted decoder: `module`, or what a config says of it, {name, kwargs}. Targets as in the paper by default."""
+    """Returns `module`, or what a config says of it as {name, kwargs}, with adapters. Default targets: the paper's."""
     if isinstance(module, Mapping):
         module = call(module["name"], **module["kwargs"])
     network = as_model(module)
-    if not isinstance(network, LinenModel) or rank < 1:
-        raise ValueError(f"lora: expected a Linen module and a rank of 1 or more, got {module!r} and {rank}")
+    if not isinstance(network, LinenModel | NNXModel) or rank < 1:
+        raise ValueError(f"lora: expected a Linen or NNX network and a rank of 1 or more, got {module!r} and {rank}")
     return LoraModel(network, rank, alpha, targets)
+
+
+def from_teacher(model: Model, key: Array, teacher: Variables) -> Variables:
+    """Returns new adapters for the teacher's parameters, and its BatchNorm averages: the student begins as its teacher.
+
+    For config.student.initial, where the student reads "params.teacher". ValueError for a model without adapters.
+    """
+    network = model.model if isinstance(model, Remat) else model
+    if not isinstance(network, LoraModel):
+        raise ValueError(f"models.lora.from_teacher starts a student made by models.lora.lora, not {network!r}")
+    params, stats = teacher
+    return network.adapters(key, params), jax.tree.map(jnp.copy, stats)

@@ -16,11 +16,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kd_jax.models.intercept import Layer, intercepted
 from kd_jax.types import Array, Model, Outputs, PyTree
 
 FLOAT = 32  # this number of bits, or more, leaves a value as it is
@@ -113,21 +113,20 @@ def _rounded_input(x: Array, bits: Array) -> Array:
 
 @contextlib.contextmanager
 def _rounded_inputs(bits: Array, pattern: str) -> Iterator[None]:
-    found = []
+    layers = []
 
-    def intercept(call: Any, args: tuple, kwargs: Mapping[str, Any], context: nn.module.InterceptorContext) -> Any:
-        layer = context.module
-        if context.method_name == "__call__" and args and layer.scope is not None:
-            own = layer.scope.get_variable("params", "kernel") if layer.has_variable("params", "kernel") else None
-            if own is not None and re.search(pattern, "/".join((*layer.path, "kernel"))):
-                found.append(layer.path)
-                args = (_rounded_input(args[0], bits), *args[1:])
-        return call(*args, **kwargs)
+    def intercept(layer: Layer, /, *args: Any, **kwargs: Any) -> Any:
+        if args and layer.parameter("kernel") is not None and re.search(pattern, f"{layer.path}/kernel".lstrip("/")):
+            layers.append(layer.path)
+            args = (_rounded_input(args[0], bits), *args[1:])
+        return layer.call(*args, **kwargs)
 
-    with nn.intercept_methods(intercept):
+    with intercepted(intercept):
         yield
-    if not found:
-        raise ValueError(f"Activations are rounded where a Linen layer has a 'kernel' matching {pattern!r}: none has.")
+    if not layers:
+        raise ValueError(
+            f"Activations are rounded where a Linen or NNX layer has a 'kernel' matching {pattern!r}: none has."
+        )
 
 
 def _bits_of(path: tuple, bits: Any, pattern: str, keep: str) -> Any:

@@ -1,17 +1,16 @@
-"""A network that keeps less for the way back: activations inside chosen modules are computed again."""
+"""Gradient checkpointing: the backward pass computes the activations inside of chosen modules a second time."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import flax.linen as nn
 import jax
 
-from kd_jax.models.adapters import LinenModel
+from kd_jax.models.intercept import Layer, checkpointed, intercepted
 from kd_jax.resolve import near
 from kd_jax.types import Array, Model, Outputs, PyTree
 
@@ -21,11 +20,12 @@ POLICIES = ("nothing_saveable", "dots_saveable", "dots_with_no_batch_dims_saveab
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Remat:
-    """`model`, of which every outermost module whose path matches `modules` keeps what `policy` saves.
+    """Wraps `model` so that each Linen or NNX module whose path matches `modules` keeps what `policy` saves.
 
-    What lies between the modules is kept; one module at a time is computed again. `modules` = "" is the network as one
-    piece, which seldom saves memory: all of it is there again at once. Outputs, stats and gradients are the same.
-    Errors: ValueError for an unknown policy, a pattern that no module matches, modules of what is no Linen network.
+    Of nested modules that match, the outermost one counts. What lies between the modules is kept, and the backward pass
+    computes one module at a time again. `modules` = "" makes the whole network one piece, which seldom saves memory:
+    all of it is there again at once. Outputs, stats and gradients are the same.
+    Errors: ValueError for an unknown policy; in `apply` for a pattern that no module matches.
     Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016, arXiv 1604.06174.
     """
 
@@ -36,11 +36,6 @@ class Remat:
     def __post_init__(self) -> None:
         if self.policy not in POLICIES:
             raise ValueError(f"student.remat.policy {self.policy!r} is none of JAX's. {near(self.policy, POLICIES)}")
-        if self.modules and not isinstance(self.model, LinenModel):
-            raise ValueError(
-                f"student.remat.modules = {self.modules!r} names modules of a Linen network; for "
-                f"{type(self.model).__name__} set it to '', the network as one piece."
-            )
 
     def init(self, key: Array, *inputs: Array) -> tuple[PyTree, PyTree]:
         return self.model.init(key, *inputs)
@@ -60,26 +55,25 @@ class Remat:
 
 @contextmanager
 def _checkpointed(pattern: str, policy: Any) -> Iterator[None]:
-    inside, seen, found = [False], set(), [False]
+    inside, chosen, paths = False, False, set()
 
-    def intercept(call: Any, args: tuple, kwargs: Mapping[str, Any], context: nn.module.InterceptorContext) -> Any:
-        module, path = context.module, "/".join(context.module.path)
-        seen.add(path)
-        if inside[0] or context.method_name != "__call__" or not path or not re.search(pattern, path):
-            return call(*args, **kwargs)
-        found[0] = inside[0] = True
-        arrays = [i for i, x in enumerate(args) if isinstance(x, jax.Array)]  # flags such as `train` stay Python values
-
-        def again(module: nn.Module, *given: Array) -> Any:
-            values = dict(zip(arrays, given, strict=True))
-            return module(*(values.get(i, x) for i, x in enumerate(args)), **kwargs)
-
+    def intercept(layer: Layer, /, *args: Any, **kwargs: Any) -> Any:
+        nonlocal inside, chosen
+        paths.add(layer.path)
+        if inside or not layer.path or not re.search(pattern, layer.path):
+            return layer.call(*args, **kwargs)
+        inside = chosen = True
         try:
-            return nn.remat(again, policy=policy)(module, *(args[i] for i in arrays))
+            return checkpointed(layer, policy, *args, **kwargs)
         finally:
-            inside[0] = False
+            inside = False
 
-    with nn.intercept_methods(intercept):
+    with intercepted(intercept):
         yield
-    if not found[0]:
-        raise ValueError(f"student.remat.modules = {pattern!r} matches no module. {near(pattern, seen)}")
+    if not paths:
+        raise ValueError(
+            f"student.remat.modules = {pattern!r} names modules of a Linen or NNX network, and this one has none: "
+            f"set it to '', the network as one piece."
+        )
+    if not chosen:
+        raise ValueError(f"student.remat.modules = {pattern!r} matches no module. {near(pattern, paths - {''})}")

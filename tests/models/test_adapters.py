@@ -295,5 +295,6 @@ def test_tap_shapes_and_print(capsys):
     shapes = tap_shapes(LinenModel(Net()), jax.ShapeDtypeStruct((6, 5), jnp.float32))
     assert shapes["block1"] == jax.ShapeDtypeStruct((6, 7), jnp.float32)
     assert "layers/0" in tap_shapes(NNXModel(NNXNet), X)
-    print_taps(LinenModel(Net()), X)
+    assert tap_shapes(Net(), X) == shapes
+    print_taps(Net(), X)
     assert "block1/dense  float32[6, 7]" in capsys.readouterr().out

@@ -82,10 +82,10 @@ def test_all_numbers_of_bits_are_one_program():
 
 def test_activations_are_rounded_row_by_row_where_a_kernel_reads_them():
     x = X.at[0].mul(1000)
-    seen = quantised._rounded_input(x, jnp.float32(4))
-    chex.assert_trees_all_equal(seen[1:], quantised._rounded_input(x[1:], jnp.float32(4)))
-    np.testing.assert_allclose(seen, x, atol=float(jnp.abs(x).max()) / 14 + 1e-6)
-    for row, values in zip(np.asarray(x), np.asarray(seen), strict=True):
+    rounded = quantised._rounded_input(x, jnp.float32(4))
+    chex.assert_trees_all_equal(rounded[1:], quantised._rounded_input(x[1:], jnp.float32(4)))
+    np.testing.assert_allclose(rounded, x, atol=float(jnp.abs(x).max()) / 14 + 1e-6)
+    for row, values in zip(np.asarray(x), np.asarray(rounded), strict=True):
         codes = values / (np.abs(row).max() / 7)
         np.testing.assert_allclose(codes, np.round(codes), atol=1e-4)
     gradient = jax.grad(lambda x: (quantised._rounded_input(x, jnp.float32(4)) * X).sum())(x)
@@ -130,7 +130,7 @@ def test_what_cannot_be_rounded_is_said():
     weights = Quantised(plain)
     params, stats = weights.init(KEY, X, bits(8))
     assert weights.apply(params, stats, X, bits(2), train=False, key=KEY)[0].logits.shape == (6, 3)
-    with pytest.raises(ValueError, match="where a Linen layer has a 'kernel'"):
+    with pytest.raises(ValueError, match="where a Linen or NNX layer has a 'kernel'"):
         Quantised(plain, activations=True).apply(params, stats, X, bits(8, 8), train=False, key=KEY)
 
 

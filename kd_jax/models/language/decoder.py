@@ -177,7 +177,7 @@ def run_layers(o: Options, x: Array, positions: Array, seen: Seen, train: bool, 
 
     scan = nn.scan(
         body,
-        variable_axes={"params": 0, "lora": 0, "cache": 0, "intermediates": 1},
+        variable_axes={"params": 0, "cache": 0, "intermediates": 1},
         length=o.depth,
         split_rngs={"params": True, "dropout": True},
     )

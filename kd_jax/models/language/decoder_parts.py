@@ -217,7 +217,7 @@ class Mlp(nn.Module):
 
 
 class Dense(nn.Module):
-    """x @ kernel + bias, and + (x @ a) @ b where the collection "lora" holds a and b (models/lora.py)."""
+    """Computes x @ kernel + bias in `dtype`; the parameters stay float32."""
 
     features: int
     bias: bool
@@ -230,9 +230,6 @@ class Dense(nn.Module):
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
             y = y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
-        if self.has_variable("lora", "a"):
-            a, b = (self.get_variable("lora", name).astype(self.dtype) for name in ("a", "b"))
-            y = y + (x @ a) @ b
         return y
 
 
