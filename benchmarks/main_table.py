@@ -1,4 +1,4 @@
-"""The README's table: what distillation gains with each kind of knowledge, mean +- standard deviation over seeds.
+"""What distillation gains with each kind of knowledge: mean +- standard deviation over seeds (docs/results.md).
 
 python -m benchmarks.main_table [--data digits100 digitsall fashion] [--seeds 5] [--workdir runs/main_table]
 

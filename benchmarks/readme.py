@@ -1,13 +1,14 @@
-"""The README's tables between markers, from the files of the same name in benchmarks/results.
+"""The tables of the documentation, from the files of the same name in benchmarks/results.
 
-python -m benchmarks.readme      writes what stands between <!-- methods --> and <!-- /methods -->, and so on
+python -m benchmarks.readme      writes what stands between <!-- methods --> and <!-- /methods -->, and so on, wherever
+                                 these markers are in README.md, docs/ and benchmarks/NOTES.md
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from benchmarks.common import RESULTS
 from kd_jax.config.presets import PRESETS
 
 PLAIN = ("weights", "cache_accuracy", "cache_language", "answers", "language")
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "NOTES.md")
 PAPERS = {
     "kd": "Hinton et al. 2015, 1503.02531",
     "soft_ce": "Hinton et al. 2015, 1503.02531",
@@ -68,84 +70,138 @@ PAPERS = {
 
 
 def results(name: str) -> list[dict[str, Any]]:
+    """Returns the rows of a benchmark's record."""
     path = RESULTS / f"{name}.json"
     if not path.exists():
         raise SystemExit(f"There is no {path}: python -m benchmarks.{name} makes it.")
     return json.loads(path.read_text())["rows"]
 
 
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+    """Returns the lines of a Markdown table."""
+    return [f"| {' | '.join(map(str, cells))} |" for cells in (columns, ["---"] * len(columns), *rows)]
+
+
 def function(preset: str) -> str:
-    """The loss that makes the preset: that of the last term which is not the cross-entropy on labels."""
+    """Returns the loss that makes the preset: that of the last term which is not the cross-entropy on labels."""
     names = [fields["fn"] for name, fields in PRESETS[preset]().items() if name != "ce"]
     return names[-1].removeprefix("losses.")
 
 
-def methods() -> list[str]:
-    rows = results("methods")
-    found = {
-        data: {r["knowledge"]: r["last step"] for r in rows if r["data"] == data} for data in ("digits", "fashion")
+def main_table() -> list[str]:
+    columns = {
+        "digits100": "digits, 100 labels",
+        "digitsall": "digits, all 1,257 labels",
+        "fashion": "Fashion-MNIST, 1,000 labels",
     }
-    lines = ["| method | function in `losses/` | paper | digits | Fashion-MNIST |", "|---|---|---|---|---|"]
+    scores: dict[str, dict[str, str]] = {}
+    for row in results("main_table"):
+        scores.setdefault(row["knowledge"], {})[row["data"]] = row["last step"]
+    return table(
+        ("knowledge", *columns.values()), ((name, *(by_data[d] for d in columns)) for name, by_data in scores.items())
+    )
 
-    def line(name: str, shown: str, *about: str) -> str:
-        return f"| {shown} | {' | '.join(about)} | " + " | ".join(found[d].get(name, "-") for d in found) + " |"
 
-    lines += [line(name, f"*{name}*", "", "") for name in ("teacher", "baseline (labels only)")]
-    return lines + [line(n, f"`{n}`", f"`{function(n)}`", paper) for n, paper in PAPERS.items()]
+def methods() -> list[str]:
+    scores = {"digits": {}, "fashion": {}}
+    for row in results("methods"):
+        scores[row["data"]][row["knowledge"]] = row["last step"]
+
+    def line(name: str, *cells: str) -> tuple[str, ...]:
+        return *cells, *(by_name.get(name, "-") for by_name in scores.values())
+
+    return table(
+        ("method", "function in `losses/`", "paper", "digits", "Fashion-MNIST"),
+        [line(name, f"*{name}*", "", "") for name in ("teacher", "baseline (labels only)")]
+        + [line(name, f"`{name}`", f"`{function(name)}`", paper) for name, paper in PAPERS.items()],
+    )
 
 
 def schemes() -> list[str]:
-    lines = [
-        "| config:variant | teacher | student alone | student | others | ratio |",
-        "|---|---|---|---|---|---|",
-    ]
-    variants: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+    variants: dict[str, dict[str, Mapping[str, Any]]] = {}
     for row in results("schemes"):
-        variants.setdefault((row["config"], row["variant"]), {})[row["what"]] = row
-    for (config, variant), found in variants.items():
+        variants.setdefault(f"`{row['config']}:{row['variant']}`", {})[row["what"]] = row
+    lines = []
+    for variant, networks in variants.items():
+        trio = (networks[name]["last step"] if name in networks else "-" for name in ("teacher", "baseline", "student"))
+        others = [f"{n.removeprefix('student: ')} {row['last step']}" for n, row in networks.items() if ": " in n]
+        lines.append((variant, *trio, "; ".join(others) or "-", networks["student"]["ratio"]))
+    return table(("config:variant", "teacher", "student alone", "student", "others", "ratio"), lines)
 
-        def last(what: str, found: Mapping = found) -> str:
-            return found[what]["last step"] if what in found else "-"
 
-        others = [f"{what.removeprefix('student: ')} {row['last step']}" for what, row in found.items() if ": " in what]
-        cells = [f"`{config}:{variant}`", last("teacher"), last("baseline"), last("student"), "; ".join(others) or "-"]
-        lines.append(f"| {' | '.join(cells)} | {found['student']['ratio']} |")
-    return lines
+def sweep() -> list[str]:
+    kinds = ("vmap", "map", "unroll")
+    lines = []
+    for row in results("sweep"):
+        ratios = (f"{row[f'{kind} / limit']} / {row[f'{kind} / separate']}" for kind in kinds)
+        whole = f"{row['total']} (`{row['chosen']}`)" if "total" in row else "-"
+        lines.append((row["student"], row["n"], *ratios, whole))
+    return table(("student", "n", *(f"`{kind}`" for kind in kinds), "whole (chosen)"), lines)
+
+
+def torch_peer() -> list[str]:
+    names = {
+        "resnet56_resnet20": "ResNet56 to ResNet20",
+        "wrn40-2_wrn16-2": "WRN-40-2 to WRN-16-2",
+        "resnet32x4_resnet8x4": "ResNet32x4 to ResNet8x4",
+        "vit-l_vit-s": "ViT (192 wide, 6 blocks) to ViT (64 wide, 3 blocks)",
+    }
+    columns = {
+        "here": "kd_jax examples/s",
+        "PyTorch eager": "eager examples/s",
+        "channels_last": "channels_last examples/s",
+        "`torch.compile`": "compiled examples/s",
+        "torchdistill": "torchdistill examples/s",
+        "here / eager": "kd_jax / eager",
+        "here / torchdistill": "kd_jax / torchdistill",
+    }
+    rows = results("torch_peer")
+    return table(("pair", *columns), ((names[row["pair"]], *(row[c] for c in columns.values())) for row in rows))
 
 
 def vocabulary() -> list[str]:
-    lines = [
-        "| loss | tokens x classes | widths | dtype | plain | fused | memory saved | time | processor time |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    lines = []
     for row in results("vocabulary"):
         size = f"{row['tokens']:,} x {row['classes']:,}"
         if "wall" in row:
-            found = (f"{row['plain s']} s", f"{row['fused s']} s", "", f"x {row['wall']}", f"x {row['cpu']}")
+            cells = (f"{row['plain s']} s", f"{row['fused s']} s", "", f"x {row['wall']}", f"x {row['cpu']}")
         else:
             both = (f"{row[f'{kind} temp MB']:,} MB" for kind in ("plain", "fused"))
-            found = (*both, f"/ {row['plain/fused temp']}", "", "")
-        lines.append(f"| {' | '.join((row['loss'], size, row['widths'], row['dtype'], *found))} |")
-    return lines
+            cells = (*both, f"/ {row['plain/fused temp']}", "", "")
+        lines.append((row["loss"], size, row["widths"], row["dtype"], *cells))
+    columns = "loss, tokens x classes, widths, dtype, plain, fused, memory saved, time, processor time"
+    return table(columns.split(", "), lines)
 
 
 def plain(name: str) -> list[str]:
-    """The rows as they are."""
+    """Returns the rows as they are."""
     rows = results(name)
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    return lines + [f"| {' | '.join(str(row.get(c, '-')) for c in columns)} |" for row in rows]
+    return table(columns, ([row.get(c, "-") for c in columns] for row in rows))
+
+
+def written(pages: Mapping[Path, str], name: str, lines: Sequence[str]) -> dict[Path, str]:
+    """Returns the pages with the lines between the markers of `name`, which stand in one place of one page."""
+    place = re.compile(rf"<!-- {name} -->.*?<!-- /{name} -->", flags=re.S)
+    count = sum(len(place.findall(text)) for text in pages.values())
+    if count != 1:
+        raise SystemExit(f"README.md, docs/ and benchmarks/NOTES.md have {count} places for the table of {name}.")
+    block = "\n".join((f"<!-- {name} -->", *lines, f"<!-- /{name} -->"))
+    return {path: place.sub(lambda _: block, text) for path, text in pages.items()}
+
+
+def with_tables(pages: Mapping[Path, str]) -> Mapping[Path, str]:
+    """Returns the pages with every table as the records in benchmarks/results have it."""
+    makers = (main_table, methods, schemes, sweep, torch_peer, vocabulary)
+    tables = {maker.__name__: maker() for maker in makers} | {name: plain(name) for name in PLAIN}
+    for name, lines in tables.items():
+        pages = written(pages, name, lines)
+    return pages
 
 
 def main() -> None:
-    text = README.read_text(encoding="utf-8")
-    tables = {"methods": methods(), "schemes": schemes(), "vocabulary": vocabulary()}
-    for name, lines in (tables | {name: plain(name) for name in PLAIN}).items():
-        block = f"<!-- {name} -->\n" + "\n".join(lines) + f"\n<!-- /{name} -->"
-        text, count = re.subn(rf"<!-- {name} -->.*?<!-- /{name} -->", lambda _, block=block: block, text, flags=re.S)
-        if count != 1:
-            raise SystemExit(f"README.md has {count} places for the table of {name}.")
-    README.write_text(text, encoding="utf-8")
+    for path, text in with_tables({path: path.read_text(encoding="utf-8") for path in PAGES}).items():
+        path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,121 @@
+"""What README.md and docs/ name exists: links, files, modules, configs and fields; and the README's code runs."""
+
+import ast
+import importlib
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import readme
+from kd_jax.resolve import resolve
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "NOTES.md"]
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+
+
+def anchors(page: Path) -> set[str]:
+    """The ids that GitHub gives the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), flags=re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def code_blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), flags=re.M | re.S)
+
+
+def commands(page: Path) -> list[str]:
+    """Lines that run something, with those that a backslash continues; and whatever stands between backticks."""
+    text = page.read_text().replace("\\\n", " ")
+    return [*"\n".join(re.findall(r"^```sh\n(.*?)^```$", text, flags=re.M | re.S)).splitlines(), *inline(text)]
+
+
+def inline(text: str) -> list[str]:
+    return re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S))
+
+
+@each_page
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        file, _, anchor = target.partition("#")
+        path = (page.parent / file).resolve() if file else page
+        assert path.exists(), target
+        assert not anchor or anchor in anchors(path), target
+
+
+@each_page
+def test_files_and_modules_exist(page):
+    for words in commands(page):
+        for path in re.findall(
+            r"(?<![\w./-])(?:kd_jax|configs|tests|benchmarks|docs|colabs)/[\w./-]*\w(?![\w<*])", words
+        ):
+            assert (ROOT / path).exists(), path
+        for name in re.findall(r"python -m benchmarks\.(\w+)", words):
+            assert (ROOT / "benchmarks" / f"{name}.py").exists(), name
+        for name in re.findall(r"(?<![\w./])kd_jax\.[\w.]*\w", words):
+            resolve(name) if "." in name.removeprefix("kd_jax.") else getattr(
+                importlib.import_module("kd_jax"), name[7:]
+            )
+        for name in re.findall(r"(?<![\w./])(?:losses|models|core|schemes)\.\w+\.[\w.]*\w", words):
+            resolve(name)
+
+
+@each_page
+def test_configs_their_variants_and_fields_exist(page):
+    for words in commands(page):
+        files = re.findall(r"configs/(\w+)\.py(?::([\w,+.-]*\w))?", words)
+        for name, variant in files:
+            config = importlib.import_module(f"configs.{name}").get_config(*([variant] if variant else []))
+        if not files:
+            config = importlib.import_module("configs.cifar_resnet").get_config("digits")
+        for field in re.findall(r"--config\.([\w.]*\w)[ =`]", words + "`"):
+            at = config
+            for word in field.split("."):
+                assert word in at, f"--config.{field} in {words!r}"
+                at = at[word]
+
+
+@each_page
+def test_python_names_what_there_is(page):
+    """Imports of kd_jax, and attributes of what was imported."""
+    for code in code_blocks(page, "python"):
+        tree, modules = ast.parse(code), {}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("kd_jax"):
+                module = importlib.import_module(node.module)
+                for alias in node.names:
+                    if not hasattr(module, alias.name):
+                        importlib.import_module(f"{node.module}.{alias.name}")
+                    modules[alias.asname or alias.name] = getattr(module, alias.name)
+        modules["kd_jax"] = importlib.import_module("kd_jax")
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+                assert hasattr(modules[node.value.id], node.attr), ast.unparse(node)
+
+
+def test_readme_is_short_and_links_to_every_page():
+    text = README.read_text()
+    assert len(text.splitlines()) <= 200
+    assert [page.name for page in PAGES[1:-1] if f"(docs/{page.name})" not in text] == []
+
+
+def test_tables_are_those_of_the_records():
+    pages = {path: path.read_text(encoding="utf-8") for path in PAGES}
+    assert readme.with_tables(pages) == pages
+
+
+def test_the_code_of_the_readme_runs(tmp_path, monkeypatch):
+    """An own model and own data, trained for a few steps; then the student, read from its export, scores the same."""
+    train, load = code_blocks(README, "python")
+    assert len([line for line in train.splitlines() if line]) <= 15
+    monkeypatch.chdir(tmp_path)
+    shorter = "config.report, config.examples = False, 0\nresults = kd_jax.run("
+    names: dict = {}
+    exec(train.replace("= 300", "= 20").replace("results = kd_jax.run(", shorter), names)
+    exec(load, names)
+    scores = json.loads((tmp_path / "runs/mine/results.json").read_text())["models"]["student"]["last"]["test"]
+    assert np.mean(np.asarray(names["classes"]) == names["y"][1400:]) == pytest.approx(scores["accuracy"])
