@@ -38,13 +38,16 @@ from kd_jax.train.dispatch import compiled
 from kd_jax.train.jobs import Job
 
 COUNTS = (1, 4, 16)
-STUDENTS = {"mlp": dict(widths=(64,)), "cnn": dict(widths=(4, 8))}
+STUDENTS = {
+    "mlp": dict(name="models.mlp.mlp", kwargs=dict(widths=(64,))),
+    "cnn": dict(name="models.vision.cnn.cnn", kwargs=dict(widths=(4, 8))),
+}
 
 
 def job_of(student: str, terms: dict[str, Any], root: Path, steps: int) -> Job:
     """The student's training; a teacher of random weights costs what a trained one does."""
     config = small_digits()
-    config.student.model = dict(name=f"models.{student}.{student}", kwargs=STUDENTS[student])
+    config.student.model = STUDENTS[student]
     config.terms = terms
     config.update(dict(baseline=False, report=False, eval_every=steps))
     config.train.steps = steps
