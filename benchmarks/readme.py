@@ -139,6 +139,43 @@ def sweep() -> list[str]:
     return table(("student", "n", *(f"`{kind}`" for kind in kinds), "whole (chosen)"), lines)
 
 
+def cache() -> list[str]:
+    rows = sorted(results("cache"), key=lambda row: row["step"] != "student only")
+    return table(
+        ("step", "ms", "over that of the student only"),
+        ([row[c] for c in ("step", "ms", "/ student only")] for row in rows),
+    )
+
+
+def encoders() -> list[str]:
+    students = ("3 layers", "narrow")
+    scores: dict[str, dict[str, Mapping[str, str]]] = {}
+    for row in results("encoders"):
+        if "accuracy" in row and row["method"] != "sentence":
+            scores.setdefault(row["method"], {})[row["student"]] = row
+    lines = [("teacher, 6 layers", scores["response"]["3 layers"]["teacher"], "", "", "")]
+    for method, by_student in scores.items():
+        rows = (by_student.get(student, {}) for student in students)
+        lines.append((method, *(row.get(name, "-") for row in rows for name in ("accuracy", "agreement"))))
+    return table(
+        ("method", *(head for student in students for head in (f"{student}, accuracy", "agreement with teacher"))),
+        lines,
+    )
+
+
+def decoders() -> list[str]:
+    speeds = {row["step"]: f"{row['tokens/s']:,}" for row in results("decoders")}
+    columns = {
+        "kd_jax": "kd_jax {}",
+        "kd_jax, fused": "kd_jax {}, fused",
+        "PyTorch eager": "PyTorch eager {}",
+        "`torch.compile`": "PyTorch compiled {}",
+    }
+    lines = [(loss, *(speeds[c.format(loss)] for c in columns.values())) for loss in ("forward KL", "JSD")]
+    lines.append(("generation of 64 tokens", speeds["kd_jax generate"], "-", speeds["PyTorch generate"], "-"))
+    return table(("tokens/s", *columns), lines)
+
+
 def torch_peer() -> list[str]:
     names = {
         "resnet56_resnet20": "ResNet56 to ResNet20",
@@ -192,7 +229,7 @@ def written(pages: Mapping[Path, str], name: str, lines: Sequence[str]) -> dict[
 
 def with_tables(pages: Mapping[Path, str]) -> Mapping[Path, str]:
     """Returns the pages with every table as the records in benchmarks/results have it."""
-    makers = (main_table, methods, schemes, sweep, torch_peer, vocabulary)
+    makers = (main_table, methods, schemes, cache, sweep, encoders, decoders, torch_peer, vocabulary)
     tables = {maker.__name__: maker() for maker in makers} | {name: plain(name) for name in PLAIN}
     for name, lines in tables.items():
         pages = written(pages, name, lines)
