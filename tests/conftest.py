@@ -25,3 +25,15 @@ def _fewer_objects():
     yield
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def unbroken(tmp_path_factory):
+    """The folder of a run of killable.py that nothing disturbed."""
+    from interrupted import start
+
+    directory = tmp_path_factory.mktemp("unbroken")
+    process = start(directory)
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output
+    return directory

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import shutil
-from pathlib import Path
 
 import cached_run
 import chex
@@ -11,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 import toy
-from cached_run import configure, run, splits, variables
+from cached_run import assert_equal, configure, contents, run, splits, student, trained, variables
 
 from kd_jax import prng
 from kd_jax.cache.model import decode
@@ -19,23 +18,10 @@ from kd_jax.config.presets import term
 from kd_jax.core.terms import lookup
 from kd_jax.data import answers, batches
 from kd_jax.data.answers import CacheError
-from kd_jax.system.checkpoint import load_tree
 from kd_jax.system.parallel import batch_sharding, make_mesh
 from kd_jax.system.workdir import locked
 from kd_jax.train import loop
 from kd_jax.train import run as train
-from kd_jax.train.finish import exported
-
-
-def student(directory: Path):
-    shape = jax.ShapeDtypeStruct((8, 6, 6, 1), np.float32)
-    params, stats = jax.eval_shape(toy.LinenModel(cached_run.STUDENT).init, jax.random.key(0), shape)
-    return load_tree(directory / "student" / "export" / "last" / "student", exported(params, stats))
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    found = {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-    return {name: data for name, data in found.items() if name != "lock"}
 
 
 @pytest.fixture(scope="module")
@@ -49,15 +35,6 @@ def cached(tmp_path_factory):
     """The folder of a cache, and that of the run which built it."""
     directory = tmp_path_factory.mktemp("cached")
     return directory / "cache", run(configure(str(directory / "cache")), directory / "run"), directory / "run"
-
-
-def assert_equal(directory, results, on_the_fly):
-    chex.assert_trees_all_close(student(directory), student(on_the_fly[0]), rtol=1e-4, atol=1e-5)
-    ours, theirs = (r["models"]["student"]["last"]["test"] for r in (results, on_the_fly[1]))
-    for name in ("accuracy", "nll", "agreement", "kl"):
-        assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-5), name
-    ours, theirs = (r["models"]["teacher"]["last"]["test"] for r in (results, on_the_fly[1]))
-    assert ours["accuracy"] == theirs["accuracy"] and ours["nll"] == pytest.approx(theirs["nll"], rel=1e-5)
 
 
 @pytest.mark.parametrize("mesh", [(1, 1), (8, 1), (4, 2)])
@@ -267,13 +244,6 @@ def test_a_damaged_cache_is_refused(cached, tmp_path):
     path.write_bytes(bytes(data))
     with pytest.raises(CacheError, match="has changed: its SHA-256 is"):
         run(configure(str(folder)), tmp_path / "run")
-
-
-def trained(directory: str, **changes):
-    """A config whose teacher is trained, in 4 steps."""
-    config = configure(directory)
-    config.teacher.train.update(changes)
-    return config
 
 
 def test_built_beside_the_teacher_and_used_where_the_teacher_is_not(tmp_path, capsys):

@@ -8,8 +8,8 @@ import sys
 
 import chex
 import pytest
-from several import HERE, finish, start
-from test_cache import contents, student
+from cached_run import contents, student
+from several import ROOT, finish, start
 
 from kd_jax.data import answers
 
@@ -54,7 +54,7 @@ def test_the_command_line_builds_alone(tmp_path):
             f"--config.{role}.model.kwargs={{'widths': {widths}}}",
         ]
     command += ["--config.teacher.cache.directory=auto", "--config.teacher.cache.k=3", "--build_cache"]
-    found = subprocess.run(command, cwd=HERE.parents[1], capture_output=True, text=True, timeout=300)
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert found.returncode == 0, found.stderr
     assert "ids 6, log_probs 12, tail 4" in found.stdout and not (tmp_path / "student").exists()
     (folder,) = (tmp_path / "teacher" / "cache").iterdir()

@@ -2,24 +2,11 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
-from cached_run import configure, run, splits
-from test_cache import assert_equal, trained
+from cached_run import assert_equal, configure, run, splits, trained
 
 from kd_jax.data.answers import CacheError
-
-
-def pretrained(model, key, scale=1.0):
-    """For config.teacher.initial."""
-    found = model.init(jax.random.key(0), jax.numpy.zeros((1, 6, 6, 1)))
-    return jax.tree.map(lambda x: scale * x, found)
-
-
-def halfway(model, key, teacher):
-    """For config.student.initial."""
-    return jax.tree.map(lambda x: x / 2, teacher)
 
 
 def test_a_pretrained_teacher_and_a_student_that_starts_from_it(tmp_path, capsys):
@@ -27,8 +14,8 @@ def test_a_pretrained_teacher_and_a_student_that_starts_from_it(tmp_path, capsys
     for folder in ("", str(tmp_path / "cache")):
         config = configure(folder)
         config.teacher.train.steps = 0
-        config.teacher.initial = dict(name="test_cache_starts:pretrained", kwargs={})
-        config.student.initial = dict(name="test_cache_starts:halfway", kwargs={})
+        config.teacher.initial = dict(name="cached_run:pretrained", kwargs={})
+        config.student.initial = dict(name="cached_run:halfway", kwargs={})
         directory = tmp_path / f"run{bool(folder)}"
         found.append((directory, run(config, directory, **options)))
     assert_equal(*found[1], found[0])
@@ -42,7 +29,7 @@ def test_a_pretrained_teacher_and_a_student_that_starts_from_it(tmp_path, capsys
 def test_a_student_cannot_start_from_a_teacher_of_which_there_are_answers_alone(tmp_path):
     config = trained(str(tmp_path / "cache"))
     run(config, tmp_path / "built", until="cache", teacher_variables=None)
-    config.student.initial = dict(name="test_cache_starts:halfway", kwargs={})
+    config.student.initial = dict(name="cached_run:halfway", kwargs={})
     with pytest.raises(ValueError, match="starts from the teacher, which is not on this machine.*answers alone"):
         run(config, tmp_path / "elsewhere", teacher_variables=None)
     run(config, tmp_path / "built", teacher_variables=None)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 import toy
+from interrupted import assert_close, assert_same_end, wait_for
+from interrupted import start as begin
 from killable import SETTINGS, SOURCES, scheme
+from several import ENVIRONMENT, HELPERS
 from several import start as start_processes
-from test_processes import assert_close
-from test_resume import HERE, assert_same_end, unbroken, wait_for  # noqa: F401  (a fixture)
-from test_resume import start as begin
 
 from kd_jax.train import fit, loop
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 RANDOM = random.Random(int.from_bytes(os.urandom(4), "big"))  # other moments in every run
 
 
-def test_the_only_process_is_killed_at_random_times(unbroken, tmp_path):  # noqa: F811
+def test_the_only_process_is_killed_at_random_times(unbroken, tmp_path):
     """Five times, at any moment after its start: while it imports, compiles, steps, saves, scores. Limit: 5 minutes."""
     kills = []
     for _ in range(5):
@@ -43,7 +43,7 @@ def test_the_only_process_is_killed_at_random_times(unbroken, tmp_path):  # noqa
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_one_of_two_processes_is_killed(victim, unbroken, tmp_path):  # noqa: F811
+def test_one_of_two_processes_is_killed(victim, unbroken, tmp_path):
     """The other ends within the heartbeat timeout (here 10 s; 30 s are given) and says why. Limit: 3 minutes."""
     processes = start_processes("worker.py", 2, tmp_path, 0.1, 10)
     wait_for(processes[0], "STEP", RANDOM.randint(12, 30))
@@ -59,17 +59,16 @@ def test_one_of_two_processes_is_killed(victim, unbroken, tmp_path):  # noqa: F8
     assert_close(tmp_path, unbroken)
 
 
-def test_the_supervisor_of_the_readme_brings_a_run_home(unbroken, tmp_path):  # noqa: F811
+def test_the_supervisor_of_the_readme_brings_a_run_home(unbroken, tmp_path):
     """`until COMMAND; do ...; done`, killed with SIGKILL twice: the same bytes as a run without. Limit: 4 minutes."""
-    path = os.pathsep.join([str(HERE), str(HERE.parents[1])])
-    command = f"{sys.executable} {HERE / 'killable.py'} {tmp_path / 'run'} 0.05"
+    command = f"{sys.executable} {HELPERS / 'killable.py'} {tmp_path / 'run'} 0.05"
     loop_ = f"until {command}; do echo RESTART; sleep 1; done"
     shell = subprocess.Popen(
         ["bash", "-c", loop_],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "PYTHONPATH": path},
+        env=ENVIRONMENT,
     )
     for count in (RANDOM.randint(11, 20), RANDOM.randint(5, 15)):
         wait_for(shell, "STEP", count)
@@ -80,7 +79,7 @@ def test_the_supervisor_of_the_readme_brings_a_run_home(unbroken, tmp_path):  # 
     assert_same_end(tmp_path / "run", unbroken)
 
 
-def test_clocks_that_jump_change_nothing(unbroken, tmp_path, monkeypatch):  # noqa: F811
+def test_clocks_that_jump_change_nothing(unbroken, tmp_path, monkeypatch):
     """Wall time leaps by minutes between any two calls, is a year ahead in the first run and a year behind in the next;
     files have times from the future. Limit: 1 minute."""
     real, year = time.time, [365 * 86400.0]
@@ -109,7 +108,7 @@ def test_clocks_that_jump_change_nothing(unbroken, tmp_path, monkeypatch):  # no
     assert_same_end(tmp_path, unbroken)
 
 
-def test_slow_data_change_nothing(unbroken, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_slow_data_change_nothing(unbroken, tmp_path, monkeypatch, capsys):
     """Every tenth batch comes a second late. Limit: 1 minute."""
     batches = fit.train_batches
 

@@ -10,9 +10,9 @@ import subprocess
 import chex
 import pytest
 import toy
+from interrupted import assert_same_end, wait_for
+from interrupted import start as begin
 from killable import SETTINGS, SOURCES, scheme
-from test_resume import assert_same_end, unbroken, wait_for  # noqa: F401  (a fixture)
-from test_resume import start as begin
 
 from kd_jax.system import workdir
 from kd_jax.system.checkpoint import Checkpoints
@@ -40,7 +40,7 @@ def fit(directory):
     return loop.fit(scheme(), SOURCES, SETTINGS, directory, toy.mesh(2), "toy")
 
 
-def test_a_full_disk_ends_the_run_with_a_message_and_loses_nothing_saved(disk, unbroken):  # noqa: F811
+def test_a_full_disk_ends_the_run_with_a_message_and_loses_nothing_saved(disk, unbroken):
     run = disk / "run"
     process = begin(run, 0.05)
     wait_for(process, "SAVE", 2)
@@ -73,7 +73,7 @@ def stopped(directory):
 
 
 @pytest.mark.parametrize("half", [b'{"step": 28, "kind": "tr', b"\x00" * 512])
-def test_half_a_line_in_the_metrics_is_cut(half, unbroken, tmp_path):  # noqa: F811
+def test_half_a_line_in_the_metrics_is_cut(half, unbroken, tmp_path):
     stopped(tmp_path)
     with open(tmp_path / "metrics.jsonl", "ab") as f:
         f.write(half)

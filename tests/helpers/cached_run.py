@@ -11,6 +11,8 @@ import numpy as np
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 2)
 
+import chex  # noqa: E402
+import pytest  # noqa: E402
 import several  # noqa: E402
 import toy  # noqa: E402
 
@@ -18,7 +20,9 @@ from kd_jax.config.fields import base, training  # noqa: E402
 from kd_jax.config.presets import supervised, term  # noqa: E402
 from kd_jax.data import answers  # noqa: E402
 from kd_jax.data.arrays import from_arrays  # noqa: E402
+from kd_jax.system.checkpoint import load_tree  # noqa: E402
 from kd_jax.train import run as train  # noqa: E402
+from kd_jax.train.finish import exported  # noqa: E402
 
 KD = term("losses.response.kd_loss", ("student.logits",), ("teacher.logits",), kwargs={"temperature": 2.0})
 HINT = term("losses.feature.feature_hint_loss", ("student.features:hidden",), ("teacher.features:hidden",), weight=0.1)
@@ -53,8 +57,46 @@ def configure(directory: str = "", mesh: tuple[int, int] = (1, 1), **cache):
 
 
 def run(config, workdir, seed: int = 0, data=None, **options):
-    given = dict(student=STUDENT, teacher=TEACHER, teacher_variables=variables(seed), data=data or splits())
-    return train.run(config, workdir, **{**given, **options})
+    defaults = dict(student=STUDENT, teacher=TEACHER, teacher_variables=variables(seed), data=data or splits())
+    return train.run(config, workdir, **{**defaults, **options})
+
+
+def trained(directory: str, **changes):
+    """A config whose teacher is trained, in 4 steps."""
+    config = configure(directory)
+    config.teacher.train.update(changes)
+    return config
+
+
+def pretrained(model, key, scale=1.0):
+    """For config.teacher.initial."""
+    variables = model.init(jax.random.key(0), jax.numpy.zeros((1, 6, 6, 1)))
+    return jax.tree.map(lambda x: scale * x, variables)
+
+
+def halfway(model, key, teacher):
+    """For config.student.initial."""
+    return jax.tree.map(lambda x: x / 2, teacher)
+
+
+def student(directory: Path):
+    shape = jax.ShapeDtypeStruct((8, 6, 6, 1), np.float32)
+    params, stats = jax.eval_shape(toy.LinenModel(STUDENT).init, jax.random.key(0), shape)
+    return load_tree(directory / "student" / "export" / "last" / "student", exported(params, stats))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {name: data for name, data in files.items() if name != "lock"}
+
+
+def assert_equal(directory, results, on_the_fly):
+    chex.assert_trees_all_close(student(directory), student(on_the_fly[0]), rtol=1e-4, atol=1e-5)
+    ours, theirs = (r["models"]["student"]["last"]["test"] for r in (results, on_the_fly[1]))
+    for name in ("accuracy", "nll", "agreement", "kl"):
+        assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-5), name
+    ours, theirs = (r["models"]["teacher"]["last"]["test"] for r in (results, on_the_fly[1]))
+    assert ours["accuracy"] == theirs["accuracy"] and ours["nll"] == pytest.approx(theirs["nll"], rel=1e-5)
 
 
 def main(port: str, count: str, index: str, directory: str, pause: str, what: str) -> None:

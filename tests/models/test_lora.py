@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 import toy
-from test_decoder import MODULES, VOCABULARY, params_of, tokens_of
+from tiny_decoders import MODULES, VOCABULARY, params_of, tokens_of
 
 from kd_jax.core.bind import bind, init_state, loaded_variables
 from kd_jax.core.evaluate import classifiers

@@ -1,7 +1,6 @@
 """Runs of their own that exchange weights through a folder; as a script, one of them: index, folder, pause, workdir."""
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import several
 import toy
 from scheme_checks import moved, same_on_eight_devices, steps
 
@@ -22,7 +22,6 @@ from kd_jax.schemes.shared_folder import collect, publish
 from kd_jax.train import fit, loop
 from kd_jax.types import Role, Scheme, Term
 
-HERE = Path(__file__).parent
 SOURCES = {"train": toy.source(48), "validation": None, "test": toy.source(24, "test")}
 STUDENT = ("student.logits",)
 
@@ -64,10 +63,7 @@ def test_exchange_teaches_and_does_not_depend_on_the_mesh(tmp_path):
 
 def start(folder: Path, pause: float, workdir: Path) -> subprocess.Popen:
     """Peer 1 as a process of its own."""
-    path = os.pathsep.join([str(HERE.parent / "helpers"), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, __file__, "1", str(folder), str(pause), str(workdir)]
-    environment = {**os.environ, "PYTHONPATH": path}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    return several.start_script(__file__, 1, folder, pause, workdir)
 
 
 def test_two_processes_one_of_them_killed_and_started_again(tmp_path):

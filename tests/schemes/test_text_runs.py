@@ -2,7 +2,7 @@
 
 import pytest
 import scheme_checks
-from test_text_schemes import PROMPT, batch_of, begun, parts
+from text_parts import PROMPT, batch_of, begun, parts
 
 from kd_jax.schemes import on_policy
 from kd_jax.schemes.text_summary import exact_match, final, samples

@@ -3,7 +3,7 @@
 import sys
 
 import pytest
-from test_sweep import RATE, TEMPERATURE, tiny
+from tiny_sweep import RATE, TEMPERATURE, tiny
 
 from kd_jax.sweep import run as sweep
 from kd_jax.sweep import search

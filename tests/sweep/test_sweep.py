@@ -10,9 +10,9 @@ import chex
 import jax
 import numpy as np
 import pytest
+from tiny_sweep import RATE, TEMPERATURE, tiny
 
-from kd_jax.config.fields import small_digits, training
-from kd_jax.config.knowledge import compose
+from kd_jax.config.fields import training
 from kd_jax.core import optimizers
 from kd_jax.models.mlp import mlp
 from kd_jax.report.surface import plot_surface, varied_numbers, write_sweep
@@ -23,22 +23,6 @@ from kd_jax.system.checkpoint import load_tree
 from kd_jax.system.parallel import make_mesh
 from kd_jax.train import run as train
 from kd_jax.train.finish import exported
-
-TEMPERATURE, RATE = "terms.kd.kwargs.temperature", "train.optimizer.learning_rate"
-
-
-def tiny():
-    """Two multi-layer perceptrons on a few digits, 12 steps."""
-    config = small_digits()
-    config.student.model = dict(name="models.mlp.mlp", kwargs=dict(widths=(8,)))
-    config.teacher.model = dict(name="models.mlp.mlp", kwargs=dict(widths=(16,)))
-    config.data.update(dict(limit=256, eval_limit=64, labels=60))
-    config.train = training(batch_size=16, steps=12, optimizer=dict(learning_rate=0.1, warmup=0.2))
-    config.teacher.train = training(batch_size=16, steps=12)
-    config.terms = compose("kd")
-    config.eval_every, config.eval_batch_size = 4, 64
-    config.mesh.axes.data = 1
-    return config
 
 
 def test_what_is_varied():

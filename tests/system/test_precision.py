@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
-from test_stages import SETTINGS, SOURCES
+from two_stages import SETTINGS, SOURCES
 
 from kd_jax.schemes import offline
 from kd_jax.system import parallel, precision

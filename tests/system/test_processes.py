@@ -1,20 +1,15 @@
 """Processes on localhost get what one process gets, stop together on SIGTERM, and end together when one fails."""
 
 import json
-import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from pathlib import Path
 
 import chex
-import numpy as np
 import pytest
-from several import HERE, finish, start
-from test_resume import exports, flip
+from interrupted import assert_close, exports, flip, lines
+from several import ENVIRONMENT, ROOT, finish, free_port, start
 
 from kd_jax.system import heartbeat
 
@@ -77,20 +72,6 @@ def test_silence_is_noticed_by_ones_own_clock():
     assert seen.problem({1: "failed with ValueError: no"}) == "Process 1 failed with ValueError: no."
 
 
-def lines(directory: Path) -> list[dict]:
-    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-
-
-def assert_close(one: Path, other: Path, members: Sequence[str] = ("",)) -> None:
-    for a, b in zip(lines(one), lines(other), strict=True):
-        assert a.keys() == b.keys() and a["step"] == b["step"]
-        for name, value in a.items():
-            if not isinstance(value, str):
-                np.testing.assert_allclose(value, b[name], rtol=1e-3, atol=1e-4, err_msg=name)
-    for member in members:
-        chex.assert_trees_all_close(exports(one, member), exports(other, member), rtol=1e-3, atol=1e-4)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 4), (4, 4)])
 def test_a_run_goes_on_with_another_number_of_processes(before, after, tmp_path):
@@ -112,24 +93,21 @@ def test_a_run_goes_on_with_another_number_of_processes(before, after, tmp_path)
 
 
 def test_launch_on_two_processes(tmp_path):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    options = {"enabled": True, "coordinator_address": f"127.0.0.1:{port}", "num_processes": 2}
+    options = {"enabled": True, "coordinator_address": f"127.0.0.1:{free_port()}", "num_processes": 2}
     command = [sys.executable, "launch.py", "--config=configs/cifar_resnet.py:digits,tiny"]
     small = {"student": "(4, 4, 4)", "teacher": "(4, 8, 8)"}
     for role, widths in small.items():
         command.append(f"--config.{role}.model.name=models.vision.cnn.cnn")
         command.append(f"--config.{role}.model.kwargs={{'widths': {widths}}}")
     command += [f"--workdir={tmp_path}", *(f"--config.distributed.{k}={v}" for k, v in options.items())]
-    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2"}
+    environment = {**ENVIRONMENT, "JAX_NUM_CPU_DEVICES": "2"}
     processes = [
         subprocess.Popen(
             [*command, f"--config.distributed.process_id={i}"],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            cwd=HERE.parents[1],
+            cwd=ROOT,
             env=environment,
         )
         for i in range(2)

@@ -6,9 +6,9 @@ import chex
 import jax.numpy as jnp
 import pytest
 import toy
-from test_resume import exports
-from test_stages import SOURCES, Killed
-from test_stages import scheme as two_stages
+from interrupted import exports
+from two_stages import SOURCES, Killed
+from two_stages import scheme as two_stages
 
 from kd_jax.data.source import Source
 from kd_jax.schemes import offline

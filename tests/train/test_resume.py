@@ -4,68 +4,17 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
-import chex
-import jax
-import numpy as np
 import pytest
 import toy
+from interrupted import assert_same_end, cut, flip, start, wait_for
 from killable import SETTINGS, SOURCES, STEPS, scheme
 
 from kd_jax.system import workdir
 from kd_jax.system.checkpoint import Checkpoints
 from kd_jax.system.log import NonFiniteLoss
-from kd_jax.train import finish, loop
-
-HERE = Path(__file__).parents[1] / "helpers"
-
-
-def start(directory: Path, pause: float = 0.0) -> subprocess.Popen:
-    path = os.pathsep.join([str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, str(HERE / "killable.py"), str(directory), str(pause)]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "PYTHONPATH": path}
-    )
-
-
-def wait_for(process: subprocess.Popen, word: str, count: int) -> None:
-    for line in process.stdout:
-        count -= word in line
-        if count == 0:
-            return
-    raise AssertionError(f"the run ended with {process.wait()} before {word}")
-
-
-def exports(directory: Path, member: str = "") -> dict:
-    """Parameters and stats of the last step and the best, as arrays; of one of several students by its number."""
-    from kd_jax.system.checkpoint import load_tree
-
-    role = scheme().roles["student"]
-    params, stats = jax.eval_shape(
-        role.model.init, jax.random.key(0), jax.ShapeDtypeStruct((8, toy.FEATURES), np.float32)
-    )
-    folder = directory / "export" / member
-    return {w: load_tree(folder / w / "student", finish.exported(params, stats)) for w in ("last", "best")}
-
-
-@pytest.fixture(scope="module")
-def unbroken(tmp_path_factory) -> Path:
-    directory = tmp_path_factory.mktemp("unbroken")
-    process = start(directory)
-    output = process.communicate(timeout=300)[0]
-    assert process.returncode == 0, output
-    return directory
-
-
-def assert_same_end(directory: Path, unbroken: Path) -> None:
-    assert (directory / "metrics.jsonl").read_bytes() == (unbroken / "metrics.jsonl").read_bytes()
-    chex.assert_trees_all_equal(exports(directory), exports(unbroken))
-    ours, theirs = (json.loads((d / "done.json").read_text()) for d in (directory, unbroken))
-    assert ours["last"] == theirs["last"] and ours["best"] == theirs["best"]
+from kd_jax.train import loop
 
 
 def test_killed_at_random_steps_and_during_a_save(unbroken, tmp_path):
@@ -108,18 +57,6 @@ def test_sigterm_saves_and_exits_cleanly(unbroken, tmp_path):
     output = start(tmp_path).communicate(timeout=300)[0]
     assert "resumed at step" in output
     assert_same_end(tmp_path, unbroken)
-
-
-def cut(path: Path) -> None:
-    largest = max((p for p in path.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
-    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
-
-
-def flip(path: Path) -> None:
-    largest = max((p for p in path.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
-    data = bytearray(largest.read_bytes())
-    data[len(data) // 2] ^= 1
-    largest.write_bytes(bytes(data))
 
 
 @pytest.mark.parametrize("hurt", [cut, pytest.param(flip, marks=pytest.mark.slow)])

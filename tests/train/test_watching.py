@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 import toy
-from test_stages import SETTINGS, SOURCES
+from two_stages import SETTINGS, SOURCES
 
 from kd_jax.core.bind import bind, init_state, variable_shapes
 from kd_jax.core.step import make_train_step

@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_decoder import MODULES, params_of, tokens_of
-from test_generation import MASK, table
+from tiny_decoders import MASK, MODULES, params_of, table, tokens_of
 
 from kd_jax.models.language import decoder_families as families
 from kd_jax.models.language.beam_search import beam_search

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_decoders import MODULES, SMALL, VOCABULARY, params_of, tokens_of
 
 from kd_jax.models.adapters import LinenModel, tap_shapes
 from kd_jax.models.language import decoder_families as families
@@ -16,25 +17,6 @@ from kd_jax.models.language.decoder_parts import Options, segment_positions
 from kd_jax.system import precision
 
 KEY = jax.random.key(0)
-SMALL = {"width": 16, "depth": 2, "heads": 4, "hidden": 24}
-VOCABULARY = 11
-MODULES = {
-    "llama": families.llama(VOCABULARY, **SMALL, kv_heads=2),
-    "mistral": families.mistral(VOCABULARY, **SMALL, kv_heads=1, windows=(3,), scan=True),
-    "qwen3": families.qwen3(VOCABULARY, **SMALL, qkv_bias=True, head_width=6, scan=True),
-    "gemma2": families.gemma2(VOCABULARY, **SMALL, kv_heads=2, windows=(2, 0), attention_scale=0.3),
-    "gpt2": families.gpt2(VOCABULARY, **SMALL, max_length=12),
-}
-
-
-def params_of(module, seed=0, scale=8.0):
-    """Initial values, enlarged: with the small ones of training every distribution is nearly uniform."""
-    params = jax.jit(lambda key: module.init(key, jnp.zeros((1, 2), jnp.int32))["params"])(jax.random.key(seed))
-    return jax.tree.map(lambda x: x * scale if x.ndim > 1 else x + 0.1, params)
-
-
-def tokens_of(batch, length, seed=1):
-    return jax.random.randint(jax.random.key(seed), (batch, length), 0, VOCABULARY)
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -8,30 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_decoder import MODULES, params_of, tokens_of
+from tiny_decoders import MASK, MODULES, params_of, table, tokens_of
 
 from kd_jax.models.language import generation
 from kd_jax.models.language.decoder import decoding
-from kd_jax.models.language.generation import Decoding, filtered, generate
+from kd_jax.models.language.generation import filtered, generate
 
 KEY = jax.random.key(0)
 MODULE = MODULES["llama"]
-MASK = jnp.asarray([[True] * 3, [False, True, True], [False, False, True]])
 
 
 @pytest.fixture(scope="module")
 def params():
     return params_of(MODULE)
-
-
-def table(logits) -> Decoding:
-    """A network whose next token depends on the last one alone: logits [vocabulary, vocabulary]."""
-    return Decoding(
-        lambda params, batch, size: jnp.zeros((batch, 1)),
-        lambda params, tokens, cache, mask=None, last=False: (params[tokens[:, -1:] if last else tokens], cache),
-        lambda cache, rows: cache[rows],
-        lambda cache, index: cache,
-    )
 
 
 def test_greedy_is_the_loop_over_argmax(params):
