@@ -117,7 +117,7 @@ def resident_rows(
 
 
 def check_resident(source: Source) -> None:
-    if not _on_device(source):
+    if not answers_fit(source):
         raise ValueError(
             f"{source.name}/{source.split} is streamed (not in memory, or above {RESIDENT_BYTES >> 30} GiB, or a "
             "teacher's answers to it are), and several steps in one dispatch read data that lie on the devices: set "
@@ -170,7 +170,7 @@ def _resident(source: Source) -> bool:
     return source.images is not None and source.images.nbytes <= RESIDENT_BYTES
 
 
-def _on_device(source: Source) -> bool:
+def answers_fit(source: Source) -> bool:
     """Are the answers of the teachers gathered on the device, as the images are?"""
     return _resident(source) and sum(answers.nbytes for answers in source.answers.values()) <= RESIDENT_BYTES
 
@@ -179,7 +179,7 @@ def _answered(
     source: Source, batches: Iterator[Batch], tables: Iterable[tuple], batch_size: int, sharding: NamedSharding
 ) -> Iterator[Batch]:
     """The batches with what teachers said of them, read ahead of the step where it is not on the device."""
-    if not source.answers or _on_device(source):
+    if not source.answers or answers_fit(source):
         yield from batches
         return
     local, tables, asked = _local_rows(batch_size, sharding), iter(tables), collections.deque()
@@ -248,7 +248,7 @@ def _place(source: Source, sharding: NamedSharding) -> Placed:
     if everywhere not in kept:
         arrays = {source.entry: source.images, "label": source.labels.astype(np.int32), **source.fields}
         answers: dict[str, tuple] = {}
-        if _on_device(source):
+        if answers_fit(source):
             answers = {r: (a.starts[:-1].astype(np.int32), a.views, a.whole()) for r, a in source.answers.items()}
         kept[everywhere] = jax.tree.map(lambda values: _put(values, everywhere), (arrays, answers))
     return kept[everywhere]

@@ -55,7 +55,7 @@ def packages(config: Mapping[str, Any]) -> Splits:
     `directory` is a Packages index of an archive, "" what apt knows: numbers compare within one release only.
     """
     fields = {**DEFAULTS, **config}
-    nodes, _ = _archive(fields["directory"])
+    nodes, _ = packages_and_edges(fields["directory"])
     words = np.zeros((len(nodes), WORDS), np.float32)
     for row, (_, _, description) in zip(words, nodes, strict=True):
         for word in re.findall("[a-z]{3,}", description.lower()):
@@ -88,7 +88,7 @@ def knn(splits: Splits, k: int = 10) -> dict[str, Graph]:
 
 def dependencies(splits: Splits, directory: str = "") -> dict[str, Graph]:
     """{"graph": ...} of `packages`; give it the `directory` of config.data, if there is one."""
-    nodes, edges = _archive(directory)
+    nodes, edges = packages_and_edges(directory)
     features = _nodes(splits)
     if splits.train.name != "packages" or len(features) != len(nodes):
         raise ValueError(
@@ -132,7 +132,7 @@ def _graph(features: np.ndarray, one: np.ndarray, other: np.ndarray) -> Graph:
 
 
 @functools.lru_cache(maxsize=2)
-def _archive(path: str) -> tuple[list[tuple[str, str, str]], np.ndarray]:
+def packages_and_edges(path: str) -> tuple[list[tuple[str, str, str]], np.ndarray]:
     """([(name, section, description)] sorted by name, int [edges, 2]) of the packages in TOPICS with an edge."""
     found: dict[str, dict[str, str]] = {}
     for fields in _stanzas(_index(path)):

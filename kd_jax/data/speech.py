@@ -89,14 +89,14 @@ def modalities(clip: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(log mel energies [32, 16, 1], (log energy, zero crossings a sample) [32, 2]) of one clip, float32."""
     frames = np.lib.stride_tricks.sliding_window_view(clip, WINDOW)[::HOP]
     power = np.abs(np.fft.rfft(frames * np.hanning(WINDOW))) ** 2
-    mel = np.log(power @ _filters() + 1e-6)[..., None]
+    mel = np.log(power @ mel_filters() + 1e-6)[..., None]
     crossings = (np.diff(np.signbit(frames), axis=1)).mean(1)
     energy = np.log((frames**2).mean(1) + 1e-6)
     return mel.astype(np.float32), np.stack([energy, crossings], 1).astype(np.float32)
 
 
 @functools.cache
-def _filters() -> np.ndarray:
+def mel_filters() -> np.ndarray:
     """[frequencies, bands]: triangles whose corners are equally spaced on the mel scale from 60 to 3,800 Hz."""
     frequency = np.linspace(0, RATE / 2, WINDOW // 2 + 1)[:, None]
     low, high = (2595 * np.log10(1 + hertz / 700) for hertz in (60, 3800))

@@ -148,7 +148,7 @@ def overhaul_batch_loss(student: Array, teacher: Array) -> Array:
     return overhaul_loss(student, teacher, margin)
 
 
-def _negatives(step: Array, batch: int, rows: int, count: int) -> Array:
+def negative_rows(step: Array, batch: int, rows: int, count: int) -> Array:
     """Row numbers [batch, count] drawn from the step alone, so that a resumed run draws the same."""
     return jax.random.randint(jax.random.fold_in(jax.random.key(0), step), (batch, count), 0, rows)
 
@@ -169,7 +169,7 @@ def contrastive_memory_loss(
     `memory` is that of `contrastive_memory`. Negatives are drawn from all examples, with replacement, so about one in
     (number of classes) shares the label; the authors draw them from other classes, which needs labels of all.
     """
-    rows = _negatives(step, student.shape[0], memory["student"].shape[0], negatives)
+    rows = negative_rows(step, student.shape[0], memory["student"].shape[0], negatives)
     options = dict(index=index, negatives=rows, temperature=temperature, where=where)
     constants = {}
     for side, anchor, bank in (("student", student, memory["teacher"]), ("teacher", teacher, memory["student"])):
@@ -203,7 +203,7 @@ def contrastive_memory(
 
     def update(memory: dict[str, Array], inputs: tuple[Array, ...], context: Mapping[str, Any]) -> dict[str, Array]:
         index, (student, teacher) = context["batch"]["index"], inputs
-        rows = _negatives(context["step"], student.shape[0], examples, negatives)
+        rows = negative_rows(context["step"], student.shape[0], examples, negatives)
         new = dict(memory)
         for side, anchor, bank in (("student", student, memory["teacher"]), ("teacher", teacher, memory["student"])):
             fresh = contrastive_constant(anchor, bank, index, rows, temperature=temperature)

@@ -72,7 +72,7 @@ def rounded_params(params: PyTree, bits: Array, pattern: str = "kernel$", keep: 
         if own is None:
             return value
         step = step_sizes(value, own)
-        return jnp.where(own < FLOAT, _straight(value, _codes(value, step, own) * step), value)
+        return jnp.where(own < FLOAT, _straight(value, levels(value, step, own) * step), value)
 
     _check_pattern(params, pattern)
     return jax.tree_util.tree_map_with_path(rounded, params)
@@ -88,7 +88,7 @@ def step_sizes(kernel: Array, bits: Array | int, cuts: tuple[float, ...] = CUTS)
     largest = jnp.abs(kernel).max(axes, keepdims=True)
     fractions = jnp.asarray(cuts, jnp.float32).reshape(-1, *(1,) * kernel.ndim)
     steps = jnp.where(largest > 0, largest, 1.0)[None] * fractions / (_top(bits) + 0.5)
-    errors = ((kernel[None] - _codes(kernel[None], steps, bits) * steps) ** 2).sum([a + 1 for a in axes], keepdims=True)
+    errors = ((kernel[None] - levels(kernel[None], steps, bits) * steps) ** 2).sum([a + 1 for a in axes], keepdims=True)
     return jnp.take_along_axis(steps, errors.argmin(0, keepdims=True), axis=0)[0]
 
 
@@ -96,7 +96,7 @@ def _top(bits: Array | int) -> Array:
     return 2.0 ** (jnp.asarray(bits, jnp.float32) - 1) - 1
 
 
-def _codes(value: Array, step: Array, bits: Array | int) -> Array:
+def levels(value: Array, step: Array, bits: Array | int) -> Array:
     return jnp.clip(jnp.round(value / step), -_top(bits), _top(bits))
 
 
@@ -105,10 +105,10 @@ def _straight(value: Array, rounded: Array) -> Array:
     return jax.lax.stop_gradient(rounded) + (value - jax.lax.stop_gradient(value))
 
 
-def _rounded_input(x: Array, bits: Array) -> Array:
+def rounded_input(x: Array, bits: Array) -> Array:
     largest = jnp.abs(jax.lax.stop_gradient(x)).max(tuple(range(1, x.ndim)), keepdims=True)
     step = jnp.where(largest > 0, largest, 1.0) / _top(bits)
-    return jnp.where(bits < FLOAT, _straight(x, _codes(x, step, bits) * step), x)
+    return jnp.where(bits < FLOAT, _straight(x, levels(x, step, bits) * step), x)
 
 
 @contextlib.contextmanager
@@ -118,7 +118,7 @@ def _rounded_inputs(bits: Array, pattern: str) -> Iterator[None]:
     def intercept(layer: Layer, /, *args: Any, **kwargs: Any) -> Any:
         if args and layer.parameter("kernel") is not None and re.search(pattern, f"{layer.path}/kernel".lstrip("/")):
             layers.append(layer.path)
-            args = (_rounded_input(args[0], bits), *args[1:])
+            args = (rounded_input(args[0], bits), *args[1:])
         return layer.call(*args, **kwargs)
 
     with intercepted(intercept):
@@ -156,7 +156,7 @@ def pack(params: PyTree, bits: int, pattern: str = "kernel$", keep: str = "") ->
             packed[name] = np.asarray(value)
             continue
         step, own = step_sizes(value, own), int(own)
-        codes = np.asarray(_codes(value, step, own), np.int8).reshape(-1).view(np.uint8) & (2**own - 1)
+        codes = np.asarray(levels(value, step, own), np.int8).reshape(-1).view(np.uint8) & (2**own - 1)
         slots = np.pad(codes, (0, -len(codes) % (8 // own))).reshape(-1, 8 // own)
         shifts = np.arange(8 // own, dtype=np.uint8) * own
         packed[f"{name}:codes"] = np.bitwise_or.reduce(slots << shifts, axis=1).astype(np.uint8)

@@ -33,7 +33,7 @@ def write_report(results: Mapping[str, Any], directory: str | os.PathLike[str]) 
 def page(results: Mapping[str, Any]) -> str:
     """The report as HTML."""
     title = escape(str(results.get("title") or "Distillation report"))
-    parts = (_header, _verdict, _summary, _curves, _tradeoff, _own, _per_class, _examples, _reproduce, _caveats)
+    parts = (_header, _verdict, _summary, _curves, _tradeoff, scheme_part, _per_class, _examples, _reproduce, _caveats)
     body = "\n".join(part for part in (section(results) for section in parts) if part)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -156,7 +156,7 @@ def _tradeoff(results: Mapping[str, Any]) -> str:
     )
 
 
-def _own(results: Mapping[str, Any]) -> str:
+def scheme_part(results: Mapping[str, Any]) -> str:
     """What the scheme alone knows."""
     parts = []
     for i, found in enumerate(sections.all_sections(results)):

@@ -82,7 +82,7 @@ def build(
     if count < 2 or steps < 1:
         raise ValueError(f"{count} tasks (config.splits: see data.task_streams) cannot share {parts.steps} steps.")
     classes = [_classes(parts.sources[f"task{k}"]) for k in range(count)]
-    masks = [_masks(scenario, classes, k, parts.sources["task0"].num_classes) for k in range(count)]
+    masks = [class_masks(scenario, classes, k, parts.sources["task0"].num_classes) for k in range(count)]
     named = {p.partition(".")[0] for t in parts.terms.values() for p in paths_of(t)}
     roles = _roles(parts, named, scenario)
     later = _phases(parts, parts.terms, steps, expert_steps or steps)
@@ -115,7 +115,7 @@ def _classes(source: Any) -> np.ndarray:
     return np.unique(source.labels)
 
 
-def _masks(scenario: str, classes: Sequence[np.ndarray], task: int, total: int) -> dict[str, np.ndarray]:
+def class_masks(scenario: str, classes: Sequence[np.ndarray], task: int, total: int) -> dict[str, np.ndarray]:
     """rivals, mates, old, current as they are while `task` is learned."""
 
     def rows(*groups: Sequence[int]) -> np.ndarray:

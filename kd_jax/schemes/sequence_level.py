@@ -75,11 +75,11 @@ def build(
             given, mask, found, real = parallel.on_host(ask(teacher, raw, jnp.int32(start)))
             picked = np.zeros(batch, int)
             if choose == "nearest":
-                picked = np.array([_nearest(*row) for row in zip(found, real, source.labels[numbers], strict=True)])
+                picked = np.array([best_match(*row) for row in zip(found, real, source.labels[numbers], strict=True)])
             at = np.arange(batch), picked
             entries = dict(prompts.entries(*map(jnp.asarray, (given, mask, found[at], real[at]))))
             if answer:
-                right = _right(source, answer, found[at], real[at], source.labels[numbers])
+                right = same_result(source, answer, found[at], real[at], source.labels[numbers])
                 entries["label"] = jnp.where(right[:, None], entries["label"], -1)
             for name, parts_of in made.items():
                 parts_of.append(np.asarray(entries[name])[: rows - start])
@@ -137,7 +137,7 @@ def _answerer(
     return answer
 
 
-def _right(source: Any, answer: str, found: np.ndarray, real: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def same_result(source: Any, answer: str, found: np.ndarray, real: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """bool [B]: whether the result in what was written is the one of the data."""
     pairs = [(source.decode(f[r]), source.decode(y[y >= 0])) for f, r, y in zip(found, real, labels, strict=True)]
     return np.array([final(mine, answer) == final(theirs, answer) is not None for mine, theirs in pairs])
@@ -155,7 +155,7 @@ def _kept(state: TrainState, record: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{"kind": "table", "title": "The teacher's answers", "lead": lead, "columns": columns, "rows": [row]}]
 
 
-def _nearest(beams: np.ndarray, masks: np.ndarray, labels: np.ndarray) -> int:
+def best_match(beams: np.ndarray, masks: np.ndarray, labels: np.ndarray) -> int:
     """Which of the beams [beams, new] is most like the counted labels."""
     wanted = labels[labels >= 0].tolist()
     return int(np.argmax([sentence_bleu(b[m].tolist(), wanted) for b, m in zip(beams, masks, strict=True)]))

@@ -35,7 +35,7 @@ def watch(timeout: float) -> None:
     """Begins to watch the other processes; ends this one when one of them fails, or is silent for `timeout` seconds."""
     if jax.process_count() == 1:
         return
-    client, seen = _store(), _Seen(jax.process_index(), timeout)
+    client, seen = _store(), PeerReports(jax.process_index(), timeout)
     every = min(timeout / BEATS, max(1.0, jax.process_count() / 64))  # seconds; all read what all write
     atexit.register(_leaving.set)  # before JAX's own handler, in which a process waits for the others to finish too
 
@@ -56,7 +56,7 @@ def watch(timeout: float) -> None:
     threading.Thread(target=run, name="peers", daemon=True).start()
 
 
-class _Seen:
+class PeerReports:
     """What the others last said, and when by our own clock that changed: no two clocks are compared."""
 
     def __init__(self, me: int, timeout: float, clock: Callable[[], float] = time.monotonic):

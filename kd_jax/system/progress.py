@@ -113,7 +113,7 @@ class Progress:
             return []
         left = max(0, self.total - self._marks[-1][0]) / rate
         waiting = [f"waiting for data {100 * self._waiting:.0f}%"] if self._waiting >= WAITING else []
-        return [f"{_count(rate * self.batch_size)} examples/s", f"{_duration(left)} left", *waiting]
+        return [f"{_count(rate * self.batch_size)} examples/s", f"{duration(left)} left", *waiting]
 
     def _plain(self, step: int, now: float, text: str) -> None:
         percent = 100 * step / self.total if self.total else 100
@@ -170,7 +170,7 @@ def _count(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from types import SimpleNamespace
 
 import cached_run
 import chex
@@ -55,7 +56,7 @@ def test_what_does_not_fit_the_device_is_read_ahead_of_the_step(on_the_fly, cach
     if which == "all":
         monkeypatch.setattr(batches, "RESIDENT_BYTES", 0)
     else:
-        monkeypatch.setattr(batches, "_on_device", lambda source: False)
+        monkeypatch.setattr(batches, "answers_fit", lambda source: False)
     asked = []
     ask = answers.Answers.ask
     monkeypatch.setattr(answers.Answers, "ask", lambda self, *a: asked.append(1) or ask(self, *a))
@@ -223,7 +224,7 @@ def test_an_answer_that_is_no_number(tmp_path):
 
 
 def test_sizes_are_told_before_a_disk_that_is_too_small(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(CacheError, match=r"has 1.0 kB free, and 6.5 kB are to be written: a smaller cache.k"):
         run(configure(str(tmp_path / "cache")), tmp_path / "run")
     output = capsys.readouterr().out

@@ -110,14 +110,16 @@ def test_features_and_float_images(rows_over):
 
 def test_images_cross_once_and_a_batch_needs_no_communication(toy, rows_over, monkeypatch):
     sharding, put = rows_over(8), []
-    real = batches._put
-    monkeypatch.setattr(batches, "_put", lambda array, where: put.append(array.nbytes) or real(array, where))
+    real = jax.device_put
+    monkeypatch.setattr(jax, "device_put", lambda array, where: put.append(array.nbytes) or real(array, where))
     for start in (0, 5):
         list(train_batches(toy.train, batch_size=16, seed=0, num_steps=5, start_step=start, sharding=sharding))
     assert sorted(put, reverse=True) == [toy.train.images.nbytes, toy.train.labels.nbytes] + [16 * 2 * 4] * 10
-    placed = batches._place(toy.train, sharding)
+    placed, _ = batches.resident_rows(
+        toy.train, batch_size=16, seed=0, start_step=0, num_steps=2, size=2, sharding=sharding
+    )
     table = real(np.zeros((16, 2), np.int32), sharding)
-    program = batches._gather(sharding).lower(placed, table).compile().as_text()
+    program = jax.jit(batches.gathered, out_shardings=sharding).lower(placed, table).compile().as_text()
     assert not any(name in program for name in ("all-gather", "all-reduce", "all-to-all", "collective-permute"))
 
 

@@ -145,6 +145,6 @@ def test_no_packages(tmp_path, monkeypatch):
     with pytest.raises(DataNotFound, match="knows no packages of the sections games"):
         graphs.packages({"directory": str(tmp_path / "empty")})
     monkeypatch.setenv("PATH", str(tmp_path))
-    graphs._archive.cache_clear()
+    graphs.packages_and_edges.cache_clear()
     with pytest.raises(DataNotFound, match="apt-cache dumpavail failed"):
         graphs.packages({})

@@ -55,7 +55,7 @@ def test_modalities_of_a_tone():
     assert mel.shape == (32, 16, 1) and contour.shape == (32, 2) and mel.dtype == contour.dtype == np.float32
     np.testing.assert_allclose(contour[:, 1], 2 * 1000 / speech.RATE, atol=0.005)
     np.testing.assert_allclose(contour[:, 0], np.log(0.5**2 / 2), atol=0.02)
-    centre = speech._filters().argmax(0)[int(mel.mean((0, 2)).argmax())] * speech.RATE / speech.WINDOW
+    centre = speech.mel_filters().argmax(0)[int(mel.mean((0, 2)).argmax())] * speech.RATE / speech.WINDOW
     assert abs(centre - 1000) < 150
 
 

@@ -29,7 +29,7 @@ def wait_for(process: subprocess.Popen, word: str, count: int) -> None:
 
 
 def exports(directory: Path, member: str = "") -> dict:
-    """Returns parameters and stats of the last step and the best, as arrays; of one of several students by its number."""
+    """Returns parameters and stats of the last step and the best; `member` is a student of several, by number."""
     role = scheme().roles["student"]
     params, stats = jax.eval_shape(
         role.model.init, jax.random.key(0), jax.ShapeDtypeStruct((8, toy.FEATURES), np.float32)

@@ -146,7 +146,7 @@ def memory_at(step=2, constants=(0.0, 0.0)):
 
 
 compiled_crd = jax.jit(functools.partial(composed.contrastive_memory_loss, negatives=NEGATIVES))
-draw = jax.jit(composed._negatives, static_argnums=(1, 2, 3))
+draw = jax.jit(composed.negative_rows, static_argnums=(1, 2, 3))
 
 
 def crd(memory, step, student=EMBEDDINGS[0], teacher=EMBEDDINGS[1], **options):
@@ -173,7 +173,7 @@ def test_negatives_are_a_function_of_the_step_alone():
     rows = [np.asarray(draw(jnp.int32(step), B, EXAMPLES, NEGATIVES)) for step in (2, 2, 3)]
     np.testing.assert_array_equal(rows[0], rows[1])
     assert (rows[0] != rows[2]).any()
-    np.testing.assert_array_equal(rows[0], composed._negatives(jnp.int32(2), B, EXAMPLES, NEGATIVES))
+    np.testing.assert_array_equal(rows[0], composed.negative_rows(jnp.int32(2), B, EXAMPLES, NEGATIVES))
     many = np.asarray(draw(jnp.int32(5), 100, EXAMPLES, 50))
     assert many.min() == 0 and many.max() == EXAMPLES - 1
     counts = np.bincount(many.ravel(), minlength=EXAMPLES)

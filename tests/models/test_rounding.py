@@ -82,19 +82,19 @@ def test_all_numbers_of_bits_are_one_program():
 
 def test_activations_are_rounded_row_by_row_where_a_kernel_reads_them():
     x = X.at[0].mul(1000)
-    rounded = quantised._rounded_input(x, jnp.float32(4))
-    chex.assert_trees_all_equal(rounded[1:], quantised._rounded_input(x[1:], jnp.float32(4)))
+    rounded = quantised.rounded_input(x, jnp.float32(4))
+    chex.assert_trees_all_equal(rounded[1:], quantised.rounded_input(x[1:], jnp.float32(4)))
     np.testing.assert_allclose(rounded, x, atol=float(jnp.abs(x).max()) / 14 + 1e-6)
     for row, values in zip(np.asarray(x), np.asarray(rounded), strict=True):
         codes = values / (np.abs(row).max() / 7)
         np.testing.assert_allclose(codes, np.round(codes), atol=1e-4)
-    gradient = jax.grad(lambda x: (quantised._rounded_input(x, jnp.float32(4)) * X).sum())(x)
+    gradient = jax.grad(lambda x: (quantised.rounded_input(x, jnp.float32(4)) * X).sum())(x)
     chex.assert_trees_all_close(gradient, X)
     # Only the inputs of the two dense layers: what BatchNorm gets stays as the layer made it.
     model = Quantised(toy.net(), activations=True)
     params, stats = model.init(KEY, X, bits(32))
     outputs, _ = model.apply(params, stats, X, bits(32, 4), train=False, key=KEY, taps=("hidden",))
-    by_hand = quantised._rounded_input(X, jnp.float32(4)) @ params["hidden"]["kernel"] + params["hidden"]["bias"][None]
+    by_hand = quantised.rounded_input(X, jnp.float32(4)) @ params["hidden"]["kernel"] + params["hidden"]["bias"][None]
     chex.assert_trees_all_close(outputs.features["hidden"], by_hand, rtol=1e-5)
 
 
@@ -143,5 +143,5 @@ def test_uncut_steps_and_integers_are_those_of_qwix(number):
     np.testing.assert_allclose(step, theirs.scale, rtol=1e-6)
     # qwix lets a negative largest weight take one integer more, -2^(bits - 1); here the integers are symmetric.
     np.testing.assert_array_equal(
-        quantised._codes(kernel, step, number), np.clip(np.asarray(theirs.qvalue, np.float32), -top, top)
+        quantised.levels(kernel, step, number), np.clip(np.asarray(theirs.qvalue, np.float32), -top, top)
     )

@@ -97,9 +97,9 @@ def check(network, module, params, tokens, pad, atol=1e-4):
 def test_random_networks_agree_and_return(kind, head, tmp_path):
     torch.manual_seed(0)
     eager = {"attn_implementation": "eager"}
-    config = getattr(transformers, f"{PREFIX[kind]}Config")(**SIZES[kind], num_labels=3)
-    kept = getattr(transformers, PREFIX[kind] + CLASSES[head])
-    network = kept._from_config(config, **eager)
+    config = getattr(transformers, f"{PREFIX[kind]}Config")(**SIZES[kind], num_labels=3, **eager)
+    architecture = getattr(transformers, PREFIX[kind] + CLASSES[head])
+    network = architecture(config)
     for value in network.parameters():  # biases start at 0 and scales at 1: a swapped pair would not be seen
         value.data += 0.3 * torch.randn_like(value)
     network.save_pretrained(tmp_path / "theirs")
@@ -111,7 +111,7 @@ def test_random_networks_agree_and_return(kind, head, tmp_path):
     check(network, module, params, tokens, pad)
 
     save(tmp_path / "ours", module, params, class_names=("a", "b", "c") if head == "classes" else ())
-    again, report = kept.from_pretrained(tmp_path / "ours", output_loading_info=True, **eager)
+    again, report = architecture.from_pretrained(tmp_path / "ours", output_loading_info=True, **eager)
     assert not report["mismatched_keys"] and not report["unexpected_keys"]
     assert all(head == "hidden" and "pooler" in name for name in report["missing_keys"])
     check(again, module, params, tokens, pad)

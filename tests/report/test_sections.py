@@ -50,7 +50,7 @@ def test_all_kinds_are_on_the_page():
     ):
         assert words in found, words
     assert len(re.findall("data:image/png", found)) == 2 and found.count("<svg") >= 1
-    assert "teacher" not in page._own(results())
+    assert "teacher" not in page.scheme_part(results())
 
 
 def test_tables_are_on_the_terminal_too():

@@ -146,16 +146,16 @@ def test_an_expert_learns_each_task_first():
 
 def test_which_classes_are_told_apart():
     classes = [np.array([0, 3]), np.array([1, 2])]
-    one = lifelong._masks("class", classes, 0, 4)
+    one = lifelong.class_masks("class", classes, 0, 4)
     assert one["rivals"].tolist() == [[True, False, False, True]] * 4 and not one["old"].any()
-    two = lifelong._masks("class", classes, 1, 4)
+    two = lifelong.class_masks("class", classes, 1, 4)
     assert two["rivals"].all() and two["old"].tolist() == [[True, False, False, True]]
     assert two["current"].tolist() == [[False, True, True, False]]
-    known = lifelong._masks("task", classes, 1, 4)
+    known = lifelong.class_masks("task", classes, 1, 4)
     assert known["rivals"].tolist() == known["mates"].tolist() == two["mates"].tolist()
     assert known["rivals"][2].tolist() == [False, True, True, False]
     assert known["old"].tolist() == [[True, False, False, True], [False] * 4]
-    domain = lifelong._masks("domain", [np.arange(4)] * 2, 1, 4)
+    domain = lifelong.class_masks("domain", [np.arange(4)] * 2, 1, 4)
     assert domain["rivals"].all() and domain["old"].tolist() == [[True] * 4]
 
 

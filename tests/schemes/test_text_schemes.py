@@ -195,7 +195,7 @@ def test_sentence_bleu():
     wanted = np.exp(1 - 5 / 4) * (1 * 3 / 4 * 2 / 3 * 1 / 2) ** 0.25
     assert bleu([1, 2, 3, 5], [1, 2, 3, 4, 5]) == pytest.approx(wanted)
     assert (
-        sequence_level._nearest(
+        sequence_level.best_match(
             np.array([[5, 6, 7], [1, 2, 0]]), np.array([[1, 1, 1], [1, 1, 0]], bool), np.array([-1, 1, 2])
         )
         == 1
@@ -252,8 +252,8 @@ def test_wrong_answers_of_the_teacher_are_left_out():
     wanted = [source.decode(y[y >= 0]) for y in labels]
     found = np.zeros((2, token_toy.LENGTH), np.int32)
     found[0, :10] = labels[0][labels[0] >= 0]
-    right = sequence_level._right(source, f"{wanted[0][-1]}$|{wanted[1][-1]}$", found, found >= 0, labels)
+    right = sequence_level.same_result(source, f"{wanted[0][-1]}$|{wanted[1][-1]}$", found, found >= 0, labels)
     assert not right.any()  # the first ends in padding that is decoded, as `real` says it is part of the answer
     real = np.arange(token_toy.LENGTH)[None] < np.array([[10], [0]])
     pattern = f"{wanted[0][-1]}$|{wanted[1][-1]}$"
-    assert sequence_level._right(source, pattern, found, real, labels).tolist() == [True, False]
+    assert sequence_level.same_result(source, pattern, found, real, labels).tolist() == [True, False]

@@ -61,7 +61,7 @@ def test_an_error_of_one_ends_both_and_says_why(tmp_path):
 
 def test_silence_is_noticed_by_ones_own_clock():
     now = [0.0]
-    seen = heartbeat._Seen(0, 10.0, lambda: now[0])
+    seen = heartbeat.PeerReports(0, 10.0, lambda: now[0])
     for beat in range(8):
         now[0] = 5.0 * beat
         assert seen.problem({0: "alive 0", 1: f"alive {beat}"}) == ""  # its own line is not read

@@ -110,7 +110,7 @@ def test_odd_numbers():
     ("seconds", "text"), [(0.4, "0s"), (59.7, "1m00s"), (3599.9, "1h00m"), (90_000, "1d01h"), (86_399.9, "1d00h")]
 )
 def test_durations(seconds, text):
-    assert progress._duration(seconds) == text
+    assert progress.duration(seconds) == text
 
 
 def test_waiting_for_data_is_said_from_a_tenth_on():
