@@ -9,9 +9,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # no test needs an accelerator, a
 
 # Compiling is most of what tests do: nothing is optimised, and loops are emitted as they were before fusion emitters,
 # which take three times as long (1.9 s against 0.6 s for a step of two ResNets). JAX 0.12 has no other emitters.
-OLD_EMITTERS = " --xla_cpu_use_fusion_emitters=false" if importlib.metadata.version("jaxlib") < "0.11" else ""
 os.environ.setdefault(
-    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1" + OLD_EMITTERS
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+    + (" --xla_cpu_use_fusion_emitters=false" if importlib.metadata.version("jaxlib") < "0.11" else ""),
 )
 
 # A program that several tests (or the processes they start) need is compiled once; nothing is kept between sessions.
