@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding
 from kd_jax.cache.model import decode, encode
 from kd_jax.cache.open import hash_of
 from kd_jax.cache.plan import TeacherCache
-from kd_jax.core.terms import lookup
+from kd_jax.core.paths import Path, lookup
 from kd_jax.data import answers
 from kd_jax.data.answers import CacheError
 from kd_jax.data.batches import batches_of
@@ -227,7 +227,7 @@ def _check_single(cache: TeacherCache, batch: Mapping[str, Array], extra: PyTree
     def apart(batch: Mapping[str, Array], extra: PyTree) -> Array:
         def shown(batch: Mapping[str, Array]) -> list[Array]:
             seen = {"batch": cache.prepare(batch, cache.key(), True), "extra": extra}
-            return [lookup(seen, p).astype(jnp.float32) for p in cache.role.inputs if p.startswith("batch.")]
+            return [lookup(seen, p).astype(jnp.float32) for p in cache.role.inputs if Path.parse(p).kind == "batch"]
 
         turned = shown(jax.tree.map(lambda x: x[::-1], batch))
         return jnp.stack([jnp.abs(x - y[::-1]).max() for x, y in zip(shown(batch), turned, strict=True)]).max()

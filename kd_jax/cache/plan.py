@@ -21,7 +21,8 @@ from ml_collections import ConfigDict
 from kd_jax import prng
 from kd_jax.cache.model import TOP_IDS, TOP_LOG_PROBS, CachedTeacher, Store, encode
 from kd_jax.config.fields import teachers_of
-from kd_jax.core.terms import lookup, paths_of, taps_in
+from kd_jax.core.paths import lookup, taps_in, variables_of
+from kd_jax.core.terms import paths_of
 from kd_jax.data import answers, order
 from kd_jax.data.answers import Answers
 from kd_jax.data.batches import batch_shapes
@@ -119,7 +120,7 @@ def check_use(name: str, scheme: Scheme, role: Role, store: Store, builder: str)
         raise ValueError(f"{builder} {needs}.")
     for other, fields in scheme.roles.items():
         copies = fields.initial == name or set(fields.inputs) & set(role.inputs)
-        copies = copies or any(p.startswith((f"params.{name}", f"stats.{name}")) for p in fields.inputs)
+        copies = copies or variables_of(name, fields.inputs)
         if (other != name and copies) or (other == name and fields.group is not None):
             raise ValueError(f"The role {other!r} of this scheme {needs}.")
     for stage in scheme.stages:
@@ -131,8 +132,8 @@ def check_use(name: str, scheme: Scheme, role: Role, store: Store, builder: str)
                     raise ValueError(f"This scheme shows the {name} {shown}, so it {needs}.")
             for key, term in {**phase.terms, **phase.metrics}.items():
                 paths = paths_of(term)
-                if found := [p for p in paths if p.startswith((f"params.{name}", f"stats.{name}"))]:
-                    raise ValueError(f"Term {key!r} reads {found[0]!r}: it {needs}.")
+                if read := variables_of(name, paths):
+                    raise ValueError(f"Term {key!r} reads {read[0]!r}: it {needs}.")
                 fn = getattr(term.fn, "func", term.fn)
                 if store.k and getattr(fn, "__name__", "") in NEEDS_ALL_LOGITS and f"{name}.logits" in paths:
                     raise ValueError(

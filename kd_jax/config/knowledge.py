@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from kd_jax.config.presets import PRESETS, SCHEMES, part, term
+from kd_jax.core.paths import Path
 from kd_jax.core.terms import Scheduled, paths_of
 from kd_jax.resolve import check_kwargs, near, resolve
 from kd_jax.types import Memory, Model, Schedule, Term
@@ -140,8 +141,7 @@ def in_order(terms: Mapping[str, Term]) -> dict[str, Term]:
         if name in terms and name not in asked:
             asked.add(name)
             for path in paths_of(terms[name]):
-                if "/connector" in path:
-                    add(path.partition("/connector")[0])
+                add(Path.parse(path).connected)
             ordered[name] = terms[name]
 
     for name in terms:

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 
 from kd_jax import prng
 from kd_jax.core import microbatch
-from kd_jax.core.terms import lookup, members, taps_of, term_value
+from kd_jax.core.paths import Path, lookup, members, roles_read
+from kd_jax.core.terms import taps_of, term_value
 from kd_jax.resolve import near
 from kd_jax.system import parallel, precision
 from kd_jax.types import Array, Call, Model, Phase, PyTree, Role, Scheme, Term, TrainState
@@ -52,7 +53,7 @@ def _check_groups(scheme: Scheme) -> None:
 def evaluated_roles(scheme: Scheme) -> tuple[str, ...]:
     """The roles that evaluation runs, that of the first entry first."""
     entries = (*scheme.evaluate, *([scheme.reference] if scheme.reference else []))
-    return tuple(dict.fromkeys(path.partition(".")[0] for entry in entries for path in members(entry)))
+    return tuple(dict.fromkeys(Path.parse(path).call for entry in entries for path in members(entry)))
 
 
 def bind(scheme: Scheme, batch: Shapes, accumulate: int = 1) -> tuple[Scheme, dict[str, tuple[PyTree, ...]]]:
@@ -116,7 +117,7 @@ def _read_params(scheme: Scheme, context: Mapping, inputs: dict, shapes: dict) -
     """Shapes of the parameters that calls take as an input ("params.base"), known before any call is made."""
     calls = [call.inputs for stage in scheme.stages for phase in stage.phases for call in phase.forward]
     paths = {p for given in (*calls, *(r.inputs for r in scheme.roles.values())) for p in given}
-    names = sorted({p.split(".")[1] for p in paths if p.startswith("params.")})
+    names = sorted(roles_read(paths))
     for name in names:
         if name not in scheme.roles:
             raise ValueError(f"A network reads the parameters of role {name!r}. {near(name, scheme.roles)}")

@@ -15,7 +15,8 @@ import numpy as np
 
 from kd_jax.core import metrics
 from kd_jax.core.bind import evaluated_roles
-from kd_jax.core.terms import lookup, masked_sum_and_count, members, taps_in
+from kd_jax.core.paths import Path, lookup, members, roles_read, taps_in
+from kd_jax.core.terms import masked_sum_and_count
 from kd_jax.system import precision
 from kd_jax.types import Array, PyTree, Role, Scheme, TrainState
 
@@ -107,7 +108,7 @@ def role_variables(state: TrainState, scheme: Scheme, role: str) -> tuple[PyTree
 
 def extra_inputs(role: Role, extra: Mapping[str, PyTree]) -> dict[str, PyTree]:
     """{position: value} of the inputs that a role reads from TrainState.extra (a graph, a number of bits)."""
-    return {str(i): lookup({"extra": extra}, p) for i, p in enumerate(role.inputs) if p.startswith("extra.")}
+    return {str(i): lookup({"extra": extra}, p) for i, p in enumerate(role.inputs) if Path.parse(p).kind == "extra"}
 
 
 def classifiers(scheme: Scheme, state: TrainState, batch: Mapping[str, Array], key: Array) -> dict[str, Array]:
@@ -121,8 +122,7 @@ def classifiers(scheme: Scheme, state: TrainState, batch: Mapping[str, Array], k
     for role in evaluated_roles(scheme):
         params, stats = role_variables(state, scheme, role)
         paths_of_role = scheme.roles[role].inputs
-        read = {p.split(".")[1] for p in paths_of_role if p.startswith("params.")}
-        others = {name: role_variables(state, scheme, name)[0] for name in read}
+        others = {name: role_variables(state, scheme, name)[0] for name in roles_read(paths_of_role)}
         context = {"batch": batch, "extra": state.extra, "params": others}
         inputs = [lookup(context, p) for p in paths_of_role]
         taps = taps_in(role, paths)

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax.core.terms import lookup, paths_of, term_values
+from kd_jax.core.paths import lookup
+from kd_jax.core.terms import paths_of, term_values
 from kd_jax.types import Array, PyTree, Term
 
 Tried = tuple[Term, PyTree]
@@ -96,17 +97,17 @@ def alone(term: Term, context: Mapping[str, Any], connected: PyTree | None) -> T
     given |= {p.replace(".", "/"): lookup(context, p) for p in paths_of(term)[len(term.inputs) :]}
 
     def renamed(path: str) -> str:
-        return "given." + path.replace(".", "/")
+        return "batch." + path.replace(".", "/")
 
     plain = dataclasses.replace(
         term,
-        inputs=tuple(f"given.input{i}" for i in range(len(inputs))),
+        inputs=tuple(f"batch.input{i}" for i in range(len(inputs))),
         targets=tuple(map(renamed, term.targets)),
         options={k: renamed(p) for k, p in term.options.items()},
         where=term.where and renamed(term.where),
         connector=None,
     )
-    return plain, {"given": given}
+    return plain, {"batch": given}
 
 
 def _relates(term: Term, full: PyTree, half: PyTree) -> bool:

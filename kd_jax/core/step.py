@@ -12,7 +12,8 @@ import optax
 from kd_jax import prng
 from kd_jax.core import microbatch
 from kd_jax.core.bind import call_taps
-from kd_jax.core.terms import lookup, options_of, term_value
+from kd_jax.core.paths import Path, lookup
+from kd_jax.core.terms import options_of, term_value
 from kd_jax.resolve import near
 from kd_jax.system import precision
 from kd_jax.types import Array, Call, Phase, PyTree, Scheme, Stage, TrainState
@@ -103,7 +104,7 @@ def answered(scheme: Scheme, stage: Stage, state: TrainState, batch: Mapping[str
     for phase in stage.phases if stage.pre_update is None else ():
         for call in phase.forward:
             role, name, known = scheme.roles[call.role], call.name or call.role, _signature(phase, call)
-            if role.group is None and known not in answers and all(p.startswith("batch.") for p in call.inputs):
+            if role.group is None and known not in answers and all(Path.parse(p).kind == "batch" for p in call.inputs):
                 inputs, own = (lookup({"batch": batch}, p) for p in call.inputs), prng.stream(key, name, state.step)
                 with jax.named_scope(name):
                     params, stats = state.frozen[call.role]

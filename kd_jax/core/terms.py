@@ -1,7 +1,6 @@
-"""How a Term becomes a number: path look-up, the stop-gradient rule, schedules, masked reduction.
+"""How a Term becomes a number: the stop-gradient rule, schedules, masked reduction.
 
-Paths name values of a step: `batch.label`, `student.logits`, `teacher.features:stage2`, `extra.queue`,
-`params.student`, `step`. The one gradient rule: a term's inputs are differentiated, everything else is stopped.
+The one gradient rule: a term's inputs are differentiated, everything else is stopped.
 """
 
 from __future__ import annotations
@@ -14,54 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kd_jax.resolve import near
-from kd_jax.types import Array, Outputs, PyTree, Schedule, Stage, Term
-
-Context = Mapping[str, Any]
-
-
-def lookup(context: Context, path: str) -> Any:
-    """The value at `path`; "path@i" is its part i along axis 1. Raises ValueError that lists what exists otherwise."""
-    path, at, number = path.partition("@")
-    if at:
-        return _part(lookup(context, path), path, number)
-    head, _, rest = path.partition(".")
-    if head not in context:
-        raise ValueError(f"Path {path!r}: no {head!r} in this step. {near(head, context)}")
-    value = context[head]
-    if not rest:
-        return value
-    if isinstance(value, Outputs):
-        if rest == "logits":
-            return value.logits
-        kind, _, tap = rest.partition(":")
-        if kind != "features" or not tap:
-            raise ValueError(f"Path {path!r}: a network has '{head}.logits' and '{head}.features:<tap>', not {rest!r}.")
-        if tap not in value.features:
-            raise ValueError(f"Path {path!r}: no tap {tap!r}. {near(tap, value.features)}")
-        return value.features[tap]
-    for part in rest.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            exists = value if isinstance(value, Mapping) else ()
-            raise ValueError(f"Path {path!r}: no {part!r} there. {near(part, exists)}")
-        value = value[part]
-    return value
-
-
-def _part(value: Any, path: str, number: str) -> Any:
-    shape = jnp.shape(value)
-    if len(shape) < 2 or not number.isdigit() or int(number) >= shape[1]:
-        raise ValueError(
-            f"Path '{path}@{number}': {path!r} has shape {shape}, and @i is one of the {shape[1:2]} along axis 1."
-        )
-    if isinstance(value, jax.ShapeDtypeStruct):
-        return jax.ShapeDtypeStruct((shape[0], *shape[2:]), value.dtype)
-    return value[:, int(number)]
-
-
-def members(entry: str) -> tuple[str, ...]:
-    """The paths of an entry of Scheme.evaluate: "a+b.logits@0" -> ("a.logits", "b.logits@0")."""
-    return tuple(part if "." in part else f"{part}.logits" for part in entry.split("+"))
+from kd_jax.core.paths import Context, calls_in, lookup, taps_in
+from kd_jax.types import Array, PyTree, Schedule, Stage, Term
 
 
 def paths_of(term: Term) -> tuple[str, ...]:
@@ -69,15 +22,14 @@ def paths_of(term: Term) -> tuple[str, ...]:
     return (*term.inputs, *term.targets, *term.options.values(), *([term.where] if term.where else []))
 
 
+def calls_of(terms: Iterable[Term]) -> set[str]:
+    """The calls whose outputs the terms read."""
+    return calls_in(path for term in terms for path in paths_of(term))
+
+
 def taps_of(terms: Mapping[str, Term], call: str) -> tuple[str, ...]:
     """The taps of the network called `call` that the terms name."""
     return taps_in(call, (p for t in terms.values() for p in paths_of(t)))
-
-
-def taps_in(call: str, paths: Iterable[str]) -> tuple[str, ...]:
-    """The taps of the network called `call` among the paths."""
-    prefix = f"{call}.features:"
-    return tuple(sorted({p.partition("@")[0][len(prefix) :] for p in paths if p.startswith(prefix)}))
 
 
 @dataclasses.dataclass(frozen=True)

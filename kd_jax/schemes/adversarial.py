@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kd_jax.core.terms import paths_of
+from kd_jax.core.paths import Path, calls_in
+from kd_jax.core.terms import calls_of
 from kd_jax.losses import adversarial
 from kd_jax.losses.adversarial import gradient_penalty
 from kd_jax.resolve import near
@@ -53,8 +54,7 @@ def build(
     _check(parts, kind, through, n_critic, penalty, fake, real)
     roles = {**parts.roles, "between": Role(Between(penalty == "between"))}
     value = f"{through}.logits" if through else fake
-    read = {p.partition(".")[0] for t in parts.terms.values() for p in paths_of(t)}
-    read |= {p.partition(".")[0] for p in (real, *condition)}
+    read = calls_of(parts.terms.values()) | calls_in((real, *condition))
 
     forward = [Call("student", parts.roles["student"].inputs)]
     forward += [Call(n, r.inputs, train=False) for n, r in parts.roles.items() if r.group is None and n in read]
@@ -127,7 +127,7 @@ def _check(parts: Parts, kind: str, through: str, n_critic: int, penalty: str, f
     if n_critic < 1:
         raise ValueError(f"n_critic counts the discriminator's updates in a step, at least 1; got {n_critic}.")
     _check_groups(parts.roles, through)
-    if fake.partition(".")[0] != "student" or real.partition(".")[0] == "student":
+    if Path.parse(fake).call != "student" or Path.parse(real).call == "student":
         raise ValueError(f"fake is a value of the student and real is not; got fake={fake!r} and real={real!r}.")
 
 

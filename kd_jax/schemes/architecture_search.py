@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kd_jax.core.paths import Path
 from kd_jax.models.vision.supernet_costs import architecture_weights
 from kd_jax.schemes import offline
 from kd_jax.schemes.redirect import redirect
@@ -114,14 +115,13 @@ def _half(
     parts: Parts, group: str, half: str, image: tuple[str, ...], teachers: tuple[Call, ...], more: Mapping, steps: int
 ) -> Phase:
     """The terms of the config on one half of the batch, for alpha or for the supernet's weights."""
-    of = {"batch": f"batch.{half}"}
 
     def moved(paths: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(path.replace("batch.", f"batch.{half}.", 1) for path in paths)
+        return tuple(str(Path.parse(path).within(half)) for path in paths)
 
     calls = [Call("alpha", ()), Call("supernet", (*moved(image), "alpha.logits"))]
     calls += [dataclasses.replace(call, inputs=moved(call.inputs)) for call in teachers]
-    terms = redirect(parts.terms, {"student": "supernet", **of}, f"{group}_") | dict(more)
+    terms = redirect(parts.terms, {"student": "supernet"}, f"{group}_", half) | dict(more)
     return Phase(group, tuple(calls), terms, parts.make_tx(steps, group), watched("supernet", of=f"batch.{half}"))
 
 

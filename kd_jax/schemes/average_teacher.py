@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kd_jax.core.terms import paths_of
+from kd_jax.core.terms import calls_of
 from kd_jax.schemes import offline
 from kd_jax.types import Array, Call, Parts, PyTree, Scheme, TrainState
 
@@ -30,7 +30,7 @@ def build(parts: Parts, decay: float = 0.99, inputs: tuple[str, ...] = ()) -> Sc
         raise ValueError(f"The role {AVERAGE!r} is made by the scheme: config.roles needs another name.")
     if not 0 <= decay < 1:
         raise ValueError(f"decay is in [0, 1), the share of the average that a step keeps; got {decay}.")
-    if not any(path.startswith(f"{AVERAGE}.") for term in parts.terms.values() for path in paths_of(term)):
+    if AVERAGE not in calls_of(parts.terms.values()):
         raise ValueError(f"No term reads '{AVERAGE}.logits': {sorted(parts.terms)} do not use the average.")
     student = parts.roles["student"]
     average = dataclasses.replace(student, group=AVERAGE, initial="student")

@@ -15,7 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kd_jax.core.terms import members, paths_of
+from kd_jax.core.paths import members
+from kd_jax.core.terms import calls_of
 from kd_jax.models.branches import stacked
 from kd_jax.schemes.offline import labelled_accuracy
 from kd_jax.schemes.online import peer_entries
@@ -136,7 +137,7 @@ def _phases(
     reads: Mapping[str, tuple[str, ...]] | None = None,
 ) -> tuple[tuple[Phase, ...], tuple[Phase, ...]]:
     """(phases without the terms that name a copy, phases with all), on one optimizer, whose state goes on."""
-    named = {name: {path.partition(".")[0] for path in paths_of(term)} for name, term in parts.terms.items()}
+    named = {name: calls_of([term]) for name, term in parts.terms.items()}
     early = {name: term for name, term in parts.terms.items() if not named[name] & {*copies}}
     unread = [copy for copy in copies if not any(copy in names for names in named.values())]
     if not early or unread:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kd_jax.core.paths import roles_read
 from kd_jax.models.language.generation import generate, left_padded, mixed
 from kd_jax.models.language.speculative import speculate
 from kd_jax.resolve import near, resolve
@@ -159,7 +160,7 @@ def weights(state: TrainState, role: Role, name: str) -> Any:
     Where the role reads those of a frozen one (adapters, their base), what its model's `merged` makes of both.
     """
     params = precision.restored(state.frozen[name][0]) if role.group is None else state.params[role.group][name]
-    read = [path.split(".")[1] for path in role.inputs if path.startswith("params.")]
+    read = roles_read(role.inputs)
     if read:
         params = role.model.merged(params, *(precision.restored(state.frozen[base][0]) for base in read))
     return jax.lax.stop_gradient(params)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd_jax.core.metrics import agreement
+from kd_jax.core.paths import Path
 from kd_jax.core.terms import paths_of
 from kd_jax.losses.data_free import batch_norm_statistics_loss
 from kd_jax.resolve import near, resolve
@@ -107,7 +108,7 @@ def needs(parts: Parts, role: str) -> None:
     if not parts.terms:
         raise ValueError("The student has no terms: config.terms says what it learns from the teacher.")
     for name, term in parts.terms.items():
-        if real := [p for p in paths_of(term) if p.partition(".")[0] == "batch"]:
+        if real := [p for p in paths_of(term) if Path.parse(p).kind == "batch"]:
             raise ValueError(
                 f"Term {name!r} reads {real}: a data-free student has neither the images nor their labels."
             )

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax.core.terms import paths_of
+from kd_jax.core.paths import calls_in
+from kd_jax.core.terms import calls_of
 from kd_jax.resolve import near
 from kd_jax.schemes import exemplars, lifelong_summary
 from kd_jax.types import Array, Call, Model, Outputs, Parts, Phase, PyTree, Role, Scheme, Stage, Term, TrainState
@@ -83,10 +84,10 @@ def build(
         raise ValueError(f"{count} tasks (config.splits: see data.task_streams) cannot share {parts.steps} steps.")
     classes = [_classes(parts.sources[f"task{k}"]) for k in range(count)]
     masks = [class_masks(scenario, classes, k, parts.sources["task0"].num_classes) for k in range(count)]
-    named = {p.partition(".")[0] for t in parts.terms.values() for p in paths_of(t)}
+    named = calls_of(parts.terms.values())
     roles = _roles(parts, named, scenario)
     later = _phases(parts, parts.terms, steps, expert_steps or steps)
-    news = {n: t for n, t in parts.terms.items() if not PAST & {p.partition(".")[0] for p in paths_of(t)}}
+    news = {n: t for n, t in parts.terms.items() if not PAST & calls_of([t])}
     # A tuple of phases is one program: the first task has less to run, and the first expert a state without student.
     first = _phases(parts, news, steps, expert_steps or steps) if PAST & named or later[1] else later
 
@@ -150,9 +151,9 @@ def _phases(
     parts: Parts, terms: Mapping[str, Term], steps: int, expert_steps: int
 ) -> tuple[tuple[Phase, ...], tuple[Phase, ...]]:
     """(the phases of a task, those of its expert) for these terms."""
-    of_expert = {name: t for name, t in terms.items() if t.inputs[0].startswith("expert.")}
+    of_expert = {name: t for name, t in terms.items() if "expert" in calls_in(t.inputs[:1])}
     of_student = {name: t for name, t in terms.items() if name not in of_expert}
-    reads = {p.partition(".")[0] for t in of_student.values() for p in paths_of(t)}
+    reads = calls_of(of_student.values())
     if ("expert" in reads) != bool(of_expert) or not of_student:
         raise ValueError(
             "The terms train the student from the first task on, and an expert if there is one: that needs a term with "

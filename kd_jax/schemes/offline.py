@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kd_jax.core.metrics import accuracy
-from kd_jax.core.terms import paths_of
+from kd_jax.core.terms import calls_of
 from kd_jax.types import Call, Parts, Phase, Scheme, Stage, Term
 
 
@@ -13,7 +13,7 @@ def build(parts: Parts) -> Scheme:
     A teacher runs only where a term names it; otherwise it is but the reference that the student is compared with.
     On one view for both: Beyer et al. 2022, arXiv 2106.05237.
     """
-    named = {p.partition(".")[0] for t in parts.terms.values() for p in paths_of(t)}
+    named = calls_of(parts.terms.values())
     teachers = [name for name, role in parts.roles.items() if role.group is None and name in named]
     if "teacher" in named and "teacher" not in parts.roles:
         raise ValueError(f"The terms {sorted(parts.terms)} need a teacher, and there is none.")

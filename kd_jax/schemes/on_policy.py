@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 
 import jax
 
-from kd_jax.core.terms import paths_of
+from kd_jax.core.paths import Path
+from kd_jax.core.terms import calls_of
 from kd_jax.losses.task import cross_entropy_loss
 from kd_jax.schemes import offline
 from kd_jax.schemes.continuations import ENTRIES, make_sampler, prompts_of
@@ -77,8 +78,8 @@ def sampled(parts: Parts, pre_update: PreUpdate, warmup: float) -> Scheme:
         raise ValueError(f"warmup={warmup} is a share of the run in [0, 1).")
     scheme, steps = offline.build(parts), round(warmup * parts.steps)
     phase, prepare = scheme.stages[0].phases[0], None
-    if any(path.startswith(f"{_DATA}.") for term in parts.terms.values() for path in paths_of(term)):
-        inputs = tuple(path.replace("batch.", "batch.data_") for path in parts.roles["student"].inputs)
+    if _DATA in calls_of(parts.terms.values()):
+        inputs = tuple(map(_of_data, parts.roles["student"].inputs))
         phase = dataclasses.replace(phase, forward=(*phase.forward, Call("student", inputs, name=_DATA)))
 
         def prepare(batch: Mapping[str, Array], key: Array, train: bool) -> Mapping[str, Array]:
@@ -92,3 +93,9 @@ def sampled(parts: Parts, pre_update: PreUpdate, warmup: float) -> Scheme:
         first = dataclasses.replace(phase, forward=forward, terms=terms)  # one optimizer throughout
         stages.insert(0, Stage(steps, (first,), name="data", selects=False))
     return dataclasses.replace(scheme, stages=tuple(stages), prepare=prepare)
+
+
+def _of_data(path: str) -> str:
+    """batch.tokens -> batch.data_tokens: the entry as the data have it, also where the batch's is written anew."""
+    entry = Path.parse(path)
+    return str(dataclasses.replace(entry, owner=f"data_{entry.owner}") if entry.kind == "batch" else entry)

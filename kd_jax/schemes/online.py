@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax.core.terms import lookup, members, paths_of
+from kd_jax.core.paths import Path, lookup, members
+from kd_jax.core.terms import calls_of
 from kd_jax.models.branches import stacked
 from kd_jax.resolve import near
 from kd_jax.schemes.offline import labelled_accuracy
@@ -67,7 +68,7 @@ def together(
     for group, terms in owned.items():
         if not terms:
             raise ValueError(f"No term teaches {group!r}: none has it as its first input. The terms: {[*parts.terms]}.")
-        named = {path.partition(".")[0] for term in terms.values() for path in paths_of(term)}
+        named = calls_of(terms.values())
         calls = tuple(Call(n, reads[n], role.group is not None) for n, role in roles.items() if n in named)
         metrics = {
             f"accuracy_{name}" if len(learners) > 1 else "accuracy": labelled_accuracy(
@@ -85,10 +86,10 @@ def together(
 
 def _group_of(name: str, terms: Mapping[str, Term], roles: Mapping[str, Role]) -> str:
     """The group that a term trains: that of its first input, through a connector that of the connector's."""
-    head = terms[name].inputs[0].partition(".")[0]
-    connected = head.removesuffix("/connector")
-    if connected != head and connected in terms:
-        return _group_of(connected, terms, roles)
+    first = Path.parse(terms[name].inputs[0])
+    if first.connected in terms:
+        return _group_of(first.connected, terms, roles)
+    head = first.call or first.kind
     if head not in roles:
         raise ValueError(f"Term {name!r} has the first input {terms[name].inputs[0]!r}. {near(head, roles)}")
     if roles[head].group is None:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax.core.terms import paths_of
+from kd_jax.core.terms import calls_of
 from kd_jax.models.quantised import Quantised, packed_bytes
 from kd_jax.schemes import offline
 from kd_jax.schemes.redirect import redirect
@@ -52,7 +52,7 @@ def build(
         evaluate += ["post_training", "float"]
         post_update = _copy_float
         taught = {call.role for call in teachers}
-        alone = {n: t for n, t in parts.terms.items() if not taught & {p.partition(".")[0] for p in paths_of(t)}}
+        alone = {n: t for n, t in parts.terms.items() if not taught & calls_of([t])}
         if taught and alone:
             roles["labels"] = Role(rounded, inputs, "labels", "student")
             alone = {n: dataclasses.replace(t, weight=1.0) for n, t in alone.items()}

@@ -3,34 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping
 
+from kd_jax.core.paths import Path, connector_of
 from kd_jax.core.terms import paths_of
 from kd_jax.types import Term
 
-# "student.logits", "params.student.head", "kd/connector", "extra.kd": the owner of the value is the middle group.
-_PATH = re.compile(r"((?:params|stats|extra)\.)?([^./]+)(.*)")
 
-
-def redirect(terms: Mapping[str, Term], names: Mapping[str, str], prefix: str = "") -> dict[str, Term]:
-    """The terms with every path of `names` (the owner, as in {"student": "peer"}) and the terms' names rewritten.
+def redirect(terms: Mapping[str, Term], names: Mapping[str, str], prefix: str = "", batch: str = "") -> dict[str, Term]:
+    """Returns the terms with the networks in their paths replaced (`names`, as in {"student": "peer"}).
 
     A `prefix` gives each term and its connector a name of its own, so that two phases do not share them; a term with a
-    memory, which knows its own name, is then refused with ValueError.
+    memory, which another network must not write into, is then refused with ValueError. `batch` names the entry of the
+    batch in which the terms find theirs.
     """
-    if prefix and (kept := [name for name, term in terms.items() if term.memory is not None]):
-        raise ValueError(f"The terms {kept} keep a memory, and this scheme gives the same terms to several networks.")
+    if prefix and (remembering := [name for name, term in terms.items() if term.memory is not None]):
+        raise ValueError(
+            f"The terms {remembering} keep a memory, and this scheme gives the same terms to several networks."
+        )
     names = {**names, **{name: prefix + name for name in terms}}
-    return {prefix + name: renamed(term, names) for name, term in terms.items()}
+    return {prefix + name: renamed(term, names, batch) for name, term in terms.items()}
 
 
-def renamed(term: Term, names: Mapping[str, str]) -> Term:
-    """The term with every path's owner replaced by what `names` has for it."""
+def renamed(term: Term, names: Mapping[str, str], batch: str = "") -> Term:
+    """Returns the term with every network, connector's term and memory in its paths under the name `names` has."""
 
-    def new(path: str) -> str:
-        kind, owner, rest = _PATH.fullmatch(path).groups()
-        return f"{kind or ''}{names.get(owner, owner)}{rest}"
+    def new(text: str) -> str:
+        path = Path.parse(text)
+        if path.kind == "batch":
+            return str(path.within(batch) if batch else path)
+        owner = owner_of(path)
+        name = names.get(owner, owner)
+        return str(dataclasses.replace(path, owner=connector_of(name) if path.connected else name))
 
     return dataclasses.replace(
         term,
@@ -41,10 +45,15 @@ def renamed(term: Term, names: Mapping[str, str]) -> Term:
     )
 
 
+def owner_of(path: Path) -> str:
+    """The network or the term whose value a path leads to; "" for the batch, the term's own memory and the step."""
+    return path.connected or (path.owner if path.kind not in ("batch", "memory", "step") else "")
+
+
 def reading(role: str, terms: Mapping[str, Term]) -> set[str]:
     """The terms that read a role, or the connector of a term that does (terms come after those that they read)."""
     found = {role}
     for name, term in terms.items():
-        if found & {_PATH.fullmatch(path)[2] for path in paths_of(term)}:
+        if found & {owner_of(Path.parse(path)) for path in paths_of(term)}:
             found.add(name)
     return found - {role}

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd_jax.core import metrics
-from kd_jax.core.terms import lookup, masked_sum_and_count
+from kd_jax.core.paths import lookup
+from kd_jax.core.terms import masked_sum_and_count
 from kd_jax.schemes.continuations import ENTRIES, make_sampler, prompts_of, with_labels
 from kd_jax.schemes.on_policy import sampled
 from kd_jax.types import Array, Parts, Scheme, TrainState

@@ -7,6 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from kd_jax.core.paths import Path
 from kd_jax.models.reused_head import ReusedHead
 from kd_jax.schemes import offline
 from kd_jax.system import precision
@@ -18,12 +19,7 @@ def build(parts: Parts) -> Scheme:
     roles, terms = parts.roles, parts.terms
     if "teacher" not in roles:
         raise ValueError("SimKD reuses the teacher's head, and there is no teacher.")
-    maps = [
-        p.partition("features:")[2]
-        for t in terms.values()
-        for p in t.targets
-        if "student.features:projected" in t.inputs
-    ]
+    maps = [Path.parse(p).tap for t in terms.values() for p in t.targets if "student.features:projected" in t.inputs]
     if len(maps) != 1:
         raise ValueError(f"SimKD wants one term from 'student.features:projected' to a map of the teacher, got {maps}.")
     model = ReusedHead(roles["student"].model, roles["teacher"].model, maps[0])

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from kd_jax.core.terms import lookup
+from kd_jax.core.paths import lookup
 from kd_jax.models.exits import EarlyExit
 from kd_jax.schemes import offline
 from kd_jax.types import Parts, Scheme, TrainState

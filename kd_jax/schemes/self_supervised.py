@@ -8,7 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from kd_jax.core.terms import paths_of
+from kd_jax.core.terms import calls_of
 from kd_jax.losses.self_supervised import view_matching_loss
 from kd_jax.models.adapters import as_model
 from kd_jax.models.projection import head
@@ -52,7 +52,7 @@ def build(parts: Parts, tap: str = "embedding", head_steps: int = 0, head_share:
     }
     match = Term(view_matching_loss, ("teacher_head.logits",))
     first = Phase("teacher_head", calls["teacher"], {"match": match}, parts.make_tx(count, "teacher_head"))
-    read = {p.partition(".")[0] for t in parts.terms.values() for p in paths_of(t)}
+    read = calls_of(parts.terms.values())
     others = [Call(n, r.inputs, train=False) for n, r in roles.items() if r.group is None and n in read - {"teacher"}]
     watched = {"accuracy": labelled_accuracy()}
     forward = (*calls["student"], *calls["teacher"], *others)

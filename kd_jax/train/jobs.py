@@ -20,6 +20,7 @@ from kd_jax.config import knowledge
 from kd_jax.config.fields import own_data, teachers_of
 from kd_jax.config.presets import part, supervised
 from kd_jax.core import optimizers
+from kd_jax.core.paths import roles_read
 from kd_jax.data import augment
 from kd_jax.data.source import Source, Splits
 from kd_jax.models.adapters import as_model, name_of
@@ -260,7 +261,7 @@ def plan(
     about = {k: config[k] for k in ("data", "seed", "student", "teacher", "teachers")}
     if config.baseline:
         train = {**config.train, "labelled_share": 1.0}
-        kept = {"teacher", *(p.split(".")[1] for p in student.inputs if p.startswith("params."))}
+        kept = {"teacher", *roles_read(student.inputs)}
         reference = {name: role for name, role in frozen.items() if name in kept}
         baseline_rules = {name: r for name, r in rules.items() if name in ("student", *reference)}
         roles = {"student": student, **reference}

@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from kd_jax.config.fields import teachers_of
-from kd_jax.core.terms import lookup, taps_in
+from kd_jax.core.paths import calls_in, lookup, taps_in
 from kd_jax.data.source import Source, Splits
 from kd_jax.system.cost import cost
 from kd_jax.system.workdir import git_hash, plain, versions
@@ -61,7 +61,7 @@ class Network:
 
     def logits(self, batch: Mapping[str, jax.Array]) -> np.ndarray:
         def infer(params: PyTree, stats: PyTree, *inputs: PyTree) -> jax.Array:
-            name = self.path.partition(".")[0]
+            (name,) = calls_in([self.path])
             taps = taps_in(name, [self.path])
             found = self.model.apply(params, stats, *inputs, train=False, key=jax.random.key(0), taps=taps)[0]
             return lookup({name: found}, self.path)

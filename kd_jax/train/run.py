@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from kd_jax.config.fields import own_data, teachers_of
 from kd_jax.core.bind import evaluated_roles
-from kd_jax.core.terms import members
+from kd_jax.core.paths import members
 from kd_jax.data.batches import batch_shapes
 from kd_jax.data.load import load
 from kd_jax.data.source import Splits

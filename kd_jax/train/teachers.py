@@ -19,7 +19,7 @@ from kd_jax.config.fields import teachers_of
 from kd_jax.core.bind import evaluated_roles
 from kd_jax.core.evaluate import evaluate, extra_inputs, make_eval_step
 from kd_jax.core.many import Members
-from kd_jax.core.terms import lookup
+from kd_jax.core.paths import lookup
 from kd_jax.data.batches import batch_shapes, eval_batches
 from kd_jax.files import read_json, write_json
 from kd_jax.system import parallel, precision, workdir

@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd_jax.core.terms import lookup, masked_sum_and_count, members, taps_of, term_value
+from kd_jax.core.paths import lookup, members
+from kd_jax.core.terms import masked_sum_and_count, taps_of, term_value
 from kd_jax.types import Outputs, Term
 
 CONTEXT = {
