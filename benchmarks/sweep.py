@@ -63,7 +63,7 @@ def members_of(job: Job, count: int, how: str = "vmap") -> Members:
     hypers = []
     for number in range(count):
         hyper = jax.tree.map(np.asarray, hyper_of(job.scheme.stages[0]))
-        hyper["student"]["kd"]["kwargs"]["temperature"] = np.float32(number + 1)
+        hyper["student"]["terms"]["kd"]["kwargs"]["temperature"] = np.float32(number + 1)
         hypers.append([hyper])
     return Members(tuple(range(count)), stack(hypers), how)
 

@@ -25,8 +25,8 @@ from kd_jax.config import PRESETS, make_tiny, parse, part, small_digits, supervi
 VARIANTS = ("crd", "info_nce", "sskd", "ensemble_contrastive")
 
 
-def contrast(name: str, teacher: str, weight: float = 0.8, negatives: int = 512) -> dict:
-    """The CRD term of one of several teachers, called `name`; its memory stands at extra.<name>."""
+def contrast(teacher: str, weight: float = 0.8, negatives: int = 512) -> dict:
+    """The CRD term of one of several teachers."""
     options = {"negatives": negatives, "temperature": 0.07}
     return term(
         "losses.composed.contrastive_memory_loss",
@@ -34,7 +34,7 @@ def contrast(name: str, teacher: str, weight: float = 0.8, negatives: int = 512)
         weight=weight,
         kwargs=options,
         memory=part("losses.composed.contrastive_memory", **options),
-        options={"memory": f"extra.{name}", "index": "batch.index", "step": "step"},
+        options={"memory": "memory", "index": "batch.index", "step": "step"},
         connector=part("models.method_connectors.embed_pair"),
     )
 
@@ -79,7 +79,7 @@ def ensemble(config: ConfigDict) -> None:
         train = config.teacher.train.copy_and_resolve_references()
         config.teachers[name] = teacher_fields(model["name"], train=train)
         config.teachers[name].model.kwargs = ConfigDict(model["kwargs"])
-    terms = {f"contrast_{name}": contrast(f"contrast_{name}", name) for name in ("teacher", *models)}
+    terms = {f"contrast_{name}": contrast(name) for name in ("teacher", *models)}
     config.terms = ConfigDict({**supervised(), **terms})
     config.scheme = ConfigDict(part("schemes.multi_teacher.build"))
 

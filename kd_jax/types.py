@@ -74,7 +74,7 @@ class Call:
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """What a term keeps from step to step (a memory bank), at the path `extra.<term>`.
+    """What a term keeps from step to step (a memory bank): its path "memory", and `extra.<term>` to everybody else.
 
     `first` is its content at step 0; `update(memory, inputs, context) -> memory` ends the phase of the term, with the
     inputs that the loss saw (after the connector).
@@ -89,7 +89,7 @@ class Term:
     """One summand of a loss: weight * mean(fn(*inputs, *targets, **kwargs, **options)).
 
     `inputs`, `targets`, `where` and the values of `options` are paths into the step's context, such as
-    `student.logits`, `teacher.features:stage2`, `batch.label`, `extra.queue`, `params.teacher.head`, `step`.
+    `student.logits`, `teacher.features:stage2`, `batch.label`, `extra.queue`, `params.teacher.head`, `step`, `memory`.
     Inputs are differentiated; targets, options and `where` are stop_gradient'ed.
     `fn` returns one value an example; `where` names a mask over examples, given to `fn` too if it takes one.
     Floats in `weight` and `kwargs` are traced, so changing them never recompiles; callables there are

@@ -92,8 +92,8 @@ def _connector(fields: Mapping[str, Any]) -> Callable[..., Model] | None:
     return functools.partial(builder, **fields["kwargs"])
 
 
-def _memory(name: str, fields: Mapping[str, Any], examples: int) -> Memory | None:
-    return _make(fields, examples=examples, name=name) if fields["name"] else None
+def _memory(fields: Mapping[str, Any], examples: int) -> Memory | None:
+    return _make(fields, examples=examples) if fields["name"] else None
 
 
 def _check_fields(name: str, fields: Mapping[str, Any]) -> None:
@@ -127,7 +127,7 @@ def make_terms(config: Mapping[str, Mapping[str, Any]], total_steps: int = 0, ex
             options=dict(fields["options"]),
             where=fields["where"] or None,
             connector=_connector(fields["connector"]),
-            memory=_memory(name, fields["memory"], examples),
+            memory=_memory(fields["memory"], examples),
         )
     return in_order(terms)
 

@@ -237,7 +237,7 @@ def embedded(fn: str, weight: float, *, normalize: bool, memory: bool = False, *
         inputs = (*features("student", ("embedding",)), *features("teacher", ("embedding",)))
         values = {**kwargs, **changes}
         bank = part("losses.composed.contrastive_memory", **values) if memory else None
-        options = {"memory": "extra.embed", "index": "batch.index", "step": "step"} if memory else {}
+        options = {"memory": "memory", "index": "batch.index", "step": "step"} if memory else {}
         kd = term(
             fn,
             inputs,

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 
 from kd_jax import prng
 from kd_jax.core import microbatch
-from kd_jax.core.paths import Path, lookup, members, roles_read
+from kd_jax.core.paths import STORES, Path, connector_of, lookup, members, roles_read
 from kd_jax.core.terms import taps_of, term_value
 from kd_jax.resolve import near
 from kd_jax.system import parallel, precision
-from kd_jax.types import Array, Call, Model, Phase, PyTree, Role, Scheme, Term, TrainState
+from kd_jax.types import Array, Call, Model, Phase, PyTree, Role, Scheme, Stage, Term, TrainState
 
 Shapes = Mapping[str, PyTree]
 _traced: weakref.WeakKeyDictionary[Model, dict] = weakref.WeakKeyDictionary()
@@ -39,7 +39,30 @@ def call_taps(phase: Phase, name: str) -> tuple[str, ...]:
     return taps_of({**terms, **calls}, name)
 
 
-def _check_groups(scheme: Scheme) -> None:
+def evaluated_roles(scheme: Scheme) -> tuple[str, ...]:
+    """The roles that evaluation runs, that of the first entry first."""
+    entries = (*scheme.evaluate, *([scheme.reference] if scheme.reference else []))
+    return tuple(dict.fromkeys(Path.parse(path).call for entry in entries for path in members(entry)))
+
+
+def bind(scheme: Scheme, batch: Shapes, accumulate: int = 1) -> tuple[Scheme, dict[str, tuple[PyTree, ...]]]:
+    """Returns (the scheme with connectors as roles that its phases call, the input shapes that initialise each role).
+
+    Walks every phase with shapes only. Raises ValueError for an unknown role, group, path or tap, for shapes
+    that a loss or a model does not take, and for terms that relate examples where gradients are accumulated.
+    """
+    _check_names(scheme)
+    if accumulate > 1:
+        rows = (microbatch.ROWS, microbatch.ROWS // 2)
+        few = [{k: jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype) for k, x in batch.items()} for n in rows]
+        microbatch.check_terms(*(_walk(scheme, shapes).tried for shapes in few))
+    walk = _walk(scheme, batch)
+    return dataclasses.replace(scheme, roles=walk.roles, stages=walk.stages), walk.inputs
+
+
+def _check_names(scheme: Scheme) -> None:
+    if taken := {*STORES} & {*scheme.roles}:
+        raise ValueError(f"The roles {sorted(taken)} need other names: {', '.join(STORES)} are what else a step has.")
     groups = {r.group for r in scheme.roles.values() if r.group}
     for stage in scheme.stages:
         for phase in stage.phases:
@@ -50,80 +73,96 @@ def _check_groups(scheme: Scheme) -> None:
             raise ValueError(f"The scheme evaluates role {name!r}. {near(name, scheme.roles)}")
 
 
-def evaluated_roles(scheme: Scheme) -> tuple[str, ...]:
-    """The roles that evaluation runs, that of the first entry first."""
-    entries = (*scheme.evaluate, *([scheme.reference] if scheme.reference else []))
-    return tuple(dict.fromkeys(Path.parse(path).call for entry in entries for path in members(entry)))
+@dataclasses.dataclass
+class _Walk:
+    """What a walk through the phases of a scheme has gathered, by shapes alone."""
+
+    batch: Shapes  # as prepared
+    roles: dict[str, Role]  # those of the scheme and the connectors
+    stages: tuple[Stage, ...] = ()  # with the connectors called
+    inputs: dict[str, tuple[PyTree, ...]] = dataclasses.field(default_factory=dict)  # that initialise each role
+    variables: dict[str, tuple[PyTree, PyTree]] = dataclasses.field(default_factory=dict)  # of each role that was run
+    read: dict[str, PyTree] = dataclasses.field(default_factory=dict)  # parameters that calls have as an input
+    tried: dict[str, microbatch.Tried] = dataclasses.field(default_factory=dict)  # every term, what it reads
 
 
-def bind(scheme: Scheme, batch: Shapes, accumulate: int = 1) -> tuple[Scheme, dict[str, tuple[PyTree, ...]]]:
-    """(the scheme with its connectors as roles, the input shapes that initialise each role).
-
-    Walks every phase with shapes only. Raises ValueError for an unknown role, group, path or tap, for shapes
-    that a loss or a model does not take, and for terms that relate examples where gradients are accumulated.
-    """
-    _check_groups(scheme)
-    if accumulate > 1:
-        rows = (microbatch.ROWS, microbatch.ROWS // 2)
-        few = [{k: jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype) for k, x in batch.items()} for n in rows]
-        microbatch.check_terms(*(_walk(scheme, shapes)[2] for shapes in few))
-    roles, inputs, _ = _walk(scheme, batch)
-    return dataclasses.replace(scheme, roles=roles), inputs
-
-
-def _walk(scheme: Scheme, batch: Shapes) -> tuple[dict[str, Role], dict[str, tuple], dict[str, microbatch.Tried]]:
-    """(roles with connectors, inputs of each role, every term with the shapes of what it reads)."""
-    tried: dict[str, microbatch.Tried] = {}
-    roles: dict[str, Role] = dict(scheme.roles)
-    inputs: dict[str, tuple[PyTree, ...]] = {}
-    shapes: dict[str, tuple[PyTree, PyTree]] = {}
-    batch = prepared_shapes(scheme, batch)
-    read = _read_params(scheme, {"batch": batch, "extra": _shapes(dict(scheme.extra))}, inputs, shapes)
-    for phase in (p for s in scheme.stages for p in s.phases):
-        extra = dict(scheme.extra) | {n: t.memory.first for n, t in phase.terms.items() if t.memory is not None}
-        context: dict[str, Any] = {"batch": batch, "extra": _shapes(extra), "step": _shapes(0), "params": read}
-        for call in phase.forward:
-            if call.role not in roles:
-                raise ValueError(f"A phase calls role {call.role!r}. {near(call.role, roles)}")
-            given = tuple(lookup(context, p) for p in call.inputs)
-            inputs.setdefault(call.role, given)
-            name = call.name or call.role
-            context[name] = _apply_shapes(roles, inputs, shapes, call, call_taps(phase, name), given)
-        context |= {
-            kind: {r: shapes[r][i] for r in shapes if "/" not in r} for i, kind in enumerate(("params", "stats"))
-        }
-        for name, term in {**phase.terms, **phase.metrics}.items():
-            given = tuple(lookup(context, p) for p in term.inputs)
-            targets = tuple(lookup(context, p) for p in term.targets)
-            role = f"{name}/connector"
-            if term.connector is not None and role not in roles:
-                roles[role] = Role(term.connector(*given, *targets), term.inputs, phase.group)
-                inputs[role] = given
-            if term.connector is not None:
-                connect = Call(role, term.inputs)
-                context[role] = _apply_shapes(roles, inputs, shapes, connect, call_taps(phase, role), given)
-            _check_term(name, term, context)
-            if name in phase.terms:
-                connected = context[role].logits if term.connector is not None else None
-                tried[f"{phase.group}/{name}"] = microbatch.alone(term, context, connected)
-    for name, role in roles.items():
-        if name not in inputs:  # evaluated only, or a copy of another role
-            context = {"batch": batch, "extra": _shapes(dict(scheme.extra)), "params": read}
-            inputs[name] = tuple(lookup(context, p) for p in role.inputs)
-    return roles, inputs, tried
+def _walk(scheme: Scheme, batch: Shapes) -> _Walk:
+    walk = _Walk(prepared_shapes(scheme, batch), dict(scheme.roles))
+    outside = {"batch": walk.batch, "extra": _shapes(dict(scheme.extra))}
+    walk.read = _read_params(scheme, outside, walk)
+    bound: dict[int, tuple[Phase, ...]] = {}  # stages that share a tuple of phases share a program
+    for stage in scheme.stages:
+        if id(stage.phases) not in bound:
+            bound[id(stage.phases)] = tuple(_bound_phase(walk, phase, outside["extra"]) for phase in stage.phases)
+        walk.stages += (dataclasses.replace(stage, phases=bound[id(stage.phases)]),)
+    for name, role in walk.roles.items():
+        if name not in walk.inputs:  # evaluated only, or a copy of another role
+            walk.inputs[name] = tuple(lookup({**outside, "params": walk.read}, p) for p in role.inputs)
+    return walk
 
 
-def _read_params(scheme: Scheme, context: Mapping, inputs: dict, shapes: dict) -> dict[str, PyTree]:
+def _bound_phase(walk: _Walk, phase: Phase, extra: Shapes) -> Phase:
+    """The phase with the connectors of its terms among its calls; every call and term is tried on shapes."""
+    memories = {n: _shapes(t.memory.first) for n, t in phase.terms.items() if t.memory is not None}
+    context = {"batch": walk.batch, "extra": {**extra, **memories}, "step": _shapes(0), "params": walk.read}
+    for call in phase.forward:
+        if call.role not in walk.roles:
+            raise ValueError(f"A phase calls role {call.role!r}. {near(call.role, walk.roles)}")
+        _run(walk, phase, call, context)
+    for i, kind in enumerate(("params", "stats")):
+        context[kind] = {role: variables[i] for role, variables in walk.variables.items()}
+    connectors, terms = [], {}
+    for name, term in phase.terms.items():
+        if term.connector is not None:
+            connectors.append(_connector(walk, phase, name, context))
+            term = _connected(term, connectors[-1], context)
+        _check_term(name, term, context)
+        walk.tried[f"{phase.group}/{name}"] = microbatch.alone(name, term, context)
+        terms[name] = term
+    for name, metric in phase.metrics.items():
+        if metric.connector is not None:
+            raise ValueError(f"Metric {name!r} has a connector, which nothing would train: leave it out.")
+        _check_term(name, metric, context)
+    return dataclasses.replace(phase, forward=(*phase.forward, *connectors), terms=terms)
+
+
+def _run(walk: _Walk, phase: Phase, call: Call, context: dict[str, Any]) -> None:
+    """Puts the shapes of what a call returns into the context."""
+    name = call.name or call.role
+    inputs = tuple(lookup(context, p) for p in call.inputs)
+    walk.inputs.setdefault(call.role, inputs)
+    context[name] = _output_shapes(walk, call, call_taps(phase, name), inputs)
+
+
+def _connector(walk: _Walk, phase: Phase, name: str, context: dict[str, Any]) -> Call:
+    """The call of a term's connector, which is a role from here on."""
+    term, role = phase.terms[name], connector_of(name)
+    if role not in walk.roles:
+        shapes = (lookup(context, p) for p in (*term.inputs, *term.targets))
+        walk.roles[role] = Role(term.connector(*shapes), term.inputs, phase.group)
+    call = Call(role, term.inputs)
+    _run(walk, phase, call, context)
+    return call
+
+
+def _connected(term: Term, call: Call, context: Mapping[str, Any]) -> Term:
+    """The term that reads its connector's output, or the parts of it where it is a tuple."""
+    output, path = context[call.role].logits, Path("logits", call.role)
+    several = range(len(output)) if isinstance(output, tuple) else ()
+    parts = [dataclasses.replace(path, rest=(str(i),)) for i in several] or [path]
+    return dataclasses.replace(term, inputs=tuple(map(str, parts)), connector=None)
+
+
+def _read_params(scheme: Scheme, context: Mapping[str, Any], walk: _Walk) -> dict[str, PyTree]:
     """Shapes of the parameters that calls take as an input ("params.base"), known before any call is made."""
     calls = [call.inputs for stage in scheme.stages for phase in stage.phases for call in phase.forward]
-    paths = {p for given in (*calls, *(r.inputs for r in scheme.roles.values())) for p in given}
-    names = sorted(roles_read(paths))
-    for name in names:
+    read = sorted(roles_read(p for paths in (*calls, *(r.inputs for r in scheme.roles.values())) for p in paths))
+    for name in read:
         if name not in scheme.roles:
             raise ValueError(f"A network reads the parameters of role {name!r}. {near(name, scheme.roles)}")
-        inputs.setdefault(name, tuple(lookup(context, p) for p in scheme.roles[name].inputs))
-        shapes[name] = _init_shapes(scheme.roles[name].model, inputs[name])
-    return {name: shapes[name][0] for name in names}
+        walk.inputs.setdefault(name, tuple(lookup(context, p) for p in scheme.roles[name].inputs))
+        walk.variables[name] = _init_shapes(scheme.roles[name].model, walk.inputs[name])
+    return {name: walk.variables[name][0] for name in read}
 
 
 def _shapes(tree: PyTree) -> PyTree:
@@ -159,28 +198,26 @@ def variable_shapes(scheme: Scheme, inputs: Mapping[str, tuple[PyTree, ...]]) ->
     return new | loaded_variables(scheme)
 
 
-def _apply_shapes(
-    roles: Mapping[str, Role], inputs: Mapping, shapes: dict, call: Call, taps: tuple[str, ...], given: tuple
-) -> PyTree:
-    """Shapes of what the call returns; `shapes` keeps those of each role's (params, stats): tracing them takes long."""
-    role = roles[call.role]
+def _output_shapes(walk: _Walk, call: Call, taps: tuple[str, ...], inputs: tuple) -> PyTree:
+    """Shapes of what the call returns; the walk keeps those of each role's (params, stats): tracing them takes long."""
+    model = walk.roles[call.role].model
 
-    def outputs(key: Array, params: PyTree, stats: PyTree, *given: PyTree) -> PyTree:
-        return role.model.apply(params, stats, *given, train=call.train, key=key, taps=taps)[0]
+    def outputs(key: Array, params: PyTree, stats: PyTree, *inputs: PyTree) -> PyTree:
+        return model.apply(params, stats, *inputs, train=call.train, key=key, taps=taps)[0]
 
     try:
-        if call.role not in shapes:
-            shapes[call.role] = _init_shapes(role.model, inputs[call.role])
-        return _traced_once(role.model, (call.train, taps), outputs, (*shapes[call.role], *given))
+        if call.role not in walk.variables:
+            walk.variables[call.role] = _init_shapes(model, walk.inputs[call.role])
+        return _traced_once(model, (call.train, taps), outputs, (*walk.variables[call.role], *inputs))
     except (TypeError, ValueError, KeyError) as e:
-        found = dict(zip(call.inputs, jax.tree.map(lambda x: x.shape, given), strict=True))
-        raise ValueError(f"Role {call.role!r} cannot take {found}: {e}") from e
+        shapes = dict(zip(call.inputs, jax.tree.map(lambda x: x.shape, inputs), strict=True))
+        raise ValueError(f"Role {call.role!r} cannot take {shapes}: {e}") from e
 
 
-def _check_term(name: str, term: Term, context: Mapping) -> None:
-    def value(context: Mapping) -> Any:
+def _check_term(name: str, term: Term, context: Mapping[str, Any]) -> None:
+    def value(context: Mapping[str, Any]) -> Any:
         kwargs = {k: v(jnp.int32(0)) if callable(v) else v for k, v in term.kwargs.items()}
-        return term_value(name, term, context, kwargs, lambda *_: context[f"{name}/connector"].logits)
+        return term_value(name, term, context, kwargs)
 
     jax.eval_shape(value, context)
 

@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from kd_jax.core.evaluate import make_eval_step
-from kd_jax.core.step import Metrics, answered, make_train_step
+from kd_jax.core.step import Metrics, answered, make_prepared_step
 from kd_jax.prng import Keys
 from kd_jax.resolve import near
 from kd_jax.system import parallel
@@ -87,17 +87,18 @@ class Members:
         self, scheme: Scheme, stage: Stage, mesh: Mesh, accumulate: int = 1
     ) -> Callable[..., tuple[TrainState, Metrics]]:
         """As step.make_train_step, of all members; metrics are [n]."""
-        step = make_train_step(scheme, stage, accumulate)
+        step = make_prepared_step(scheme, stage, accumulate)
 
         def train_step(state: TrainState, batch: Mapping, hyper: Mapping, key: Keys) -> tuple[TrainState, Metrics]:
             def member(own: tuple, shared: tuple) -> tuple:
                 (params, stats, opt, extra), hyper, key = own
-                number, frozen, batch = shared
-                after, metrics = step(TrainState(number, params, stats, opt, frozen, extra), batch, hyper, key)
+                number, frozen, batch, answers = shared
+                before = TrainState(number, params, stats, opt, frozen, extra)
+                after, metrics = step(before, batch, hyper, key, answers)
                 return (after.params, after.stats, after.opt, after.extra), metrics
 
             own = ((state.params, state.stats, state.opt, state.extra), hyper, key.own)
-            shared = (state.step, state.frozen, answered(scheme, stage, state, batch, key.view))
+            shared = (state.step, state.frozen, *answered(scheme, stage, state, batch, key.view))
             (params, stats, opt, extra), metrics = self._spread(member, mesh, self.how)(own, shared)
             metrics = jax.lax.with_sharding_constraint(metrics, parallel.replicated(mesh))
             return TrainState(state.step + 1, params, stats, opt, state.frozen, extra), metrics

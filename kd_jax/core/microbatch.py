@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd_jax.core.paths import lookup
-from kd_jax.core.terms import paths_of, term_values
+from kd_jax.core.terms import context_of, paths_of, term_values
 from kd_jax.types import Array, PyTree, Term
 
 Tried = tuple[Term, PyTree]
@@ -24,20 +24,19 @@ def unroll(length: int) -> int:
     return length if jax.default_backend() == "cpu" else 1
 
 
-def split(batch: Mapping[str, PyTree], parts: int) -> dict[str, PyTree]:
-    """[B, ...] -> [parts, B / parts, ...]; microbatch m has the rows m, m + parts, ...
+def split(tree: PyTree, size: int, parts: int) -> PyTree:
+    """[size, ...] -> [parts, size / parts, ...]; microbatch m has the rows m, m + parts, ...
 
     Every device then keeps its own rows, and each microbatch gets its share of a batch that has labelled rows first.
     What has no batch axis is repeated.
     """
-    size = batch["index"].shape[0]
 
     def rows(x: Array) -> Array:
         if x.ndim and x.shape[0] == size:
             return x.reshape(size // parts, parts, *x.shape[1:]).swapaxes(0, 1)
         return jnp.broadcast_to(x, (parts, *x.shape))
 
-    return jax.tree.map(rows, dict(batch))
+    return jax.tree.map(rows, tree)
 
 
 def whole(stacked: PyTree) -> PyTree:
@@ -50,28 +49,28 @@ def whole(stacked: PyTree) -> PyTree:
 
 
 def gradients(
-    part: Callable[..., Callable], params: PyTree, stats: PyTree, batch: Mapping[str, PyTree], parts: int
+    part: Callable[..., Callable], params: PyTree, stats: PyTree, tree: PyTree, size: int, parts: int
 ) -> tuple[tuple[Array, dict[str, Any], PyTree, PyTree], PyTree]:
-    """((loss, metrics, stats, outputs on all rows), gradients), summed over the microbatches.
+    """((loss, metrics, stats, outputs on all rows), gradients), summed over the microbatches of a tree of `size` rows.
 
     `part(number, rows, stats, counts)` is a function of the parameters that returns a microbatch's (share of the loss,
     (metrics, stats, outputs)), given the counts of the terms over the whole batch.
     """
 
-    def count(given: tuple[Array, PyTree]) -> dict[str, Array]:  # the compiler drops the networks that no mask needs
-        metrics = part(*given, stats, None)(params)[1][0]
+    def count(rows: tuple[Array, PyTree]) -> dict[str, Array]:  # the compiler drops the networks that no mask needs
+        metrics = part(*rows, stats, None)(params)[1][0]
         return {name: number for name, (_, number) in metrics.items()}
 
-    def add(carry: tuple, given: tuple[Array, PyTree]) -> tuple:
+    def add(carry: tuple, rows: tuple[Array, PyTree]) -> tuple:
         loss, grads, stats = carry
-        differentiated = jax.value_and_grad(part(*given, stats, counts), has_aux=True)
-        (share, (metrics, stats, outputs)), own = differentiated(params)
-        return (loss + share, jax.tree.map(jnp.add, grads, own), stats), (metrics, outputs)
+        differentiated = jax.value_and_grad(part(*rows, stats, counts), has_aux=True)
+        (share, (metrics, stats, outputs)), new = differentiated(params)
+        return (loss + share, jax.tree.map(jnp.add, grads, new), stats), (metrics, outputs)
 
-    given = (jnp.arange(parts), split(batch, parts))
-    counts = jax.tree.map(lambda c: c.sum(0), jax.lax.map(count, given))
+    numbered = (jnp.arange(parts), split(tree, size, parts))
+    counts = jax.tree.map(lambda c: c.sum(0), jax.lax.map(count, numbered))
     first = (jnp.float32(0.0), jax.tree.map(jnp.zeros_like, params), stats)
-    (loss, grads, stats), (metrics, outputs) = jax.lax.scan(add, first, given, unroll=unroll(parts))
+    (loss, grads, stats), (metrics, outputs) = jax.lax.scan(add, first, numbered, unroll=unroll(parts))
     return (loss, jax.tree.map(lambda m: m.sum(0), metrics), stats, whole(outputs)), grads
 
 
@@ -80,34 +79,30 @@ def check_terms(full: Mapping[str, Tried], half: Mapping[str, Tried]) -> None:
 
     Each loss is tried on random numbers: its values of two examples must not depend on two others beside them.
     """
-    found = [name for name in full if full[name][0].memory is not None or _relates(*full[name], half[name][1])]
-    if found:
+    relating = [name for name in full if full[name][0].memory is not None or _relates(*full[name], half[name][1])]
+    if relating:
         raise ValueError(
-            f"train.accumulate adds up microbatches, but the terms {found} relate the examples of a batch (or keep a "
-            "memory of it): on microbatches they would be other losses. Leave them out, or set accumulate to 1."
+            f"train.accumulate adds up microbatches, but the terms {relating} relate the examples of a batch (or keep "
+            "a memory of it): on microbatches they would be other losses. Leave them out, or set accumulate to 1."
         )
 
 
-def alone(term: Term, context: Mapping[str, Any], connected: PyTree | None) -> Tried:
-    """(the term without connector and with paths into what it reads, the shapes of that)."""
-    inputs = [lookup(context, p) for p in term.inputs]
-    if connected is not None:
-        inputs = connected if isinstance(connected, tuple) else [connected]
-    given = {f"input{i}": x for i, x in enumerate(inputs)}
-    given |= {p.replace(".", "/"): lookup(context, p) for p in paths_of(term)[len(term.inputs) :]}
-
-    def renamed(path: str) -> str:
-        return "batch." + path.replace(".", "/")
-
+def alone(name: str, term: Term, context: Mapping[str, Any]) -> Tried:
+    """Returns (the term with paths into what it reads alone, the shapes of that)."""
+    context, inputs = context_of(name, term, context), len(term.inputs)
+    paths = paths_of(term)  # inputs apart from the rest, since the same value as both would hide what a loss does
+    entries = {f"input{i}": path for i, path in enumerate(paths[:inputs])}
+    others = {path: f"value{i}" for i, path in enumerate(dict.fromkeys(paths[inputs:]))}
+    new = {path: f"batch.{entry}" for path, entry in others.items()}
     plain = dataclasses.replace(
         term,
-        inputs=tuple(f"batch.input{i}" for i in range(len(inputs))),
-        targets=tuple(map(renamed, term.targets)),
-        options={k: renamed(p) for k, p in term.options.items()},
-        where=term.where and renamed(term.where),
-        connector=None,
+        inputs=tuple(f"batch.{entry}" for entry in entries),
+        targets=tuple(new[path] for path in term.targets),
+        options={k: new[path] for k, path in term.options.items()},
+        where=term.where and new[term.where],
     )
-    return plain, {"batch": given}
+    entries |= {entry: path for path, entry in others.items()}
+    return plain, {"batch": {entry: lookup(context, path) for entry, path in entries.items()}}
 
 
 def _relates(term: Term, full: PyTree, half: PyTree) -> bool:

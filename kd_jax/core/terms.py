@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.core.paths import Context, calls_in, lookup, taps_in
-from kd_jax.types import Array, PyTree, Schedule, Stage, Term
+from kd_jax.types import Array, Schedule, Stage, Term
 
 
 def paths_of(term: Term) -> tuple[str, ...]:
@@ -34,7 +34,7 @@ def taps_of(terms: Mapping[str, Term], call: str) -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Scheduled:
-    """weight * shape(step): a weight of which the number stays traced."""
+    """weight * shape(step), the weight still a traced hyper-parameter."""
 
     weight: float
     shape: Schedule
@@ -43,25 +43,25 @@ class Scheduled:
         return self.weight * self.shape(step)
 
 
-def hyper_of(stage: Stage) -> dict[str, dict[str, dict[str, Any]]]:
-    """The numeric hyper-parameters of a stage as a pytree of arrays: they are traced, so changing one never recompiles.
+def hyper_of(stage: Stage) -> dict[str, dict[str, Any]]:
+    """Returns the numeric hyper-parameters of a stage as arrays: a step traces them, so changing one never recompiles.
 
-    {group: {term: {"weight": w, "kwargs": {option: value}}}}, and a learning-rate scale under {group: {"": ...}}; of a
-    schedule only the number of a Scheduled is in it.
+    {group: {"learning_rate_scale": 1, "terms": {term: {"weight": w, "kwargs": {option: value}}}}}; of a schedule only
+    the number of a Scheduled is in it.
     """
-    hyper: dict[str, dict[str, dict[str, Any]]] = {}
+    hyper: dict[str, dict[str, Any]] = {}
     for phase in stage.phases:
-        group = hyper.setdefault(phase.group, {"": {"learning_rate_scale": jnp.float32(1.0)}})
+        group = hyper.setdefault(phase.group, {"learning_rate_scale": jnp.float32(1.0), "terms": {}})
         for name, term in phase.terms.items():
             kwargs = {k: jnp.asarray(v, jnp.float32) for k, v in term.kwargs.items() if isinstance(v, float)}
             number = term.weight.weight if isinstance(term.weight, Scheduled) else term.weight
             weight = {"weight": jnp.asarray(number, jnp.float32)} if not callable(number) else {}
-            group[name] = {**weight, "kwargs": kwargs}
+            group["terms"][name] = {**weight, "kwargs": kwargs}
     return hyper
 
 
 def options_of(term: Term, hyper: Mapping[str, Any], step: Array) -> tuple[Any, dict[str, Any]]:
-    """(weight, kwargs) of this step: traced leaves where there are some, schedules evaluated, the rest as it stands."""
+    """Returns (weight, kwargs) of this step: traced leaves where there are some, schedules evaluated, else as it is."""
 
     def now(value: Any) -> Any:
         return value(step) if callable(value) else value
@@ -70,6 +70,11 @@ def options_of(term: Term, hyper: Mapping[str, Any], step: Array) -> tuple[Any, 
     if isinstance(term.weight, Scheduled) and "weight" in hyper:
         weight = weight * term.weight.shape(step)
     return now(weight), {k: now(v) for k, v in {**term.kwargs, **hyper["kwargs"]}.items()}
+
+
+def context_of(name: str, term: Term, context: Context) -> Context:
+    """The context as this term sees it, with what it keeps itself as `memory`."""
+    return context if term.memory is None else {**context, "memory": context["extra"][name]}
 
 
 def masked_sum_and_count(values: Array, mask: Array | None) -> tuple[Array, Array]:
@@ -94,35 +99,29 @@ def takes_where(fn: Callable) -> bool:
 
 
 def term_value(
-    name: str,
-    term: Term,
-    context: Context,
-    kwargs: Mapping[str, Any],
-    connect: Callable[[str, tuple[PyTree, ...]], PyTree] | None = None,
+    name: str, term: Term, context: Context, kwargs: Mapping[str, Any]
 ) -> tuple[Array, Array, tuple[Any, ...]]:
-    """(sum, count, inputs of the loss) over the batch, without the weight. `connect` runs the connector."""
-    values, where, inputs = term_values(name, term, context, kwargs, connect)
+    """Returns (sum, count, inputs of the loss) over the batch, without the weight."""
+    values, where, inputs = term_values(name, term, context, kwargs)
     return (*masked_sum_and_count(values, where), inputs)
 
 
 def term_values(
-    name: str, term: Term, context: Context, kwargs: Mapping[str, Any], connect: Callable[..., PyTree] | None = None
+    name: str, term: Term, context: Context, kwargs: Mapping[str, Any]
 ) -> tuple[Array, Array | None, tuple[Any, ...]]:
-    """(what the loss returns, the mask, its inputs)."""
+    """Returns (what the loss returns, the mask, its inputs); `bind` has put connectors before the inputs."""
+    context = context_of(name, term, context)
     inputs: tuple[Any, ...] = tuple(lookup(context, p) for p in term.inputs)
     targets = tuple(jax.lax.stop_gradient(lookup(context, p)) for p in term.targets)
     options = {k: jax.lax.stop_gradient(lookup(context, p)) for k, p in term.options.items()}
     where = jax.lax.stop_gradient(lookup(context, term.where)) if term.where else None
     if where is not None and takes_where(term.fn):
         options["where"] = where
-    if term.connector is not None:
-        connected = connect(name, inputs)
-        inputs = connected if isinstance(connected, tuple) else (connected,)
     try:
         values = term.fn(*inputs, *targets, **kwargs, **options)
     except (TypeError, ValueError) as e:
         shapes = {
-            p: jax.tree.map(jnp.shape, v) for p, v in zip(term.inputs + term.targets, inputs + targets, strict=False)
+            p: jax.tree.map(jnp.shape, v) for p, v in zip(term.inputs + term.targets, inputs + targets, strict=True)
         }
         raise ValueError(f"Term {name!r} ({getattr(term.fn, '__name__', term.fn)}) failed on {shapes}: {e}") from e
     if values.ndim == 0:

@@ -184,15 +184,14 @@ def contrastive_memory_loss(
 def contrastive_memory(
     examples: int,
     *,
-    name: str,
     width: int = 128,
     momentum: float = 0.5,
     negatives: int = 512,
     temperature: float = 0.07,
 ) -> Memory:
-    """The banks of `contrastive_memory_loss` for a training set of `examples`: {student, teacher} [examples, width].
+    """Returns the banks of `contrastive_memory_loss` for `examples` of training: {student, teacher} [examples, width].
 
-    `name` is that of the term, whose memory stands at extra.<name>.
+    The term reads them at the path "memory".
     """
     edge = (width / 3) ** -0.5
     keys = jax.random.split(jax.random.key(0))

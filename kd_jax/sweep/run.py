@@ -131,7 +131,7 @@ def _may_be_traced(field: str, config: ConfigDict) -> bool:
 
 
 def _leaf(hyper: Mapping[str, Any], parts: Sequence[str]) -> Any:
-    term = hyper.get(parts[1])
+    term = hyper["terms"].get(parts[1])
     return None if term is None else term.get("weight") if parts[2] == "weight" else term["kwargs"].get(parts[3])
 
 
@@ -176,11 +176,10 @@ def _members(config: ConfigDict, points: Sequence[Point], scheme: Scheme) -> Mem
             for field, value in point.items():
                 parts = field.split(".")
                 if field == RATE:
-                    group[""]["learning_rate_scale"] = np.float32(value / config.train.optimizer.learning_rate)
+                    group["learning_rate_scale"] = np.float32(value / config.train.optimizer.learning_rate)
                 elif parts[0] == "terms" and _leaf(group, parts) is not None:
-                    owner, name = (
-                        (group[parts[1]], "weight") if len(parts) == 3 else (group[parts[1]]["kwargs"], parts[3])
-                    )
+                    term = group["terms"][parts[1]]
+                    owner, name = (term, "weight") if len(parts) == 3 else (term["kwargs"], parts[3])
                     owner[name] = np.float32(value)
         hypers.append(stages)
     return Members(tuple(int(point.get("seed", config.seed)) for point in points), stack(hypers))

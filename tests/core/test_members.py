@@ -10,7 +10,7 @@ import pytest
 import toy
 
 from kd_jax.core.many import Members, obstacle, stack
-from kd_jax.core.step import answered, make_train_step
+from kd_jax.core.step import answered, make_prepared_step, make_train_step
 from kd_jax.core.terms import hyper_of
 from kd_jax.schemes import offline
 from kd_jax.system.checkpoint import load_tree
@@ -36,7 +36,7 @@ def hypers(points=POINTS):
     found = []
     for _, temperature, weight, rate in points:
         hyper = hyper_of(scheme(temperature, weight).stages[0])
-        hyper["student"][""]["learning_rate_scale"] = np.float32(rate)
+        hyper["student"]["learning_rate_scale"] = np.float32(rate)
         found.append((hyper,))
     return stack(found)
 
@@ -139,9 +139,12 @@ def test_a_step_from_answers_is_the_step():
     bound, inputs = bind(scheme(), toy.shapes(batch))
     state = init_state(bound, inputs, keys, loaded_variables(bound))
     stage = bound.stages[0]
-    step, hyper = jax.jit(make_train_step(bound, stage)), hyper_of(stage)
-    known = jax.jit(lambda s, b: answered(bound, stage, s, b, keys))(state, batch)
-    chex.assert_trees_all_close(step(state, batch, hyper, keys), step(state, known, hyper, keys), rtol=1e-6, atol=1e-7)
+    step, after = (jax.jit(make(bound, stage)) for make in (make_train_step, make_prepared_step))
+    seen, answers = jax.jit(lambda s, b: answered(bound, stage, s, b, keys))(state, batch)
+    assert [{*said} for said in answers] == [{"teacher"}]
+    hyper = hyper_of(stage)
+    expected = step(state, batch, hyper, keys)
+    chex.assert_trees_all_close(expected, after(state, seen, hyper, keys, answers), rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("how", ["vmap", "map"])

@@ -75,7 +75,8 @@ def test_hyper_parameters_are_traced():
     hyper = hyper_of(scheme.stages[0])
     losses = []
     for temperature, weight in ((2.0, 1.0), (8.0, 1.0), (2.0, 0.0)):
-        hyper["student"]["kd"] = {"kwargs": {"temperature": jnp.float32(temperature)}, "weight": jnp.float32(weight)}
+        kwargs = {"temperature": jnp.float32(temperature)}
+        hyper["student"]["terms"]["kd"] = {"kwargs": kwargs, "weight": jnp.float32(weight)}
         losses.append(float(step(state, batch, hyper, KEY)[1]["loss"][0]))
     assert len(set(losses)) == 3
 

@@ -140,7 +140,7 @@ INDEX = np.array([3, 0, 11, 5], np.int32)
 
 def memory_at(step=2, constants=(0.0, 0.0)):
     """The memory's parts and what a loss and an update get at a step."""
-    memory = composed.contrastive_memory(EXAMPLES, name="crd", width=WIDTH, negatives=NEGATIVES, temperature=0.5)
+    memory = composed.contrastive_memory(EXAMPLES, width=WIDTH, negatives=NEGATIVES, temperature=0.5)
     first = dict(memory.first, student_constant=jnp.float32(constants[0]), teacher_constant=jnp.float32(constants[1]))
     return memory, first, {"batch": {"index": jnp.asarray(INDEX)}, "step": jnp.int32(step)}
 

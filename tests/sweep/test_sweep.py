@@ -91,8 +91,8 @@ def test_points_share_programs_where_they_can(tmp_path):
     found = sweep.programs_of(sweep.begun(config, tmp_path), spec.grid(), tmp_path, mesh)
     assert [len(p.points) for p in found] == [8, 8] and found[0].directory != found[1].directory
     hyper = found[0].members.hyper[0]["student"]
-    np.testing.assert_allclose(hyper[""]["learning_rate_scale"], [0.5, 1] * 4)
-    np.testing.assert_allclose(hyper["kd"]["kwargs"]["temperature"], [1, 1, 4, 4] * 2)
+    np.testing.assert_allclose(hyper["learning_rate_scale"], [0.5, 1] * 4)
+    np.testing.assert_allclose(hyper["terms"]["kd"]["kwargs"]["temperature"], [1, 1, 4, 4] * 2)
     assert found[0].members.seeds == (0,) * 4 + (1,) * 4 and found[0].config.view_seed == 0
     config.train.optimizer.update(dict(name="adafactor", weight_decay=0.0))
     config.train.optimizer.kwargs = {"weight_decay_rate": 0.1}

@@ -33,7 +33,7 @@ def test_roles_and_terms_are_named_in_the_compiled_program():
     # jvp(x): on the way forward, transpose(jvp(x)): on the way back.
     for name in ("jvp(student)", "transpose(jvp(student))", "jvp(teacher)", "jvp(ce)", "jvp(kd)", "jvp(hint)"):
         assert f"/{name}/" in text, name
-    assert "/jvp(hint)/hint/connector/" in text and "/update_student/" in text
+    assert "/jvp(hint/connector)/" in text and "/update_student/" in text
     assert "transpose(jvp(teacher))" not in text
 
 
