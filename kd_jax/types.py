@@ -152,6 +152,7 @@ class Scheme:
     `evaluate` names the classifiers whose accuracy is reported, the first selects the best step: a role ("student"),
     a path of one ("student.features:exit1", "peers.logits@0" for one of several along axis 1), or several joined by
     "+", whose probabilities are averaged. `reference` is the one that they are compared with (fidelity).
+    `copies` names the roles whose parameters the scheme reads itself, in Python, beside what calls and terms say.
     `extra` is the first content of TrainState.extra; `prepare(batch, key, train)` turns a raw batch into what the calls
     read; its key is the same in every step, so that an example's picture depends on its index and view alone.
     `select`, "accuracy" (the highest) or "nll" (the lowest), chooses the best step on the validation split.
@@ -164,6 +165,7 @@ class Scheme:
     stages: tuple[Stage, ...]
     evaluate: tuple[str, ...] = ("student",)
     reference: str | None = None
+    copies: tuple[str, ...] = ()
     extra: Mapping[str, PyTree] = dataclasses.field(default_factory=dict)
     prepare: Callable[[Mapping[str, Array], Array, bool], Mapping[str, Array]] | None = None
     select: str = "accuracy"

@@ -22,18 +22,15 @@ from kd_jax import prng
 from kd_jax.cache.model import TOP_IDS, TOP_LOG_PROBS, CachedTeacher, Store, encode
 from kd_jax.config.fields import teachers_of
 from kd_jax.core.paths import lookup, taps_in, variables_of
+from kd_jax.core.prepare import Preparation, preparation_of
 from kd_jax.core.terms import paths_of
 from kd_jax.data import answers, order
 from kd_jax.data.answers import Answers
 from kd_jax.data.batches import batch_shapes
 from kd_jax.data.source import Source
+from kd_jax.losses.needs import needs_every_logit
 from kd_jax.system import precision, workdir
-from kd_jax.types import Array, Outputs, PyTree, Role, Scheme, Stage
-
-# Losses that read every logit alike, also those of which a top-k cache only knows the sum of the probabilities.
-NEEDS_ALL_LOGITS = ("logit_mse_loss", "standardized_kd_loss")
-MAKER = "kd_jax.train.jobs"  # where the preparation comes from unless a scheme has its own
-NEEDS_PARAMETERS = ("schemes.reused_head.build",)  # schemes that copy a part of the teacher
+from kd_jax.types import Array, Outputs, PyTree, Role, Scheme, Stage, Term
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -113,39 +110,35 @@ def taps_of_config(name: str, config: ConfigDict) -> set[str]:
     return set(taps_in(name, paths)) - {TOP_LOG_PROBS, TOP_IDS}
 
 
-def check_use(name: str, scheme: Scheme, role: Role, store: Store, builder: str) -> None:
+def check_use(name: str, scheme: Scheme, role: Role, store: Store) -> None:
     """ValueError where the scheme needs more of a teacher than answers to the pictures of each example."""
     needs = f"needs the {name} itself, and with config.{name}.cache there are only its answers"
-    if builder in NEEDS_PARAMETERS:
-        raise ValueError(f"{builder} {needs}.")
+    if name in scheme.copies:
+        raise ValueError(f"This scheme copies parameters of the {name}, so it {needs}.")
     for other, fields in scheme.roles.items():
-        copies = fields.initial == name or set(fields.inputs) & set(role.inputs)
-        copies = copies or variables_of(name, fields.inputs)
-        if (other != name and copies) or (other == name and fields.group is not None):
+        takes = fields.initial == name or {*fields.inputs} & {*role.inputs} or variables_of(name, fields.inputs)
+        if (other != name and takes) or (other == name and fields.group is not None):
             raise ValueError(f"The role {other!r} of this scheme {needs}.")
     for stage in scheme.stages:
         for phase in stage.phases:
-            calls = [call for call in phase.forward if call.role == name]
-            for call in calls:
-                if call.inputs != role.inputs or stage.pre_update is not None:
+            for call in phase.forward:
+                if call.role == name and (call.inputs != role.inputs or stage.pre_update is not None):
                     shown = call.inputs if call.inputs != role.inputs else "a batch that the student changes"
                     raise ValueError(f"This scheme shows the {name} {shown}, so it {needs}.")
             for key, term in {**phase.terms, **phase.metrics}.items():
-                paths = paths_of(term)
-                if read := variables_of(name, paths):
-                    raise ValueError(f"Term {key!r} reads {read[0]!r}: it {needs}.")
-                fn = getattr(term.fn, "func", term.fn)
-                if store.k and getattr(fn, "__name__", "") in NEEDS_ALL_LOGITS and f"{name}.logits" in paths:
-                    raise ValueError(
-                        f"Term {key!r} ({fn.__name__}) reads every logit, and the cache of the {name} holds the "
-                        f"{store.k} largest: set config.{name}.cache.k=0."
-                    )
+                _check_term(key, term, name, store, needs)
 
 
-def ops_of(train: Mapping[str, Any], path: str, clean: bool) -> Any:
-    """The augmentations of the picture at a path of the prepared batch, () for what is as it is stored."""
-    views = {"batch.image": train["augment"], **{f"batch.{name}": ops for name, ops in train["views"].items()}}
-    return () if clean and path == "batch.teacher_image" else views.get(path, ())
+def _check_term(key: str, term: Term, name: str, store: Store, needs: str) -> None:
+    paths = paths_of(term)
+    if read := variables_of(name, paths):
+        raise ValueError(f"Term {key!r} reads {read[0]!r}: it {needs}.")
+    if store.k and needs_every_logit(term.fn) and f"{name}.logits" in paths:
+        fn = getattr(term.fn, "func", term.fn)
+        raise ValueError(
+            f"Term {key!r} ({getattr(fn, '__name__', fn)}) reads every logit, and the cache of the {name} holds the "
+            f"{store.k} largest: set config.{name}.cache.k=0."
+        )
 
 
 def views_of(
@@ -171,10 +164,12 @@ def plan_cache(
     `role` is the teacher, `reads` the role in its place; the folder is not known yet.
     """
     fields, scheme, sources, settings = teachers_of(config)[name], job.scheme, job.sources, job.settings
-    check_use(name, scheme, reads, store, config.scheme.name)
+    check_use(name, scheme, reads, store)
     seed = settings.data_seed
-    clean, own = fields.view == "clean", bool(config.prepare.name) or scheme.prepare.__module__ != MAKER
-    pictures = {p: workdir.plain(ops_of(config.train, p, clean)) for p in role.inputs}
+    as_configured = isinstance(scheme.prepare, Preparation)
+    preparation = scheme.prepare if as_configured else preparation_of(config.train, job.source, config.prepare)
+    own = not as_configured or preparation.more is not None
+    pictures = {p: workdir.plain(preparation.augmentations_at(p)) for p in role.inputs}
     about = {
         "teacher": {"model": workdir.plain(fields.model), "dtype": fields.dtype},
         "answers": {"k": store.k, "dtype": store.dtype, "temperature": store.temperature if store.k else None},

@@ -24,6 +24,7 @@ from kd_jax.losses.feature import (
     overhaul_loss,
     softmax_regression_loss,
 )
+from kd_jax.losses.needs import reads_every_logit
 from kd_jax.losses.representation import (
     contrastive_constant,
     contrastive_representation_loss,
@@ -56,6 +57,7 @@ nkd_transfer_loss = _teacher_labels_where_none(nkd_loss)
 wsld_transfer_loss = _teacher_labels_where_none(wsld_loss)
 
 
+@reads_every_logit
 def standardized_kd_loss(student: Array, teacher: Array, *, temperature: Array | float = 2.0) -> Array:
     """kd_loss of standardised logits [..., classes]; returns [...]. Sun et al., 2024, arXiv 2403.01427."""
     return kd_loss(standardize_logits(student), standardize_logits(teacher), temperature=temperature)

@@ -24,6 +24,7 @@ from kd_jax.losses._numerics import (
     squared,
     to_float,
 )
+from kd_jax.losses.needs import reads_every_logit
 from kd_jax.losses.response_batch import dist_loss, learned_temperature, multi_level_logit_loss, standardize_logits
 from kd_jax.losses.response_labels import dkd_loss, nkd_loss, wsld_loss
 from kd_jax.losses.response_vocabulary import topk_kd_loss, uld_loss
@@ -127,6 +128,7 @@ def soft_cross_entropy_loss(
     return -squared(temperature, s) * over_shards(jnp.sum(jnp.exp(log_t) * log_s, axis=-1), axis_name)
 
 
+@reads_every_logit
 def logit_mse_loss(student_logits: Array, teacher_logits: Array) -> Array:
     """mean over classes of (s - t)^2.
 

@@ -13,6 +13,8 @@ def build(parts: Parts) -> Scheme:
     A teacher runs only where a term names it; otherwise it is but the reference that the student is compared with.
     On one view for both: Beyer et al. 2022, arXiv 2106.05237.
     """
+    if not parts.terms:
+        raise ValueError("config.terms is empty: knowledge.compose('response') fills it.")
     named = calls_of(parts.terms.values())
     teachers = [name for name, role in parts.roles.items() if role.group is None and name in named]
     if "teacher" in named and "teacher" not in parts.roles:

@@ -36,4 +36,5 @@ def build(parts: Parts) -> Scheme:
         )
         return state.replace(stats={**state.stats, "student": {**student, "head": head}})
 
-    return dataclasses.replace(scheme, stages=(dataclasses.replace(scheme.stages[0], on_enter=copy_head),))
+    stage = dataclasses.replace(scheme.stages[0], on_enter=copy_head)
+    return dataclasses.replace(scheme, stages=(stage,), copies=("teacher",))

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import optax
 from ml_collections import ConfigDict
 
-from kd_jax import prng
 from kd_jax.cache.plan import TeacherCache, attach, stand_in
 from kd_jax.config import knowledge
 from kd_jax.config.fields import own_data, teachers_of
-from kd_jax.config.presets import part, supervised
+from kd_jax.config.presets import supervised
 from kd_jax.core import optimizers
 from kd_jax.core.paths import roles_read
-from kd_jax.data import augment
+from kd_jax.core.prepare import preparation_of
 from kd_jax.data.source import Source, Splits
 from kd_jax.models.adapters import as_model, name_of
 from kd_jax.models.remat import Remat
 from kd_jax.resolve import call, check_kwargs, resolve
+from kd_jax.schemes import offline
 from kd_jax.system import precision
 from kd_jax.system.workdir import plain
 from kd_jax.train.fit import Settings
@@ -72,53 +71,18 @@ def num_steps(config: Mapping[str, Any], examples: int) -> int:
     return config["steps"] or math.ceil(config["epochs"] * examples / config["batch_size"])
 
 
-def prepare_fn(config: Mapping[str, Any], source: Source, more: Mapping[str, Any] | None = None):
-    """batch -> the batch that the networks see.
-
-    `target` is the label, or [B, classes] probabilities after mixup or cutmix; every name of config.views is a further
-    picture of the example. Tokens stay as they are: ValueError where they are to be augmented. `more`, {name, kwargs},
-    is the config's own function, whose entries are added last.
-    """
-    view_of = functools.partial(augment.prepare, mean=source.mean, std=source.std)
-    ops, views = tuple(config["augment"]), {name: tuple(ops) for name, ops in config["views"].items()}
-    if source.entry != "image" and (ops or views):
-        raise ValueError(
-            f"{source.name} has {source.entry}, and augmentations and views are of images: {[*ops, *views]}. "
-            "config.prepare names a function of your own."
-        )
-    own = None
-    if more and more["name"]:
-        own = resolve(more["name"])
-        check_kwargs(more["name"], own, [*more["kwargs"]])
-
-    def prepare(batch: Mapping[str, jax.Array], key: jax.Array, train: bool) -> Mapping[str, jax.Array]:
-        seen = view_of(batch, key, train, augment=ops) if source.entry == "image" else dict(batch)
-        seen["target"] = seen["label"]
-        if "mix_label" in seen:
-            if views:
-                raise ValueError(f"mixup and cutmix show two images at once, and {sorted(views)} would show one.")
-            one, other = (jax.nn.one_hot(seen[k], source.num_classes) for k in ("label", "mix_label"))
-            weight = seen["mix_weight"][:, None]
-            seen["target"] = weight * one + (1 - weight) * other
-        for name, ops_of_view in views.items():
-            seen[name] = view_of(batch, prng.stream(key, name, 0), train, augment=ops_of_view)["image"]
-        return seen if own is None else {**seen, **own(seen, train, **more["kwargs"])}
-
-    return prepare
-
-
 def make_scheme(
     config: ConfigDict,
     train: Mapping[str, Any],
     terms: Mapping,
     roles: Mapping[str, Role],
     sources: Mapping[str, Source | None],
-    scheme: Mapping[str, Any] | None = None,
+    build: Callable[[Parts], Scheme] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> Scheme:
-    """The scheme (config.scheme if none is given) with terms, optimizers and view of the data; nothing is run yet."""
+    """Returns the scheme (config.scheme if no `build` is given) with terms, optimizers, and view of the data."""
     source = sources["train"]
-    steps, scheme = num_steps(train, len(source)), scheme or config.scheme
+    steps, build = num_steps(train, len(source)), build or partial(call, config.scheme.name, **config.scheme.kwargs)
     if config.select not in ("accuracy", "nll"):
         raise ValueError(f"config.select is 'accuracy' or 'nll', not {config.select!r}.")
 
@@ -128,10 +92,10 @@ def make_scheme(
     views = dict(train["views"])
     if any(teacher.view == "clean" for teacher in teachers_of(config).values()):
         views["teacher_image"] = ()
-    prepare = prepare_fn({**train, "views": views}, source, config.prepare)
+    prepare = preparation_of({**train, "views": views}, source, config.prepare)
     terms = knowledge.make_terms(terms, steps, len(source))
     parts = Parts(roles, terms, steps, make_tx, prepare, sources)
-    built = call(scheme["name"], parts, **scheme["kwargs"])
+    built = build(parts)
     if config.summary["name"]:
         own = call(config.summary["name"], built.roles, sources, **config.summary["kwargs"])
         built = dataclasses.replace(built, summary=_both(built.summary, own))
@@ -207,8 +171,6 @@ def plan(
     The baseline makes as many steps as the student, on the labelled examples only. `sources` are those of the student,
     `teacher_sources` those of each teacher; `models` has a model for every role that the config names.
     """
-    if not config.terms and config.scheme.name == "schemes.offline.build":
-        raise ValueError("config.terms is empty: knowledge.compose('response') fills it.")
     jobs: dict[str, Job] = {}
     common = {k: config[k] for k in ("prepare", "extra", "select", "summary")}
 
@@ -224,8 +186,8 @@ def plan(
         rules: Any,
         view_seed: int | None = None,
     ) -> None:
-        kind = config.scheme if name == "student" else part("schemes.offline.build")
-        scheme = make_scheme(config, train, terms, roles, data, kind, extra)
+        build = None if name == "student" else offline.build
+        scheme = make_scheme(config, train, terms, roles, data, build, extra)
         about = about | common | {"log_every": config.log_every, "eval_every": config.eval_every}
         if view_seed is not None:
             about = about | {"view_seed": view_seed}

@@ -26,7 +26,6 @@ from kd_jax.losses import response, task
 from kd_jax.models.adapters import LinenModel
 from kd_jax.report import page, verdict
 from kd_jax.system.parallel import batch_sharding
-from kd_jax.train import jobs
 from kd_jax.train import run as train
 from kd_jax.types import Call, Phase, Role, Scheme, Stage, Term
 
@@ -217,4 +216,4 @@ def test_labels_of_tokens_are_not_dealt_out():
         with pytest.raises(ValueError, match="whose labels are all known, one an example"):
             load({"name": "token_toy:splits_of", field: value})
     assert load({"name": "token_toy:splits_of", "limit": 5}).train.entry == splits.train.entry == "tokens"
-    assert make_terms(text_config().terms)["kd"].where == "batch.labelled" and jobs.prepare_fn
+    assert make_terms(text_config().terms)["kd"].where == "batch.labelled"

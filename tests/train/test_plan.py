@@ -10,6 +10,7 @@ import pytest
 
 from kd_jax.config.fields import base, training
 from kd_jax.core import optimizers
+from kd_jax.core.prepare import preparation_of
 from kd_jax.data.arrays import from_arrays
 from kd_jax.train import jobs
 from kd_jax.types import Role
@@ -36,7 +37,7 @@ def batch(source):
 
 def prepared(source, batch, augment, view="same", train=True):
     views = {"teacher_image": ()} if view == "clean" else {}
-    prepare = jobs.prepare_fn({"augment": augment, "views": views}, source)
+    prepare = preparation_of({"augment": augment, "views": views}, source)
     return jax.jit(functools.partial(prepare, train=train))(batch, KEY)
 
 

@@ -1,0 +1,76 @@
+"""From a raw batch to the batch that the networks see, as a config describes it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from kd_jax import prng
+from kd_jax.core.paths import Path
+from kd_jax.data import augment
+from kd_jax.data.source import Source
+from kd_jax.resolve import check_kwargs, resolve
+from kd_jax.types import Array
+
+Batch = Mapping[str, Array]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Preparation:
+    """(batch, key, train) -> the batch that the networks see: normalised pictures, further views of them, a target.
+
+    `target` is the label, or [B, classes] probabilities after mixup or cutmix. `augmentations` has those of the image
+    and of every further view by the entry of the batch; examples that are no pictures stay as they are. `more`, a
+    function (batch, train) -> entries, is the user's own, whose entries are added last.
+    """
+
+    augmentations: Mapping[str, tuple[str, ...]]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: int
+    pictures: bool = True
+    more: Callable[[Batch, bool], Batch] | None = None
+
+    def __call__(self, batch: Batch, key: Array, train: bool) -> Batch:
+        ops, further = self.augmentations["image"], {k: v for k, v in self.augmentations.items() if k != "image"}
+        view_of = functools.partial(augment.prepare, train=train, mean=self.mean, std=self.std)
+        seen = view_of(batch, key, augment=ops) if self.pictures else dict(batch)
+        seen["target"] = seen["label"]
+        if "mix_label" in seen:
+            if further:
+                raise ValueError(f"mixup and cutmix show two images at once, and {sorted(further)} would show one.")
+            one, other = (jax.nn.one_hot(seen[k], self.classes) for k in ("label", "mix_label"))
+            weight = seen["mix_weight"][:, None]
+            seen["target"] = weight * one + (1 - weight) * other
+        for name, ops_of_view in further.items():
+            seen[name] = view_of(batch, prng.stream(key, name, 0), augment=ops_of_view)["image"]
+        return seen if self.more is None else {**seen, **self.more(seen, train)}
+
+    def augmentations_at(self, path: str) -> tuple[str, ...]:
+        """Those of the entry at a path of the prepared batch, () for what is as it is stored."""
+        where = Path.parse(path)
+        return self.augmentations.get(where.owner, ()) if where.kind == "batch" else ()
+
+
+def preparation_of(train: Mapping[str, Any], source: Source, more: Mapping[str, Any] | None = None) -> Preparation:
+    """Returns the preparation of config.train for a source, with the function that `more`, {name, kwargs}, names.
+
+    Raises ValueError where examples that are no images are to be augmented, and for arguments that `more` has not.
+    """
+    ops, views = tuple(train["augment"]), {name: tuple(ops) for name, ops in train["views"].items()}
+    pictures = source.entry == "image"
+    if not pictures and (ops or views):
+        raise ValueError(
+            f"{source.name} has {source.entry}, and augmentations and views are of images: {[*ops, *views]}. "
+            "config.prepare names a function of your own."
+        )
+    adds = None
+    if more and more["name"]:
+        fn, kwargs = resolve(more["name"]), dict(more["kwargs"])
+        check_kwargs(more["name"], fn, [*kwargs])
+        adds = functools.partial(fn, **kwargs)
+    return Preparation({"image": ops, **views}, source.mean, source.std, source.num_classes, pictures, adds)
