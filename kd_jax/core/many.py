@@ -2,7 +2,7 @@
 
 A state of n members has an axis of length n at the front of everything that a run changes; the one step runs for every
 member, between frozen networks that have answered once for all. Where there are several devices and n is a multiple of
-them, every device takes whole members.
+them, every device takes whole members. One run (`Single`) has the same interface.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from kd_jax.core.evaluate import make_eval_step
-from kd_jax.core.step import Metrics, answered, make_prepared_step
+from kd_jax.core.step import Metrics, answered, make_prepared_step, make_train_step
+from kd_jax.core.terms import hyper_of
 from kd_jax.prng import Keys
 from kd_jax.resolve import near
 from kd_jax.system import parallel
@@ -25,6 +26,52 @@ from kd_jax.types import Array, PyTree, Scheme, Stage, TrainState
 
 KINDS = ("vmap", "map", "unroll")
 AXES = TrainState(None, 0, 0, 0, None, 0)  # type: ignore[arg-type]
+
+
+@dataclasses.dataclass(frozen=True)
+class Single:
+    """One run, of its own seed and with the hyper-parameters of its scheme."""
+
+    seed: int
+    prefixes = ("",)
+
+    def keys(self) -> Array:
+        return jax.random.key(self.seed)
+
+    def hyper_at(self, number: int, stage: Stage) -> PyTree:
+        """The hyper-parameters of a stage, which is that of this number."""
+        return hyper_of(stage)
+
+    def first(self, init: Callable[..., TrainState], keys: Array, loaded: Mapping[str, Any]) -> TrainState:
+        return init(keys, loaded)
+
+    def each(self, change: Callable[[TrainState], TrainState], state: TrainState) -> TrainState:
+        return change(state)
+
+    def one(self, state: TrainState, number: int) -> TrainState:
+        return state
+
+    def shardings(self, shapes: TrainState, rules: Mapping[str, parallel.Rules], mesh: Mesh) -> TrainState:
+        return parallel.state_shardings(shapes, rules, mesh)
+
+    def train_step(
+        self, scheme: Scheme, stage: Stage, mesh: Mesh, accumulate: int = 1
+    ) -> Callable[..., tuple[TrainState, Metrics]]:
+        return make_train_step(scheme, stage, accumulate)
+
+    def eval_step(self, scheme: Scheme, mesh: Mesh) -> Callable[..., dict[str, Any]]:
+        return make_eval_step(scheme)
+
+    def sections(self, scheme: Scheme, state: TrainState, record: Mapping[str, Any]) -> dict[str, Any]:
+        """What the scheme's summary adds to the results."""
+        return {} if scheme.summary is None else {"sections": scheme.summary(state, record)}
+
+    def joined(self, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """The results of every run as done.json has them; `parted` is the inverse."""
+        return results[0]
+
+    def parted(self, results: dict[str, Any]) -> list[dict[str, Any]]:
+        return [results]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +101,9 @@ class Members:
 
     def keys(self) -> Array:
         return jnp.stack([jax.random.key(seed) for seed in self.seeds])
+
+    def hyper_at(self, number: int, stage: Stage) -> PyTree:
+        return self.hyper[number]
 
     def first(self, init: Callable[..., TrainState], keys: Array, loaded: Mapping[str, Any]) -> TrainState:
         """The states at step 0; `init(key, loaded)` is that of one run."""
@@ -126,6 +176,16 @@ class Members:
 
         return eval_step
 
+    def sections(self, scheme: Scheme, state: TrainState, record: Mapping[str, Any]) -> dict[str, Any]:
+        """None: a summary is of one run."""
+        return {}
+
+    def joined(self, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        return {"members": list(results)}
+
+    def parted(self, results: dict[str, Any]) -> list[dict[str, Any]]:
+        return results["members"]
+
     def _spread(self, member: Callable[[tuple, tuple], PyTree], mesh: Mesh, how: str) -> Callable[..., PyTree]:
         """(own, shared) -> what `member` makes of every member's own, on its devices."""
         if how == "vmap":
@@ -147,6 +207,9 @@ class Members:
         # Not left to the partitioner: it would move members (lax.map) or parts of images (grouped convolutions).
         own, shared = PartitionSpec(axes), PartitionSpec()
         return jax.shard_map(run, mesh=mesh, in_specs=(own, shared), out_specs=own, check_vma=False)
+
+
+Runs = Single | Members
 
 
 def stack(hypers: Sequence[Sequence[PyTree]]) -> tuple[PyTree, ...]:

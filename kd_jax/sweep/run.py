@@ -28,7 +28,7 @@ from ml_collections import ConfigDict
 
 from kd_jax.config.fields import teachers_of
 from kd_jax.core import optimizers
-from kd_jax.core.many import KINDS, Members, obstacle, stack
+from kd_jax.core.many import KINDS, Members, Runs, Single, obstacle, stack
 from kd_jax.core.terms import Scheduled, hyper_of
 from kd_jax.files import write_json
 from kd_jax.report.surface import write_sweep
@@ -53,9 +53,9 @@ class Program:
     config: ConfigDict  # of all its points, but for the fields that are traced
     points: list[Point]
     directory: Path
-    members: Members | None
+    members: Runs
     choice: Path  # where the way to run them is noted: programs alike, as of a search's trials, share it
-    why: str  # a point is run by itself
+    why: str  # a point is run by itself; "" where it is not
     data: str  # its name
     examples: int  # of its validation split
 
@@ -112,7 +112,7 @@ def _split(config: ConfigDict, points: Iterable[Point], traced: set[str], root: 
         elif opaque:
             yield from _split(config, group, traced - opaque, root, mesh)
         else:
-            members = None if why else _members(own, group, scheme)
+            members = Single(int(own.seed)) if why else _members(own, group, scheme)
             choice = root / "members" / f"{workdir.fingerprint(own)}-{len(group)}.json"
             yield Program(own, group, directory, members, choice, why, splits.train.name, len(splits.validation))
 
@@ -192,7 +192,7 @@ def train_program(program: Program, mesh: Mesh, watch: Watch | None = None) -> l
     teachers.teach(program.config, jobs, mesh)
     job, members, count = jobs["student"], program.members, len(program.points)
     about: dict[str, Any] = {}
-    if members is not None:
+    if not program.why:
         job.name, job.config = f"{count} students", job.config | {"members": workdir.plain(program.points)}
         how, about = program.config.members, {}
         if how == "auto":
@@ -203,19 +203,15 @@ def train_program(program: Program, mesh: Mesh, watch: Watch | None = None) -> l
     except NonFiniteLoss as e:
         print(f"{job.name}: {e}")
         return [{"point": point, "diverged": True, "validation": None, "test": None} for point in program.points]
-    entry, select, found = (
-        job.scheme.evaluate[0],
-        job.scheme.select,
-        results["members"] if members is not None else [results],
-    )
+    entry, select = job.scheme.evaluate[0], job.scheme.select
     runs = []
-    for number, (point, scores) in enumerate(zip(program.points, found, strict=True)):
-        last, folder = scores["last"], f"{number}/" if members is not None else ""
+    for point, prefix, scores in zip(program.points, members.prefixes, members.parted(results), strict=True):
+        last = scores["last"]
         of = {split: last[split][entry][select] for split in ("validation", "test")}
         diverged = not math.isfinite(last["validation"][entry]["nll"])
         noise = _noise(last["validation"][entry], select, program.examples)
         run = {"point": point, "diverged": diverged, **of, "noise": noise, **scores}
-        run |= {"export": str(job.directory / "export" / f"{folder}last"), "program": {"members": count, **about}}
+        run |= {"export": str(job.directory / "export" / f"{prefix}last"), "program": {"members": count, **about}}
         run["seconds"] = results["seconds"]
         run["alone"] = [f"--config.{k}={v}" for k, v in {**point, "view_seed": program.config.view_seed}.items()]
         runs.append(run)
@@ -269,7 +265,7 @@ def run(config: ConfigDict, spec: Spec, directory: str | Path) -> dict[str, Any]
 def describe(programs: Sequence[Program]) -> None:
     """Says which runs share a program, and why others do not."""
     for program in programs:
-        what = ", ".join(f"{k}={v}" for k, v in program.points[0].items()) if program.members is None else ""
+        what = ", ".join(f"{k}={v}" for k, v in program.points[0].items()) if program.why else ""
         why = f" by itself ({what}): {program.why}" if what else ""
         print(f"{len(program.points)} run{'s' * (len(program.points) > 1)} in one program{why}")
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from kd_jax.core.step import make_train_step, make_train_steps
+from kd_jax.core.step import make_train_steps
 from kd_jax.data.batches import check_resident, gathered, resident_rows
 from kd_jax.system import parallel
 from kd_jax.train.fit import Fit, Settings
@@ -69,10 +69,7 @@ def compiled(run: Fit, stage: Stage, programs: Programs) -> dict[int, Any]:
         if other.phases is stage.phases and hooks and known == layout:
             return found
     sharding, size = parallel.batch_sharding(run.mesh), run.settings.steps_per_dispatch
-    if run.members is None:
-        step = make_train_step(run.scheme, stage, run.settings.accumulate)
-    else:
-        step = run.members.train_step(run.scheme, stage, run.mesh, run.settings.accumulate)
+    step = run.members.train_step(run.scheme, stage, run.mesh, run.settings.accumulate)
 
     def batch_of(data: Any, rows: jax.Array) -> Mapping[str, jax.Array]:
         return jax.lax.with_sharding_constraint(gathered(data, rows), sharding)

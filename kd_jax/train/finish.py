@@ -31,8 +31,8 @@ def conclude(run: Fit, directory: Path) -> dict[str, Any]:
     if best:
         wanted["best"] = {prefix: best[prefix]["step"] for prefix in run.prefixes}
     for which, at in wanted.items():
-        if which == "last" and run.members is None and run.scheme.summary is not None:
-            results["sections"] = run.scheme.summary(run.state, run.record)
+        if which == "last":
+            results |= run.members.sections(run.scheme, run.state, run.record)
         for number in sorted(set(at.values())):  # the best steps of members differ
             if which == "best":
                 run.state = run.checkpoints.restore(number, run.template(number))
@@ -44,9 +44,9 @@ def conclude(run: Fit, directory: Path) -> dict[str, Any]:
                         for s, e in scores.items()
                     }
                     found[prefix][which] = {"step": number, **own}
-                    state = run.state if run.members is None else run.members.one(run.state, i)
+                    state = run.members.one(run.state, i)
                     export(run, state, directory / "export" / prefix / which)
-    return results | (found[""] if run.members is None else {"members": list(found.values())})
+    return results | run.members.joined([*found.values()])
 
 
 def export(run: Fit, state: TrainState, directory: Path) -> None:

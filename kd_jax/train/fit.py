@@ -12,9 +12,8 @@ import jax
 from jax.sharding import Mesh
 
 from kd_jax.core.bind import init_optimizers, init_state, variable_shapes
-from kd_jax.core.evaluate import evaluate, make_eval_step
-from kd_jax.core.many import Members
-from kd_jax.core.terms import hyper_of
+from kd_jax.core.evaluate import evaluate
+from kd_jax.core.many import Runs
 from kd_jax.data.batches import eval_batches, train_batches
 from kd_jax.data.source import Source
 from kd_jax.prng import Keys
@@ -68,13 +67,13 @@ class Fit:
     mesh: Mesh
     checkpoints: Checkpoints
     record: dict[str, Any]
-    members: Members | None = None  # None: the run is one of its own
+    members: Runs
     resumed: bool = False
 
     @property
     def prefixes(self) -> list[str]:
         """What the entries of each run in this one begin with: "", or "0/", "1/", ... of members."""
-        return [""] if self.members is None else self.members.prefixes
+        return list(self.members.prefixes)
 
     @property
     def bounds(self) -> list[int]:
@@ -105,19 +104,19 @@ class Fit:
         return evaluate(step, self.state, data, self.keys.view)
 
     def eval_step(self, scheme: Scheme) -> Callable[..., Any]:
-        return jax.jit(make_eval_step(scheme) if self.members is None else self.members.eval_step(scheme, self.mesh))
+        return jax.jit(self.members.eval_step(scheme, self.mesh))
 
     def first(self, key: jax.Array, loaded: Mapping) -> TrainState:
         init = functools.partial(init_state, self.scheme, self.inputs)
-        return init(key, loaded) if self.members is None else self.members.first(init, key, loaded)
+        return self.members.first(init, key, loaded)
 
     def fresh(self, state: TrainState, stage: int) -> TrainState:
         """The state with the optimizers that are new in `stage`."""
         init = functools.partial(init_optimizers, self.scheme, stage=stage)
-        return init(state) if self.members is None else self.members.each(init, state)
+        return self.members.each(init, state)
 
     def hyper(self, stage: int) -> PyTree:
-        return hyper_of(self.scheme.stages[stage]) if self.members is None else self.members.hyper[stage]
+        return self.members.hyper_at(stage, self.scheme.stages[stage])
 
     def abstract(self, stage: int) -> TrainState:
         """Shapes and shardings of the state while `stage` runs."""
@@ -129,8 +128,7 @@ class Fit:
             return state
 
         shapes = jax.eval_shape(create, self.keys.own, variable_shapes(self.scheme, self.inputs))
-        of = parallel.state_shardings if self.members is None else self.members.shardings
-        shardings = of(shapes, self.settings.rules, self.mesh)
+        shardings = self.members.shardings(shapes, self.settings.rules, self.mesh)
         return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
     def template(self, step: int) -> TrainState:

@@ -18,7 +18,7 @@ import jax
 from jax.sharding import Mesh
 
 from kd_jax.core.bind import bind, create_state
-from kd_jax.core.many import Members
+from kd_jax.core.many import Runs, Single
 from kd_jax.data.batches import batch_shapes
 from kd_jax.data.source import Source
 from kd_jax.files import write_json
@@ -40,7 +40,7 @@ def fit(
     directory: Path,
     mesh: Mesh,
     title: str = "",
-    members: Members | None = None,
+    members: Runs | None = None,
     watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Trains `scheme` and returns what done.json holds: the last step and the best by validation, on every split.
@@ -86,16 +86,17 @@ def begin(
     settings: Settings,
     mesh: Mesh,
     checkpoints: Checkpoints,
-    members: Members | None = None,
+    members: Runs | None = None,
 ) -> Fit:
     """Binds the scheme to the shape of a batch, creates its state sharded, restores the newest checkpoint if any."""
     parallel.check_batch_size(mesh, settings.batch_size, "batch_size")
     parallel.check_batch_size(mesh, settings.eval_batch_size, "eval_batch_size")
     parallel.check_roles(settings.rules, scheme)
 
+    members = members or Single(settings.seed)
+
     def create_keys() -> Keys:
-        own = jax.random.key(settings.seed) if members is None else members.keys()
-        return Keys(own, jax.random.key(settings.data_seed))
+        return Keys(members.keys(), jax.random.key(settings.data_seed))
 
     keys = parallel.create_everywhere(create_keys, mesh)
     record = {"accumulator": {}, "best": {}, "seconds": 0.0, "stages": []}

@@ -18,7 +18,7 @@ from kd_jax.cache.plan import TeacherCache, give
 from kd_jax.config.fields import teachers_of
 from kd_jax.core.bind import evaluated_roles
 from kd_jax.core.evaluate import evaluate, extra_inputs, make_eval_step
-from kd_jax.core.many import Members
+from kd_jax.core.many import Runs
 from kd_jax.core.paths import lookup
 from kd_jax.data.batches import batch_shapes, eval_batches
 from kd_jax.files import read_json, write_json
@@ -202,9 +202,7 @@ def check_teacher(name: str, config: ConfigDict, scores: Mapping[str, Any]) -> N
         )
 
 
-def finish_or_resume(
-    job: Job, mesh: Mesh, members: Members | None = None, watch: Watch | None = None
-) -> dict[str, Any]:
+def finish_or_resume(job: Job, mesh: Mesh, members: Runs | None = None, watch: Watch | None = None) -> dict[str, Any]:
     """The results of the job; trains what is missing. `members` and `watch` as in loop.fit."""
     workdir.claim(job.directory, job.config)
     done = job.directory / DONE

@@ -3,7 +3,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd_jax.core.paths import lookup, members
 from kd_jax.core.terms import masked_sum_and_count, taps_of, term_value
 from kd_jax.types import Outputs, Term
 
@@ -16,29 +15,6 @@ CONTEXT = {
 
 def squared(x, y, *, scale=1.0):
     return scale * jnp.square(x - y).sum(-1)
-
-
-@pytest.mark.parametrize(
-    ("path", "shape"),
-    [("batch.label", (2,)), ("student.logits", (2, 2)), ("student.features:stage1", (2, 3)), ("extra.queue", (2, 2))],
-)
-def test_lookup(path, shape):
-    assert lookup(CONTEXT, path).shape == shape
-
-
-@pytest.mark.parametrize(
-    ("path", "message"),
-    [
-        ("studnet.logits", "Did you mean 'student'"),
-        ("student.features:stag1", "Did you mean 'stage1'"),
-        ("student.logit", "features:<tap>"),
-        ("batch.labell", "'label'"),
-        ("extra.queues", "'queue'"),
-    ],
-)
-def test_unknown_path_names_what_exists(path, message):
-    with pytest.raises(ValueError, match=message):
-        lookup(CONTEXT, path)
 
 
 def test_inputs_are_differentiated_and_nothing_else():
@@ -92,14 +68,3 @@ def test_taps_come_from_the_paths():
     }
     assert taps_of(terms, "student") == ("mask", "stage1", "stage2")
     assert taps_of(terms, "teacher") == ("stage3",)
-
-
-def test_a_part_along_axis_1():
-    value = jnp.arange(24.0).reshape(2, 3, 4)
-    context = {"peers": Outputs(value), "shapes": Outputs(jax.ShapeDtypeStruct((2, 3, 4), jnp.float32))}
-    np.testing.assert_array_equal(lookup(context, "peers.logits@1"), value[:, 1])
-    assert lookup(context, "shapes.logits@2").shape == (2, 4)
-    assert members("a+b.logits@0") == ("a.logits", "b.logits@0")
-    for path in ("peers.logits@3", "peers.logits@x"):
-        with pytest.raises(ValueError, match="along axis 1"):
-            lookup(context, path)

@@ -14,6 +14,7 @@ from tiny_sweep import RATE, TEMPERATURE, tiny
 
 from kd_jax.config.fields import training
 from kd_jax.core import optimizers
+from kd_jax.core.many import Single
 from kd_jax.models.mlp import mlp
 from kd_jax.report.surface import plot_surface, varied_numbers, write_sweep
 from kd_jax.sweep import run as sweep
@@ -106,7 +107,7 @@ def test_points_that_cannot_share_a_program(tmp_path):
     # Born-again does something in Python between generations; every point is a run by itself.
     mesh, config = make_mesh({"data": 1, "fsdp": 1, "model": 1}), self_distillation.get_config("born_again,tiny")
     found = sweep.programs_of(sweep.begun(config, tmp_path), parse("seed=0,1").grid(), tmp_path, mesh)
-    assert [p.members for p in found] == [None, None] and "in Python" in found[0].why
+    assert [p.members for p in found] == [Single(0), Single(1)] and "in Python" in found[0].why
     # Assistants learn from one another by copies of the terms under other names, with weights of their own.
     config = assistants.get_config("dense,tiny")
     spec = parse(f"seed=0,1;terms.{next(n for n in config.terms if 'kd' in n)}.weight=0.5,0.9")
