@@ -64,16 +64,17 @@ def scheme_of(names: str) -> dict[str, Any]:
     return part(schemes.pop())
 
 
-def _make(fields: Mapping[str, Any], **given: Any) -> Any:
-    """factory(**given, **kwargs) for {name, kwargs}; of `given` the factory gets what it takes."""
+def _make(fields: Mapping[str, Any], **offered: Any) -> Any:
+    """Returns factory(**offered, **kwargs) for {name, kwargs}; of `offered` the factory gets what it takes."""
     factory = resolve(fields["name"])
     taken = inspect.signature(factory).parameters
-    given = {k: v for k, v in given.items() if k in taken}
+    offered = {k: v for k, v in offered.items() if k in taken}
     check_kwargs(fields["name"], factory, fields["kwargs"])
-    return factory(**{**given, **fields["kwargs"]})
+    return factory(**{**offered, **fields["kwargs"]})
 
 
 def _is_schedule(value: Any) -> bool:
+    """Whether a value of `kwargs` is a schedule as a config writes it: {"name": ..., "kwargs": ...} alone."""
     return hasattr(value, "keys") and set(value.keys()) == {"name", "kwargs"}
 
 
@@ -92,8 +93,8 @@ def _connector(fields: Mapping[str, Any]) -> Callable[..., Model] | None:
     return functools.partial(builder, **fields["kwargs"])
 
 
-def _memory(fields: Mapping[str, Any], examples: int) -> Memory | None:
-    return _make(fields, examples=examples) if fields["name"] else None
+def _memory(name: str, fields: Mapping[str, Any], examples: int) -> Memory | None:
+    return _make(fields, examples=examples, name=name) if fields["name"] else None
 
 
 def _check_fields(name: str, fields: Mapping[str, Any]) -> None:
@@ -127,7 +128,7 @@ def make_terms(config: Mapping[str, Mapping[str, Any]], total_steps: int = 0, ex
             options=dict(fields["options"]),
             where=fields["where"] or None,
             connector=_connector(fields["connector"]),
-            memory=_memory(fields["memory"], examples),
+            memory=_memory(name, fields["memory"], examples),
         )
     return in_order(terms)
 

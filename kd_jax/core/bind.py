@@ -178,12 +178,12 @@ def _traced_once(model: Model, how: tuple, fn: Callable[..., PyTree], arguments:
 
     leaves, structure = jax.tree.flatten(arguments)
     try:
-        known = _traced.setdefault(model, {})
+        traces = _traced.setdefault(model, {})
         asked = (how, structure, tuple((jnp.shape(x), getattr(x, "dtype", type(x))) for x in leaves))
-        if asked not in known:
-            known[asked] = trace()
-        return known[asked]
-    except TypeError:  # a model of one's own that cannot be a key
+        if asked not in traces:
+            traces[asked] = trace()
+        return traces[asked]
+    except TypeError:  # a user's model that cannot be a key
         return trace()
 
 
@@ -278,10 +278,10 @@ def create_state(
         pairs = zip(jax.tree.leaves(loaded.get(role, ())), jax.tree.leaves(abstract.frozen.get(role, ())), strict=False)
         return role in loaded and role in abstract.frozen and all(a.dtype == b.dtype for a, b in pairs)
 
-    kept = {role: parallel.place(loaded[role], shardings.frozen[role]) for role in abstract.frozen if as_loaded(role)}
+    shared = {role: parallel.place(loaded[role], shardings.frozen[role]) for role in abstract.frozen if as_loaded(role)}
 
     def others(frozen: Mapping) -> dict:
-        return {role: v for role, v in frozen.items() if role not in kept}
+        return {role: v for role, v in frozen.items() if role not in shared}
 
     def make(key: jax.Array, loaded: Mapping) -> TrainState:
         state = first(key, loaded)
@@ -289,7 +289,7 @@ def create_state(
 
     make = jax.jit(make, out_shardings=shardings.replace(frozen=others(shardings.frozen)))
     state = make(key, loaded)
-    return state.replace(frozen={**state.frozen, **kept})
+    return state.replace(frozen={**state.frozen, **shared})
 
 
 def init_optimizers(scheme: Scheme, state: TrainState, stage: int) -> TrainState:

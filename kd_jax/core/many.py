@@ -128,9 +128,9 @@ class Members:
 
     def shardings(self, shapes: TrainState, rules: Mapping[str, parallel.Rules], mesh: Mesh) -> TrainState:
         """Shardings of a state of members: whole members on each device, frozen networks by their rules."""
-        whole, own = parallel.replicated(mesh), NamedSharding(mesh, PartitionSpec(self.split_ways(mesh) or None))
+        whole, apart = parallel.replicated(mesh), NamedSharding(mesh, PartitionSpec(self.split_ways(mesh) or None))
         frozen = parallel.state_shardings(TrainState(shapes.step, {}, {}, {}, shapes.frozen, {}), rules, mesh).frozen
-        rest = jax.tree.map(lambda _: own, dataclasses.replace(shapes, frozen={}))
+        rest = jax.tree.map(lambda _: apart, dataclasses.replace(shapes, frozen={}))
         return dataclasses.replace(rest, step=whole, frozen=frozen)
 
     def train_step(
@@ -140,16 +140,16 @@ class Members:
         step = make_prepared_step(scheme, stage, accumulate)
 
         def train_step(state: TrainState, batch: Mapping, hyper: Mapping, key: Keys) -> tuple[TrainState, Metrics]:
-            def member(own: tuple, shared: tuple) -> tuple:
-                (params, stats, opt, extra), hyper, key = own
+            def member(varying: tuple, shared: tuple) -> tuple:
+                (params, stats, opt, extra), hyper, key = varying
                 number, frozen, batch, answers = shared
                 before = TrainState(number, params, stats, opt, frozen, extra)
                 after, metrics = step(before, batch, hyper, key, answers)
                 return (after.params, after.stats, after.opt, after.extra), metrics
 
-            own = ((state.params, state.stats, state.opt, state.extra), hyper, key.own)
+            varying = ((state.params, state.stats, state.opt, state.extra), hyper, key.own)
             shared = (state.step, state.frozen, *answered(scheme, stage, state, batch, key.view))
-            (params, stats, opt, extra), metrics = self._spread(member, mesh, self.how)(own, shared)
+            (params, stats, opt, extra), metrics = self._spread(member, mesh, self.how)(varying, shared)
             metrics = jax.lax.with_sharding_constraint(metrics, parallel.replicated(mesh))
             return TrainState(state.step + 1, params, stats, opt, state.frozen, extra), metrics
 
@@ -160,18 +160,18 @@ class Members:
         step = make_eval_step(scheme)
 
         def eval_step(state: TrainState, batch: Mapping[str, Array], key: Array) -> dict[str, Any]:
-            def member(own: tuple, shared: tuple) -> dict[str, Any]:
+            def member(varying: tuple, shared: tuple) -> dict[str, Any]:
                 number, frozen, batch, key = shared
-                return step(TrainState(number, *own[:3], frozen, own[3]), batch, key)
+                return step(TrainState(number, *varying[:3], frozen, varying[3]), batch, key)
 
-            own = (state.params, state.stats, state.opt, state.extra)
+            varying = (state.params, state.stats, state.opt, state.extra)
             # vmap, since the frozen networks then answer once: they do not differ.
-            sums = self._spread(member, mesh, "vmap")(own, (state.step, state.frozen, batch, key))
+            sums = self._spread(member, mesh, "vmap")(varying, (state.step, state.frozen, batch, key))
             sums = jax.lax.with_sharding_constraint(sums, parallel.replicated(mesh))
             return {
-                prefix + entry: jax.tree.map(lambda x, i=i: x[i], found)
+                prefix + entry: jax.tree.map(lambda x, i=i: x[i], values)
                 for i, prefix in enumerate(self.prefixes)
-                for entry, found in sums.items()
+                for entry, values in sums.items()
             }
 
         return eval_step
@@ -187,26 +187,26 @@ class Members:
         return results["members"]
 
     def _spread(self, member: Callable[[tuple, tuple], PyTree], mesh: Mesh, how: str) -> Callable[..., PyTree]:
-        """(own, shared) -> what `member` makes of every member's own, on its devices."""
+        """(varying, shared) -> what `member` makes of every member's values, on its devices."""
         if how == "vmap":
             run = jax.vmap(member, in_axes=(0, None))
         elif how == "map":
 
-            def run(own: tuple, shared: tuple) -> PyTree:
-                return jax.lax.map(lambda one: member(one, shared), own)
+            def run(varying: tuple, shared: tuple) -> PyTree:
+                return jax.lax.map(lambda one: member(one, shared), varying)
         else:
 
-            def run(own: tuple, shared: tuple) -> PyTree:
-                here = range(jax.tree.leaves(own)[0].shape[0])
-                done = [member(jax.tree.map(lambda x, i=i: x[i], own), shared) for i in here]
+            def run(varying: tuple, shared: tuple) -> PyTree:
+                here = range(jax.tree.leaves(varying)[0].shape[0])
+                done = [member(jax.tree.map(lambda x, i=i: x[i], varying), shared) for i in here]
                 return jax.tree.map(lambda *values: jnp.stack(values), *done)
 
         axes = self.split_ways(mesh)
         if not axes:
             return run
         # Not left to the partitioner: it would move members (lax.map) or parts of images (grouped convolutions).
-        own, shared = PartitionSpec(axes), PartitionSpec()
-        return jax.shard_map(run, mesh=mesh, in_specs=(own, shared), out_specs=own, check_vma=False)
+        varying, shared = PartitionSpec(axes), PartitionSpec()
+        return jax.shard_map(run, mesh=mesh, in_specs=(varying, shared), out_specs=varying, check_vma=False)
 
 
 Runs = Single | Members

@@ -114,9 +114,9 @@ def _relates(term: Term, full: PyTree, half: PyTree) -> bool:
         return jnp.asarray(rng.integers(0, 2, shape.shape), shape.dtype)
 
     kwargs = {k: v(jnp.int32(0)) if callable(v) else v for k, v in term.kwargs.items()}
-    given = jax.tree.map(numbers, full)
-    fewer = jax.tree.map(lambda x, s: x[: s.shape[0]] if x.shape != s.shape else x, given, half)
-    one, other = (term_values("", term, context, kwargs)[0] for context in (given, fewer))
+    whole_context = jax.tree.map(numbers, full)
+    fewer = jax.tree.map(lambda x, s: x[: s.shape[0]] if x.shape != s.shape else x, whole_context, half)
+    one, other = (term_values("", term, context, kwargs)[0] for context in (whole_context, fewer))
     if one.shape[0] != ROWS or other.shape != (ROWS // 2, *one.shape[1:]):
         return True
     return not np.allclose(one[: ROWS // 2], other, rtol=1e-4, atol=1e-5, equal_nan=True)

@@ -38,17 +38,17 @@ class Preparation:
     def __call__(self, batch: Batch, key: Array, train: bool) -> Batch:
         ops, further = self.augmentations["image"], {k: v for k, v in self.augmentations.items() if k != "image"}
         view_of = functools.partial(augment.prepare, train=train, mean=self.mean, std=self.std)
-        seen = view_of(batch, key, augment=ops) if self.pictures else dict(batch)
-        seen["target"] = seen["label"]
-        if "mix_label" in seen:
+        entries = view_of(batch, key, augment=ops) if self.pictures else dict(batch)
+        entries["target"] = entries["label"]
+        if "mix_label" in entries:
             if further:
                 raise ValueError(f"mixup and cutmix show two images at once, and {sorted(further)} would show one.")
-            one, other = (jax.nn.one_hot(seen[k], self.classes) for k in ("label", "mix_label"))
-            weight = seen["mix_weight"][:, None]
-            seen["target"] = weight * one + (1 - weight) * other
+            one, other = (jax.nn.one_hot(entries[k], self.classes) for k in ("label", "mix_label"))
+            weight = entries["mix_weight"][:, None]
+            entries["target"] = weight * one + (1 - weight) * other
         for name, ops_of_view in further.items():
-            seen[name] = view_of(batch, prng.stream(key, name, 0), augment=ops_of_view)["image"]
-        return seen if self.more is None else {**seen, **self.more(seen, train)}
+            entries[name] = view_of(batch, prng.stream(key, name, 0), augment=ops_of_view)["image"]
+        return entries if self.more is None else {**entries, **self.more(entries, train)}
 
     def augmentations_at(self, path: str) -> tuple[str, ...]:
         """Those of the entry at a path of the prepared batch, () for what is as it is stored."""

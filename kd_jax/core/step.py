@@ -159,7 +159,7 @@ def _loss_of(
     """
 
     def loss_of(group_params: PyTree) -> tuple:
-        context, stats = forward(scheme, phase, state, group_params, feed)
+        context, stats = forward(scheme, phase, state, group_params, feed.batch, feed.key, feed.answers)
         loss, metrics, extra = jnp.float32(0.0), {}, dict(state.extra)
         for name, term in phase.terms.items():
             weight, kwargs = options_of(term, feed.hyper["terms"][name], state.step)
@@ -200,12 +200,19 @@ def _accumulated(
 
 
 def forward(
-    scheme: Scheme, phase: Phase, state: TrainState, group_params: PyTree, feed: _Feed
+    scheme: Scheme,
+    phase: Phase,
+    state: TrainState,
+    group_params: PyTree,
+    batch: Mapping[str, Array],
+    key: Array,
+    answers: Answers | None = None,
 ) -> tuple[dict[str, Any], dict[str, PyTree]]:
     """Runs the calls of the phase: (context, new stats). Only roles that the phase trains change stats."""
+    answers = answers or {}
     variables = _variables(scheme, state, phase.group, group_params)
     context: dict[str, Any] = {
-        "batch": feed.batch,
+        "batch": batch,
         "extra": state.extra,
         "params": {name: params for name, (params, _) in variables.items()},
         "stats": {name: stats for name, (_, stats) in variables.items()},
@@ -214,8 +221,8 @@ def forward(
     new_stats = dict(state.stats)
     for call in phase.forward:
         name, model, group = call.name or call.role, scheme.roles[call.role].model, scheme.roles[call.role].group
-        if name in feed.answers:
-            context[name] = feed.answers[name]
+        if name in answers:
+            context[name] = answers[name]
             continue
         inputs = tuple(lookup(context, p) for p in call.inputs)
         with jax.named_scope(name):
@@ -224,7 +231,7 @@ def forward(
                 new_stats.get(call.role, variables[call.role][1]),
                 *inputs,
                 train=call.train and group is not None,
-                key=prng.stream(feed.key, name, state.step),
+                key=prng.stream(key, name, state.step),
                 taps=call_taps(phase, name),
             )
         if call.train and group == phase.group:

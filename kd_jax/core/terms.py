@@ -74,7 +74,8 @@ def options_of(term: Term, hyper: Mapping[str, Any], step: Array) -> tuple[Any, 
 
 def context_of(name: str, term: Term, context: Context) -> Context:
     """The context as this term sees it, with what it keeps itself as `memory`."""
-    return context if term.memory is None else {**context, "memory": context["extra"][name]}
+    remembers = term.memory is not None and name in context.get("extra", {})
+    return {**context, "memory": context["extra"][name]} if remembers else context
 
 
 def masked_sum_and_count(values: Array, mask: Array | None) -> tuple[Array, Array]:

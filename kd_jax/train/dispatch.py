@@ -64,10 +64,10 @@ def dispatches(run: Fit, split: str, first: int, start: int, end: int) -> Iterat
 def compiled(run: Fit, stage: Stage, programs: Programs) -> dict[int, Any]:
     """{steps in a call: jitted}, those of an earlier stage where both have the same phases: they compile once."""
     layout = jax.tree.structure(run.state)  # a stage between the two may have added the optimizer of another group
-    for other, known, found in programs:
+    for other, structure, functions in programs:
         hooks = other.pre_update is stage.pre_update and other.post_update is stage.post_update
-        if other.phases is stage.phases and hooks and known == layout:
-            return found
+        if other.phases is stage.phases and hooks and structure == layout:
+            return functions
     sharding, size = parallel.batch_sharding(run.mesh), run.settings.steps_per_dispatch
     step = run.members.train_step(run.scheme, stage, run.mesh, run.settings.accumulate)
 
@@ -83,15 +83,15 @@ def compiled(run: Fit, stage: Stage, programs: Programs) -> dict[int, Any]:
 def _jitted(state: TrainState, function: Callable[..., tuple[TrainState, Any]]) -> Callable:
     """Frozen networks are read and not donated: the trainings of a run share one copy of a teacher."""
 
-    def update(state: TrainState, frozen: Mapping, *given: Any) -> tuple[TrainState, Any]:
-        state, metrics = function(state.replace(frozen=frozen), *given)
+    def update(state: TrainState, frozen: Mapping, *rest: Any) -> tuple[TrainState, Any]:
+        state, metrics = function(state.replace(frozen=frozen), *rest)
         return state.replace(frozen={}), metrics
 
     update.__name__ = function.__name__
     update = jax.jit(update, donate_argnums=0, out_shardings=(shardings_of(state.replace(frozen={})), None))
 
-    def program(state: TrainState, *given: Any) -> tuple[TrainState, Any]:
-        new, metrics = update(state.replace(frozen={}), state.frozen, *given)
+    def program(state: TrainState, *rest: Any) -> tuple[TrainState, Any]:
+        new, metrics = update(state.replace(frozen={}), state.frozen, *rest)
         return new.replace(frozen=state.frozen), metrics
 
     return program

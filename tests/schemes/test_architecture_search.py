@@ -89,7 +89,7 @@ def test_alpha_feels_teacher_and_cost(differentiable):
     def gradients(state):
         def values(alpha):
             batch = scheme.prepare(BATCH, checks.KEY, True)
-            context, _, _ = forward(scheme, phase, state, alpha, batch, checks.KEY)
+            context, _ = forward(scheme, phase, state, alpha, batch, checks.KEY)
             terms = {name: phase.terms[name] for name in ("alpha_kd", "expected_cost")}
             return {name: term_value(name, term, context, term.kwargs)[0] for name, term in terms.items()}
 
