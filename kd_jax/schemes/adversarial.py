@@ -38,14 +38,14 @@ def build(
     penalty: str = "",
     penalty_weight: float = 10.0,
 ) -> Scheme:
-    """In every step `n_critic` updates of the discriminator, then the student: terms + weight * fool(D(fake)).
+    """Builds steps of `n_critic` updates of the discriminator D, then one of the student on terms + weight * fool(D).
 
-    The network is the role "discriminator" of config.roles, in a group of its own. It scores the value at `fake`,
-    mapped by the role `through` of the student's group if that is named, against the value at `real`, of one shape;
-    `condition` are paths that it reads beside either. The updates of one step see one batch and one student.
+    D is the role "discriminator" of config.roles, in a group of its own. It compares the value at `fake` with the value
+    at `real`, which has the same shape. A role of the student's group, named in `through`, maps the fake value first;
+    `condition` are paths that D reads beside either value. All updates of a step see one batch and one student.
     kind: non_saturating, least_squares, hinge or wasserstein (losses/adversarial.py has the sources).
-    penalty: penalty_weight * mean (||dD/dx|| - c)^2 at x the teacher's values ("real", c = 0: R1), or a random point
-    between student and teacher ("between", c = 1: WGAN-GP); "" for none.
+    penalty: penalty_weight * mean (||dD/dx|| - c)^2 at x = the real value ("real", c = 0: R1), or at a random point
+    between fake and real ("between", c = 1: WGAN-GP); "" for none.
     Logits: Xu, Hsu, Huang, "Training Shallow and Thin Networks for Acceleration via Knowledge Distillation with
     Conditional Adversarial Networks", 2017, arXiv 1709.00513, who also let the discriminator classify, and add an L1
     term (here: terms of the config). Features: Belagiannis, Farshad, Galasso, "Adversarial Network Compression", 2018,
@@ -63,25 +63,23 @@ def build(
     # "between" comes first, since it says in plain words when the two differ in shape.
     both = [Call("between", (value, real)), Call("discriminator", (real, *condition), name="on_real")]
 
-    told, fooled = KINDS[kind]
+    tell_loss, fool_loss = KINDS[kind]
     scores = ("on_fake.logits", "on_real.logits")
-    terms = {"tell": Term(told, scores)}
+    terms = {"tell": Term(tell_loss, scores)}
     if penalty:
         slope = _penalty(parts.roles["discriminator"].model, PENALTIES[penalty])
         at = ("stats.discriminator", "between.logits", *condition)
         terms["penalty"] = Term(slope, ("params.discriminator",), at, float(penalty_weight))
     tx = parts.make_tx(parts.steps * n_critic, "discriminator")
-    watched = {"told_apart": Term(_told_apart, scores)}
-    critic = Phase("discriminator", (*forward, *both), terms, tx, watched)
-    fool = {"fool": Term(fooled, ("on_fake.logits",), weight=float(weight))}
-    watched = {"accuracy": labelled_accuracy()}
-    student = Phase("student", tuple(forward), {**parts.terms, **fool}, parts.make_tx(parts.steps), watched)
+    critic = Phase("discriminator", (*forward, *both), terms, tx, {"told_apart": Term(_told_apart, scores)})
+    terms = {**parts.terms, "fool": Term(fool_loss, ("on_fake.logits",), weight=float(weight))}
+    student = Phase("student", tuple(forward), terms, parts.make_tx(parts.steps), {"accuracy": labelled_accuracy()})
     reference = "teacher" if "teacher" in roles else None
     return Scheme(roles, (Stage(parts.steps, (critic,) * n_critic + (student,)),), reference=reference)
 
 
 class Between:
-    """share * real + (1 - share) * fake with a share ~ U(0, 1) an example, or the real value; it has no parameters."""
+    """Computes s * real + (1 - s) * fake, s ~ U(0, 1) an example, or returns the real value; has no parameters."""
 
     def __init__(self, mixed: bool):
         self.mixed = mixed
@@ -104,7 +102,7 @@ class Between:
 
 
 def _penalty(model: Model, centre: float) -> Any:
-    """(params, stats, at, *condition) -> the gradient penalty of the discriminator `model` at `at`."""
+    """Returns (params, stats, at, *condition) -> the gradient penalty of the discriminator `model` at `at`."""
 
     def slope_penalty(params: PyTree, stats: PyTree, at: Array, *condition: Array) -> Array:
         def score(x: Array) -> Array:
@@ -116,14 +114,14 @@ def _penalty(model: Model, centre: float) -> Any:
 
 
 def _told_apart(fake: Array, real: Array) -> Array:
-    """1 where the discriminator scores the teacher above the student: 1/2 for a discriminator that cannot tell."""
+    """Returns 1 where the discriminator scores real above fake, 0 where below; 1/2 on average if it cannot tell."""
     return (real > fake).astype(jnp.float32) + 0.5 * (real == fake)
 
 
 def _check(parts: Parts, kind: str, through: str, n_critic: int, penalty: str, fake: str, real: str) -> None:
-    for name, value, known in (("kind", kind, KINDS), ("penalty", penalty, PENALTIES)):
-        if value not in known:
-            raise ValueError(f"Adversarial distillation: {name} {value!r} is unknown. {near(value, known)}")
+    for name, value, choices in (("kind", kind, KINDS), ("penalty", penalty, PENALTIES)):
+        if value not in choices:
+            raise ValueError(f"Adversarial distillation: {name} {value!r} is unknown. {near(value, choices)}")
     if n_critic < 1:
         raise ValueError(f"n_critic counts the discriminator's updates in a step, at least 1; got {n_critic}.")
     _check_groups(parts.roles, through)

@@ -16,6 +16,7 @@ from kd_jax.models.vision.supernet_costs import architecture_weights
 from kd_jax.schemes import offline
 from kd_jax.schemes.redirect import redirect
 from kd_jax.schemes.subnetworks import (
+    accuracies,
     front,
     placed,
     plain_phase,
@@ -23,7 +24,6 @@ from kd_jax.schemes.subnetworks import (
     space_and_budget,
     started,
     tidy,
-    watched,
 )
 from kd_jax.types import Array, Call, Parts, Phase, Role, Scheme, Stage, Term, TrainState
 
@@ -38,20 +38,22 @@ def build(
     search_steps: int = 0,
     start: str = "scratch",
 ) -> Scheme:
-    """Stage "search": config.roles.supernet (models.vision.supernet.mixed_cnn) mixes operations by weights
-    softmax(alpha). In every step alpha (group "alpha") descends the terms of the config on the batch's even rows, plus
+    """Builds two stages: a search that mixes operations by weights softmax(alpha), then the training of the winner.
+
+    Stage "search": the role "supernet" (models.vision.supernet.mixed_cnn) is the mixture. In every step alpha (group
+    "alpha") descends the terms of the config on the batch's even rows, plus
         penalty * max(0, expected cost / budget - 1),
-    then the network's parameters (group "supernet") the terms on the odd rows; teachers answer in both.
-    Stage "winner": in each block the operation with the highest weight, exchanged where that loses the least until the
-    cost is at most `budget`, becomes the student, with new parameters (start="scratch") or those of the supernet
-    ("inherit"); it learns the terms for config.train.steps. So does "plain", the network of config.student, whose cost
-    is the budget unless one is given. `cost` is "parameters", "flops" or "latency"; `search_steps` those of the first
-    stage, 0 = as the second. The choice is in TrainState.extra: "choice", one 1 a row; "search" has all on the way from
-    the highest weights to the cheapest network, scored on the validation split with the parameters of the search, of
-    which the report shows the Pareto front.
+    then the network's parameters (group "supernet") descend the terms on the odd rows. Teachers answer on both halves.
+    Stage "winner": each block takes the operation with the highest weight. While that costs more than `budget`,
+    operations are exchanged where it loses the least. The result is the student, with new parameters (start="scratch")
+    or those of the supernet ("inherit"), and learns the terms for config.train.steps. So does "plain", the network of
+    config.student; with budget=0 its cost is the budget.
+    `cost` is "parameters", "flops" or "latency"; `search_steps` is the length of the first stage, 0 = as the second.
+    TrainState.extra holds "choice" (one 1 a row) and "search": all networks from the highest weights to the cheapest,
+    scored on the validation split with the parameters of the search. The report shows their Pareto front.
     Liu, Simonyan, Yang, "DARTS", 2018, arXiv 1806.09055 (first order); the expected cost: Cai et al., "ProxylessNAS",
     2018, arXiv 1812.00332; a teacher for the architecture: Gu, Tresp, "Search for Better Students to Learn Distilled
-    Knowledge", 2020, arXiv 2001.11612. DARTS keeps two sets of examples; here each batch is parted.
+    Knowledge", 2020, arXiv 2001.11612. DARTS keeps two sets of examples; here each batch is cut in two.
     """
     space, budget = space_and_budget(parts, "MixedCNN", cost, budget, search_steps, start)
     search_steps, table, fixed = search_steps or parts.steps, space.table(), space.cost((0,) * len(space.options))
@@ -83,13 +85,13 @@ def build(
         weights, one_hot = _weights(state), np.eye(table.shape[1])
         choices = path(weights, table, fixed)
         score = scorer(parts, dataclasses.replace(roles["supernet"], inputs=roles["student"].inputs))
-        found = {
+        scores = {
             "choices": choices,
             "cost": fixed + table[np.arange(len(table)), choices].sum(1),
             "accuracy": np.asarray([score(state, one_hot[choice]) for choice in choices]),
         }
         extra = {**state.extra, "choice": placed(one_hot[derive(weights, table, fixed, budget)], state.extra["choice"])}
-        extra["search"] = {name: _filled(value, state.extra["search"][name]) for name, value in found.items()}
+        extra["search"] = {name: _filled(value, state.extra["search"][name]) for name, value in scores.items()}
         return started(state.replace(extra=extra), start)
 
     most = table.size - len(table) + 1  # every exchange on the way makes one block cheaper
@@ -114,7 +116,7 @@ def build(
 def _half(
     parts: Parts, group: str, half: str, image: tuple[str, ...], teachers: tuple[Call, ...], more: Mapping, steps: int
 ) -> Phase:
-    """The terms of the config on one half of the batch, for alpha or for the supernet's weights."""
+    """Returns the phase of one half of the batch, which trains alpha or the supernet's weights."""
 
     def moved(paths: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(str(Path.parse(path).within(half)) for path in paths)
@@ -122,28 +124,34 @@ def _half(
     calls = [Call("alpha", ()), Call("supernet", (*moved(image), "alpha.logits"))]
     calls += [dataclasses.replace(call, inputs=moved(call.inputs)) for call in teachers]
     terms = redirect(parts.terms, {"student": "supernet"}, f"{group}_", half) | dict(more)
-    return Phase(group, tuple(calls), terms, parts.make_tx(steps, group), watched("supernet", of=f"batch.{half}"))
+    return Phase(group, tuple(calls), terms, parts.make_tx(steps, group), accuracies("supernet", of=f"batch.{half}"))
 
 
 def _halved(prepare: Any) -> Any:
-    """The same batch, and in training its even and its odd rows: labelled rows come first, so each gets its share."""
+    """Adds to a prepared training batch its even and its odd rows.
+
+    Labelled rows come first in a batch, so each half has its share of them.
+    """
 
     def halved(batch: Mapping[str, Array], key: Array, train: bool) -> Mapping[str, Array]:
-        seen = prepare(batch, key, train)
-        parted = {half: jax.tree.map(lambda x, i=i: x[i::2], dict(seen)) for i, half in enumerate(HALVES)}
-        return {**seen, **parted} if train else seen
+        prepared = prepare(batch, key, train)
+        halves = {half: jax.tree.map(lambda x, i=i: x[i::2], dict(prepared)) for i, half in enumerate(HALVES)}
+        return {**prepared, **halves} if train else prepared
 
     return halved
 
 
 def _expected_cost(weights: Array, *, table: np.ndarray, fixed: float, budget: float) -> Array:
-    """[1]: how far the expected cost is over the budget, as a share of it."""
+    """Computes max(0, expected cost / budget - 1), of shape [1]."""
     return jax.nn.relu((fixed + (weights * jnp.asarray(table, jnp.float32)).sum()) / budget - 1)[None]
 
 
 def derive(weights: np.ndarray, table: np.ndarray, fixed: float, budget: float) -> np.ndarray:
-    """int [blocks]: the operations with the highest weights; while they cost more than the budget, the exchange for a
-    cheaper one that loses the least logarithm of weight for what it saves."""
+    """Returns int [blocks]: the operation of each block.
+
+    They are those of the highest weights. While they cost more than the budget, one is exchanged for a cheaper one: the
+    exchange with the lowest (loss of log weight) / (cost saved).
+    """
     chosen, rows = weights.argmax(1), np.arange(len(weights))
     while fixed + table[rows, chosen].sum() > budget:
         saved = table[rows, chosen][:, None] - table
@@ -155,16 +163,16 @@ def derive(weights: np.ndarray, table: np.ndarray, fixed: float, budget: float) 
 
 
 def path(weights: np.ndarray, table: np.ndarray, fixed: float) -> np.ndarray:
-    """int [n, blocks]: what `derive` chooses as the budget falls from any to the least, the dearest first."""
-    found, rows = [weights.argmax(1)], np.arange(len(table))
+    """Returns int [n, blocks]: the choices of `derive` as the budget falls to the least possible, the dearest first."""
+    choices, rows = [weights.argmax(1)], np.arange(len(table))
     least = fixed + table.min(1).sum()
-    while (cost := fixed + table[rows, found[-1]].sum()) > least:
-        found.append(derive(weights, table, fixed, max(np.nextafter(cost, 0), least)))
-    return np.asarray(found)
+    while (cost := fixed + table[rows, choices[-1]].sum()) > least:
+        choices.append(derive(weights, table, fixed, max(np.nextafter(cost, 0), least)))
+    return np.asarray(choices)
 
 
 def _filled(value: np.ndarray, like: Array) -> Array:
-    """`value`, and its last row again in what is left of the rows of `like`."""
+    """Returns `value` with its last row repeated until it has as many rows as `like`."""
     return placed(value[np.minimum(np.arange(len(like)), len(value) - 1)], like)
 
 
@@ -185,15 +193,15 @@ def _summary(state: TrainState, record: Mapping[str, Any], space: Any, budget: f
         for i in range(len(kinds))
     ]
     after = record["stages"][-1]["validation"]
-    found = {name: np.asarray(value) for name, value in state.extra["search"].items()}
+    scores = {name: np.asarray(value) for name, value in state.extra["search"].items()}
     on_front = [
         [
-            " ".join(k[c] for k, c in zip(kinds, found["choices"][i], strict=True)),
-            tidy(float(found["cost"][i])),
-            f"{100 * found['accuracy'][i]:.2f}%",
-            "winner" if (found["choices"][i] == chosen).all() else "",
+            " ".join(k[c] for k, c in zip(kinds, scores["choices"][i], strict=True)),
+            tidy(float(scores["cost"][i])),
+            f"{100 * scores['accuracy'][i]:.2f}%",
+            "winner" if (scores["choices"][i] == chosen).all() else "",
         ]
-        for i in front(found["cost"].tolist(), found["accuracy"].tolist())
+        for i in front(scores["cost"].tolist(), scores["accuracy"].tolist())
     ]
     results = [
         ["winner", tidy(space.cost((0, *chosen))), f"{100 * after['student']['accuracy']:.2f}%"],

@@ -22,16 +22,16 @@ def build(
     dense: bool = False,
     drop: float = 0.0,
 ) -> Scheme:
-    """The terms of the config, written for "student" and "teacher", once for each network of the chain.
+    """Builds one stage for each network of the chain, on the terms of the config for "student" and "teacher".
 
-    `chain` names roles of config.roles, largest first, each in a group of its own; the student is last. A network
-    learns from the one before it, as one that is finished: every stage has config.train.steps, `steps` has others by
-    name, and its schedules start anew. chain=() is offline distillation.
+    `chain` names roles of config.roles, largest first, each in a group of its own; the student comes last. A network
+    learns from the finished network before it. Every stage has config.train.steps, or what `steps` has for its name,
+    and its schedules start anew. chain=() is offline distillation.
     Mirzadeh, Farajtabar, Li, Levine, Matsukawa, Ghasemzadeh, "Improved Knowledge Distillation via Teacher Assistant"
     (TAKD), 2019, arXiv 1902.03393.
-    `dense`: from all before it, the teacher terms' weights shared equally; `drop` is the probability that one of
-    several teachers is left out of a step. Son, Na, Choi, Hwang, "Densely Guided Knowledge Distillation using Multiple
-    Teacher Assistants" (DGKD), 2020, arXiv 2009.08825, who sum over the teachers where we take the mean.
+    `dense`: a network learns from all before it, in equal shares of the terms' weights; `drop` is the probability that
+    a step leaves out one of several teachers. Son, Na, Choi, Hwang, "Densely Guided Knowledge Distillation using
+    Multiple Teacher Assistants" (DGKD), 2020, arXiv 2009.08825, who sum over the teachers where we take the mean.
     """
     steps = dict(steps or {})
     _check(parts, chain, steps, dense, drop)
@@ -44,8 +44,8 @@ def build(
         forward = [Call(learner, parts.roles[learner].inputs)]
         forward += [Call(name, parts.roles[name].inputs, train=False) for name in teachers]
         group = parts.roles[learner].group
-        watched = {"accuracy": labelled_accuracy(f"{learner}.logits")}
-        phase = Phase(group, tuple(forward), terms, parts.make_tx(count, group), watched)
+        metrics = {"accuracy": labelled_accuracy(f"{learner}.logits")}
+        phase = Phase(group, tuple(forward), terms, parts.make_tx(count, group), metrics)
         stages.append(Stage(count, (phase,), name=learner, selects=learner == "student"))
         start += count
     split = "validation" if parts.sources.get("validation") is not None else "test"
@@ -80,8 +80,8 @@ def _check(parts: Parts, chain: tuple[str, ...], steps: Mapping[str, int], dense
         if name not in parts.roles or name in ("teacher", "student"):
             others = [n for n in parts.roles if n not in ("teacher", "student")]
             raise ValueError(f"chain: {name!r} is no role of config.roles. {near(name, others)}")
-        group, members = parts.roles[name].group, [n for n, r in parts.roles.items() if r.group]
-        shared = [n for n in members if n != name and parts.roles[n].group == group]
+        group = parts.roles[name].group
+        shared = [n for n, role in parts.roles.items() if role.group and role.group == group and n != name]
         if group is None or shared or chain.count(name) > 1:
             raise ValueError(
                 f"chain: {name!r} learns once, in a stage and a group of its own; its group is {group!r}, "
@@ -95,7 +95,7 @@ def _check(parts: Parts, chain: tuple[str, ...], steps: Mapping[str, int], dense
 
 
 def _terms(parts: Parts, learner: str, teachers: tuple[str, ...], drop: float, start: int, count: int) -> dict:
-    """The terms of one stage under names of their own, so that no stage trains the connectors of another."""
+    """Returns the terms of one stage under names of their own, so that no stage trains the connectors of another."""
     taught = reading("teacher", parts.terms)
     suffix = "" if learner == "student" else f"_{learner}"
     result: dict[str, Term] = {}
@@ -118,20 +118,20 @@ def _terms(parts: Parts, learner: str, teachers: tuple[str, ...], drop: float, s
 
 
 def _in_stage(value: Any, total: int, start: int, count: int) -> Any:
-    """A schedule over `total` steps as one over the `count` steps from `start` on; anything else as it is."""
+    """Turns a schedule over `total` steps into one over the `count` steps from `start` on; returns others as is."""
     if not callable(value) or (start == 0 and count == total):
         return value
     return lambda step: value((step - start) * (total / count))
 
 
 def _shared(weight: float | Schedule, teachers: int, drop: float, name: str) -> float | Schedule:
-    """weight / teachers, and 0 in the steps in which this teacher is left out: a function of the step alone."""
+    """Returns weight / teachers, or 0 in a step that leaves this teacher out, which depends on the step alone."""
     if not drop:
         return (lambda step: weight(step) / teachers) if callable(weight) else weight / teachers
     key = zlib.crc32(name.encode())
 
     def now(step: Array) -> Array:
-        kept = jax.random.bernoulli(jax.random.fold_in(jax.random.key(key), step), 1 - drop)
-        return kept * (weight(step) if callable(weight) else weight) / teachers
+        takes_part = jax.random.bernoulli(jax.random.fold_in(jax.random.key(key), step), 1 - drop)
+        return takes_part * (weight(step) if callable(weight) else weight) / teachers
 
     return now

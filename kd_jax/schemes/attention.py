@@ -9,7 +9,7 @@ from kd_jax.types import Parts, Scheme
 
 
 def build(parts: Parts, heads: tuple[str, ...] = ("head", "head_distillation")) -> Scheme:
-    """offline.build; the taps `heads` of the student are evaluated too, after what it returns (the mean of both heads).
+    """Builds offline distillation that also evaluates each of the student's taps `heads`, after their mean.
 
     Touvron et al., "Training data-efficient image transformers & distillation through attention" (DeiT), 2020,
     arXiv 2012.12877, compare the class token, the distillation token and both.

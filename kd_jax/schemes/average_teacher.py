@@ -1,4 +1,4 @@
-"""Mean teacher: the student agrees, on unlabelled data too, with the running average of its own weights."""
+"""Mean teacher: the student learns, on unlabelled data too, from the running average of its weights."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ AVERAGE = "average"
 
 
 def build(parts: Parts, decay: float = 0.99, inputs: tuple[str, ...] = ()) -> Scheme:
-    """The terms of the config, which may read `average.logits` and every other output of the role "average".
+    """Builds offline distillation whose terms may read the outputs of the role "average".
 
     After every step average = d average + (1 - d) student, d = min(decay, 1 - 1 / (step + 2)): a plain mean at first.
-    `inputs` is what the average sees, such as ("batch.other_image",) of config.train.views; () is what the student
-    sees. Evaluated are the student and the average. Tarvainen, Valpola, "Mean teachers are better role models:
+    `inputs` are the average's, such as ("batch.other_image",) of config.train.views; () are the student's.
+    The student and the average are evaluated. Tarvainen, Valpola, "Mean teachers are better role models:
     Weight-averaged consistency targets improve semi-supervised deep learning results", 2017, arXiv 1703.01780.
-    Theirs answers in training mode (dropout, statistics of the batch) and gathers BatchNorm statistics of its own; here
-    it answers in eval mode by the average of the student's, so that evaluated and teaching network are one.
+    Their average runs in training mode (dropout, statistics of the batch) and gathers BatchNorm statistics of its own.
+    Ours runs in eval mode on averages of the student's statistics, so that the network that teaches is the one that is
+    evaluated.
     """
     if AVERAGE in parts.roles:
         raise ValueError(f"The role {AVERAGE!r} is made by the scheme: config.roles needs another name.")
@@ -58,7 +59,7 @@ def _averaging(decay: float) -> Callable[[TrainState, Mapping[str, Any]], TrainS
 
 
 def mixed(old: PyTree, new: PyTree, keep: Array) -> PyTree:
-    """keep old + (1 - keep) new for every floating leaf, in float32; other leaves (counters) are the new ones."""
+    """Computes keep * old + (1 - keep) * new for floating leaves, in float32; takes other leaves (counters) of new."""
 
     def mix(a: Array, b: Array) -> Array:
         if not jnp.issubdtype(a.dtype, jnp.floating):

@@ -13,12 +13,12 @@ from kd_jax.types import Parts, Scheme
 
 
 def build(parts: Parts, model: Mapping[str, Any], branches: int = 3, leader: int = 0, ensemble: str = "") -> Scheme:
-    """The student learns as one of the `branches` of `model` ({name, kwargs}), all from the terms of the config.
+    """Builds training of all `branches` of `model` ({name, kwargs}) at once, on the terms of the config.
 
-    config.student.model stays the single network, which the baseline trains: `model` should be the same cut into trunk
-    and branches, as models.branches.branched_cnn is for models.vision.cnn.cnn; models.branches.member takes one out.
-    "student.logits" is [B, branches, classes]. Evaluated are the branches, `leader` (the one that is meant for use)
-    first, and all together: by the tap `ensemble`, or with "" by the mean of their probabilities.
+    config.student.model stays the single network, which the baseline trains. `model` should be the same network cut
+    into trunk and branches, as models.branches.branched_cnn is for models.vision.cnn.cnn; models.branches.member takes
+    one branch out. "student.logits" is [B, branches, classes]. Evaluated are the branches, first the `leader` (the one
+    that is meant for use), and their ensemble: the tap `ensemble`, or with "" the mean of their probabilities.
     ONE (arXiv 1806.04606): any branch is used, ensemble="ensemble". OKDDip (arXiv 1912.00350): the last one leads.
     """
     if branches < 2 or "branches" in model["kwargs"]:

@@ -1,8 +1,8 @@
-"""Codistillation: peers that learn from copies of one another which are some steps old.
+"""Codistillation: peers that learn from copies of one another that are some steps old.
 
 Anil, Pereyra, Passos, Ormandi, Dahl, Hinton, "Large scale distributed neural network training through online
-distillation", 2018, arXiv 1804.03235. `build` is one peer of several that run on their own, each on its own devices,
-and meet in a shared folder; `in_process` holds all of them in one program.
+distillation", 2018, arXiv 1804.03235. `build` makes one peer of several, which run on devices of their own and exchange
+weights through a shared folder; `in_process` trains all peers in one program.
 """
 
 from __future__ import annotations
@@ -35,17 +35,18 @@ def build(
     burn_in: float = 0.0,
     timeout: float = 600.0,
 ) -> Scheme:
-    """Peer `index` of `peers`, which exchange weights through `folder` every `every` steps (below 1: of the run).
+    """Builds peer `index` of `peers`, which exchange weights through `folder` every `every` steps.
 
-    The roles "stale_<j>", one for each other peer, hold its weights at the last exchange; terms read them as they read
-    a teacher: losses.ensemble.average_probabilities_loss from "student.logits" to all "stale_<j>.logits". A peer of
-    another architecture is a config.roles entry of that name in the group "stale". The first `burn_in` steps (rounded
-    up to an exchange; at least one) use only the terms that name no stale copy.
+    `every` and `burn_in` are steps, or below 1 fractions of the run. The roles "stale_<j>" hold the weights of the
+    other peers at the last exchange; terms read them like teachers: losses.ensemble.average_probabilities_loss from
+    "student.logits" to all "stale_<j>.logits". A peer of another architecture is a config.roles entry of that name in
+    the group "stale". The first `burn_in` steps (rounded up to an exchange, at least one) use only the terms that read
+    no copy.
 
-    At each exchange a peer writes its weights and waits up to `timeout` seconds for all others' of the same step, so
-    what it learns does not depend on who is faster. Files stay where they are: a peer that was killed is started again
-    and finds those that it has missed. Give each peer its own workdir and config.seed. Raises ValueError for bad
-    options and for a folder that holds another run's files, TimeoutError when a peer does not come.
+    At an exchange a peer writes its weights and waits up to `timeout` seconds for those of the others at the same step,
+    so what it learns does not depend on who is faster. The files stay, so a peer that was killed and started again
+    reads those that it missed. Give each peer its own workdir and config.seed. Raises ValueError for bad options and
+    for a folder with another run's files, TimeoutError when a peer does not come.
     """
     if peers < 2 or not 0 <= index < peers or not folder or timeout <= 0:
         raise ValueError(
@@ -61,11 +62,12 @@ def build(
 
     def exchange(state: TrainState) -> TrainState:
         step = int(state.step)
-        own = publish(Path(folder), step, index, (state.params[student.group]["student"], state.stats["student"]))
+        weights = state.params[student.group]["student"], state.stats["student"]
+        checksum = publish(Path(folder), step, index, weights)
         params, stats = dict(state.params[STALE]), dict(state.stats)
         for j, name in zip(others, copies, strict=True):
             (params[name], stats[name]), other = collect(Path(folder), step, j, (params[name], stats[name]), timeout)
-            if own == other:
+            if checksum == other:
                 raise ValueError(f"Peers {index} and {j} have the same weights at step {step}: give each its own seed.")
         return state.replace(params={**state.params, STALE: params}, stats=stats)
 
@@ -84,11 +86,11 @@ def in_process(
     inputs: tuple[str, ...] = (),
     leader: int = 0,
 ) -> Scheme:
-    """All peers in one program: "student.logits" and "stale.logits" are [B, peers, classes], the latter of the copies.
+    """Builds all peers in one program: "student.logits" and "stale.logits" (the copies) are [B, peers, classes].
 
-    `every`, `burn_in` as in `build`; `peers`, `inputs`, `leader` as in schemes.online.build. All peers see the same
-    examples, where separate runs have an order each. Terms take both stacks: losses.online.mutual_kl_loss from
-    "student.logits" to "stale.logits".
+    `every`, `burn_in` as in `build`; `peers`, `inputs`, `leader` as in schemes.online.build. Terms take both stacks:
+    losses.online.mutual_kl_loss from "student.logits" to "stale.logits". All peers see the same examples, where
+    separate runs have an order each.
     """
     if inputs and len(inputs) != peers:
         raise ValueError(f"{peers} peers read one input each, inputs={tuple(inputs)} names {len(inputs)}.")
@@ -118,7 +120,7 @@ def in_process(
 
 
 def _intervals(steps: int, every: float, burn_in: float) -> tuple[int, int]:
-    """(steps between exchanges, steps before the first one); ValueError where no exchange happens."""
+    """Returns the steps between exchanges and those before the first; ValueError where no exchange happens."""
     size, before = (max(round(n * steps), 1) if 0 < n < 1 else int(n) for n in (every, burn_in))
     first = max(-(-before // max(size, 1)), 1) * size
     if size < 1 or before < 0 or first >= steps:
@@ -136,7 +138,10 @@ def _phases(
     copies: tuple[str, ...],
     reads: Mapping[str, tuple[str, ...]] | None = None,
 ) -> tuple[tuple[Phase, ...], tuple[Phase, ...]]:
-    """(phases without the terms that name a copy, phases with all), on one optimizer, whose state goes on."""
+    """Returns the phases without the terms that read a copy, and those with all terms.
+
+    Both have one optimizer object, so its state goes on from the first to the second.
+    """
     named = {name: calls_of([term]) for name, term in parts.terms.items()}
     early = {name: term for name, term in parts.terms.items() if not named[name] & {*copies}}
     unread = [copy for copy in copies if not any(copy in names for names in named.values())]

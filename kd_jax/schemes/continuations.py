@@ -1,7 +1,7 @@
-"""How a batch of texts is cut into prompts, who continues them, and how what was generated becomes a batch again.
+"""Prompts cut from a batch of texts, the networks that continue them, and the batch made of what they wrote.
 
-A row of L + 1 tokens is a prompt in its first slots, padded on the left, then what was generated. Prompts are the first
-tokens of a running text, or, of pairs (prompt, response), all that comes before the first counted label.
+A row of L + 1 tokens holds a prompt in its first slots, padded on the left, then the generated tokens. The prompt of a
+running text is its first tokens; the prompt of a pair (prompt, response) is all before the first counted label.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd_jax.core.paths import roles_read
-from kd_jax.models.language.generation import generate, left_padded, mixed
+from kd_jax.models.language.generation import Decoding, generate, left_padded, mixed
 from kd_jax.models.language.speculative import speculate
 from kd_jax.resolve import near, resolve
 from kd_jax.system import precision
@@ -27,20 +27,20 @@ SAMPLERS = ("student", "teacher", "mixed", "speculative")
 
 @dataclasses.dataclass(frozen=True)
 class Prompts:
-    """`slots` of a row hold its prompt; `running` says that it is the beginning of a text and not of a pair."""
+    """Where the prompt of a row is."""
 
-    slots: int
-    running: bool
+    slots: int  # at the beginning of a row, which hold its prompt
+    running: bool  # the prompt begins a running text; False: it is that of a pair
     length: int  # L, of a row of the batch
-    end: int | None
+    end: int | None  # the token that ends a text
 
     @property
     def new(self) -> int:
-        """How many tokens are generated at most."""
+        """The largest number of tokens that are generated."""
         return self.length + 1 - self.slots
 
     def of(self, batch: Mapping[str, Array]) -> tuple[Array, Array]:
-        """(prompts int32 [B, slots], mask of their tokens), padded on the left."""
+        """Returns the prompts, int32 [B, slots] padded on the left, and the mask of their tokens."""
         tokens, segments = batch["tokens"][:, : self.slots], batch["segments"][:, : self.slots]
         if self.running:
             mask = (segments == segments[:, -1:]) & (segments > 0)  # the document that the last slot belongs to
@@ -50,7 +50,7 @@ class Prompts:
         return left_padded(tokens, mask)
 
     def entries(self, prompt: Array, mask: Array, generated: Array, real: Array) -> dict[str, Array]:
-        """The entries of a batch: prompt and generated tokens, of which only the generated are counted."""
+        """Returns the entries of a batch of prompts and generated tokens; only the generated ones are counted."""
         real = real & mask.any(1, keepdims=True)  # where there was no prompt nothing counts
         tokens, counts = jnp.concatenate([prompt, generated], 1), jnp.concatenate([jnp.zeros_like(mask), real], 1)
         label = jnp.where(counts, tokens, -1)[:, 1:].astype(jnp.int32)
@@ -59,14 +59,15 @@ class Prompts:
 
 
 def with_labels(entries: Mapping[str, Array]) -> dict[str, Array]:
-    """tokens, segments and label with what a prepared batch says of the labels besides."""
+    """Adds to tokens, segments and label the entries that a prepared batch derives from the label."""
     return {**entries, "labelled": entries["label"] >= 0, "target": entries["label"]}
 
 
 def prompts_of(source: Any, prompt: int) -> Prompts:
-    """The prompts of a source: the first `prompt` tokens of a text; 0 = those of pairs, as long as the longest.
+    """Returns where the prompts of a source are: its first `prompt` tokens, or with 0 the prompts of pairs.
 
-    Raises ValueError for data that are no text, or leave nothing to generate.
+    Prompts of pairs have as many slots as the longest needs. Raises ValueError for data that are no text, and for
+    prompts that leave nothing to generate.
     """
     if source.entry != "tokens" or not source.per_token or "segments" not in source.fields:
         raise ValueError(
@@ -79,26 +80,24 @@ def prompts_of(source: Any, prompt: int) -> Prompts:
     return Prompts(slots, bool(prompt), length, source.end)
 
 
-def decoding_of(role: Role, decoding: str) -> Any:
-    """How a role generates: the function named `decoding`, of its Flax module."""
+def decoding_of(role: Role, decoding: str) -> Decoding:
+    """Returns how a role generates: the result of the function named `decoding` for the role's Flax module."""
     module = getattr(role.model, "module", None)
     if module is None:
         raise ValueError(f"{role.model} has no Flax module that {decoding!r} could generate with.")
     return resolve(decoding)(module)
 
 
-def cache_of(role: Role, decoding: str) -> Callable[[Any, Mapping[str, Array], int], Any]:
-    """(params, batch, size) -> what generation begins with: of an encoder-decoder what it read of the batch's `source`
-    and `source_mask`, by the function `encoded` beside `decoding`; else None, an empty cache."""
-    module = getattr(role.model, "module", None)
-    if not hasattr(module, "encode"):
-        return lambda params, batch, size: None
-    encoded = resolve(f"{decoding.rpartition('.')[0]}.encoded")
-    return lambda params, batch, size: encoded(module, params, batch["source"], batch["source_mask"], size)
+def first_cache(run: Decoding, params: Any, batch: Mapping[str, Array], size: int) -> Any:
+    """Returns the cache of `size` tokens that generation begins with; None stands for an empty one.
+
+    An encoder-decoder reads the entries `source` and `source_mask` of the batch into it.
+    """
+    return None if run.read is None else run.read(params, batch["source"], batch["source_mask"], size)
 
 
 def rows_of(source: Any, rows: Any) -> dict[str, Array]:
-    """Rows of a source of text as a batch."""
+    """Returns rows of a source of text as a batch."""
     fields = {name: jnp.asarray(values[rows]) for name, values in source.fields.items()}
     return {source.entry: jnp.asarray(source.images[rows]), "label": jnp.asarray(source.labels[rows]), **fields}
 
@@ -115,10 +114,10 @@ def make_sampler(
     proposals: int,
     decoding: str,
 ) -> Callable[[TrainState, Mapping[str, Array], Array], dict[str, Array]]:
-    """(state, batch, key) -> entries of a batch whose texts one of SAMPLERS wrote.
+    """Returns (state, batch, key) -> the entries of a batch whose texts one of SAMPLERS wrote.
 
-    "mixed": the student's and the teacher's distribution, the teacher's with share `mix`; "speculative": the teacher's
-    samples, of which the student proposes `proposals` at a time.
+    "mixed" draws from (1 - mix) p_student + mix p_teacher; "speculative" draws from the teacher, and the student
+    proposes `proposals` tokens at a time. Raises ValueError for another `kind`, and for networks that cannot sample so.
     """
     if kind not in SAMPLERS:
         raise ValueError(f"sampler={kind!r}. {near(kind, SAMPLERS)}")
@@ -126,8 +125,7 @@ def make_sampler(
     if "teacher" not in parts.roles and "teacher" in names:
         raise ValueError(f"sampler={kind!r} needs a teacher, and there is none.")
     runs = [decoding_of(parts.roles[name], decoding) for name in names]
-    read = cache_of(parts.roles[names[0]], decoding)
-    if len(names) > 1 and hasattr(parts.roles["student"].model.module, "encode"):
+    if len(names) > 1 and runs[0].read is not None:
         raise ValueError(f"sampler={kind!r} is of decoders; encoder-decoders sample as 'student' or 'teacher'.")
     options = dict(
         length=prompts.new,
@@ -141,23 +139,24 @@ def make_sampler(
 
     def sample(state: TrainState, batch: Mapping[str, Array], key: Array) -> dict[str, Array]:
         prompt, mask = prompts.of(batch)
-        given = mask.at[:, -1].set(True)  # a row without a prompt is generated all the same, and not counted
-        own = tuple(weights(state, parts.roles[name], name) for name in names)
+        readable = mask.at[:, -1].set(True)  # a row without a prompt is generated all the same, and not counted
+        params = tuple(weights(state, parts.roles[name], name) for name in names)
         if kind == "speculative":
-            found = speculate(*runs, own, prompt, given, key, proposals=proposals, **options)
+            text = speculate(*runs, params, prompt, readable, key, proposals=proposals, **options)
+        elif kind == "mixed":
+            text = generate(runs[0], params, prompt, readable, key, **options)
         else:
-            cache = None if kind == "mixed" else read(own[0], batch, prompts.length + 1)
-            params = own if kind == "mixed" else own[0]
-            found = generate(runs[0], params, prompt, given, key, cache=cache, **options)
-        return prompts.entries(prompt, mask, found.tokens, found.mask)
+            cache = first_cache(runs[0], params[0], batch, prompts.length + 1)
+            text = generate(runs[0], params[0], prompt, readable, key, cache=cache, **options)
+        return prompts.entries(prompt, mask, text.tokens, text.mask)
 
     return sample
 
 
 def weights(state: TrainState, role: Role, name: str) -> Any:
-    """The parameters of a role, wherever the state keeps them; nothing is differentiated through them.
+    """Returns the parameters of a role from wherever the state keeps them, behind a stop_gradient.
 
-    Where the role reads those of a frozen one (adapters, their base), what its model's `merged` makes of both.
+    A role whose inputs include the parameters of frozen ones (adapters of a base) has both merged by its model.
     """
     params = precision.restored(state.frozen[name][0]) if role.group is None else state.params[role.group][name]
     read = roles_read(role.inputs)

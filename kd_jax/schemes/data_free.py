@@ -1,4 +1,4 @@
-"""Data-free distillation from a generator: no network sees a real image while the student learns.
+"""Data-free distillation: the student learns on images of a generator; no network sees a real image.
 
 The generator seeks images on which the student disagrees with the teacher (ZSKT, DFAD), or images that look real to the
 teacher (DAFL), or both at once.
@@ -17,8 +17,13 @@ import numpy as np
 from kd_jax.core.metrics import agreement
 from kd_jax.core.paths import Path
 from kd_jax.core.terms import paths_of
-from kd_jax.losses.data_free import batch_norm_statistics_loss
-from kd_jax.resolve import near, resolve
+from kd_jax.losses.data_free import (
+    activation_loss,
+    batch_norm_statistics_loss,
+    information_entropy_loss,
+    one_hot_loss,
+)
+from kd_jax.resolve import near
 from kd_jax.system import parallel, precision
 from kd_jax.types import Array, Call, Parts, Phase, PyTree, Scheme, Stage, Term, TrainState
 
@@ -37,14 +42,14 @@ def build(
     norms: Mapping[str, str] | None = None,
     before: float = 0.0,
 ) -> Scheme:
-    """A step is `n_generator` updates of the role "generator", then `n_student` of the student, each on new images.
+    """Builds steps of `n_generator` updates of the role "generator", then `n_student` of the student, on new images.
 
     The student minimises parts.terms on generated images. The generator minimises, through the teacher's answer,
         -disagreement * (those of parts.terms that `adversarial` names, all where it names none)
         + one_hot * one_hot_loss + entropy * information_entropy_loss + activation * activation_loss(teacher's `tap`)
         + statistics * batch_norm_statistics_loss, summed over BatchNorms (`norms`: see statistics_terms).
-    In the first `before` of the steps it learns alone, without the disagreement; with n_generator = 0 it does not learn
-    after that. Of a batch only the number of its examples is used.
+    In the first share `before` of the steps the generator learns alone, without the disagreement; with n_generator = 0
+    it does not learn after that. Of a batch only its size is used.
     Fang et al. 2019 (DFAD, arXiv 1912.11006): disagreement 1, updates 1 and 5, L1 between logits. Micaelli, Storkey
     2019 (ZSKT, arXiv 1905.09768): 1 and 10, KL; their attention term is for the student alone. Chen et al. 2019 (DAFL,
     arXiv 1904.01186): one_hot 1, activation 0.1, entropy 5, disagreement 0, updates 1 and 1.
@@ -57,15 +62,15 @@ def build(
             f"sides; got {n_student=}, {n_generator=}, {before=} of {parts.steps} steps."
         )
     looks = {
-        "one_hot": (one_hot, "losses.data_free.one_hot_loss", "teacher.logits"),
-        "activation": (activation, "losses.data_free.activation_loss", f"teacher.features:{tap}"),
-        "entropy": (entropy, "losses.data_free.information_entropy_loss", "teacher.logits"),
+        "one_hot": Term(one_hot_loss, ("teacher.logits",), weight=float(one_hot)),
+        "activation": Term(activation_loss, (f"teacher.features:{tap}",), weight=float(activation)),
+        "entropy": Term(information_entropy_loss, ("teacher.logits",), weight=float(entropy)),
     }
-    realistic = {k: Term(resolve(fn), (path,), weight=float(w)) for k, (w, fn, path) in looks.items() if w}
+    realistic = {name: term for name, term in looks.items() if term.weight}
     realistic |= statistics_terms(parts, statistics, norms)
     seeking = maximised(parts.terms, adversarial, disagreement) if disagreement else {}
     if not (realistic or seeking) or (alone and not realistic):
-        raise ValueError("The generator has nothing to learn: disagreement or another option needs a weight")
+        raise ValueError("The generator has nothing to learn: disagreement or another option needs a weight.")
     first = max(n_generator, 1)
     paint = parts.make_tx(alone * first + (parts.steps - alone) * n_generator, "generator")
     learn = parts.make_tx((parts.steps - alone) * n_student, "student")
@@ -101,7 +106,7 @@ def build(
 
 
 def needs(parts: Parts, role: str) -> None:
-    """Raises ValueError unless there are a teacher, the role, and terms, none of which reads the batch."""
+    """Raises ValueError unless there are a teacher, `role`, and terms, none of which reads the batch."""
     for name in ("teacher", role):
         if name not in parts.roles:
             raise ValueError(f"This scheme needs a role {name!r}. {near(name, parts.roles)}")
@@ -115,7 +120,7 @@ def needs(parts: Parts, role: str) -> None:
 
 
 def statistics_terms(parts: Parts, weight: float, norms: Mapping[str, str] | None) -> dict[str, Term]:
-    """A term for each BatchNorm of the teacher: the batch has there the mean and variance of its training data.
+    """Returns a term for each BatchNorm of the teacher: the batch should have the mean and variance stored there.
 
     `norms` maps the tap before each BatchNorm to the BatchNorm's path, {"stage1/conv": "stage1/norm"}; None takes the
     tap "<path>/conv" for every "<path>/norm", as kd_jax.models names them.
@@ -131,27 +136,27 @@ def statistics_terms(parts: Parts, weight: float, norms: Mapping[str, str] | Non
 
 
 def _norms_of(parts: Parts) -> dict[str, str]:
-    """{"stage1/conv": "stage1/norm", ...}: for every BatchNorm of the teacher the tap whose value it normalises."""
+    """Returns {"stage1/conv": "stage1/norm", ...}: the tap that each BatchNorm of the teacher normalises."""
     image = jnp.zeros((1, *parts.sources["train"].image_shape))
     _, stats = jax.eval_shape(parts.roles["teacher"].model.init, jax.random.key(0), image)
-    found: dict[str, str] = {}
+    norms: dict[str, str] = {}
 
     def walk(tree: PyTree, path: tuple[str, ...]) -> None:
         if {"mean", "var"} <= set(tree):
-            found["/".join((*path[:-1], path[-1].replace("norm", "conv")))] = "/".join(path)
+            norms["/".join((*path[:-1], path[-1].replace("norm", "conv")))] = "/".join(path)
         else:
             for name, inner in tree.items():
                 walk(inner, (*path, name))
 
     walk(stats.get("batch_stats", {}), ())
-    if not found:
+    if not norms:
         raise ValueError("The teacher has no BatchNorm whose statistics could be matched: set statistics to 0.")
-    return found
+    return norms
 
 
 def maximised(terms: Mapping[str, Term], names: tuple[str, ...], factor: float) -> dict[str, Term]:
-    """The terms called `names` (all if none) with -factor times their weight, the teacher differentiated too."""
-    found = {}
+    """Returns the terms called `names` (all if none) with weight -factor * weight, and differentiated targets."""
+    negated = {}
     for name in names or terms:
         if name not in terms:
             raise ValueError(f"There is no term {name!r} to maximise. {near(name, terms)}")
@@ -159,8 +164,8 @@ def maximised(terms: Mapping[str, Term], names: tuple[str, ...], factor: float) 
         if term.connector is not None or term.memory is not None:
             raise ValueError(f"Term {name!r} has a connector or a memory: name those to maximise in `adversarial`.")
         weight = _scaled(term.weight, -factor)
-        found[name] = dataclasses.replace(term, inputs=term.inputs + term.targets, targets=(), weight=weight)
-    return found
+        negated[name] = dataclasses.replace(term, inputs=term.inputs + term.targets, targets=(), weight=weight)
+    return negated
 
 
 def _scaled(weight: float | Callable[[Array], Array], factor: float) -> float | Callable[[Array], Array]:
@@ -168,19 +173,19 @@ def _scaled(weight: float | Callable[[Array], Array], factor: float) -> float | 
 
 
 def samples(parts: Parts, state: TrainState, images: Array, lead: str) -> list[dict[str, Any]]:
-    """A section for the report: up to two of the normalised images [n, H, W, C] for each answer of the teacher."""
+    """Returns a section of the report: up to two of the normalised images [n, H, W, C] for each predicted class."""
     source, teacher = parts.sources["train"], parts.roles["teacher"].model
     if images.ndim != 4:
         return []
 
-    def answer(variables: Any, images: Array) -> Array:
+    def predict(variables: Any, images: Array) -> Array:
         params, stats = variables
         logits = teacher.apply(precision.restored(params), stats, images, train=False, key=jax.random.key(0))[0].logits
         return jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
 
-    probabilities = parallel.on_host(jax.jit(answer)(state.frozen["teacher"], images))
-    answers = probabilities.argmax(-1)
-    rows = [i for c in range(source.num_classes) for i in np.flatnonzero(answers == c)[:2]][:20]
+    probabilities = parallel.on_host(jax.jit(predict)(state.frozen["teacher"], images))
+    predicted = probabilities.argmax(-1)
+    rows = [i for c in range(source.num_classes) for i in np.flatnonzero(predicted == c)[:2]][:20]
     pixels = parallel.on_host(images).astype(np.float64)[rows] * source.std + source.mean
     if source.images is not None and source.images.dtype != np.uint8:  # floats have no range of their own
         pixels = (pixels - pixels.min()) / max(np.ptp(pixels), 1e-12)
@@ -191,6 +196,6 @@ def samples(parts: Parts, state: TrainState, images: Array, lead: str) -> list[d
             "title": "Images that the student learned from",
             "lead": f"{lead} Below each is what the teacher takes it for.",
             "images": (pixels[..., 0] if pixels.shape[-1] == 1 else pixels).tolist(),
-            "labels": [f"{source.class_names[answers[i]]} ({100 * probabilities[i].max():.0f} %)" for i in rows],
+            "labels": [f"{source.class_names[predicted[i]]} ({100 * probabilities[i].max():.0f} %)" for i in rows],
         }
     ]

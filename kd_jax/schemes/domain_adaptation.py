@@ -1,4 +1,4 @@
-"""A teacher of a source domain, a student on an unlabelled target domain: the teacher's statistics move there first."""
+"""Domain adaptation: a teacher of a source domain teaches a student on unlabelled data of a target domain."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from kd_jax.types import Call, Parts, Phase, Role, Scheme, Stage, TrainState
 
 
 def build(parts: Parts, *, statistics_steps: int = 50) -> Scheme:
-    """Stage "statistics", then offline distillation for the other steps, whose terms may name "adapted".
+    """Builds a stage "statistics", then offline distillation for the other steps, whose terms may read "adapted".
 
-    "adapted" starts as the teacher. In the first stage it sees target batches in training mode, which moves the running
-    averages of its BatchNorms and, as no term differentiates it, nothing else (AdaBN: Li, Wang, Shi, Liu, Hou,
-    "Revisiting Batch Normalization For Practical Domain Adaptation", 2016, arXiv 1603.04779; they take statistics of
-    the whole target set, here it is the running average). Afterwards it answers in evaluation mode. It and the teacher
-    as it came are scored beside the student on the target domain. `statistics_steps` = 0 leaves all of this out.
-    Raises ValueError without a teacher, for a number of steps that leaves none to the student and, before the first
-    step, for a teacher that keeps no statistics.
+    The role "adapted" starts as a copy of the teacher. In the first stage it reads target batches in training mode,
+    which moves the running averages of its BatchNorms; its parameters stay, since no term trains them. Afterwards it
+    runs in evaluation mode. The student, "adapted" and the unchanged teacher are scored on the target domain.
+    `statistics_steps` = 0 leaves the first stage and the role out.
+    AdaBN: Li, Wang, Shi, Liu, Hou, "Revisiting Batch Normalization For Practical Domain Adaptation", 2016, arXiv
+    1603.04779; they take the statistics of the whole target set, we the running average.
+    Raises ValueError without a teacher, where no steps are left for the student and, before the first step, for a
+    teacher that keeps no statistics.
     """
     if "teacher" not in parts.roles:
         raise ValueError("Domain adaptation starts from a teacher of the source domain, and there is none.")
@@ -38,10 +39,13 @@ def build(parts: Parts, *, statistics_steps: int = 50) -> Scheme:
     learns = scheme.stages[0].phases[0]
     learns = dataclasses.replace(learns, forward=(*learns.forward, Call("adapted", teacher.inputs, train=False)))
 
-    def check(state: TrainState) -> TrainState:
+    def require_statistics(state: TrainState) -> TrainState:
         if not jax.tree.leaves(state.stats["adapted"]):
             raise ValueError("The teacher keeps no statistics (BatchNorm) that could move to the target domain.")
         return state
 
-    stages = Stage(statistics_steps, (moves,), on_enter=check, name="statistics"), Stage(steps, (learns,), name="learn")
+    stages = (
+        Stage(statistics_steps, (moves,), on_enter=require_statistics, name="statistics"),
+        Stage(steps, (learns,), name="learn"),
+    )
     return dataclasses.replace(scheme, stages=stages, evaluate=("student", "adapted", "teacher"))

@@ -25,11 +25,12 @@ _CHUNK = 256
 def build(
     parts: Parts, student: Role, sizes: Sequence[int], per_class: int, replay: int, choose: str, tap: str
 ) -> tuple[dict[str, Any], Callable, Callable]:
-    """(first entries of extra, remember(state, task) -> new ones, post_update); of task k sizes[k] rows are kept.
+    """Returns the first entries of extra, remember(state, task) -> the new ones, and a post_update.
 
-    `per_class` examples of each class of a finished task are kept for good, `replay` of them are drawn for a step.
-    "herding" looks at the student's `tap` when the task ends, "random" at nothing. Raises ValueError where that is
-    impossible.
+    The memory has sizes[k] rows for task k. When a task ends, `per_class` examples of each of its classes are stored
+    for good; every step draws `replay` of all that are stored. `choose`: "herding" chooses by the student's `tap`,
+    "random" at random. Raises ValueError for another `choose`, for inputs other than images, and for classes with too
+    few examples.
     """
     if choose not in CHOICES:
         raise ValueError(f"Exemplars are chosen by {' or '.join(CHOICES)}, not {choose!r}. {near(choose, CHOICES)}")
@@ -61,7 +62,7 @@ def build(
 
 
 def draw(memory: Mapping[str, Array], step: Array, replay: int) -> dict[str, Array]:
-    """`replay` rows for a step, without replacement, first of those that are held: a function of the step alone."""
+    """Draws `replay` rows without replacement, stored ones first: a function of memory and step alone."""
     chance = jax.random.uniform(jax.random.fold_in(jax.random.key(0), step), memory["label"].shape)
     _, rows = jax.lax.top_k(jnp.where(memory["label"] >= 0, chance, -1.0), replay)
     image, label = (memory[name][rows] for name in ("image", "label"))
@@ -69,7 +70,7 @@ def draw(memory: Mapping[str, Array], step: Array, replay: int) -> dict[str, Arr
 
 
 def herd(features: np.ndarray, count: int) -> np.ndarray:
-    """Rows [count] of features [n, d], greedily such that the mean of the first i is nearest to the mean of all.
+    """Chooses rows [count] of features [n, d] greedily: row i minimises ||mean of all - mean of the first i rows||.
 
     Rebuffi, Kolesnikov, Sperl, Lampert, "iCaRL: Incremental Classifier and Representation Learning", 2016, arXiv
     1611.07725, algorithm 4; no row is taken twice, which the paper leaves open.
@@ -86,7 +87,7 @@ def herd(features: np.ndarray, count: int) -> np.ndarray:
 def _chooser(
     parts: Parts, student: Role, per_class: int, choose: str, tap: str
 ) -> Callable[..., dict[str, np.ndarray]]:
-    """(state, task) -> {"image", "label"} of the exemplars, class by class."""
+    """Returns (state, task) -> {"image", "label"} of the exemplars, class by class."""
     key = jax.random.key(0)  # evaluation mode draws nothing; the signatures want a key
 
     @jax.jit
@@ -100,11 +101,11 @@ def _chooser(
         return outputs.features[tap].reshape(image.shape[0], -1).astype(jnp.float32)
 
     def chunks(fn: Callable[..., Array], images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        found = []
+        results = []
         for start in range(0, len(images), _CHUNK):  # padded to one shape, so that each function compiles once
             rows = np.minimum(np.arange(start, start + _CHUNK), len(images) - 1)
-            found.append(parallel.on_host(fn(images[rows], labels[rows])))
-        return np.concatenate(found)[: len(images)]
+            results.append(parallel.on_host(fn(images[rows], labels[rows])))
+        return np.concatenate(results)[: len(images)]
 
     def pick(state: TrainState, task: int) -> dict[str, np.ndarray]:
         source = parts.sources[f"task{task}"]
@@ -115,8 +116,8 @@ def _chooser(
             features = chunks(lambda x, y: embedded(*variables, x, y), images, labels)
             features /= np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
         for c in np.unique(labels):
-            members = order[labels[order] == c]
-            rows.extend(members[herd(features[members], per_class)] if choose == "herding" else members[:per_class])
+            of_class = order[labels[order] == c]
+            rows.extend(of_class[herd(features[of_class], per_class)] if choose == "herding" else of_class[:per_class])
         return {"image": chunks(prepared, images[rows], labels[rows]), "label": labels[rows]}
 
     return pick

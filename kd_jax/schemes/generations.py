@@ -17,15 +17,15 @@ _SLOTS = "generations"
 
 
 def build(parts: Parts, generations: int = 3) -> Scheme:
-    """`generations` networks in a row, config.train.steps each: the first on the terms that do not read "previous",
-    each later one, from new initial values, on all terms, where `previous.logits` is the finished one before it.
+    """Builds one stage of config.train.steps for each of `generations` networks of the student's architecture.
 
-    All networks have the student's architecture and live in the state, so that they are saved: "student" is the one
-    that learns (the last in the end), "gen0", "gen1", ... hold the initial values of those to come, then those that are
-    finished. Evaluated are all of them and the mean of their probabilities; before the last
-    generation the ensemble has untrained members, and no step is chosen as the best.
+    The first network learns from the terms that do not read "previous". Each later one starts from new initial values
+    and learns from all terms, where `previous.logits` is of the finished network before it; connectors keep their
+    parameters. All networks are in the state, so they are saved: "student" is the one that learns (in the end the
+    last), "gen0", "gen1", ... hold the initial values of the networks to come, then the finished networks.
+    Evaluated are all of them and the mean of their probabilities. The best step is one of the last generation, since
+    before it the ensemble has untrained networks.
     Furlanello, Lipton, Tschannen, Itti, Anandkumar, "Born-Again Neural Networks" (BAN), 2018, arXiv 1805.04770.
-    Connectors are not born again.
     """
     taught = reading("previous", parts.terms)
     if generations < 2:
@@ -65,7 +65,7 @@ def build(parts: Parts, generations: int = 3) -> Scheme:
 
 
 def _entering(name: str, tx: Any) -> Callable[[TrainState], TrainState]:
-    """The finished network becomes `previous` and `name`, whose initial values become the student's."""
+    """Returns an `on_enter`: the student becomes "previous" and `name`, and takes the initial values of `name`."""
 
     def enter(state: TrainState) -> TrainState:
         params, stats = state.params, state.stats
@@ -92,7 +92,7 @@ def _entering(name: str, tx: Any) -> Callable[[TrainState], TrainState]:
 
 
 def _restarting(term: Term, steps: int) -> Term:
-    """The term with schedules that start anew in every generation of `steps` steps."""
+    """Returns the term with schedules that start anew every `steps` steps."""
 
     def again(value: Any) -> Any:
         if not callable(value):

@@ -1,4 +1,4 @@
-"""DeepInversion: images are optimised until the teacher and its BatchNorm take them for real; a student learns them."""
+"""DeepInversion: a student learns on images that are optimised until they look real to the teacher's BatchNorms."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd_jax.core.metrics import agreement
+from kd_jax.losses.data_free import image_norm_loss, image_variation_loss
 from kd_jax.losses.response import jsd_loss
-from kd_jax.resolve import resolve
+from kd_jax.losses.task import cross_entropy_loss
 from kd_jax.schemes.data_free import needs, samples, statistics_terms
 from kd_jax.types import Array, Call, Parts, Phase, Scheme, Stage, Term, TrainState
 
@@ -27,19 +28,18 @@ def build(
     compete: float = 0.0,
     norms: Mapping[str, str] | None = None,
 ) -> Scheme:
-    """`rounds` times: the next part of the role "bank" is made in `synthesis` of the steps, then the student learns.
+    """Builds `rounds` of two stages: the next block of images is made, then the student learns on all made so far.
 
-    The pixels of the bank (models.vision.generators.image_bank) minimise
+    A round makes its block, size / rounds images of the role "bank" (models.vision.generators.image_bank), in the share
+    `synthesis` of its steps. The pixels minimise
         label * cross-entropy(teacher, the class each image is meant to be)
         + statistics * sum over BatchNorms of batch_norm_statistics_loss + variation * image_variation_loss
         + norm * image_norm_loss - compete * JSD(student, teacher)
-    and stay within the range of real pixels; `compete` acts from the second round on, when there is a student (Adaptive
-    DeepInversion). The student minimises parts.terms on all images made so far.
-    `norms` maps the tap before each BatchNorm to the BatchNorm's path, {"stage1/conv": "stage1/norm"}; None takes the
-    tap "<path>/conv" for every "<path>/norm" of the teacher, as kd_jax.models names them.
+    and stay within the range of real pixels. `compete` acts from the second round on, when there is a student (Adaptive
+    DeepInversion). The student minimises parts.terms. `norms`: see data_free.statistics_terms.
     Yin, Molchanov, Li, Alvarez, Mallya, Hoiem, Jha, Kautz, "Dreaming to Distill: Data-free Knowledge Transfer via
     DeepInversion", 2020, arXiv 1912.08795. They optimise one batch after the other; here every step draws a new batch
-    of the part that is made, the first layer weighs as much as the others, and `variation` and `norm` default to 0.
+    of the block, the first layer weighs as much as the others, and `variation` and `norm` default to 0.
     """
     needs(parts, "bank")
     size = _bank_size(parts)
@@ -61,9 +61,9 @@ def build(
     # Never one object: a step is compiled for the optimizers that the state holds, of which there are more later.
     make_first = (Phase("bank", (images, teacher), terms, paint),)
     make_more = (Phase("bank", (images, teacher, *rival), terms | rivalry, paint),)
-    watched = {"agreement": Term(agreement, ("student.logits",), ("teacher.logits",))}
+    metrics = {"agreement": Term(agreement, ("student.logits",), ("teacher.logits",))}
     taught, learner = parts.make_tx(learning, "student"), Call("student", ("bank.logits",))
-    learn = (Phase("student", (images, learner, teacher), parts.terms, taught, watched),)
+    learn = (Phase("student", (images, learner, teacher), parts.terms, taught, metrics),)
     clip, block = _clip_to(parts.sources["train"]), size // rounds
     stages = []
     for number in range(rounds):
@@ -84,21 +84,18 @@ def build(
 
 
 def _terms(parts: Parts, norms: Mapping[str, str] | None, weights: Mapping[str, float]) -> dict[str, Term]:
-    """What the pixels minimise, without the terms whose weight is 0."""
-    losses = "losses.data_free."
+    """Returns the terms that the pixels minimise, without those whose weight is 0."""
+    variation, norm, label = (float(weights[name]) for name in ("variation", "norm", "label"))
     terms = {
-        "label": ("losses.task.cross_entropy_loss", "teacher.logits", ("bank.features:label",), weights["label"]),
-        "variation": (f"{losses}image_variation_loss", "bank.logits", (), weights["variation"]),
-        "norm": (f"{losses}image_norm_loss", "bank.logits", (), weights["norm"]),
+        "label": Term(cross_entropy_loss, ("teacher.logits",), ("bank.features:label",), weight=label),
+        "variation": Term(image_variation_loss, ("bank.logits",), weight=variation),
+        "norm": Term(image_norm_loss, ("bank.logits",), weight=norm),
     }
-    found = {
-        name: Term(resolve(fn), (path,), targets, weight=float(weight))
-        for name, (fn, path, targets, weight) in terms.items()
-        if weight
-    } | statistics_terms(parts, weights["statistics"], norms)
-    if not found:
+    terms = {name: term for name, term in terms.items() if term.weight}
+    terms |= statistics_terms(parts, weights["statistics"], norms)
+    if not terms:
         raise ValueError("The images have nothing to learn: give label, statistics, variation or norm a weight.")
-    return found
+    return terms
 
 
 def _bank_size(parts: Parts) -> int:
@@ -112,7 +109,7 @@ def _bank_size(parts: Parts) -> int:
 
 
 def _window(first: int, count: int) -> Any:
-    """An `on_enter`: from now on the bank gives its images first ... first + count - 1."""
+    """Returns an `on_enter`: from now on the bank gives its images first ... first + count - 1."""
 
     def enter(state: TrainState) -> TrainState:
         sharding = state.extra["window"].sharding
@@ -124,7 +121,7 @@ def _window(first: int, count: int) -> Any:
 
 
 def _clip_to(source: Any) -> Any:
-    """A `post_update` that keeps the bank's pixels within those of uint8 images; None for images of floats."""
+    """Returns a `post_update` that clips the bank's pixels to the range of uint8 images; None for images of floats."""
     if source.images is not None and source.images.dtype != np.uint8:
         return None
     mean, std = (np.asarray(x, np.float32).reshape(1, 1, 1, -1) for x in (source.mean, source.std))

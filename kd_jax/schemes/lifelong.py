@@ -1,4 +1,4 @@
-"""Lifelong learning: a stream of tasks, a stage each, in which the student must not forget the tasks before."""
+"""Lifelong learning: the student learns a stream of tasks, one stage each, and should not forget earlier ones."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ from kd_jax.schemes import exemplars, lifelong_summary
 from kd_jax.types import Array, Call, Model, Outputs, Parts, Phase, PyTree, Role, Scheme, Stage, Term, TrainState
 
 SCENARIOS = ("class", "task", "domain")
-PAST = {"previous", "replay", "recalled"}  # what there is to read once a task has ended
-NEVER = -1e4  # the logit of a class that is no answer: finite, so that the loss on a class to come is a number
+PAST = {"previous", "replay", "recalled"}  # outputs that exist only once a task has ended
+NEVER = -1e4  # the logit of a class that is ruled out: finite, so that the loss on a class to come is a number
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Restricted:
-    """`model`; given (label, rivals) after its own inputs, its logits are NEVER at classes that rival no such label."""
+    """Wraps `model`: inputs (label, rivals) after those of the model set its logits to NEVER where rivals[label] is 0.
+
+    `inputs` is the number of the model's inputs; label int [batch], rivals bool [classes, classes].
+    """
 
     model: Model
     inputs: int
@@ -34,10 +37,10 @@ class Restricted:
     def apply(
         self, params: PyTree, stats: PyTree, *inputs: Array, train: bool, key: Array, taps: tuple[str, ...] = ()
     ) -> tuple[Outputs, PyTree]:
-        own, given = inputs[: self.inputs], inputs[self.inputs :]
-        outputs, stats = self.model.apply(params, stats, *own, train=train, key=key, taps=taps)
-        if given:
-            labels, rivals = given
+        images, restriction = inputs[: self.inputs], inputs[self.inputs :]
+        outputs, stats = self.model.apply(params, stats, *images, train=train, key=key, taps=taps)
+        if restriction:
+            labels, rivals = restriction
             outputs = dataclasses.replace(outputs, logits=jnp.where(rivals[labels], outputs.logits, NEVER))
         return outputs, stats
 
@@ -52,29 +55,30 @@ def build(
     tap: str = "embedding",
     expert_steps: int = 0,
 ) -> Scheme:
-    """Stage k learns from the source "taskK" of data.task_streams; the tasks share config.train.steps equally.
+    """Builds stage k from the source "taskK" of data.task_streams; the tasks share config.train.steps equally.
 
-    `scenario`: "class", an example is told from all classes seen so far; "task", its task is known, and the rivals of
-    its class are those of its task; "domain", every task has all classes (van de Ven, Tolias, "Three scenarios for
-    continual learning", 2019, arXiv 1904.07734). The optimizer and its schedule start anew with every task.
-    What the terms read decides what runs beside "student":
+    `scenario`: "class" classifies among all classes so far; "task" among the classes of the example's task, which is
+    given; "domain": every task has all classes (van de Ven, Tolias, "Three scenarios for continual learning", 2019,
+    arXiv 1904.07734). The optimizer and its schedule start anew with every task.
+    The terms decide what runs beside "student":
 
     previous.logits  the student as it was when the last task ended: learning without forgetting (Li, Hoiem, 2016,
                      arXiv 1606.09282; theirs first trains a new head alone).
-    replay.logits    the student on `replay` exemplars that are drawn for each step into extra.replay; when a task ends,
+    replay.logits    the student on `replay` exemplars, drawn for each step into extra.replay; when a task ends,
                      `choose` picks `memory` of each of its classes (iCaRL, 2016, arXiv 1611.07725, which classifies
                      by nearest means and drops exemplars as classes come; we do not).
     recalled.logits  the previous student on the same exemplars.
     expert.logits    a network that learns the new task alone, for `expert_steps` (0: as many as the student), in a
                      stage before the student's: Chuang, Su, Chen, "Lifelong Language Knowledge Distillation" (L2KD),
                      2020, arXiv 2010.02123. It is config.roles.expert or a twin of the student and goes on from its
-                     last task (theirs starts from one pretrained model). Terms whose first input is the expert's
-                     train it.
+                     last task (theirs starts from one pretrained model). It is trained by the terms whose first input
+                     is an output of it.
 
-    extra.rivals, bool [classes, classes], are the classes that are told apart now, extra.mates those of the same
-    task; extra.old and extra.current, bool [groups, classes], the heads of the tasks before and of this one.
+    TrainState.extra has masks that terms may read: bool [classes, classes] extra.rivals (classes that are told apart
+    now) and extra.mates (classes of one task); bool [groups, classes] extra.old and extra.current (the heads of the
+    earlier tasks and of this one).
     `joint`: stage k learns from all tasks up to k ("uptoK"), the upper limit of a stream. Raises ValueError for an
-    unknown scenario or choice, too few steps, and terms that read what is not there.
+    unknown scenario or choice, too few steps, and terms that read what does not exist.
     """
     count = sum(name.startswith("task") and name[4:].isdigit() for name in parts.sources)
     steps = parts.steps // max(count, 1)
@@ -117,19 +121,19 @@ def _classes(source: Any) -> np.ndarray:
 
 
 def class_masks(scenario: str, classes: Sequence[np.ndarray], task: int, total: int) -> dict[str, np.ndarray]:
-    """rivals, mates, old, current as they are while `task` is learned."""
+    """Returns rivals, mates, old and current (see `build`) while `task` is learned; total = number of classes."""
 
     def rows(*groups: Sequence[int]) -> np.ndarray:
         return np.stack([np.isin(np.arange(total), group) for group in groups])
 
     mates = np.zeros((total, total), bool)
-    for members in classes:
-        mates[np.ix_(members, members)] = True
-    before, seen = ([c for members in classes[:n] for c in members] for n in (task, task + 1))
+    for of_task in classes:
+        mates[np.ix_(of_task, of_task)] = True
     if scenario == "task":
-        old = rows(*(members if k < task else () for k, members in enumerate(classes)))
+        old = rows(*(of_task if k < task else () for k, of_task in enumerate(classes)))
         return {"rivals": mates, "mates": mates, "old": old, "current": rows(classes[task])}
-    rivals = np.repeat(rows(seen), total, axis=0)
+    before, so_far = ([c for of_task in classes[:n] for c in of_task] for n in (task, task + 1))
+    rivals = np.repeat(rows(so_far), total, axis=0)
     return {"rivals": rivals, "mates": mates, "old": rows(before), "current": rows(classes[task])}
 
 
@@ -150,7 +154,7 @@ def _roles(parts: Parts, named: set[str], scenario: str) -> dict[str, Role]:
 def _phases(
     parts: Parts, terms: Mapping[str, Term], steps: int, expert_steps: int
 ) -> tuple[tuple[Phase, ...], tuple[Phase, ...]]:
-    """(the phases of a task, those of its expert) for these terms."""
+    """Returns the phases of a task and those of its expert (there may be none) for these terms."""
     of_expert = {name: t for name, t in terms.items() if "expert" in calls_in(t.inputs[:1])}
     of_student = {name: t for name, t in terms.items() if name not in of_expert}
     reads = calls_of(of_student.values())
@@ -177,7 +181,7 @@ def _phases(
 def _entering(
     task: int, masks: Mapping[str, np.ndarray], phase: Phase, snapshot: bool, remember: Callable | None
 ) -> Callable[[TrainState], TrainState]:
-    """What happens between two tasks: exemplars of the last one, the snapshot, the classes, a fresh optimizer."""
+    """Returns an `on_enter` between two tasks: it stores exemplars and a snapshot, and renews masks and optimizer."""
 
     def like(old: PyTree, new: PyTree) -> PyTree:
         return jax.tree.map(lambda o, n: jax.device_put(n, o.sharding), old, new)

@@ -1,4 +1,4 @@
-"""What a stream of tasks is judged by: the matrix of accuracies after each task, and the numbers drawn from it."""
+"""Measures of a stream of tasks: the matrix of accuracies after each task, and the numbers computed from it."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 
 
 def matrix(record: Mapping[str, Any], entry: str = "student") -> np.ndarray:
-    """a [tasks, tasks]: a[k, j] is the accuracy on the test images of task j when task k has been learned.
+    """Returns a [tasks, tasks]: a[k, j] is the accuracy on the test images of task j after task k was learned.
 
-    `record["stages"]` as the loop writes it, so it can also be read from a run's results.json.
+    `record` is that of the loop, or a run's results.json.
     """
     stages = [stage for stage in record["stages"] if stage["stage"].startswith("task")]
     return np.array([[s[f"test_task{j}"][entry]["accuracy"] for j in range(len(stages))] for s in stages])
 
 
 def judge(a: np.ndarray, initial: np.ndarray | None = None) -> dict[str, float]:
-    """The numbers that are usual for a matrix `matrix` of T tasks; `initial` [T]: the accuracies before the first task.
+    """Computes the usual measures of a = matrix(...) of T tasks; `initial` [T]: accuracies before the first task.
 
     average accuracy    mean_j a[T-1, j]
     incremental         mean_k of mean_{j <= k} a[k, j] (iCaRL, 2016, arXiv 1611.07725)
@@ -29,24 +29,24 @@ def judge(a: np.ndarray, initial: np.ndarray | None = None) -> dict[str, float]:
                         for Continual Learning", 2017, arXiv 1706.08840
     """
     last = len(a) - 1
-    found = {
+    measures = {
         "average accuracy": a[last].mean(),
         "average incremental accuracy": np.mean([a[k, : k + 1].mean() for k in range(len(a))]),
         "forgetting": (a[:last, :last].max(0) - a[last, :last]).mean(),
         "backward transfer": (a[last, :last] - np.diagonal(a)[:last]).mean(),
     }
     if initial is not None:
-        found["forward transfer"] = (np.diagonal(a, 1) - initial[1:]).mean()
-    return {name: float(value) for name, value in found.items()}
+        measures["forward transfer"] = (np.diagonal(a, 1) - initial[1:]).mean()
+    return {name: float(value) for name, value in measures.items()}
 
 
 def make(classes: Sequence[np.ndarray], scenario: str) -> Callable[..., list[dict[str, Any]]]:
-    """The `summary` of a scheme whose task k has the classes classes[k]."""
+    """Returns the `summary` of a scheme whose task k has the classes classes[k]."""
 
     def summary(_: Any, record: Mapping[str, Any]) -> list[dict[str, Any]]:
         a = matrix(record)
-        found = judge(a, None if scenario == "class" else matrix(record, "initial")[0])
-        found.setdefault("forward transfer", None)
+        measures = judge(a, None if scenario == "class" else matrix(record, "initial")[0])
+        measures.setdefault("forward transfer", None)
         rows = [[f"task {k}", *(_percent(v) for v in a[k]), _percent(a[k, : k + 1].mean())] for k in range(len(a))]
         lead = (
             "Accuracy on the test images of each task (columns) after each task was learned (rows); the last column is "
@@ -56,9 +56,9 @@ def make(classes: Sequence[np.ndarray], scenario: str) -> Callable[..., list[dic
             f"task {k} ({', '.join(map(str, c)) if scenario != 'domain' else 'all'})" for k, c in enumerate(classes)
         ]
         none = "not defined: a class that has not been seen is no answer"
-        numbers = [[name, none if value is None else f"{100 * value:+.1f} points"] for name, value in found.items()]
+        numbers = [[name, none if value is None else f"{100 * value:+.1f} points"] for name, value in measures.items()]
         for row in numbers[:2]:
-            row[1] = _percent(found[row[0]])
+            row[1] = _percent(measures[row[0]])
         line = [[k + 1, float(a[k, : k + 1].mean())] for k in range(len(a))]
         return [
             {

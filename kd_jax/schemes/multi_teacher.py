@@ -10,11 +10,11 @@ from kd_jax.types import Parts, Scheme
 
 
 def build(parts: Parts, ensemble: tuple[str, ...] = ()) -> Scheme:
-    """offline.build; the student is compared with the averaged probabilities of `ensemble`.
+    """Builds offline distillation whose reference is the mean of the probabilities of the frozen roles `ensemble`.
 
-    How the teachers are combined is said by the terms (losses.ensemble, losses.specialists, or a term a teacher).
-    `ensemble` names frozen roles; by default those that the terms read. Hinton, Vinyals, Dean, "Distilling the
-    Knowledge in a Neural Network", 2015, arXiv 1503.02531.
+    `ensemble`=() stands for the frozen roles that the terms read. The terms combine the teachers (losses.ensemble,
+    losses.specialists, or one term for each teacher). Raises ValueError for fewer than two teachers.
+    Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, arXiv 1503.02531.
     """
     scheme = offline.build(parts)
     frozen = [name for name, role in parts.roles.items() if role.group is None]

@@ -1,4 +1,4 @@
-"""Offline distillation: a frozen teacher, a student trained on the terms; without teacher terms, supervised."""
+"""Offline distillation: a student learns from frozen teachers, or from labels alone where no term reads a teacher."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from kd_jax.types import Call, Parts, Phase, Scheme, Stage, Term
 
 
 def build(parts: Parts) -> Scheme:
-    """The student learns from the terms of the config; every network reads the inputs of its role.
+    """Builds one stage in which the student learns from the terms of the config.
 
-    A teacher runs only where a term names it; otherwise it is but the reference that the student is compared with.
-    On one view for both: Beyer et al. 2022, arXiv 2106.05237.
+    Every network reads the inputs of its role, so teacher and student see the same view (Beyer et al. 2022, arXiv
+    2106.05237). A frozen role runs in training only if a term reads it. The role "teacher" is in any case the reference
+    that the student is compared with.
     """
     if not parts.terms:
         raise ValueError("config.terms is empty: knowledge.compose('response') fills it.")
@@ -28,5 +29,5 @@ def build(parts: Parts) -> Scheme:
 
 
 def labelled_accuracy(path: str = "student.logits", batch: str = "batch") -> Term:
-    """The accuracy of the logits at `path` on the labelled examples, as a metric of a phase."""
+    """Returns the metric of a phase that is the accuracy of the logits at `path` on the labelled examples."""
     return Term(accuracy, (path,), (f"{batch}.label",), where=f"{batch}.labelled")

@@ -1,4 +1,4 @@
-"""Distillation on texts that the student writes itself, or the teacher, or both: GKD, and the samples of MiniLLM."""
+"""Distillation on texts that the student, the teacher or both write during training: GKD, and MiniLLM's samples."""
 
 from __future__ import annotations
 
@@ -31,18 +31,20 @@ def build(
     proposals: int = 4,
     decoding: str = "models.language.decoder.decoding",
 ) -> Scheme:
-    """In a share of the steps the batch's texts after their prompts are written anew, by the current student.
+    """Builds a stage of cross-entropy on the data, then one that replaces the texts of a share of the batches.
 
-    The first `warmup` of the run is cross-entropy on the data, since what an untrained student writes teaches little
-    (the papers start from fine-tuned students). After it the terms of the config act on written tokens, and in the
-    other steps on the data. Nothing is differentiated through the sampling. Agarwal, Vieillard, Zhou, Stanczyk, Ramos,
-    Geist, Bachem, "On-Policy Distillation of Language Models" (GKD), 2023, arXiv 2306.13649: `share` is its lambda,
-    drawn a batch. `prompt` tokens begin a running text; 0: the data are pairs of prompt and response. `sampler`:
-    "student", "teacher" (fresh samples of it as data), "mixed" (Gu, Dong, Wei, Huang, "MiniLLM", 2023, arXiv
-    2306.08543, the teacher's share `mix`) or "speculative" (the teacher's samples, proposed by the student).
+    The first stage, the share `warmup` of the run, is there because the texts of an untrained student teach little (the
+    papers start from fine-tuned students). In the second, a batch keeps its prompts and, with probability `share`, what
+    follows them is sampled anew. The terms of the config act on the sampled tokens, or on the data of the other
+    batches. No gradient goes through the sampling.
+    `prompt` tokens begin a running text; 0: the data are pairs of prompt and response. `sampler` is who writes:
+    "student", "teacher", "mixed" (Gu, Dong, Wei, Huang, "MiniLLM", 2023, arXiv 2306.08543; `mix` is the teacher's
+    share) or "speculative" (the teacher's distribution; the student proposes `proposals` tokens at a time).
+    Agarwal, Vieillard, Zhou, Stanczyk, Ramos, Geist, Bachem, "On-Policy Distillation of Language Models" (GKD), 2023,
+    arXiv 2306.13649: `share` is its lambda, drawn for each batch.
 
-    Terms that read `on_data.logits` see what the student says of the data also where the texts are its own, with
-    `batch.data_label` and `batch.data_labelled`: the language modelling loss beside the distillation.
+    Terms that read `on_data.logits` (the student's on the data), `batch.data_label` and `batch.data_labelled` act on
+    the data in every step: the language modelling loss beside the distillation.
     """
     if not 0 < share <= 1:
         raise ValueError(f"share={share} of the batches is sampled: a number in (0, 1]; 0 is schemes.offline.build.")
@@ -60,19 +62,19 @@ def build(
     )
 
     def pre_update(state: TrainState, batch: Mapping[str, Array], key: Array) -> Mapping[str, Array]:
-        coin, own = jax.random.split(key)
+        coin, draws = jax.random.split(key)
         if share == 1:
-            return sample(state, batch, own)
-        kept = {name: batch[name] for name in ENTRIES}
-        return jax.lax.cond(jax.random.uniform(coin) < share, lambda: sample(state, batch, own), lambda: kept)
+            return sample(state, batch, draws)
+        data = {name: batch[name] for name in ENTRIES}
+        return jax.lax.cond(jax.random.uniform(coin) < share, lambda: sample(state, batch, draws), lambda: data)
 
     return sampled(parts, pre_update, warmup)
 
 
 def sampled(parts: Parts, pre_update: PreUpdate, warmup: float) -> Scheme:
-    """Two stages: cross-entropy on the data, then offline.build whose batches `pre_update` replaces.
+    """Builds a stage of cross-entropy on the data, then offline distillation on batches that `pre_update` changes.
 
-    The student is called on the data too if a term reads `on_data.logits`.
+    The student runs on the data too if a term reads `on_data.logits`.
     """
     if not 0 <= warmup < 1:
         raise ValueError(f"warmup={warmup} is a share of the run in [0, 1).")
@@ -83,8 +85,8 @@ def sampled(parts: Parts, pre_update: PreUpdate, warmup: float) -> Scheme:
         phase = dataclasses.replace(phase, forward=(*phase.forward, Call("student", inputs, name=_DATA)))
 
         def prepare(batch: Mapping[str, Array], key: Array, train: bool) -> Mapping[str, Array]:
-            seen = parts.prepare(batch, key, train)
-            return {**seen, **{f"data_{name}": seen[name] for name in ENTRIES}}
+            prepared = parts.prepare(batch, key, train)
+            return {**prepared, **{f"data_{name}": prepared[name] for name in ENTRIES}}
 
     stages = [Stage(parts.steps - steps, (phase,), pre_update=pre_update, name="written")]
     if steps:

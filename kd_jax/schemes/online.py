@@ -1,6 +1,6 @@
-"""Online distillation: networks that teach one another while all of them learn; no teacher comes first.
+"""Online distillation: networks teach one another while all of them learn; no teacher is trained first.
 
-Deep mutual learning, KDCL, and teacher and student trained together are one scheme: they differ in roles and terms.
+Deep mutual learning, KDCL, and teacher and student trained together are one scheme with different roles and terms.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from kd_jax.types import Array, Call, Parts, Phase, PyTree, Role, Scheme, Stage,
 
 
 def build(parts: Parts, peers: int = 1, inputs: tuple[str, ...] = (), leader: int = 0) -> Scheme:
-    """Every role that is not frozen learns, each group in a phase of its own, from the terms whose first input it is.
+    """Builds one phase for each group that is not frozen, on the terms whose first input is of that group.
 
-    `peers` > 1 puts that many of the student side by side ("student.logits" is [B, peers, classes], one vmap);
-    networks of another architecture are further config.roles. `inputs` gives each of the peers a batch path of its own
-    (config.train.views). A phase runs the other groups' networks in training mode, as they are after the phases before
-    it, and does not change them: a teacher with terms on labels alone learns from labels alone. All are evaluated,
-    among the peers `leader` first (it is the one that is meant for use), and all together.
+    `peers` > 1 trains that many copies of the student side by side ("student.logits" is [B, peers, classes], one vmap);
+    networks of another architecture are further config.roles. `inputs` gives each peer a batch path of its own
+    (config.train.views). A phase runs the networks of other groups in training mode, with their newest parameters, and
+    does not change them: a teacher whose terms read only labels learns only from labels. Every network is evaluated,
+    and the ensemble of all; the peer `leader`, which is meant for use, comes first.
     """
     roles = dict(parts.roles)
     if peers == 1:
@@ -42,7 +42,7 @@ def build(parts: Parts, peers: int = 1, inputs: tuple[str, ...] = (), leader: in
 
 
 def peer_entries(role: str, count: int, leader: int) -> tuple[str, ...]:
-    """The classifiers of a role with logits [B, count, classes], the one that is meant for use first."""
+    """Returns the entries of Scheme.evaluate for a role with logits [B, count, classes], number `leader` first."""
     if not 0 <= leader < count:
         raise ValueError(f"leader is one of the {count} networks 0 .. {count - 1}, not {leader}.")
     return tuple(f"{role}.logits@{i}" for i in sorted(range(count), key=lambda i: i != leader))
@@ -54,10 +54,10 @@ def together(
     student: tuple[str, ...],
     reads: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Scheme:
-    """The scheme in which all groups learn at once.
+    """Builds the scheme in which all groups learn at once.
 
-    `student` are the student's classifiers, as Scheme.evaluate has them; `reads` the inputs of calls where they differ
-    from those of the role. Raises ValueError for a term that trains nobody, and a group that no term trains.
+    `student` are the student's entries of Scheme.evaluate; `reads` are inputs of calls that differ from those of the
+    role. Raises ValueError for a term that trains nothing, and for a group that no term trains.
     """
     reads = {**{name: role.inputs for name, role in roles.items()}, **(reads or {})}
     learners = {name: role.group for name, role in roles.items() if role.group is not None}
@@ -85,7 +85,7 @@ def together(
 
 
 def _group_of(name: str, terms: Mapping[str, Term], roles: Mapping[str, Role]) -> str:
-    """The group that a term trains: that of its first input, through a connector that of the connector's."""
+    """Returns the group that a term trains: the group of its first input, or of the term whose connector that is."""
     first = Path.parse(terms[name].inputs[0])
     if first.connected in terms:
         return _group_of(first.connected, terms, roles)
@@ -107,17 +107,17 @@ def kdcl_general(
     limit: int = 1024,
     ridge: float = 1e-3,
 ) -> Scheme:
-    """`build` whose terms may read "extra.peer_shares" [peers]: the ensemble of least error on held-out data.
+    """Builds `build` with "extra.peer_shares" [peers]: the weights of the ensemble of least error on held-out data.
 
     With C_ij the mean over the first `limit` examples of `split` of <p_i - y, p_j - y> (y one-hot), the shares are
-    a = C^-1 1 / 1^T C^-1 1, measured at the start of each of `rounds` equal stages; `ridge` times the mean of the
-    diagonal is added to it, and negative shares become 0 before they are normalised (both ours). KDCL-General of Guo et
-    al., CVPR 2020, after Perrone, Cooper, 1993. The best step is chosen on the validation split too: unless `split` is
-    another one, only the scores of the last step are clean.
+    a = C^-1 1 / 1^T C^-1 1, measured at the start of each of `rounds` equal stages. `ridge` times the mean of the
+    diagonal is added to the diagonal, and negative shares become 0 before they are normalised (both ours).
+    KDCL-General of Guo et al., CVPR 2020, after Perrone, Cooper, 1993. The validation split also chooses the best step:
+    unless `split` is another one, only the scores of the last step are clean.
     """
     source = parts.sources.get(split)
     if source is None or peers < 2 or not 1 <= rounds <= parts.steps:
-        have = [name for name, found in parts.sources.items() if found is not None]
+        have = [name for name, source in parts.sources.items() if source is not None]
         raise ValueError(
             f"kdcl_general measures at least 2 peers ({peers}) on a split ({split!r}; there is: {have}) in 1 to "
             f"{parts.steps} rounds ({rounds})."
@@ -128,9 +128,9 @@ def kdcl_general(
 
     @jax.jit
     def measure(params: PyTree, stats: PyTree, batch: Mapping[str, Array], extra: Mapping[str, PyTree]) -> Array:
-        seen = {"batch": parts.prepare(batch, jax.random.key(0), False), "extra": extra}
-        given = [lookup(seen, path) for path in role.inputs]
-        outputs, _ = role.model.apply(params, stats, *given, train=False, key=jax.random.key(0))
+        context = {"batch": parts.prepare(batch, jax.random.key(0), False), "extra": extra}
+        values = [lookup(context, path) for path in role.inputs]
+        outputs, _ = role.model.apply(params, stats, *values, train=False, key=jax.random.key(0))
         return error_shares(outputs.logits, batch["label"], batch["labelled"], ridge)
 
     def enter(state: TrainState) -> TrainState:
@@ -145,7 +145,7 @@ def kdcl_general(
 
 
 def error_shares(logits: Array, labels: Array, where: Array, ridge: float) -> Array:
-    """The shares [peers] of `kdcl_general` from logits [N, peers, classes] and labels [N]; `where`: bool [N]."""
+    """Computes the shares [peers] of `kdcl_general` from logits [N, peers, classes], labels [N], `where` bool [N]."""
     errors = jax.nn.softmax(logits) - jax.nn.one_hot(labels, logits.shape[-1])[:, None]
     errors = jnp.where(where[:, None, None], errors, 0)
     products = jnp.einsum("nic,njc->ij", errors, errors, precision=jax.lax.Precision.HIGHEST)

@@ -1,4 +1,4 @@
-"""PS-KD: the network's own predictions of the epoch before soften its labels, more and more as training goes on."""
+"""PS-KD: the student's predictions of the epoch before soften its labels, more and more as training goes on."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ MEMORY = "predictions"
 
 
 def build(parts: Parts) -> Scheme:
-    """Training on the terms of the config, one of which reads `extra.predictions` (losses.self_distillation).
+    """Builds training on the terms of the config, one of which reads `extra.predictions` (losses.self_distillation).
 
-    extra.predictions [examples, classes]: what the student answered when it last saw each example, in training mode and
-    on the view of that time, as softmax at T 1; 0 before. An epoch shows every example once, so that is the epoch
-    before. Kim, Ji, Yoon, Hwang, "Self-Knowledge Distillation with Progressive Refinement of Targets", 2020, arXiv
-    2006.12000. Examples x classes floats stay on every device: 1.28 M x 1000 of ImageNet would be 5 GB.
+    extra.predictions float32 [examples, classes] holds softmax(student's logits) from the last time that the example
+    was in a batch, in training mode and on the view of that time: from the epoch before, or 0 in the first. Every
+    device holds all of it; 1.28 M x 1000 of ImageNet would be 5 GB.
+    Kim, Ji, Yoon, Hwang, "Self-Knowledge Distillation with Progressive Refinement of Targets", 2020, arXiv 2006.12000.
+    Raises ValueError where no term reads them.
     """
     if not any(f"extra.{MEMORY}" in paths_of(term) for term in parts.terms.values()):
-        raise ValueError(f"No term reads 'extra.{MEMORY}', the answers of the epoch before: {sorted(parts.terms)}.")
+        raise ValueError(f"No term reads 'extra.{MEMORY}', those of the epoch before: {sorted(parts.terms)}.")
     source = parts.sources["train"]
     scheme = offline.build(parts)
     stage = dataclasses.replace(scheme.stages[0], post_update=_remember)
@@ -34,15 +35,16 @@ def build(parts: Parts) -> Scheme:
 
 
 def _remember(state: TrainState, context: Mapping[str, Any]) -> TrainState:
-    answers = jax.nn.softmax(context["student"].logits.astype(jnp.float32))
-    memory = written(state.extra[MEMORY], context["batch"]["index"], answers)
+    predictions = jax.nn.softmax(context["student"].logits.astype(jnp.float32))
+    memory = written(state.extra[MEMORY], context["batch"]["index"], predictions)
     return state.replace(extra={**state.extra, MEMORY: memory})
 
 
 def written(memory: Array, index: Array, rows: Array) -> Array:
-    """memory with memory[index] = rows; where an index occurs twice (epochs meet in a batch), its last row is kept.
+    """Returns memory [n, ...] with memory[index] = rows, for index int [batch] and rows [batch, ...].
 
-    memory [n, ...], index int [batch], rows [batch, ...]. A plain scatter leaves open which row wins on a GPU.
+    Of an index that occurs twice (where epochs meet in a batch) the last row wins; a plain scatter leaves that open on
+    a GPU.
     """
     order = jnp.arange(len(index))
     last = jnp.full(len(memory), -1).at[index].max(order)

@@ -1,4 +1,4 @@
-"""A student of few bits that learns from a float teacher, beside what it is compared with at the same bits."""
+"""Quantised distillation: a student of few bits learns from a float teacher, beside networks to compare it with."""
 
 from __future__ import annotations
 
@@ -23,18 +23,17 @@ WEIGHTS, FLOAT = (2, 4, 8, 32), 32
 def build(
     parts: Parts, bits: tuple[int, ...] = (8,), activations: int = FLOAT, keep: str = "", compare: bool = True
 ) -> Scheme:
-    """The student learns the terms of the config with weights of bits[0], bits[1], ... (2, 4, 8, or 32 for float), each
-    for an equal share of the steps. One optimizer and one program throughout.
+    """Builds a stage for each number of `bits` of the student's weights (2, 4, 8, or 32 for float), of equal lengths.
 
-    `activations` is the number of bits of what layers read; the kernels whose path matches `keep` have at least 8 bits.
-    `compare` trains two more networks of the same architecture beside the student and evaluates at its bits
-        float          the float student of the same terms, and, not trained further,
-        post_training  the same one, rounded: post-training quantisation
-        labels         the student's bits, learning from the terms that read no teacher (weight 1): no distillation.
-    The last two see what the batches label. Mishra, Marr, "Apprentice", 2017, arXiv 1711.05852, and Polino, Pascanu,
-    Alistarh, "Model compression via distillation and quantization", 2018, arXiv 1802.05668, teach quantised students;
-    lowering the bits in stages: Zhuang et al., "Towards Effective Low-bitwidth Convolutional Neural Networks", 2017,
-    arXiv 1711.00205 (their two-stage and progressive training; the guidance of a float network is here the teacher's).
+    One optimizer and one program serve all stages. `activations` is the number of bits of what layers read; kernels
+    whose path matches `keep` have at least 8 bits. `compare` evaluates three more networks of the same architecture:
+        float          a float student, trained on the same terms
+        post_training  that network rounded to the student's bits: post-training quantisation
+        labels         a student of the same bits, trained on the terms that read no teacher (weight 1).
+    Quantised students of teachers: Mishra, Marr, "Apprentice", 2017, arXiv 1711.05852, and Polino, Pascanu, Alistarh,
+    "Model compression via distillation and quantization", 2018, arXiv 1802.05668. Lowering the bits in stages: Zhuang
+    et al., "Towards Effective Low-bitwidth Convolutional Neural Networks", 2017, arXiv 1711.00205 (their two-stage and
+    progressive training; where theirs is guided by a float network, ours is by the teacher).
     """
     _check(parts, bits, activations)
     student = parts.roles["student"]
@@ -91,12 +90,12 @@ def _phase(
     parts: Parts, role: str, terms: Mapping[str, Term], inputs: tuple[str, ...], teachers: tuple[Call, ...]
 ) -> Phase:
     terms = redirect(terms, {"student": role}, f"{role}_")
-    watched = {"accuracy": offline.labelled_accuracy(f"{role}.logits")}
-    return Phase(role, (Call(role, inputs), *teachers), terms, parts.make_tx(parts.steps, role), watched)
+    metrics = {"accuracy": offline.labelled_accuracy(f"{role}.logits")}
+    return Phase(role, (Call(role, inputs), *teachers), terms, parts.make_tx(parts.steps, role), metrics)
 
 
 def _copy_float(state: TrainState, context: Mapping[str, Any]) -> TrainState:
-    """The network that is rounded after training is the float one of this step."""
+    """Copies the float network of this step into the role that is rounded after training."""
     params = {**state.params, "post_training": {"post_training": state.params["float"]["float"]}}
     return state.replace(params=params, stats={**state.stats, "post_training": state.stats["float"]})
 
@@ -123,9 +122,9 @@ def _summary(
     for weights, after in zip(bits, record["stages"], strict=True):
         scores = after[split]
         for name in (n for n in names if n in scores):
-            own, read = (FLOAT, FLOAT) if name == "float" else (weights, activations)
-            size = packed_bytes(params, own, keep=keep)
-            rows.append([names[name], own, read, size, f"{100 * scores[name]['accuracy']:.2f}%"])
+            of_weights, of_values = (FLOAT, FLOAT) if name == "float" else (weights, activations)
+            size = packed_bytes(params, of_weights, keep=keep)
+            rows.append([names[name], of_weights, of_values, size, f"{100 * scores[name]['accuracy']:.2f}%"])
     lead = "After each number of bits. Bytes are of the packed parameters: integers, a step a channel, float norms."
     columns = ["Network", "Bits of weights", "Bits of activations", "Bytes", f"Accuracy ({split})"]
     return [{"kind": "table", "title": "Bits and accuracy", "lead": lead, "columns": columns, "rows": rows}]

@@ -1,4 +1,4 @@
-"""Which terms read a network, and the terms of one network written for another, for schemes that train several."""
+"""Terms of one network rewritten for another, and the terms that read a network, for schemes that train several."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def owner_of(path: Path) -> str:
 
 
 def reading(role: str, terms: Mapping[str, Term]) -> set[str]:
-    """The terms that read a role, or the connector of a term that does (terms come after those that they read)."""
-    found = {role}
+    """Returns the terms that read a role, directly or through the connector of an earlier term that reads it."""
+    readers = {role}
     for name, term in terms.items():
-        if found & {owner_of(Path.parse(path)) for path in paths_of(term)}:
-            found.add(name)
-    return found - {role}
+        if readers & {owner_of(Path.parse(path)) for path in paths_of(term)}:
+            readers.add(name)
+    return readers - {role}

@@ -15,7 +15,10 @@ from kd_jax.types import Parts, Scheme, TrainState
 
 
 def build(parts: Parts) -> Scheme:
-    """As `offline.build`. The teacher's head is copied into the student when training starts."""
+    """Builds offline distillation that copies the teacher's head into the student when training starts.
+
+    Raises ValueError unless exactly one term goes from "student.features:projected" to a feature map of the teacher.
+    """
     roles, terms = parts.roles, parts.terms
     if "teacher" not in roles:
         raise ValueError("SimKD reuses the teacher's head, and there is no teacher.")

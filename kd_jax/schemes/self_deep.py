@@ -15,10 +15,11 @@ from kd_jax.types import Parts, Scheme, TrainState
 
 
 def build(parts: Parts, exits: tuple[str, ...] = ("exit1",)) -> Scheme:
-    """Offline distillation whose terms teach `student.features:<exit>` by `student.logits` (a target: not moved).
+    """Builds offline distillation whose terms teach each `student.features:<exit>` by `student.logits`, a target.
 
     The student is a model with exits, such as models.exits.exits. Evaluated are the whole network, each exit (which
-    runs alone as models.exits.EarlyExit), and the mean of all their probabilities. Zhang et al. 2019, arXiv 1905.08094.
+    runs alone as models.exits.EarlyExit), and the mean of all their probabilities. Raises ValueError for an exit that
+    no term teaches. Zhang et al. 2019, arXiv 1905.08094.
     """
     paths = tuple(f"student.features:{name}" for name in exits)
     taught = {path for term in parts.terms.values() for path in term.inputs}
@@ -48,21 +49,21 @@ def build(parts: Parts, exits: tuple[str, ...] = ("exit1",)) -> Scheme:
 
 
 def _costs(parts: Parts, state: TrainState, exits: tuple[str, ...]) -> dict[str, tuple[int, float]]:
-    """{exit: (parameters, FLOPs of one example)}; "" is the whole network without what only the exits need."""
+    """Returns {exit: (parameters, FLOPs of one example)}; "" is the whole network without what only exits need."""
     role, source = parts.roles["student"], parts.sources["train"]
     key = jax.random.key(0)
-    seen = jax.eval_shape(lambda batch: parts.prepare(batch, key, False), source.batch(1))
+    batch = jax.eval_shape(lambda raw: parts.prepare(raw, key, False), source.batch(1))
     # Shapes only: the arrays of the state may lie on the devices of several processes.
     variables, extra = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype),
         ((state.params["student"]["student"], state.stats["student"]), state.extra),
     )
-    inputs = tuple(lookup({"batch": seen, "extra": extra}, path) for path in role.inputs)
+    inputs = tuple(lookup({"batch": batch, "extra": extra}, path) for path in role.inputs)
     costs = {}
     for name in ("", *exits):
         model = EarlyExit(role.model, name)
-        kept = model.keep(*variables, *inputs)
+        needed = model.keep(*variables, *inputs)
         infer = jax.jit(lambda p, s, *x, model=model: model.apply(p, s, *x, train=False, key=key)[0].logits)
-        analysis = infer.lower(*kept, *inputs).compile().cost_analysis() or {}
-        costs[name] = sum(x.size for x in jax.tree.leaves(kept[0])), analysis.get("flops")
+        analysis = infer.lower(*needed, *inputs).compile().cost_analysis() or {}
+        costs[name] = sum(x.size for x in jax.tree.leaves(needed[0])), analysis.get("flops")
     return costs

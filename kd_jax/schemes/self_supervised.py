@@ -1,4 +1,4 @@
-"""SSKD: the teacher's answers on rotated images, and what it takes to be alike among them, also teach the student."""
+"""SSKD: the teacher's outputs on rotated images, and the similarities between them, also teach the student."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ VIEWS = ("batch.image", "batch.rotated")
 
 
 def build(parts: Parts, tap: str = "embedding", head_steps: int = 0, head_share: float = 0.25) -> Scheme:
-    """First the teacher's head learns to match rotated images with their originals, then the student its terms.
+    """Builds two stages: the teacher's head learns to match rotated images with originals, then the student learns.
 
     A batch holds every image and its three rotations by 90 degrees; both networks run on all four, and both have a
     projection head on the value at `tap`. Terms of the config read `student.logits` and `teacher.logits` of the
     originals, `student.features:further_logits` [batch, 3, classes] of the rotated images, and
     `student_head.logits` and `teacher_head.logits` [batch, 4, width]: configs/contrastive.py has the published ones.
-    The teacher stays as it is; its head makes `head_steps` steps, or if 0 the share `head_share` of the run's (the
-    authors: 60 of 240 epochs).
+    The teacher does not change. The first stage has `head_steps` steps, or if 0 the share `head_share` of
+    config.train.steps (the authors: 60 of 240 epochs); the second has config.train.steps.
     Xu, Liu, Li, Loy, "Knowledge Distillation Meets Self-Supervision", 2020, arXiv 2006.07114. The authors crop each
     rotated image anew; here the one augmented picture is rotated.
     """
@@ -54,24 +54,23 @@ def build(parts: Parts, tap: str = "embedding", head_steps: int = 0, head_share:
     first = Phase("teacher_head", calls["teacher"], {"match": match}, parts.make_tx(count, "teacher_head"))
     read = calls_of(parts.terms.values())
     others = [Call(n, r.inputs, train=False) for n, r in roles.items() if r.group is None and n in read - {"teacher"}]
-    watched = {"accuracy": labelled_accuracy()}
     forward = (*calls["student"], *calls["teacher"], *others)
-    second = Phase("student", forward, parts.terms, parts.make_tx(parts.steps), watched)
+    second = Phase("student", forward, parts.terms, parts.make_tx(parts.steps), {"accuracy": labelled_accuracy()})
     stages = (Stage(count, (first,), name="teacher_head", selects=False), Stage(parts.steps, (second,), name="student"))
     return Scheme(roles, stages, reference="teacher", prepare=_rotating(parts.prepare))
 
 
 def _rotating(prepare: Any) -> Any:
-    """The same preparation, and in training `rotated` [batch, 3, size, size, channels]: by 90, 180 and 270 degrees."""
+    """Adds to a prepared training batch `rotated` [batch, 3, size, size, channels]: by 90, 180 and 270 degrees."""
 
     def with_rotations(batch: Mapping[str, Array], key: Array, train: bool) -> Mapping[str, Array]:
-        seen = prepare(batch, key, train)
-        image = seen["image"]
+        prepared = prepare(batch, key, train)
+        image = prepared["image"]
         if not train:
-            return seen
+            return prepared
         if image.ndim != 4 or image.shape[1] != image.shape[2]:
             raise ValueError(f"SSKD rotates square images [batch, size, size, channels], these are {image.shape}.")
         turned = [jnp.rot90(image, k, axes=(1, 2)) for k in (1, 2, 3)]
-        return {**seen, "rotated": jnp.stack(turned, axis=1)}
+        return {**prepared, "rotated": jnp.stack(turned, axis=1)}
 
     return with_rotations

@@ -1,4 +1,4 @@
-"""Sequence-level distillation: the texts that the teacher finds best are the data."""
+"""Sequence-level distillation: the student learns from the texts that the teacher rates highest."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from kd_jax.schemes import offline
 from kd_jax.schemes.continuations import (
     ENTRIES,
     Prompts,
-    cache_of,
     decoding_of,
+    first_cache,
     prompts_of,
     rows_of,
     weights,
@@ -45,16 +45,17 @@ def build(
     batch: int = 64,
     decoding: str = "models.language.decoder.decoding",
 ) -> Scheme:
-    """Before the first step the teacher answers the prompts of the first `rows` training examples (0 = all); the terms
-    of the config, cross-entropy foremost, then act on its answers, and on the data where there is none.
+    """Builds offline distillation on texts that the teacher writes before the first step.
 
-    `beams` > 0: by beam search, else sampled at `temperature` (0: greedy). `choose` "nearest" takes of the beams the
-    one that is most like the data by BLEU: the interpolation of the paper. Kim, Rush, "Sequence-Level Knowledge
-    Distillation", 2016, arXiv 1606.07947. The answers live in extra.generated and are saved with the state.
+    The teacher answers the prompts of the first `rows` training examples (0 = all). The terms of the config,
+    cross-entropy foremost, act on these answers, and on the data of the other examples. `beams` > 0 searches with so
+    many beams, 0 samples at `temperature` (0: greedy). `choose`="nearest" takes the beam with the highest BLEU against
+    the data, the interpolation of the paper. The answers are in extra.generated and saved with the state.
+    Kim, Rush, "Sequence-Level Knowledge Distillation", 2016, arXiv 1606.07947.
 
-    `answer` is a regular expression that finds the result in an answer (its last match): answers whose result is not
-    that of the data are dropped, the filter of Ho, Schmid, Yun, "Large Language Models Are Reasoning Teachers", 2022,
-    arXiv 2212.10071.
+    `answer` is a regular expression whose last match is the result of an answer. Answers with another result than the
+    data's are dropped, the filter of Ho, Schmid, Yun, "Large Language Models Are Reasoning Teachers", 2022, arXiv
+    2212.10071; ValueError where that drops all.
     """
     if choose not in CHOICES:
         raise ValueError(f"choose={choose!r}. {near(choose, CHOICES)}")
@@ -72,17 +73,17 @@ def build(
         for start in range(0, rows, batch):
             numbers = np.minimum(np.arange(start, start + batch), rows - 1)
             raw = rows_of(source, numbers)
-            given, mask, found, real = parallel.on_host(ask(teacher, raw, jnp.int32(start)))
+            begun, mask, texts, real = parallel.on_host(ask(teacher, raw, jnp.int32(start)))
             picked = np.zeros(batch, int)
             if choose == "nearest":
-                picked = np.array([best_match(*row) for row in zip(found, real, source.labels[numbers], strict=True)])
+                picked = np.array([best_match(*row) for row in zip(texts, real, source.labels[numbers], strict=True)])
             at = np.arange(batch), picked
-            entries = dict(prompts.entries(*map(jnp.asarray, (given, mask, found[at], real[at]))))
+            entries = dict(prompts.entries(*map(jnp.asarray, (begun, mask, texts[at], real[at]))))
             if answer:
-                right = same_result(source, answer, found[at], real[at], source.labels[numbers])
+                right = same_result(source, answer, texts[at], real[at], source.labels[numbers])
                 entries["label"] = jnp.where(right[:, None], entries["label"], -1)
-            for name, parts_of in made.items():
-                parts_of.append(np.asarray(entries[name])[: rows - start])
+            for name, batches in made.items():
+                batches.append(np.asarray(entries[name])[: rows - start])
         if not any((labels >= 0).any() for labels in made["label"]):
             raise ValueError(
                 f"Of {rows} answers of the teacher none ends in the data's result ({answer!r}): train it longer?"
@@ -93,58 +94,56 @@ def build(
 
     def pre_update(state: TrainState, batch: Mapping[str, Array], key: Array) -> Mapping[str, Array]:
         del key
-        index, own = batch["index"], state.extra["generated"]
-        found = with_labels({name: values[jnp.minimum(index, rows - 1)] for name, values in own.items()})
-        return {name: jnp.where((index < rows)[:, None], found[name], batch[name]) for name in ENTRIES}
+        index, generated = batch["index"], state.extra["generated"]
+        answers = with_labels({name: values[jnp.minimum(index, rows - 1)] for name, values in generated.items()})
+        return {name: jnp.where((index < rows)[:, None], answers[name], batch[name]) for name in ENTRIES}
 
     scheme = offline.build(parts)
     stage = dataclasses.replace(scheme.stages[0], pre_update=pre_update, on_enter=on_enter)
     # Distinct buffers: a state is donated, and one buffer cannot be given away twice.
     generated = {name: np.zeros((rows, prompts.length), np.int32) for name in ("tokens", "segments", "label")}
     extra = {**scheme.extra, "generated": generated}
-    return dataclasses.replace(scheme, stages=(stage,), extra=extra, summary=_kept)
+    return dataclasses.replace(scheme, stages=(stage,), extra=extra, summary=_summary)
 
 
 def _answerer(
     parts: Parts, prompts: Prompts, beams: int, temperature: float, length_penalty: float, decoding: str
 ) -> Callable:
-    """(params, batch, number) -> prompt, its mask, and tokens [B, beams, new] with their mask."""
-    run, read = decoding_of(parts.roles["teacher"], decoding), cache_of(parts.roles["teacher"], decoding)
+    """Returns (params, batch, number) -> prompt, its mask, and tokens [B, beams, new] with their mask."""
+    run = decoding_of(parts.roles["teacher"], decoding)
 
     @jax.jit
     def answer(params, batch: Mapping[str, Array], number: Array) -> tuple[Array, ...]:
         prompt, mask = prompts.of(batch)
-        given, cache = mask.at[:, -1].set(True), read(params, batch, prompts.length + 1)
+        readable, cache = mask.at[:, -1].set(True), first_cache(run, params, batch, prompts.length + 1)
         if beams:
-            found = beam_search(
+            text = beam_search(
                 run,
                 params,
                 prompt,
-                given,
+                readable,
                 beams=beams,
                 length=prompts.new,
                 end=prompts.end,
                 length_penalty=length_penalty,
                 cache=cache,
             )
-            return prompt, mask, found.tokens, found.mask
-        key = jax.random.fold_in(jax.random.key(0), number)
-        found = generate(
-            run, params, prompt, given, key, length=prompts.new, temperature=temperature, end=prompts.end, cache=cache
-        )
-        return prompt, mask, found.tokens[:, None], found.mask[:, None]
+            return prompt, mask, text.tokens, text.mask
+        key, options = jax.random.fold_in(jax.random.key(0), number), {"end": prompts.end, "cache": cache}
+        text = generate(run, params, prompt, readable, key, length=prompts.new, temperature=temperature, **options)
+        return prompt, mask, text.tokens[:, None], text.mask[:, None]
 
     return answer
 
 
-def same_result(source: Any, answer: str, found: np.ndarray, real: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """bool [B]: whether the result in what was written is the one of the data."""
-    pairs = [(source.decode(f[r]), source.decode(y[y >= 0])) for f, r, y in zip(found, real, labels, strict=True)]
+def same_result(source: Any, answer: str, texts: np.ndarray, real: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Returns bool [B]: whether a text has the result of the data."""
+    pairs = [(source.decode(t[r]), source.decode(y[y >= 0])) for t, r, y in zip(texts, real, labels, strict=True)]
     return np.array([final(mine, answer) == final(theirs, answer) is not None for mine, theirs in pairs])
 
 
-def _kept(state: TrainState, record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A section of the report: on how many of the teacher's answers the student learned."""
+def _summary(state: TrainState, record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns a section of the report: how many of the teacher's answers the student learned from."""
     del record
     counted = np.asarray((state.extra["generated"]["label"] >= 0).any(1))
     lead = (
@@ -156,23 +155,23 @@ def _kept(state: TrainState, record: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def best_match(beams: np.ndarray, masks: np.ndarray, labels: np.ndarray) -> int:
-    """Which of the beams [beams, new] is most like the counted labels."""
+    """Returns the number of the beam (of [beams, new]) that is most like the counted labels."""
     wanted = labels[labels >= 0].tolist()
     return int(np.argmax([sentence_bleu(b[m].tolist(), wanted) for b, m in zip(beams, masks, strict=True)]))
 
 
-def sentence_bleu(found: Sequence[int], wanted: Sequence[int], order: int = 4) -> float:
-    """BLEU of one sentence with 1 added to the matches and counts of 2-grams and more; 0 where no token is right.
+def sentence_bleu(written: Sequence[int], wanted: Sequence[int], order: int = 4) -> float:
+    """Computes BLEU of one sentence, with 1 added to matches and counts of 2-grams and more; 0 if no token is right.
 
     Lin, Och, "Orange: a Method for Evaluating Automatic Evaluation Metrics for Machine Translation", COLING 2004.
     """
-    if not found or not wanted:
+    if not written or not wanted:
         return 0.0
     logs = 0.0
     for n in range(1, order + 1):
-        mine, theirs = (Counter(tuple(s[i : i + n]) for i in range(len(s) - n + 1)) for s in (found, wanted))
+        mine, theirs = (Counter(tuple(s[i : i + n]) for i in range(len(s) - n + 1)) for s in (written, wanted))
         right, count = sum((mine & theirs).values()), sum(mine.values())
         if n == 1 and not right:
             return 0.0
         logs += math.log((right + (n > 1)) / (count + (n > 1))) / order
-    return math.exp(logs + min(0.0, 1 - len(wanted) / len(found)))
+    return math.exp(logs + min(0.0, 1 - len(wanted) / len(written)))

@@ -1,4 +1,4 @@
-"""Offline distillation in stages: first one part of the terms, then another (TinyBERT, MiniLM, MobileBERT)."""
+"""Offline distillation in stages, each on some of the terms (TinyBERT, MiniLM, MobileBERT)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from kd_jax.types import Parts, Scheme, Stage
 
 
 def build(parts: Parts, stages: Sequence[Mapping[str, Any]]) -> Scheme:
-    """Stages one after the other: {"name", "share" of the run's steps, "terms": names of terms}, as offline.build each.
+    """Builds one stage of offline distillation for each {"name", "share" of the run's steps, "terms": their names}.
 
-    A stage has a fresh optimizer and learning-rate schedule: config.optimizers[name], or else config.train.optimizer;
-    its field `trained` says what learns. The best step by validation is one of the last stage's. Weights that are
-    schedules count the steps of the whole run. ValueError for a term that does not exist or is in no stage, and for
-    shares that do not sum to 1.
+    A stage has a fresh optimizer and learning-rate schedule, those of config.optimizers[name] or else of
+    config.train.optimizer; their field `trained` says what learns. The best step is one of the last stage. Weights that
+    are schedules count the steps of the whole run. Raises ValueError for a term that does not exist or is in no stage,
+    and for shares that do not sum to 1.
     Jiao et al., "TinyBERT", 2019, arXiv 1909.10351: the intermediate layers, then the prediction; Wang et al.,
     "MiniLM", 2020, arXiv 2002.10957: relations, then the task; Sun et al., "MobileBERT", 2020, arXiv 2004.02984
     (progressive knowledge transfer): one layer after the other.
@@ -32,8 +32,8 @@ def build(parts: Parts, stages: Sequence[Mapping[str, Any]]) -> Scheme:
         def make_tx(count: int, group: str = "student", name: str = stage["name"]) -> Any:
             return parts.make_tx(count, name)
 
-        own = offline.build(dataclasses.replace(parts, terms=terms, steps=steps, make_tx=make_tx)).stages[0]
-        built.append(dataclasses.replace(own, name=stage["name"], selects=last))
+        plain = offline.build(dataclasses.replace(parts, terms=terms, steps=steps, make_tx=make_tx)).stages[0]
+        built.append(dataclasses.replace(plain, name=stage["name"], selects=last))
     reference = "teacher" if "teacher" in parts.roles else None
     return Scheme(parts.roles, tuple(built), reference=reference)
 

@@ -1,4 +1,4 @@
-"""What searches share: the space and its budget, scoring and choosing sub-networks, how the winner starts."""
+"""Functions for searches over sub-networks: space and budget, scores, the search, the winner's first parameters."""
 
 from __future__ import annotations
 
@@ -55,35 +55,36 @@ def space_and_budget(
     return space, float(budget)
 
 
-def watched(*names: str, of: str = "batch") -> dict[str, Term]:
-    """The accuracy of these networks on the labelled examples, as metrics of a phase."""
+def accuracies(*names: str, of: str = "batch") -> dict[str, Term]:
+    """Returns the metrics of a phase that are these networks' accuracies on the labelled examples."""
     several = len(names) > 1
     return {f"accuracy_{n}" if several else "accuracy": labelled_accuracy(f"{n}.logits", of) for n in names}
 
 
 def plain_phase(parts: Parts, teachers: tuple[Call, ...]) -> Phase:
-    """The network of config.student, as role and group "plain", on the student's terms."""
+    """Returns the phase that trains the network of config.student, the role and group "plain", on the same terms."""
     terms = redirect(parts.terms, {"student": "plain"}, "plain_")
     forward = (Call("plain", parts.roles["student"].inputs), *teachers)
-    return Phase("plain", forward, terms, parts.make_tx(parts.steps, "plain"), watched("plain"))
+    return Phase("plain", forward, terms, parts.make_tx(parts.steps, "plain"), accuracies("plain"))
 
 
 def started(state: TrainState, start: str) -> TrainState:
-    """The student with the supernet's parameters and averages (copies: a step gives its buffers away), or as it was."""
+    """Copies the supernet's parameters and averages into the student; with start="scratch" changes nothing."""
     if start == "scratch":
         return state
+    # Copies: a step donates its state, and one buffer cannot be given away twice.
     params, stats = jax.tree.map(jnp.copy, (state.params["supernet"]["supernet"], state.stats["supernet"]))
     student = {**state.params["student"], "student": params}
     return state.replace(params={**state.params, "student": student}, stats={**state.stats, "student": stats})
 
 
 def placed(value: Any, like: Array) -> Array:
-    """`value` with the type of `like`, where `like` lies."""
+    """Returns `value` with the type and the sharding of `like`."""
     return jax.device_put(np.asarray(value, like.dtype), like.sharding)
 
 
 def scorer(parts: Parts, role: Role) -> Callable[[TrainState, Choice], float]:
-    """(state, choice) -> accuracy on the validation split of the role of its group's name, with this `extra.choice`."""
+    """Returns (state, choice) -> the validation accuracy of the role named as its group, with this `extra.choice`."""
     mesh = jax.sharding.get_mesh()
     scheme = Scheme({role.group: role}, (), evaluate=(role.group,), prepare=parts.prepare)
     step = jax.jit(make_eval_step(scheme))
@@ -103,48 +104,49 @@ def scorer(parts: Parts, role: Role) -> Callable[[TrainState, Choice], float]:
 def search(
     space: Any, score: Callable[[Choice], float], budget: float, exponents: tuple[float, float], count: int
 ) -> dict[str, np.ndarray]:
-    """{choices [count, blocks], accuracy, cost, reward [count]} of the sub-networks that were scored, in that order.
+    """Scores `count` sub-networks; returns {choices [count, blocks], accuracy, cost, reward [count]} in that order.
 
-    reward = accuracy * (cost / budget) ** exponents[cost > budget]. All of the space if it has `count`, else evolution:
-    a quarter at random, then crossings and mutants of the best sqrt(count). The random numbers are always the same.
+    reward = accuracy * (cost / budget) ** exponents[cost > budget]. If the space has `count`, all are scored, else
+    evolution chooses: a quarter at random, then crossings and mutants of the best sqrt(count). The random numbers are
+    the same in every run.
     """
     sizes, rng = [len(options) for options in space.options], np.random.default_rng(0)
     first, best = max(2, count // 4), max(2, round(math.sqrt(count)))
-    found: dict[Choice, tuple[float, float, float]] = {}
+    scores: dict[Choice, tuple[float, float, float]] = {}
 
     def add(choice: Choice) -> None:
         hits, price = score(choice), space.cost(choice)
-        found[choice] = hits, price, hits * (price / budget) ** exponents[price > budget]
+        scores[choice] = hits, price, hits * (price / budget) ** exponents[price > budget]
 
     def draw() -> Choice:
         return tuple(int(rng.integers(n)) for n in sizes)
 
     def child() -> Choice:
-        parents = sorted(found, key=lambda c: (-found[c][2], found[c][1]))[:best]
+        parents = sorted(scores, key=lambda c: (-scores[c][2], scores[c][1]))[:best]
         origins = (draw(), *(parents[int(rng.integers(len(parents)))] for _ in range(2)))
         return tuple(origins[rng.choice(3, p=(0.2, 0.2, 0.6))][i] for i in range(len(sizes)))
 
     if count == math.prod(sizes):
         for choice in itertools.product(*map(range, sizes)):
             add(choice)
-    while len(found) < count:
+    while len(scores) < count:
         # One in ten is new: the children of a few parents may all have been scored.
-        choice = draw() if len(found) < first or rng.random() < 0.1 else child()
-        if choice not in found:
+        choice = draw() if len(scores) < first or rng.random() < 0.1 else child()
+        if choice not in scores:
             add(choice)
-    hits, price, reward = (np.asarray(column, np.float32) for column in zip(*found.values(), strict=True))
-    return {"choices": np.asarray(list(found), np.int32), "accuracy": hits, "cost": price, "reward": reward}
+    hits, price, reward = (np.asarray(column, np.float32) for column in zip(*scores.values(), strict=True))
+    return {"choices": np.asarray(list(scores), np.int32), "accuracy": hits, "cost": price, "reward": reward}
 
 
 def front(cost: Sequence[float], score: Sequence[float]) -> list[int]:
-    """The Pareto front, cheapest first: positions whose score nothing of the same or less cost reaches."""
-    best, kept = -math.inf, []
+    """Returns the positions on the Pareto front, cheapest first: nothing of the same or less cost has their score."""
+    best, positions = -math.inf, []
     for i in sorted(range(len(cost)), key=lambda i: (cost[i], -score[i])):
         if score[i] > best:
-            best, kept = score[i], [*kept, i]
-    return kept
+            best, positions = score[i], [*positions, i]
+    return positions
 
 
 def tidy(cost: float) -> int | float:
-    """A cost for a table: parameters are counted."""
+    """Returns a cost as a table shows it: from 1 on a whole number."""
     return round(cost) if cost >= 1 else float(cost)

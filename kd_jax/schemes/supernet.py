@@ -1,4 +1,4 @@
-"""A slimmable supernet taught by the teacher, a search over its sub-networks under a budget, and the winner trained."""
+"""Search by supernet: the teacher teaches a slimmable network, and its best sub-network within a budget is trained."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from kd_jax.losses.response import kd_loss
 from kd_jax.schemes import offline
 from kd_jax.schemes.redirect import redirect
 from kd_jax.schemes.subnetworks import (
+    accuracies,
     front,
     placed,
     plain_phase,
@@ -22,7 +23,6 @@ from kd_jax.schemes.subnetworks import (
     space_and_budget,
     started,
     tidy,
-    watched,
 )
 from kd_jax.types import Call, Parts, Phase, Role, Scheme, Stage, Term, TrainState
 
@@ -38,16 +38,18 @@ def build(
     search_steps: int = 0,
     start: str = "inherit",
 ) -> Scheme:
-    """Stage "supernet": every step trains the largest, the smallest and `randoms` random sub-networks of
-    config.roles.supernet (models.vision.supernet.slim_cnn with widths to choose from): the largest on the terms of the
-    config, the others on the largest's answers (`temperature`), which no gradient goes through.
-    Stage "winner": when it starts, sub-networks are scored on the validation split, all if there are at most
-    `candidates`, else as many, by evolution; the one with the highest
+    """Builds two stages: the training of a supernet, then that of its sub-network with the highest reward.
+
+    Stage "supernet": every step trains the largest, the smallest and `randoms` random sub-networks of the role
+    "supernet" (models.vision.supernet.slim_cnn with widths to choose from). The largest learns from the terms of the
+    config, the others from its outputs at `temperature`, behind a stop_gradient.
+    Stage "winner": at its start sub-networks are scored on the validation split: all if there are at most `candidates`,
+    else `candidates` chosen by evolution. The student becomes the one with the highest
         reward = accuracy * (cost / budget) ** exponents[cost > budget]
-    becomes the student: masked out of the supernet's parameters (start="inherit"), or from new ones ("scratch"), it
-    learns the terms for config.train.steps. So does "plain", the network of config.student, whose cost is the budget
-    unless one is given. `cost` is "parameters", "flops" or "latency"; `search_steps` those of the first stage, 0 = as
-    the second. The choice and all that was scored are in TrainState.extra: "choice", "search".
+    with the supernet's parameters (start="inherit") or new ones ("scratch"), and learns from the terms for
+    config.train.steps. So does "plain", the network of config.student; with budget=0 its cost is the budget.
+    `cost` is "parameters", "flops" or "latency"; `search_steps` is the length of the first stage, 0 = as the second.
+    TrainState.extra holds the winner ("choice") and all that was scored ("search").
     Yu, Huang, "Universally Slimmable Networks and Improved Training Techniques" (sandwich rule, in-place distillation),
     2019, arXiv 1903.05134; reward: Tan et al., "MnasNet", 2018, arXiv 1807.11626, by default with its hard constraint
     (the soft one is (-0.07, -0.07)); evolution: Cai et al., "Once-for-All", 2019, arXiv 1908.09791.
@@ -77,15 +79,15 @@ def build(
         (Call("supernet", roles["supernet"].inputs), *calls, *phase.forward[1:]),
         terms,
         parts.make_tx(search_steps, "supernet"),
-        watched("supernet", *names),
+        accuracies("supernet", *names),
     )
 
     def enter(state: TrainState) -> TrainState:
         score = scorer(parts, Role(model, roles["student"].inputs, "supernet"))
-        found = search(space, lambda choice: score(state, choice), budget, exponents, count)
-        best = found["choices"][np.lexsort((found["cost"], -found["reward"]))[0]]
+        scores = search(space, lambda choice: score(state, choice), budget, exponents, count)
+        best = scores["choices"][np.lexsort((scores["cost"], -scores["reward"]))[0]]
         extra = {**state.extra, "choice": placed(best, state.extra["choice"])}
-        extra["search"] = {name: placed(value, state.extra["search"][name]) for name, value in found.items()}
+        extra["search"] = {name: placed(value, state.extra["search"][name]) for name, value in scores.items()}
         return started(state.replace(extra=extra), start)
 
     blocks = len(space.options)
@@ -107,35 +109,35 @@ def build(
 
 
 def _summary(state: TrainState, record: Mapping[str, Any], space: Any, budget: float) -> list[dict[str, Any]]:
-    found = {name: np.asarray(value).tolist() for name, value in state.extra["search"].items()}
+    scores = {name: np.asarray(value).tolist() for name, value in state.extra["search"].items()}
     chosen, largest = (np.asarray(state.extra[name]).tolist() for name in ("choice", "largest"))
-    winner, kept = found["choices"].index(chosen), front(found["cost"], found["accuracy"])
+    winner, on_front = scores["choices"].index(chosen), front(scores["cost"], scores["accuracy"])
     after, before = record["stages"][-1]["validation"], record["stages"][0]["validation"]
 
     def widths(choice: Sequence[int]) -> str:
         return "-".join(space.options[i][k] for i, k in enumerate(choice))
 
     def point(i: int) -> list[float]:
-        return [found["cost"][i], found["accuracy"][i]]
+        return [scores["cost"][i], scores["accuracy"][i]]
 
     rows = [
         [
-            widths(found["choices"][i]),
-            tidy(found["cost"][i]),
-            f"{100 * found['accuracy'][i]:.2f}%",
-            f"{found['reward'][i]:.4f}",
+            widths(scores["choices"][i]),
+            tidy(scores["cost"][i]),
+            f"{100 * scores['accuracy'][i]:.2f}%",
+            f"{scores['reward'][i]:.4f}",
             "winner" if i == winner else "",
         ]
-        for i in sorted({*kept, winner}, key=lambda i: found["cost"][i])
+        for i in sorted({*on_front, winner}, key=lambda i: scores["cost"][i])
     ]
     trained = [
-        ["winner", widths(chosen), tidy(found["cost"][winner]), f"{100 * after['student']['accuracy']:.2f}%"],
+        ["winner", widths(chosen), tidy(scores["cost"][winner]), f"{100 * after['student']['accuracy']:.2f}%"],
         ["plain student", "", tidy(budget), f"{100 * after['plain']['accuracy']:.2f}%"],
         ["supernet", widths(largest), tidy(space.cost(largest)), f"{100 * before['supernet']['accuracy']:.2f}%"],
     ]
     title, axis = "Pareto front of the supernet", "Accuracy (validation)"
-    lead = f"{len(found['cost'])} sub-networks scored with the supernet's parameters; budget {budget:g} {space.kind}."
-    curves = {"Pareto front": [point(i) for i in kept], "winner": [point(winner)]}
+    lead = f"{len(scores['cost'])} sub-networks scored with the supernet's parameters; budget {budget:g} {space.kind}."
+    curves = {"Pareto front": [point(i) for i in on_front], "winner": [point(winner)]}
     return [
         {"kind": "lines", "title": title, "lead": lead, "x_label": space.kind, "y_label": axis, "lines": curves},
         {

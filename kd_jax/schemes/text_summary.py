@@ -1,4 +1,4 @@
-"""What a language model writes, for the report: sampled texts, and the share of answers that are right."""
+"""Sections of the report on what a language model writes: sampled texts, and the share of right answers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from kd_jax.models.language.generation import generate
-from kd_jax.schemes.continuations import Prompts, cache_of, decoding_of, prompts_of, rows_of, weights
+from kd_jax.schemes.continuations import Prompts, decoding_of, first_cache, prompts_of, rows_of, weights
 from kd_jax.system import parallel
 from kd_jax.types import Role, TrainState
 
@@ -26,14 +26,14 @@ def samples(
     role: str = "student",
     decoding: str = "models.language.decoder.decoding",
 ) -> Summary:
-    """Continuations of `count` texts of the test split, sampled from `role` after its last step."""
+    """Returns a summary of `count` test texts that `role` continues after the last step, sampled at `temperature`."""
     source = sources["test"]
     prompts, rows = prompts_of(source, prompt), np.linspace(0, len(source) - 1, count).astype(int)
 
     def summary(state: TrainState, record: Mapping[str, Any]) -> list[dict[str, Any]]:
         del record
-        given, found = written(state, roles[role], role, source, prompts, rows, temperature, decoding)
-        texts = [f"{begun}\N{BLACK RIGHT-POINTING TRIANGLE}{text}" for begun, text in zip(given, found, strict=True)]
+        begun, continued = written(state, roles[role], role, source, prompts, rows, temperature, decoding)
+        texts = [f"{a}\N{BLACK RIGHT-POINTING TRIANGLE}{b}" for a, b in zip(begun, continued, strict=True)]
         lead = f"Test texts continued after \N{BLACK RIGHT-POINTING TRIANGLE}, sampled at temperature {temperature:g}."
         labels = [f"text {i + 1}" for i in range(count)]
         return [{"kind": "texts", "title": "What they write", "lead": lead, "labels": labels, "texts": texts}]
@@ -52,10 +52,10 @@ def exact_match(
     role: str = "student",
     decoding: str = "models.language.decoder.decoding",
 ) -> Summary:
-    """How many of `count` test prompts `role` answers as the data do, greedily, with a few of its answers.
+    """Returns a summary of how many of `count` test prompts `role` answers greedily as the data do, with examples.
 
-    The answer is the last match of the regular expression `answer` in what is written, "" = all of it; only prompts
-    that begin with `prefix` are asked.
+    Compared is the last match of the regular expression `answer` in what is written, or with "" all of it. Only prompts
+    that begin with `prefix` are asked; raises ValueError where none does.
     """
     source = sources["test"]
     prompts = prompts_of(source, 0)
@@ -69,11 +69,11 @@ def exact_match(
 
     def summary(state: TrainState, record: Mapping[str, Any]) -> list[dict[str, Any]]:
         del record
-        found: list[str] = []
+        replies: list[str] = []
         for start in range(0, len(rows), batch):
             some = np.resize(rows[start : start + batch], batch)  # one shape: it compiles once
-            found += written(state, roles[role], role, source, prompts, some, 0.0, decoding)[1]
-        pairs = list(zip(found[: len(rows)], wanted, strict=True))
+            replies += written(state, roles[role], role, source, prompts, some, 0.0, decoding)[1]
+        pairs = list(zip(replies[: len(rows)], wanted, strict=True))
         right = [final(mine, answer) == final(theirs, answer) is not None for mine, theirs in pairs]
         lead = "Greedy answers to test prompts, compared with those of the data."
         columns = ["", "exact match", "right", "asked"]
@@ -92,11 +92,11 @@ def exact_match(
 
 
 def final(text: str, pattern: str) -> str | None:
-    """The last match of `pattern` in the text, its first group if it has one; None where there is none."""
+    """Returns the last match of `pattern` in the text (its first group if there is one), or None; "" matches all."""
     if not pattern:
         return text.strip()
-    found = list(re.finditer(pattern, text))
-    return found[-1].group(1 if found[-1].re.groups else 0) if found else None
+    matches = list(re.finditer(pattern, text))
+    return matches[-1].group(1 if matches[-1].re.groups else 0) if matches else None
 
 
 def error_rate(
@@ -109,8 +109,10 @@ def error_rate(
     role: str = "student",
     decoding: str = "models.language.seq2seq.decoding",
 ) -> Summary:
-    """The token error rate of greedy answers to `count` test sources: edit distance / tokens of the data, all together
-    (of phonemes: the phoneme error rate), and how many answers are right throughout."""
+    """Returns a summary of greedy answers to `count` test sources: their token error rate, and how many are right.
+
+    Rate = (sum of edit distances) / (sum of the data's lengths in tokens); of phonemes it is the phoneme error rate.
+    """
     source = sources["test"]
     prompts, count = prompts_of(source, prompt), min(count, len(source))
     rows = np.linspace(0, len(source) - 1, count).astype(int)
@@ -118,11 +120,11 @@ def error_rate(
 
     def summary(state: TrainState, record: Mapping[str, Any]) -> list[dict[str, Any]]:
         del record
-        found: list[str] = []
+        replies: list[str] = []
         for start in range(0, count, batch):
             some = np.resize(rows[start : start + batch], batch)
-            found += written(state, roles[role], role, source, prompts, some, 0.0, decoding)[1]
-        pairs = list(zip(found[:count], wanted, strict=True))
+            replies += written(state, roles[role], role, source, prompts, some, 0.0, decoding)[1]
+        pairs = list(zip(replies[:count], wanted, strict=True))
         wrong = sum(edit_distance(mine.split(), theirs.split()) for mine, theirs in pairs)
         rate = wrong / sum(len(theirs.split()) for theirs in wanted)
         right = sum(mine == theirs for mine, theirs in pairs)
@@ -140,7 +142,7 @@ def error_rate(
 
 
 def edit_distance(a: Sequence[Any], b: Sequence[Any]) -> int:
-    """How many insertions, deletions and substitutions make b of a (Levenshtein)."""
+    """Returns the least number of insertions, deletions and substitutions that turn a into b (Levenshtein)."""
     row = list(range(len(b) + 1))
     for i, x in enumerate(a, start=1):
         before, row[0] = row[0], i
@@ -159,9 +161,8 @@ def written(
     temperature: float,
     decoding: str,
 ) -> tuple[list[str], list[str]]:
-    """(prompts, what the role writes after them) of rows of a source."""
-    run = decoding_of(role, decoding)
-    raw, read = rows_of(source, np.asarray(rows)), cache_of(role, decoding)
+    """Returns the prompts of these rows of a source, and what the role writes after each, as strings."""
+    run, raw = decoding_of(role, decoding), rows_of(source, np.asarray(rows))
     prompt, mask = prompts.of(raw)
 
     @jax.jit
@@ -175,12 +176,12 @@ def written(
             length=prompts.new,
             temperature=temperature,
             end=source.end,
-            cache=read(params, batch, prompts.length + 1),
+            cache=first_cache(run, params, batch, prompts.length + 1),
         )
 
-    found = write(weights(state, role, name), raw, prompt, mask.at[:, -1].set(True))
-    found, prompt, mask = parallel.on_host((found, prompt, mask))
+    text = write(weights(state, role, name), raw, prompt, mask.at[:, -1].set(True))
+    text, prompt, mask = parallel.on_host((text, prompt, mask))
     return (
         [source.decode(row[real]) for row, real in zip(prompt, mask, strict=True)],
-        [source.decode(row[real]) for row, real in zip(found.tokens, found.mask, strict=True)],
+        [source.decode(row[real]) for row, real in zip(text.tokens, text.mask, strict=True)],
     )

@@ -24,13 +24,15 @@ class Decoding(NamedTuple):
     step(params, tokens, cache, mask, last) -> (logits, cache): tokens [batch, n] go on from the cache; mask is None or
     False on padding; logits [batch, n, vocabulary], with `last` [batch, 1, vocabulary];
     take(cache, rows) -> the cache of these rows [n], repeated or reordered;
-    rewind(cache, index) -> the cache as it was after `index` [batch] tokens, padding included.
+    rewind(cache, index) -> the cache as it was after `index` [batch] tokens, padding included;
+    read(params, source, source_mask, size) -> the cache that an encoder-decoder begins with, None of a decoder.
     """
 
     start: Callable[..., PyTree]
     step: Callable[..., tuple[Array, PyTree]]
     take: Callable[[PyTree, Array], PyTree]
     rewind: Callable[[PyTree, Array], PyTree]
+    read: Callable[..., PyTree] | None = None
 
 
 class Generated(NamedTuple):

@@ -9,6 +9,7 @@ decoder/layerN, decoder/layerN/cross, decoder/final; the head is `params.<role>.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -77,7 +78,7 @@ class Memory:
 def decoding(module: Seq2Seq) -> Decoding:
     """The functions with which generation.py and its neighbours run a Seq2Seq.
 
-    Its cache begins with `encoded`, given as `cache=`; prompts are what the target begins with (a start token).
+    Its cache begins with `encoded` (the field `read`), given as `cache=`; prompts begin the target (a start token).
     """
     plain = decoders.decoding(Decoder(module.target, cross_attends=True))
 
@@ -100,7 +101,7 @@ def decoding(module: Seq2Seq) -> Decoding:
     def rewind(memory: Memory, index: Array) -> Memory:
         return dataclasses.replace(memory, cache=plain.rewind(memory.cache, index))
 
-    return Decoding(start, step, take, rewind)
+    return Decoding(start, step, take, rewind, functools.partial(encoded, module))
 
 
 def encoded(module: Seq2Seq, params: PyTree, source: Array, source_mask: Array | None, size: int) -> Memory:
