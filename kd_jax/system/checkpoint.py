@@ -1,12 +1,11 @@
-"""Checkpoints: asynchronous, the last n and the best, verified by file checksums, damaged ones stepped over.
+"""Checkpoints: saved asynchronously, the last n and the best, verified by checksums; damaged ones are set aside.
 
-The one file that imports orbax. A checkpoint holds the arrays of a TrainState (without `frozen`) and a JSON record.
+A checkpoint holds the arrays of a TrainState (without `frozen`) and a JSON record. No other file imports orbax.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 import shutil
@@ -20,7 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from kd_jax.files import write_json
+from kd_jax.files import digest, write_json
 from kd_jax.system import parallel
 from kd_jax.types import PyTree, TrainState
 
@@ -31,7 +30,7 @@ ARRAYS, RECORD = "state", "record"
 
 def _checksums(directory: Path) -> dict[str, str]:
     files = sorted(p for p in directory.rglob("*") if p.is_file() and p.name != MANIFEST)
-    return {str(p.relative_to(directory)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+    return {str(p.relative_to(directory)): digest(p) for p in files}
 
 
 def _saved(state: TrainState) -> dict[str, PyTree]:
@@ -41,7 +40,7 @@ def _saved(state: TrainState) -> dict[str, PyTree]:
 
 @dataclasses.dataclass
 class _Keep(preservation_policy.PreservationPolicy):
-    """The last n, and the steps that the run, or one of its members, calls its best."""
+    """Preserves the last n checkpoints, and the best steps of the run or of each run that shares it."""
 
     last: int
     best: Collection[int] = ()
@@ -52,7 +51,7 @@ class _Keep(preservation_policy.PreservationPolicy):
 
 
 class Checkpoints:
-    """The checkpoints of one run in `directory`. `save` returns at once; `wait` (or the next save) finishes it."""
+    """The checkpoints of one run in `directory`; `report(message)` tells of damaged ones."""
 
     def __init__(self, directory: Path, keep: int, report: Callable[[str], None] = print):
         self.directory, self.report = Path(directory).absolute(), report
@@ -67,7 +66,10 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=(ARRAYS, RECORD))
 
     def save(self, state: TrainState, record: dict[str, Any], best: Collection[int]) -> None:
-        """Starts to save under `int(state.step)`; `best` are the steps that must be kept beside the last ones."""
+        """Starts to save under `int(state.step)` and returns at once; `wait` or the next save finishes it.
+
+        The checkpoints of the steps `best` stay beside the last `keep` ones. A step that is saved is not saved again.
+        """
         step = int(jax.device_get(state.step))
         if step in self._manager.all_steps():
             return
@@ -79,14 +81,14 @@ class Checkpoints:
         self._sealer.start()
 
     def _seal(self, step: int) -> None:
-        """Once the checkpoint is whole, notes the checksums of its files, against bits that flip later."""
+        """Waits until the checkpoint is whole and writes the checksums of its files, against bits that flip later."""
         self._manager.wait_until_finished()
         directory = self.directory / str(step)
         if parallel.is_lead() and directory.exists():
             write_json(directory / MANIFEST, _checksums(directory))
 
     def wait(self) -> None:
-        """Blocks until what was asked to be saved is on disk; raises what went wrong there."""
+        """Blocks until every save that was started is on disk; raises the error of one that failed."""
         if self._sealer is not None:
             self._sealer.join()
             self._sealer = None
@@ -97,7 +99,7 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def damage(self, step: int) -> str:
-        """What is wrong with the files of this checkpoint, "" if nothing is known to be."""
+        """Returns what is wrong with the files of this checkpoint, "" where no damage shows."""
         directory = self.directory / str(step)
         manifest = directory / MANIFEST
         if not manifest.exists():
@@ -106,8 +108,8 @@ class Checkpoints:
             expected = json.loads(manifest.read_text())
         except ValueError:
             return f"{MANIFEST} is not readable"
-        found = _checksums(directory)
-        changed = [f for f in expected if found.get(f) != expected[f]]
+        checksums = _checksums(directory)
+        changed = [f for f in expected if checksums.get(f) != expected[f]]
         return f"{len(changed)} of {len(expected)} files are missing or changed ({changed[0]})" if changed else ""
 
     def record(self, step: int) -> dict[str, Any]:
@@ -115,30 +117,30 @@ class Checkpoints:
         return self._manager.restore(step, args=args)[RECORD]
 
     def restore(self, step: int, template: TrainState) -> TrainState:
-        """The state of `step` with the shapes and shardings of `template`, which also gives `frozen`."""
+        """Returns the state of `step` with shapes, shardings and `frozen` of `template`."""
         saved = _saved(template)
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, saved)
         args = ocp.args.Composite(**{ARRAYS: ocp.args.StandardRestore(abstract)})
         return template.replace(**self._manager.restore(step, args=args)[ARRAYS])
 
     def restore_newest(self, template: Callable[[int], TrainState]) -> tuple[TrainState, dict[str, Any]] | None:
-        """The newest checkpoint that is whole, as (state, record); None when there is none to begin with.
+        """Returns (state, record) of the newest checkpoint that is whole; None where there is no checkpoint.
 
-        `template(step)` is the state that this step should look like. Damaged checkpoints are reported, set aside
-        under `damaged/` and the one before is tried. Raises RuntimeError when all are damaged.
+        `template(step)` is a state of that step's shapes and shardings. A damaged checkpoint is reported and moved to
+        `damaged/`, and the one before it is tried. Raises RuntimeError when all are damaged.
         """
         steps = self.steps()
         for step in reversed(steps):
             # All processes take the same one: what is broken for one of them is set aside by all.
-            problem, found = parallel.first_said(self.damage(step) if parallel.is_lead() else ""), None
+            problem, restored = parallel.first_said(self.damage(step) if parallel.is_lead() else ""), None
             if not problem:
                 try:
-                    found = self.restore(step, template(step)), self.record(step)
+                    restored = self.restore(step, template(step)), self.record(step)
                 except Exception as e:  # Orbax and TensorStore raise many kinds for unreadable files
                     problem = str(e).splitlines()[0] if str(e) else type(e).__name__
                 problem = parallel.first_said(problem)
-            if found is not None and not problem:
-                return found
+            if restored is not None and not problem:
+                return restored
             if parallel.is_lead():
                 self.report(f"Checkpoint {step} in {self.directory} is damaged: {problem}. Using the one before it.")
             self._set_aside(step)
@@ -165,7 +167,7 @@ class Checkpoints:
 
 
 def save_tree(directory: Path, tree: PyTree) -> None:
-    """Writes a tree of arrays (an exported model) and waits; an old one there is replaced."""
+    """Writes a tree of arrays (an exported model) in place of an old one, and waits until it is on disk."""
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(Path(directory).absolute(), tree, force=True)
 
@@ -173,17 +175,17 @@ def save_tree(directory: Path, tree: PyTree) -> None:
 def load_tree(directory: Path, template: PyTree) -> PyTree:
     """Reads a tree of arrays shaped and typed like `template`.
 
-    A leaf of the template with a sharding is read into its shards, each process reading its own: no host or device ever
-    holds more. A leaf without one becomes a NumPy array.
-    Raises ValueError that names what is missing, extra or of another shape.
+    A leaf whose template has a sharding is read shard by shard, each process its own: no host or device ever holds
+    more. A leaf without one becomes a NumPy array.
+    Raises ValueError that names the leaves that are missing, extra or of another shape.
     """
     directory = Path(directory).absolute()
     with ocp.StandardCheckpointer() as checkpointer:
         try:
-            found = checkpointer.metadata(directory).item_metadata.tree
+            stored = checkpointer.metadata(directory).item_metadata.tree
         except Exception as e:
             raise ValueError(f"{directory} is not a readable kd_jax model export: {type(e).__name__}: {e}") from e
-        have, want = _leaves(found), _leaves(template)
+        have, want = _leaves(stored), _leaves(template)
         wrong = [f"{p} is not in the file" for p in want if p not in have]
         wrong += [f"{p} is in the file only" for p in have if p not in want]
         wrong += [
@@ -196,7 +198,7 @@ def load_tree(directory: Path, template: PyTree) -> PyTree:
                 f"{directory} does not hold this model ({len(wrong)} differences): {'; '.join(wrong[:5])}."
             )
 
-        def target(x: Any) -> Any:  # of our own, so that what was written on one topology is read on any other
+        def target(x: Any) -> Any:  # never the file's sharding: what one topology wrote is read on any other
             placed = isinstance(getattr(getattr(x, "sharding", None), "mesh", None), jax.sharding.Mesh)
             return x if placed else np.empty(x.shape, x.dtype)
 

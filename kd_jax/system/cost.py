@@ -1,4 +1,4 @@
-"""What a model costs: parameters, bytes, FLOPs by XLA's count, measured latency."""
+"""The cost of a model: parameters, bytes, FLOPs by XLA's count, measured latency."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from kd_jax.types import Model, PyTree
 def cost(
     model: Model, params: PyTree, stats: PyTree, inputs: Callable[[int], tuple[PyTree, ...]], repeats: int = 20
 ) -> dict[str, Any]:
-    """{"parameters", "bytes", "flops" of one example, "latency_ms": {"1", "128"}} of the inference forward pass.
+    """Measures the inference forward pass: {"parameters", "bytes", "flops" of one example, "latency_ms"}.
 
-    `inputs(batch)` are inputs of that many examples. Latency is the median of `repeats` timed calls, or of those that
-    3 s allow, after compilation, on one device, input already there.
+    "latency_ms" is {"1": milliseconds, "128": milliseconds} by batch size: the median of `repeats` calls, or of as many
+    as fit into 3 s, after compilation, on one device that holds the inputs. `inputs(batch)` makes inputs of that many
+    examples. "flops" is None where XLA does not count them.
     """
     leaves = jax.tree.leaves(params)
 

@@ -1,4 +1,4 @@
-"""Watching a run: metrics on their way from the device to files and progress, the nan check, SIGTERM."""
+"""The metrics of a run on their way from the device to files and progress, the nan check, traces, SIGTERM."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class NonFiniteLoss(FloatingPointError):
-    """A term or a gradient became nan or infinite; the last good checkpoint is kept."""
+    """A term or a gradient became nan or infinite; the last good checkpoint stays."""
 
 
 class Stopped(SystemExit):
@@ -29,7 +29,7 @@ class Stopped(SystemExit):
 
 
 class Signals:
-    """SIGTERM becomes a flag that the loop reads between two steps; several processes agree on the step to stop at."""
+    """Turns SIGTERM into a flag that the loop reads between steps; several processes agree on the step to stop at."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -52,15 +52,16 @@ class Signals:
             signal.signal(signal.SIGTERM, self._before)
 
     def stop_at(self, step: int) -> bool:
+        """Returns whether the run stops after this step. All processes must call it."""
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(step)
         return self.asked
 
 
 class Profile:
-    """A jax.profiler trace of the steps first .. last in `directory`, for TensorBoard, XProf or Perfetto; 0, 0: none.
+    """Writes a jax.profiler trace of the steps first .. last, for TensorBoard, XProf or Perfetto; 0, 0 writes none.
 
-    Whole dispatches are traced: the one that holds `first` to the one that holds `last`.
+    It covers whole dispatches: from the one with step `first` to the one with step `last`.
     """
 
     def __init__(self, directory: Path, first: int, last: int) -> None:
@@ -74,12 +75,13 @@ class Profile:
             jax.profiler.stop_trace()
 
     def before(self, first: int, count: int) -> None:
-        """Before the steps first .. first + count - 1."""
+        """Is called before the steps first .. first + count - 1."""
         if not self.running and 1 <= self.first <= first + count - 1 and first <= self.last:
             jax.profiler.start_trace(self.directory)
             self.running = True
 
     def after(self, step: int, results: Any) -> None:
+        """Is called after the dispatch that ends with `step`; `results` are any of its outputs."""
         if self.running and step >= self.last:
             jax.block_until_ready(results)
             jax.profiler.stop_trace()
@@ -87,13 +89,13 @@ class Profile:
 
 
 class DataWait:
-    """Seconds in which the devices had nothing to do, since the next batch was not there."""
+    """Measures the seconds in which the devices were idle because the next batch was not there."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock, self.seconds, self.since = clock, 0.0, clock()
 
     def around(self, batches: Iterable[T], idle: Callable[[], bool]) -> Iterator[T]:
-        """The batches. The time that one takes to come counts where the devices are `idle` when it has come."""
+        """Yields the batches. The wait for a batch counts if the devices are `idle()` when it arrives."""
         batches = iter(batches)
         while True:
             asked = self.clock()
@@ -106,7 +108,7 @@ class DataWait:
             yield batch
 
     def share(self) -> float:
-        """Of the time since the last call."""
+        """Returns the counted seconds / the seconds since the last call, at most 1."""
         now = self.clock()
         share = self.seconds / max(now - self.since, 1e-9)
         self.seconds, self.since = 0.0, now
@@ -114,7 +116,7 @@ class DataWait:
 
 
 def _sums_last(item: tuple[str, Any]) -> int:
-    """A nan in one term makes the loss and the gradient nan too: the term is to blame."""
+    """Sorts metrics so that a term comes before loss and gradient norm, which become nan because of it."""
     return (
         ("loss", "gradient_norm").index(name) + 1
         if (name := item[0].rpartition("/")[2]) in ("loss", "gradient_norm")
@@ -123,7 +125,7 @@ def _sums_last(item: tuple[str, Any]) -> int:
 
 
 def _mean(value: float | list[float]) -> float:
-    """Of the members that are finite."""
+    """Computes the mean of the finite entries of a list (one for each of several runs); a float is its own."""
     if not isinstance(value, list):
         return value
     finite = [v for v in value if math.isfinite(v)]
@@ -131,14 +133,14 @@ def _mean(value: float | list[float]) -> float:
 
 
 def _single(last: int, steps: int, metrics: dict) -> list[tuple[int, dict]]:
-    """The metrics of a dispatch step by step."""
+    """Splits the metrics of a dispatch into [(step, metrics)]."""
     if steps == 1:
         return [(last, metrics)]
     return [(last - steps + 1 + i, jax.tree.map(lambda x, i=i: x[i], metrics)) for i in range(steps)]
 
 
 class Log:
-    """Metrics on their way from the device to the files; they are fetched while the next step runs."""
+    """Collects metrics on the device, fetches them while the next step runs, and writes them to files and progress."""
 
     def __init__(self, directory: Path, record: dict[str, Any], step: int | None, every: int, progress: Progress):
         lead = parallel.is_lead()
@@ -152,20 +154,23 @@ class Log:
         self.flushed, self.data_wait = step or 0, DataWait()
 
     def add(self, step: int, metrics: dict, steps: int = 1) -> None:
-        """Metrics of the `steps` steps that end with `step`, on an axis of their own where there are several."""
+        """Adds the metrics of the `steps` steps that end with `step`, stacked along axis 0 if there are several."""
         self.pending.append((step, steps, metrics))
         if (step - steps) // self.every > self.flushed // self.every:
             self.flush(step - steps)
 
     def flush(self, until: int) -> None:
-        """Fetches, checks and writes the steps up to `until`, the last one of a dispatch."""
+        """Fetches, checks and writes the steps up to `until`, the last one of a dispatch.
+
+        Raises NonFiniteLoss that names step and metric.
+        """
         ready = [p for p in self.pending if p[0] <= until]
         self.pending = [p for p in self.pending if p[0] > until]
         self.flushed = max(until, self.flushed)
         ready = [
-            p
-            for given, values in zip(ready, jax.device_get([m for *_, m in ready]), strict=True)
-            for p in _single(*given[:2], values)
+            single
+            for (last, steps, _), values in zip(ready, jax.device_get([m for *_, m in ready]), strict=True)
+            for single in _single(last, steps, values)
         ]
         bad = first_non_finite((step, dict(sorted(values.items(), key=_sums_last))) for step, values in ready)
         if bad:
@@ -174,6 +179,11 @@ class Log:
                 "The checkpoints in the run's folder are from before. "
                 "Common causes: the learning rate, a weight in config.terms, a temperature near 0."
             )
+        self._report(ready)
+        self.record["accumulator"] = self.sums.state()
+
+    def _report(self, ready: list[tuple[int, dict]]) -> None:
+        """Adds the metrics up, and writes and shows their means at the end of each log interval."""
         waiting = None
         for step, metrics in ready:
             self.sums.add(metrics)
@@ -184,7 +194,6 @@ class Log:
                 waiting = self.data_wait.share() if waiting is None else waiting
                 self.progress.update(step, shown, waiting)
                 self.sums.reset()
-        self.record["accumulator"] = self.sums.state()
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         for writer in self.writers:

@@ -1,7 +1,7 @@
-"""Mesh, (path regex -> PartitionSpec) rules, and start-up of several processes.
+"""The mesh, rules from parameter paths to PartitionSpecs, and the start of several processes.
 
-All of it is jit with NamedSharding: every process runs the same program over global arrays, so a mean, a BatchNorm
-and a relation loss see the global batch whatever the mesh.
+Every process runs the same jitted program over global arrays with NamedShardings, so a mean, a BatchNorm and a relation
+loss see the global batch whatever the mesh.
 """
 
 from __future__ import annotations
@@ -41,17 +41,24 @@ RULE_SETS: dict[str, tuple[tuple[str, str], ...]] = {
 
 
 def start_processes(config: Mapping[str, Any]) -> None:
-    """jax.distributed.initialize; TPU pods, Slurm and Kubernetes tell JAX the rest, others give all three fields."""
+    """Joins the processes of a run (jax.distributed.initialize); does nothing unless config["enabled"].
+
+    On TPU pods, Slurm and Kubernetes JAX knows address, count and id; elsewhere the config gives all three.
+    """
     if not config["enabled"] or jax.distributed.is_initialized():
         return
-    given = {k: config[k] for k in ("coordinator_address", "num_processes", "process_id") if config[k] not in ("", -1)}
+    fields = {k: config[k] for k in ("coordinator_address", "num_processes", "process_id")}
+    fields = {k: value for k, value in fields.items() if value not in ("", -1)}
     timeout = config["heartbeat_timeout_seconds"]
-    jax.distributed.initialize(**given, heartbeat_timeout_seconds=timeout + heartbeat.GRACE)
+    jax.distributed.initialize(**fields, heartbeat_timeout_seconds=timeout + heartbeat.GRACE)
     heartbeat.watch(timeout)
 
 
 def make_mesh(axes: Mapping[str, int]) -> Mesh:
-    """A mesh with these axes in order; -1 takes the devices that are left. Raises ValueError when they do not fit."""
+    """Makes a mesh with these axes in order; size -1 takes the devices that are left.
+
+    Raises ValueError for an unknown axis, and for sizes that the devices do not allow.
+    """
     sizes, count = dict(axes), jax.device_count()
     unknown = set(sizes) - {"data", "fsdp", "model"}
     if unknown:
@@ -77,7 +84,7 @@ def make_mesh(axes: Mapping[str, int]) -> Mesh:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows of a batch over the data and fsdp axes."""
+    """Returns the sharding of a batch: its rows over the axes data and fsdp."""
     return NamedSharding(mesh, PartitionSpec(tuple(a for a in BATCH_AXES if a in mesh.shape)))
 
 
@@ -86,11 +93,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def create_everywhere(create: Callable[[], PyTree], mesh: Mesh) -> PyTree:
-    """create() on every device of every process; device_put cannot place keys across processes."""
+    """Runs create() on every device of every process; device_put cannot place keys across processes."""
     return jax.jit(create, out_shardings=replicated(mesh))()
 
 
 def check_batch_size(mesh: Mesh, batch_size: int, name: str) -> None:
+    """Raises ValueError unless the mesh divides the batch evenly; `name` is its name in the message."""
     ways = math.prod(mesh.shape[a] for a in BATCH_AXES if a in mesh.shape)
     if batch_size % ways:
         raise ValueError(
@@ -99,8 +107,10 @@ def check_batch_size(mesh: Mesh, batch_size: int, name: str) -> None:
 
 
 def _spec(rule: Any, shape: tuple[int, ...], mesh: Mesh, path: str) -> PartitionSpec:
-    """A tuple is the PartitionSpec itself, a string says it by axes: "model@-1+fsdp" puts mesh axis model on the last
-    dimension and fsdp on the largest of the others that it divides. What a string's axis does not divide stays whole.
+    """Returns the PartitionSpec that a rule gives a parameter of this shape.
+
+    A tuple is the PartitionSpec itself. A string names mesh axes: "model@-1+fsdp" puts model on the last dimension and
+    fsdp on the largest of the others that it divides; an axis that divides no dimension is left out.
     """
     if isinstance(rule, str):
         return _spec_by_axes(rule, shape, mesh, path)
@@ -122,15 +132,15 @@ def _spec(rule: Any, shape: tuple[int, ...], mesh: Mesh, path: str) -> Partition
 
 def _spec_by_axes(rule: str, shape: tuple[int, ...], mesh: Mesh, path: str) -> PartitionSpec:
     axes: list[str | None] = [None] * len(shape)
-    for part in rule.split("+"):
-        name, at, place = part.partition("@")
+    for axis in rule.split("+"):
+        name, at, dimension = axis.partition("@")
         if name not in mesh.shape:
             raise ValueError(f"A sharding rule names mesh axis {name!r}; the mesh has {tuple(mesh.shape)}.")
         fits = [i for i, n in enumerate(shape) if axes[i] is None and n and n % mesh.shape[name] == 0]
-        if at and not re.fullmatch(r"-?\d+", place):
+        if at and not re.fullmatch(r"-?\d+", dimension):
             raise ValueError(f"Sharding rule {rule!r} of {path!r}: after @ stands a dimension, as in 'model@-1'.")
         if at:
-            fits = [i for i in fits if i in (int(place), int(place) + len(shape))]
+            fits = [i for i in fits if i in (int(dimension), int(dimension) + len(shape))]
         best = max(fits, key=lambda i: shape[i], default=None)
         if best is not None:
             axes[best] = name
@@ -144,34 +154,38 @@ def _path(path: tuple) -> str:
 
 
 def _expanded(rules: Rules) -> list[tuple[str, Any, str]]:
-    """(regex, spec, where it is from): rules as they are, names of RULE_SETS replaced by what they hold."""
-    found = []
+    """Returns [(regex, spec, origin)]: the rules, with the name of a rule set replaced by its rules.
+
+    The origin is the regex that the user wrote, or the name of the set.
+    """
+    expanded = []
     for rule in rules:
         if not isinstance(rule, str):
-            found.append((*rule, rule[0]))
+            expanded.append((*rule, rule[0]))
         elif rule in RULE_SETS:
-            found += [(pattern, spec, rule) for pattern, spec in RULE_SETS[rule]]
+            expanded += [(pattern, spec, rule) for pattern, spec in RULE_SETS[rule]]
         else:
             raise ValueError(f"A sharding rule is (path regex, spec) or a name. {near(rule, RULE_SETS)}")
-    return found
+    return expanded
 
 
 def param_shardings(params: PyTree, rules: Rules, mesh: Mesh, role: str) -> PyTree:
-    """A NamedSharding for every parameter: of the first rule whose regex is found in its path, else replicated.
+    """Returns a NamedSharding for every parameter: that of the first rule whose regex its path contains.
 
-    Raises ValueError when a rule, or all of a named set of them, matches no parameter.
+    A parameter that no rule matches is replicated. Raises ValueError for a rule, or a named set of rules, that matches
+    no parameter.
     """
     used: set[str] = set()
     flat = _expanded(rules)
 
     def sharding(path: tuple, leaf: Any) -> NamedSharding:
         name = _path(path)
-        matches = [(spec, source) for pattern, spec, source in flat if re.search(pattern, name)]
-        used.update(source for _, source in matches)
+        matches = [(spec, origin) for pattern, spec, origin in flat if re.search(pattern, name)]
+        used.update(origin for _, origin in matches)
         return NamedSharding(mesh, _spec(matches[0][0], leaf.shape, mesh, name) if matches else PartitionSpec())
 
     result = jax.tree_util.tree_map_with_path(sharding, params)
-    unused = list(dict.fromkeys(source for _, _, source in flat if source not in used))
+    unused = list(dict.fromkeys(origin for _, _, origin in flat if origin not in used))
     if unused:
         names = [_path(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
         raise ValueError(f"Sharding rules {unused} match no parameter of {role!r}. It has: {', '.join(names[:20])} ...")
@@ -179,9 +193,9 @@ def param_shardings(params: PyTree, rules: Rules, mesh: Mesh, role: str) -> PyTr
 
 
 def place(tree: PyTree, shardings: PyTree) -> PyTree:
-    """Arrays that every process has in full, under these shardings: each puts its own parts on its own devices.
+    """Places arrays that every process has in full: each process puts its shards on its devices.
 
-    What lies so already is returned as it is, not copied.
+    An array that has the sharding already is returned as it is, not copied.
     """
 
     def put(x: Any, sharding: NamedSharding) -> jax.Array:
@@ -196,7 +210,7 @@ def place(tree: PyTree, shardings: PyTree) -> PyTree:
 
 
 def state_shardings(state: TrainState, rules: Mapping[str, Rules], mesh: Mesh) -> TrainState:
-    """Shardings for a whole TrainState (of shapes); an optimizer's copies of a parameter follow the parameter."""
+    """Returns the shardings of a whole TrainState (of shapes); an optimizer's copies of a parameter follow it."""
     whole = replicated(mesh)
 
     def everywhere(tree: PyTree) -> PyTree:
@@ -215,7 +229,7 @@ def state_shardings(state: TrainState, rules: Mapping[str, Rules], mesh: Mesh) -
     }
 
     def like_params(group: str, opt: PyTree) -> PyTree:
-        known = {
+        of_parameters = {
             (_path(path), leaf.shape): sharding
             for (path, leaf), sharding in zip(
                 jax.tree_util.tree_leaves_with_path(state.params[group]), jax.tree.leaves(params[group]), strict=True
@@ -223,9 +237,9 @@ def state_shardings(state: TrainState, rules: Mapping[str, Rules], mesh: Mesh) -
         }
 
         def find(path: tuple, leaf: Any) -> NamedSharding:
-            parts = _path(path).split("/")
-            for start in range(len(parts)):
-                match = known.get(("/".join(parts[start:]), leaf.shape))
+            names = _path(path).split("/")
+            for start in range(len(names)):
+                match = of_parameters.get(("/".join(names[start:]), leaf.shape))
                 if match is not None:
                     return match
             return whole
@@ -237,21 +251,21 @@ def state_shardings(state: TrainState, rules: Mapping[str, Rules], mesh: Mesh) -
 
 
 def check_roles(rules: Mapping[str, Rules], scheme: Scheme) -> None:
+    """Raises ValueError for sharding rules of a role that the scheme does not have."""
     unknown = [r for r in rules if r not in scheme.roles]
     if unknown:
         raise ValueError(f"Sharding rules for {unknown}, but the roles are {sorted(scheme.roles)}.")
 
 
 def is_lead() -> bool:
-    """True in the one process that writes logs and reports."""
+    """Returns True in the one process that writes logs and reports."""
     return jax.process_index() == 0
 
 
 def on_lead(work: Callable[[], None]) -> None:
-    """work() in the lead process, while the others wait for it; what it raises, all raise.
+    """Runs work() in the lead process while the others wait; an OSError or ValueError of it is raised in all.
 
-    An error in one process alone would leave the others waiting in the next collective. Raises the OSError or
-    ValueError of `work`.
+    An error in one process alone would leave the others waiting in the next collective.
     """
     failed: OSError | ValueError | None = None
     if is_lead():
@@ -267,17 +281,17 @@ def on_lead(work: Callable[[], None]) -> None:
 
 
 def first_said(text: str) -> str:
-    """What the first process says that says anything (""), cut to MESSAGE_BYTES. All processes must call it."""
+    """Returns the first text of any process that is not "", cut to MESSAGE_BYTES. All processes must call it."""
     if jax.process_count() == 1:
         return text
     cut = text.encode()[:MESSAGE_BYTES]
     said = np.asarray(multihost_utils.process_allgather(np.frombuffer(cut.ljust(MESSAGE_BYTES, b"\0"), np.uint8)))
     texts = (bytes(row).rstrip(b"\0").decode(errors="replace") for row in said)
-    return next((found for found in texts if found), "")
+    return next((text for text in texts if text), "")
 
 
 def on_host(tree: PyTree) -> PyTree:
-    """The arrays of a tree as NumPy's, whole in every process. All processes must call it."""
+    """Returns a tree's arrays as NumPy arrays, whole in every process. All processes must call it."""
     return jax.tree.map(
         lambda x: np.asarray(x if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True)), tree
     )

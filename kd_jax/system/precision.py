@@ -18,26 +18,27 @@ INT8 = "int8"
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Int8:
-    """codes * scale: codes int8 [..., out], scale float32 [1, ..., out], a channel's largest absolute value / 127."""
+    """The array codes * scale: codes int8 [..., out], scale float32 [1, ..., out] = a channel's max |x| / 127."""
 
     codes: Array
     scale: Array
 
 
-def check(dtype: str, field: str) -> None:
+def check_dtype(dtype: str, field: str) -> None:
+    """Raises ValueError unless `dtype` is "", "int8" or a floating type; `field` is its place in the config."""
     try:
-        known = dtype in ("", INT8) or jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+        valid = dtype in ("", INT8) or jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
     except TypeError:
-        known = False
-    if not known:
+        valid = False
+    if not valid:
         raise ValueError(f"{field} is a type such as 'bfloat16', or 'int8' for weights alone, not {dtype!r}.")
 
 
 def stored(params: PyTree, dtype: str | None) -> PyTree:
-    """The parameters as a frozen role keeps them: as they are, cast, or with every matrix and kernel as Int8.
+    """Returns the parameters as a frozen role stores them: unchanged, cast, or with matrices and kernels as Int8.
 
-    Biases, norms and what has one value an output channel stay float. Weights alone are rounded, and float again in
-    every forward pass: a quarter of the memory, no calibration, not faster where the device multiplies floats.
+    With int8, biases, norms and whatever has one value an output channel stay float. Only weights are rounded, and they
+    are float again in every forward pass: a quarter of the memory, no calibration, no faster arithmetic.
     """
     if not dtype:
         return params
@@ -55,12 +56,12 @@ def stored(params: PyTree, dtype: str | None) -> PyTree:
 
 
 def restored(params: PyTree) -> PyTree:
-    """The float parameters that a model takes."""
+    """Returns the float parameters that a model takes."""
     return jax.tree.map(lambda x: x.codes * x.scale if _is_int8(x) else x, params, is_leaf=_is_int8)
 
 
 def shardings(params: PyTree, of_kernels: Callable[[PyTree], PyTree], whole: Any) -> PyTree:
-    """`of_kernels` of the parameters with codes in the place of kernels; scales are `whole` everywhere."""
+    """Returns shardings: `of_kernels` of the parameters with codes in place of Int8s, and `whole` for scales."""
     kernels = jax.tree.map(lambda x: x.codes if _is_int8(x) else x, params, is_leaf=_is_int8)
     return jax.tree.map(
         lambda x, s: Int8(s, whole) if _is_int8(x) else s, params, of_kernels(kernels), is_leaf=_is_int8

@@ -17,17 +17,17 @@ from tqdm import tqdm
 LINE_EVERY = 10.0  # seconds between two plain lines
 WINDOW = 20  # updates that the rate is averaged over: follows a change of speed, and does not flicker
 BAR_WIDTH = 24  # columns, fewer on a narrow terminal
-WAITING = 0.1  # of the time spent waiting for data is worth saying
+WAITING = 0.1  # the share of the time from which on waiting for data is shown
 PERCENT = ("accuracy", "top5", "agreement")
 
 
 class Progress:
     """Shows title, percent, step/total, loss, terms, accuracy, examples/s and time left.
 
-    `update` is meant for once a log interval. Rate and time left come from the steps of this process only, so that a
-    resumed run does not count the steps it never made, and leave out the first interval (compilation) as soon as there
-    is a second. On a terminal it is one line that is cut to the width; otherwise (pipe, CI, notebook) full lines, the
-    first, the last and at most one in ten seconds between. `enabled=False` (all processes but the first): nothing.
+    Call `update` once a log interval. Rate and time left count the steps of this process, not those before a resume,
+    and from the second interval on leave out the first, which compiles. On a terminal it is one line, cut to the width;
+    elsewhere (pipe, CI, notebook) it is full lines: the first, the last, and between them one in ten seconds at most.
+    `enabled=False` (all processes but the first) shows nothing.
     """
 
     def __init__(
@@ -68,9 +68,9 @@ class Progress:
         self.close()
 
     def update(self, step: int, values: Mapping[str, Any] | None = None, waiting: float = 0.0) -> None:
-        """Shows `step` (finished steps) with the values in their order; "loss" goes first, rates of hits in percent.
+        """Shows `step` (the number of finished steps) and the values, "loss" first, accuracies last and in percent.
 
-        `waiting` is the share of the time in which the devices waited for data; from a tenth on it is shown.
+        `waiting` is the share of the time in which the devices waited for data; from WAITING on it is shown.
         """
         if not self.enabled:
             return
@@ -79,11 +79,11 @@ class Progress:
         if self._updates == 2 and self._marks[-1][0] < step:
             self._marks.popleft()  # the start: its interval holds the compilation
         self._marks.append((step, now))
-        parts = [f"{name} {_number(name, value)}" for name, value in _loss_first(values or {})]
+        shown = [f"{name} {_number(name, value)}" for name, value in _loss_first(values or {})]
         if self._bar is None:
-            self._plain(step, now, "  ".join([*parts, *self._speed()]))
+            self._plain(step, now, "  ".join([*shown, *self._speed()]))
         else:
-            self._draw(step, parts)
+            self._draw(step, shown)
 
     def print(self, line: str) -> None:
         """Prints a line without breaking the bar."""
@@ -103,7 +103,7 @@ class Progress:
         self._pending, self.enabled = None, False
 
     def steps_per_second(self) -> float | None:
-        """Of this process, over the last updates; None before there was a step."""
+        """Returns the rate of this process over the last WINDOW updates; None before the first step."""
         (first, start), (last, end) = self._marks[0], self._marks[-1]
         return (last - first) / (end - start) if last > first and end > start else None
 
@@ -122,16 +122,16 @@ class Progress:
             self.print(self._pending)
             self._printed_at, self._pending = now, None
 
-    def _draw(self, step: int, parts: list[str]) -> None:
+    def _draw(self, step: int, shown: list[str]) -> None:
         # What does not fit goes, the least wanted first: a line longer than the terminal would wrap and leave a trail.
         speed = self._speed()
         wishes = [
-            [*parts, *speed],
-            [*parts, *speed[1:]],
-            [*parts[:1], *parts[1:][-1:], *speed[1:]],
-            [*parts[:1], *speed[1:]],
-            [*parts[:1], *speed[1:2]],
-            parts[:1],
+            [*shown, *speed],
+            [*shown, *speed[1:]],
+            [*shown[:1], *shown[1:][-1:], *speed[1:]],
+            [*shown[:1], *speed[1:]],
+            [*shown[:1], *speed[1:2]],
+            shown[:1],
         ]
         text = next((line for line in map("  ".join, wishes) if len(line) + 5 <= self._room()), "")
         self._bar.n, self._bar.ncols = min(step, self.total), _columns()
@@ -139,7 +139,7 @@ class Progress:
         self._bar.refresh()
 
     def _room(self) -> int:
-        """Columns left for the bar and the text."""
+        """Returns the columns that are left for the bar and the text."""
         return _columns() - len(f"{self.title} 100% || {self.total}/{self.total}  ")
 
     def _bar_format(self, step: int, text: str) -> str:
@@ -153,7 +153,7 @@ def _columns() -> int:
 
 
 def _loss_first(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Loss, then the terms, then accuracy: the order of a dict that passed through jit is alphabetical."""
+    """Sorts loss, then the terms, then accuracies: a dict that passed through jit is in alphabetical order."""
     return sorted(values.items(), key=lambda item: (item[0] != "loss", item[0].endswith(PERCENT)))
 
 

@@ -1,4 +1,4 @@
-"""What a run writes about itself: the resolved config, versions, git hash; and what differs when it is resumed."""
+"""The folder of a run: its config with versions and git hash, the check that a resume has the same, and its lock."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 
 
 def plain(value: Any) -> Any:
-    """A config as JSON holds it: tuples are lists, objects (a user's module) their repr."""
+    """Returns a config as JSON holds it: tuples become lists, objects (a user's module) their repr."""
     if isinstance(value, Mapping) or hasattr(value, "items"):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -38,6 +38,7 @@ def plain(value: Any) -> Any:
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns nested dicts as one, {"a.b": value}."""
     if isinstance(value, dict):
         return {
             k: v for key, item in value.items() for k, v in flatten(item, f"{prefix}.{key}" if prefix else key).items()
@@ -46,16 +47,17 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def fingerprint(config: Any) -> str:
-    """Eight hex digits of the resolved config."""
+    """Returns eight hex digits that identify the resolved config."""
     return hashlib.sha256(json.dumps(plain(config), sort_keys=True).encode()).hexdigest()[:8]
 
 
 def versions() -> dict[str, str]:
+    """Returns {package: version} of what a result depends on."""
     return {p: metadata.version(p) for p in PACKAGES}
 
 
 def git_hash() -> str:
-    """Of the checkout that the package lies in, with "+" if it has changes; "" outside a checkout."""
+    """Returns the commit of the checkout that the package is in, with "+" if it has changes; "" outside one."""
     here = Path(__file__).parent
 
     def git(*args: str) -> str:
@@ -70,8 +72,8 @@ def git_hash() -> str:
         return ""
 
 
-def check(runs: Mapping[Path, Any]) -> None:
-    """`runs` are folders and configs; raises ValueError naming the fields that differ from the configs there."""
+def check_configs(runs: Mapping[Path, Any]) -> None:
+    """Raises ValueError that names the fields in which the configs of `runs` differ from those in their folders."""
     lines, folders = [], []
     for directory, config in runs.items():
         path, missing = directory / "config.json", "(not there)"
@@ -94,26 +96,26 @@ def check(runs: Mapping[Path, Any]) -> None:
 
 
 def claim(directory: Path, config: Any) -> None:
-    """Writes config.json into a new run's folder. Raises OSError, in every process, where that cannot be written."""
+    """Writes config.json into a new run's folder. Raises OSError, in every process, if it cannot be written."""
 
     def write() -> None:
         path = directory / "config.json"
         if not path.exists():
             directory.mkdir(parents=True, exist_ok=True)
-            about = {"versions": versions(), "git": git_hash(), "devices": jax.device_count()}
-            write_json(path, {"config": plain(config), **about})
+            origin = {"versions": versions(), "git": git_hash(), "devices": jax.device_count()}
+            write_json(path, {"config": plain(config), **origin})
 
     parallel.on_lead(write)
 
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Holds `<directory>/lock` while a run works there: a second run is refused at once, whatever its process count.
+    """Holds `<directory>/lock` while a run works there, so that a second run is refused at once.
 
-    The lock is flock's, of the lead process: the kernel releases it when that process ends, however it ends, so no
-    stale lock is ever left (the file stays, and says who came last). On a network file system without locks
-    (NFS mounted with nolock, some bucket mounts) it guards one host only. Raises ValueError where another run holds it,
-    OSError where the folder cannot be written.
+    The lead process holds the lock by flock, which the kernel releases however that process ends: no stale lock is left
+    (the file stays, and says who came last). On a network file system without locks (NFS mounted with nolock, some
+    bucket mounts) it guards one host only. Raises ValueError where another run holds it, OSError where the folder
+    cannot be written.
     """
     with contextlib.ExitStack() as held:
         parallel.on_lead(lambda: held.enter_context(_flock(directory)))
@@ -153,7 +155,7 @@ def _flock(directory: Path) -> Iterator[None]:
 
 
 def cache_programs(folder: str) -> None:
-    """Compiled programs are kept in `folder` and read back by later runs; "" leaves JAX's own settings as they are."""
+    """Sets the folder in which compiled programs are stored for later runs; "" leaves JAX's settings as they are."""
     if not folder:
         return
     jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser().resolve()))

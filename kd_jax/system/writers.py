@@ -1,6 +1,6 @@
 """(sum, count) pairs on their way to files: added up exactly, appended to JSONL, shown by TensorBoard.
 
-A mean of means is wrong as soon as batches differ in size, so everything travels as (sum, count) until it is shown.
+A mean of means is wrong as soon as batches differ in size, so every metric stays a (sum, count) until it is shown.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ Pair = tuple[Any, Any]
 class Accumulator:
     """Adds up (sum, count) pairs in float64; `result` is sum / count.
 
-    A pair may hold vectors (per class, per bin): they are added entry by entry. The state is exact through JSON, so
-    that a run resumed in the middle of a log interval reports what an unbroken run reports.
+    Pairs of vectors (per class, per bin) are added entry by entry. JSON stores the state exactly, so a run resumed in
+    the middle of a log interval reports what an unbroken run reports.
     """
 
     totals: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
@@ -41,12 +41,12 @@ class Accumulator:
             self.totals[name] = [(a + b).tolist() for a, b in zip(old, new, strict=True)]
 
     def result(self) -> dict[str, Any]:
-        """{name: sum / count}: a float, or a list of floats for vectors; nan where nothing was counted."""
+        """Returns {name: sum / count}: a float, or a list of floats for vectors; nan where nothing was counted."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return {name: np.divide(*map(np.asarray, pair)).tolist() for name, pair in self.totals.items()}
 
     def state(self) -> dict[str, list[Any]]:
-        """{name: [sum, count]}, ready for JSON."""
+        """Returns {name: [sum, count]}, ready for JSON."""
         return {name: list(pair) for name, pair in self.totals.items()}
 
     @classmethod
@@ -58,9 +58,9 @@ class Accumulator:
 
 
 def first_non_finite(history: Iterable[tuple[int, Mapping[str, Pair]]]) -> tuple[int, str] | None:
-    """The first (step, name) whose sum or count is nan or infinite, in the order given; None if all are finite.
+    """Returns the first (step, name) in this order whose sum or count is nan or infinite; None if all are finite.
 
-    Of a pair of vectors (a number for each of several runs) only if every entry is: the other runs go on.
+    A pair of vectors (an entry for each of several runs) counts only if every entry is: the other runs go on.
     """
     for step, metrics in history:
         for name, pair in metrics.items():
@@ -70,7 +70,7 @@ def first_non_finite(history: Iterable[tuple[int, Mapping[str, Pair]]]) -> tuple
 
 
 def _plain(value: Any) -> Any:
-    """The value as JSON can hold it; nan and infinity become null, since they are not JSON."""
+    """Returns the value as JSON can hold it; nan and infinity become null, since they are not JSON."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -85,10 +85,10 @@ def _plain(value: Any) -> Any:
 class JsonlWriter:
     """Appends one JSON object a line: {"step": step, **values}, keys sorted, floats in full precision.
 
-    `resume_step=None` starts an empty file. With a step, records after it are dropped (they will be written again),
-    as is a last line that was cut off. A resumed run therefore ends with the same bytes as an unbroken one, as long as
+    `resume_step=None` starts an empty file. With a step, records after it are dropped (they will be written again), and
+    so is a last line that was cut off. A resumed run therefore ends with the same bytes as an unbroken one, as long as
     the values hold no wall-clock time. `enabled=False` (all processes but the first) does nothing.
-    Raises ValueError if another line than the last is no record.
+    Raises ValueError if a line before the last is no record.
     """
 
     def __init__(self, path: str | os.PathLike[str], resume_step: int | None = None, enabled: bool = True) -> None:
@@ -97,11 +97,11 @@ class JsonlWriter:
         if not enabled:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        kept = b"" if resume_step is None else _records_until(self.path, resume_step)
+        records = b"" if resume_step is None else _records_until(self.path, resume_step)
         # A new file and a rename: a crash in between leaves the old records or the new ones, never half of them.
         fresh = self.path.with_name(self.path.name + ".tmp")
         with open(fresh, "wb") as file:
-            file.write(kept)
+            file.write(records)
             file.flush()
             os.fsync(file.fileno())
         os.replace(fresh, self.path)
@@ -125,7 +125,7 @@ class JsonlWriter:
 
 def _records_until(path: Path, last_step: int) -> bytes:
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    kept = []
+    records = []
     for number, line in enumerate(lines, start=1):
         try:
             step = int(json.loads(line)["step"]) if line.endswith(b"\n") else None
@@ -134,15 +134,15 @@ def _records_until(path: Path, last_step: int) -> bytes:
                 raise ValueError(f"{path}, line {number}: expected a JSON object with a step, got {line!r}") from error
             step = None
         if step is not None and step <= last_step:
-            kept.append(line)
-    return b"".join(kept)
+            records.append(line)
+    return b"".join(records)
 
 
 class TensorBoardWriter:
-    """Writes scalars as TensorBoard event files (tensorboardX; no TensorFlow). Arrays and None are left out.
+    """Writes scalars as TensorBoard event files (tensorboardX, no TensorFlow) and leaves out arrays and None.
 
-    Event files cannot be cut, so a resumed run tells TensorBoard to hide what was written after `resume_step`; with
-    None it hides everything that the directory held. `enabled=False` does nothing.
+    Event files cannot be cut, so a resumed run tells TensorBoard to hide all that was written after `resume_step`; with
+    None it hides all that the directory held. `enabled=False` does nothing.
     """
 
     def __init__(self, directory: str | os.PathLike[str], resume_step: int | None = None, enabled: bool = True) -> None:

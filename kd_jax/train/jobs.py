@@ -111,7 +111,7 @@ def teacher_role(model: Model, config: ConfigDict) -> Role:
     """The frozen role of a teacher in the student's run."""
     if config.view not in ("same", "clean"):
         raise ValueError(f"teacher.view is 'same' or 'clean', not {config.view!r}.")
-    precision.check(config.dtype, "teacher.dtype")
+    precision.check_dtype(config.dtype, "teacher.dtype")
     clean = {"batch.image": "batch.teacher_image"} if config.view == "clean" else {}
     return Role(model, tuple(clean.get(p, p) for p in config.inputs), dtype=config.dtype or None)
 

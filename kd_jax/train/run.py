@@ -75,7 +75,7 @@ def run(
     given = {role: as_model(m) for role, m in (("student", student), ("teacher", teacher)) if m is not None}
     config = note_given(config, given, data)
     jobs, splits = checked_jobs(config, directory, mesh, given, data, teacher_variables is not None)
-    workdir.check({job.directory: job.config for job in jobs.values()})
+    workdir.check_configs({job.directory: job.config for job in jobs.values()})
     if until not in ("", "cache") or (until and not jobs["student"].caches):
         raise ValueError(f"until={until!r}: a run ends at '', or at 'cache' where a teacher.cache.directory is given.")
     if not until and (results := read_finished(config, directory, jobs)):

@@ -108,4 +108,4 @@ def test_a_damaged_config_json_is_refused_with_its_name(tmp_path):
     path = tmp_path / "config.json"
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(ValueError, match="config.json is not the config of a run"):
-        workdir.check({tmp_path: {"a": 1}})
+        workdir.check_configs({tmp_path: {"a": 1}})

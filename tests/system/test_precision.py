@@ -61,4 +61,4 @@ def test_the_start_of_a_run_says_how_often_it_answers_like_the_floats(capsys):
 @pytest.mark.parametrize("dtype", ["int4", "int32", "flaot32"])
 def test_other_types_are_refused(dtype):
     with pytest.raises(ValueError, match="teacher.dtype.*'bfloat16'.*'int8'"):
-        precision.check(dtype, "teacher.dtype")
+        precision.check_dtype(dtype, "teacher.dtype")
