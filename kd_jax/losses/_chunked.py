@@ -1,10 +1,10 @@
 """A loss of logits as a loss of hidden states: the projection and the loss run over one chunk of tokens at a time.
 
-`chunked_loss` is jax.lax.scan over chunks of tokens in a custom derivative. While a chunk's logits are there, their
-gradient is taken too, for a cotangent of 1 at every token: each token's gradient can be scaled afterwards, and so can
-the sums over tokens (heads, biases, temperatures) when the cotangent is one number for all tokens, which it is below a
-masked mean. So the logits are computed once, as in the plain loss. Should the cotangents differ, the backward pass
-computes the sums again with the right ones. Only the gradients that are asked for are computed.
+`chunked_loss` is jax.lax.scan over chunks of tokens in a custom derivative. While a chunk's logits exist, their
+gradient is taken too, for a cotangent of 1 at every token, so the logits are computed once, as in the plain loss. The
+backward pass scales each token's gradient by its cotangent. The sums over tokens (heads, biases, temperatures) can be
+scaled only if the cotangent is one number for all tokens, as it is below a masked mean; if the cotangents differ, the
+backward pass computes the sums again. Only the gradients that are asked for are computed.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ SIDES = ("student", "teacher")
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What is static: the loss of logits, tokens a chunk, which heads are [V, D], classes kept, and mesh axes."""
+    """The static arguments of `chunked_loss`."""
 
-    loss: Callable[..., Array]
-    chunk: int
-    transposed: frozenset[str]
-    classes: int
-    token_axes: tuple[str, ...] = ()
-    vocabulary_axis: str | None = None
+    loss: Callable[..., Array]  # of logits
+    chunk: int  # tokens
+    transposed: frozenset[str]  # the sides whose head is [V, D]
+    classes: int  # that both sides are cut or padded to
+    token_axes: tuple[str, ...] = ()  # mesh axes that share the tokens
+    vocabulary_axis: str | None = None  # the mesh axis that shards the classes
 
 
 def _matmul(dims: str, a: Array, b: Array) -> Array:
@@ -40,7 +40,7 @@ def _matmul(dims: str, a: Array, b: Array) -> Array:
 
 
 def _logits(settings: Settings, projected: Mapping, softcap: Mapping) -> list[Array]:
-    """The logits of student and teacher, from what the projection gave: soft-capped, cut or padded to `classes`."""
+    """Returns the logits of student and teacher: the projected states, soft-capped, cut or padded to `classes`."""
     logits = []
     for side in sorted(projected):  # "student", "teacher"
         z = projected[side]
@@ -60,7 +60,7 @@ def _floats(options: Mapping[str, Array]) -> dict[str, Array]:
 def _chunk(
     settings: Settings, needs: tuple, shared: PyTree, tokens: PyTree, valid: Array, cotangent: Array
 ) -> tuple[Array, PyTree, PyTree]:
-    """(loss [tokens], gradients by tokens, summed gradients by shared) of one chunk; what is not needed is None."""
+    """Returns the loss [tokens] of one chunk and the gradients by `tokens` and by `shared`; None where not needed."""
     hidden = {k: jnp.where(valid[:, None], h, 0) for k, h in tokens["hidden"].items()}  # NaN in padding ends here
     heads, projected = shared["head"], {}
     for side, head in heads.items():
@@ -84,15 +84,15 @@ def _chunk(
         transposed = side in settings.transposed
         d_hidden[side] = _matmul("nv,vd->nd" if transposed else "nv,dv->nd", d, heads[side])
         d_head[side] = _matmul("nv,nd->vd", d, hidden[side]) if transposed else _matmul("nd,nv->dv", hidden[side], d)
-    by_tokens = _keep({"hidden": d_hidden, "options": d_options}, needs[0])
-    by_shared = _keep({"head": d_head, "bias": d_bias, "numbers": d_numbers}, needs[1])
+    by_tokens = _needed({"hidden": d_hidden, "options": d_options}, needs[0])
+    by_shared = _needed({"head": d_head, "bias": d_bias, "numbers": d_numbers}, needs[1])
     return jnp.where(valid, values, 0), by_tokens, by_shared
 
 
-def _keep(gradients: PyTree, needs: PyTree) -> PyTree:
-    """The gradients that are needed, None for the others (integer options have none at all)."""
+def _needed(gradients: PyTree, needs: PyTree) -> PyTree:
+    """Returns the gradients that are needed, None for the others (integer options have none at all)."""
     return {
-        k: _keep(gradients.get(k, {}), n) if isinstance(n, Mapping) else (gradients[k] if n else None)
+        k: _needed(gradients.get(k, {}), n) if isinstance(n, Mapping) else (gradients[k] if n else None)
         for k, n in needs.items()
     }
 
@@ -100,7 +100,7 @@ def _keep(gradients: PyTree, needs: PyTree) -> PyTree:
 def _scan(
     settings: Settings, needs: tuple, tokens: PyTree, shared: PyTree, valid: Array, cotangent: Array
 ) -> tuple[Array, PyTree, PyTree]:
-    """_chunk over all tokens, or over those of one shard: the collectives that are left are at the end."""
+    """Runs _chunk over all tokens, or over those of one shard; collectives over shards come at the end."""
     number = valid.shape[0]
     steps = max(-(-number // settings.chunk), 1)
     size = -(-number // steps)
@@ -135,14 +135,14 @@ def _scan(
 
 
 def _varying(tree: PyTree, axes: tuple[str, ...]) -> PyTree:
-    """The same values, each device's its own: so that their gradients are summed over the devices once, by us."""
+    """Marks values as differing between devices, so that only we sum their gradients over devices, and once."""
     return jax.tree.map(lambda x: jax.lax.pcast(x, axes, to="varying"), tree) if axes else tree
 
 
 def _run(
     settings: Settings, needs: tuple, tokens: PyTree, shared: PyTree, valid: Array, cotangent: Array
 ) -> tuple[Array, PyTree, PyTree]:
-    """_scan, on every device over its tokens and classes where the settings name mesh axes."""
+    """Runs _scan; where the settings name mesh axes, on every device over its tokens and classes."""
     scan = functools.partial(_scan, settings, needs)
     if not settings.token_axes and settings.vocabulary_axis is None:
         return scan(tokens, shared, valid, cotangent)
@@ -155,13 +155,13 @@ def _run(
     }
     token_specs = jax.tree.map(lambda _: rows, tokens)
     return jax.shard_map(
-        scan, in_specs=(token_specs, specs, rows, rows), out_specs=(rows, rows, _keep(specs, needs[1]))
+        scan, in_specs=(token_specs, specs, rows, rows), out_specs=(rows, rows, _needed(specs, needs[1]))
     )(tokens, shared, valid, cotangent)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def chunked_loss(settings: Settings, tokens: PyTree, shared: PyTree, valid: Array) -> Array:
-    """The loss at every token [tokens] (0 where not valid).
+    """Computes the loss at every token [tokens] (0 where not valid).
 
     tokens: {"hidden": {side: [tokens, D]}, "options": {name: [tokens]}}, shared: {"head": {side: [D, V]}, "bias":
     {side: [V]}, "numbers": {"softcap": {side: []}, "options": {name: []}}}, valid: bool [tokens]; side is "student" or
@@ -200,7 +200,7 @@ def _backward(settings: Settings, residuals: tuple, cotangent: Any) -> tuple:
 
 
 def _map(fn: Callable, gradients: PyTree, like: PyTree, keep_none: bool = False) -> PyTree:
-    """tree.map over the gradients that are there; None stays None (no gradient)."""
+    """Maps fn over gradients and `like`; a None among the gradients stays None (unless keep_none gives it to fn)."""
     if isinstance(gradients, Mapping):
         return {k: _map(fn, g, like[k], keep_none) for k, g in gradients.items()}
     return None if gradients is None and not keep_none else fn(gradients, like)

@@ -1,4 +1,4 @@
-"""What the losses share: dtypes, shape errors, softened log-probabilities, norms that stay differentiable, pooling."""
+"""Helpers of the losses: dtypes, shape errors, softened log-probabilities, norms with finite gradients, pooling."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 
 def to_float(*arrays: Array) -> tuple[Array, ...]:
-    """Arrays in float32, or in float64 where they come in as float64."""
+    """Converts arrays to float32; those of float64 stay float64."""
     arrays = tuple(jnp.asarray(x) for x in arrays)
     return tuple(x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in arrays)
 
 
 def scalar_like(value: Array | float, like: Array) -> Array:
-    """An option (number, tracer, or array) in the dtype of `like`, so that its own dtype never changes a result."""
+    """Converts an option (number, tracer, or array) to the dtype of `like`, so that it never promotes a result."""
     return jnp.asarray(value).astype(like.dtype)
 
 
 def require_same_shape(what: str, student: Array, teacher: Array) -> None:
+    """Raises ValueError, in the name of `what`, unless the shapes are the same."""
     if student.shape != teacher.shape:
         raise ValueError(
             f"{what}: student and teacher must have the same shape, "
@@ -35,6 +36,7 @@ def require_same_shape(what: str, student: Array, teacher: Array) -> None:
 
 
 def require_same_batch(what: str, student: Array, teacher: Array) -> None:
+    """Raises ValueError unless the first axes have the same size."""
     if student.ndim == 0 or teacher.ndim == 0 or student.shape[0] != teacher.shape[0]:
         raise ValueError(
             f"{what}: student and teacher must have the same batch size, "
@@ -43,7 +45,7 @@ def require_same_batch(what: str, student: Array, teacher: Array) -> None:
 
 
 def require_maps(what: str, student: Array, teacher: Array) -> None:
-    """Both are [batch, height, width, channels] with one batch size."""
+    """Raises ValueError unless both are [batch, height, width, channels] with one batch size."""
     if student.ndim != 4 or teacher.ndim != 4:
         raise ValueError(
             f"{what}: expected maps [batch, height, width, channels], "
@@ -53,6 +55,7 @@ def require_maps(what: str, student: Array, teacher: Array) -> None:
 
 
 def require_same_channels(what: str, student: Array, teacher: Array) -> None:
+    """Raises ValueError unless the last axes have the same size."""
     if student.shape[-1] != teacher.shape[-1]:
         raise ValueError(
             f"{what}: student and teacher must have the same number of channels (a connector can map them), "
@@ -61,28 +64,28 @@ def require_same_channels(what: str, student: Array, teacher: Array) -> None:
 
 
 def flatten(x: Array) -> Array:
-    """[batch, ...] -> [batch, features]."""
+    """Reshapes [batch, ...] to [batch, features]."""
     return x.reshape(x.shape[0], -1)
 
 
 def mean_rest(x: Array) -> Array:
-    """The mean over all axes but the batch."""
+    """Computes the mean over all axes but the batch."""
     return jnp.mean(flatten(x), axis=1)
 
 
 def sum_rest(x: Array) -> Array:
-    """The sum over all axes but the batch."""
+    """Computes the sum over all axes but the batch."""
     return jnp.sum(flatten(x), axis=1)
 
 
 def over_classes(temperature: Array | float, like: Array) -> Array:
-    """A temperature that divides logits: a number, or one value for each leading position of the logits."""
+    """Returns a temperature (a number, or one value for each leading position) in a shape that divides logits."""
     temperature = scalar_like(temperature, like)
     return temperature[..., None] if temperature.ndim else temperature
 
 
 def log_probs(logits: Array, temperature: Array | float = 1.0, axis_name: str | None = None) -> Array:
-    """log softmax(logits / T) over the last axis, whose classes may be sharded over a mesh axis (in shard_map)."""
+    """Computes log softmax(logits / T) over the last axis, whose classes may be sharded over a mesh axis."""
     scaled = logits / over_classes(temperature, logits)
     if axis_name is None:
         return jax.nn.log_softmax(scaled, axis=-1)
@@ -92,17 +95,17 @@ def log_probs(logits: Array, temperature: Array | float = 1.0, axis_name: str | 
 
 
 def over_shards(partial_sum: Array, axis_name: str | None) -> Array:
-    """The sum over all classes from that over the classes of this shard."""
+    """Adds up the sums over the classes of each shard; without `axis_name` returns the sum as it is."""
     return partial_sum if axis_name is None else jax.lax.psum(partial_sum, axis_name)
 
 
 def squared(temperature: Array | float, like: Array) -> Array:
-    """T^2 in the dtype of `like`."""
+    """Computes T^2 in the dtype of `like`."""
     return scalar_like(temperature, like) ** 2
 
 
 def kl(log_p: Array, log_q: Array, axis_name: str | None = None) -> Array:
-    """KL(p, q) = sum p (log p - log q) over the last axis; classes with p = 0 (log p = -inf too) count as 0."""
+    """Computes KL(p, q) = sum p (log p - log q) over the last axis; classes with p = 0 (log p = -inf) count as 0."""
     p = jnp.exp(log_p)
     support = p > 0
     terms = p * (jnp.where(support, log_p, 0) - jnp.where(support, log_q, 0))
@@ -110,21 +113,21 @@ def kl(log_p: Array, log_q: Array, axis_name: str | None = None) -> Array:
 
 
 def safe_norm(x: Array, axis: int | tuple[int, ...] = -1, keepdims: bool = False) -> Array:
-    """The 2-norm, with gradient 0 (not NaN) where the vector is 0."""
+    """Computes the 2-norm, with gradient 0 (not NaN) where the vector is 0."""
     sq = jnp.sum(x * x, axis=axis, keepdims=keepdims)
     live = sq > 0
     return jnp.where(live, jnp.sqrt(jnp.where(live, sq, 1)), 0)
 
 
 def unit(x: Array, axis: int | tuple[int, ...] = -1, eps: float = 1e-12) -> Array:
-    """x / max(||x||, eps), and 0 with gradient 0 (not 1 / eps) where the norm is below eps."""
+    """Computes x / ||x||, and 0 with gradient 0 (not 1 / eps) where the norm is at most eps."""
     sq = jnp.sum(x * x, axis=axis, keepdims=True)
     live = sq > eps * eps
     return jnp.where(live, x / jnp.sqrt(jnp.where(live, sq, 1)), 0)
 
 
 def center(x: Array, axis: int | tuple[int, ...], mask: Array | None = None) -> Array:
-    """x minus its mean over `axis`, exactly 0 where x is constant there; `mask` (bool, of x's shape): what counts."""
+    """Computes x minus its mean over `axis`, exactly 0 where x is constant; only entries of `mask` (bool) count."""
     if mask is None:
         mask = jnp.ones(x.shape, bool)
     # The mean is taken after a constant has been removed: the mean of equal numbers is off by a rounding error, which
@@ -137,13 +140,13 @@ def center(x: Array, axis: int | tuple[int, ...], mask: Array | None = None) -> 
 
 
 def smooth_l1(difference: Array) -> Array:
-    """Huber with delta 1: d^2 / 2 below 1, |d| - 1/2 above."""
+    """Computes the Huber loss with delta 1: d^2 / 2 for |d| < 1, else |d| - 1/2."""
     size = jnp.abs(difference)
     return jnp.where(size < 1, 0.5 * difference * difference, size - 0.5)
 
 
 def row_mask(where: Array | None, batch: int, what: str) -> Array:
-    """The mask of valid rows as bool [batch]; all of them when `where` is None."""
+    """Returns the mask of valid rows as bool [batch]; with None all are valid. ValueError on another shape."""
     if where is None:
         return jnp.ones((batch,), bool)
     where = jnp.asarray(where)
@@ -153,19 +156,19 @@ def row_mask(where: Array | None, batch: int, what: str) -> Array:
 
 
 def keep_rows(x: Array, mask: Array) -> Array:
-    """Rows that are masked become 0, whatever they held (NaN too), in value and gradient."""
+    """Sets masked rows to 0 in value and gradient, whatever they held (NaN too)."""
     return jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim)), x, 0)
 
 
 def count(mask: Array, like: Array) -> Array:
-    """How many rows are valid, at least 1, as a number of the dtype of `like`."""
+    """Counts the valid rows, at least 1, in the dtype of `like`."""
     return jnp.maximum(jnp.sum(mask), 1).astype(like.dtype)
 
 
 def best_ranked(rank: Array, valid: Array, wrong_ratio: Array | float, like: Array) -> Array:
-    """bool [n]: the valid entries of rank 0, and of the others the share `wrong_ratio` of the lowest ranks (SSKD).
+    """Returns bool [n]: the valid entries of rank 0, and of the others the share `wrong_ratio` with the lowest ranks.
 
-    rank int [n] from 0, valid bool [n]; equal ranks are taken in their order; `like` has the dtype to count in.
+    rank int [n] from 0, valid bool [n]; of equal ranks the first come first; counts are in the dtype of `like`. SSKD.
     """
     right, wrong = jnp.sum(valid & (rank == 0)), jnp.sum(valid & (rank > 0))
     rank = jnp.where(valid, rank, jnp.iinfo(rank.dtype).max)
@@ -174,7 +177,7 @@ def best_ranked(rank: Array, valid: Array, wrong_ratio: Array | float, like: Arr
 
 
 def pooling_matrix(size: int, bins: int) -> np.ndarray:
-    """[bins, size]; row i averages positions floor(i size / bins) .. ceil((i + 1) size / bins) - 1."""
+    """Returns [bins, size]; row i averages positions floor(i size / bins) .. ceil((i + 1) size / bins) - 1."""
     matrix = np.zeros((bins, size))
     for i in range(bins):
         start, stop = i * size // bins, -((i + 1) * size // -bins)
@@ -183,7 +186,7 @@ def pooling_matrix(size: int, bins: int) -> np.ndarray:
 
 
 def adaptive_average_pool(x: Array, size: Sequence[int]) -> Array:
-    """[batch, height, width, channels] -> [batch, *size, channels] by overlapping bins (torch adaptive_avg_pool2d)."""
+    """Pools [batch, height, width, channels] to [batch, *size, channels] as torch's adaptive_avg_pool2d does."""
     for axis, bins in zip((1, 2), size, strict=True):
         if x.shape[axis] != bins:
             matrix = jnp.asarray(pooling_matrix(x.shape[axis], bins), x.dtype)
@@ -192,6 +195,6 @@ def adaptive_average_pool(x: Array, size: Sequence[int]) -> Array:
 
 
 def pool_to_smaller(a: Array, b: Array) -> tuple[Array, Array]:
-    """Two maps at the smaller height and the smaller width of both."""
+    """Pools two maps to the smaller height and the smaller width of both."""
     size = (min(a.shape[1], b.shape[1]), min(a.shape[2], b.shape[2]))
     return adaptive_average_pool(a, size), adaptive_average_pool(b, size)

@@ -1,4 +1,4 @@
-"""Arguments of the losses in vocabulary.py: heads, shapes, options, mesh axes, read once and checked."""
+"""Reads and checks the arguments of the losses in vocabulary.py: heads, shapes, options, mesh axes."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ class OutputHead(NamedTuple):
 
 
 def read_head(name: str, side: str, head: Head, bias: Array | None, transposed: bool) -> OutputHead:
+    """Returns the head from a matrix or the parameters of a Dense or Embed layer; ValueError for anything else."""
     if isinstance(head, Mapping):
         keys = set(head)
         if keys not in ({"kernel"}, {"kernel", "bias"}, {"embedding"}) or (bias is not None and "bias" in keys):
@@ -44,7 +45,7 @@ def read_head(name: str, side: str, head: Head, bias: Array | None, transposed: 
 
 
 def check_shapes(name: str, hidden: Mapping[str, Array], heads: Mapping[str, OutputHead]) -> dict[str, int]:
-    """{side: number of classes}, if all fits."""
+    """Returns {side: number of classes}; raises ValueError where hidden states, heads and biases do not fit."""
     for side, head in heads.items():
         shape, width = hidden[side].shape, head.shape[0]
         if not shape or shape[-1] != width:
@@ -63,7 +64,7 @@ def check_shapes(name: str, hidden: Mapping[str, Array], heads: Mapping[str, Out
 
 
 def common_classes(name: str, sizes: Mapping[str, int], how: str) -> int:
-    """How many classes are compared, where one side may have more than the other."""
+    """Returns how many classes are compared; `how` says what happens where one side has more than the other."""
     if how not in ("same", "slice", "pad"):
         raise ValueError(f'{name}: vocabulary must be "same", "slice" or "pad", got {how!r}')
     if how == "same" and len(set(sizes.values())) > 1:
@@ -78,7 +79,10 @@ def common_classes(name: str, sizes: Mapping[str, int], how: str) -> int:
 def mesh_axes_here(
     name: str, token_axes: tuple[str, ...], vocabulary_axis: str | None
 ) -> tuple[tuple[str, ...], str | None]:
-    """Those of more than one device in the mesh of jax.set_mesh, and not in a shard_map around us."""
+    """Returns those of the axes that jax.set_mesh's mesh has, and that no surrounding shard_map has taken.
+
+    Token axes of one device are left out. Raises ValueError for a vocabulary axis that is not there.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     free = {a: n for a, n in mesh.shape.items() if a not in mesh.manual_axes}
     if mesh.empty:  # one device, or shapes that are only checked
@@ -93,7 +97,7 @@ def mesh_axes_here(
 def heads_to_shard(
     name: str, heads: Mapping[str, OutputHead], sizes: Mapping[str, int], classes: int, axis: str
 ) -> dict[str, OutputHead]:
-    """The heads cut to the same classes, so that a device's classes are those of both."""
+    """Cuts both heads to the same classes, so that a device has the same classes of both."""
     ways = jax.sharding.get_abstract_mesh().shape[axis]
     if classes % ways or min(sizes.values()) < classes:
         raise ValueError(
@@ -113,7 +117,7 @@ def heads_to_shard(
 def split_options(
     name: str, options: Mapping[str, Array | float], leading: tuple[int, ...]
 ) -> tuple[dict[str, Array], dict[str, Array]]:
-    """(numbers, those that have a value for every token [tokens])."""
+    """Splits options into {name: number} and {name: [tokens]}; ValueError on other shapes."""
     numbers, by_token = {}, {}
     for key, value in options.items():
         value = jnp.asarray(value)
@@ -129,7 +133,7 @@ def split_options(
 
 
 def valid_tokens(name: str, where: Array | None, leading: tuple[int, ...]) -> Array:
-    """bool [tokens]"""
+    """Returns bool [tokens] from `where`, which may have only the first of the leading axes; None: all are valid."""
     if where is None:
         return jnp.ones(math.prod(leading), bool)
     where = jnp.asarray(where)

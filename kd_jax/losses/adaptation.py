@@ -11,11 +11,11 @@ Array = jax.Array
 
 
 def information_loss(logits: Array, *, where: Array | None = None) -> Array:
-    """H(p_i) - H(mean_j p_j), p = softmax(logits): minus the information between input and class, as a mean over rows.
+    """H(p_i) - H(mean_j p_j), p = softmax(logits); the mean over rows is minus the information of input and class.
 
-    Each answer should be certain, and all classes should be answered alike often. logits [batch, classes], where bool
-    [batch]; returns [batch], 0 where masked; the least possible mean is -log(classes). Raises ValueError on other
-    shapes. As in Liang, Hu, Feng, "Do We Really Need to Access the Source Data? Source Hypothesis Transfer for
+    It is low where each prediction is certain and all classes are predicted equally often; the least possible mean is
+    -log(classes). logits [batch, classes], where bool [batch]; returns [batch], 0 where masked. Raises ValueError on
+    other shapes. As in Liang, Hu, Feng, "Do We Really Need to Access the Source Data? Source Hypothesis Transfer for
     Unsupervised Domain Adaptation" (SHOT), 2020, arXiv 2002.08546, and DINE, 2022, arXiv 2104.01539.
     """
     if logits.ndim != 2:

@@ -89,9 +89,9 @@ def wasserstein_discriminator_loss(fake: Array, real: Array) -> Array:
 
 
 def gradient_penalty(score: Callable[[Array], Array], at: Array, *, centre: Array | float = 1.0) -> Array:
-    """(||d score(x) / dx||_2 - centre)^2 at x = `at`, over all that an example has.
+    """(||d score(x) / dx||_2 - centre)^2 at x = `at`, the norm over all features of an example.
 
-    score: [batch, ...] -> [batch, ...] (averaged over patches), an example's own score depending on no other example;
+    score: [batch, ...] -> [batch, ...] (averaged over patches), where an example's score depends on no other example;
     at [batch, ...]; returns [batch], differentiable in what `score` closes over. centre 1 between real and fake:
     Gulrajani, Ahmed, Arjovsky, Dumoulin, Courville, "Improved Training of Wasserstein GANs", 2017, arXiv 1704.00028;
     centre 0 on the real: R1 of Mescheder, Geiger, Nowozin, "Which Training Methods for GANs do actually Converge?",

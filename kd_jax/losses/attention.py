@@ -34,17 +34,17 @@ def _token_mask(mask: Array | None, batch: int, length: int, what: str) -> Array
 
 
 def _token_mean(values: Array, mask: Array) -> Array:
-    """The mean of values [batch, length] over the real tokens of each example; 0 where there are none."""
+    """Computes the mean of values [batch, length] over the real tokens of each example; 0 where there are none."""
     number = jnp.maximum(jnp.sum(mask, axis=1), 1).astype(values.dtype)
     return jnp.sum(jnp.where(mask, values, 0), axis=1) / number
 
 
 def attention_score_loss(student: Array, teacher: Array, *, mask: Array | None = None) -> Array:
-    """mean of (s - t)^2 of attention SCORES (before the softmax); scores <= -100 (masked keys) count as 0 on both
-    sides.
+    """mean of (s - t)^2 of attention SCORES (before the softmax).
 
     Both [batch, heads, queries, keys] of one shape; mask bool [batch, length] keeps real queries and keys of
-    self-attention; ValueError otherwise; returns [batch]. Without `mask`, padding queries count, as published.
+    self-attention; ValueError otherwise; returns [batch]. Scores <= -100 (masked keys) count as 0 on both sides.
+    Without `mask`, padding queries count, as published.
     Jiao, Yin, Shang, Jiang, Chen, Li, Wang, Liu, "TinyBERT: Distilling BERT for Natural Language Understanding", 2019,
     arXiv 1909.10351.
     """
@@ -78,8 +78,7 @@ def hidden_state_loss(student: Array, teacher: Array, *, mask: Array | None = No
 def cosine_embedding_loss(
     student: Array, teacher: Array, *, mask: Array | None = None, where: Array | None = None
 ) -> Array:
-    """1 - cos(s, t) of each token's state, cos = s.t / sqrt((|s|^2 + 1e-12)(|t|^2 + 1e-12)), averaged over all real
-    tokens.
+    """mean over real tokens of 1 - cos(s, t), cos = s.t / sqrt((|s|^2 + 1e-12)(|t|^2 + 1e-12)).
 
     Both [batch, width] or [batch, length, width] of one shape, mask bool [batch, length], where bool [batch];
     ValueError otherwise; returns [batch]. The published mean is over the tokens of the batch, so examples weigh by
@@ -107,8 +106,9 @@ def cosine_embedding_loss(
 
 
 def _relation_kl(student: Array, teacher: Array, tokens: Array) -> Array:
-    """Mean over heads and real queries of KL(softmax t, softmax s) over real keys; scores [batch, heads, length,
-    length].
+    """Computes the mean over heads and real queries of KL(softmax t, softmax s) over real keys.
+
+    Scores are [batch, heads, length, length], tokens bool [batch, length]; returns [batch].
     """
 
     def log_relation(scores: Array) -> Array:
@@ -134,7 +134,7 @@ def attention_relation_loss(student: Array, teacher: Array, *, mask: Array | Non
 
 
 def _self_scores(x: Array) -> Array:
-    """x x' / sqrt(d) for x [batch, heads, length, d]."""
+    """Computes x x' / sqrt(d) for x [batch, heads, length, d]."""
     return einsum("bhqd,bhkd->bhqk", x, x) / x.shape[-1] ** 0.5
 
 
@@ -155,13 +155,13 @@ def value_relation_loss(student: Array, teacher: Array, *, mask: Array | None = 
 
 
 def self_relation_loss(student: Array, teacher: Array, *, relation_heads: int, mask: Array | None = None) -> Array:
-    """mean over relation heads and queries of KL(softmax t, softmax s) of X X' / sqrt(d_r), X re-split into relation
-    heads.
+    """mean over relation heads and queries of KL(softmax t, softmax s) of X X' / sqrt(d_r).
 
-    X are queries, keys or values of all heads side by side: [batch, length, width] or [batch, length, heads, d]; widths
-    may differ but must be multiples of relation_heads; mask bool [batch, length]; ValueError otherwise; returns
-    [batch]. Wang, Bao, Huang, Dong, Wei, "MiniLMv2: Multi-Head Self-Attention Relation Distillation for Compressing
-    Pretrained Transformers", 2020, arXiv 2012.15828. One relation; the published loss sums those of Q, K and V.
+    X are queries, keys or values of all heads side by side, split into relation heads of width d_r: [batch, length,
+    width] or [batch, length, heads, d]. Widths may differ but must be multiples of relation_heads; mask bool [batch,
+    length]; ValueError otherwise; returns [batch]. Wang, Bao, Huang, Dong, Wei, "MiniLMv2: Multi-Head Self-Attention
+    Relation Distillation for Compressing Pretrained Transformers", 2020, arXiv 2012.15828. One relation; the published
+    loss sums those of Q, K and V.
     """
     s, t = to_float(student, teacher)
     if s.ndim < 3 or t.ndim < 3 or s.shape[:2] != t.shape[:2]:

@@ -1,4 +1,4 @@
-"""Published methods that are more than one loss of this library: in the argument order of a Term (inputs, targets)."""
+"""Published methods made of several losses of this library, with arguments in the order of a Term: inputs, targets."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from kd_jax.types import Array, Memory
 
 
 def _teacher_labels_where_none(loss: Callable[..., Array]) -> Callable[..., Array]:
-    """The loss with the teacher's class as label of an example that has none (-1), for transfer sets."""
+    """Returns the loss with the teacher's predicted class as the label where there is none (-1), for transfer sets."""
 
     @functools.wraps(loss)
     def with_labels(student: Array, teacher: Array, labels: Array, **options: Any) -> Array:
@@ -66,9 +66,9 @@ def standardized_kd_loss(student: Array, teacher: Array, *, temperature: Array |
 def curriculum_kd_loss(
     student: Array, raw: Array, teacher: Array, *, start: float = 1.0, end: float = 20.0, strength: Array | float = 1.0
 ) -> Array:
-    """kd_loss at a learned temperature; `raw` (a number) is trained to make it larger (CTKD, arXiv 2211.16231).
+    """kd_loss at T = learned_temperature(raw); `raw`, a number, is trained to make the loss larger.
 
-    Logits [batch, classes]; returns [batch]. The connector `learned_scalar` holds `raw`.
+    Logits [batch, classes]; returns [batch]. The connector `learned_scalar` holds `raw`. CTKD, arXiv 2211.16231.
     """
     return kd_loss(student, teacher, temperature=learned_temperature(raw, start=start, end=end, strength=strength))
 
@@ -86,8 +86,8 @@ def review_kd_loss(*maps: Array) -> Array:
 def top_classes_loss(student: Array, teacher: Array, *, k: int = 5, temperature: Array | float = 4.0) -> Array:
     """topk_kd_loss with the k most likely classes of the teacher, all others in one bucket, both sides at T.
 
-    Logits [..., classes] of one shape, ValueError otherwise; returns [...]. k is cut off at the number of classes.
-    What a cache of k classes holds.
+    Logits [..., classes] of one shape, ValueError otherwise; returns [...]. k is cut off at the number of classes. It
+    is the loss on a cache that holds k classes.
     """
     require_same_shape("top_classes_loss", student, teacher)
     (teacher,) = to_float(teacher)
@@ -151,7 +151,7 @@ def overhaul_batch_loss(student: Array, teacher: Array) -> Array:
 
 
 def negative_rows(step: Array, batch: int, rows: int, count: int) -> Array:
-    """Row numbers [batch, count] drawn from the step alone, so that a resumed run draws the same."""
+    """Draws row numbers [batch, count] that depend on the step alone, so that a resumed run draws the same."""
     return jax.random.randint(jax.random.fold_in(jax.random.key(0), step), (batch, count), 0, rows)
 
 
@@ -166,18 +166,19 @@ def contrastive_memory_loss(
     temperature: float = 0.07,
     where: Array | None = None,
 ) -> Array:
-    """contrastive_representation_loss against the memory banks (CRD, arXiv 1910.10699); embeddings [batch, width].
+    """contrastive_representation_loss against the memory banks of `contrastive_memory` (CRD, arXiv 1910.10699).
 
-    `memory` is that of `contrastive_memory`. Negatives are drawn from all examples, with replacement, so about one in
-    (number of classes) shares the label; the authors draw them from other classes, which needs labels of all.
+    student, teacher [batch, width], where bool [batch]; returns [batch]. Negatives are drawn with replacement from all
+    examples, so that about one in (number of classes) has the same label; the authors draw them from other classes,
+    which needs the labels of all.
     """
     rows = negative_rows(step, student.shape[0], memory["student"].shape[0], negatives)
     options = dict(index=index, negatives=rows, temperature=temperature, where=where)
     constants = {}
     for side, anchor, bank in (("student", student, memory["teacher"]), ("teacher", teacher, memory["student"])):
         fresh = contrastive_constant(anchor, bank, index, rows, temperature=temperature, where=where)
-        kept = memory[f"{side}_constant"]
-        constants[f"{side}_constant"] = jnp.where(kept > 0, kept, fresh)
+        stored = memory[f"{side}_constant"]
+        constants[f"{side}_constant"] = jnp.where(stored > 0, stored, fresh)
     return contrastive_representation_loss(
         student, teacher, student_bank=memory["student"], teacher_bank=memory["teacher"], **constants, **options
     )
@@ -191,9 +192,9 @@ def contrastive_memory(
     negatives: int = 512,
     temperature: float = 0.07,
 ) -> Memory:
-    """Returns the banks of `contrastive_memory_loss` for `examples` of training: {student, teacher} [examples, width].
+    """Returns the memory of `contrastive_memory_loss`: banks {student, teacher} [examples, width] and the constants.
 
-    The term reads them at the path "memory".
+    `examples` is the size of the training set. The term reads its memory at the path "memory".
     """
     edge = (width / 3) ** -0.5
     keys = jax.random.split(jax.random.key(0))
@@ -208,8 +209,8 @@ def contrastive_memory(
         new = dict(memory)
         for side, anchor, bank in (("student", student, memory["teacher"]), ("teacher", teacher, memory["student"])):
             fresh = contrastive_constant(anchor, bank, index, rows, temperature=temperature)
-            kept = memory[f"{side}_constant"]
-            new[f"{side}_constant"] = jnp.where(kept > 0, kept, fresh)
+            stored = memory[f"{side}_constant"]
+            new[f"{side}_constant"] = jnp.where(stored > 0, stored, fresh)
             new[side] = update_memory_bank(memory[side], anchor, index, momentum=momentum)
         return new
 

@@ -1,7 +1,7 @@
-"""Losses on made-up images: what a generator, or the pixels themselves, are trained on when there are no real ones.
+"""Losses on made-up images, which train a generator, or the pixels themselves, where there are no real images.
 
-Here the teacher's answer is differentiated, towards the images that caused it. All return [batch]; those that
-describe a batch as a whole return their one value for every example, so that the mean is that value.
+Gradients go through the teacher to the images. All return [batch]; those that describe a batch as a whole return their
+one value for every example, so that the mean is that value.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Array = jax.Array
 
 
 def _absolute(x: Array) -> Array:
-    """|x| with gradient 0 at 0, where that of jnp.abs is 1."""
+    """Computes |x| with gradient 0 at 0, where that of jnp.abs is 1."""
     return x * jnp.sign(x)
 
 
@@ -42,7 +42,7 @@ def disagreement_loss(student_logits: Array, teacher_logits: Array) -> Array:
 
 
 def one_hot_loss(logits: Array) -> Array:
-    """-log max_c softmax(logits)_c: cross-entropy with the network's own answer, so images become unambiguous.
+    """-log max_c softmax(logits)_c: cross-entropy with the predicted class, so that images become unambiguous.
 
     logits [batch, classes]; returns [batch]. The first of three losses of Chen, Wang, Xu, Yang, Liu, Shi, Xu, Xu,
     Tian, "Data-Free Learning of Student Networks" (DAFL), 2019, arXiv 1904.01186.
@@ -75,7 +75,7 @@ def information_entropy_loss(logits: Array, *, where: Array | None = None) -> Ar
 
 
 def batch_norm_statistics_loss(features: Array, mean: Array, var: Array, *, where: Array | None = None) -> Array:
-    """||mean_batch(f) - mean||_2 + ||var_batch(f) - var||_2: the batch looks to BatchNorm as its training data did.
+    """||mean_batch(f) - mean||_2 + ||var_batch(f) - var||_2: the batch has the statistics of the training data.
 
     features [batch, ..., channels] before the BatchNorm, mean and var [channels] as it has stored them, where [batch];
     returns [batch], one value for all. ValueError on other shapes. The variance is biased, as BatchNorm's own. Yin,
@@ -91,9 +91,9 @@ def batch_norm_statistics_loss(features: Array, mean: Array, var: Array, *, wher
     mask = row_mask(where, features.shape[0], "batch_norm_statistics_loss")
     flat = keep_rows(features.reshape(features.shape[0], -1, features.shape[-1]), mask)
     number = count(mask, flat) * flat.shape[1]
-    found = jnp.sum(flat, axis=(0, 1)) / number
-    spread = jnp.sum(keep_rows(flat - found[None, None], mask) ** 2, axis=(0, 1)) / number
-    return jnp.full(features.shape[:1], safe_norm(found - mean) + safe_norm(spread - var))
+    center = jnp.sum(flat, axis=(0, 1)) / number
+    spread = jnp.sum(keep_rows(flat - center[None, None], mask) ** 2, axis=(0, 1)) / number
+    return jnp.full(features.shape[:1], safe_norm(center - mean) + safe_norm(spread - var))
 
 
 def image_variation_loss(images: Array) -> Array:

@@ -37,7 +37,7 @@ def channel_wise_loss(student: Array, teacher: Array, *, temperature: Array | fl
 
 
 def _affinity(x: Array, scale: float) -> Array:
-    """Cosines between the max-pooled regions of a map: [batch, regions, regions]; norms are detached."""
+    """Computes the cosines [batch, regions, regions] of the max-pooled regions of a map; norms are detached."""
     patch = tuple(max(int(size * scale), 1) for size in x.shape[1:3])
     # The last window may hang over the edge (ceil_mode).
     pads = [(0, -size % width) for size, width in zip(x.shape[1:3], patch, strict=True)]
@@ -50,13 +50,12 @@ def _affinity(x: Array, scale: float) -> Array:
 
 
 def pairwise_affinity_loss(student: Array, teacher: Array, *, scale: float = 0.5) -> Array:
-    """mean over pairs of regions of (a_s - a_t)^2, a = cosines of regions, which are maxima over patches of size *
-    scale.
+    """mean over pairs of regions of (a_s - a_t)^2, a = cosine of the two, a region = the maxima over a patch.
 
-    Maps [batch, height, width, channels] of one height and width, channels may differ, ValueError otherwise; returns
-    [batch]. `scale` is static. The last patch may be cut off (ceil). Norms are detached, as published. Liu, Chen, Liu,
-    Qin, Luo, Wang, "Structured Knowledge Distillation for Semantic Segmentation", 2019, arXiv 1903.04197. A dead region
-    has cosine 0 with gradient 0 (published: 1e8).
+    A patch has `scale` (static) times the map's height and width; the last may be cut off (ceil). Maps [batch, height,
+    width, channels] of one height and width, channels may differ, ValueError otherwise; returns [batch]. Norms are
+    detached, as published. Liu, Chen, Liu, Qin, Luo, Wang, "Structured Knowledge Distillation for Semantic
+    Segmentation", 2019, arXiv 1903.04197. A dead region has cosine 0 with gradient 0 (published: 1e8).
     """
     s, t = to_float(student, teacher)
     require_maps("pairwise_affinity_loss", s, t)

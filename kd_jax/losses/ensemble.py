@@ -2,7 +2,7 @@
 
 Teachers come as further arguments, fn(student, teacher_1, teacher_2, ...), each [..., classes], or stacked as one
 [teachers, ..., classes]; all must have the student's shape (ValueError otherwise). All return [...], the student's
-leading shape. Softened by T, times T^2.
+leading shape. A divergence at T is multiplied by T^2.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Array = jax.Array
 
 
 def _inputs(what: str, student_logits: Array, teachers: tuple[Array, ...]) -> tuple[Array, Array]:
-    """The student [..., classes] and the teachers [teachers, ..., classes]."""
+    """Returns the student [..., classes] and the teachers [teachers, ..., classes]."""
     (s,) = to_float(student_logits)
     if len(teachers) == 1 and isinstance(teachers[0], (list, tuple)):
         teachers = tuple(teachers[0])
@@ -32,7 +32,7 @@ def _inputs(what: str, student_logits: Array, teachers: tuple[Array, ...]) -> tu
 
 
 def _divergences(s: Array, t: Array, temperature: Array | float) -> Array:
-    """T^2 KL(p_k, p_s) for each teacher k: [teachers, ...]."""
+    """Computes T^2 KL(p_k, p_s) for each teacher k: [teachers, ...]."""
     log_s = log_probs(s, temperature)
     # A loop: teachers are few, and under vmap XLA's CPU backend is about 5 times slower.
     return squared(temperature, s) * jnp.stack([kl(log_probs(z, temperature), log_s) for z in t])
@@ -90,8 +90,7 @@ def entropy_weighted_loss(student_logits: Array, *teacher_logits: Array, tempera
 def confidence_weighted_loss(
     student_logits: Array, *teacher_logits: Array, labels: Array, temperature: Array | float = 4.0
 ) -> Array:
-    """1/K sum_k w_k T^2 KL(p_k, p_s), w_k = (1 - softmax_k CE_k) / (K - 1), CE the teachers' cross-entropies with the
-    label.
+    """1/K sum_k w_k T^2 KL(p_k, p_s), w_k = (1 - softmax_k CE_k) / (K - 1), CE_k of teacher k with the label.
 
     Shapes and errors: see the module; labels int [...] (-1 gives a finite value without meaning), at least two
     teachers. Zhang, Chen, Wang, "Confidence-Aware Multi-Teacher Knowledge Distillation" (CA-MKD), 2021, arXiv

@@ -1,8 +1,8 @@
-"""Losses on intermediate values: the student sees what the teacher sees.
+"""Losses on intermediate values: the student's features become those of the teacher.
 
-Maps are [batch, height, width, channels]; values are one an example, [batch]. What brings the student to the teacher's
-shape (regressor, paraphraser, fusion block, reused classifier) is a connector. SimKD is `feature_hint_loss` behind its
-connector, MGD is `feature_sum_loss` behind its own.
+Maps are [batch, height, width, channels]; all return [batch]. A connector (regressor, paraphraser, fusion block, reused
+classifier) brings the student to the teacher's shape. SimKD is `feature_hint_loss` behind its connector, MGD is
+`feature_sum_loss` behind its own.
 """
 
 from __future__ import annotations
@@ -77,13 +77,13 @@ def feature_sum_loss(student: Array, teacher: Array) -> Array:
 
 
 def attention_transfer_loss(student: Array, teacher: Array, *, p: float = 2) -> Array:
-    """mean over positions of (n2(flat mean_C |s|^p) - n2(flat mean_C |t|^p))^2, the larger map pooled to the smaller
-    first.
+    """mean over positions of (n2(flat mean_C |s|^p) - n2(flat mean_C |t|^p))^2.
 
-    Maps [batch, height, width, channels]; sizes and channels may differ; returns [batch]. Raises ValueError on other
-    ranks or batch sizes. Zagoruyko, Komodakis, "Paying More Attention to Attention", 2017, arXiv 1612.03928.
-    As the authors' code: the mean of squares (the paper takes the norm of the difference). |s|^p where they write s^p:
-    the same for even p. A dead map counts as an attention map of zeros, with gradient 0.
+    Maps [batch, height, width, channels]; channels may differ, and the larger map is pooled to the size of the smaller;
+    returns [batch]. Raises ValueError on other ranks or batch sizes. Zagoruyko, Komodakis, "Paying More Attention to
+    Attention", 2017, arXiv 1612.03928. As the authors' code: the mean of squares (the paper takes the norm of the
+    difference). |s|^p where they write s^p: the same for even p. A dead map counts as an attention map of zeros, with
+    gradient 0.
     """
     s, t = to_float(student, teacher)
     require_maps("attention_transfer_loss", s, t)
@@ -168,17 +168,16 @@ def variational_information_loss(predicted_mean: Array, teacher: Array, raw_scal
 
 
 def variational_connector_loss(predicted_mean: Array, raw_scale: Array, teacher: Array) -> Array:
-    """variational_information_loss in the order in which a Term passes: what its connector returns, then the target."""
+    """variational_information_loss with the arguments in the order of a Term: the connector's outputs, the target."""
     return variational_information_loss(predicted_mean, teacher, raw_scale)
 
 
 def hierarchical_context_loss(student: Array, teacher: Array) -> Array:
-    """[MSE + sum_l w_l MSE of the maps pooled to l x l] / (1 + sum_l w_l), l = 4, 2, 1 below the height, w = 1/2, 1/4,
-    1/8.
+    """[MSE + sum_l w_l MSE of the maps pooled to l x l] / (1 + sum_l w_l), l = 4, 2, 1, w = 1/2, 1/4, 1/8.
 
     Maps [batch, height, width, channels] of one shape, ValueError otherwise; returns [batch]. Chen, Liu, Zhao, Jia,
-    "Distilling Knowledge via Knowledge Review" (ReviewKD), 2021, arXiv 2104.09044. As the authors' code, a level that
-    is skipped (l >= height) does not halve the weight: at height 4, w is 1/2 for l = 2.
+    "Distilling Knowledge via Knowledge Review" (ReviewKD), 2021, arXiv 2104.09044. As the authors' code, levels
+    l >= height are skipped and do not halve the weight: at height 4, w is 1/2 for l = 2.
     """
     s, t = to_float(student, teacher)
     require_maps("hierarchical_context_loss", s, t)
@@ -194,12 +193,11 @@ def hierarchical_context_loss(student: Array, teacher: Array) -> Array:
 
 
 def class_attention_loss(student: Array, teacher: Array, *, resolution: int = 2, normalize: bool = True) -> Array:
-    """mean of (n2(a_s) - n2(a_t))^2, a = class activation maps pooled to resolution x resolution, n2 over the
-    positions.
+    """mean of (n2(a_s) - n2(a_t))^2, a = class activation maps pooled to resolution x resolution.
 
-    Maps [batch, height, width, classes] with equal classes, sizes may differ, ValueError otherwise; returns [batch].
-    Guo, Yan, Li, Lin, "Class Attention Transfer Based Knowledge Distillation" (CAT-KD), 2023, arXiv 2304.12777.
-    A dead map is 0 with gradient 0.
+    n2 is over the positions of a class. Maps [batch, height, width, classes] with equal classes, sizes may differ,
+    ValueError otherwise; returns [batch]. Guo, Yan, Li, Lin, "Class Attention Transfer Based Knowledge Distillation"
+    (CAT-KD), 2023, arXiv 2304.12777. A dead map is 0 with gradient 0.
     """
     s, t = to_float(student, teacher)
     require_maps("class_attention_loss", s, t)
@@ -228,14 +226,13 @@ def inter_channel_loss(student: Array, teacher: Array) -> Array:
 
 
 def pearson_feature_loss(student: Array, teacher: Array, *, where: Array | None = None) -> Array:
-    """mean of 1/2 (z_s - z_t)^2, z = (x - mean) / (std + 1e-6) for each channel over batch and positions (divisor n -
-    1).
+    """mean of 1/2 (z_s - z_t)^2, z = (x - mean) / (std + 1e-6) for each channel over batch and positions.
 
-    Maps [batch, height, width, channels] with equal channels, where bool [batch], ValueError otherwise; returns
-    [batch], 0 where masked. Cao, Zhang, Gao, Cheng, Cheng, Cheng, "PKD: General Distillation Framework for Object
-    Detectors via Pearson Correlation Coefficient", 2022, arXiv 2207.02039. Sizes may differ: the larger map is
-    average-pooled to the smaller (mmrazor resizes bilinearly). A constant channel is 0 with gradient 0 (published:
-    1e6).
+    The divisor of std is n - 1. Maps [batch, height, width, channels] with equal channels, where bool [batch],
+    ValueError otherwise; returns [batch], 0 where masked. Cao, Zhang, Gao, Cheng, Cheng, Cheng, "PKD: General
+    Distillation Framework for Object Detectors via Pearson Correlation Coefficient", 2022, arXiv 2207.02039. Sizes may
+    differ: the larger map is average-pooled to the smaller (mmrazor resizes bilinearly). A constant channel is 0 with
+    gradient 0 (published: 1e6).
     """
     s, t = to_float(student, teacher)
     require_maps("pearson_feature_loss", s, t)

@@ -21,14 +21,14 @@ def local_structure_loss(
     scale: Array | float = 100.0,
     kernel: str = "rbf",
 ) -> Array:
-    """KL(P_i(teacher), P_i(student)), P_ij = softmax over the neighbours j of i of k(x_i, x_j); 0 for a lonely node.
+    """KL(P_i(teacher), P_i(student)), P_ij = softmax over the neighbours j of node i of k(x_i, x_j).
 
     student [nodes, ...], teacher [nodes, ...] (flattened, widths may differ), senders and receivers int [edges]: the j
-    and the i of each edge, in any order; returns [nodes]. k(x, y) is exp(-||x - y||^2 / scale) ("rbf"),
-    ||x - y||^2 / scale ("euclidean") or x . y / scale ("linear"). Raises ValueError on other numbers of nodes and
-    kernels. Yang, Qiu, Song, Tao, Wang, "Distilling Knowledge from Graph Convolutional Networks" (LSP), 2020, arXiv
-    2003.10477: its formulas, and the scale and the direction of KL of the authors' code, whose "rbf" has the 1-norm in
-    it.
+    and the i of each edge, in any order; returns [nodes], 0 for a node without neighbours. k(x, y) is
+    exp(-||x - y||^2 / scale) ("rbf"), ||x - y||^2 / scale ("euclidean") or x . y / scale ("linear"). Raises ValueError
+    for differing numbers of nodes and an unknown kernel. Yang, Qiu, Song, Tao, Wang, "Distilling Knowledge from Graph
+    Convolutional Networks" (LSP), 2020, arXiv 2003.10477. The formulas are the paper's; scale and direction of KL are
+    those of the authors' code, whose "rbf" has the 1-norm in it.
     """
     what = "local_structure_loss"
     if kernel not in KERNELS:

@@ -1,4 +1,4 @@
-"""Losses on logits of which only some classes count: those of a task, those seen so far, those of the tasks before."""
+"""Losses on the logits of some of the classes: those of one task, of all tasks so far, or of the earlier tasks."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ def rival_cross_entropy_loss(logits: Array, labels: Array, rivals: Array) -> Arr
     """-log softmax(z over the classes that rival the label)[label].
 
     logits [batch, classes], labels int [batch] (-1 gives a finite value without meaning: mask it outside), rivals bool
-    [classes, classes], row c True at the classes that an example of class c is told from, c among them. ValueError on
-    other shapes; returns [batch]. One row for all classes: a single head that grows with the classes seen; the classes
-    of the label's own task: a head for each task (van de Ven, Tolias, "Three scenarios for continual learning", 2019,
-    arXiv 1904.07734).
+    [classes, classes]: row c is True at the classes that an example of class c is told from, and at c. ValueError on
+    other shapes; returns [batch]. Equal rows make one head that grows with the classes; rows of the label's task make a
+    head for each task (van de Ven, Tolias, "Three scenarios for continual learning", 2019, arXiv 1904.07734).
     """
     (logits,) = to_float(logits)
     labels = require_labels("rival_cross_entropy_loss", labels, logits)
@@ -37,9 +36,9 @@ def grouped_kd_loss(
     """sum over groups g of T^2 KL(softmax(t_g / T), softmax(s_g / T)), z_g the logits of the classes of g.
 
     Logits [batch, classes] of one shape, groups bool [groups, classes]; a group without a class counts 0. ValueError on
-    other shapes; returns [batch]. With the heads of the tasks before as groups it is the distillation of Li, Hoiem,
-    "Learning without Forgetting" (LwF), 2016, arXiv 1606.09282, as a divergence (theirs is the cross-entropy, the same
-    gradient) and with T^2, so that the weight does not depend on T.
+    other shapes; returns [batch]. With the heads of earlier tasks as groups it is the distillation of Li, Hoiem,
+    "Learning without Forgetting" (LwF), 2016, arXiv 1606.09282. Theirs is the cross-entropy, with the same gradient,
+    and has no T^2, which makes the weight independent of T.
     """
     s, t = to_float(student_logits, teacher_logits)
     require_same_shape("grouped_kd_loss", s, t)

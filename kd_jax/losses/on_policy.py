@@ -19,17 +19,17 @@ def sequence_reverse_kl_loss(
     mix: Array | float = 0.2,
     long: Array | float = 1.0,
 ) -> Array:
-    """w_t KL(q_t, p_t) a token, with the gradient of the reverse KL of whole sequences that q sampled.
+    """w_t KL(q_t, p_t) for each token, with the gradient of the reverse KL of whole sequences that q sampled.
 
-    Logits [batch, length, vocabulary] of one shape, ValueError otherwise; labels int [batch, length] are the sampled
-    tokens, -1 where none is counted; returns [batch, length]. q student, p teacher. The gradient is
-    w_t [grad KL(q_t, p_t) - long R_{t+1} grad log q(y_t)], R_{t+1} = mean over counted t' > t of log p(y_t') / q(y_t'):
-    the exact part of the next token and the policy gradient of all later ones, normalised by their number. Where tokens
-    were sampled from mix p + (1 - mix) q, w_t = q(y_t) / (mix p(y_t) + (1 - mix) q(y_t)), detached. `long` = 0 leaves
-    the policy gradient out. Gu, Dong, Wei, Huang, "MiniLLM: Knowledge Distillation of Large Language Models", 2023,
-    arXiv 2306.08543, equations 4 to 7. Not here: the authors' code takes several clipped updates (PPO) on one sample
-    and clips rewards; a step here is one update on a fresh sample. The language modelling loss on other text is a term
-    of its own.
+    q is the student, p the teacher. Logits [batch, length, vocabulary] of one shape, ValueError otherwise; labels int
+    [batch, length] are the sampled tokens, -1 where none counts; returns [batch, length]. The gradient is
+        w_t [grad KL(q_t, p_t) - long R_{t+1} grad log q(y_t)],
+    R_{t+1} = mean over counted t' > t of log p(y_t') / q(y_t'): exact for the next token, and the policy gradient of
+    all later ones, normalised by their number; `long` = 0 leaves that out. w_t = q(y_t) / (mix p(y_t) + (1 - mix)
+    q(y_t)), detached, is for tokens that were sampled from mix p + (1 - mix) q.
+    Gu, Dong, Wei, Huang, "MiniLLM: Knowledge Distillation of Large Language Models", 2023, arXiv 2306.08543, equations
+    4 to 7. The authors' code takes several clipped updates (PPO) on one sample and clips rewards; here a step is one
+    update on a fresh sample. Their language modelling loss on other text is a term of its own.
     """
     s, t = to_float(student_logits, teacher_logits)
     require_same_shape("sequence_reverse_kl_loss", s, t)
@@ -47,5 +47,5 @@ def sequence_reverse_kl_loss(
 
 
 def _later(x: Array) -> Array:
-    """Sums over what comes after each position: [batch, length] -> [batch, length]."""
+    """Sums over all later positions: [batch, length] -> [batch, length]."""
     return jnp.cumsum(x[:, ::-1], axis=1)[:, ::-1] - x

@@ -1,10 +1,10 @@
 """Losses of networks that teach one another while all of them learn.
 
-Peers come stacked as one [..., peers, classes], or, where they are networks of their own, as as many arrays [...,
-classes]; at least two (ValueError otherwise). Every loss returns [...], the SUM over the peers, so that each peer gets
-the gradient of its own loss, whatever their number. Where a loss takes peers twice, the first half is differentiated
-and the second half are the targets: Term(mutual_kl_loss, ("student.logits",), ("student.logits",)). Softened by T
-(a number), times T^2.
+Peers come stacked as one [..., peers, classes], or as one array [..., classes] for each peer; at least two (ValueError
+otherwise). Every loss returns [...], the SUM over the peers, so that each peer gets the gradient of its own loss,
+whatever their number. Where a loss takes peers twice, the first half is differentiated and the second half are the
+targets: Term(mutual_kl_loss, ("student.logits",), ("student.logits",)). A divergence at T (a number) is multiplied by
+T^2.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Array = jax.Array
 
 
 def _peers(what: str, arrays: tuple[Array, ...]) -> Array:
-    """[..., peers, classes]."""
+    """Returns the peers as one [..., peers, classes]; ValueError for fewer than two."""
     arrays = to_float(*arrays)
     shapes = [a.shape for a in arrays]
     if len(arrays) > 1 and len(set(shapes)) == 1:
@@ -33,7 +33,7 @@ def _peers(what: str, arrays: tuple[Array, ...]) -> Array:
 
 
 def _halves(what: str, arrays: tuple[Array, ...]) -> tuple[Array, Array]:
-    """(the peers that learn, the peers as they teach), both [..., peers, classes]."""
+    """Returns the peers that learn and the peers as they teach, both [..., peers, classes]."""
     if not arrays or len(arrays) % 2:
         raise ValueError(f"{what}: takes the peers twice, as inputs and as targets, got {len(arrays)} arrays")
     half = len(arrays) // 2
@@ -44,13 +44,13 @@ def _halves(what: str, arrays: tuple[Array, ...]) -> tuple[Array, Array]:
 
 
 def _each_label(what: str, labels: Array, peers: Array) -> Array:
-    """The labels [...] repeated for every peer: [..., peers]."""
+    """Repeats the labels [...] for every peer: [..., peers]."""
     labels = require_labels(what, labels, peers[..., 0, :])
     return jnp.broadcast_to(labels[..., None], peers.shape[:-1])
 
 
 def _from_one(peers: Array, log_teacher: Array, temperature: Array | float) -> Array:
-    """T^2 sum_i KL(t, p_i); log_teacher [..., classes] holds log-probabilities at T."""
+    """Computes T^2 sum_i KL(t, p_i); log_teacher [..., classes] holds log-probabilities at T."""
     return squared(temperature, peers) * jnp.sum(kl(log_teacher[..., None, :], log_probs(peers, temperature)), axis=-1)
 
 
@@ -76,7 +76,7 @@ def mutual_kl_loss(*peers: Array, temperature: Array | float = 1.0) -> Array:
     """T^2 sum_i 1 / (n - 1) sum_{j != i} KL(p_j, p_i) for n peers; p_i learns, p_j teaches.
 
     Shapes and errors: see the module. Zhang, Xiang, Hospedales, Lu, "Deep Mutual Learning", 2017, arXiv 1706.00384
-    (T 1). There the peers take turns within an iteration; here all learn at once, from the answers before the update.
+    (T 1). There the peers take turns within an iteration; here all learn at once, from the outputs before the update.
     """
     s, t = _halves("mutual_kl_loss", peers)
     log_s, log_t = log_probs(s, temperature), log_probs(t, temperature)
@@ -87,7 +87,7 @@ def mutual_kl_loss(*peers: Array, temperature: Array | float = 1.0) -> Array:
 
 
 def peers_kd_loss(peers: Array, teacher: Array, *, temperature: Array | float = 3.0) -> Array:
-    """T^2 sum_i KL(p_t, p_i): all peers learn from one answer, such as their own gated ensemble.
+    """T^2 sum_i KL(p_t, p_i): all peers learn from one teacher, such as their gated ensemble.
 
     peers [..., peers, classes], teacher logits [..., classes], ValueError otherwise; returns [...]. Lan, Zhu, Gong,
     "Knowledge Distillation by On-the-Fly Native Ensemble" (ONE), 2018, arXiv 1806.04606 (T 3).
@@ -113,8 +113,8 @@ def kdcl_naive_loss(*peers: Array, labels: Array, temperature: Array | float = 2
 def kdcl_linear_loss(*peers: Array, labels: Array, temperature: Array | float = 2.0, iterations: int = 30) -> Array:
     """T^2 sum_i KL(softmax(sum_k a_k z_k / T), p_i), a = the shares of the least cross-entropy of sum_k a_k z_k.
 
-    Shapes, errors and paper as `kdcl_naive_loss`: KDCL-Linear. The shares a (a >= 0, sum a = 1, for each example) are
-    found by `iterations` of mirror descent from equal shares (ours; the paper calls for a convex solver).
+    Shapes, errors and paper as `kdcl_naive_loss`: KDCL-Linear. The shares a (a >= 0, sum a = 1, for each example) come
+    from `iterations` of mirror descent from equal shares (ours; the paper calls for a convex solver).
     """
     s, t = _halves("kdcl_linear_loss", peers)
     share = best_shares(t, labels, iterations)
@@ -122,10 +122,11 @@ def kdcl_linear_loss(*peers: Array, labels: Array, temperature: Array | float = 
 
 
 def best_shares(logits: Array, labels: Array, iterations: int = 30) -> Array:
-    """argmin of cross_entropy(sum_k a_k z_k, y) over a >= 0, sum a = 1, approximately: [..., peers].
+    """Approximates the argmin of cross_entropy(sum_k a_k z_k, y) over a >= 0, sum a = 1: [..., peers].
 
-    a_k <- a_k exp(-g_k / L), normalised, with g the gradient and L = max_k range(z_k)^2 / 4, a bound of the curvature
-    in the 1-norm, so that no iteration makes it worse and the gap is at most L log(peers) / iterations.
+    An iteration is a_k <- a_k exp(-g_k / L), normalised, with g the gradient and L = max_k range(z_k)^2 / 4, a bound of
+    the curvature in the 1-norm: no iteration raises the cross-entropy, and it ends at most L log(peers) / iterations
+    above the least.
     """
     (logits,) = to_float(logits)
     labels = _each_label("best_shares", labels, logits)
@@ -143,7 +144,7 @@ def best_shares(logits: Array, labels: Array, iterations: int = 30) -> Array:
 
 
 def kdcl_min_logit_loss(*peers: Array, labels: Array, temperature: Array | float = 2.0) -> Array:
-    """T^2 sum_i KL(softmax(min_k (z_k - z_k[y]) / T), p_i): of every wrong class, the largest distance that one keeps.
+    """T^2 sum_i KL(softmax(min_k (z_k - z_k[y]) / T), p_i): each wrong class at its largest distance from the label.
 
     Shapes, errors and paper as `kdcl_naive_loss`: KDCL-MinLogit.
     """
@@ -169,11 +170,11 @@ def kdcl_general_loss(*peers: Array, shares: Array, temperature: Array | float =
 def group_distillation_loss(
     peers: Array, attention: Array, teachers: Array, *, temperature: Array | float = 3.0
 ) -> Array:
-    """T^2 sum_a KL(sum_b w_ab q_b, p_a): each of the first peers learns from a mixture of its own, weighted by w.
+    """T^2 sum_a KL(sum_b w_ab q_b, p_a): peer a learns from the mixture that row a of w makes of all.
 
-    peers and teachers [..., peers, classes] of one shape; attention w [..., a, a], its rows sum to 1, for the first
-    a <= peers of them; ValueError otherwise; returns [...]. Chen, Mei, Wang, Feng, Chen, "Online Knowledge Distillation
-    with Diverse Peers" (OKDDip), 2019, arXiv 1912.00350 (T 3; first level, over the auxiliary peers). The attention is
+    peers p and teachers q [..., peers, classes] of one shape; attention w [..., n, n], rows summing to 1, for the first
+    n <= peers; ValueError otherwise; returns [...]. Chen, Mei, Wang, Feng, Chen, "Online Knowledge Distillation with
+    Diverse Peers" (OKDDip), 2019, arXiv 1912.00350 (T 3; first level, over the auxiliary peers). The attention is
     learned through this loss, so it is an input; the q_b are targets. The authors' code mixes logits and differentiates
     them too; the paper mixes distributions, as here.
     """

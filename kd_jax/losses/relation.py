@@ -36,7 +36,7 @@ _BLOCK_NUMBERS = 2**24
 
 
 def _rows(what: str, student: Array, teacher: Array, where: Array | None) -> tuple[Array, Array, Array]:
-    """Both as [batch, features] with masked rows at 0, and the mask."""
+    """Returns both as [batch, features] with masked rows at 0, and the mask."""
     s, t = to_float(student, teacher)
     require_same_batch(what, s, t)
     mask = row_mask(where, s.shape[0], what)
@@ -44,7 +44,10 @@ def _rows(what: str, student: Array, teacher: Array, where: Array | None) -> tup
 
 
 def _over_anchors(fn: Callable[..., Array], anchors: tuple[Array, ...], numbers: int) -> Array:
-    """fn(*row) for every row of `anchors`, in blocks; `numbers` is what fn holds for one row. Recomputed backwards."""
+    """Computes fn(*row) for every row of `anchors` in blocks, and again in the backward pass.
+
+    `numbers` is how many numbers fn holds for one row; it gives the size of a block.
+    """
     rows = anchors[0].shape[0]
     block = max(1, _BLOCK_NUMBERS // max(numbers, 1))
     if block >= rows:
@@ -54,7 +57,7 @@ def _over_anchors(fn: Callable[..., Array], anchors: tuple[Array, ...], numbers:
 
 @jax.custom_vjp
 def _squared_distances(x: Array) -> Array:
-    """[batch, batch] of ||x_i - x_j||^2, with a gradient that costs one product of matrices, not batch^2 * width."""
+    """Computes ||x_i - x_j||^2, [batch, batch], with a gradient that is one product of matrices."""
     # Differences rather than |x|^2 + |y|^2 - 2xy: in float32 the latter leaves noise of 1e-3 between equal rows.
     return _over_anchors(lambda row: jnp.sum((x - row[None, :]) ** 2, axis=-1), (x,), x.size)
 
@@ -74,12 +77,12 @@ _squared_distances.defvjp(_squared_distances_forward, _squared_distances_backwar
 
 
 def _pairs(mask: Array) -> Array:
-    """bool [batch, batch]: both rows valid, and different."""
+    """Returns bool [batch, batch]: the pairs of different valid rows."""
     return mask[:, None] & mask[None, :] & ~jnp.eye(mask.shape[0], dtype=bool)
 
 
 def _distances_over_mean(x: Array, mask: Array) -> Array:
-    """Pairwise distances divided by their mean over pairs of different valid rows; 0 on the diagonal."""
+    """Computes distances of rows divided by their mean over pairs of different valid rows; 0 on the diagonal."""
     sq, pairs = _squared_distances(x), _pairs(mask)
     live = pairs & (sq > 1e-12)
     distance = jnp.where(live, jnp.sqrt(jnp.where(live, sq, 1)), jnp.where(pairs, 1e-6, 0))
@@ -173,8 +176,7 @@ def correlation_congruence_loss(
 
 
 def probabilistic_transfer_loss(student: Array, teacher: Array, *, where: Array | None = None) -> Array:
-    """mean_j p_ij log((p_ij + 1e-7) / (q_ij + 1e-7)), p of the teacher, q of the student: rows of (cosine + 1) / 2 over
-    their sum.
+    """mean_j p_ij log((p_ij + 1e-7) / (q_ij + 1e-7)), p = (cosine of t + 1) / 2 over its row's sum, q that of s.
 
     student [batch, ...], teacher [batch, ...] (flattened, widths may differ), where bool [batch]; returns [batch].
     Raises ValueError on other batch sizes. Passalis, Tefas, "Learning Deep Representations with Probabilistic Knowledge
@@ -203,10 +205,10 @@ def instance_relation_graph_loss(
 ) -> Array:
     """w_v MSE(logits) + w_e mean over (map 1, map 2, embedding) of MSE(D) + w_t MSE(T), of student and teacher.
 
-    instance_relation_graph_loss(student, teacher), each (map 1, map 2, embedding, logits), or the eight one after
-    another, as a Term passes them. map 1 is before map 2 in the network. D_ij = ||x_i - x_j||^2 over its maximum; T_i =
-    ||map1_i - map2_i||^2 over its maximum, where map 1 is pooled to the size of map 2, and map 2 averages pairs of
-    channels if it has more. Maps [batch, height, width, channels], logits [batch, classes]; where bool [batch]; returns
+    D_ij = ||x_i - x_j||^2 over its maximum; T_i = ||map1_i - map2_i||^2 over its maximum, where map 1 is pooled to the
+    size of map 2, and map 2 averages pairs of channels if it has twice as many. Arguments are (student, teacher), each
+    (map 1, map 2, embedding, logits), or these eight values one after another, as a Term passes them; map 1 is before
+    map 2 in the network. Maps [batch, height, width, channels], logits [batch, classes]; where bool [batch]; returns
     [batch]. Raises ValueError where shapes do not fit. Liu, Cao, Li, Yuan, Hu, Li, Duan, "Knowledge Distillation via
     Instance Relationship Graph" (IRG), CVPR 2019. Formula and weights of the Knowledge-Distillation-Zoo (the authors'
     code is Caffe); distances clamped at 1e-12.
@@ -247,7 +249,7 @@ def instance_relation_graph_loss(
 
 
 def _transformation(first: Array, second: Array, mask: Array) -> Array:
-    """||first - second||^2 for each row, over its maximum; 0 on masked rows."""
+    """Computes ||first - second||^2 of each row over its maximum; 0 on masked rows."""
     require_maps("instance_relation_graph_loss (map 1 and map 2)", first, second)
     if first.shape[1] > second.shape[1]:
         first = adaptive_average_pool(first, second.shape[1:3])

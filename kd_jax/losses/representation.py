@@ -26,7 +26,7 @@ Array = jax.Array
 def info_nce_loss(
     student: Array, teacher: Array, *, temperature: Array | float = 0.07, where: Array | None = None
 ) -> Array:
-    """-log of softmax_j(n2(s_i) . n2(t_j) / T) at j = i: the own teacher embedding against those of the batch.
+    """-log of softmax_j(n2(s_i) . n2(t_j) / T) at j = i: the teacher's embedding of i against those of the batch.
 
     student, teacher [batch, ...] (flattened, one width), where bool [batch]; ValueError otherwise; returns [batch], 0
     where masked. One direction (student against teachers), with no T^2: nothing here is softened. A dead row has cosine
@@ -44,7 +44,7 @@ def info_nce_loss(
 
 
 def _scores(anchor: Array, bank: Array, index: Array) -> Array:
-    """anchor_i . bank[index_ij]: [batch, k]."""
+    """Computes anchor_i . bank[index_ij]: [batch, k]."""
     # With many negatives the product with the whole bank is far smaller than the gathered [batch, k, width].
     if bank.shape[0] <= index.shape[1] * bank.shape[1]:
         return jnp.take_along_axis(einsum("id,nd->in", anchor, bank), index, axis=1)
@@ -60,9 +60,9 @@ def contrastive_constant(
     temperature: Array | float = 0.07,
     where: Array | None = None,
 ) -> Array:
-    """Z = rows of the bank * mean of exp(n2(anchor) . bank[own and negative rows] / T): a number.
+    """Computes Z = rows of the bank * mean of exp(n2(anchor) . bank[index and negatives] / T), a number.
 
-    Shapes as `contrastive_representation_loss`. CRD takes it from the first batch and keeps it.
+    Shapes as `contrastive_representation_loss`. CRD computes it on the first batch and then keeps it.
     """
     anchor, bank = to_float(anchor, bank)
     mask = row_mask(where, anchor.shape[0], "contrastive_constant")
@@ -85,16 +85,16 @@ def contrastive_representation_loss(
     teacher_constant: Array | float | None = None,
     where: Array | None = None,
 ) -> Array:
-    """-log(P+ / (P+ + m + 1e-7)) - sum_k log(m / (P_k + m + 1e-7)), for the student against the teacher's bank and
-    reversed.
+    """-log(P+ / (P+ + m + 1e-7)) - sum_k log(m / (P_k + m + 1e-7)), summed over both sides.
 
-    P = exp(n2(anchor) . bank row / T) / Z, m = negatives / rows of the bank. student, teacher [batch, width]; banks
-    [rows, width] of unit vectors (held in TrainState.extra, `update_memory_bank`); index int [batch] (row of the
-    example itself), negatives int [batch, k]; Z: the constants for the student's and for the teacher's anchors
-    (`contrastive_constant`), by default from this batch; where bool [batch]; returns [batch]. Raises ValueError where
-    shapes do not fit. Z is detached, as published. Memory: batch times the smaller of rows and k * width. Tian,
-    Krishnan, Isola, "Contrastive Representation Distillation" (CRD), 2019, arXiv 1910.10699. The linear maps to one
-    width are connectors, also the teacher's, which is trained: name both as inputs of the term.
+    A side is the student against the teacher's bank, or the teacher against the student's. P = exp(n2(anchor) . bank
+    row / T) / Z, m = negatives / rows of the bank. student, teacher [batch, width]; banks [rows, width] of unit vectors
+    (held in TrainState.extra, `update_memory_bank`); index int [batch] (row of the example itself), negatives int
+    [batch, k]; where bool [batch]; returns [batch]. Raises ValueError where shapes do not fit. Z is the constant of the
+    side (`contrastive_constant`), by default from this batch, and detached, as published. Memory: batch times the
+    smaller of rows and k * width. Tian, Krishnan, Isola, "Contrastive Representation Distillation" (CRD), 2019, arXiv
+    1910.10699. The linear maps to one width are connectors. The teacher's is trained too: name both as inputs of the
+    term.
     """
     what = "contrastive_representation_loss"
     s, t, student_bank, teacher_bank = to_float(student, teacher, student_bank, teacher_bank)
@@ -121,16 +121,16 @@ def contrastive_representation_loss(
         scores = _scores(unit(keep_rows(anchor, mask)), bank, rows) / scalar_like(temperature, anchor)
         log_p = scores - jnp.log(scalar_like(constant, anchor))
         p = jnp.exp(log_p)
-        own = log_p[:, 0] - jnp.log(p[:, 0] + share + 1e-7)
+        positive = log_p[:, 0] - jnp.log(p[:, 0] + share + 1e-7)
         # log(m / (P + m + eps)) by log1p: P is about 1 / rows, far below m.
         others = -jnp.sum(jnp.log1p((p[:, 1:] + 1e-7) / share), axis=1)
-        return -own - others
+        return -positive - others
 
     return keep_rows(side(s, teacher_bank, student_constant) + side(t, student_bank, teacher_constant), mask)
 
 
 def update_memory_bank(bank: Array, embedding: Array, index: Array, *, momentum: Array | float = 0.5) -> Array:
-    """The bank with rows n2(momentum * old + (1 - momentum) * n2(embedding)) at `index`.
+    """Returns the bank with rows n2(momentum * old + (1 - momentum) * n2(embedding)) at `index`.
 
     bank [rows, width], embedding [batch, width], index int [batch] (a row outside the bank, such as `rows`, is
     dropped); returns [rows, width]. Raises ValueError where shapes do not fit. Tian et al., 2019, arXiv 1910.10699.
@@ -158,10 +158,10 @@ def similarity_transfer_loss(
     """T^2 KL of softmax_j(cos(augmented view of i, original j) / T), teacher to student, over the batch's originals j.
 
     student [batch, views, width], teacher [batch, views, width] (widths may differ), view 0 the original, where bool
-    [batch]; ValueError otherwise; returns [batch]: the mean over rows is the mean over the views that take part. All
-    views that the teacher matches with their own original take part, and of the others the share `wrong_ratio` that it
-    ranks best. Xu, Liu, Li, Loy, "Knowledge Distillation Meets Self-Supervision" (SSKD), 2020, arXiv 2006.07114. Equal
-    ranks are kept in the order of the batch. A dead row has cosine 0 with gradient 0.
+    [batch]; ValueError otherwise; returns [batch]. The views that the teacher matches with their own original take
+    part, and of the others the share `wrong_ratio` that it ranks best, equal ranks in the order of the batch. The mean
+    over rows is the mean over the views that take part. Xu, Liu, Li, Loy, "Knowledge Distillation Meets
+    Self-Supervision" (SSKD), 2020, arXiv 2006.07114. A dead row has cosine 0 with gradient 0.
     """
     what = "similarity_transfer_loss"
     s, t = to_float(student, teacher)
@@ -173,13 +173,13 @@ def similarity_transfer_loss(
     def similarities(x: Array) -> Array:
         x = unit(keep_rows(x, mask), eps=1e-8)
         cosine = einsum("ivd,jd->ivj", x[:, 1:], x[:, 0])
-        own = jnp.eye(batch, dtype=bool)[:, None, :]
-        return jnp.where(mask[None, None, :] | own, cosine / scalar_like(temperature, x), -jnp.inf)
+        diagonal = jnp.eye(batch, dtype=bool)[:, None, :]
+        return jnp.where(mask[None, None, :] | diagonal, cosine / scalar_like(temperature, x), -jnp.inf)
 
     scores_s, scores_t = similarities(s), similarities(t)
-    own = jnp.take_along_axis(scores_t, jnp.arange(batch)[:, None, None], axis=2)
-    rank = jnp.sum(scores_t > own, axis=2).reshape(-1)
-    kept = best_ranked(rank, jnp.broadcast_to(mask[:, None], (batch, views)).reshape(-1), wrong_ratio, s)
+    of_original = jnp.take_along_axis(scores_t, jnp.arange(batch)[:, None, None], axis=2)
+    rank = jnp.sum(scores_t > of_original, axis=2).reshape(-1)
+    takes_part = best_ranked(rank, jnp.broadcast_to(mask[:, None], (batch, views)).reshape(-1), wrong_ratio, s)
     values = squared(temperature, s) * kl(jax.nn.log_softmax(scores_t), jax.nn.log_softmax(scores_s))
-    kept = kept.reshape(batch, views)
-    return jnp.sum(jnp.where(kept, values, 0), axis=1) * count(mask, s) / count(kept, s)
+    takes_part = takes_part.reshape(batch, views)
+    return jnp.sum(jnp.where(takes_part, values, 0), axis=1) * count(mask, s) / count(takes_part, s)

@@ -1,12 +1,12 @@
-"""Losses on logits: the student answers as the teacher answers.
+"""Losses on logits: the student predicts what the teacher predicts.
 
 All take logits [..., classes] of one shape (ValueError otherwise, with both shapes), student first, and return [...].
-A temperature is a number, or an array that has the leading shape of the logits. Where a divergence is softened it is
-multiplied by T^2, so that its gradient does not shrink with T. No term mixes in a cross-entropy or a weight.
+A temperature is a number, or an array of the logits' leading shape. A divergence at T is multiplied by T^2, so that its
+gradient does not shrink with T. No loss mixes in a cross-entropy or a weight.
 `axis_name`, where a loss has it, is the mesh axis that shards the classes, for calls inside shard_map: the maximum and
 the sums over the classes are collectives over it. vocabulary.py computes these losses from hidden states, in chunks.
-Losses that also read labels, the batch, or a vocabulary live in response_labels, response_batch, response_vocabulary;
-all their names are importable from here.
+Losses that also read labels, the batch, or a vocabulary are in response_labels, response_batch, response_vocabulary;
+all their names can be imported from here.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ def _both(what: str, student_logits: Array, teacher_logits: Array) -> tuple[Arra
 
 
 def _log_mixture(log_p: Array, log_q: Array, share: Array) -> Array:
-    """log(share p + (1 - share) q); the share is a number, or one value for each leading position."""
+    """Computes log(share p + (1 - share) q); the share is a number, or one value for each leading position."""
     share = over_classes(share, log_p)
     return jnp.logaddexp(jnp.log(share) + log_p, jnp.log1p(-share) + log_q)
 
 
 def _mixture_terms(log_p: Array, log_q: Array, share: Array) -> tuple[Array, Array]:
-    """p log(p / m) and q log(q / m) by class, m = share p + (1 - share) q; 0 where p (q) is 0."""
+    """Computes p log(p / m) and q log(q / m) by class, m = share p + (1 - share) q; 0 where p (q) is 0."""
     p, q = jnp.exp(log_p), jnp.exp(log_q)
     log_m = jnp.log(jnp.maximum(share * p + (1 - share) * q, jnp.finfo(p.dtype).tiny))
     return tuple(jnp.where(x > 0, x * (jnp.where(x > 0, log_x, 0) - log_m), 0) for x, log_x in ((p, log_p), (q, log_q)))
@@ -76,7 +76,7 @@ def _mixture_terms(log_p: Array, log_q: Array, share: Array) -> tuple[Array, Arr
 
 @jax.custom_jvp
 def _divergence_from_mixture(log_p: Array, log_q: Array, share: Array) -> Array:
-    """share KL(p, m) + (1 - share) KL(q, m), m = share p + (1 - share) q, over the last axis."""
+    """Computes share KL(p, m) + (1 - share) KL(q, m), m = share p + (1 - share) q, over the last axis."""
     share = over_classes(share, log_p)
     of_p, of_q = _mixture_terms(log_p, log_q, share)
     return jnp.sum(share * of_p + (1 - share) * of_q, axis=-1)
@@ -146,7 +146,7 @@ def reverse_kl_loss(
     temperature: Array | float = 1.0,
     axis_name: str | None = None,
 ) -> Array:
-    """T^2 KL(p_s, p_t): the student keeps to what the teacher finds likely.
+    """T^2 KL(p_s, p_t): the student avoids what the teacher finds unlikely.
 
     Logits [..., classes] of one shape, ValueError otherwise; returns [...].
     Gu, Dong, Wei, Huang, "MiniLLM: Knowledge Distillation of Large Language Models", 2023, arXiv 2306.08543
@@ -165,12 +165,12 @@ def jsd_loss(
     temperature: Array | float = 1.0,
     axis_name: str | None = None,
 ) -> Array:
-    """T^2 [beta KL(p_t, m) + (1 - beta) KL(p_s, m)], m = beta p_t + (1 - beta) p_s; beta 0: KL(p_t, p_s), 1: KL(p_s,
-    p_t).
+    """T^2 [beta KL(p_t, m) + (1 - beta) KL(p_s, m)], m = beta p_t + (1 - beta) p_s.
 
-    Logits [..., classes] of one shape, ValueError otherwise; returns [...]. Agarwal, Vieillard, Zhou, Stanczyk, Ramos,
-    Geist, Bachem, "On-Policy Distillation of Language Models" (GKD), 2023, arXiv 2306.13649.
-    As published, the ends are not the limits of the formula (which are 0). T^2 is ours; trl has none.
+    Logits [..., classes] of one shape, ValueError otherwise; returns [...]. beta 0 is KL(p_t, p_s), beta 1 is
+    KL(p_s, p_t), as published, and not the limits of the formula, which are 0. Agarwal, Vieillard, Zhou, Stanczyk,
+    Ramos, Geist, Bachem, "On-Policy Distillation of Language Models" (GKD), 2023, arXiv 2306.13649. T^2 is ours; trl
+    has none.
     """
     s, t = _both("jsd_loss", student_logits, teacher_logits)
     beta = scalar_like(beta, s)

@@ -1,9 +1,8 @@
 """Losses on logits of two tokenizers over the same text, over groups of tokens that spell the same bytes.
 
 data/text/alignment.py makes the groups: int [batch, length], the number of a token's group or -1. Logits at a position
-are those that predict the token at this position (shifted by one from what a language model returns beside its inputs).
-All return [batch, groups], groups = the shorter of the two lengths, and 0 where there is no such group: mask those
-(`valid` of the alignment) in the mean.
+predict the token at this position: shift a language model's outputs by one. All return [batch, groups], groups = the
+shorter of the two lengths, and 0 where there is no such group: mask those (`valid` of the alignment) in the mean.
 """
 
 from __future__ import annotations
@@ -27,9 +26,10 @@ def _check(what: str, side: str, logits: Array, tokens: Array, groups: Array) ->
 
 
 def _merge(log_p: Array, tokens: Array, groups: Array, number: int) -> tuple[Array, Array, Array, Array]:
-    """(log p at the first token [batch, number, classes], log p of all but the first token, of all, is there one).
+    """Returns four arrays by group, of the number of groups `number`.
 
-    The others are [batch, number]; log p of tokens is that of the tokens that the text has.
+    log p at the group's first token [batch, number, classes]; and [batch, number] each: the sum of log p of the text's
+    tokens without the first, that sum with the first, and whether the group exists.
     """
     batch, length = groups.shape
     rows = jnp.arange(batch)[:, None]
@@ -81,15 +81,17 @@ def aligned_loss(
 ) -> Array:
     """T^2 [w D(m_t, m_s on shared tokens) + (1 - w) sum |sorted m_t - sorted m_s| on the others], a value a group.
 
-    m(y) = p(y at the group's first token) * product of p(token of the text) over its other tokens: by the chain rule
-    the probability of the group for the y that the text has, and with a bias for others. D(a, b) = sum of a log(a / b)
-    - a + b, which is KL where both sum to 1, and >= 0 where they do not. student_logits [batch, length, classes],
-    teacher_logits [batch, other length, other classes], tokens (ids) and groups int [batch, length] of each;
-    student_ids and teacher_ids (NumPy, [n]) are the shared tokens (data/text/alignment.py); w = matched_weight, or n
-    over the teacher's classes. Returns [batch, groups]; ValueError on other shapes.
+    m(y) = p(y at the group's first token) * product of p(token of the text) over its other tokens. For the y that the
+    text has, this is by the chain rule the probability of the group; for other y it is biased.
+    D(a, b) = sum of a log(a / b) - a + b, which is KL where a and b sum to 1, and >= 0 where they do not.
+    student_logits [batch, length, classes], teacher_logits [batch, other length, other classes], tokens (ids) and
+    groups int [batch, length] of each; student_ids and teacher_ids (NumPy, [n]) are the shared tokens
+    (data/text/alignment.py); w = matched_weight, or n over the teacher's classes. Returns [batch, groups]; ValueError
+    on other shapes.
     Patino, Rasul, Gallouedec et al., "Unlocking On-Policy Distillation for Any Model Family" (GOLD), Hugging Face 2025
-    (no arXiv id), with the sorted part of Boizard et al. (ULD), 2024, arXiv 2402.12030. trl's hybrid loss has a JSD of
-    masses that do not sum to 1, which can be negative, in place of D, no T^2, and divides by the number of groups.
+    (no arXiv id); the sorted term is that of Boizard et al. (ULD), 2024, arXiv 2402.12030. In place of D, trl's hybrid
+    loss has a JSD of masses that do not sum to 1, which can be negative; it has no T^2, and divides by the number of
+    groups.
     """
     student, teacher, valid = _both(
         "aligned_loss",
@@ -134,13 +136,13 @@ def likelihood_matching_loss(
     teacher_groups: Array,
     temperature: Array | float = 1.0,
 ) -> Array:
-    """q_t log(q_t / q_s) + (1 - q_t) log((1 - q_t) / (1 - q_s)): KL of "the group's tokens follow" or "something else".
+    """q_t log(q_t / q_s) + (1 - q_t) log((1 - q_t) / (1 - q_s)), q = (probability of the group's tokens)^(1 / T).
 
-    q = P^(1 / temperature), P = the product of the probabilities of the group's tokens (chain rule): no vocabulary is
-    compared with another. Shapes and errors as `aligned_loss`; returns [batch, groups].
+    It is the KL of two outcomes, "these tokens follow" and "others follow", so that no vocabulary is compared with
+    another. Shapes and errors as `aligned_loss`; returns [batch, groups].
     Minixhofer, Vulic, Ponti, "Universal Cross-Tokenizer Distillation via Approximate Likelihood Matching" (ALM), 2025,
-    arXiv 2503.20083; without its debiasing of groups and its further losses. No T^2, as published. Likelihoods are kept
-    1e-6 below 1, where the gradient of the second outcome would be infinite.
+    arXiv 2503.20083, without its debiasing of groups and its further losses. No T^2, as published. log q is at most
+    -1e-6, since at q = 1 the gradient of the second outcome would be infinite.
     """
     student, teacher, valid = _both(
         "likelihood_matching_loss",

@@ -1,4 +1,4 @@
-"""Losses on logits that compare over the batch, and what is done to logits and temperatures before a loss."""
+"""Losses on logits that compare over the batch, and transforms of logits and temperatures before a loss."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Array = jax.Array
 
 
 def _pearson(a: Array, b: Array, axis: int, mask: Array) -> Array:
-    """sum ab / (|a| |b| + 1e-8) of centred a, b; 0 with gradient 0 where either is constant."""
+    """Computes sum ab / (|a| |b| + 1e-8) of centred a, b; 0 with gradient 0 where either is constant."""
     a, b = center(a, axis, mask), center(b, axis, mask)
     norms = safe_norm(a, axis) * safe_norm(b, axis)
     return jnp.where(norms > 0, jnp.sum(a * b, axis=axis) / (norms + 1e-8), 0)
@@ -115,13 +115,12 @@ def standardize_logits(logits: Array) -> Array:
 def learned_temperature(
     raw: Array, *, start: Array | float = 1.0, end: Array | float = 20.0, strength: Array | float
 ) -> Array:
-    """start + end * sigmoid(raw), with the gradient of raw multiplied by -strength: T is trained to make the loss
-    larger.
+    """start + end * sigmoid(raw), with the gradient of raw multiplied by -strength.
 
-    raw of any shape (one temperature, or one an example); returns the same shape. strength 0 freezes T; CTKD raises it
-    from 0 to 1 over 10 epochs by a cosine. Li, Li, Yang, Zhao, Song, Luo, Li, Yang, "Curriculum Temperature for
-    Knowledge Distillation", 2022, arXiv 2211.16231. As published, the largest temperature is start + end. The authors'
-    lambda is -strength.
+    So T is trained to make the loss larger. raw of any shape (one temperature, or one an example); returns the same
+    shape. strength 0 freezes T; CTKD raises it from 0 to 1 over 10 epochs by a cosine. Li, Li, Yang, Zhao, Song, Luo,
+    Li, Yang, "Curriculum Temperature for Knowledge Distillation", 2022, arXiv 2211.16231. As published, the largest
+    temperature is start + end. The authors' lambda is -strength.
     """
     (raw,) = to_float(raw)
     still = jax.lax.stop_gradient(raw)

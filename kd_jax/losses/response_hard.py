@@ -1,4 +1,4 @@
-"""Distillation from the teacher's decision instead of its probabilities."""
+"""Distillation from the class that the teacher predicts instead of its probabilities."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Array = jax.Array
 
 
 def hard_label_loss(student_logits: Array, teacher_logits: Array, *, smoothing: Array | float = 0.0) -> Array:
-    """-log softmax(s)[argmax t], with label smoothing if asked for.
+    """-log softmax(s)[argmax t], with label smoothing where `smoothing` > 0.
 
     Logits [..., classes] of one shape, ValueError otherwise; returns [...]. Ties go to the lowest class. Touvron, Cord,
     Douze, Massa, Sablayrolles, Jegou, "Training data-efficient image transformers & distillation through attention"

@@ -20,20 +20,20 @@ def _inputs(what: str, student_logits: Array, teacher_logits: Array, labels: Arr
 
 
 def _is_label(labels: Array, classes: int) -> Array:
-    """bool [..., classes], True once a row (at the nearest class for a label outside, so that -1 stays finite)."""
+    """Returns bool [..., classes], True at the label; a label outside the classes counts as the nearest class."""
     index = jnp.clip(labels, 0, classes - 1)[..., None]
     return jnp.expand_dims(jnp.arange(classes), tuple(range(labels.ndim))) == index
 
 
 def _binary(logits: Array, labels: Array, temperature: Array | float) -> Array:
-    """log (p_label, 1 - p_label) at T: [..., 2]."""
+    """Computes log (p_label, 1 - p_label) at T: [..., 2]."""
     log_p = log_probs(logits, temperature)
     rest = jax.nn.logsumexp(jnp.where(_is_label(labels, logits.shape[-1]), -jnp.inf, log_p), axis=-1)
     return jnp.stack([pick_label(log_p, labels), rest], axis=-1)
 
 
 def _others(logits: Array, labels: Array, temperature: Array | float) -> Array:
-    """log softmax(z / T) over all classes but the label, -inf at the label."""
+    """Computes log softmax(z / T) over all classes but the label, -inf at the label."""
     scaled = logits / over_classes(temperature, logits)
     # After the division: a temperature that is learned would get the gradient inf * 0.
     return jax.nn.log_softmax(jnp.where(_is_label(labels, logits.shape[-1]), -jnp.inf, scaled), axis=-1)
@@ -48,11 +48,10 @@ def dkd_loss(
     beta: Array | float = 8.0,
     temperature: Array | float = 4.0,
 ) -> Array:
-    """T^2 [alpha KL(b_t, b_s) + beta KL(o_t, o_s)], b = (p_label, 1 - p_label), o = p over the other classes, summing
-    to 1.
+    """T^2 [alpha KL(b_t, b_s) + beta KL(o_t, o_s)], b = (p_label, 1 - p_label), o_c = p_c / (1 - p_label).
 
-    Logits [..., classes] of one shape, at least 2 classes, labels int [...] (-1 gives a finite value without meaning);
-    ValueError otherwise; returns [...].
+    o is over the other classes. Logits [..., classes] of one shape, at least 2 classes, labels int [...] (-1 gives a
+    finite value without meaning); ValueError otherwise; returns [...].
     Zhao, Cui, Song, Qiu, Liang, "Decoupled Knowledge Distillation", 2022, arXiv 2203.08679.
     As mdistiller, in logarithms: theirs takes log(0) where a probability underflows, and leaves e^-1000 of the label.
     """
@@ -70,14 +69,13 @@ def nkd_loss(
     gamma: Array | float = 1.5,
     temperature: Array | float = 1.0,
 ) -> Array:
-    """-p_t[label] log p_s[label] at T 1, minus gamma T^2 sum o_t log o_s over the other classes at T (each summing to
-    1).
+    """-p_t[label] log p_s[label] - gamma T^2 sum over the other classes of o_t log o_s, o_c = p_c / (1 - p_label).
 
-    Logits [..., classes] of one shape, at least 2 classes, labels int [...] (-1 gives a finite value without meaning);
-    ValueError otherwise; returns [...]. A cross-entropy: not 0 at equal logits, and its label term has no minimum
-    there. Yang, Zeng, Li, Zhang, Yuan, Li, "From Knowledge Distillation to Self-Knowledge Distillation: A Unified
-    Approach with Normalized Loss and Customized Soft Labels", 2023, arXiv 2303.13005. p_t[label] is detached, as
-    published.
+    p is at T 1, o at T. Logits [..., classes] of one shape, at least 2 classes, labels int [...] (-1 gives a finite
+    value without meaning); ValueError otherwise; returns [...]. A cross-entropy: not 0 at equal logits, and its label
+    term has no minimum there. Yang, Zeng, Li, Zhang, Yuan, Li, "From Knowledge Distillation to Self-Knowledge
+    Distillation: A Unified Approach with Normalized Loss and Customized Soft Labels", 2023, arXiv 2303.13005.
+    p_t[label] is detached, as published.
     """
     s, t, labels = _inputs("nkd_loss", student_logits, teacher_logits, labels)
     weight = jax.lax.stop_gradient(jnp.exp(pick_label(log_probs(t), labels)))
@@ -91,8 +89,7 @@ def nkd_loss(
 def wsld_loss(
     student_logits: Array, teacher_logits: Array, labels: Array, *, temperature: Array | float = 2.0
 ) -> Array:
-    """(1 - exp(-CE_s / (CE_t + 1e-7))) times T^2 times the soft cross-entropy, CE the cross-entropies with the label at
-    T 1.
+    """-(1 - exp(-CE_s / (CE_t + 1e-7))) T^2 sum_c p_t log p_s, CE = cross-entropy with the label at T 1.
 
     Logits [..., classes] of one shape, labels int [...] (-1 gives a finite value without meaning); ValueError
     otherwise; returns [...]. Zhou, Song, Chen, Zhou, Wang, Yuan, Zhang, "Rethinking Soft Labels for Knowledge

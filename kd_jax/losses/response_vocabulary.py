@@ -1,4 +1,4 @@
-"""Losses on logits when the teacher's are not all there, or have other classes than the student's."""
+"""Losses on logits of a teacher of which only the top k are stored, or whose classes are not the student's."""
 
 from __future__ import annotations
 
@@ -19,18 +19,17 @@ def topk_kd_loss(
     tail: str = "bucket",
     teacher_temperature: Array | float = 1.0,
 ) -> Array:
-    """T^2 KL between the teacher's k most likely classes, plus one bucket for all others, and the same of the student.
+    """T^2 KL(q, p), both over the teacher's k most likely classes and one bucket for all others.
 
     student_logits [..., vocabulary], teacher_log_probs and teacher_ids (distinct) [..., k]; returns [...]. Raises
-    ValueError on other shapes or an unknown `tail`. teacher_log_probs were taken at `teacher_temperature`, a =
-    teacher_temperature / T:
-    - tail="bucket": the teacher's masses are q^a and (1 - sum q)^a, over their sum; the student's are softmax(z / T) on
-      the ids, and what is left. With a = 1 this is an exact (coarsened) KL, with its minimum 0 at equality; otherwise
-      the tail is softened as if it were one class (nothing else is known of it): a cache taken at T avoids that.
-    - tail="renormalize": the teacher's masses are q^a over their sum; the student keeps its full softmax. Not 0 at
-      equality.
-    As DistillKit's SYMMETRIC_UNIFORM and ZERO (arcee-ai, lossfuncs/kl.py); its clamps of the student are not taken
-    over: the tail is summed in logarithms. A teacher's tail below 1e-7 counts as 0.
+    ValueError on other shapes or an unknown `tail`. teacher_log_probs were taken at `teacher_temperature`;
+    a = teacher_temperature / T.
+    - tail="bucket": q is (q_c^a, (1 - sum q)^a) over its sum; p is softmax(z / T) at the ids, and the rest. With a = 1
+      this is an exact KL of coarser classes, 0 at equality. Otherwise the tail is softened as if it were one class,
+      since its classes are not stored: take the teacher's probabilities at T to avoid that.
+    - tail="renormalize": q is q_c^a over its sum; p is the full softmax at the ids. Not 0 at equality.
+    As DistillKit's SYMMETRIC_UNIFORM and ZERO (arcee-ai, lossfuncs/kl.py), without its clamps of the student: the tail
+    is summed in logarithms. A teacher's tail below 1e-7 counts as 0.
     """
     s, log_q = to_float(student_logits, teacher_log_probs)
     ids = jnp.asarray(teacher_ids)
@@ -79,7 +78,7 @@ def uld_loss(student_logits: Array, teacher_logits: Array, *, temperature: Array
 
 
 def match_vocabulary(student_logits: Array, teacher_logits: Array, how: str = "same") -> tuple[Array, Array]:
-    """Both logits with the same number of classes, where one vocabulary is the other with unused entries at its end.
+    """Returns both logits with as many classes, where one vocabulary is the other with unused entries at its end.
 
     Logits [..., classes]; how: "same" changes nothing, and raises ValueError that names both sizes if they differ;
     "slice" keeps the classes that both have, counted from 0; "pad" gives the missing ones the logit -inf, probability 0

@@ -1,6 +1,6 @@
 """Losses of a network that is its own teacher: earlier predictions, an average of itself, or no teacher at all.
 
-Logits are [..., classes]; all return [...]. What a network is taught comes as a target, so no gradient reaches it.
+Logits are [..., classes]; all return [...]. What teaches the network is a target, so no gradient reaches it.
 """
 
 from __future__ import annotations

@@ -24,15 +24,14 @@ def specialists_loss(
     top: int = 1,
     dustbin: bool = False,
 ) -> Array:
-    """T^2 [KL(p_g, p_s) + sum over active specialists m of KL(p_m, p_s) on the classes of m and a dustbin].
+    """T^2 [KL(p_g, p_s) + sum over active specialists m of KL(p_m, p_s) on the classes S_m and a dustbin].
 
-    The dustbin is one class for all others, whose probabilities are added up. `classes[m]` are those of specialist m;
-    it is active where one of them is among the `top` most probable of the generalist. With `dustbin` the specialist's
-    own probability of the others is read, so it must have learnt from some of them. Without, it knows its own classes
-    S_m alone, and the generalist says how probable they are together: p_m(c) = p_g(S_m) p_m(c | S_m).
-    Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, arXiv 1503.02531, section 5.3: their
-    objective, there minimised for each test image, as the loss of a student. Raises ValueError where classes do not
-    fit.
+    g is the generalist, S_m = classes[m]; the dustbin is one class for all others, whose probabilities are added up. A
+    specialist is active where one of its classes is among the `top` most probable of the generalist. dustbin=True takes
+    p_m from the specialist alone, which must have learnt from some examples of other classes. dustbin=False is for one
+    that learnt from S_m alone: p_m(c) = p_g(S_m) p_m(c | S_m), and the dustbin's is the generalist's.
+    Raises ValueError where classes do not fit. Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network",
+    2015, arXiv 1503.02531, section 5.3; they minimise this objective for each test image, here it trains a student.
     """
     (s, g), others = to_float(student, generalist), to_float(*specialists)
     for teacher in (g, *others):
@@ -43,41 +42,40 @@ def specialists_loss(
     _, best = jax.lax.top_k(g, top)
     total = kl(log_g, log_s)
     for chosen, z in zip(classes, others, strict=True):
-        own = _own_classes(chosen, s.shape[-1])
+        ids = _class_ids(chosen, s.shape[-1])
         if dustbin:
-            log_m = _with_dustbin(log_probs(z, temperature), own)
+            log_m = _with_dustbin(log_probs(z, temperature), ids)
         else:
-            within, mass = log_probs(z[..., own], temperature), _with_dustbin(log_g, own)
+            within, mass = log_probs(z[..., ids], temperature), _with_dustbin(log_g, ids)
             share = jax.nn.logsumexp(mass[..., :-1], axis=-1, keepdims=True)
             log_m = jnp.concatenate([share + within, mass[..., -1:]], axis=-1)
-        active = jnp.isin(best, own).any(-1)
-        total += jnp.where(active, kl(log_m, _with_dustbin(log_s, own)), 0)
+        active = jnp.isin(best, ids).any(-1)
+        total += jnp.where(active, kl(log_m, _with_dustbin(log_s, ids)), 0)
     return squared(temperature, s) * total
 
 
-def _own_classes(chosen: tuple[int, ...], number: int) -> np.ndarray:
-    own = np.unique(np.asarray(chosen, int))
-    if len(own) != len(chosen) or not 0 < len(own) < number or own[0] < 0 or own[-1] >= number:
+def _class_ids(chosen: tuple[int, ...], number: int) -> np.ndarray:
+    ids = np.unique(np.asarray(chosen, int))
+    if len(ids) != len(chosen) or not 0 < len(ids) < number or ids[0] < 0 or ids[-1] >= number:
         raise ValueError(
             f"specialists_loss: the classes of a specialist are some of 0 .. {number - 1}, not all, each once; "
             f"got {tuple(chosen)}."
         )
-    return own
+    return ids
 
 
-def _with_dustbin(log_p: Array, own: np.ndarray) -> Array:
-    """[..., own + 1]: the log-probabilities of the own classes, then that of all others together."""
-    rest = np.setdiff1d(np.arange(log_p.shape[-1]), own)
-    return jnp.concatenate([log_p[..., own], jax.nn.logsumexp(log_p[..., rest], axis=-1, keepdims=True)], axis=-1)
+def _with_dustbin(log_p: Array, ids: np.ndarray) -> Array:
+    """Returns [..., len(ids) + 1]: the log-probabilities of the classes `ids`, then that of all others together."""
+    rest = np.setdiff1d(np.arange(log_p.shape[-1]), ids)
+    return jnp.concatenate([log_p[..., ids], jax.nn.logsumexp(log_p[..., rest], axis=-1, keepdims=True)], axis=-1)
 
 
 def confidence_transfer_loss(student: Array, *teachers_and_labels: Array, temperature: Array | float = 4.0) -> Array:
-    """confidence_weighted_loss(student, teacher_1, .., teacher_K, labels) where only some examples have a label.
+    """confidence_weighted_loss(student, teacher_1, .., teacher_K, labels); average_kl_loss / K where labels are -1.
 
-    Labels int [...]. An example without one (-1) weighs all teachers alike, with the same sum: average_kl_loss / K.
-    CA-MKD: see losses.ensemble.
+    Labels int [...], -1 for none. The weights of the K teachers have the same sum in both. CA-MKD: see losses.ensemble.
     """
     *teachers, labels = teachers_and_labels
-    known = confidence_weighted_loss(student, *teachers, labels=labels, temperature=temperature)
+    by_confidence = confidence_weighted_loss(student, *teachers, labels=labels, temperature=temperature)
     alike = average_kl_loss(student, *teachers, temperature=temperature) / len(teachers)
-    return jnp.where(labels >= 0, known, alike)
+    return jnp.where(labels >= 0, by_confidence, alike)

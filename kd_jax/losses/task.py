@@ -1,4 +1,4 @@
-"""Losses against labels and targets: what a network is trained on without a teacher."""
+"""Losses against labels and targets, which train a network without a teacher."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Array = jax.Array
 
 
 def require_labels(what: str, labels: Array, logits: Array) -> Array:
-    """Integer labels that have the leading shape of the logits, or ValueError."""
+    """Returns the labels if they are integers of the logits' leading shape; raises ValueError otherwise."""
     labels = jnp.asarray(labels)
     if not jnp.issubdtype(labels.dtype, jnp.integer) or labels.shape != logits.shape[:-1]:
         raise ValueError(
@@ -23,15 +23,13 @@ def require_labels(what: str, labels: Array, logits: Array) -> Array:
 
 
 def pick_label(values: Array, labels: Array) -> Array:
-    """values[..., label]; a label outside the classes (-1: none, masked elsewhere) reads the nearest class, so is
-    finite.
-    """
+    """Returns values[..., label]; a label outside the classes (-1: none, masked elsewhere) reads the nearest class."""
     index = jnp.clip(labels, 0, values.shape[-1] - 1)
     return jnp.take_along_axis(values, index[..., None], axis=-1)[..., 0]
 
 
 def _pick_in_shards(log_p: Array, labels: Array, axis_name: str) -> Array:
-    """pick_label where the classes are sharded: the shard that has the class gives its value, the others 0."""
+    """Is pick_label for sharded classes: the shard that has the class gives its value, the others 0."""
     size = log_p.shape[-1]
     index = jnp.clip(labels, 0, size * jax.lax.axis_size(axis_name) - 1) - size * jax.lax.axis_index(axis_name)
     return over_shards(jnp.where((index >= 0) & (index < size), pick_label(log_p, index), 0), axis_name)

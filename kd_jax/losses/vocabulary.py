@@ -1,23 +1,22 @@
-"""Losses over a large vocabulary, computed from hidden states: the logits are never all there, forward or backward.
+"""Losses over a large vocabulary from hidden states: neither pass ever holds the logits of all tokens.
 
-Each is the loss of the same name in response.py or task.py of the logits `hidden @ head + bias`, value and gradient:
+Each equals the loss of the same name in response.py or task.py on the logits `hidden @ head + bias`, in value and
+gradient:
 
     fused_kd_loss(student_hidden, student_head, teacher_hidden, teacher_head, temperature=2.0)
 
-hidden [..., D]; a head is the matrix [D, V], or the parameters of a Flax layer as they stand in a model: those of
-Dense, {"kernel": [D, V], "bias": [V]}, or of an Embed whose table is the head too (tied), {"embedding": [V, D]}.
-Student and teacher have the same leading shape, and widths D of their own. Returns float32 [...], 0 where `where`
-(bool, the leading shape or the first of its axes) is not set: what stands there, NaN too, takes no part. Options are a
-number or an array [...]. Gradients of all arguments are those of the plain loss; only those that are asked for are
-computed. Raises ValueError on shapes that do not fit, naming them.
+hidden [..., D]; a head is the matrix [D, V], or the parameters of a Flax layer as a model has them: those of Dense,
+{"kernel": [D, V], "bias": [V]}, or of an Embed whose table is the head too (tied), {"embedding": [V, D]}. Student and
+teacher have the same leading shape; their widths D may differ. Returns float32 [...], 0 where `where` (bool, of the
+leading shape or its first axes) is False, whatever is there (NaN too). Options are a number or an array [...]. Only the
+gradients that are asked for are computed. Raises ValueError that names shapes that do not fit.
 
 Products are taken in the dtype of the hidden states (the head is cast to it) and summed in float32, in which the loss
-is computed: with bfloat16 inputs the value is that of the same numbers in float32, and the gradients are off by their
+is computed: with bfloat16 inputs the value is that of the same numbers in float32, and the gradients differ by their
 rounding to bfloat16, 1e-2 of the largest.
 
-The gradient is taken while a chunk's logits are there, as in Liger-Kernel's fused linear losses (Hsu et al., "Liger
-Kernel: Efficient Triton Kernels for LLM Training", 2024, arXiv 2410.10989); those return the mean, these a loss at
-every token, for whatever is done with it later.
+The gradient is taken while a chunk's logits exist, as in Liger-Kernel's fused linear losses (Hsu et al., "Liger Kernel:
+Efficient Triton Kernels for LLM Training", 2024, arXiv 2410.10989); those return the mean, these a loss at every token.
 """
 
 from __future__ import annotations
@@ -43,21 +42,21 @@ from kd_jax.losses._projection import (
 )
 
 Array = jax.Array
-# With a class of probability 0 on this side that the other side has, the divergence is infinite.
+# The divergence is infinite where this side lacks a class that the other side has.
 _INFINITE_WITHOUT = {response.kd_loss: "student", response.reverse_kl_loss: "teacher"}
 
 
 class Projection(TypedDict, total=False):
-    """How hidden states become logits, and how much at a time.
+    """Options of the projection from hidden states to logits.
 
-    chunk: tokens whose logits are there at the same time (on each device).
+    chunk: tokens whose logits exist at the same time (on each device).
     student_bias, teacher_bias: [V], added to the product.
     student_transposed, teacher_transposed: the head is a matrix [V, D], as the table of a tied embedding is.
     student_softcap, teacher_softcap: c, the logits are c tanh(z / c) (Gemma 2).
     vocabulary: what to do where the heads have different numbers of classes; "same": ValueError (the default);
         "slice": the classes that both have, counted from 0; "pad": the logits of the missing classes are -inf, for
         losses that are finite then (a KL whose second argument lacks classes is a ValueError).
-    token_axes: mesh axes that share the tokens; those that jax.set_mesh's mesh does not have are left out.
+    token_axes: mesh axes that share the tokens; axes that jax.set_mesh's mesh does not have are left out.
     vocabulary_axis: the axis of that mesh that shards the classes of the heads; the logits are never gathered.
     """
 
@@ -205,11 +204,11 @@ def fused_loss(
     token_axes: tuple[str, ...] = ("data", "fsdp"),
     vocabulary_axis: str | None = None,
 ) -> Array:
-    """loss(student_logits, teacher_logits, **options) of projected hidden states, for any loss of response.py or yours.
+    """loss(student_logits, teacher_logits, **options) of the projected hidden states, for any loss of logits.
 
-    Its value at a token may depend on the logits and options of that token alone. Without a teacher (both None) it is
-    called as loss(student_logits, **options). With `vocabulary_axis` it gets a device's classes and that axis as
-    `axis_name`. The other arguments are those of `Projection`.
+    The value of `loss` at a token may depend on the logits and options of that token alone. Without a teacher (both
+    None) the call is loss(student_logits, **options). With `vocabulary_axis` it gets a device's classes, and that axis
+    as `axis_name`. The other arguments are those of `Projection`.
     """
     name = getattr(loss, "__name__", "fused_loss")
     hidden = {"student": jnp.asarray(student_hidden)}
