@@ -1,10 +1,10 @@
-"""What a teacher said, on disk: a folder a split, read at random by example and view.
+"""A teacher's outputs on disk ("answers"): a folder a split, read at random by example and view.
 
-Every field of an answer (logits, a feature, ...) is one zarr3 array [rows, ...], written by TensorStore in chunk files
-of `rows_per_chunk` rows, inside which blocks of about 4 KB carry a CRC-32C of their own and are read alone. Row
-`starts[example] + view` is the answer to that view of that example. `manifest.json` is written last: it says what the
-answers are, and holds the SHA-256 of every file. Until then `plan.json` says what is being built, and
-`done/<process>.jsonl` which chunks are on disk.
+Every field of an answer (logits, a feature, ...) is one zarr3 array [rows, ...]. TensorStore writes it in chunk files
+of `rows_per_chunk` rows; blocks of about 4 KB inside have a CRC-32C each and can be read alone. Row
+`starts[example] + view` is the answer to that view of that example. `manifest.json` is written last: it describes the
+answers, and holds the SHA-256 of every file. Until then `plan.json` describes what is being built, and
+`done/<process>.jsonl` lists the chunks that are on disk.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from urllib.parse import quote
 import numpy as np
 import tensorstore as ts
 
-from kd_jax.files import digest
+from kd_jax.files import digest, write_json
 
 MANIFEST, PLAN, DONE, VIEWS = "manifest.json", "plan.json", "done", "views.npy"
 CHUNK_BYTES, BLOCK_BYTES = 8 << 20, 4 << 10
@@ -32,24 +32,21 @@ Fields = Mapping[str, tuple[tuple[int, ...], str]]  # name -> (shape of one answ
 
 
 class CacheError(ValueError):
-    """A cache is not what was asked for, not whole or damaged; the message says what was expected and what is there."""
+    """A cache is another one than was asked for, not finished, or damaged; the message says what was expected."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Answers:
-    """The answers to one split. `views` int32 [examples] counts the views of every example.
-
-    Without `stores` it is the shape of a cache that is not built yet.
-    """
+    """The answers to one split; without `stores`, the shape of answers that are not built yet."""
 
     fields: Fields
-    views: np.ndarray
-    stores: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    views: np.ndarray  # int32 [examples], the number of views of every example
+    stores: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of TensorStore, by field
     folder: Path | None = None
 
     @functools.cached_property
     def starts(self) -> np.ndarray:
-        """int64 [examples + 1]: the first row of every example, and the number of rows."""
+        """Returns int64 [examples + 1]: the first row of every example, and the number of rows."""
         return np.concatenate([[0], np.cumsum(self.views, dtype=np.int64)])
 
     @property
@@ -65,23 +62,23 @@ class Answers:
         return self.rows * self.row_bytes
 
     def only(self, names: Sequence[str]) -> Answers:
-        """The same answers without the fields that nobody reads."""
+        """Returns the answers with these fields alone."""
         fields, stores = ({n: d[n] for n in names if n in d} for d in (self.fields, self.stores))
         return dataclasses.replace(self, fields=fields, stores=stores)
 
     def rows_of(self, index: np.ndarray, view: np.ndarray) -> np.ndarray:
-        """The rows of these views of these examples; views are counted modulo those there are."""
+        """Returns the rows of these views of these examples; a view counts modulo the example's number of views."""
         return self.starts[index] + view % self.views[index]
 
     def ask(self, index: np.ndarray, view: np.ndarray) -> dict[str, Any]:
-        """{field: future of its rows}: TensorStore's threads read while something else runs."""
+        """Starts to read and returns {field: future of its rows}; TensorStore's threads read in the background."""
         rows = self.rows_of(index, view)
         return {name: store[rows].read() for name, store in self.stores.items()}
 
-    def receive(self, asked: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """What was asked for, as numpy; CacheError for a block whose checksum is wrong."""
+    def receive(self, futures: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Waits for the futures of `ask` and returns their rows; CacheError for a block whose checksum is wrong."""
         try:
-            return {name: future.result() for name, future in asked.items()}
+            return {name: future.result() for name, future in futures.items()}
         except ValueError as e:
             raise CacheError(f"The teacher cache {self.folder} is damaged: {e}. Delete the folder to build it.") from e
 
@@ -89,12 +86,12 @@ class Answers:
         return self.receive(self.ask(index, view))
 
     def whole(self) -> dict[str, np.ndarray]:
-        """All rows of every field."""
+        """Returns all rows of every field."""
         return self.receive({name: store.read() for name, store in self.stores.items()})
 
 
 def dtype_of(name: str) -> np.dtype:
-    """The numpy type of a name, bfloat16 too."""
+    """Returns the numpy type of a name, which may be "bfloat16"."""
     return ts.dtype(name).numpy_dtype
 
 
@@ -103,7 +100,7 @@ def _bytes(shape: Sequence[int], dtype: str) -> int:
 
 
 def path_of(field: str) -> str:
-    """The folder of a field: taps are paths, and a path would put one array into another."""
+    """Returns the folder of a field, without the slashes of a tap: they would put one array into another."""
     return quote(field, safe="")
 
 
@@ -133,16 +130,6 @@ def _metadata(answers: Answers, field: str, rows_per_chunk: int) -> dict[str, An
     }
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Beside and renamed: a reader sees all of it or nothing."""
-    scratch = path.with_name(f"{path.name}.tmp")
-    with open(scratch, "w") as f:
-        json.dump(value, f, indent=1, sort_keys=True)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(scratch, path)
-
-
 def _seal(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
@@ -151,36 +138,43 @@ def _json(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        found = json.loads(path.read_text())
+        record = json.loads(path.read_text())
     except ValueError as e:
         raise CacheError(f"{path} is not readable: {e}. Delete {path.parent} to build the cache.") from e
-    if path.name == MANIFEST and found.pop("seal", None) != _seal(found):
+    if path.name == MANIFEST and record.pop("seal", None) != _seal(record):
         raise CacheError(f"{path} was changed after it was written. Delete {path.parent} to build the cache.")
-    return found
+    return record
 
 
 def is_whole(folder: Path) -> bool:
-    """Was the build of this folder finished?"""
+    """Returns whether the build of this folder was finished."""
     return (folder / MANIFEST).exists()
 
 
-def describe(answers: Answers, about: Mapping[str, Any], rows_per_chunk: int) -> dict[str, Any]:
-    """What plan.json and manifest.json say of the answers, as JSON gives it back."""
+def describe(answers: Answers, origin: Mapping[str, Any], rows_per_chunk: int) -> dict[str, Any]:
+    """Returns what plan.json and manifest.json say of answers, as JSON reads it back.
+
+    `origin` is what the answers depend on: the teacher, the data, the preparation of a batch.
+    """
     fields = {name: {"shape": list(shape), "dtype": dtype} for name, (shape, dtype) in answers.fields.items()}
     views = {"rows": answers.rows, "sha256": hashlib.sha256(answers.views.astype("<i4").tobytes()).hexdigest()}
     layout = {"fields": fields, "views": views, "rows_per_chunk": rows_per_chunk, "format": 1}
-    return json.loads(json.dumps({"about": about, **layout}))
+    return json.loads(json.dumps({"about": origin, **layout}))
 
 
-def differences(expected: Any, found: Any, path: str = "") -> list[str]:
-    """The lines "path: expected X, the cache has Y" of two plain trees."""
-    if isinstance(expected, Mapping) and isinstance(found, Mapping):
-        keys = sorted({*expected, *found})
-        return [line for k in keys for line in differences(expected.get(k), found.get(k), f"{path}.{k}" if path else k)]
-    return [] if expected == found else [f"  {path}: expected {expected!r}, the cache has {found!r}"]
+def differences(expected: Any, stored: Any, path: str = "") -> list[str]:
+    """Returns a line "path: expected X, the cache has Y" for each difference of two trees of plain values."""
+    if isinstance(expected, Mapping) and isinstance(stored, Mapping):
+        return [
+            line
+            for key in sorted({*expected, *stored})
+            for line in differences(expected.get(key), stored.get(key), f"{path}.{key}" if path else key)
+        ]
+    return [] if expected == stored else [f"  {path}: expected {expected!r}, the cache has {stored!r}"]
 
 
 def refuse(folder: Path, lines: Sequence[str]) -> None:
+    """Raises CacheError with the lines of `differences`, if there are any."""
     if lines:
         raise CacheError(
             f"The teacher cache {folder} holds other answers:\n" + "\n".join(lines) + "\n"
@@ -188,40 +182,40 @@ def refuse(folder: Path, lines: Sequence[str]) -> None:
         )
 
 
-def begin(folder: Path, answers: Answers, about: Mapping[str, Any], rows_per_chunk: int) -> tuple[int, set[int]]:
-    """(rows per chunk, chunks that are on disk) of a build that starts or goes on.
+def begin(folder: Path, answers: Answers, origin: Mapping[str, Any], rows_per_chunk: int) -> tuple[int, set[int]]:
+    """Starts or continues a build; returns the rows per chunk and the numbers of the chunks that are on disk.
 
-    One process calls it, which holds the folder. CacheError if another build was begun here.
+    Only the process that locked the folder calls it. CacheError if the build of other answers was begun here.
     """
     plan = _json(folder / PLAN)
     if plan is not None:
         rows_per_chunk = plan["rows_per_chunk"]  # of the process that began; others may come in other numbers
-        refuse(folder, differences(describe(answers, about, rows_per_chunk), plan))
+        refuse(folder, differences(describe(answers, origin, rows_per_chunk), plan))
         return rows_per_chunk, {record["chunk"] for record in _records(folder)}
     shutil.rmtree(folder / DONE, ignore_errors=True)
     (folder / DONE).mkdir(parents=True)
     for field in answers.fields:
         _store(folder, field, _metadata(answers, field, rows_per_chunk))
     np.save(folder / VIEWS, answers.views.astype("<i4"))
-    write_json(folder / PLAN, describe(answers, about, rows_per_chunk))
+    write_json(folder / PLAN, describe(answers, origin, rows_per_chunk))
     return rows_per_chunk, set()
 
 
 def _records(folder: Path) -> list[dict[str, Any]]:
-    """The chunks that are on disk. A torn last line is of a chunk that is not."""
-    found = {}
+    """Returns the records of the chunks that are on disk; a half-written last line is of a chunk that is not."""
+    records = {}
     for path in sorted((folder / DONE).glob("*.jsonl")):
         for line in path.read_text(errors="replace").splitlines():
             with contextlib.suppress(ValueError, TypeError, KeyError):
                 record = json.loads(line)
                 files = {name: (folder / name).stat().st_size for name in record["files"] if (folder / name).exists()}
                 if files == {name: size for name, (size, _) in record["files"].items()}:
-                    found[record["chunk"]] = record
-    return list(found.values())
+                    records[record["chunk"]] = record
+    return list(records.values())
 
 
 class Writer:
-    """Writes whole chunks; each is noted once it is on disk, so that a killed build goes on behind it."""
+    """Writes whole chunks and notes each once it is on disk, so that a killed build continues after it."""
 
     def __init__(self, folder: Path, fields: Fields, rows: int, rows_per_chunk: int, process: int):
         self.folder, self.fields, self.rows, self.size = folder, fields, rows, rows_per_chunk
@@ -247,7 +241,10 @@ class Writer:
 
 
 def finish(folder: Path) -> None:
-    """Seals a build of which every chunk is on disk; one process calls it, which holds the folder."""
+    """Writes the manifest of a build whose chunks are all on disk; CacheError if some are not.
+
+    Only the process that locked the folder calls it.
+    """
     plan, records = _json(folder / PLAN), _records(folder)
     chunks = -(-plan["views"]["rows"] // plan["rows_per_chunk"])
     if len(records) != chunks:
@@ -262,28 +259,28 @@ def finish(folder: Path) -> None:
 
 
 def manifest_of(folder: Path) -> dict[str, Any]:
-    """The manifest of a finished build; CacheError that says what is there instead."""
-    found = _json(folder / MANIFEST)
-    if found is None:
+    """Returns the manifest of a finished build; raises CacheError where the build is missing or not finished."""
+    manifest = _json(folder / MANIFEST)
+    if manifest is None:
         state = "was begun and not finished" if (folder / PLAN).exists() else "is not there"
         raise CacheError(f"The teacher cache {folder} {state}: build it with launch.py --build_cache.")
-    return found
+    return manifest
 
 
 def open_answers(folder: Path, *, hash_below: int = 4 << 30) -> Answers:
-    """The answers of a finished build. CacheError where a file is missing, torn or changed.
+    """Opens the answers of a finished build. Raises CacheError where a file is missing, torn or changed.
 
-    Every file is hashed if together they have at most `hash_below` bytes; of larger caches the sizes are compared here
-    and each block's CRC when it is read.
+    Every file is hashed if together they have at most `hash_below` bytes. Of larger caches only the sizes are compared
+    here; each block's CRC is checked when it is read.
     """
     manifest = manifest_of(folder)
     files = manifest["files"]
     small = sum(size for size, _ in files.values()) <= hash_below
     for name, (size, expected) in sorted(files.items()):
         path = folder / name
-        found = path.stat().st_size if path.exists() else None
-        if found != size:
-            problem = "missing" if found is None else f"torn: {found:,} bytes"
+        stored = path.stat().st_size if path.exists() else None
+        if stored != size:
+            problem = "missing" if stored is None else f"torn: {stored:,} bytes"
             raise CacheError(f"{path} is {problem}, expected {size:,} bytes. Delete {folder} to build the cache again.")
         if small and (now := digest(path)) != expected:
             raise CacheError(

@@ -1,8 +1,8 @@
-"""Augmentation on the device, as a pure function of a key and of who the examples are.
+"""Augmentation on the device, as a pure function of a key and the examples' numbers.
 
-An example's randomness comes from fold_in(fold_in(key, index), view), so one (index, view) is one picture whatever
-the batch around it, and a teacher's answer to it can be kept. Only mixup and cutmix depend on the batch.
-Order: crops, flips and colours on the stored values, then float and normalised, then cutout, then mixing.
+An example's random numbers come from fold_in(fold_in(key, index), view), so one (index, view) is one picture in any
+batch, and a teacher's answer to it can be stored. Only mixup and cutmix depend on the batch.
+Order: crops, flips and colours on the stored values, then normalisation to float, then cutout, then mixing.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ def prepare(
     std: Sequence[float],
     augment: Sequence[Op] = (),
 ) -> dict[str, jax.Array]:
-    """The batch with `image` float32: (x - mean) / std, x being uint8 / 255 or a float as it is.
+    """Returns the batch with `image` float32: (x - mean) / std, x = image / 255 for uint8, else the image itself.
 
-    With `train` the ops of `augment` are applied: names such as "flip", or dicts with options such as
-    {"name": "pad_crop", "padding": 4}; "my.module:function" is an op (key, image [H, W, C], **options) -> image on the
-    stored values. `key` must be the same at every step, or a view of an example is no longer one picture.
+    In training it applies the ops of `augment`: names such as "flip", dicts with options such as
+    {"name": "pad_crop", "padding": 4}, or "my.module:function", (key, image [H, W, C], **options) -> image on the
+    stored values. `key` must be the same at every step, so that a view of an example is one picture.
     mixup and cutmix add `mix_label` int32 [B] and `mix_weight` float32 [B]: the loss of an example is
     mix_weight * loss(label) + (1 - mix_weight) * loss(mix_label). Labelled rows mix with labelled rows only.
+    Raises ValueError for an op that does not exist, and for both mixup and cutmix.
     """
     ops = [_resolve(op) for op in augment] if train else []
     if sum(name in BATCH_OPS for name, _ in ops) > 1:
@@ -60,7 +61,7 @@ def prepare(
 
 
 def normalise(image: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
-    """(x - mean) / std over the last axis, float32; x = image / 255 for uint8, the image itself for floats."""
+    """Computes (x - mean) / std over the last axis, float32; x = image / 255 for uint8, else the image itself."""
     shape = (1,) * (image.ndim - 1) + (-1,)
     offset, width = (jnp.asarray(values, jnp.float32).reshape(shape) for values in (mean, std))
     scale = 255.0 if image.dtype == jnp.uint8 else 1.0
@@ -68,12 +69,12 @@ def normalise(image: jax.Array, mean: Sequence[float], std: Sequence[float]) -> 
 
 
 def example_key(key: jax.Array, index: jax.Array, view: jax.Array) -> jax.Array:
-    """The key of one view of one example."""
+    """Returns the key of one view of one example."""
     return jax.random.fold_in(jax.random.fold_in(key, index), view)
 
 
 def _op_key(key: jax.Array, name: str) -> jax.Array:
-    """By name, so that an op draws the same whatever other ops there are."""
+    """Returns the key of an op, by its name: it draws the same whatever other ops there are."""
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
@@ -86,28 +87,28 @@ def _each(name: str, op: Callable, keys: jax.Array, image: jax.Array) -> jax.Arr
 def _resolve(op: Op) -> tuple[str, Callable]:
     options = {"name": op} if isinstance(op, str) else dict(op)
     name = options.pop("name", None)
-    known = IMAGE_OPS | NORMALISED_OPS | BATCH_OPS
-    if name in known:
-        return name, functools.partial(known[name], **options)
+    ops = IMAGE_OPS | NORMALISED_OPS | BATCH_OPS
+    if name in ops:
+        return name, functools.partial(ops[name], **options)
     if not isinstance(name, str) or ":" not in name:
-        raise ValueError(f"There is no augmentation {name!r}. {near(str(name), known)}")
+        raise ValueError(f"There is no augmentation {name!r}. {near(str(name), ops)}")
     return name, functools.partial(resolve(name), **options)
 
 
 def pad_crop(key: jax.Array, image: jax.Array, padding: int = 4) -> jax.Array:
-    """A crop of the image's own size out of the image with `padding` zeros on every side."""
+    """Cuts a random crop of the image's size out of the image with `padding` zeros on every side."""
     padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
     top, left = _integers(jax.random.uniform(key, (2,)), 2 * padding + 1)
     return jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
 
 
 def flip(key: jax.Array, image: jax.Array) -> jax.Array:
-    """Left and right exchanged in half of the cases."""
+    """Exchanges left and right in half of the cases."""
     return jnp.where(jax.random.uniform(key) < 0.5, image[:, ::-1], image)
 
 
 def cutout(key: jax.Array, image: jax.Array, size: int = 8) -> jax.Array:
-    """0 (the mean colour) in a square of `size` pixels around a random pixel, clipped at the border.
+    """Sets a square of `size` pixels around a random pixel to 0 (the mean colour), clipped at the border.
 
     T. DeVries, G. W. Taylor, "Improved regularization of convolutional neural networks with Cutout", 2017,
     arXiv:1708.04552.
@@ -120,12 +121,12 @@ def cutout(key: jax.Array, image: jax.Array, size: int = 8) -> jax.Array:
 
 
 def _integers(chance: jax.Array, count: int) -> jax.Array:
-    """0 .. count - 1 from uniform values in [0, 1): cheaper than randint, which draws twice."""
+    """Maps uniform values in [0, 1) to 0 .. count - 1: cheaper than randint, which draws twice."""
     return (chance * count).astype(jnp.int32)
 
 
 def _span(length: int, start: jax.Array, size: jax.Array | int) -> jax.Array:
-    """bool [length]: start <= i < start + size."""
+    """Returns bool [length]: start <= i < start + size."""
     place = jnp.arange(length)
     return (place >= start) & (place < start + size)
 
@@ -135,12 +136,12 @@ WARP_OPS = ("translate_x", "translate_y", "rotate", "shear_x", "shear_y")
 
 
 def rand_augment(key: jax.Array, image: jax.Array, num_ops: int = 2, magnitude: float = 5.0) -> jax.Array:
-    """`num_ops` random operations on a uint8 image, one after the other, all at the strength magnitude / 10.
+    """Applies `num_ops` random operations to a uint8 image, one after the other, all at strength magnitude / 10.
 
     E. D. Cubuk et al., "RandAugment: practical automated data augmentation with a reduced search space", 2019,
-    arXiv:1909.13719. We draw from COLOUR_OPS and WARP_OPS only (no equalize, autocontrast, sharpness, colour), at full
-    strength 90 % brightness or contrast, everything inverted, 4 bits, 45 % of the side, 30 degrees, shear 0.3;
-    nearest neighbour, 0 outside.
+    arXiv:1909.13719. Here from COLOUR_OPS and WARP_OPS only (no equalize, autocontrast, sharpness, colour). Full
+    strength is 90 % of brightness or contrast, all values inverted, 4 bits, 45 % of the side, 30 degrees, shear 0.3.
+    Warps take the nearest pixel, and 0 outside. Raises ValueError for images of another type.
     """
     if image.dtype != jnp.uint8:
         raise ValueError(f"rand_augment needs uint8 images, as stored in 0..255; got {image.dtype}")
@@ -152,7 +153,7 @@ def rand_augment(key: jax.Array, image: jax.Array, num_ops: int = 2, magnitude: 
 def _random_op(chance: jax.Array, image: jax.Array, level: float) -> jax.Array:
     choice = _integers(chance[0], len(COLOUR_OPS) + len(WARP_OPS))
     signed = jnp.where(chance[1] < 0.5, level, -level)
-    # every colour is computed and one is kept: a branch under vmap would do the same
+    # Every colour is computed and one is chosen: a branch under vmap would do the same.
     x, factor = image.astype(jnp.float32), 1 + 0.9 * signed
     mean, step = jnp.mean(x), 2.0 ** round(4 * level)
     colours = (
@@ -170,7 +171,7 @@ def _random_op(chance: jax.Array, image: jax.Array, level: float) -> jax.Array:
 def _warp(
     image: jax.Array, move_x: jax.Array, move_y: jax.Array, turn: jax.Array, shear_x: jax.Array, shear_y: jax.Array
 ) -> jax.Array:
-    """Each pixel from the nearest source pixel; exactly the image where all amounts (of full strength) are 0."""
+    """Takes each pixel from the nearest source pixel; amounts (of full strength) of 0 return exactly the image."""
     height, width, _ = image.shape
     y, x = jnp.meshgrid(jnp.arange(height) - (height - 1) / 2, jnp.arange(width) - (width - 1) / 2, indexing="ij")
     angle = turn * math.radians(30)
@@ -185,7 +186,7 @@ def _warp(
 
 
 def mixup(key: jax.Array, batch: Batch, alpha: float = 0.2) -> dict[str, jax.Array]:
-    """image = w * own + (1 - w) * partner's, one w ~ Beta(alpha, alpha) for the batch.
+    """Mixes images: w * image + (1 - w) * partner's image, one w ~ Beta(alpha, alpha) for the batch.
 
     H. Zhang et al., "mixup: beyond empirical risk minimization", 2017, arXiv:1710.09412.
     """
@@ -197,11 +198,11 @@ def mixup(key: jax.Array, batch: Batch, alpha: float = 0.2) -> dict[str, jax.Arr
 
 
 def cutmix(key: jax.Array, batch: Batch, alpha: float = 1.0) -> dict[str, jax.Array]:
-    """A box of the partner's image put into the own one; the weight is the share of the area that is left.
+    """Puts a box of the partner's image into each image; the weight is the share of the area outside the box.
 
     S. Yun et al., "CutMix: regularization strategy to train strong classifiers with localizable features", 2019,
     arXiv:1905.04899: sides sqrt(1 - w) of the image's, w ~ Beta(alpha, alpha), a random centre, clipped at the border,
-    one box for the batch.
+    one box for the batch. Raises ValueError for what is no batch of images.
     """
     if batch["image"].ndim != 4:
         raise ValueError(f"cutmix is for images [B, H, W, C]; these have shape {batch['image'].shape}")
@@ -219,7 +220,7 @@ def cutmix(key: jax.Array, batch: Batch, alpha: float = 1.0) -> dict[str, jax.Ar
 
 
 def _partners(key: jax.Array, labelled: jax.Array) -> jax.Array:
-    """int32 [B]: a random permutation of the labelled rows among themselves, and of the others."""
+    """Returns int32 [B]: a random permutation of the labelled rows among themselves, and of the others."""
     chance = jax.random.uniform(key, labelled.shape)
     in_order = jnp.lexsort((jnp.arange(len(labelled)), labelled))
     at_random = jnp.lexsort((chance, labelled))

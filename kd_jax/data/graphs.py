@@ -1,7 +1,7 @@
 """Graphs whose nodes are the examples of all splits, for transductive learning: `batch.node` is a node's number.
 
-A data function (config.data.name) makes the splits with the field `node`; a graph function (config.extra) the graph of
-all of them, which networks and losses read at `extra.graph`:
+A data function (config.data.name) makes the splits with the field `node`. A graph function (config.extra) makes the
+graph of all of them, which networks and losses read at `extra.graph`:
 
     features  float32 [nodes, d]           senders, receivers  int32 [edges], both directions and a loop at every node,
     weights   float32 [edges]              sorted by receiver
@@ -38,21 +38,21 @@ BLOCK = 512  # rows of the distance matrix that are held at a time
 
 
 def digits(config: Mapping[str, Any]) -> Splits:
-    """scikit-learn's digits with the field `node`; `knn` connects them."""
+    """Loads scikit-learn's digits with the field `node`; `knn` connects them."""
     fields = {**DEFAULTS, **config}
-    found = arrays.digits(fields["test"])
-    train = np.arange(len(found.train), dtype=np.int32)
-    test = len(train) + np.arange(len(found.test), dtype=np.int32)
-    return Splits(_numbered(found.train, train), None, _numbered(found.test, test))
+    splits = arrays.digits(fields["test"])
+    train = np.arange(len(splits.train), dtype=np.int32)
+    test = len(train) + np.arange(len(splits.test), dtype=np.int32)
+    return Splits(_numbered(splits.train, train), None, _numbered(splits.test, test))
 
 
 def packages(config: Mapping[str, Any]) -> Splits:
-    """Debian packages of seven sections: which one is a package in? In Debian 12, 6,336 packages and 11,118 edges, 80 %
-    of them within a section.
+    """Loads Debian packages; the class is the section of the archive, one of seven, that a package is in.
 
-    Features are the words of the short description, hashed to 256 values of norm 1; `dependencies` connects packages
-    that depend on, recommend, suggest or enhance one another. A package that is joined to no other one is left out.
-    `directory` is a Packages index of an archive, "" what apt knows: numbers compare within one release only.
+    Features are the words of the short description, hashed to 256 values of norm 1. `dependencies` connects packages
+    that depend on, recommend, suggest or enhance one another; a package without any edge is left out.
+    `directory` is a Packages index of an archive, "" what apt has: results compare within one release only. Debian 12
+    has 6,336 packages and 11,118 edges, 80 % of them within a section. DataNotFound where there is no index.
     """
     fields = {**DEFAULTS, **config}
     nodes, _ = packages_and_edges(fields["directory"])
@@ -66,12 +66,15 @@ def packages(config: Mapping[str, Any]) -> Splits:
         "packages", "train", words, labels, class_names=TOPICS, mean=(0.0,) * WORDS, std=(1.0,) * WORDS
     )
     whole = _numbered(whole, np.arange(len(nodes), dtype=np.int32))
-    kept, held = hold_out(labels, fields["test"], TEST_SEED)
-    return Splits(subset(whole, kept), None, subset(whole, held, "test"))
+    train, test = hold_out(labels, fields["test"], TEST_SEED)
+    return Splits(subset(whole, train), None, subset(whole, test, "test"))
 
 
 def knn(splits: Splits, k: int = 10) -> dict[str, Graph]:
-    """{"graph": ...}: every node joined to the k nearest by Euclidean distance of the stored values, or they to it."""
+    """Returns {"graph": ...} that joins two nodes if one is among the k nearest of the other.
+
+    Distances are Euclidean, of the stored values. Raises ValueError unless 0 < k < number of nodes.
+    """
     nodes = _nodes(splits, stored=True).astype(np.float64)
     if not 0 < k < len(nodes):
         raise ValueError(f"k={k} neighbours of {len(nodes)} nodes")
@@ -87,7 +90,7 @@ def knn(splits: Splits, k: int = 10) -> dict[str, Graph]:
 
 
 def dependencies(splits: Splits, directory: str = "") -> dict[str, Graph]:
-    """{"graph": ...} of `packages`; give it the `directory` of config.data, if there is one."""
+    """Returns {"graph": ...} of the splits of `packages`; `directory` is that of config.data."""
     nodes, edges = packages_and_edges(directory)
     features = _nodes(splits)
     if splits.train.name != "packages" or len(features) != len(nodes):
@@ -102,7 +105,7 @@ def _numbered(source: Source, node: np.ndarray) -> Source:
 
 
 def _nodes(splits: Splits, stored: bool = False) -> np.ndarray:
-    """float32 [nodes, d] in the order of `node`: normalised as batches are, or as stored."""
+    """Returns the features float32 [nodes, d] in the order of `node`: normalised as batches are, or as stored."""
     sources = [source for source in splits if source is not None]
     if any("node" not in source.fields for source in sources):
         raise ValueError(f"{splits.train.name} has no field 'node': take a data function of kd_jax.data.graphs.")
@@ -133,23 +136,23 @@ def _graph(features: np.ndarray, one: np.ndarray, other: np.ndarray) -> Graph:
 
 @functools.lru_cache(maxsize=2)
 def packages_and_edges(path: str) -> tuple[list[tuple[str, str, str]], np.ndarray]:
-    """([(name, section, description)] sorted by name, int [edges, 2]) of the packages in TOPICS with an edge."""
-    found: dict[str, dict[str, str]] = {}
+    """Returns [(name, section, description)] sorted by name, and int [edges, 2], of packages in TOPICS with an edge."""
+    stanzas: dict[str, dict[str, str]] = {}
     for fields in _stanzas(_index(path)):
         if fields.get("Section") in TOPICS:
-            found.setdefault(fields["Package"], fields)
+            stanzas.setdefault(fields["Package"], fields)
     edges = {
         tuple(sorted((name, other)))
-        for name, fields in found.items()
+        for name, fields in stanzas.items()
         for relation in RELATIONS
         for other in re.findall(r"(?:^|[,|])\s*([a-z0-9][a-z0-9+.-]+)", fields.get(relation, ""))
-        if other in found and other != name
+        if other in stanzas and other != name
     }
     if not edges:
         raise DataNotFound(f"{path or 'apt'} knows no packages of the sections {', '.join(TOPICS)}. {_ADVICE}")
     names = sorted({name for edge in edges for name in edge})
     number = {name: i for i, name in enumerate(names)}
-    nodes = [(name, found[name]["Section"], found[name].get("Description", "")) for name in names]
+    nodes = [(name, stanzas[name]["Section"], stanzas[name].get("Description", "")) for name in names]
     return nodes, np.array(sorted((number[a], number[b]) for a, b in edges))
 
 

@@ -1,8 +1,8 @@
-"""Recorded speech in two modalities: which of five languages is a telephone prompt in?
+"""Recorded speech in two modalities: the class is the language, one of five, of a telephone prompt.
 
 The prompts of Asterisk (CC-BY-SA 3.0 and CC-BY 3.0; A. Smith, J. Wallack, C. Carlo, M. Topal), 8 kHz, about 550 a
-language. Each language is one voice (English and Spanish are the same one), so voices and recordings tell languages
-apart too: numbers compare networks, they say little about language recognition.
+language. One voice speaks each language (English and Spanish share one), so networks can tell languages by voice and
+recording: accuracies compare networks, and say little about language recognition.
 """
 
 from __future__ import annotations
@@ -29,43 +29,43 @@ TEST_SEED = 0
 
 
 def languages(config: Mapping[str, Any]) -> Splits:
-    """`image` float32 [n, 32, 16, 1], the log-mel spectrogram; field `contour` float32 [n, 32, 2], loudness and rate of
-    zero crossings in the same 32 frames, standardised over train.
+    """Loads the prompts: `image` float32 [n, 32, 16, 1] is the log-mel spectrogram, the field `contour` a second view.
 
-    `directory` holds a folder for each language, such as en_US_f_Allison; "" is where Debian puts them. A fixed
-    stratified fraction `test` of the recordings is for testing.
+    contour float32 [n, 32, 2] is the loudness and the rate of zero crossings in the same 32 frames, standardised over
+    train. `directory` holds a folder for each language, such as en_US_f_Allison; "" is where Debian puts them. A fixed
+    stratified fraction `test` of the recordings is the test split. DataNotFound where a language is missing.
     """
     fields = {**DEFAULTS, **config}
     mel, contour, labels = _recordings(fields["directory"] or FOLDER)
-    kept, held = hold_out(labels, fields["test"], TEST_SEED)
-    train = mel[kept]
-    level, width = contour[kept].mean((0, 1)), contour[kept].std((0, 1))
-    whole = in_memory("speech", "train", mel, labels, class_names=LANGUAGES, mean=(train.mean(),), std=(train.std(),))
+    train, test = hold_out(labels, fields["test"], TEST_SEED)
+    mean, std = mel[train].mean(), mel[train].std()
+    level, width = contour[train].mean((0, 1)), contour[train].std((0, 1))
+    whole = in_memory("speech", "train", mel, labels, class_names=LANGUAGES, mean=(mean,), std=(std,))
     whole = dataclasses.replace(whole, fields={"contour": ((contour - level) / width).astype(np.float32)})
-    return Splits(subset(whole, kept), None, subset(whole, held, "test"))
+    return Splits(subset(whole, train), None, subset(whole, test, "test"))
 
 
 @functools.lru_cache(maxsize=2)
 def _recordings(directory: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(mel [n, 32, 16, 1], contour [n, 32, 2], labels [n]) of all recordings that hold sound, in the order of names."""
+    """Returns mel [n, 32, 16, 1], contour [n, 32, 2] and labels [n] of all recordings with sound, in order of names."""
     folders = {code: sorted(Path(directory).glob(f"{code}_*")) for code in LANGUAGES}
-    if missing := [code for code, found in folders.items() if not found]:
+    if missing := [code for code, paths in folders.items() if not paths]:
         packages = " ".join(f"asterisk-core-sounds-{code}-wav" for code in missing)
         raise DataNotFound(
             f"speech: {directory} has no folder for {', '.join(missing)}. On Debian: apt-get install {packages}"
         )
-    found = [
+    clips = [
         (*modalities(clip), label)
         for label, code in enumerate(LANGUAGES)
         for path in sorted(path for folder in folders[code] for path in folder.rglob("*.wav"))
         if (clip := speech_of(read(path))) is not None
     ]
-    mel, contour, labels = zip(*found, strict=True)
+    mel, contour, labels = zip(*clips, strict=True)
     return np.stack(mel), np.stack(contour), np.array(labels, np.int32)
 
 
 def read(path: Path) -> np.ndarray:
-    """float32 [samples] in -1..1, the first three seconds. ValueError unless 16 bit, mono, 8 kHz."""
+    """Reads the first three seconds as float32 [samples] in -1..1. ValueError unless 16 bit, mono, 8 kHz."""
     with wave.open(str(path)) as file:
         form = file.getsampwidth(), file.getnchannels(), file.getframerate()
         if form != (2, 1, RATE):
@@ -74,8 +74,10 @@ def read(path: Path) -> np.ndarray:
 
 
 def speech_of(samples: np.ndarray) -> np.ndarray | None:
-    """1.06 seconds from where the sound first reaches 5 % of its peak, padded with 0; None for silence or less than a
-    third of that."""
+    """Cuts out 1.06 seconds from where the sound first reaches 5 % of its peak, padded with 0.
+
+    Returns None for silence, and where less than a third of that is left.
+    """
     length = WINDOW + HOP * (FRAMES - 1)
     size = np.abs(samples)
     peak = size.max(initial=0)
@@ -86,7 +88,7 @@ def speech_of(samples: np.ndarray) -> np.ndarray | None:
 
 
 def modalities(clip: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(log mel energies [32, 16, 1], (log energy, zero crossings a sample) [32, 2]) of one clip, float32."""
+    """Computes log mel energies [32, 16, 1], and (log energy, zero crossings a sample) [32, 2], float32, of a clip."""
     frames = np.lib.stride_tricks.sliding_window_view(clip, WINDOW)[::HOP]
     power = np.abs(np.fft.rfft(frames * np.hanning(WINDOW))) ** 2
     mel = np.log(power @ mel_filters() + 1e-6)[..., None]
@@ -97,7 +99,7 @@ def modalities(clip: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def mel_filters() -> np.ndarray:
-    """[frequencies, bands]: triangles whose corners are equally spaced on the mel scale from 60 to 3,800 Hz."""
+    """Returns [frequencies, bands]: triangles with corners equally spaced on the mel scale from 60 to 3,800 Hz."""
     frequency = np.linspace(0, RATE / 2, WINDOW // 2 + 1)[:, None]
     low, high = (2595 * np.log10(1 + hertz / 700) for hertz in (60, 3800))
     corner = 700 * (10 ** (np.linspace(low, high, BANDS + 2) / 2595) - 1)

@@ -1,4 +1,4 @@
-"""Who belongs to which split, and whose label is kept: pure functions of labels and a seed."""
+"""Functions of labels and a seed that choose the examples of a split, and the labels that stay."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 
 
 def hold_out(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(kept rows, held-out rows), both sorted: ceil(fraction * n) of the n labelled rows, each class in proportion.
+    """Returns (remaining rows, held-out rows), both sorted; ceil(fraction * n) of the n labelled rows are held out.
 
-    Classes get floor(share) rows and the rest go to the largest remainders, so each class is within one row of its
-    exact share. Rows without a label (-1) are always kept.
+    Of each class floor(share) rows are held out, and the rest from those with the largest remainders, so each class is
+    within one row of its exact share. Rows without a label (-1) always remain. ValueError unless 0 <= fraction < 1.
     """
     if not 0 <= fraction < 1:
         raise ValueError(f"a held-out fraction is in [0, 1), got {fraction}")
@@ -30,9 +30,9 @@ def hold_out(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray
 
 
 def keep_labels(labels: np.ndarray, count: int, num_classes: int, seed: tuple[int, ...]) -> np.ndarray:
-    """Labels with all but `count` set to -1; every class keeps count // num_classes, or one more.
+    """Returns the labels with all but `count` set to -1; every class keeps count // num_classes, or one more.
 
-    With the same seed a larger count keeps what a smaller one kept.
+    With the same seed, a larger count keeps all that a smaller one keeps. ValueError where a class has too few.
     """
     rng = np.random.default_rng((*seed, 2))
     quota = np.full(num_classes, count // num_classes)
@@ -52,17 +52,17 @@ def keep_labels(labels: np.ndarray, count: int, num_classes: int, seed: tuple[in
 
 
 def shuffled(n: int, seed: int) -> np.ndarray:
-    """A fixed order of n rows from which slices are taken: files may be sorted by class."""
+    """Returns a fixed random order of n rows, from which slices are taken: files may be sorted by class."""
     return np.random.default_rng((seed, 3)).permutation(n)
 
 
 def wrong_labels(labels: np.ndarray, share: float, num_classes: int, seed: int) -> np.ndarray:
-    """The labels with round(share * n) of the n known ones replaced by another class, all others alike likely."""
+    """Returns the labels with round(share * n) of the n that are not -1 changed to another class, chosen uniformly."""
     if not 0 <= share <= 1:
         raise ValueError(f"label_noise is a share in [0, 1], got {share}")
-    known = np.flatnonzero(labels >= 0)
+    labelled = np.flatnonzero(labels >= 0)
     rng = np.random.default_rng((seed, 3))
-    chosen = rng.choice(known, size=round(share * len(known)), replace=False)
+    chosen = rng.choice(labelled, size=round(share * len(labelled)), replace=False)
     wrong = labels.copy()
     wrong[chosen] = (labels[chosen] + rng.integers(1, num_classes, len(chosen))) % num_classes
     return wrong

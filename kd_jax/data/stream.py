@@ -22,9 +22,10 @@ THREADS = min(16, os.cpu_count() or 1)  # each makes a batch of its own
 def host_batches(
     source: Source, rows: Rows, local: np.ndarray, *, seed: int | None, start: int, count: int, workers: int
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The rows `local` of the batches of `count` steps from `start`. `seed=None` is evaluation, without random crops.
+    """Returns an iterator over the rows `local` of the batches of `count` steps from `start`.
 
-    A position goes in and an example comes out, so that resume is exact.
+    `seed=None` is evaluation, without random crops. Every example is a function of its position, so resume is exact.
+    `workers` processes read; 0 reads in threads of this one, ValueError for a negative number.
     """
     import grain  # a third of a second, which sets in memory need not wait for
 
@@ -44,7 +45,7 @@ def host_batches(
 
 def _read(source: Source, rows: Rows, local: np.ndarray, seed: int | None, position: int) -> dict[str, np.ndarray]:
     step, row = divmod(position, len(local))
-    index, view = (part[local[row]] for part in _rows_of_step(rows, step))
+    index, view = (numbers[local[row]] for numbers in _rows_of_step(rows, step))
     example = source.example(int(index)) if seed is None else source.example(int(index), int(view), seed)
     label = np.asarray(example["label"], np.int32)
     return {**example, "label": label, "labelled": label >= 0, "index": index, "view": view}

@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100 (A. Krizhevsky, "Learning multiple layers of features from tiny images", 2009).
 
-From a prepared TFDS folder, the official binary archive, or that archive extracted. A record is 1 label byte
-(CIFAR-100: the coarse, then the fine label; the fine one is used) and 3,072 bytes of a 3x32x32 image.
+They are read from a prepared TFDS folder, the official binary archive, or that archive extracted. A record is 1 label
+byte (CIFAR-100: the coarse, then the fine label; the fine one is used) and 3,072 bytes of a 3x32x32 image.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ IMAGE_BYTES = 3 * 32 * 32
 
 @dataclasses.dataclass(frozen=True)
 class Archive:
+    """The official archive of a data set."""
+
     file: str
     md5: str
     folder: str
@@ -71,10 +73,11 @@ SETS: dict[str, Archive] = {
 def load(
     name: str, directory: str, *, download: bool = False, archives: Mapping[str, Archive] = SETS, url: str = URL
 ) -> Splits:
-    """50,000 training and 10,000 test images, 32x32x3.
+    """Loads 50,000 training and 10,000 test images, 32x32x3.
 
-    An archive whose MD5 is not that of `archives` is refused. With `download` a missing archive is fetched once,
-    into the first place that is looked in.
+    With `download` a missing archive is fetched once, into `directory` or $KD_JAX_DATA if one is set, else into
+    ~/.cache/kd_jax. Raises ValueError for an archive whose MD5 is not that of `archives`, DataNotFound where there is
+    nothing to load.
     """
     archive = archives[name]
     if prepared.find(name, directory):
@@ -98,26 +101,26 @@ def load(
 
 
 def _download(url: str, target: Path, md5: str) -> None:
-    """Into a file beside the target, which appears only once it is whole and its checksum right."""
+    """Downloads into a file beside the target and renames it once it is whole and its checksum is right."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=target.name, delete=False) as part:
+    with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=target.name, delete=False) as scratch:
             try:
                 digest = hashlib.md5()
-                while block := answer.read(1 << 20):
+                while block := response.read(1 << 20):
                     digest.update(block)
-                    part.write(block)
-                part.flush()
+                    scratch.write(block)
+                scratch.flush()
                 _check_md5(url, digest.hexdigest(), md5)
-                os.replace(part.name, target)
+                os.replace(scratch.name, target)
             except BaseException:
-                os.unlink(part.name)
+                os.unlink(scratch.name)
                 raise
 
 
-def _check_md5(what: str | Path, found: str, expected: str) -> None:
-    if found != expected:
-        raise ValueError(f"{what} is corrupt or not the official file: its MD5 is {found}, expected {expected}")
+def _check_md5(what: str | Path, md5: str, expected: str) -> None:
+    if md5 != expected:
+        raise ValueError(f"{what} is corrupt or not the official file: its MD5 is {md5}, expected {expected}")
 
 
 def _from_archive(name: str, archive: Archive, path: Path) -> Splits:
@@ -146,11 +149,11 @@ def _plain(path: Path) -> bytes:
 
 def _splits(name: str, archive: Archive, read: Callable[[str], bytes]) -> Splits:
     class_names = tuple(read(archive.names).decode().split())
-    parts = []
+    sources = []
     for split, files in (("train", archive.train), ("test", archive.test)):
         images, labels = zip(*(_records(file, read(file), archive.label_bytes) for file in files), strict=True)
-        parts.append(_source(name, split, np.concatenate(images), np.concatenate(labels), class_names, archive))
-    return Splits(parts[0], None, parts[1])
+        sources.append(_source(name, split, np.concatenate(images), np.concatenate(labels), class_names, archive))
+    return Splits(sources[0], None, sources[1])
 
 
 def _records(file: str, raw: bytes, label_bytes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -25,12 +25,14 @@ PREFIX = {"train": "train", "test": "t10k"}
 
 @dataclasses.dataclass(frozen=True)
 class IdxSet:
+    """What is to be idx of a data set in idx files."""
+
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     folders: tuple[str, ...]  # below a data folder; the last is torchvision's
-    system: tuple[str, ...]
-    fetch: str
+    system: tuple[str, ...]  # folders in which a package installs it
+    fetch: str  # the simplest way to get it
 
 
 SETS = {
@@ -54,31 +56,29 @@ SETS = {
 
 
 def load(name: str, directory: str) -> Splits:
-    """60,000 training and 10,000 test images, 28x28x1."""
-    known = SETS[name]
-    looked = places(directory, known.system)
+    """Loads 60,000 training and 10,000 test images, 28x28x1; DataNotFound where they are not."""
+    idx = SETS[name]
+    looked = places(directory, idx.system)
     for place in looked:
         # a folder shared by many sets is searched below only: MNIST's files have the same names as Fashion-MNIST's
-        own = known.folders if directory or str(place) in known.system else known.folders[1:]
-        for folder in (place / below for below in own):
+        folders = idx.folders if directory or str(place) in idx.system else idx.folders[1:]
+        for folder in (place / below for below in folders):
             if _file(folder, "train-images-idx3-ubyte"):
-                return Splits(_split(name, known, folder, "train"), None, _split(name, known, folder, "test"))
+                return Splits(_split(name, idx, folder, "train"), None, _split(name, idx, folder, "test"))
     if prepared.find(name, directory):
         return prepared.load(name, directory)
-    raise not_found(name, looked, [known.fetch, *prepared.fetch_commands(name)])
+    raise not_found(name, looked, [idx.fetch, *prepared.fetch_commands(name)])
 
 
-def _split(name: str, known: IdxSet, folder: Path, split: str) -> Source:
-    parts = []
+def _split(name: str, idx: IdxSet, folder: Path, split: str) -> Source:
+    tables = []
     for kind in ("images-idx3", "labels-idx1"):
         path = _file(folder, f"{PREFIX[split]}-{kind}-ubyte")
         if path is None:
-            raise not_found(f"{name} ({PREFIX[split]}-{kind}-ubyte)", [folder], [known.fetch, "the missing file"])
-        parts.append(read_idx(path))
-    images, labels = parts
-    return in_memory(
-        name, split, images[..., None], labels, class_names=known.class_names, mean=known.mean, std=known.std
-    )
+            raise not_found(f"{name} ({PREFIX[split]}-{kind}-ubyte)", [folder], [idx.fetch, "the missing file"])
+        tables.append(read_idx(path))
+    images, labels = tables
+    return in_memory(name, split, images[..., None], labels, class_names=idx.class_names, mean=idx.mean, std=idx.std)
 
 
 def _file(folder: Path, stem: str) -> Path | None:
@@ -86,7 +86,10 @@ def _file(folder: Path, stem: str) -> Path | None:
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """The uint8 array of an idx file: 0, 0, type, number of axes, big-endian int32 sizes, values."""
+    """Reads the uint8 array of an idx file: 0, 0, type, number of axes, big-endian int32 sizes, values.
+
+    Raises ValueError for a file of another type, and for one that is truncated.
+    """
     raw = path.read_bytes()
     if raw[:2] == b"\x1f\x8b":
         try:
@@ -98,6 +101,6 @@ def read_idx(path: Path) -> np.ndarray:
     start = 4 + 4 * raw[3]
     shape = tuple(np.frombuffer(raw[4:start].ljust(start - 4, b"\0"), ">i4").tolist())
     if len(raw) - start != math.prod(shape):
-        expected, found = math.prod(shape), len(raw) - start
-        raise ValueError(f"{path} is corrupt or truncated: shape {shape} needs {expected} bytes, there are {found}")
+        needed, left = math.prod(shape), len(raw) - start
+        raise ValueError(f"{path} is corrupt or truncated: shape {shape} needs {needed} bytes, there are {left}")
     return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)

@@ -1,8 +1,8 @@
 """Second modalities of images, as functions for config.prepare: (batch, train, **options) -> further batch entries.
 
-They are computed from the prepared image (augmented, normalised), so that both modalities show one event, and a network
-reads its own by its inputs, such as ("batch.spectrum",). Two recorded modalities need no function: Source.fields holds
-the second one. Images are [batch, height, width, channels]; ValueError for anything else.
+They are computed from the prepared image (augmented, normalised), so that both modalities show one event. The inputs of
+a network say which it reads, such as ("batch.spectrum",). A second modality that was recorded needs no function: it is
+in Source.fields. Images are [batch, height, width, channels]; ValueError for anything else.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ Batch = Mapping[str, Array]
 
 
 def spectrum(batch: Batch, train: bool) -> dict[str, Array]:
-    """spectrum: log(1 + |F|), F the orthonormal 2-D Fourier transform with frequency 0 in the middle; no phase."""
+    """Computes `spectrum`: log(1 + |F|), F the orthonormal 2-D Fourier transform with frequency 0 in the middle."""
     frequencies = jnp.fft.fft2(_image("spectrum", batch), axes=(1, 2), norm="ortho")
     return {"spectrum": jnp.fft.fftshift(jnp.log1p(jnp.abs(frequencies)), axes=(1, 2))}
 
 
 def edges(batch: Batch, train: bool) -> dict[str, Array]:
-    """edges: the length of the gradient of the image, by central differences with the border repeated."""
+    """Computes `edges`: the length of the image's gradient, by central differences with the border repeated."""
     x = _image("edges", batch)
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
     down, right = padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1], padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]
@@ -31,7 +31,7 @@ def edges(batch: Batch, train: bool) -> dict[str, Array]:
 
 
 def halves(batch: Batch, train: bool) -> dict[str, Array]:
-    """upper, lower: the rows above the middle and the others."""
+    """Returns `upper`, the rows above the middle, and `lower`, the others."""
     x = _image("halves", batch)
     middle = x.shape[1] // 2
     return {"upper": x[:, :middle], "lower": x[:, middle:]}

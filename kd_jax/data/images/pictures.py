@@ -12,7 +12,7 @@ EVAL_CROP = 224 / 256  # the shorter side is resized to size / EVAL_CROP before 
 
 
 def decode(data: bytes | np.ndarray, channels: int) -> Image.Image:
-    """An RGB or grey PIL image from JPEG or PNG bytes (or from an array)."""
+    """Returns an RGB or grey PIL image from JPEG or PNG bytes, or from an array; ValueError for other bytes."""
     if isinstance(data, np.ndarray):
         return Image.fromarray(data[..., 0] if data.shape[-1] == 1 else data)
     try:
@@ -23,7 +23,7 @@ def decode(data: bytes | np.ndarray, channels: int) -> Image.Image:
 
 
 def random_resized_crop(image: Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:
-    """uint8 [size, size, C]: a crop of 8 % to 100 % of the area, of aspect 3/4 to 4/3, resized (bilinear); no flip.
+    """Returns uint8 [size, size, C]: a random crop of 8 to 100 % of the area, of aspect 3/4 to 4/3, resized bilinearly.
 
     C. Szegedy et al., "Going deeper with convolutions", 2014, arXiv:1409.4842, with the ranges of the public ImageNet
     recipes: ten draws, then the centre crop.
@@ -41,7 +41,7 @@ def random_resized_crop(image: Image.Image, size: int, rng: np.random.Generator)
 
 
 def centre_crop(image: Image.Image, size: int) -> np.ndarray:
-    """uint8 [size, size, C]: the shorter side resized to size * 256 / 224, then the middle."""
+    """Returns uint8 [size, size, C]: the middle of the image with the shorter side resized to size * 256 / 224."""
     width, height = image.size
     side = min(width, height) * EVAL_CROP
     left, top = (width - side) / 2, (height - side) / 2
@@ -50,6 +50,6 @@ def centre_crop(image: Image.Image, size: int) -> np.ndarray:
 
 
 def as_array(image: Image.Image) -> np.ndarray:
-    """uint8 [H, W, C], C = 1 for grey."""
+    """Returns uint8 [H, W, C], C = 1 for grey."""
     array = np.asarray(image)
     return array[..., None] if array.ndim == 2 else array

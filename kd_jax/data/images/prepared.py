@@ -1,6 +1,6 @@
 """Data sets that TensorFlow Datasets prepared as array_record files, read without TensorFlow and without network.
 
-`tfds.load` is never called: offline it tries for minutes. What is not on disk is reported at once.
+`tfds.load` is never called, since offline it tries for minutes; data that are not on disk are reported at once.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ STATISTICS = {
 
 
 def fetch_commands(name: str) -> list[str]:
+    """Returns what a user does to get the set, as lines of a message."""
     manual = ["ILSVRC2012_img_{train,val}.tar from image-net.org in ~/tensorflow_datasets/downloads/manual"]
     return (manual if name == "imagenet2012" else []) + [
         "pip install -e '.[tensorflow]'   (TensorFlow, only to prepare) and then, with network:",
@@ -43,19 +44,22 @@ def fetch_commands(name: str) -> list[str]:
 
 
 def find(name: str, directory: str) -> Path | None:
-    """The folder (.../NAME/[CONFIG/]VERSION) of a prepared set: its newest version, in the first place that has it."""
+    """Returns the folder (.../NAME/[CONFIG/]VERSION) of a set's newest version, or None.
+
+    The first place that has the set counts. Raises ValueError where it has several configurations of it.
+    """
     base, *rest = re.split("[/:]", name)
     for place in places(directory):
         roots = [place / base / "/".join(rest)]
         roots += [place] if directory else []
         for root in roots:
-            found = [path for depth in ("", "*/", "*/*/") for path in root.glob(f"{depth}dataset_info.json")]
-            found = [path.parent for path in found if _name(path) == base]
-            if len({path.parent for path in found}) > 1:
-                choices = sorted({f"tfds:{base}/{path.parent.name}" for path in found})
+            infos = [path for depth in ("", "*/", "*/*/") for path in root.glob(f"{depth}dataset_info.json")]
+            versions = [path.parent for path in infos if _name(path) == base]
+            if len({path.parent for path in versions}) > 1:
+                choices = sorted({f"tfds:{base}/{path.parent.name}" for path in versions})
                 raise ValueError(f"{root} holds several configurations of {base}: name one of {', '.join(choices)}")
-            if found:
-                return max(found, key=lambda path: [int(part) for part in re.findall(r"\d+", path.name)])
+            if versions:
+                return max(versions, key=lambda path: [int(number) for number in re.findall(r"\d+", path.name)])
     return None
 
 
@@ -67,12 +71,12 @@ def _name(path: Path) -> str:
 
 
 def load(name: str, directory: str, image_size: int = 0, *, test: float = 0.0, all_labels: bool = False) -> Splits:
-    """The splits of a prepared set with one image and one class label an example.
+    """Loads a prepared set with one image and one class label an example.
 
-    The test split is "test", or "validation" where there is no labelled one (ImageNet), or the fraction `test` of
-    train. Small images of one size are decoded into memory. Others are streamed: cropped to `image_size`, in
+    The test split is "test", or "validation" if that has no labels (ImageNet), or the fraction `test` of train. Images
+    of one size are decoded into memory if they fit into MEMORY_BYTES. Others are streamed: cropped to `image_size`, in
     training at random as a function of (seed, index, view), else in the centre. `all_labels` reads every label of train
-    now (once: they are kept beside the data).
+    at once, the first time; then they are stored beside the data.
     """
     folder = find(name, directory)
     if folder is None:
@@ -86,8 +90,8 @@ def load(name: str, directory: str, image_size: int = 0, *, test: float = 0.0, a
     if (all_labels or alone) and train.labels is None:
         train = _with_all_labels(train, folder)
     if alone:
-        kept, held = splits.hold_out(train.labels, test, TEST_SEED)
-        return Splits(subset(train, kept), None, subset(train, held, "test"))
+        rest, held = splits.hold_out(train.labels, test, TEST_SEED)
+        return Splits(subset(train, rest), None, subset(train, held, "test"))
     if "test" in info.splits and info.name != "imagenet2012":  # ImageNet's test labels were never published
         held = _source(folder, info, "validation", image_size) if "validation" in info.splits else None
         return Splits(train, held, _source(folder, info, "test", image_size))
@@ -111,7 +115,7 @@ def _builder(folder: Path) -> Any:
 
 @functools.lru_cache(maxsize=8)
 def _records(folder: Path, split: str) -> tuple[Any, str, str]:
-    """(records with encoded images, image key, label key). Opened once in every process that reads."""
+    """Returns the records with encoded images, their image key and label key; opens each set once in a process."""
     import tensorflow_datasets as tfds
 
     builder = _builder(folder)
@@ -132,8 +136,8 @@ def _source(folder: Path, info: Any, split: str, image_size: int) -> Source:
     shape, n = tuple(info.features[image].shape), info.splits[split].num_examples
     channels = shape[-1] or 3
     mean, std = STATISTICS.get(info.name, ((0.5,) * channels, (0.5,) * channels))
-    known = {"name": info.name, "split": split, "class_names": tuple(info.features[label].names)}
-    known |= {"num_classes": len(known["class_names"]), "mean": mean, "std": std}
+    shared = {"name": info.name, "split": split, "class_names": tuple(info.features[label].names)}
+    shared |= {"num_classes": len(shared["class_names"]), "mean": mean, "std": std}
     if not image_size and None in shape:
         raise ValueError(f"the images of {info.name} differ in size: data.image_size must say what to make of them")
     if not image_size and n * math.prod(shape) <= MEMORY_BYTES:
@@ -142,10 +146,10 @@ def _source(folder: Path, info: Any, split: str, image_size: int) -> Source:
             examples = list(pool.map(lambda index: fetch(index, None, 0), range(n)))
         images = np.stack([example["image"] for example in examples])
         labels = np.asarray([example["label"] for example in examples], np.int32)
-        return Source(image_shape=shape, images=images, labels=labels, **known)
+        return Source(image_shape=shape, images=images, labels=labels, **shared)
     fetch = functools.partial(_fetch, folder, split, channels, image_size)
     size = (image_size, image_size, channels) if image_size else shape
-    return Source(image_shape=size, labels=None, fetch=fetch, size=n, **known)
+    return Source(image_shape=size, labels=None, fetch=fetch, size=n, **shared)
 
 
 def _fetch(
@@ -165,7 +169,7 @@ def _fetch(
 
 
 def _with_all_labels(train: Source, folder: Path) -> Source:
-    """Reads every record once, without decoding its image, and keeps the labels beside the data if it may."""
+    """Reads every record once, without decoding its image, and stores the labels beside the data if it may."""
     path = folder / f"kd_jax_{train.split}_labels.npy"
     if path.is_file():
         return train.with_labels(np.load(path))
@@ -174,9 +178,9 @@ def _with_all_labels(train: Source, folder: Path) -> Source:
     with ThreadPoolExecutor() as pool:
         labels = np.fromiter(pool.map(lambda index: records[index][label], range(len(train))), np.int32)
     try:
-        part = path.with_suffix(f".{os.getpid()}.npy")
-        np.save(part, labels)
-        os.replace(part, path)
+        scratch = path.with_suffix(f".{os.getpid()}.npy")
+        np.save(scratch, labels)
+        os.replace(scratch, path)
     except OSError as error:
         logging.warning("the labels are read again next time: %s", error)
     return train.with_labels(labels)

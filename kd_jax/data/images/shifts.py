@@ -1,4 +1,4 @@
-"""A shifted target domain for domain adaptation: the digits under other light, without labels to train on."""
+"""A target domain for domain adaptation: the digits in other light, without labels to train on."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from kd_jax.data import arrays
 from kd_jax.data.load import DEFAULTS
 from kd_jax.data.source import Source, Splits
 
-SEED = 0  # of what the shift draws: the target domain is the same in every run
+SEED = 0  # of the shift: the target domain is the same in every run
 
 
 def digits(config: Mapping[str, Any]) -> Splits:
-    """The digits (arrays.digits) after `shifted(**config.shift)`; validation and test keep their labels.
+    """Loads the digits (arrays.digits) after `shifted(**config.shift)`; validation and test keep their labels.
 
-    `labels` = 0 hides all labels of train here, `labels` = N leaves N of them. Images are normalised as the source's
-    are, since that is what the teacher expects. ValueError if `shift` is missing or names what `shifted` does not take.
+    `labels` = 0 hides all labels of train, `labels` = N leaves N of them. Images are normalised like those of the
+    source domain, since the teacher expects that. ValueError if `shift` is missing or has an option that `shifted` does
+    not take.
     """
     fields = {**DEFAULTS, **config}
     if "shift" not in config:
         raise ValueError("shifts.digits needs data.shift, such as {'contrast': 0.6, 'gradient': 0.4, 'noise': 0.1}")
-    found = arrays.held_out(arrays.digits(fields["test"]), fields["validation"], fields["split_seed"])
-    splits = [s and _shifted_source(s, number, config["shift"]) for number, s in enumerate(found)]
+    plain = arrays.held_out(arrays.digits(fields["test"]), fields["validation"], fields["split_seed"])
+    splits = [s and _shifted_source(s, number, config["shift"]) for number, s in enumerate(plain)]
     if not fields["labels"]:
         splits[0] = splits[0].with_labels(np.full(len(splits[0]), -1))
     return Splits(*splits)
@@ -49,10 +50,10 @@ def shifted(
     noise: float = 0.0,
     invert: bool = False,
 ) -> np.ndarray:
-    """clip(contrast * x + gradient * ramp + noise * z), x = images / 255, as uint8 [n, H, W, C].
+    """Computes clip(contrast * x + gradient * ramp + noise * z), x = images / 255, as uint8 [n, H, W, C].
 
-    ramp grows from 0 to 1 across the image in a direction drawn for each one, z is standard normal in each pixel;
-    `invert` takes 1 - x for x.
+    ramp grows from 0 to 1 across an image in a direction drawn for it, z is standard normal in each pixel; `invert`
+    takes 1 - x for x. Raises ValueError for what are no uint8 images.
     """
     if images.ndim != 4 or images.dtype != np.uint8:
         raise ValueError(f"shifted takes uint8 images [n, H, W, C], got {images.dtype} {images.shape}")

@@ -1,7 +1,7 @@
-"""Two tokenizations of one text: which tokens of the student and of the teacher spell the same bytes.
+"""Two tokenizations of one text: the groups of the student's and the teacher's tokens that spell the same bytes.
 
-A group is the tokens of either side between two byte positions at which both tokenizers end a token. All on the host,
-in NumPy; losses/response_alignment.py takes the result.
+A group is all tokens, of either side, between two byte positions at which both tokenizers end a token. All is NumPy on
+the host; losses/response_alignment.py takes the result.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import numpy as np
 
 
 class Alignment(NamedTuple):
-    """Groups of a batch of texts.
+    """The groups of a batch of texts.
 
-    student_groups int32 [batch, student length], teacher_groups int32 [batch, teacher length]: the number of the group
-    that a token belongs to, from 0 in the order of the text, -1 for none (special tokens, padding, what only one side
-    has). valid: bool [batch, groups], groups = the shorter of the two lengths.
+    student_groups int32 [batch, student length], teacher_groups int32 [batch, teacher length]: the number of a token's
+    group, from 0 in the order of the text, -1 for none (special tokens, padding, text that only one side has). valid
+    bool [batch, groups]: whether the group exists, groups = the shorter of the two lengths.
     """
 
     student_groups: np.ndarray
@@ -26,9 +26,9 @@ class Alignment(NamedTuple):
 
 
 def byte_offsets(text: str, offsets: Sequence[tuple[int, int]]) -> np.ndarray:
-    """[tokens, 2]: start and end of each token in the UTF-8 bytes of the text, from those in characters (`tokenizers`).
+    """Converts the (start, end) of tokens in characters (of `tokenizers`) to [tokens, 2] in UTF-8 bytes of the text.
 
-    Byte-level tokens that share one character all get the bytes of that character; no group ends between them.
+    Byte-level tokens that share a character all get the bytes of that character; no group ends between them.
     Raises ValueError for offsets outside the text.
     """
     characters = np.asarray(offsets, np.int64).reshape(-1, 2)
@@ -40,11 +40,11 @@ def byte_offsets(text: str, offsets: Sequence[tuple[int, int]]) -> np.ndarray:
 
 
 def align(student_offsets: Sequence[np.ndarray], teacher_offsets: Sequence[np.ndarray]) -> Alignment:
-    """Groups of the tokens of the same texts, from the byte offsets [length, 2] of each, a text an entry.
+    """Groups the tokens of the same texts; each entry of either side has the byte offsets [length, 2] of a text.
 
-    Tokens of no bytes (start = end: special tokens, padding) are in no group, and neither is what follows the last
-    common boundary (a text that was cut at different places). The shorter texts are padded with -1. Raises ValueError
-    when the numbers of texts differ.
+    Tokens of no bytes (start = end: special tokens, padding) are in no group, and neither are tokens after the last
+    common boundary (of a text that was cut at different places). Shorter texts are padded with -1. Raises ValueError if
+    the numbers of texts differ.
     """
     if len(student_offsets) != len(teacher_offsets):
         raise ValueError(f"{len(student_offsets)} texts of the student, {len(teacher_offsets)} of the teacher.")
@@ -63,7 +63,7 @@ def align(student_offsets: Sequence[np.ndarray], teacher_offsets: Sequence[np.nd
 
 
 def _boundaries(offsets: np.ndarray) -> np.ndarray:
-    """The ends of tokens before which no later token starts."""
+    """Returns the ends of tokens before which no later token starts."""
     later = np.append(np.minimum.accumulate(offsets[::-1, 0])[::-1][1:], np.iinfo(np.int64).max)[: len(offsets)]
     return offsets[later >= offsets[:, 1], 1]
 
@@ -74,10 +74,10 @@ def shared_tokens(
     student_spelling: Callable[[str], str] = str,
     teacher_spelling: Callable[[str], str] = str,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(student ids, teacher ids) int32 [n]: the tokens of both vocabularies, in the order of the student's ids.
+    """Returns student ids and teacher ids, int32 [n], of the tokens in both vocabularies, sorted by student id.
 
-    A vocabulary maps tokens to ids (`Tokenizer.get_vocab()`). The spellings bring tokens of different conventions (a
-    leading "Ġ", "▁" or "##") to one; where they make two tokens of a side equal, the lower id counts.
+    A vocabulary maps tokens to ids (`Tokenizer.get_vocab()`). The spellings map tokens of different conventions (a
+    leading "Ġ", "▁" or "##") to one; of two tokens of a side with one spelling, the lower id counts.
     """
     by_spelling = {teacher_spelling(token): i for token, i in sorted(teacher.items(), key=lambda x: -x[1])}
     mine = {student_spelling(token): i for token, i in sorted(student.items(), key=lambda x: -x[1])}

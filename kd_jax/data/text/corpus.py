@@ -1,7 +1,7 @@
 """Running text for language models: documents -> token ids -> rows of one length, with a label at every token.
 
     tokens    int32 [n, L]  the start token, then the text          label  int32 [n, L]  the token that follows, or -1
-    segments  int32 [n, L]  which document of the row; 0 = padding
+    segments  int32 [n, L]  the number of the document in the row, 0 = padding
 
 Labels never cross documents, and with `segments` neither does attention: a decoder takes ("batch.tokens",
 "batch.segments") and counts positions within each segment.
@@ -29,10 +29,11 @@ Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def load(fields: SimpleNamespace) -> Splits:
-    """Splits of data.name="text": data.directory is "bible" (the King James Version), a text file or a folder of them.
+    """Loads data.name="text": data.directory is "bible" (the King James Version), a text file or a folder of them.
 
     Documents (chapters; files of a folder; paragraphs of one file) are dealt out whole to train, validation and test by
-    data.split_seed, so that no text is in two splits; the tokenizer sees those of train alone. Raises DataNotFound.
+    data.split_seed, so that no text is in two splits; the tokenizer learns from train alone. Raises DataNotFound where
+    there is no text, ValueError where too few documents are left for a split.
     """
     documents = read_documents(fields.directory or BIBLE)
     order = splits.shuffled(len(documents), fields.split_seed)
@@ -43,22 +44,25 @@ def load(fields: SimpleNamespace) -> Splits:
             f"{len(documents) - sum(counts)} to train on and {counts[0]} to test on."
         )
     test, validation, train = np.split(order, np.cumsum(counts))
-    parts = {
+    texts = {
         split: [documents[i] for i in np.sort(rows)]
         for split, rows in (("train", train), ("validation", validation), ("test", test))
     }
-    codec = make_codec(fields.tokenizer, parts["train"], fields.vocabulary)
+    codec = make_codec(fields.tokenizer, texts["train"], fields.vocabulary)
     name = Path(fields.directory or BIBLE).stem
-    made = {
-        split: source_of(name, split, texts, codec, fields.length, fields.packing)
-        for split, texts in parts.items()
-        if texts
+    sources = {
+        split: source_of(name, split, of_split, codec, fields.length, fields.packing)
+        for split, of_split in texts.items()
+        if of_split
     }
-    return Splits(made["train"], made.get("validation"), made["test"])
+    return Splits(sources["train"], sources.get("validation"), sources["test"])
 
 
 def read_documents(where: str) -> list[str]:
-    """The texts at `where`: "bible", a folder of .txt files, or a file whose paragraphs are documents."""
+    """Reads the texts at `where`: "bible", a folder of .txt files, or a file whose paragraphs are documents.
+
+    Raises DataNotFound where there is neither, ValueError for fewer than two documents.
+    """
     if where == BIBLE:
         return bible_chapters()
     path = Path(where).expanduser()
@@ -80,23 +84,23 @@ def read_documents(where: str) -> list[str]:
 
 
 def bible_chapters() -> list[str]:
-    """The 1,189 chapters of the King James Version (public domain), a verse a line, by Debian's program `bible`."""
+    """Reads the 1,189 chapters of the King James Version (public domain), a verse a line, by Debian's `bible`."""
     if shutil.which("bible") is None:
         raise DataNotFound(
             "The Bible text is read by the program `bible` of Debian's packages bible-kjv and bible-kjv-text, which is "
             "not here: apt-get install bible-kjv. Or name a text file or folder as data.directory."
         )
     command = ["bible", "-f", "Gen1:1-Rev22:21"]
-    found = subprocess.run(command, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL).stdout
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL).stdout
     chapters: dict[str, list[str]] = {}
-    for line in found.splitlines():
+    for line in printed.splitlines():
         verse, _, text = line.partition(" ")
         chapters.setdefault(verse.partition(":")[0], []).append(text)
     return ["\n".join(verses) for verses in chapters.values()]
 
 
 def source_of(name: str, split: str, texts: Sequence[str], codec: Codec, length: int, packing: str) -> Source:
-    """One split. "packed": documents fill rows one after the other; "padded": each begins a row of its own."""
+    """Makes one split. packing="packed": documents fill rows one after the other; "padded": each begins a row."""
     if packing not in PACKINGS:
         raise ValueError(f"data.packing={packing!r}. {near(packing, PACKINGS)}")
     if length < 2:
@@ -121,9 +125,9 @@ def source_of(name: str, split: str, texts: Sequence[str], codec: Codec, length:
 
 
 def packed(sequences: Sequence[Sequence[int]], length: int, pad: int = 0) -> Rows:
-    """(tokens, labels, segments) [n, length]: no token is lost, only the last row is padded.
+    """Returns (tokens, labels, segments) [n, length]: no token is lost, only the last row is padded.
 
-    A document that is cut goes on in the next row as a segment of its own, without what came before.
+    A document that is cut continues in the next row as a new segment, without its beginning.
     """
     tokens = np.concatenate([np.asarray(s[:-1], np.int32) for s in sequences])
     labels = np.concatenate([np.asarray(s[1:], np.int32) for s in sequences])
@@ -140,7 +144,7 @@ def packed(sequences: Sequence[Sequence[int]], length: int, pad: int = 0) -> Row
 
 
 def padded(sequences: Sequence[Sequence[int]], length: int, pad: int = 0) -> Rows:
-    """(tokens, labels, segments) [n, length]: pieces of one document a row, padded on the right."""
+    """Returns (tokens, labels, segments) [n, length]: a row is a piece of one document, padded on the right."""
     pieces = [s[i : i + length + 1] for s in sequences for i in range(0, len(s) - 1, length)]
     tokens = np.full((len(pieces), length), pad, np.int32)
     labels, segments = np.full_like(tokens, -1), np.zeros_like(tokens)

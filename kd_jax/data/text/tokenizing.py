@@ -20,7 +20,7 @@ PADS = ("<pad>", "[PAD]", "<|pad|>", "<|endoftext|>", "</s>", "<eos>")
 
 
 class Codec(NamedTuple):
-    """`encode` gives ids without special tokens; `decode` leaves special ones out."""
+    """A tokenizer: `encode` returns ids without special tokens, `decode` leaves special tokens out."""
 
     size: int
     pad: int
@@ -31,7 +31,10 @@ class Codec(NamedTuple):
 
 
 def make_codec(kind: str, texts: Sequence[str], vocabulary: int) -> Codec:
-    """ "character" | "bpe" (learned from `texts`, `vocabulary` tokens) | the path of a tokenizer.json."""
+    """Makes the codec of a kind: "character", "bpe" (learned from `texts`) or the path of a tokenizer.json.
+
+    `vocabulary` is the number of tokens of "bpe". Raises ValueError for another kind, DataNotFound for a missing file.
+    """
     if kind == "character":
         return characters(sorted(set("".join(texts))))
     if kind == "bpe":
@@ -44,7 +47,7 @@ def make_codec(kind: str, texts: Sequence[str], vocabulary: int) -> Codec:
 
 
 def characters(alphabet: Sequence[str]) -> Codec:
-    """One token a character; one that is not in the alphabet is <unknown>."""
+    """Makes a codec of one token a character; a character outside the alphabet is <unknown>."""
     ids = {character: i for i, character in enumerate(alphabet, start=len(SPECIAL))}
     names = ["", "", "", "\N{REPLACEMENT CHARACTER}", *alphabet]
 
@@ -55,7 +58,7 @@ def characters(alphabet: Sequence[str]) -> Codec:
 
 
 def learned(texts: Sequence[str], vocabulary: int) -> Tokenizer:
-    """Byte-level byte-pair encoding of these texts: no character is ever unknown.
+    """Learns byte-level byte-pair encoding from these texts: no character is ever unknown.
 
     Sennrich, Haddow, Birch, "Neural Machine Translation of Rare Words with Subword Units", 2016, arXiv 1508.07909.
     """
@@ -75,14 +78,14 @@ def learned(texts: Sequence[str], vocabulary: int) -> Tokenizer:
 
 
 def of_tokenizer(tokenizer: Tokenizer) -> Codec:
-    """The codec of any tokenizer of the library; ValueError where it has no token that ends a text."""
+    """Makes the codec of a tokenizer of the library; ValueError where it lacks a token for start, end or padding."""
     vocabulary = tokenizer.get_vocab()
 
     def special(what: str, names: Sequence[str]) -> int:
-        found = [vocabulary[name] for name in names if name in vocabulary]
-        if not found:
+        ids = [vocabulary[name] for name in names if name in vocabulary]
+        if not ids:
             raise ValueError(f"The tokenizer has no token that is {what}: none of {', '.join(names)}.")
-        return found[0]
+        return ids[0]
 
     def encode(texts: Sequence[str]) -> list[list[int]]:
         return [e.ids for e in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
