@@ -252,7 +252,7 @@ def finish(folder: Path) -> None:
     files: dict[str, Any] = {name: file for record in records for name, file in record["files"].items()}
     for path in [folder / VIEWS, *(folder / path_of(name) / "zarr.json" for name in plan["fields"])]:
         files[path.relative_to(folder).as_posix()] = [path.stat().st_size, digest(path)]
-    manifest = {**plan, "files": files}
+    manifest = {**plan, "files": dict(sorted(files.items()))}  # the same bytes in whatever order chunks were written
     write_json(folder / MANIFEST, {**manifest, "seal": _seal(manifest)})
     shutil.rmtree(folder / DONE)
     (folder / PLAN).unlink()

@@ -12,7 +12,7 @@ import jax
 from kd_jax.resolve import near
 from kd_jax.schemes.offline import labelled_accuracy
 from kd_jax.schemes.redirect import reading, renamed
-from kd_jax.types import Array, Call, Parts, Phase, Schedule, Scheme, Stage, Term
+from kd_jax.types import Array, Call, Parts, Phase, Role, Schedule, Scheme, Stage, Term
 
 
 def build(
@@ -77,21 +77,25 @@ def _check(parts: Parts, chain: tuple[str, ...], steps: Mapping[str, int], dense
     if "teacher" not in parts.roles:
         raise ValueError("A chain of assistants starts at a teacher, and there is none (config.teacher.model.name).")
     for name in chain:
-        if name not in parts.roles or name in ("teacher", "student"):
-            others = [n for n in parts.roles if n not in ("teacher", "student")]
-            raise ValueError(f"chain: {name!r} is no role of config.roles. {near(name, others)}")
-        group = parts.roles[name].group
-        shared = [n for n, role in parts.roles.items() if role.group and role.group == group and n != name]
-        if group is None or shared or chain.count(name) > 1:
-            raise ValueError(
-                f"chain: {name!r} learns once, in a stage and a group of its own; its group is {group!r}, "
-                f"which it shares with {shared}, and the chain is {tuple(chain)}."
-            )
+        _check_assistant(parts.roles, chain, name)
     for name, count in steps.items():
         if name not in (*chain, "student") or count < 1:
             raise ValueError(f"steps: {name!r} makes {count} steps. {near(name, (*chain, 'student'))} At least 1 step.")
     if not 0 <= drop < 1 or (drop and not dense):
         raise ValueError(f"drop is a probability below 1 and goes with dense=True, got drop={drop}, dense={dense}.")
+
+
+def _check_assistant(roles: Mapping[str, Role], chain: tuple[str, ...], name: str) -> None:
+    if name not in roles or name in ("teacher", "student"):
+        others = [n for n in roles if n not in ("teacher", "student")]
+        raise ValueError(f"chain: {name!r} is no role of config.roles. {near(name, others)}")
+    group = roles[name].group
+    shared = [n for n, role in roles.items() if role.group and role.group == group and n != name]
+    if group is None or shared or chain.count(name) > 1:
+        raise ValueError(
+            f"chain: {name!r} learns once, in a stage and a group of its own; its group is {group!r}, "
+            f"which it shares with {shared}, and the chain is {tuple(chain)}."
+        )
 
 
 def _terms(parts: Parts, learner: str, teachers: tuple[str, ...], drop: float, start: int, count: int) -> dict:

@@ -7,6 +7,7 @@ teacher (DAFL), or both at once.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -71,38 +72,51 @@ def build(
     seeking = maximised(parts.terms, adversarial, disagreement) if disagreement else {}
     if not (realistic or seeking) or (alone and not realistic):
         raise ValueError("The generator has nothing to learn: disagreement or another option needs a weight.")
-    first = max(n_generator, 1)
-    paint = parts.make_tx(alone * first + (parts.steps - alone) * n_generator, "generator")
-    learn = parts.make_tx((parts.steps - alone) * n_student, "student")
+    stages = _stages(parts, realistic, seeking, alone, n_generator, n_student)
+    return Scheme(parts.roles, stages, reference="teacher", summary=functools.partial(_painted, parts))
 
-    def phase(k: int, group: str, terms: Mapping[str, Term], tx: Any, student: bool = True) -> Phase:
-        images = f"images{k}"  # a name of its own: the random numbers of a call depend on name and step
-        calls = [Call("generator", ("batch.index",), name=images)]
-        calls += [Call("student", (f"{images}.logits",))] if student else []
-        calls += [Call("teacher", (f"{images}.logits",), train=False)]
-        metrics = {"agreement": Term(agreement, ("student.logits",), ("teacher.logits",))} if student else {}
-        return Phase(group, tuple(calls), terms, tx, metrics)
 
+def _stages(
+    parts: Parts,
+    realistic: Mapping[str, Term],
+    seeking: Mapping[str, Term],
+    alone: int,
+    n_generator: int,
+    n_student: int,
+) -> tuple[Stage, ...]:
+    """Returns the stage in which the generator learns alone, if it has steps, and the one in which both learn."""
+    first, both = max(n_generator, 1), parts.steps - alone
+    paint = parts.make_tx(alone * first + both * n_generator, "generator")
+    learn = parts.make_tx(both * n_student, "student")
     stages = []
     if alone:
-        phases = tuple(phase(k, "generator", realistic, paint, student=False) for k in range(first))
+        phases = tuple(_phase(k, "generator", realistic, paint, student=False) for k in range(first))
         stages.append(Stage(alone, phases, name="generator"))
-    phases = tuple(phase(k, "generator", {**realistic, **seeking}, paint, bool(seeking)) for k in range(n_generator))
-    phases += tuple(phase(n_generator + k, "student", parts.terms, learn) for k in range(n_student))
-    stages.append(Stage(parts.steps - alone, phases, name="student"))
+    phases = tuple(_phase(k, "generator", {**realistic, **seeking}, paint, bool(seeking)) for k in range(n_generator))
+    phases += tuple(_phase(n_generator + k, "student", parts.terms, learn) for k in range(n_student))
+    return (*stages, Stage(both, phases, name="student"))
 
-    def summary(state: TrainState, results: Mapping[str, Any]) -> list[dict[str, Any]]:
-        del results
-        model, params = parts.roles["generator"].model, state.params["generator"]["generator"]
 
-        def paint_some(params: Any, stats: Any) -> Array:
-            like, key = jnp.zeros(256, jnp.int32), jax.random.key(0)
-            return model.apply(params, stats, like, train=True, key=key)[0].logits
+def _phase(k: int, group: str, terms: Mapping[str, Term], tx: Any, student: bool = True) -> Phase:
+    images = f"images{k}"  # a name of its own: the random numbers of a call depend on name and step
+    calls = [Call("generator", ("batch.index",), name=images)]
+    calls += [Call("student", (f"{images}.logits",))] if student else []
+    calls += [Call("teacher", (f"{images}.logits",), train=False)]
+    metrics = {"agreement": Term(agreement, ("student.logits",), ("teacher.logits",))} if student else {}
+    return Phase(group, tuple(calls), terms, tx, metrics)
 
-        lead = "Painted from noise by the generator as it is after the last step; no real image was seen."
-        return samples(parts, state, jax.jit(paint_some)(params, state.stats["generator"]), lead)
 
-    return Scheme(parts.roles, tuple(stages), reference="teacher", summary=summary)
+def _painted(parts: Parts, state: TrainState, record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns a section of the report: images of the generator after the last step."""
+    del record
+    model, params = parts.roles["generator"].model, state.params["generator"]["generator"]
+
+    def paint(params: Any, stats: Any) -> Array:
+        like, key = jnp.zeros(256, jnp.int32), jax.random.key(0)
+        return model.apply(params, stats, like, train=True, key=key)[0].logits
+
+    lead = "Painted from noise by the generator as it is after the last step; no real image was seen."
+    return samples(parts, state, jax.jit(paint)(params, state.stats["generator"]), lead)
 
 
 def needs(parts: Parts, role: str) -> None:
