@@ -139,7 +139,7 @@ class FunctionModel:
 
 
 def as_model(network: Any) -> Model:
-    """A Linen module, or what satisfies the `Model` protocol, as a Model; TypeError says how to wrap anything else."""
+    """Returns a Linen module, or an object with `Model`'s methods, as a Model; TypeError says how to wrap the rest."""
     if isinstance(network, nn.Module):
         return LinenModel(network)
     if isinstance(network, type):
@@ -156,7 +156,7 @@ def as_model(network: Any) -> Model:
 
 
 def name_of(model: Model) -> str:
-    """The name of the network's own class or function, for reports."""
+    """Returns the name of the network's class or function, for reports."""
     if isinstance(model, NNXModel):
         return type(nnx.eval_shape(lambda: model.build(nnx.Rngs(jax.random.key(0))))).__name__
     network = getattr(model, "module", getattr(model, "apply_fn", model))

@@ -52,28 +52,28 @@ class Stacked:
         return (jnp.stack(inputs),), 0
 
     def init(self, key: Array, *inputs: Array) -> tuple[PyTree, PyTree]:
-        given, axis = self._inputs(inputs)
+        inputs, axis = self._inputs(inputs)
 
-        def one(key: Array, given: tuple[Array, ...]) -> tuple[PyTree, PyTree]:
-            return self.network.init(key, *given)
+        def one(key: Array, inputs: tuple[Array, ...]) -> tuple[PyTree, PyTree]:
+            return self.network.init(key, *inputs)
 
-        return jax.vmap(one, (0, axis))(jax.random.split(key, self.count), given)
+        return jax.vmap(one, (0, axis))(jax.random.split(key, self.count), inputs)
 
     def apply(
         self, params: PyTree, stats: PyTree, *inputs: Array, train: bool, key: Array, taps: tuple[str, ...] = ()
     ) -> tuple[Outputs, PyTree]:
-        given, axis = self._inputs(inputs)
+        inputs, axis = self._inputs(inputs)
 
-        def one(params: PyTree, stats: PyTree, key: Array, given: tuple[Array, ...]) -> tuple[Outputs, PyTree]:
-            return self.network.apply(params, stats, *given, train=train, key=key, taps=taps)
+        def one(params: PyTree, stats: PyTree, key: Array, inputs: tuple[Array, ...]) -> tuple[Outputs, PyTree]:
+            return self.network.apply(params, stats, *inputs, train=train, key=key, taps=taps)
 
         keys = jax.random.split(key, self.count)
         if self.vmapped if self.vmapped is not None else jax.default_backend() != "cpu":
-            return jax.vmap(one, (0, 0, 0, axis), (1, 0))(params, stats, keys, given)
+            return jax.vmap(one, (0, 0, 0, axis), (1, 0))(params, stats, keys, inputs)
         members = []
         for i in range(self.count):
-            own = given if axis is None else (given[0][i],)
-            members.append(one(*jax.tree.map(lambda x, i=i: x[i], (params, stats)), keys[i], own))
+            member_inputs = inputs if axis is None else (inputs[0][i],)
+            members.append(one(*jax.tree.map(lambda x, i=i: x[i], (params, stats)), keys[i], member_inputs))
         outputs, stats = zip(*members, strict=True)
         return jax.tree.map(lambda *x: jnp.stack(x, 1), *outputs), jax.tree.map(lambda *x: jnp.stack(x), *stats)
 
@@ -83,9 +83,9 @@ def stacked(network: Model, count: int, separate: bool = False, vmapped: bool | 
 
 
 def member(params: PyTree, stats: PyTree, index: int) -> tuple[PyTree, PyTree]:
-    """(params, stats) of one network: of a `Stacked` model for its network, of `Branched` for the same with one branch.
+    """Returns (params, stats) of one network alone: of a `Stacked` model its network, of `Branched` one branch.
 
-    A gate or an attention is left behind.
+    A gate or an attention is left out.
     """
 
     def cut(tree: PyTree) -> PyTree:
@@ -118,8 +118,8 @@ class Branched(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> tuple[Array, dict[str, Array]]:
         x = self.trunk(x, train)
-        found = [self.branch(name=f"branch{i}")(x, train) for i in range(self.count)]
-        logits, embedding = (jnp.stack(values, 1) for values in zip(*found, strict=True))
+        answers = [self.branch(name=f"branch{i}")(x, train) for i in range(self.count)]
+        logits, embedding = (jnp.stack(values, 1) for values in zip(*answers, strict=True))
         features = {"embedding": embedding}
         if self.gate == "gate":
             pooled = x.reshape(x.shape[0], -1, x.shape[-1]).mean(1).astype(jnp.float32)
@@ -187,7 +187,7 @@ def branched_cnn(
     projection: int = 0,
     dtype: Any = "float32",
 ) -> Branched:
-    """models.vision.cnn.cnn(widths=shared + widths) whose stages after `shared` and head exist once a branch."""
+    """Returns models.vision.cnn.cnn(widths=shared + widths) whose branches each have the later stages and a head."""
     _check(branches, gate, len(shared), len(widths))
     dtype = jnp.dtype(dtype)
     trunk = ConvStages(tuple(shared), 1, dtype)
@@ -205,7 +205,7 @@ def branched_resnet(
     projection: int = 0,
     dtype: Any = "float32",
 ) -> Branched:
-    """The CIFAR ResNet of that depth (6n + 2), whose stages after the first `shared` and head exist once a branch."""
+    """Returns the CIFAR ResNet of that depth (6n + 2) whose branches each have the stages after `shared` and a head."""
     if (depth - 2) % 6 or depth < 8:
         raise ValueError(f"branched_resnet: the depth of a CIFAR ResNet is 6n + 2, not {depth}.")
     _check(branches, gate, shared, len(widths) - shared)
@@ -215,12 +215,12 @@ def branched_resnet(
     return Branched(trunk, functools.partial(Classifier, rest, num_classes), branches, gate, projection)
 
 
-def _check(branches: int, gate: str, shared: int, own: int) -> None:
+def _check(branches: int, gate: str, shared: int, separate: int) -> None:
     """Raises ValueError for a shape of the network that cannot be."""
     if gate not in GATES:
         raise ValueError(f"gate is one of {GATES}, not {gate!r}.")
     least = 3 if gate == "attention" else 1
     if branches < least:
         raise ValueError(f"With gate {gate!r} there are at least {least} branches, not {branches}.")
-    if shared < 1 or own < 1:
-        raise ValueError(f"At least one stage is shared and one is not, got {shared} and {own}.")
+    if shared < 1 or separate < 1:
+        raise ValueError(f"At least one stage is shared and one is not, got {shared} and {separate}.")

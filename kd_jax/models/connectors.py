@@ -23,14 +23,14 @@ Shape = jax.ShapeDtypeStruct
 
 
 def linear(student: Shape, teacher: Shape) -> Model:
-    """y = x W + b on the last axis: [..., Ds] -> [..., Dt]. ValueError if the other axes differ."""
+    """Computes y = x W + b on the last axis: [..., Ds] -> [..., Dt]. ValueError if the other axes differ."""
     if student.ndim < 2 or student.shape[1:-1] != teacher.shape[1:-1]:
         raise ValueError(f"linear connects values that differ in the last axis only, got {_pair(student, teacher)}")
     return LinenModel(Projection(teacher.shape[-1]))
 
 
 def conv1x1(student: Shape, teacher: Shape, *, norm: bool = False) -> Model:
-    """A 1 x 1 convolution of the map, resized to the teacher's height and width: the result has the teacher's shape.
+    """Applies a 1 x 1 convolution to the map and resizes it: the result has the teacher's shape.
 
     Smaller sizes are averaged (adaptive average pooling), larger ones interpolated linearly. With `norm` a BatchNorm
     takes the place of the bias: the connector of Heo et al., "A Comprehensive Overhaul of Feature Distillation",
@@ -41,7 +41,7 @@ def conv1x1(student: Shape, teacher: Shape, *, norm: bool = False) -> Model:
 
 
 def conv_regressor(student: Shape, teacher: Shape, *, relu: bool = True) -> Model:
-    """The regressor of hints: convolution with bias, BatchNorm, ReLU; the result has the teacher's shape.
+    """Applies the regressor of hints, convolution with bias, BatchNorm, ReLU; the result has the teacher's shape.
 
     The convolution is 3 x 3 with stride 2 if the student's map is twice as large, transposed 4 x 4 with stride 2 if it
     is half as large, and else unpadded with the kernel that makes the sizes meet (1 x 1 if they are equal).
@@ -66,13 +66,13 @@ def conv_regressor(student: Shape, teacher: Shape, *, relu: bool = True) -> Mode
 
 
 def resize(student: Shape, teacher: Shape) -> Model:
-    """The map in the teacher's height and width, channels as they are; no parameters. ValueError unless maps."""
+    """Resizes the map to the teacher's height and width without parameters. ValueError unless both are maps."""
     check_maps("resize", student, teacher)
     return FunctionModel(lambda key, x: {}, lambda params, x: resize_map(x, teacher.shape[1:3]))
 
 
 def auto(student: Shape, teacher: Shape) -> Model:
-    """Nothing if the shapes are equal but for the batch, `conv1x1` with BatchNorm for maps, else `linear`.
+    """Returns the identity if the shapes are equal but for the batch, `conv1x1` with BatchNorm for maps, else `linear`.
 
     The norm is there for the published weights of hints (100 and more): without it a learning rate of 0.1 let the
     convolution diverge within ten steps.
@@ -83,7 +83,7 @@ def auto(student: Shape, teacher: Shape) -> Model:
 
 
 def learned_scalar(student: Shape, *targets: Shape, first: float = 0.0) -> Model:
-    """(the student's value as it is, a trained number that starts at `first`): the temperature of CTKD."""
+    """Returns (the student's value as it is, a trained number that starts at `first`): the temperature of CTKD."""
 
     def init(key: Array, x: Array) -> dict[str, Array]:
         return {"raw": jnp.full((), first)}
@@ -134,7 +134,7 @@ def dense(x: Array, features: int, bias: bool = True, name: str | None = None) -
 
 
 def resize_map(x: Array, size: tuple[int, int]) -> Array:
-    """Each spatial axis averaged in bins floor(i n / m) .. ceil((i + 1) n / m), or linearly interpolated to grow."""
+    """Averages each spatial axis in bins floor(i n / m) .. ceil((i + 1) n / m), or interpolates linearly to grow."""
     for axis, target in zip((1, 2), size, strict=True):
         source = x.shape[axis]
         if target < source:

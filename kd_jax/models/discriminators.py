@@ -50,7 +50,7 @@ def _layer(layer: nn.Module, x: Array, spectral: bool, train: bool) -> Array:
 
 
 def mlp(widths: tuple[int, ...] = (64, 64), spectral: bool = False) -> MLPDiscriminator:
-    """Dense layers with leaky ReLU on the flattened value, beside which any conditions are laid: [batch].
+    """Applies dense layers with leaky ReLU to the flattened value, beside which any conditions are laid: [batch].
 
     `spectral` divides every kernel by its largest singular value (one power iteration a step): Miyato, Kataoka,
     Koyama, Yoshida, "Spectral Normalization for Generative Adversarial Networks", 2018, arXiv 1802.05957.
@@ -59,7 +59,7 @@ def mlp(widths: tuple[int, ...] = (64, 64), spectral: bool = False) -> MLPDiscri
 
 
 def patches(widths: tuple[int, ...] = (32,), spectral: bool = False) -> PatchDiscriminator:
-    """3 x 3 convolutions with leaky ReLU on a map, a score at every place: [batch, height, width].
+    """Applies 3 x 3 convolutions with leaky ReLU to a map, a score at every place: [batch, height, width].
 
     Isola, Zhu, Zhou, Efros, "Image-to-Image Translation with Conditional Adversarial Networks", 2016, arXiv
     1611.07004, without strides: maps that are distilled are small.

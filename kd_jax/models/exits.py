@@ -74,7 +74,7 @@ class Exits:
         wanted = (*self.taps, self.last)
         outputs, _ = self.network.apply(params, stats, *inputs, train=False, key=key, taps=wanted)
         heads = self._heads(outputs.features)
-        made = {name: head.init(k, *given) for k, (name, (head, *given)) in zip(keys, heads.items(), strict=True)}
+        made = {name: head.init(k, *maps) for k, (name, (head, *maps)) in zip(keys, heads.items(), strict=True)}
         first, second = ({name: pair[i] for name, pair in made.items()} for i in (0, 1))
         return {"network": params, **first}, {"network": stats, **second}
 
@@ -82,18 +82,18 @@ class Exits:
         self, params: PyTree, stats: PyTree, *inputs: Array, train: bool, key: Array, taps: tuple[str, ...] = ()
     ) -> tuple[Outputs, PyTree]:
         key, *keys = jax.random.split(key, 1 + len(self.taps))
-        own = {tap for name in self.names for tap in (name, f"{name}/map")}
+        exit_taps = {tap for name in self.names for tap in (name, f"{name}/map")}
         for tap in taps:
-            if re.fullmatch(r"exit\d+(/map)?", tap) and tap not in own:
-                raise ValueError(f"The network has no {tap!r}. {near(tap, own)}")
-        wanted = tuple(dict.fromkeys((*(t for t in taps if t not in own), *self.taps, self.last)))
+            if re.fullmatch(r"exit\d+(/map)?", tap) and tap not in exit_taps:
+                raise ValueError(f"The network has no {tap!r}. {near(tap, exit_taps)}")
+        wanted = tuple(dict.fromkeys((*(t for t in taps if t not in exit_taps), *self.taps, self.last)))
         outputs, network_stats = self.network.apply(
             params["network"], stats["network"], *inputs, train=train, key=key, taps=wanted
         )
         features, new_stats = dict(outputs.features), {"network": network_stats}
-        for k, (name, (head, *given)) in zip(keys, self._heads(outputs.features).items(), strict=True):
-            found, new_stats[name] = head.apply(params[name], stats[name], *given, train=train, key=k, taps=("map",))
-            features |= {name: found.logits, f"{name}/map": found.features["map"]}
+        for k, (name, (head, *maps)) in zip(keys, self._heads(outputs.features).items(), strict=True):
+            answer, new_stats[name] = head.apply(params[name], stats[name], *maps, train=train, key=k, taps=("map",))
+            features |= {name: answer.logits, f"{name}/map": answer.features["map"]}
         return Outputs(outputs.logits, features), new_stats
 
 
@@ -110,7 +110,7 @@ class EarlyExit:
     exit: str
 
     def keep(self, params: PyTree, stats: PyTree, *inputs: Any) -> tuple[PyTree, PyTree]:
-        """The part of (params, stats) that the exit needs; `inputs` are arrays, or their shapes."""
+        """Returns the part of (params, stats) that the exit needs; `inputs` are arrays, or their shapes."""
         _, mask = self._needed(*inputs)
         return _pruned(params, mask[0]), _pruned(stats, mask[1])
 
@@ -121,7 +121,7 @@ class EarlyExit:
         self, params: PyTree, stats: PyTree, *inputs: Array, train: bool, key: Array, taps: tuple[str, ...] = ()
     ) -> tuple[Outputs, PyTree]:
         shapes, mask = self._needed(*inputs)
-        whole = [_filled(given, shape) for given, shape in zip((params, stats), shapes, strict=True)]
+        whole = [_filled(tree, shape) for tree, shape in zip((params, stats), shapes, strict=True)]
         outputs, new_stats = self._outputs(whole, inputs, train=train, key=key, taps=taps)
         return outputs, _pruned(new_stats, mask[1])
 
@@ -152,12 +152,12 @@ class EarlyExit:
 
 def _pruned(tree: PyTree, mask: PyTree) -> PyTree:
     """The nested dict without the leaves whose mask is False, and without what is empty then."""
-    kept = {}
+    needed = {}
     for name, value in tree.items():
         part = _pruned(value, mask[name]) if isinstance(value, Mapping) else value
         if part if isinstance(value, Mapping) else mask[name]:
-            kept[name] = part
-    return kept
+            needed[name] = part
+    return needed
 
 
 def _filled(tree: Mapping[str, Any], shapes: PyTree) -> PyTree:
@@ -177,5 +177,5 @@ def exits(num_classes: int, network: Mapping[str, Any], taps: Sequence[str], las
 
 
 def early_exit(num_classes: int, exit: str, network: Mapping[str, Any], taps: Sequence[str], last: str) -> EarlyExit:
-    """The exit `exit` ("exit1") of the network that `exits` makes of the other arguments."""
+    """Returns the exit `exit` ("exit1") of the network that `exits` makes of the other arguments."""
     return EarlyExit(exits(num_classes, network, taps, last), exit)

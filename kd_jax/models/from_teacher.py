@@ -15,7 +15,7 @@ from kd_jax.types import Array, Model, Variables
 def layers(
     model: Model, key: Array, teacher: Variables, layers: Sequence[int] = (), prefix: str = "layer"
 ) -> Variables:
-    """Layer i of the student is layer `layers[i]` of the teacher; by default every n-th, from the first on.
+    """Returns a student whose layer i is layer `layers[i]` of the teacher; by default every n-th, from the first on.
 
     Every other parameter is the teacher's where it has the same path and shape. Embedding tables [rows, wide] become
     [rows, narrow] by the principal axes of the largest one (no mean is taken off), so that inner products of words
@@ -35,8 +35,8 @@ def layers(
     axes: dict[tuple[int, int], Array] = {}
     result = {}
     for path, value in sorted(ours.items(), key=lambda item: -item[1].size):  # the largest table gives the axes
-        found = re.match(rf"{prefix}(\d+)/", path)
-        origin = f"{prefix}{layers[int(found[1])]}/{path[found.end() :]}" if found else path
+        match = re.match(rf"{prefix}(\d+)/", path)
+        origin = f"{prefix}{layers[int(match[1])]}/{path[match.end() :]}" if match else path
         old = theirs.get(origin)
         if old is not None and old.shape == value.shape:
             value = jnp.array(old, value.dtype)  # a copy: the teacher's buffers are donated with a state
@@ -50,9 +50,9 @@ def layers(
 
 
 def principal_axes(rows: Array, width: int) -> Array:
-    """[wide, width]: the orthonormal axes that keep most of the sum of squares of rows [n, wide]; the largest first.
+    """Returns [wide, width]: the orthonormal axes that keep most of the sum of squares of rows [n, wide].
 
-    ValueError where `width` is larger than `wide`.
+    The largest comes first. ValueError where `width` is larger than `wide`.
     """
     if width > rows.shape[1]:
         raise ValueError(f"{rows.shape[1]} columns have no {width} axes: a student is narrower than its teacher.")

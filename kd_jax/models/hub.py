@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def find_model(name: str, revision: str = "main") -> Path:
-    """The folder of `name`: a folder; "package:NAME/PATH", inside an installed package; or a model id of the hub.
+    """Returns the folder of `name`: itself; "package:NAME/PATH", inside an installed package; or a model id of the hub.
 
     An id ("org/model") is looked up in the local cache of huggingface_hub ($HF_HUB_CACHE, $HF_HOME/hub or
     ~/.cache/huggingface/hub); nothing is downloaded. ValueError says what was looked for, and which command gets it.

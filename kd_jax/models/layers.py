@@ -102,13 +102,13 @@ def norm(train: bool, dtype: Any = jnp.float32, name: str | None = None) -> nn.B
 
 
 def uniform_fan_in(fan_in: int) -> Any:
-    """Uniform in +- 1 / sqrt(fan_in) for weights and biases: PyTorch's nn.Linear."""
+    """Returns an initialiser, uniform in +- 1 / sqrt(fan_in), for weights and biases: PyTorch's nn.Linear."""
     bound = 1 / math.sqrt(fan_in)
     return lambda key, shape, dtype=jnp.float32, **_: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 def classify(x: Array, num_classes: int, kernel_init: Any = None, bias_init: Any = None, name: str = "head") -> Array:
-    """Taps "embedding" and "head". The head computes in float32 whatever the network does: losses need exact logits."""
+    """Maps embeddings to logits; taps "embedding", "head". The head computes in float32: losses need exact logits."""
     default = uniform_fan_in(x.shape[-1])
     x = Tap(name="embedding")(x)
     head = nn.Dense(num_classes, kernel_init=kernel_init or default, bias_init=bias_init or default, name=name)

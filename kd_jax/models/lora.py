@@ -60,7 +60,7 @@ class LoraModel:
 
     @property
     def module(self) -> nn.Module:
-        """The base's Linen module: what generates from `merged` parameters."""
+        """Returns the base's Linen module: what generates from `merged` parameters."""
         return self.network.module
 
     def init(self, key: Array, *inputs: PyTree) -> tuple[PyTree, PyTree]:

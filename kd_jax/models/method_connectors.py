@@ -17,7 +17,7 @@ from kd_jax.types import Array, Model
 
 
 def vid_regressor(student: Shape, teacher: Shape, *, initial_variance: float = 5.0) -> Model:
-    """(predicted mean of the teacher's value, raw scale of each channel [Ct]); variance = softplus(raw) + 1e-5.
+    """Returns (predicted mean of the teacher's value, raw scale of each channel [Ct]); variance = softplus(raw) + 1e-5.
 
     Mean: three dense layers without bias on the last axis, Ct wide, ReLU between; maps are resized to the teacher's
     size first, where the published code pools the larger side. Ahn et al., "Variational Information Distillation for
@@ -30,7 +30,7 @@ def vid_regressor(student: Shape, teacher: Shape, *, initial_variance: float = 5
 
 
 def review_kd_fusion(*shapes: Shape, width: int | None = None) -> Model:
-    """The student's maps, shallow to deep, then the teacher's -> a tuple of fused maps in the teacher's shapes.
+    """Fuses the student's maps, shallow to deep, into a tuple of maps in the shapes of the teacher's, which come next.
 
     From deep to shallow each map meets what the deeper one left, weighted by two attention maps. A vector [batch, C]
     counts as a 1 x 1 map. `width` of the shared maps: min(512, channels of the deepest student map) by default.
@@ -44,7 +44,7 @@ def review_kd_fusion(*shapes: Shape, width: int | None = None) -> Model:
 
 
 def simkd_projector(student: Shape, teacher: Shape, *, factor: int = 2) -> Model:
-    """1 x 1, 3 x 3, 1 x 1 convolutions, each with BatchNorm and ReLU: the student's map in the teacher's shape.
+    """Maps to the teacher's shape by 1 x 1, 3 x 3, 1 x 1 convolutions, each with BatchNorm and ReLU.
 
     The teacher's head classifies the result. Where the student's map is smaller it is enlarged; the published code
     pools the teacher's instead. Chen et al., "Knowledge Distillation with the Reused Teacher Classifier", 2022,
@@ -55,7 +55,7 @@ def simkd_projector(student: Shape, teacher: Shape, *, factor: int = 2) -> Model
 
 
 def mgd_generator(student: Shape, teacher: Shape, *, ratio: float = 0.15, mask: str = "channel") -> Model:
-    """3 x 3 convolution, ReLU, 3 x 3 convolution of the student's map with a share `ratio` of it set to 0 in training.
+    """Applies convolution 3 x 3, ReLU, convolution 3 x 3 to the student's map; training zeroes a share `ratio` of it.
 
     `mask`: "channel" for classification, "pixel" for dense prediction. Other channel counts and sizes are aligned
     first. Yang et al., "Masked Generative Distillation", 2022, arXiv 2205.01529.
@@ -67,7 +67,7 @@ def mgd_generator(student: Shape, teacher: Shape, *, ratio: float = 0.15, mask: 
 
 
 def factor_paraphraser(teacher: Shape, target: Shape | None = None, *, rate: float = 0.5) -> Model:
-    """The teacher's map reconstructed from `rate` times as many channels; the tap "factor" is the narrow map.
+    """Reconstructs the teacher's map from `rate` times as many channels; the tap "factor" is the narrow map.
 
     Trained on the reconstruction alone, before the student. Kim et al., "Paraphrasing Complex Network: Network
     Compression via Factor Transfer", 2018, arXiv 1802.04977.
@@ -78,7 +78,7 @@ def factor_paraphraser(teacher: Shape, target: Shape | None = None, *, rate: flo
 
 
 def factor_translator(student: Shape, factor: Shape) -> Model:
-    """The student's map in the shape of the paraphraser's factor: three 3 x 3 convolutions with BatchNorm.
+    """Maps to the shape of the paraphraser's factor by three 3 x 3 convolutions with BatchNorm.
 
     Kim et al., 2018, arXiv 1802.04977.
     """
@@ -87,7 +87,7 @@ def factor_translator(student: Shape, factor: Shape) -> Model:
 
 
 def srrl_connector(student: Shape, teacher: Shape, teacher_logits: Shape) -> Model:
-    """The student's embedding [batch, Cs] as wide as the teacher's, for the teacher's head: dense, BatchNorm, ReLU.
+    """Widens the student's embedding [batch, Cs] for the teacher's head: dense, BatchNorm, ReLU.
 
     Yang et al., "Knowledge Distillation via Softmax Regression Representation Learning", ICLR 2021.
     """
@@ -97,7 +97,7 @@ def srrl_connector(student: Shape, teacher: Shape, teacher_logits: Shape) -> Mod
 
 
 def embed_pair(student: Shape, teacher: Shape, *, dim: int = 128, normalize: bool = True) -> Model:
-    """(student, teacher), both inputs, flattened and embedded linearly in `dim` dimensions -> the pair of embeddings.
+    """Flattens student and teacher, both inputs, and embeds each linearly in `dim` dimensions: a pair of embeddings.
 
     With `normalize` each has length 1: Tian et al., "Contrastive Representation Distillation", 2020, arXiv 1910.10699.
     Without: Peng et al., "Correlation Congruence for Knowledge Distillation", 2019, arXiv 1904.01802.

@@ -37,5 +37,5 @@ class MLP(nn.Module):
 
 
 def mlp(num_classes: int, widths: tuple[int, ...] = (64,), dropout: float = 0.0, dtype: Any = "float32") -> MLP:
-    """`widths=()` is a linear classifier."""
+    """Returns an MLP; `widths=()` is a linear classifier."""
     return MLP(num_classes, tuple(widths), dropout, dtype)

@@ -18,7 +18,7 @@ class ProjectionHead(nn.Module):
 
 
 def head(width: int = 0) -> ProjectionHead:
-    """dense, ReLU, dense on the last axis, `width` or, if 0, as wide as the input.
+    """Applies dense, ReLU, dense to the last axis, `width` wide, or as wide as the input if that is 0.
 
     Chen, Kornblith, Norouzi, Hinton, "A Simple Framework for Contrastive Learning of Visual Representations", 2020,
     arXiv 2002.05709; 0 is the head of SSKD (arXiv 2006.07114).

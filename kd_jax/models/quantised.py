@@ -65,21 +65,21 @@ class Quantised:
 
 
 def rounded_params(params: PyTree, bits: Array, pattern: str = "kernel$", keep: str = "") -> PyTree:
-    """The parameters with those that match rounded; the gradient passes as if they were not."""
+    """Rounds the parameters that match; the gradient passes as if they were not rounded."""
 
     def rounded(path: tuple, value: Array) -> Array:
-        own = _bits_of(path, bits, pattern, keep)
-        if own is None:
+        path_bits = _bits_of(path, bits, pattern, keep)
+        if path_bits is None:
             return value
-        step = step_sizes(value, own)
-        return jnp.where(own < FLOAT, _straight(value, levels(value, step, own) * step), value)
+        step = step_sizes(value, path_bits)
+        return jnp.where(path_bits < FLOAT, _straight(value, levels(value, step, path_bits) * step), value)
 
     _check_pattern(params, pattern)
     return jax.tree_util.tree_map_with_path(rounded, params)
 
 
 def step_sizes(kernel: Array, bits: Array | int, cuts: tuple[float, ...] = CUTS) -> Array:
-    """[1, ..., out]: for each output channel the step, of those that `cuts` give, with the least squared error.
+    """Returns [1, ..., out]: for each output channel the step, of those that `cuts` give, with the least squared error.
 
     A cut range reaches half a step beyond the top integer, so that this one is used as much as the others.
     """
@@ -143,22 +143,24 @@ def _check_pattern(params: PyTree, pattern: str) -> None:
 
 
 def pack(params: PyTree, bits: int, pattern: str = "kernel$", keep: str = "") -> dict[str, np.ndarray]:
-    """{path: array} as it is shipped: `<path>:codes` uint8, 8 / bits integers in a byte, `<path>:step` float32, one an
-    output channel, all other parameters as they are. np.savez writes it; the nbytes are what the network weighs.
+    """Returns {path: array} as it is shipped; np.savez writes it, and the nbytes are what the network weighs.
+
+    `<path>:codes` is uint8, 8 / bits integers in a byte, `<path>:step` float32, one an output channel; all other
+    parameters are as they were. ValueError for other numbers of bits than PACKED, or if nothing matches.
     """
     if bits not in PACKED:
         raise ValueError(f"Integers of {', '.join(map(str, PACKED))} bits are packed into bytes, not of {bits}.")
     _check_pattern(params, pattern)
     packed = {}
     for path, value in jax.tree.leaves_with_path(params):
-        name, own = jax.tree_util.keystr(path, simple=True, separator="/"), _bits_of(path, bits, pattern, keep)
-        if own is None:
+        name, path_bits = jax.tree_util.keystr(path, simple=True, separator="/"), _bits_of(path, bits, pattern, keep)
+        if path_bits is None:
             packed[name] = np.asarray(value)
             continue
-        step, own = step_sizes(value, own), int(own)
-        codes = np.asarray(levels(value, step, own), np.int8).reshape(-1).view(np.uint8) & (2**own - 1)
-        slots = np.pad(codes, (0, -len(codes) % (8 // own))).reshape(-1, 8 // own)
-        shifts = np.arange(8 // own, dtype=np.uint8) * own
+        step, path_bits = step_sizes(value, path_bits), int(path_bits)
+        codes = np.asarray(levels(value, step, path_bits), np.int8).reshape(-1).view(np.uint8) & (2**path_bits - 1)
+        slots = np.pad(codes, (0, -len(codes) % (8 // path_bits))).reshape(-1, 8 // path_bits)
+        shifts = np.arange(8 // path_bits, dtype=np.uint8) * path_bits
         packed[f"{name}:codes"] = np.bitwise_or.reduce(slots << shifts, axis=1).astype(np.uint8)
         packed[f"{name}:step"] = np.asarray(step).reshape(-1)
     return packed
@@ -167,24 +169,24 @@ def pack(params: PyTree, bits: int, pattern: str = "kernel$", keep: str = "") ->
 def unpack(
     packed: Mapping[str, np.ndarray], like: PyTree, bits: int, pattern: str = "kernel$", keep: str = ""
 ) -> PyTree:
-    """The float parameters that `pack` stored, in the tree and shapes of `like`; with them `model` needs no wrapper."""
+    """Returns the float parameters that `pack` stored, in the tree and shapes of `like`; they need no `Quantised`."""
 
     def value(path: tuple, leaf: Any) -> Array:
-        name, own = jax.tree_util.keystr(path, simple=True, separator="/"), _bits_of(path, bits, pattern, keep)
-        if own is None:
+        name, path_bits = jax.tree_util.keystr(path, simple=True, separator="/"), _bits_of(path, bits, pattern, keep)
+        if path_bits is None:
             return jnp.asarray(packed[name])
-        own = int(own)
-        shifts = np.arange(8 // own, dtype=np.uint8) * own
-        slots = (packed[f"{name}:codes"][:, None] >> shifts) & (2**own - 1)
+        path_bits = int(path_bits)
+        shifts = np.arange(8 // path_bits, dtype=np.uint8) * path_bits
+        slots = (packed[f"{name}:codes"][:, None] >> shifts) & (2**path_bits - 1)
         codes = slots.reshape(-1)[: int(np.prod(leaf.shape))].astype(np.int16)
-        codes = np.where(codes >= 2 ** (own - 1), codes - 2**own, codes).reshape(leaf.shape)
+        codes = np.where(codes >= 2 ** (path_bits - 1), codes - 2**path_bits, codes).reshape(leaf.shape)
         return jnp.asarray(codes.astype(np.float32) * packed[f"{name}:step"])
 
     return jax.tree_util.tree_map_with_path(value, like)
 
 
 def packed_bytes(params: PyTree, bits: int, pattern: str = "kernel$", keep: str = "") -> int:
-    """The bytes of the parameters when they are packed; from 32 bits on as they are."""
+    """Returns the bytes of the parameters when they are packed; from 32 bits on as they are."""
     if bits >= FLOAT:
         return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params))
     return sum(array.nbytes for array in pack(params, bits, pattern, keep).values())

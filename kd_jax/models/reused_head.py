@@ -43,8 +43,8 @@ class ReusedHead:
         first, second = jax.random.split(key)
         projector, head = self._projector(*inputs)
         params, stats = self.student.init(first, *inputs)
-        given = jax.eval_shape(self._map, params, stats, *inputs)
-        more, more_stats = projector.init(second, jnp.zeros(given.shape, given.dtype))
+        projector_input = jax.eval_shape(self._map, params, stats, *inputs)
+        more, more_stats = projector.init(second, jnp.zeros(projector_input.shape, projector_input.dtype))
         head = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), head)
         return {"student": params, "projector": more}, {"student": stats, "projector": more_stats, "head": head}
 
@@ -58,14 +58,14 @@ class ReusedHead:
         first, second = jax.random.split(key)
         projector, _ = self._projector(*inputs)
         wanted = tuple(t for t in taps if t != "projected")
-        own, student_stats = self.student.apply(
+        student_outputs, student_stats = self.student.apply(
             params["student"], stats["student"], *inputs, train=train, key=first, taps=(*wanted, self.tap)
         )
         projected, projector_stats = projector.apply(
-            params["projector"], stats["projector"], own.features[self.tap], train=train, key=second
+            params["projector"], stats["projector"], student_outputs.features[self.tap], train=train, key=second
         )
         pooled = projected.logits.astype(jnp.float32).mean((1, 2))
         head = jax.lax.stop_gradient(stats["head"])
         logits = pooled @ head["kernel"] + jnp.expand_dims(head["bias"], 0)
         stats = {"student": student_stats, "projector": projector_stats, "head": stats["head"]}
-        return Outputs(logits, {**own.features, "projected": projected.logits}), stats
+        return Outputs(logits, {**student_outputs.features, "projected": projected.logits}), stats

@@ -37,13 +37,13 @@ class Rule(NamedTuple):
 
 
 def dense(theirs: str, ours: str, bias: bool = True) -> tuple[Rule, ...]:
-    """The rules of an nn.Linear that is an nn.Dense here."""
+    """Returns the rules of an nn.Linear that is an nn.Dense here."""
     kernel = Rule(f"{theirs}.weight", f"{ours}/kernel", True)
     return (kernel, Rule(f"{theirs}.bias", f"{ours}/bias")) if bias else (kernel,)
 
 
 def norm(theirs: str, ours: str) -> tuple[Rule, ...]:
-    """The rules of an nn.LayerNorm of either side."""
+    """Returns the rules of an nn.LayerNorm of either side."""
     return Rule(f"{theirs}.weight", f"{ours}/scale"), Rule(f"{theirs}.bias", f"{ours}/bias")
 
 
@@ -57,8 +57,8 @@ class Tensors(Mapping[str, np.ndarray]):
         elif single.exists():
             files = [WEIGHTS]
         else:
-            found = ", ".join(sorted(p.name for p in folder.iterdir())) or "nothing"
-            raise ValueError(f"{folder} has neither {WEIGHTS} nor {INDEX}; it has {found}.")
+            files = ", ".join(sorted(p.name for p in folder.iterdir())) or "nothing"
+            raise ValueError(f"{folder} has neither {WEIGHTS} nor {INDEX}; it has {files}.")
         if missing := [name for name in files if not (folder / name).exists()]:
             raise ValueError(f"{index} names files that are not there: {', '.join(missing)}.")
         self._files = [safe_open(folder / name, "np") for name in files]
@@ -74,12 +74,12 @@ class Tensors(Mapping[str, np.ndarray]):
         return len(self._where)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor, without reading it."""
+        """Returns the shape of a tensor, without reading it."""
         return tuple(self._where[name].get_slice(name).get_shape())
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a folder; ValueError where there is none."""
+    """Reads config.json of a folder; ValueError where there is none."""
     path = folder / CONFIG
     if not path.exists():
         raise ValueError(f"{folder} has no {CONFIG}: it is no Hugging Face model.")
@@ -96,7 +96,7 @@ def read_params(
     fresh: Sequence[str] = (),
     old: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """The parameters of a folder as a nested dict of NumPy arrays of the shapes and types in `shapes`.
+    """Reads the parameters of a folder as a nested dict of NumPy arrays of the shapes and types in `shapes`.
 
     `shapes` is what jax.eval_shape(model.init, ...) gives for "params". `prefix` ("bert.") begins names of the table
     and is missing in checkpoints of a bare body. `ignore` are regular expressions of tensors that the file may hold
@@ -153,9 +153,9 @@ def write_folder(
 def _outside(path: str, rules: Sequence[Rule]) -> tuple[str, bool]:
     """(the name outside of the parameter at `path`, whether it is transposed)."""
     for rule in rules:
-        found = re.fullmatch(re.escape(rule.ours).replace(r"\{\}", r"(\d+)"), path)
-        if found:
-            return rule.theirs.format(*found.groups()), rule.transpose
+        match = re.fullmatch(re.escape(rule.ours).replace(r"\{\}", r"(\d+)"), path)
+        if match:
+            return rule.theirs.format(*match.groups()), rule.transpose
     raise ValueError(f"The table has no rule for the parameter {path!r}. {near(path, [r.ours for r in rules])}")
 
 

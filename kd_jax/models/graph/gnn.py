@@ -23,7 +23,7 @@ glorot = nn.initializers.glorot_uniform()
 
 
 def collect(graph: Graph, messages: Array) -> Array:
-    """sum over the edges into i of messages: [edges, ...] -> [n, ...]."""
+    """Sums the messages over the edges into each node: [edges, ...] -> [n, ...]."""
     n = graph["features"].shape[0]
     return jax.ops.segment_sum(messages, graph["receivers"], n, indices_are_sorted=True)
 
@@ -50,10 +50,10 @@ class SAGELayer(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, graph: Graph) -> Array:
-        own = nn.Dense(self.features, kernel_init=glorot, name="own")(x)
+        itself = nn.Dense(self.features, kernel_init=glorot, name="own")(x)
         x = nn.Dense(self.features, use_bias=False, kernel_init=glorot, name="neighbours")(x)
         degree = collect(graph, jnp.ones_like(graph["weights"]))
-        return own + collect(graph, x[graph["senders"]]) / degree[:, None]
+        return itself + collect(graph, x[graph["senders"]]) / degree[:, None]
 
 
 class GATLayer(nn.Module):
@@ -104,17 +104,17 @@ class GNN(nn.Module):
 
 
 def gcn(num_classes: int, widths: tuple[int, ...] = (64,), dropout: float = 0.5) -> GNN:
-    """Graph convolutions with ReLU between, dropout before each."""
+    """Returns graph convolutions with ReLU between them and dropout before each."""
     return GNN(num_classes, tuple(widths), GCNLayer, nn.relu, dropout)
 
 
 def sage(num_classes: int, widths: tuple[int, ...] = (64,), dropout: float = 0.5) -> GNN:
-    """GraphSAGE with the mean aggregator on all neighbours (none are sampled)."""
+    """Returns GraphSAGE with the mean aggregator on all neighbours (none are sampled)."""
     return GNN(num_classes, tuple(widths), SAGELayer, nn.relu, dropout)
 
 
 def gat(num_classes: int, widths: tuple[int, ...] = (64,), heads: int = 4, dropout: float = 0.5) -> GNN:
-    """Graph attention with ELU between; `widths` are of all heads together."""
+    """Returns graph attention with ELU between; `widths` are of all heads together."""
 
     def layer(features: int, last: bool = False, **kwargs: Any) -> GATLayer:
         return GATLayer(features, last, heads, **kwargs)

@@ -32,7 +32,7 @@ def beam_search(
     pad: int = 0,
     cache: PyTree = None,
 ) -> Beams:
-    """The `beams` best of the sequences of at most `length` tokens after prompt int [batch, prompt length].
+    """Returns the `beams` best of the sequences of at most `length` tokens after prompt int [batch, prompt length].
 
     score = sum of log-probabilities / (number of new tokens, the end included) ** length_penalty, the form of
     `transformers` (0: plain sums). A sequence that has not ended after `length` tokens competes as it is. At each step
@@ -51,35 +51,35 @@ def beam_search(
         return scores / jnp.asarray(count, jnp.float32) ** length_penalty
 
     def body(state: tuple) -> tuple:
-        number, live, live_tokens, kept, kept_tokens, kept_mask, logits, cache = state
+        number, live, live_tokens, done_scores, done_tokens, done_mask, logits, cache = state
         logs = jax.nn.log_softmax(logits.astype(jnp.float32)).reshape(batch, beams, vocabulary)
         scores = (live[:, :, None] + logs).reshape(batch, beams * vocabulary)
-        scores, found = jax.lax.top_k(scores, 2 * beams)
-        parents, tokens = found // vocabulary, (found % vocabulary).astype(jnp.int32)
+        scores, positions = jax.lax.top_k(scores, 2 * beams)
+        parents, tokens = positions // vocabulary, (positions % vocabulary).astype(jnp.int32)
         histories = jnp.take_along_axis(live_tokens, parents[:, :, None], 1).at[:, :, number].set(tokens)
         ended = (tokens == end) | (number == length - 1)
 
         # What ends competes with what was kept aside before.
-        all_scores = jnp.concatenate([kept, jnp.where(ended, penalised(scores, number + 1), NONE)], 1)
-        all_tokens = jnp.concatenate([kept_tokens, histories], 1)
+        all_scores = jnp.concatenate([done_scores, jnp.where(ended, penalised(scores, number + 1), NONE)], 1)
+        all_tokens = jnp.concatenate([done_tokens, histories], 1)
         new_mask = jnp.broadcast_to(jnp.arange(length)[None, None] <= number, histories.shape)
-        all_masks = jnp.concatenate([kept_mask, new_mask], 1)
-        kept, best = jax.lax.top_k(all_scores, beams)
-        kept_tokens = jnp.take_along_axis(all_tokens, best[:, :, None], 1)
-        kept_mask = jnp.take_along_axis(all_masks, best[:, :, None], 1)
+        all_masks = jnp.concatenate([done_mask, new_mask], 1)
+        done_scores, best = jax.lax.top_k(all_scores, beams)
+        done_tokens = jnp.take_along_axis(all_tokens, best[:, :, None], 1)
+        done_mask = jnp.take_along_axis(all_masks, best[:, :, None], 1)
 
         live, best = jax.lax.top_k(jnp.where(ended, NONE, scores), beams)
         live_tokens = jnp.take_along_axis(histories, best[:, :, None], 1)
         source = (rows + jnp.take_along_axis(parents, best, 1)).reshape(-1)
         token = jnp.take_along_axis(tokens, best, 1).reshape(-1, 1)
         logits, cache = decoding.step(params, token, decoding.take(cache, source), None, True)
-        return number + 1, live, live_tokens, kept, kept_tokens, kept_mask, logits[:, -1], cache
+        return number + 1, live, live_tokens, done_scores, done_tokens, done_mask, logits[:, -1], cache
 
     def going_on(state: tuple) -> Array:
-        number, live, _, kept = state[:4]
+        number, live, _, done_scores = state[:4]
         # Sums only fall: with a penalty above 0 the longest sequence could still be the best of what is left.
         longest = length if length_penalty > 0 else number + 1
-        return (number < length) & (penalised(live[:, 0], longest) > kept[:, -1]).any()
+        return (number < length) & (penalised(live[:, 0], longest) > done_scores[:, -1]).any()
 
     first = jnp.where(jnp.arange(beams)[None] == 0, 0.0, NONE).repeat(batch, 0)
     tokens = jnp.full((batch, beams, length), pad, jnp.int32)
@@ -93,7 +93,7 @@ def beam_search(
         logits[:, -1].repeat(beams, 0),
         cache,
     )
-    kept, tokens, mask = jax.lax.while_loop(going_on, body, state)[3:6]
-    exists = kept > NONE / 1e6
+    done_scores, tokens, mask = jax.lax.while_loop(going_on, body, state)[3:6]
+    exists = done_scores > NONE / 1e6
     mask = mask & exists[:, :, None]
-    return Beams(jnp.where(mask, tokens, pad), mask, jnp.where(exists, kept, -jnp.inf))
+    return Beams(jnp.where(mask, tokens, pad), mask, jnp.where(exists, done_scores, -jnp.inf))

@@ -44,15 +44,15 @@ class Attention(nn.Module):
     def __call__(self, x: Array, source: Array, mask: Array, train: bool) -> Array:
         batch, length, width = x.shape
         split = []
-        for name, given in (("queries", x), ("keys", x), ("values", source)):
-            y = Tap(name=f"{name}_joined")(dense(width, self.dtype, f"{name}_dense")(given))
+        for name, read in (("queries", x), ("keys", x), ("values", source)):
+            y = Tap(name=f"{name}_joined")(dense(width, self.dtype, f"{name}_dense")(read))
             split.append(Tap(name=name)(y.reshape(batch, length, self.heads, -1).swapaxes(1, 2)))
         queries, keys, values = split
         scores = jnp.einsum("bhqd,bhkd->bhqk", queries, keys, preferred_element_type=jnp.float32)
         scores = jnp.where(mask[:, None, None, :], scores / math.sqrt(width // self.heads), MASKED)
         probabilities = Tap(name="probabilities")(jax.nn.softmax(Tap(name="scores")(scores)))
-        kept = nn.Dropout(self.dropout, deterministic=not train)(probabilities.astype(self.dtype))
-        y = jnp.einsum("bhqk,bhkd->bqhd", kept, values).reshape(batch, length, width)
+        dropped = nn.Dropout(self.dropout, deterministic=not train)(probabilities.astype(self.dtype))
+        y = jnp.einsum("bhqk,bhkd->bqhd", dropped, values).reshape(batch, length, width)
         return dense(width, self.dtype, "out")(y)
 
 
@@ -91,7 +91,7 @@ class Layer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """`head` is what comes out:
+    """A transformer encoder; `head` is what comes out:
 
     hidden    the last states [batch, length, width]
     tokens    logits [batch, length, vocabulary] through the embedding matrix: a masked language model
@@ -205,13 +205,13 @@ def layer_norm(module: nn.Module, name: str) -> nn.LayerNorm:
 
 
 def mean_pool(x: Array, mask: Array) -> Array:
-    """The mean of x [batch, length, width] over real tokens, in float32; 0 where there are none."""
+    """Returns the mean of x [batch, length, width] over real tokens, in float32; 0 where there are none."""
     weights = mask.astype(jnp.float32)[..., None]
     return jnp.sum(x.astype(jnp.float32) * weights, axis=1) / jnp.maximum(jnp.sum(weights, axis=1), 1.0)
 
 
 def safe_norm(x: Array) -> Array:
-    """The norm over the last axis, kept; its gradient at 0 is 0."""
+    """Computes the norm over the last axis, which stays with length 1; the gradient at 0 is 0."""
     square = jnp.sum(x * x, axis=-1, keepdims=True)
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
 
@@ -228,7 +228,7 @@ def encoder(
     dtype: Any = "float32",
     **options: Any,
 ) -> Encoder:
-    """Sizes of MiniLM-L6-H384 by default; BERT-base is 768 wide with 12 layers. hidden = 0 is 4 * width."""
+    """Returns an Encoder of MiniLM-L6-H384's sizes; BERT-base is 768 wide with 12 layers. hidden = 0 is 4 * width."""
     return Encoder(
         vocabulary,
         width,

@@ -65,17 +65,19 @@ class Block(nn.Module):
             self.norm_cross, self.cross = Norm(o), Attention(o)
         self.dropout = nn.Dropout(o.dropout, deterministic=not self.train)
 
-    def __call__(self, x: Array, window: Array | int, seen: Seen) -> Array:
-        mask = seen.mask if seen.distance is None else seen.mask & (seen.distance < window)
-        y = self.attention(self.norm1(x), mask, seen.angles, seen.slot)
+    def __call__(self, x: Array, window: Array | int, inputs: AttentionInputs) -> Array:
+        mask = inputs.mask if inputs.distance is None else inputs.mask & (inputs.distance < window)
+        y = self.attention(self.norm1(x), mask, inputs.angles, inputs.slot)
         x = x + self.dropout(self.post_norm1(y) if self.options.post_norms else y)
         if self.cross_attends:
-            x = x + self.dropout(self.cross.to_memory(self.norm_cross(x), seen.memory, seen.memory_mask, seen.slot))
+            x = x + self.dropout(
+                self.cross.to_memory(self.norm_cross(x), inputs.memory, inputs.memory_mask, inputs.slot)
+            )
         y = self.mlp(self.norm2(x))
         return x + self.dropout(self.post_norm2(y) if self.options.post_norms else y)
 
 
-class Seen(NamedTuple):
+class AttentionInputs(NamedTuple):
     """What every layer is told: which keys a query sees, how far back they are, and where the cache is written."""
 
     mask: Array  # bool [1 or batch, length, keys]
@@ -112,8 +114,8 @@ class Decoder(nn.Module):
             mask = mask & (segments[:, :, None] == segments[:, None]) & (segments != 0)[:, None]
         if positions is None:
             positions = slots if segments is None else segment_positions(segments)
-        seen = Seen(mask, slots, memory=memory, memory_mask=memory_mask)
-        return self._forward(tokens, positions, seen, train=train)
+        inputs = AttentionInputs(mask, slots, memory=memory, memory_mask=memory_mask)
+        return self._forward(tokens, positions, inputs, train=train)
 
     def decode(
         self,
@@ -124,10 +126,11 @@ class Decoder(nn.Module):
         memory: Array | None = None,
         memory_mask: Array | None = None,
     ) -> tuple[Array, Cache]:
-        """(logits of these further tokens [batch, length], the cache with them): a whole prompt, then one at a time.
+        """Returns (logits of these further tokens [batch, length], the cache with them).
 
-        `mask` False marks padding, which is left of the prompt; `last` computes the logits of the last token only. The
-        layers of the cache are the collection "cache": `decoding` runs this. A memory is projected to the cache.
+        The first call takes a whole prompt, later ones a token at a time. `mask` False marks padding, which is left of
+        the prompt; `last` computes the logits of the last token only. The layers of the cache are the collection
+        "cache": `decoding` runs this. A memory is projected to the cache.
         """
         mask = jnp.ones(tokens.shape, bool) if mask is None else mask
         slots = jnp.reshape(cache.index, (-1, 1)) + jnp.arange(tokens.shape[1])[None]  # [1 or batch, length]
@@ -136,31 +139,35 @@ class Decoder(nn.Module):
         valid = write(cache.valid, mask, cache.index)
         visible = valid[:, None] & (keys[:, None] <= slots[:, :, None])
         positions = jnp.maximum(before + jnp.cumsum(mask, 1) - 1, 0)
-        seen = Seen(visible, slots, slot=cache.index, memory=memory, memory_mask=memory_mask)
-        logits = self._forward(tokens, positions, seen, last=last)
+        inputs = AttentionInputs(visible, slots, slot=cache.index, memory=memory, memory_mask=memory_mask)
+        logits = self._forward(tokens, positions, inputs, last=last)
         return logits, dataclasses.replace(cache, valid=valid, index=cache.index + tokens.shape[1])
 
     @nn.compact
-    def _forward(self, tokens: Array, positions: Array, seen: Seen, last: bool = False, train: bool = False) -> Array:
+    def _forward(
+        self, tokens: Array, positions: Array, inputs: AttentionInputs, last: bool = False, train: bool = False
+    ) -> Array:
         o = self.options
         matrix = Matrix(o.vocabulary, o.width, name="embed")
-        x = run_layers(o, matrix(tokens), positions, seen, train, self.cross_attends)
+        x = run_layers(o, matrix(tokens), positions, inputs, train, self.cross_attends)
         x = Tap(name="final")(Norm(o, name="norm")(x[:, -1:] if last else x))
         head = matrix if o.tied else Matrix(o.vocabulary, o.width, name="head")
         return softcapped(head.attend(x), o.logit_softcap)
 
 
-def run_layers(o: Options, x: Array, positions: Array, seen: Seen, train: bool, cross_attends: bool = False) -> Array:
-    """From embedded tokens to the last layer's output, as submodules of the module that calls it."""
+def run_layers(
+    o: Options, x: Array, positions: Array, inputs: AttentionInputs, train: bool, cross_attends: bool = False
+) -> Array:
+    """Runs embedded tokens through all layers, which become submodules of the module that calls this."""
     x = x * (o.width**0.5 if o.scale_embedding else 1)
     if o.positions == "learned":
-        if seen.slot is None and x.shape[1] > o.max_length:
+        if inputs.slot is None and x.shape[1] > o.max_length:
             raise ValueError(f"{x.shape[1]} tokens, but positions were learned for max_length={o.max_length}")
         x = x + Matrix(o.max_length, o.width, name="positions")(positions)
     else:
-        seen = seen._replace(angles=angles_of(o, positions))
+        inputs = inputs._replace(angles=angles_of(o, positions))
     if any(o.windows):
-        seen = seen._replace(distance=seen.slots[:, :, None] - jnp.arange(seen.mask.shape[2])[None, None])
+        inputs = inputs._replace(distance=inputs.slots[:, :, None] - jnp.arange(inputs.mask.shape[2])[None, None])
     x = nn.Dropout(o.dropout, deterministic=not train)(Tap(name="stem")(x.astype(o.dtype)))
 
     windows = [(o.windows[i % len(o.windows)] if o.windows else 0) or ALL for i in range(o.depth)]
@@ -169,11 +176,11 @@ def run_layers(o: Options, x: Array, positions: Array, seen: Seen, train: bool, 
     block = nn.remat(Block, policy=policy, prevent_cse=not o.scan) if o.remat else Block
     if not o.scan:
         for i, window in enumerate(windows):
-            x = block(o, train, cross_attends, name=f"layer{i}")(x, window, seen)
+            x = block(o, train, cross_attends, name=f"layer{i}")(x, window, inputs)
         return x
 
     def body(layers: nn.Module, x: Array, window: Array) -> tuple[Array, None]:
-        return layers(x, window, seen), None
+        return layers(x, window, inputs), None
 
     scan = nn.scan(
         body,
@@ -185,7 +192,7 @@ def run_layers(o: Options, x: Array, positions: Array, seen: Seen, train: bool, 
 
 
 def by_rows(x: Array, axis: int) -> Array:
-    """x with the rows along `axis` laid out as those of a batch on the mesh of jax.set_mesh, if they divide.
+    """Lays out the rows of x along `axis` as those of a batch on the mesh of jax.set_mesh, if they divide.
 
     Left to itself, the compiler lays a cache out as FSDP parameters would have it, and copies it along that axis.
     """
@@ -197,7 +204,7 @@ def by_rows(x: Array, axis: int) -> Array:
 
 
 def decoding(module: Decoder) -> Decoding:
-    """The functions with which generation.py runs a decoder."""
+    """Returns the functions with which generation.py runs a decoder."""
     o = module.options
 
     def start(params: PyTree, batch: int, size: int) -> Cache:

@@ -62,40 +62,40 @@ OWN = ("dropout", "scan", "remat", "dtype")
 
 
 def options_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of Options from config.json, in the form of transformers 4 or 5. ValueError for what is not known here."""
+    """Returns fields of Options from a config.json of transformers 4 or 5; ValueError for what is not supported."""
     family = config["model_type"]
-    _, tied, own = FAMILIES[family]
+    _, tied, family_options = FAMILIES[family]
     sizes = GPT2_SIZES if family == "gpt2" else SIZES
-    found = {ours: config[theirs] for ours, theirs in sizes.items() if config.get(theirs) is not None}
+    fields = {ours: config[theirs] for ours, theirs in sizes.items() if config.get(theirs) is not None}
     names = ("hidden_activation", "hidden_act", "activation_function")
     activation = next((config[n] for n in names if config.get(n)), "silu")
     if family == "gemma":
         activation = config.get("hidden_activation") or "gelu_pytorch_tanh"  # old files say "gelu" and mean this
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation {activation!r}. {near(str(activation), ACTIVATIONS)}")
-    found |= {**own, "activation": ACTIVATIONS[activation], "tied": config.get("tie_word_embeddings", tied)}
+    fields |= {**family_options, "activation": ACTIVATIONS[activation], "tied": config.get("tie_word_embeddings", tied)}
     if family == "gpt2":
         if config.get("scale_attn_by_inverse_layer_idx") or not config.get("scale_attn_weights", True):
-            raise ValueError("a GPT-2 whose attention is scaled by layer, or not at all, is not known here")
-        return {"hidden": 4 * found["width"], **found}
+            raise ValueError("a GPT-2 whose attention is scaled by layer, or not at all, is not supported")
+        return {"hidden": 4 * fields["width"], **fields}
     rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
-    found["theta"] = rope.pop("rope_theta", None) or config.get("rope_theta", 10000.0)
+    fields["theta"] = rope.pop("rope_theta", None) or config.get("rope_theta", 10000.0)
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in ("default", "linear", "llama3"):
-        raise ValueError(f"positions scaled by {kind!r} are not known here. {near(kind, ('linear', 'llama3'))}")
+        raise ValueError(f"positions scaled by {kind!r} are not supported. {near(kind, ('linear', 'llama3'))}")
     if kind != "default":
-        found["rope_scaling"] = tuple(
+        fields["rope_scaling"] = tuple(
             sorted({**{k: v for k, v in rope.items() if k != "type"}, "rope_type": kind}.items())
         )
     if family != "qwen2" and config.get("attention_bias"):
-        found |= {"qkv_bias": True, "out_bias": True}
+        fields |= {"qkv_bias": True, "out_bias": True}
     if config.get("mlp_bias"):
-        found["mlp_bias"] = True
+        fields["mlp_bias"] = True
     if family == "gemma2":
-        found["attention_scale"] = config["query_pre_attn_scalar"] ** -0.5
-        found["attention_softcap"] = config.get("attn_logit_softcapping") or 0.0
-        found["logit_softcap"] = config.get("final_logit_softcapping") or 0.0
-    return found | {"windows": _windows(config, family)}
+        fields["attention_scale"] = config["query_pre_attn_scalar"] ** -0.5
+        fields["attention_softcap"] = config.get("attn_logit_softcapping") or 0.0
+        fields["logit_softcap"] = config.get("final_logit_softcapping") or 0.0
+    return fields | {"windows": _windows(config, family)}
 
 
 def _windows(config: Mapping[str, Any], family: str) -> tuple[int, ...]:
@@ -112,12 +112,12 @@ def _windows(config: Mapping[str, Any], family: str) -> tuple[int, ...]:
         kinds = ["sliding_attention" if i >= first else "full_attention" for i in range(depth)]
     if family == "mistral":
         return (window,)
-    found = tuple(window if kind == "sliding_attention" else 0 for kind in kinds)
-    return found if any(found) else ()
+    windows = tuple(window if kind == "sliding_attention" else 0 for kind in kinds)
+    return windows if any(windows) else ()
 
 
 def family_of(o: Options) -> str:
-    """The family whose config.json can say all of these options; ValueError with what does not fit the nearest one."""
+    """Returns the family whose config.json can say these options; ValueError tells what the nearest one cannot say."""
     if o.positions == "learned":
         family = "gpt2"
     elif o.norm_offset:
@@ -145,7 +145,7 @@ def family_of(o: Options) -> str:
 
 
 def config_of(o: Options, family: str) -> dict[str, Any]:
-    """config.json for transformers 4 and 5. Call it through `family_of`, which checks that nothing is lost."""
+    """Returns config.json for transformers 4 and 5. Call it through `family_of`, which checks that nothing is lost."""
     sizes = GPT2_SIZES if family == "gpt2" else SIZES
     config: dict[str, Any] = {theirs: getattr(o, ours) for ours, theirs in sizes.items()}
     if not o.max_length:

@@ -15,7 +15,7 @@ from kd_jax.models.language.decoder_parts import Options
 def llama(
     vocabulary: int, width: int = 256, depth: int = 4, heads: int = 4, hidden: int = 0, **options: Any
 ) -> Decoder:
-    """Llama 2 and 3, Mistral: RMSNorm, rotary positions, SwiGLU, no biases, the head not tied.
+    """Returns Llama 2 and 3, Mistral: RMSNorm, rotary positions, SwiGLU, no biases, the head not tied.
 
     `hidden` defaults to 8/3 of the width, rounded up to a multiple of 32. Touvron et al., 2023, arXiv 2302.13971;
     Mistral (Jiang et al., 2023, arXiv 2310.06825) adds `windows=(4096,)`.
@@ -25,44 +25,52 @@ def llama(
 
 
 def mistral(vocabulary: int, width: int = 256, depth: int = 4, heads: int = 4, **options: Any) -> Decoder:
-    """Llama with a sliding window. Jiang et al., "Mistral 7B", 2023, arXiv 2310.06825."""
+    """Returns Llama with a sliding window. Jiang et al., "Mistral 7B", 2023, arXiv 2310.06825."""
     return llama(vocabulary, width, depth, heads, **{"windows": (4096,), **options})
 
 
 def qwen2(vocabulary: int, width: int = 256, depth: int = 4, heads: int = 4, **options: Any) -> Decoder:
-    """Llama with biases of queries, keys and values. Yang et al., "Qwen2", 2024, arXiv 2407.10671."""
+    """Returns Llama with biases of queries, keys and values. Yang et al., "Qwen2", 2024, arXiv 2407.10671."""
     return llama(
         vocabulary, width, depth, heads, **{"qkv_bias": True, "theta": 1e6, "epsilon": 1e-6, "tied": True, **options}
     )
 
 
 def qwen3(vocabulary: int, width: int = 256, depth: int = 4, heads: int = 4, **options: Any) -> Decoder:
-    """Llama with normed queries and keys. Yang et al., "Qwen3", 2025, arXiv 2505.09388."""
+    """Returns Llama with normed queries and keys. Yang et al., "Qwen3", 2025, arXiv 2505.09388."""
     return llama(
         vocabulary, width, depth, heads, **{"qk_norm": True, "theta": 1e6, "epsilon": 1e-6, "tied": True, **options}
     )
 
 
 def gemma(vocabulary: int, width: int = 256, depth: int = 4, heads: int = 4, **options: Any) -> Decoder:
-    """Scaled embeddings, GeGLU, norms stored as weight - 1, tied. Gemma Team, 2024, arXiv 2403.08295."""
-    own = {"scale_embedding": True, "activation": "gelu_tanh", "norm_offset": 1.0, "epsilon": 1e-6, "tied": True}
-    return llama(vocabulary, width, depth, heads, **{**own, **options})
+    """Returns Gemma: scaled embeddings, GeGLU, norms stored as weight - 1, tied. Gemma Team, 2024, arXiv 2403.08295."""
+    family_options = {
+        "scale_embedding": True,
+        "activation": "gelu_tanh",
+        "norm_offset": 1.0,
+        "epsilon": 1e-6,
+        "tied": True,
+    }
+    return llama(vocabulary, width, depth, heads, **{**family_options, **options})
 
 
 def gemma2(vocabulary: int, width: int = 256, depth: int = 4, heads: int = 4, **options: Any) -> Decoder:
-    """Gemma with norms after attention and MLP, soft caps, and a window in every second layer.
+    """Returns Gemma with norms after attention and MLP, soft caps, and a window in every second layer.
 
     Gemma Team, "Gemma 2", 2024, arXiv 2408.00118."""
-    own = {"post_norms": True, "attention_softcap": 50.0, "logit_softcap": 30.0, "windows": (4096, 0)}
-    return gemma(vocabulary, width, depth, heads, **{**own, **options})
+    family_options = {"post_norms": True, "attention_softcap": 50.0, "logit_softcap": 30.0, "windows": (4096, 0)}
+    return gemma(vocabulary, width, depth, heads, **{**family_options, **options})
 
 
 def gpt2(
     vocabulary: int, width: int = 256, depth: int = 4, heads: int = 4, max_length: int = 1024, **options: Any
 ) -> Decoder:
-    """Learned positions, LayerNorm, GELU, biases, tied. Radford et al., "Language Models are Unsupervised Multitask
-    Learners", 2019."""
-    own = {
+    """Returns GPT-2: learned positions, LayerNorm, GELU, biases, tied.
+
+    Radford et al., "Language Models are Unsupervised Multitask Learners", 2019.
+    """
+    family_options = {
         "hidden": 4 * width,
         "norm": "layer",
         "epsilon": 1e-5,
@@ -75,4 +83,4 @@ def gpt2(
         "mlp_bias": True,
         "tied": True,
     }
-    return Decoder(Options(vocabulary, width, depth, heads, **{**own, **options}))
+    return Decoder(Options(vocabulary, width, depth, heads, **{**family_options, **options}))

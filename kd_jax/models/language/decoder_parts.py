@@ -76,9 +76,9 @@ class Options:
         if self.heads % self.kv_heads:
             fail(f"heads={self.heads} is no multiple of kv_heads={self.kv_heads}")
         choices = {"norm": ("rms", "layer"), "positions": ("rope", "learned"), "activation": ACTIVATIONS}
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                fail(f"{name}={getattr(self, name)!r}. {near(getattr(self, name), known)}")
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                fail(f"{name}={getattr(self, name)!r}. {near(getattr(self, name), allowed)}")
         if self.positions == "learned" and not self.max_length:
             fail("learned positions need max_length")
         if self.positions == "rope" and self.head_width % 2:
@@ -129,7 +129,7 @@ class Matrix(nn.Module):
         return jnp.take(self.embedding, numbers, axis=0)
 
     def attend(self, x: Array) -> Array:
-        """x @ embedding.T, summed in float32."""
+        """Computes x @ embedding.T, summed in float32."""
         return jnp.einsum("...d,vd->...v", x, self.embedding.astype(x.dtype), preferred_element_type=jnp.float32)
 
 
@@ -148,7 +148,7 @@ class Attention(nn.Module):
         self.queries, self.keys, self.values, self.scores, self.probabilities = (Tap() for _ in range(5))
 
     def __call__(self, x: Array, mask: Array, angles: Any = None, slot: Array | None = None) -> Array:
-        """x [batch, length, width], mask bool [1 or batch, length, keys], angles of positions, slot of the cache."""
+        """Maps x [batch, length, width]; mask bool [1 or batch, length, keys], positions' angles, slot of the cache."""
         o = self.options
         queries = self._heads(self.query(x))
         queries = self.query_norm(queries) if o.qk_norm else queries
@@ -159,14 +159,16 @@ class Attention(nn.Module):
         return self.attend(queries, keys, values, mask)
 
     def project(self, x: Array, angles: Any = None) -> tuple[Array, Array]:
-        """Keys and values [batch, length, kv_heads, head width]."""
+        """Returns keys and values [batch, length, kv_heads, head width]."""
         keys, values = self._heads(self.key(x)), self._heads(self.value(x))
         keys = self.key_norm(keys) if self.options.qk_norm else keys
         return rotated(keys, angles), values
 
     def to_memory(self, x: Array, memory: Array | None, mask: Array | None, slot: Array | None) -> Array:
-        """Attention to another sequence [batch, source length, width] where `mask` is True; without one, to that which
-        the cache was made of."""
+        """Attends to another sequence [batch, source length, width] where `mask` is True.
+
+        Where `memory` is None, to the sequence that the cache was made of.
+        """
         if memory is not None:
             keys, values = self.project(memory)
         if memory is not None and slot is not None:
@@ -242,14 +244,14 @@ def softcapped(x: Array, cap: float) -> Array:
 
 
 def segment_positions(segments: Array) -> Array:
-    """Positions that start at 0 where the segment changes: [batch, length] -> [batch, length]."""
+    """Returns positions that start at 0 where the segment changes: [batch, length] -> [batch, length]."""
     slots = jnp.arange(segments.shape[1])[None]
     starts = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)), constant_values=True)
     return slots - jax.lax.cummax(jnp.where(starts, slots, 0), axis=1)
 
 
 def angles_of(o: Options, positions: Array) -> tuple[Array, Array]:
-    """(cos, sin) float32 [1 or batch, length, 1, head width / 2] of rotary positions."""
+    """Returns (cos, sin) float32 [1 or batch, length, 1, head width / 2] of rotary positions."""
     frequencies = 1 / o.theta ** (jnp.arange(0, o.head_width, 2, dtype=jnp.float32) / o.head_width)
     frequencies = rescaled(frequencies, dict(o.rope_scaling))[None, None, None]
     angles = positions[..., None, None].astype(jnp.float32) * frequencies
@@ -257,22 +259,22 @@ def angles_of(o: Options, positions: Array) -> tuple[Array, Array]:
 
 
 def rescaled(frequencies: Array, scaling: Mapping[str, Any]) -> Array:
-    """Frequencies for longer texts: "linear" divides all by `factor`, "llama3" only those of long waves (Llama 3.1)."""
+    """Returns frequencies for longer texts: "linear" divides all by `factor`, "llama3" those of long waves alone."""
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind == "default":
         return frequencies
     if kind == "linear":
         return frequencies / scaling["factor"]
     if kind != "llama3":
-        raise ValueError(f"rope_scaling {kind!r} is not known here. {near(kind, ('default', 'linear', 'llama3'))}")
+        raise ValueError(f"rope_scaling {kind!r} is not supported. {near(kind, ('default', 'linear', 'llama3'))}")
     turns = scaling["original_max_position_embeddings"] * frequencies / (2 * math.pi)
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
-    kept = jnp.clip((turns - low) / (high - low), 0, 1)
-    return frequencies * (kept + (1 - kept) / scaling["factor"])
+    unscaled = jnp.clip((turns - low) / (high - low), 0, 1)
+    return frequencies * (unscaled + (1 - unscaled) / scaling["factor"])
 
 
 def rotated(x: Array, angles: tuple[Array, Array] | None) -> Array:
-    """Each pair (x_i, x_{i + half}) turned by its angle: the order of Hugging Face, not of Llama's own release."""
+    """Turns each pair (x_i, x_{i + half}) by its angle: the order of Hugging Face, not of Llama's release."""
     if angles is None:
         return x
     cos, sin = angles
@@ -281,7 +283,7 @@ def rotated(x: Array, angles: tuple[Array, Array] | None) -> Array:
 
 
 def write(whole: Array, new: Array, slot: Array) -> Array:
-    """`whole` [batch, size, ...] with `new` [batch, length, ...] from `slot` on, () or [batch] for each row its own."""
+    """Returns `whole` [batch, size, ...] with `new` [batch, length, ...] from `slot` on, () or [batch]: one a row."""
     new = new.astype(whole.dtype)
     if slot.ndim == 0:
         return jax.lax.dynamic_update_slice_in_dim(whole, new, slot, axis=1)

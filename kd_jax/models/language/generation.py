@@ -55,10 +55,11 @@ def generate(
     pad: int = 0,
     cache: PyTree = None,
 ) -> Generated:
-    """Up to `length` tokens after prompt int [batch, prompt length] (at least one token each, padded on the left).
+    """Draws up to `length` tokens after prompt int [batch, prompt length], padded on the left.
 
-    temperature 0 takes the most likely token, without a key's help. A row is done after `end`; the loop stops when all
-    are. `cache` takes the place of an empty one (of an encoder-decoder: with what the encoder saw).
+    A prompt has at least one token. temperature 0 takes the most likely token, without a key's help. A row is done
+    after `end`; the loop stops when all are. `cache` takes the place of an empty one (of an encoder-decoder: with what
+    the encoder saw).
     """
     batch, size = prompt.shape
     keys = row_keys(key, batch)
@@ -88,20 +89,20 @@ def generate(
 
 
 def mixed(student: Decoding, teacher: Decoding, alpha: float) -> Decoding:
-    """A network with parameters (student's, teacher's) whose probabilities are alpha teacher + (1 - alpha) student.
+    """Returns a network whose probabilities are alpha teacher + (1 - alpha) student.
 
-    The teacher-mixed sampling of Gu et al., "MiniLLM", 2023, arXiv 2306.08543 (alpha 0.2). Both are mixed at
-    temperature 1; temperature and filters of `generate` act on the mixture.
+    Its parameters are (student's, teacher's). The teacher-mixed sampling of Gu et al., "MiniLLM", 2023, arXiv
+    2306.08543 (alpha 0.2). Both are mixed at temperature 1; temperature and filters of `generate` act on the mixture.
     """
 
     def start(params: tuple[PyTree, PyTree], batch: int, size: int) -> tuple[PyTree, PyTree]:
         return student.start(params[0], batch, size), teacher.start(params[1], batch, size)
 
     def step(params: tuple, tokens: Array, caches: tuple, mask: Array | None = None, last: bool = False) -> tuple:
-        own, first = student.step(params[0], tokens, caches[0], mask, last)
-        others, second = teacher.step(params[1], tokens, caches[1], mask, last)
-        shares = jnp.log(jnp.asarray([1 - alpha, alpha])).reshape((2,) + (1,) * own.ndim)
-        logs = jnp.stack([jax.nn.log_softmax(own), jax.nn.log_softmax(others)]) + shares
+        student_logits, first = student.step(params[0], tokens, caches[0], mask, last)
+        teacher_logits, second = teacher.step(params[1], tokens, caches[1], mask, last)
+        shares = jnp.log(jnp.asarray([1 - alpha, alpha])).reshape((2,) + (1,) * student_logits.ndim)
+        logs = jnp.stack([jax.nn.log_softmax(student_logits), jax.nn.log_softmax(teacher_logits)]) + shares
         return jax.nn.logsumexp(logs, axis=0), (first, second)
 
     def take(caches: tuple, rows: Array) -> tuple:
@@ -114,8 +115,10 @@ def mixed(student: Decoding, teacher: Decoding, alpha: float) -> Decoding:
 
 
 def filtered(logits: Array, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Array:
-    """logits / temperature [..., vocabulary], -inf but for the top_k most likely (0 = all), and of these the fewest
-    whose probabilities, renormalised, reach top_p. Of equal logits the lower token comes first.
+    """Returns logits / temperature [..., vocabulary], -inf for tokens that are not to be drawn.
+
+    Left are the top_k most likely (0 = all), and of these the fewest whose probabilities, renormalised, reach top_p. Of
+    equal logits the lower token comes first.
 
     top_p: Holtzman et al., "The Curious Case of Neural Text Degeneration", 2019, arXiv 1904.09751. ValueError for
     temperature <= 0, top_k < 0 or top_p outside (0, 1].
@@ -134,7 +137,7 @@ def filtered(logits: Array, temperature: float = 1.0, top_k: int = 0, top_p: flo
 
 
 def draw(logits: Array, keys: Array) -> Array:
-    """One token a row: logits [batch, vocabulary], keys [batch]."""
+    """Draws one token a row: logits [batch, vocabulary], keys [batch]."""
     return jax.vmap(jax.random.categorical)(keys, logits)
 
 
@@ -147,13 +150,13 @@ def step_keys(keys: Array, number: Array) -> Array:
 
 
 def left_padded(tokens: Array, mask: Array) -> tuple[Array, Array]:
-    """The same tokens and mask [batch, length] with padding moved to the left; the order of real tokens stays."""
+    """Moves the padding of tokens and mask [batch, length] to the left; the order of real tokens stays."""
     order = jnp.argsort(mask, axis=1, stable=True)
     return jnp.take_along_axis(tokens, order, 1), jnp.take_along_axis(mask, order, 1)
 
 
 def joined(prompt: Array, prompt_mask: Array | None, generated: Generated) -> tuple[Array, Array]:
-    """(tokens, segments) [batch, prompt length + length]: a batch for a decoder, padding in segment 0."""
+    """Returns (tokens, segments) [batch, prompt length + length]: a batch for a decoder, padding in segment 0."""
     mask = jnp.ones(prompt.shape, bool) if prompt_mask is None else prompt_mask
     tokens = jnp.concatenate([prompt, generated.tokens], 1)
     return tokens, jnp.concatenate([mask, generated.mask], 1).astype(jnp.int32)

@@ -141,14 +141,14 @@ HEADS = (r"^cls\.", r"pooler\.", r"^classifier\.", r"^lm_head\.", r"^vocab_", r"
 
 
 def kind_of(module: Encoder) -> str:
-    """The family that has such a module: what decides are its position and token type embeddings."""
+    """Returns the family that has such a module: its position and token type embeddings decide."""
     if module.counted_positions:
         return "roberta"
     return "bert" if module.token_types else "distilbert"
 
 
 def encoder_of(folder: str, head: str = "classes", num_classes: int = 0, dtype: Any = "float32", **changes: Any):
-    """The Encoder that config.json of a folder describes; `changes` are fields of it (depth=3)."""
+    """Returns the Encoder that config.json of a folder describes; `changes` are fields of it (depth=3)."""
     config = read_config(find_model(folder))
     name = {"xlm-roberta": "roberta"}.get(config.get("model_type"), config.get("model_type"))
     if name not in KINDS:
@@ -166,7 +166,7 @@ def encoder_of(folder: str, head: str = "classes", num_classes: int = 0, dtype: 
 
 
 def load(model: Model, key: Array, folder: str, fresh: Sequence[str] = ()) -> tuple[PyTree, PyTree]:
-    """(params, stats) of an encoder from a folder; paths that match `fresh` and are not there are drawn from `key`.
+    """Returns (params, stats) of an encoder from a folder; missing paths that match `fresh` are drawn from `key`.
 
     A first part of the layers may be read into a shallower encoder: those that it lacks are left.
     ValueError lists what is missing, unexpected or of another shape.

@@ -85,9 +85,9 @@ def rules_of(family: str) -> tuple[Rule, ...]:
 
 
 def decoder_of(folder: str, dtype: Any = "float32", **changes: Any) -> Decoder:
-    """The Decoder that config.json of a folder describes; `changes` are fields of its Options (depth, scan, remat).
+    """Returns the Decoder of a folder's config.json; `changes` are fields of its Options (depth, scan, remat).
 
-    ValueError for a family, an activation or a scaling of positions that is not known here.
+    ValueError for a family, an activation or a scaling of positions that is not supported.
     """
     config = read_config(find_model(folder))
     family = config.get("model_type")
@@ -97,7 +97,7 @@ def decoder_of(folder: str, dtype: Any = "float32", **changes: Any) -> Decoder:
 
 
 def load(model: Model, key: Array, folder: str, fresh: Sequence[str] = ()) -> tuple[PyTree, PyTree]:
-    """(params, stats) of a decoder from a folder; paths that match `fresh` and are not there are drawn from `key`.
+    """Returns (params, stats) of a decoder from a folder; missing paths that match `fresh` are drawn from `key`.
 
     The first layers may be read into a shallower decoder. ValueError lists what is missing, unexpected or misshapen.
     """

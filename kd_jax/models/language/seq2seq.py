@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.models.language import decoder as decoders
-from kd_jax.models.language.decoder import Decoder, Seen, run_layers
+from kd_jax.models.language.decoder import AttentionInputs, Decoder, run_layers
 from kd_jax.models.language.decoder_parts import Cache, Matrix, Norm, Options
 from kd_jax.models.language.generation import Decoding
 from kd_jax.models.layers import Tap
@@ -34,7 +34,7 @@ class Encoder(nn.Module):
         o = self.options
         slots = jnp.arange(tokens.shape[1])[None]
         x = Matrix(o.vocabulary, o.width, name="embed")(tokens)
-        x = run_layers(o, x, slots, Seen(mask[:, None], slots), train)
+        x = run_layers(o, x, slots, AttentionInputs(mask[:, None], slots), train)
         return Norm(o, name="norm")(x)
 
 
@@ -68,15 +68,15 @@ class Seq2Seq(nn.Module):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """The decoder's cache, and what the encoder saw; the first step projects that to keys and values of the cache."""
+    """The decoder's cache, and what the encoder returned, which the first step projects to keys and values of it."""
 
     cache: Cache
     mask: Array
-    seen: Array | None
+    encoded: Array | None
 
 
 def decoding(module: Seq2Seq) -> Decoding:
-    """The functions with which generation.py and its neighbours run a Seq2Seq.
+    """Returns the functions with which generation.py and its neighbours run a Seq2Seq.
 
     Its cache begins with `encoded` (the field `read`), given as `cache=`; prompts begin the target (a start token).
     """
@@ -89,14 +89,14 @@ def decoding(module: Seq2Seq) -> Decoding:
         params: PyTree, tokens: Array, memory: Memory, mask: Array | None = None, last: bool = False
     ) -> tuple[Array, Memory]:
         variables = {"params": params, "cache": {"decoder": memory.cache.layers}}
-        arguments = (tokens, memory.cache, mask, last, memory.seen, memory.mask)
+        arguments = (tokens, memory.cache, mask, last, memory.encoded, memory.mask)
         (logits, cache), new = module.apply(variables, *arguments, method="decode", mutable="cache")
         cache = dataclasses.replace(cache, layers=new["cache"]["decoder"])
         return logits, Memory(cache, memory.mask, None)
 
     def take(memory: Memory, rows: Array) -> Memory:
-        seen = None if memory.seen is None else memory.seen[rows]
-        return Memory(plain.take(memory.cache, rows), memory.mask[rows], seen)
+        encoded = None if memory.encoded is None else memory.encoded[rows]
+        return Memory(plain.take(memory.cache, rows), memory.mask[rows], encoded)
 
     def rewind(memory: Memory, index: Array) -> Memory:
         return dataclasses.replace(memory, cache=plain.rewind(memory.cache, index))
@@ -121,9 +121,10 @@ def seq2seq(
     source_depth: int = 0,
     **options: Any,
 ) -> Seq2Seq:
-    """RMSNorm, SwiGLU and rotary positions on both sides; `source_depth` defaults to `depth`, `hidden` to 8/3 of width.
+    """Returns a Seq2Seq with RMSNorm, SwiGLU and rotary positions on both sides.
 
-    `options` are fields of decoder_parts.Options, of both sides (dropout, dtype, tied).
+    `source_depth` defaults to `depth`, `hidden` to 8/3 of width. `options` are fields of decoder_parts.Options, of both
+    sides (dropout, dtype, tied).
     """
     hidden = hidden or -(-8 * width // 96) * 32
     target = Options(vocabulary, width, depth, heads, hidden, **options)

@@ -39,7 +39,7 @@ def speculate(
     end: int | None = None,
     pad: int = 0,
 ) -> Speculated:
-    """Up to `length` tokens of the teacher after prompt int [batch, prompt length], padded on the left.
+    """Draws up to `length` tokens of the teacher after prompt int [batch, prompt length], padded on the left.
 
     `params` are (student's, teacher's). In a round the student draws `proposals` tokens x_i; the teacher accepts each
     with probability min(1, p(x_i) / q(x_i)), p its own distribution and q the student's, both at `temperature` and
@@ -55,10 +55,10 @@ def speculate(
             return jax.nn.one_hot(logits.argmax(-1), logits.shape[-1])
         return jax.nn.softmax(filtered(logits, temperature, top_k, top_p))
 
-    def prefilled(network: Decoding, own: PyTree) -> PyTree:
-        """The cache of all of the prompt but its last token, which the first round begins with."""
-        cache = network.start(own, batch, room)
-        _, cache = network.step(own, prompt, cache, prompt_mask, True)
+    def prefilled(network: Decoding, network_params: PyTree) -> PyTree:
+        """Returns the cache of all of the prompt but its last token, with which the first round begins."""
+        cache = network.start(network_params, batch, room)
+        _, cache = network.step(network_params, prompt, cache, prompt_mask, True)
         return network.rewind(cache, jnp.full(batch, size - 1, jnp.int32))
 
     def body(state: tuple) -> tuple:
@@ -73,10 +73,10 @@ def speculate(
             return (draw(jnp.log(q), step_keys(round_keys, i)), cache), (token, q)
 
         # One step more than there are proposals, so that the cache holds the last of them too.
-        (_, own), (given, q) = jax.lax.scan(propose, (token, caches[0]), jnp.arange(proposals + 1))
-        given, q = given.swapaxes(0, 1), q.swapaxes(0, 1)[:, :proposals]
-        proposed = given[:, 1:]
-        logits, others = teacher.step(params[1], given, caches[1])
+        (_, student_cache), (run, q) = jax.lax.scan(propose, (token, caches[0]), jnp.arange(proposals + 1))
+        run, q = run.swapaxes(0, 1), q.swapaxes(0, 1)[:, :proposals]
+        proposed = run[:, 1:]
+        logits, teacher_cache = teacher.step(params[1], run, caches[1])
         p = distribution(logits)
 
         def of_proposed(probabilities: Array) -> Array:
@@ -91,7 +91,7 @@ def speculate(
         rest = jnp.take_along_axis(rest, right[:, None, None], 1)[:, 0]
         last = draw(jnp.log(rest), step_keys(round_keys, proposals + 2)).astype(jnp.int32)
 
-        new = jnp.where(jnp.arange(proposals + 1)[None] == right[:, None], last[:, None], jnp.roll(given, -1, 1))
+        new = jnp.where(jnp.arange(proposals + 1)[None] == right[:, None], last[:, None], jnp.roll(run, -1, 1))
         real = (jnp.arange(proposals + 1)[None] <= right[:, None]) & ~done[:, None]
         if end is not None:
             ends = jnp.cumsum((new == end) & real, 1)
@@ -106,7 +106,7 @@ def speculate(
         done = done | (counts >= length)
         token = jnp.where(done, token, last)
         index = jnp.where(done, at, size - 1 + counts)
-        caches = student.rewind(own, index), teacher.rewind(others, index)
+        caches = student.rewind(student_cache, index), teacher.rewind(teacher_cache, index)
         return number + 1, token, counts, done, tokens, mask, caches, tally
 
     caches = prefilled(student, params[0]), prefilled(teacher, params[1])

@@ -41,12 +41,12 @@ def resnet110(num_classes: int, dtype: Any = "float32", **options: Any) -> ResNe
 
 
 def resnet8x4(num_classes: int, dtype: Any = "float32", **options: Any) -> ResNet:
-    """Four times as wide as resnet8; the stem is 32 wide, not 64."""
+    """Returns a ResNet four times as wide as resnet8; the stem is 32 wide, not 64."""
     return _cifar(8, num_classes, **{"widths": (64, 128, 256), "stem_width": 32, "dtype": dtype, **options})
 
 
 def resnet32x4(num_classes: int, dtype: Any = "float32", **options: Any) -> ResNet:
-    """Four times as wide as resnet32; the stem is 32 wide, not 64."""
+    """Returns a ResNet four times as wide as resnet32; the stem is 32 wide, not 64."""
     return _cifar(32, num_classes, **{"widths": (64, 128, 256), "stem_width": 32, "dtype": dtype, **options})
 
 

@@ -26,7 +26,7 @@ class ConvStage(nn.Module):
 
 
 def conv_stages(x: Array, widths: Sequence[int], train: bool, dtype: Any, first: int = 1) -> Array:
-    """A ConvStage a width, "stage<first>" on, made in the module that calls; max-pooling before all but stage 1."""
+    """Runs a ConvStage a width, "stage<first>" on, in the module that calls; max-pooling before all but stage 1."""
     for i, width in enumerate(widths, first):
         # Pooling comes between the stages, so that the last one keeps a map to be taught on: 4 x 4 for digits.
         x = nn.max_pool(x, (2, 2), (2, 2)) if i > 1 and min(x.shape[1:3]) > 1 else x
@@ -54,5 +54,5 @@ class CNN(nn.Module):
 def cnn(
     num_classes: int, widths: tuple[int, ...] = (16, 32), hidden: int = 0, dropout: float = 0.0, dtype: Any = "float32"
 ) -> CNN:
-    """One 3 x 3 convolution a width, max-pooling between, mean over space, a dense layer of `hidden` if asked for."""
+    """Returns a CNN: a 3 x 3 convolution a width, max-pooling between, mean over space, dense layer if `hidden` > 0."""
     return CNN(num_classes, tuple(widths), hidden, dropout, dtype)

@@ -39,7 +39,7 @@ class Generator(nn.Module):
 
 
 def generator(shape: Sequence[int], noise: int = 32, width: int = 16) -> Generator:
-    """Noise -> dense -> two doublings of the picture, each with a 3 x 3 convolution -> tanh -> BatchNorm without scale.
+    """Returns noise -> dense -> two doublings of the picture, each with a 3 x 3 convolution -> tanh -> BatchNorm.
 
     `shape` is (height, width, channels) of an image, sides multiples of 4 (8, 28, 32), ValueError otherwise. The last
     BatchNorm gives every channel of a batch mean 0 and variance 1, what normalised real images have. The layout of DAFL
@@ -51,7 +51,7 @@ def generator(shape: Sequence[int], noise: int = 32, width: int = 16) -> Generat
 
 
 def image_bank(num_classes: int, shape: Sequence[int], size: int = 1024, shift: int = 0) -> FunctionModel:
-    """`size` images whose pixels are the parameters, at first N(0, 1); image i is meant to be of class i mod classes.
+    """Returns `size` images whose pixels are the parameters, N(0, 1) at first; image i is of class i mod num_classes.
 
     Inputs (like [B, ...], window int [2]): B images are drawn from the window[1] ones that start at window[0], anew in
     every call. Features: "label" int [B], the class that each is meant to be, and "row" int [B]. In training each is

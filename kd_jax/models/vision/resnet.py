@@ -58,7 +58,10 @@ class ResidualStage(nn.Module):
 
 
 class ResNet(nn.Module):
-    """`large_stem`: 7 x 7 convolution and max-pooling, each with stride 2, for images of about 224 x 224."""
+    """Stages of residual blocks.
+
+    `large_stem`: 7 x 7 convolution and max-pooling, each with stride 2, for images of about 224 x 224.
+    """
 
     num_classes: int
     blocks: tuple[int, ...]
@@ -94,7 +97,7 @@ def resnet50(num_classes: int, dtype: Any = "float32", **options: Any) -> ResNet
 
 
 def resnet50_cifar(num_classes: int, dtype: Any = "float32", **options: Any) -> ResNet:
-    """ResNet-50 for 32 x 32 images: a 3 x 3 stem and no pooling before the first stage (RepDistiller's ResNet50)."""
+    """Returns ResNet-50 for 32 x 32 images: 3 x 3 stem, no pooling before the first stage (RepDistiller's ResNet50)."""
     return resnet50(num_classes, dtype, **{"large_stem": False, **options})
 
 

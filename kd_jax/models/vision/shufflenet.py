@@ -83,18 +83,18 @@ class StageV2(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         half = self.features // 2
-        kept = nn.relu(Branch(half, 2, False, self.dtype, name="shortcut")(x, train))
+        first_half = nn.relu(Branch(half, 2, False, self.dtype, name="shortcut")(x, train))
         y = Branch(half, 2, True, self.dtype, name="block0")(x, train)
         for i in range(1, self.units):
-            x = shuffle_channels(jnp.concatenate([kept, nn.relu(y)], -1), 2)
-            kept, x = x[..., :half], x[..., half:]
+            x = shuffle_channels(jnp.concatenate([first_half, nn.relu(y)], -1), 2)
+            first_half, x = x[..., :half], x[..., half:]
             y = Branch(half, 1, True, self.dtype, name=f"block{i}")(x, train)
-        Tap(name="pre_activation")(jnp.concatenate([kept, y], -1))
-        return shuffle_channels(jnp.concatenate([kept, nn.relu(y)], -1), 2)
+        Tap(name="pre_activation")(jnp.concatenate([first_half, y], -1))
+        return shuffle_channels(jnp.concatenate([first_half, nn.relu(y)], -1), 2)
 
 
 class ShuffleNet(nn.Module):
-    """`groups=0`: V2, else V1. `last`: width of the 1 x 1 convolution before pooling, 0 for none."""
+    """ShuffleNet V2 with `groups=0`, else V1. `last`: width of the 1 x 1 convolution before pooling, 0 for none."""
 
     num_classes: int
     widths: tuple[int, ...]

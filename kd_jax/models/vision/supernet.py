@@ -129,7 +129,7 @@ class MixedCNN(nn.Module):
 
 
 def slim_cnn(num_classes: int, widths: tuple[int | tuple[int, ...], ...] = (16, 32)) -> SlimCNN:
-    """`widths` has for every block a number of channels, or several in rising order to choose from."""
+    """Returns a SlimCNN; `widths` has a number of channels for every block, or several, rising, to choose from."""
     every = tuple((w,) if isinstance(w, int) else tuple(w) for w in widths)
     for options in every:
         if not options or list(options) != sorted({*options}) or options[0] < 1:
@@ -140,7 +140,7 @@ def slim_cnn(num_classes: int, widths: tuple[int | tuple[int, ...], ...] = (16, 
 def mixed_cnn(
     num_classes: int, widths: tuple[int, ...] = (8, 16, 16), kinds: tuple[str | tuple[str, ...], ...] = OPERATIONS
 ) -> MixedCNN:
-    """`kinds` are the operations that every block but the first mixes, or a tuple of them (or one) for each block."""
+    """Returns a MixedCNN; every block but the first mixes `kinds`, or each its own tuple of them (or one operation)."""
     nested = any(not isinstance(k, str) for k in kinds)
     each = tuple((k,) if isinstance(k, str) else tuple(k) for k in kinds)
     every = each if nested else (tuple(kinds),) * len(widths[1:])
@@ -155,7 +155,7 @@ def mixed_cnn(
 
 
 def slim_params(params: PyTree, widths: tuple[int, ...]) -> PyTree:
-    """Of a SlimCNN's parameters those that a choice of these widths uses: the parameters of slim_cnn(widths=widths)."""
+    """Returns the part of a SlimCNN's parameters that these widths use: the parameters of slim_cnn(widths=widths)."""
     small, before = dict(params), None
     for i, width in enumerate(widths):
         block = params[f"block{i}"]
@@ -167,8 +167,10 @@ def slim_params(params: PyTree, widths: tuple[int, ...]) -> PyTree:
 
 
 def mixed_variables(variables: PyTree, kinds: tuple[str, ...]) -> PyTree:
-    """Of a MixedCNN's params, or of a collection of its stats, those that one operation a block uses: those of
-    mixed_cnn(kinds=((kind,), ...))."""
+    """Returns the part of a MixedCNN's params, or of a collection of its stats, that one operation a block uses.
+
+    It belongs to mixed_cnn(kinds=((kind,), ...)).
+    """
     small = dict(variables)
     for i, kind in enumerate(kinds, start=1):
         block = variables.get(f"block{i}", {})

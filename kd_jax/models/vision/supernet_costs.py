@@ -45,8 +45,10 @@ class Space:
         return total + operation_cost("head", channels, self.model.num_classes, 1, 1, self.kind)
 
     def table(self) -> np.ndarray:
-        """[blocks, options]: what each operation costs beyond the first one of its block; of a MixedCNN alone, where
-        blocks do not depend on one another, and without block 0, which has no choice."""
+        """Returns [blocks, options]: what each operation costs beyond the first one of its block, without block 0.
+
+        For a MixedCNN alone, whose blocks do not depend on one another; block 0 has no choice.
+        """
         first = (0,) * len(self.options)
         changes = [
             [self.cost((*first[:i], k, *first[i + 1 :])) for k in range(len(options))]
@@ -64,13 +66,13 @@ class Space:
 
 
 def space_of(model: Model, image_shape: tuple[int, ...], kind: str) -> Space:
-    """Raises ValueError for a network that is none of kd_jax.models.vision.supernet, or an unknown kind of cost."""
+    """Returns the sub-networks of a model of models.vision.supernet; ValueError for others or an unknown cost."""
     module = getattr(model, "module", None)
     if kind not in COSTS:
         raise ValueError(f"There is no cost {kind!r}. {near(kind, COSTS)}")
     if not isinstance(module, SlimCNN | MixedCNN) or len(image_shape) != 3:
         raise ValueError(
-            f"Costs are known of models.vision.supernet.slim_cnn and mixed_cnn on images [H, W, C], not of "
+            f"Costs exist for models.vision.supernet.slim_cnn and mixed_cnn on images [H, W, C], not of "
             f"{type(module or model).__name__} on {image_shape}."
         )
     if isinstance(module, SlimCNN):
@@ -81,7 +83,7 @@ def space_of(model: Model, image_shape: tuple[int, ...], kind: str) -> Space:
 
 
 def operation_cost(operation: str, channels: int, out: int, height: int, width: int, kind: str) -> float:
-    """Of one operation from `channels` to `out` on a map of height x width; or "slim", a SlimBlock, or "head"."""
+    """Returns the cost from `channels` to `out` on a map of an operation, of "slim" (a SlimBlock) or "head"."""
     if operation == "skip":
         return 0.0
     if kind == "latency":
@@ -95,7 +97,7 @@ def operation_cost(operation: str, channels: int, out: int, height: int, width: 
 
 @functools.cache
 def latency(operation: str, channels: int, out: int, height: int, width: int, repeats: int = 30) -> float:
-    """Median seconds of the jitted operation on one example; the first process's, so that all choose alike.
+    """Returns the median seconds of the jitted operation on one example, measured by the first process for all.
 
     Cai et al., "ProxylessNAS", 2018, arXiv 1812.00332, predict a network's latency so, by a sum over its layers.
     """
@@ -116,7 +118,7 @@ def latency(operation: str, channels: int, out: int, height: int, width: int, re
 
 
 def architecture_weights(space: Space) -> FunctionModel:
-    """softmax(alpha) [blocks, operations] of a MixedCNN, alpha 0 at first; it reads nothing.
+    """Returns a model that reads nothing: softmax(alpha) [blocks, operations] of a MixedCNN, alpha 0 at first.
 
     Liu, Simonyan, Yang, "DARTS: Differentiable Architecture Search", 2018, arXiv 1806.09055.
     """

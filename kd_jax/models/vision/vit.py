@@ -58,8 +58,11 @@ class TransformerBlock(nn.Module):
 
 
 class ViT(nn.Module):
-    """With a distillation token the logits are those of the class head in training, so that the labels teach it, and
-    the mean of both heads in evaluation. The teacher's loss reads the tap head_distillation."""
+    """A vision transformer; with a distillation token, its logits depend on `train`.
+
+    In training they are those of the class head, so that the labels teach it, in evaluation the mean of both heads. The
+    teacher's loss reads the tap head_distillation.
+    """
 
     num_classes: int
     patch: int
@@ -115,7 +118,7 @@ def vit(
     dtype: Any = "float32",
     **options: Any,
 ) -> ViT:
-    """Sizes of DeiT: tiny 192 wide with 3 heads, small 384 with 6, base 768 with 12; depth 12 and patch 16."""
+    """Returns a ViT; DeiT's sizes: tiny 192 wide, 3 heads; small 384, 6; base 768, 12; all of depth 12 and patch 16."""
     return ViT(num_classes, patch, width, depth, heads, dtype=dtype, **options)
 
 

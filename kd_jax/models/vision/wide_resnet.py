@@ -17,7 +17,7 @@ from kd_jax.types import Array
 
 
 class WideBlock(nn.Module):
-    """`activated`: the input has been through BatchNorm and ReLU already, in the stage before."""
+    """A residual block; `activated`: the input has been through BatchNorm and ReLU already, in the stage before."""
 
     features: int
     stride: int
@@ -37,7 +37,7 @@ class WideBlock(nn.Module):
 
 
 class WideStage(nn.Module):
-    """Blocks; `activate` is the BatchNorm and ReLU between this stage and what follows.
+    """A row of blocks; `activate` is the BatchNorm and ReLU between this stage and what follows.
 
     The BatchNorm belongs to the stage here, and not to the next block as in the paper, so that its output is a tap of
     the same name as in other networks. The next block changes the width, so nothing needs the value before it.

@@ -131,5 +131,5 @@ def test_bad_networks_are_refused():
             model.init(KEY, X)
     with pytest.raises(ValueError, match="no cost 'parameter'. Did you mean 'parameters'"):
         space_of(SLIM, (4, 4, 1), "parameter")
-    with pytest.raises(ValueError, match="Costs are known of .* not of Net"):
+    with pytest.raises(ValueError, match="Costs exist for .* not of Net"):
         space_of(toy.net(), (4, 4, 1), "flops")
