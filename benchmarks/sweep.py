@@ -54,8 +54,8 @@ def job_of(student: str, terms: dict[str, Any], root: Path, steps: int) -> Job:
     job = train.jobs_of(config, root)[0]["student"]
     role, image = job.scheme.roles["teacher"], np.zeros((1, *job.source.image_shape), np.float32)
     role = dataclasses.replace(role, initial=jax.jit(role.model.init)(jax.random.key(1), image))
-    job.scheme = dataclasses.replace(job.scheme, roles={**job.scheme.roles, "teacher": role})
-    return job
+    scheme = dataclasses.replace(job.scheme, roles={**job.scheme.roles, "teacher": role})
+    return dataclasses.replace(job, scheme=scheme)
 
 
 def members_of(job: Job, count: int, how: str = "vmap") -> Members:
@@ -127,9 +127,8 @@ def total_ratio(student: str, count: int, steps: int) -> dict[str, str]:
             loop.fit(job.scheme, job.sources, settings, root / str(seed), mesh, "separate")
         separate = time.perf_counter() - start
         start = time.perf_counter()
-        job.directory = root / "sweep"
         how, _ = fastest(job, members_of(job, count), mesh, root / "members.json")
-        loop.fit(job.scheme, job.sources, job.settings, job.directory, mesh, "sweep", members_of(job, count, how))
+        loop.fit(job.scheme, job.sources, job.settings, root / "sweep", mesh, "sweep", members_of(job, count, how))
         whole = time.perf_counter() - start
     return {"sweep s": f"{whole:.1f}", "n runs s": f"{separate:.1f}", "total": f"{whole / separate:.2f}", "chosen": how}
 

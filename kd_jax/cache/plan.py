@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ from kd_jax.data.source import Source
 from kd_jax.losses.needs import needs_every_logit
 from kd_jax.system import precision, workdir
 from kd_jax.types import Array, Outputs, PyTree, Role, Scheme, Stage, Term
+
+SHARING = ("baseline", "student")  # the jobs that see the same pictures, and the same answers to them
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -226,8 +228,8 @@ def _with_shapes(cache: TeacherCache) -> TeacherCache:
 
 def attach(
     config: ConfigDict, jobs: Mapping[str, Any], teachers: Mapping[str, tuple[Role, Role, Store]]
-) -> dict[str, TeacherCache]:
-    """Puts the roles that read answers into the jobs of baseline and student, and the answers' shapes into their data.
+) -> dict[str, Any]:
+    """Returns the jobs with roles that read answers in baseline and student, and the answers' shapes in their data.
 
     `teachers` are (the teacher itself, the role of `stand_in`, what is stored) by name.
     """
@@ -245,25 +247,28 @@ def attach(
             said = {s: answers.describe(content, about, 0) for s, (_, _, content, about) in cache.splits.items()}
             folder = place / "cache" / workdir.fingerprint(said)
         caches[name] = dataclasses.replace(cache, folder=folder)
-    shared = [j for n, j in jobs.items() if n in ("baseline", "student")]
-    for job in shared:
-        mine = {name: cache.stand_in for name, cache in caches.items() if name in job.scheme.roles}
-        job.scheme = dataclasses.replace(job.scheme, roles={**job.scheme.roles, **mine})
-    give(shared, {name: {s: parts[2] for s, parts in cache.splits.items()} for name, cache in caches.items()})
     views = {teachers_of(config)[name].cache.views for name, cache in caches.items() if cache.varies}
     if len(views) > 1:
         raise ValueError(
             f"All teachers must see the student's pictures: the views of their caches are {sorted(views)}."
         )
-    student.settings = dataclasses.replace(student.settings, views=max(views, default=0))
-    return caches
+    jobs = with_answers(jobs, {n: {s: parts[2] for s, parts in cache.splits.items()} for n, cache in caches.items()})
+    for name in SHARING:
+        if name in jobs:
+            roles = dict(jobs[name].scheme.roles)
+            roles |= {n: cache.stand_in for n, cache in caches.items() if n in roles}
+            scheme = dataclasses.replace(jobs[name].scheme, roles=roles)
+            jobs[name] = dataclasses.replace(jobs[name], scheme=scheme)
+    settings = dataclasses.replace(student.settings, views=max(views, default=0))
+    jobs["student"] = dataclasses.replace(jobs["student"], settings=settings, caches=caches)
+    return jobs
 
 
-def give(jobs: Sequence[Any], found: Mapping[str, Mapping[str, Answers]]) -> None:
-    """Adds {teacher: {split: answers}} to the data of the jobs, which share it."""
+def with_answers(jobs: Mapping[str, Any], answered: Mapping[str, Mapping[str, Answers]]) -> dict[str, Any]:
+    """Returns the jobs with {teacher: {split: answers}} in the data of student and baseline, which share it."""
     sources = {}
-    for split, source in jobs[0].sources.items():
-        said = {name: splits[split] for name, splits in found.items() if split in splits}
+    for split, source in jobs["student"].sources.items():
+        said = {name: splits[split] for name, splits in answered.items() if split in splits}
         sources[split] = dataclasses.replace(source, answers={**source.answers, **said}) if said else source
-    for job in jobs:
-        job.sources = sources
+    changed = {name: dataclasses.replace(jobs[name], sources=sources) for name in SHARING if name in jobs}
+    return {**jobs, **changed}

@@ -189,11 +189,12 @@ def train_program(program: Program, mesh: Mesh, watch: Watch | None = None) -> l
     """Trains what is missing of a program; a dict for every point, with its scores at the last step and the best."""
     jobs, _ = train.jobs_of(program.config, program.directory)
     jobs = train.untrained(program.config, jobs)
-    teachers.teach(program.config, jobs, mesh)
+    jobs, *_ = teachers.teach(program.config, jobs, mesh)
     job, members, count = jobs["student"], program.members, len(program.points)
     about: dict[str, Any] = {}
     if not program.why:
-        job.name, job.config = f"{count} students", job.config | {"members": workdir.plain(program.points)}
+        depends = job.config | {"members": workdir.plain(program.points)}
+        job = dataclasses.replace(job, name=f"{count} students", config=depends)
         how, about = program.config.members, {}
         if how == "auto":
             how, about = fastest(job, members, mesh, program.choice)

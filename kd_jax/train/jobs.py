@@ -141,9 +141,9 @@ def as_loaded(teacher: Mapping[str, Any]) -> bool:
     return bool(teacher["initial"]["name"]) and not (teacher["train"]["steps"] or teacher["train"]["epochs"])
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Job:
-    """One of the trainings of a run: a teacher, the baseline or the student."""
+    """One of the trainings of a run: a teacher, the baseline or the student. What is learned later makes a new one."""
 
     name: str
     scheme: Scheme
@@ -208,7 +208,7 @@ def plan(
         data = teacher_sources[name]
         add(name, train, supervised(), about, roles=alone, data=data, seed=teacher.seed, rules=rules)
         if teacher.workdir:
-            jobs[name].directory = Path(teacher.workdir)
+            jobs[name] = dataclasses.replace(jobs[name], directory=Path(teacher.workdir))
 
     remat = config.student.remat
     network = Remat(models["student"], remat.modules, remat.policy) if remat.policy else models["student"]
@@ -234,5 +234,4 @@ def plan(
         group, initial = fields["group"] or name, fields["initial"] or None
         roles[name] = Role(models[name], tuple(fields["inputs"]), group, initial)
     add("student", config.train, config.terms, about, roles=roles, rules=rules, **shared)
-    jobs["student"].caches = attach(config, jobs, asked)
-    return jobs
+    return attach(config, jobs, asked)

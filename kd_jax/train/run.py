@@ -94,13 +94,13 @@ def run(
 
 def train_all(
     config: ConfigDict,
-    jobs: dict[str, Job],
+    jobs: Mapping[str, Job],
     splits: Splits,
     teacher_variables: tuple[PyTree, PyTree] | None,
     mesh: Mesh,
 ) -> dict[str, Any]:
     """The teachers, the baseline and the student in order; what results.json holds of them, in the lead process."""
-    finished, networks, scores = teach(config, jobs, mesh, teacher_variables)
+    jobs, finished, networks, scores = teach(config, jobs, mesh, teacher_variables)
     for name in ("baseline", "student"):
         if name in jobs:
             job = jobs[name]

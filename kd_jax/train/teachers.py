@@ -14,12 +14,13 @@ from ml_collections import ConfigDict
 
 from kd_jax.cache.build import build
 from kd_jax.cache.open import hash_of, hash_of_files, opened
-from kd_jax.cache.plan import TeacherCache, give
+from kd_jax.cache.plan import SHARING, TeacherCache, with_answers
 from kd_jax.config.fields import teachers_of
 from kd_jax.core.bind import evaluated_roles
 from kd_jax.core.evaluate import evaluate, extra_inputs, make_eval_step
 from kd_jax.core.many import Runs
 from kd_jax.core.paths import lookup
+from kd_jax.data.answers import Answers
 from kd_jax.data.batches import batch_shapes, eval_batches
 from kd_jax.files import read_json, write_json
 from kd_jax.system import parallel, precision, workdir
@@ -40,11 +41,13 @@ def teach(
     jobs: Mapping[str, Job],
     mesh: Mesh,
     teacher_variables: tuple[PyTree, PyTree] | None = None,
-) -> tuple[dict[str, Any], dict[str, Network], dict[str, Any]]:
-    """Trains or loads the teachers, scores them, and gives them to the schemes of the other jobs.
+) -> tuple[dict[str, Job], dict[str, Any], dict[str, Network], dict[str, Any]]:
+    """Trains or loads the teachers, and scores them.
 
-    Returns (results of the trained ones, networks, scores) by name.
+    Returns (the jobs, with the teachers in the schemes of baseline and student; results of the trained teachers;
+    networks; scores), each by name.
     """
+    jobs = dict(jobs)
     finished: dict[str, dict[str, Any]] = {}
     networks: dict[str, Network] = {}
     job, seen = jobs["student"], seen_shapes(jobs["student"])
@@ -57,12 +60,15 @@ def teach(
             own = job.caches[name].role if name in job.caches else role
             loaded = first_variables(fields.initial, name, own.model, fields.seed)
         if name in jobs:
-            jobs[name].scheme = starting_at(jobs[name].scheme, "student", loaded)
+            scheme = starting_at(jobs[name].scheme, "student", loaded)
+            jobs[name] = dataclasses.replace(jobs[name], scheme=scheme)
             finished[name] = finish_or_resume(jobs[name], mesh)
         else:
             given = loaded
         if name in job.caches:
-            networks[name], load = cached_teacher(config, jobs, job.caches[name], given, mesh)
+            networks[name], load, said = cached_teacher(config, jobs, job.caches[name], given, mesh)
+            jobs = with_answers(jobs, {name: said})
+            job = jobs["student"]
             if name == "teacher" and takes_teacher(config.student.initial):
                 whole[name] = load().variables
             frozen[name] = networks[name].role
@@ -94,19 +100,22 @@ def teach(
     if config.student.initial.name:
         model = job.scheme.roles["student"].model
         start_at = first_variables(config.student.initial, "student", model, config.seed, whole.get("teacher"))
-    for job in (jobs[name] for name in ("baseline", "student") if name in jobs):
-        roles = {n: frozen.get(n, role) for n, role in job.scheme.roles.items()}
-        job.scheme = starting_at(dataclasses.replace(job.scheme, roles=roles), "student", start_at)
-    return finished, networks, scores
+    for name in SHARING:
+        if name in jobs:
+            scheme = jobs[name].scheme
+            roles = {n: frozen.get(n, role) for n, role in scheme.roles.items()}
+            scheme = starting_at(dataclasses.replace(scheme, roles=roles), "student", start_at)
+            jobs[name] = dataclasses.replace(jobs[name], scheme=scheme)
+    return jobs, finished, networks, scores
 
 
 def cached_teacher(
     config: ConfigDict, jobs: Mapping[str, Job], cache: TeacherCache, given: tuple[PyTree, PyTree] | None, mesh: Mesh
-) -> tuple[Network, Callable[[], Network]]:
-    """What stands in for a teacher, whose answers are given to the data of the other jobs; it is asked once.
+) -> tuple[Network, Callable[[], Network], dict[str, Answers]]:
+    """Asks a teacher once: (what stands in for it, a function that reads it, its answers by split).
 
-    Beside it a function that reads the teacher itself, ValueError where it is not on this machine. `given` are its
-    variables where the caller has them.
+    The function raises ValueError where the teacher is not on this machine. `given` are its variables where the caller
+    has them.
     """
     job, fields, name = jobs["student"], teachers_of(config)[cache.name], cache.name
     export = Path(fields.checkpoint) if fields.checkpoint else None
@@ -136,14 +145,11 @@ def cached_teacher(
         del teacher  # from here on nobody has its parameters
     elif not here and parallel.is_lead():
         print(f"{name}: it is not on this machine; its answers are in {cache.folder}")
-    found = opened(
-        cache, files=files, trained=trained, parameters=(lambda: hash_of(load().variables)) if here else None
-    )
-    give([jobs[n] for n in ("baseline", "student") if n in jobs], {name: found})
+    said = opened(cache, files=files, trained=trained, parameters=(lambda: hash_of(load().variables)) if here else None)
     role = dataclasses.replace(cache.stand_in, initial=({}, {}))
     cost = cache.folder / COST
     about = json.loads(cost.read_text()) if cost.exists() else {}
-    return Network(role.model, {}, {}, role, {}, f"{name}.logits", about), load
+    return Network(role.model, {}, {}, role, {}, f"{name}.logits", about), load, said
 
 
 def score_teacher(
