@@ -128,7 +128,7 @@ def kept(task: str, seeds: int, root: Path) -> None:
             name = "-".join([*(str(value) for value in store.values()), str(seed)])
             found.append(train.run(config, root / task / name)["models"]["student"]["last"]["test"])
         jobs, _ = train.jobs_of(config, root)
-        size = jobs["student"].caches["teacher"].splits["train"][2].row_bytes if store else "no cache"
+        size = jobs["student"].caches["teacher"].splits["train"].content.row_bytes if store else "no cache"
         row = {"k": "", "dtype": "", **store, "bytes an answer": size}
         if task == "language" and store:
             row["bytes a token"] = round(size / config.data.length)

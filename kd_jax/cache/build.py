@@ -47,7 +47,7 @@ def sizes(cache: TeacherCache) -> list[str]:
             f"{split}: {len(source):,} examples x {views} views = {content.rows:,} answers of {content.row_bytes:,} "
             f"bytes ({fields}) = {size_text(content.nbytes)}"
         )
-    total = sum(content.nbytes for _, _, content, _ in cache.splits.values())
+    total = sum(split.content.nbytes for split in cache.splits.values())
     return [*lines, f"total {size_text(total)} in {cache.folder}"]
 
 
@@ -70,8 +70,8 @@ def build(
     with workdir.locked(cache.folder):
         if parallel.is_lead():
             print("\n  ".join([f"{cache.name}'s cache", *sizes(cache)]), flush=True)
-        missing = {s: parts for s, parts in cache.splits.items() if not answers.is_whole(cache.folder / s)}
-        parallel.on_lead(lambda: _check_disk(cache, [content.nbytes for _, _, content, _ in missing.values()]))
+        missing = {s: split for s, split in cache.splits.items() if not answers.is_whole(cache.folder / s)}
+        parallel.on_lead(lambda: _check_disk(cache, [split.content.nbytes for split in missing.values()]))
         identity = {"parameters": hash_of(variables), "files": files, "trained": workdir.plain(trained)}
         with jax.set_mesh(mesh):
             placed = _place(cache, variables, mesh, rules)
@@ -141,16 +141,16 @@ def _rows_of_step(
 
 
 def _build_split(cache: TeacherCache, split: str, placed: Any, identity: Mapping[str, str], mesh: Mesh) -> None:
-    source, train, content, about = cache.splits[split]
+    content, planned = cache.splits[split].content, cache.splits[split].identity
     folder, sharding = cache.folder / split, parallel.batch_sharding(mesh)
-    about = {**about, "teacher": {**about["teacher"], **identity}}
+    planned = {**planned, "teacher": {**planned["teacher"], **identity}}
     ways = cache.batch_size // sharding.shard_shape((cache.batch_size,))[0]
     share = cache.batch_size // len(_writers(cache.batch_size, sharding))
     wanted = min(answers.CHUNK_BYTES // content.row_bytes, BATCHES_PER_CHUNK * share, content.rows)
     begun: dict[str, Any] = {"size": max(1, -(-wanted // share)) * share, "done": set()}
 
     def begin() -> None:
-        begun["size"], begun["done"] = answers.begin(folder, content, about, begun["size"])
+        begun["size"], begun["done"] = answers.begin(folder, content, planned, begun["size"])
 
     parallel.on_lead(begin)
     if jax.process_count() > 1:
@@ -198,7 +198,7 @@ def _compute(
     buffers = {n: np.zeros((size, *shape), answers.dtype_of(dtype)) for n, (shape, dtype) in content.fields.items()}
     try:
         for step, batch in zip(steps, batches, strict=True):
-            if step == 0 and train and cache.own:
+            if step == 0 and train and cache.unproven:
                 _check_single(cache, batch, placed[1])
             fields, wrong = answer(*placed, batch)
             if int(wrong) < batch_size:
@@ -226,8 +226,8 @@ def _check_single(cache: TeacherCache, batch: Mapping[str, Array], extra: PyTree
     @jax.jit
     def apart(batch: Mapping[str, Array], extra: PyTree) -> Array:
         def shown(batch: Mapping[str, Array]) -> list[Array]:
-            seen = {"batch": cache.prepare(batch, cache.key(), True), "extra": extra}
-            return [lookup(seen, p).astype(jnp.float32) for p in cache.role.inputs if Path.parse(p).kind == "batch"]
+            context = {"batch": cache.prepare(batch, cache.key(), True), "extra": extra}
+            return [lookup(context, p).astype(jnp.float32) for p in cache.role.inputs if Path.parse(p).kind == "batch"]
 
         turned = shown(jax.tree.map(lambda x: x[::-1], batch))
         return jnp.stack([jnp.abs(x - y[::-1]).max() for x, y in zip(shown(batch), turned, strict=True)]).max()
@@ -243,11 +243,11 @@ def _local(x: Array, rows: np.ndarray) -> np.ndarray:
     """The rows of a global array that this process holds."""
     if len(rows) == len(x):
         return np.asarray(x)
-    found = np.empty((len(rows), *x.shape[1:]), x.dtype)
+    local = np.empty((len(rows), *x.shape[1:]), x.dtype)
     for shard in x.addressable_shards:
         place = np.searchsorted(rows, np.arange(len(x))[shard.index[0]])
-        found[place] = np.asarray(shard.data)
-    return found
+        local[place] = np.asarray(shard.data)
+    return local
 
 
 def _answer(cache: TeacherCache, train: bool) -> Callable[..., tuple[dict[str, Array], Array]]:
@@ -257,12 +257,12 @@ def _answer(cache: TeacherCache, train: bool) -> Callable[..., tuple[dict[str, A
     def answer(variables: tuple[PyTree, PyTree], extra: PyTree, batch: Mapping[str, Array]):
         outputs = ask(variables, extra, batch)
         fields = encode(cache.store, outputs)
-        kept = decode(cache.store, outputs.logits.shape[-1], fields)
+        stored = decode(cache.store, outputs.logits.shape[-1], fields)
         # A logit of -inf is a class that cannot be; all else is a number, and must still be one in the cache's type.
-        lost = [jnp.isnan(kept.logits) | (kept.logits == jnp.inf)]
+        lost = [jnp.isnan(stored.logits) | (stored.logits == jnp.inf)]
         if not cache.store.k:
-            lost += [jnp.isneginf(kept.logits) & ~jnp.isneginf(outputs.logits)]
-        lost += [~jnp.isfinite(kept.features[tap]) for tap in cache.store.features]
+            lost += [jnp.isneginf(stored.logits) & ~jnp.isneginf(outputs.logits)]
+        lost += [~jnp.isfinite(stored.features[tap]) for tap in cache.store.features]
         wrong = functools.reduce(jnp.logical_or, [x.reshape(len(x), -1).any(-1) for x in lost])
         return fields, jnp.where(wrong.any(), jnp.argmax(wrong), len(wrong))
 

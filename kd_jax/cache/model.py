@@ -49,10 +49,10 @@ def pack(name: str, x: Array, dtype: str) -> dict[str, Array]:
     if x.ndim < 2:
         raise ValueError(f"{name}: 8 bits need an axis to share an offset and a step; use float16 or bfloat16.")
     x = x.astype(jnp.float32)
-    known = x > -jnp.inf
-    low = jnp.where(known, x, jnp.inf).min(-1, keepdims=True)
-    step = jnp.maximum((jnp.where(known, x, -jnp.inf).max(-1, keepdims=True) - low) / 254, 1e-30)
-    code = jnp.where(known, jnp.round((x - low) / step), 255).astype(jnp.uint8)
+    finite = x > -jnp.inf
+    low = jnp.where(finite, x, jnp.inf).min(-1, keepdims=True)
+    step = jnp.maximum((jnp.where(finite, x, -jnp.inf).max(-1, keepdims=True) - low) / 254, 1e-30)
+    code = jnp.where(finite, jnp.round((x - low) / step), 255).astype(jnp.uint8)
     return {name: code, f"{name}/scale": jnp.concatenate([low, step], axis=-1)}
 
 
@@ -69,8 +69,8 @@ def encode(store: Store, outputs: Outputs) -> dict[str, Array]:
     """The fields of answers to a batch. `tail` is the log of the probability that the k classes leave to the others."""
     logits = outputs.logits
     if not hasattr(logits, "shape") or logits.ndim < 2:
-        found = jax.tree.map(jnp.shape, logits)
-        raise ValueError(f"A teacher cache holds logits [batch, ..., classes]; this teacher returns {found}.")
+        shapes = jax.tree.map(jnp.shape, logits)
+        raise ValueError(f"A teacher cache holds logits [batch, ..., classes]; this teacher returns {shapes}.")
     fields: dict[str, Array] = {}
     if store.k:
         log_p = jax.nn.log_softmax(logits.astype(jnp.float32) / store.temperature)
@@ -124,5 +124,5 @@ class CachedTeacher:
                     f"The teacher cache has no tap {tap!r}. {near(tap, outputs.features)} "
                     "What config.teacher.cache.features names is stored when the cache is built."
                 )
-        kept = outputs.features if "*" in taps else {tap: outputs.features[tap] for tap in taps}
-        return Outputs(outputs.logits, kept), stats
+        features = outputs.features if "*" in taps else {tap: outputs.features[tap] for tap in taps}
+        return Outputs(outputs.logits, features), stats

@@ -44,16 +44,16 @@ def opened(
     `parameters()`, the hash of its values, is. Without either it is not on this machine, and only the config of its
     training, `trained`, is compared.
     """
-    found: dict[str, Answers] = {}
-    known = ""
-    for split, (_, _, wanted, about) in cache.splits.items():
+    result: dict[str, Answers] = {}
+    computed = ""
+    for split, (_, _, wanted, identity) in cache.splits.items():
         folder = cache.folder / split
         manifest = answers.manifest_of(folder)
         built_from = manifest["about"]["teacher"]
-        expected = {**about, "teacher": {**built_from, **about["teacher"]}}
+        expected = {**identity, "teacher": {**built_from, **identity["teacher"]}}
         if parameters and (not files or files != built_from["files"]):
-            known = known or parameters()
-            expected["teacher"]["parameters"] = known
+            computed = computed or parameters()
+            expected["teacher"]["parameters"] = computed
         elif not files:
             expected["teacher"]["trained"] = trained
         lines = answers.differences(workdir.plain(expected), manifest["about"])
@@ -72,5 +72,5 @@ def opened(
                 f"(config.{cache.name}.cache.views={content.views.min()} would repeat those)"
             )
             answers.refuse(folder, [line])
-        found[split] = content
-    return found
+        result[split] = content
+    return result

@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -35,14 +35,22 @@ from kd_jax.types import Array, Outputs, PyTree, Role, Scheme, Stage, Term
 SHARING = ("baseline", "student")  # the jobs that see the same pictures, and the same answers to them
 
 
+class CachedSplit(NamedTuple):
+    """One split of a cache: its data, and the answers to it that are wanted."""
+
+    source: Source
+    train: bool  # pictures vary as in training
+    content: Answers  # their shape; of a planned cache without the answers themselves
+    identity: dict[str, Any]  # what a manifest says of them: which teacher, pictures and data
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class TeacherCache:
     """What the cache of one teacher must hold for a run, and how to compute it.
 
-    `role` is the teacher itself, `stand_in` the role that takes its place. `splits` are (data, do pictures vary as in
-    training?, Answers without content, what is said about them). `seed` is that of the pictures; with an `own`
-    preparation nobody knows yet that they do not depend on the batch around them. `trained` is the config of the
-    teacher's training, or of what it is loaded from.
+    `role` is the teacher itself, `stand_in` the role that takes its place. `seed` is that of the pictures; that they do
+    not depend on the batch around them is known of a config's augmentations alone, and `unproven` of all else.
+    `trained` is the config of the teacher's training, or of what it is loaded from.
     """
 
     name: str
@@ -53,15 +61,15 @@ class TeacherCache:
     prepare: Callable[..., Mapping[str, Array]]
     extra: Mapping[str, PyTree]
     seed: int
-    own: bool
+    unproven: bool
     trained: Any
-    splits: Mapping[str, tuple[Source, bool, Answers, dict[str, Any]]]
+    splits: Mapping[str, CachedSplit]
     batch_size: int
 
     @property
     def varies(self) -> bool:
         """Is there more than one picture of an example?"""
-        return any(about["pictures"]["seed"] is not None for _, _, _, about in self.splits.values())
+        return any(split.identity["pictures"]["seed"] is not None for split in self.splits.values())
 
     @property
     def whole(self) -> bool:
@@ -76,8 +84,8 @@ class TeacherCache:
 
         def outputs(variables: tuple[PyTree, PyTree], extra: PyTree, batch: Mapping[str, Array]) -> Outputs:
             key = self.key()
-            seen = self.prepare(batch, key, train)
-            inputs = [lookup({"batch": seen, "extra": extra}, p) for p in self.role.inputs]
+            context = {"batch": self.prepare(batch, key, train), "extra": extra}
+            inputs = [lookup(context, p) for p in self.role.inputs]
             params, stats = precision.restored(variables[0]), variables[1]
             return self.role.model.apply(params, stats, *inputs, train=False, key=key, taps=self.store.features)[0]
 
@@ -170,9 +178,9 @@ def plan_cache(
     seed = settings.data_seed
     as_configured = isinstance(scheme.prepare, Preparation)
     preparation = scheme.prepare if as_configured else preparation_of(config.train, job.source, config.prepare)
-    own = not as_configured or preparation.more is not None
+    unproven = not as_configured or preparation.more is not None
     pictures = {p: workdir.plain(preparation.augmentations_at(p)) for p in role.inputs}
-    about = {
+    identity = {
         "teacher": {"model": workdir.plain(fields.model), "dtype": fields.dtype},
         "answers": {"k": store.k, "dtype": store.dtype, "temperature": store.temperature if store.k else None},
     }
@@ -184,7 +192,7 @@ def plan_cache(
             continue
         train = split in shown_in_training
         # Without a hand in the preparation the picture of a set in memory varies only by its augmentations.
-        varies = train and (source.fetch is not None or any(pictures.values()) or own)
+        varies = train and (source.fetch is not None or any(pictures.values()) or unproven)
         stages = [stage for stage in scheme.stages if stage.data == split]
         views = views_of(
             source, stages, settings.batch_size, settings.labelled_share, fields.cache.views, varies and bool(stages)
@@ -197,30 +205,32 @@ def plan_cache(
             "prepare": workdir.plain(config.prepare),
         }
         data = {"name": source.name, "examples": len(source), "sha256": hash_of_examples(source)}
-        splits[split] = (source, train, Answers({}, views), {**about, "pictures": shown, "data": data, "split": split})
-    given = (scheme.prepare, scheme.extra, seed, own, trained, splits, settings.eval_batch_size)
-    return _with_shapes(TeacherCache(name, Path(), store, role, reads, *given))
+        of_split = {**identity, "pictures": shown, "data": data, "split": split}
+        splits[split] = CachedSplit(source, train, Answers({}, views), of_split)
+    pictures_of = (scheme.prepare, scheme.extra, seed, unproven)
+    cache = TeacherCache(name, Path(), store, role, reads, *pictures_of, trained, splits, settings.eval_batch_size)
+    return _with_shapes(cache)
 
 
 def _with_shapes(cache: TeacherCache) -> TeacherCache:
     """With the fields of one answer and the model that reads them, from shapes alone."""
     splits, size, classes = {}, cache.batch_size, 0
-    for split, (source, train, content, about) in cache.splits.items():
+    for split, (source, train, content, identity) in cache.splits.items():
         batch = batch_shapes(dataclasses.replace(source, answers={}), size)
-        seen = jax.eval_shape(lambda b, train=train: cache.prepare(b, jax.random.key(0), train), batch)
-        if "mix_label" in seen:
+        entries = jax.eval_shape(lambda b, train=train: cache.prepare(b, jax.random.key(0), train), batch)
+        if "mix_label" in entries:
             raise ValueError(
                 f"mixup and cutmix show two examples at once, and config.{cache.name}.cache knows single ones."
             )
-        inputs = [lookup({"batch": seen, "extra": cache.extra}, p) for p in cache.role.inputs]
+        inputs = [lookup({"batch": entries, "extra": cache.extra}, p) for p in cache.role.inputs]
         variables = jax.eval_shape(cache.role.model.init, jax.random.key(0), *inputs)
         outputs = jax.eval_shape(cache.ask(train), variables, dict(cache.extra), batch)
-        found = jax.eval_shape(lambda o: encode(cache.store, o), outputs)
-        for name, x in found.items():
+        encoded = jax.eval_shape(lambda o: encode(cache.store, o), outputs)
+        for name, x in encoded.items():
             if x.shape[:1] != (size,):
                 raise ValueError(f"A cache holds one answer an example; {name} is {x.shape} for {size} examples.")
-        fields = {name: (x.shape[1:], str(x.dtype)) for name, x in found.items()}
-        splits[split] = (source, train, dataclasses.replace(content, fields=fields), about)
+        fields = {name: (x.shape[1:], str(x.dtype)) for name, x in encoded.items()}
+        splits[split] = CachedSplit(source, train, dataclasses.replace(content, fields=fields), identity)
         classes = outputs.logits.shape[-1]
     model = CachedTeacher(cache.store, classes)
     return dataclasses.replace(cache, splits=splits, stand_in=dataclasses.replace(cache.stand_in, model=model))
@@ -244,15 +254,16 @@ def attach(
         cache = plan_cache(name, config, role, reads, store, student, trained)
         folder = Path(fields.cache.directory)
         if fields.cache.directory == "auto":  # beside the teacher, so that runs which share it share its answers
-            said = {s: answers.describe(content, about, 0) for s, (_, _, content, about) in cache.splits.items()}
-            folder = place / "cache" / workdir.fingerprint(said)
+            planned = {s: answers.describe(split.content, split.identity, 0) for s, split in cache.splits.items()}
+            folder = place / "cache" / workdir.fingerprint(planned)
         caches[name] = dataclasses.replace(cache, folder=folder)
     views = {teachers_of(config)[name].cache.views for name, cache in caches.items() if cache.varies}
     if len(views) > 1:
         raise ValueError(
             f"All teachers must see the student's pictures: the views of their caches are {sorted(views)}."
         )
-    jobs = with_answers(jobs, {n: {s: parts[2] for s, parts in cache.splits.items()} for n, cache in caches.items()})
+    planned = {n: {s: split.content for s, split in cache.splits.items()} for n, cache in caches.items()}
+    jobs = with_answers(jobs, planned)
     for name in SHARING:
         if name in jobs:
             roles = dict(jobs[name].scheme.roles)
