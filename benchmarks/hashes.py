@@ -24,7 +24,7 @@ import orbax.checkpoint as ocp
 SWEEP = "--sweep=seed=0,1;terms.kd.weight=0.5,0.9"
 RUNS = {
     "offline": ["--config=configs/cifar_resnet.py:digits,tiny"],
-    "online": ["--config=configs/online.py:dml,tiny"],
+    "online": ["--config=configs/online.py:mutual,tiny"],
     "data_free": ["--config=configs/data_free.py:tiny"],
     "sweep": ["--config=configs/cifar_resnet.py:digits,tiny", SWEEP],
 }

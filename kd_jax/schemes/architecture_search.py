@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd_jax.core.paths import Path
+from kd_jax.models.vision.supernet import MixedCNN
 from kd_jax.models.vision.supernet_costs import architecture_weights
 from kd_jax.schemes import offline
 from kd_jax.schemes.redirect import redirect
@@ -55,7 +56,7 @@ def build(
     2018, arXiv 1812.00332; a teacher for the architecture: Gu, Tresp, "Search for Better Students to Learn Distilled
     Knowledge", 2020, arXiv 2001.11612. DARTS keeps two sets of examples; here each batch is cut in two.
     """
-    space, budget = space_and_budget(parts, "MixedCNN", cost, budget, search_steps, start)
+    space, budget = space_and_budget(parts, MixedCNN, cost, budget, search_steps, start)
     search_steps, table, fixed = search_steps or parts.steps, space.table(), space.cost((0,) * len(space.options))
     if penalty < 0 or fixed + table.min(1).sum() > budget:
         raise ValueError(

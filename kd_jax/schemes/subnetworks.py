@@ -26,7 +26,7 @@ STARTS = ("inherit", "scratch")
 
 
 def space_and_budget(
-    parts: Parts, network: str, cost: str, budget: float, search_steps: int, start: str
+    parts: Parts, network: type, cost: str, budget: float, search_steps: int, start: str
 ) -> tuple[Any, float]:
     """Returns the Space (models/vision/supernet_costs.py) of config.roles.supernet, and the budget.
 
@@ -45,9 +45,10 @@ def space_and_budget(
         raise ValueError(f"search_steps and budget are 0 or more, not {search_steps} and {budget}.")
     shape = parts.sources["train"].image_shape
     space = space_of(parts.roles["supernet"].model, shape, cost)
-    if type(space.model).__name__ != network:
+    if not isinstance(space.model, network):
         raise ValueError(
-            f"This search is one over models.supernet.{network}; the supernet is a {type(space.model).__name__}."
+            f"This search is one over models.vision.supernet.{network.__name__}; the supernet is a "
+            f"{type(space.model).__name__}."
         )
     if not budget:
         plain = space_of(parts.roles["student"].model, shape, cost)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd_jax.losses.response import kd_loss
+from kd_jax.models.vision.supernet import SlimCNN
 from kd_jax.schemes import offline
 from kd_jax.schemes.redirect import redirect
 from kd_jax.schemes.subnetworks import (
@@ -54,7 +55,7 @@ def build(
     2019, arXiv 1903.05134; reward: Tan et al., "MnasNet", 2018, arXiv 1807.11626, by default with its hard constraint
     (the soft one is (-0.07, -0.07)); evolution: Cai et al., "Once-for-All", 2019, arXiv 1908.09791.
     """
-    space, budget = space_and_budget(parts, "SlimCNN", cost, budget, search_steps, start)
+    space, budget = space_and_budget(parts, SlimCNN, cost, budget, search_steps, start)
     count = min(candidates, math.prod(len(o) for o in space.options))
     if count < 2 or randoms < 0:
         raise ValueError(f"candidates are 2 or more, randoms 0 or more; got {count} and {randoms}.")

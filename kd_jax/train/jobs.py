@@ -166,72 +166,107 @@ def plan(
     teacher_sources: Mapping[str, Mapping[str, Source | None]],
     extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Job]:
-    """The trainings of a run in order: the teachers on their labels, the student without and with them.
+    """Returns the trainings of a run in order: the teachers on their labels, the student without and with them.
 
     The baseline makes as many steps as the student, on the labelled examples only. `sources` are those of the student,
     `teacher_sources` those of each teacher; `models` has a model for every role that the config names.
     """
-    jobs: dict[str, Job] = {}
-    common = {k: config[k] for k in ("prepare", "extra", "select", "summary")}
-
-    def add(
-        name: str,
-        train: Any,
-        terms: Any,
-        about: Any,
-        *,
-        roles: Any,
-        data: Any,
-        seed: int,
-        rules: Any,
-        view_seed: int | None = None,
-    ) -> None:
-        build = None if name == "student" else offline.build
-        scheme = make_scheme(config, train, terms, roles, data, build, extra)
-        about = about | common | {"log_every": config.log_every, "eval_every": config.eval_every}
-        if view_seed is not None:
-            about = about | {"view_seed": view_seed}
-        settings = make_settings(config, train, seed, view_seed, rules)
-        jobs[name] = Job(name, scheme, data, settings, directory / name, {k: plain(v) for k, v in about.items()})
-
     teachers = teachers_of(config)
     if taken := {"student", "baseline"} & {*teachers} or {"student", *teachers} & {*config.roles}:
         raise ValueError(f"The names {sorted(taken)} are taken: config.teachers and config.roles need others.")
-    for name, teacher in teachers.items():
-        train = {**teacher.train, "labelled_share": 1.0}
-        if as_loaded(teacher):
-            continue
-        about = {"teacher": {k: teacher[k] for k in ("model", "inputs", "initial", "seed", "train")}}
-        about["data"] = own_data(config, teacher)
-        alone = {"student": Role(models[name], tuple(teacher.inputs), group="student")}
-        rules = {"student": config.mesh.teacher_rules}
-        data = teacher_sources[name]
-        add(name, train, supervised(), about, roles=alone, data=data, seed=teacher.seed, rules=rules)
-        if teacher.workdir:
-            jobs[name] = dataclasses.replace(jobs[name], directory=Path(teacher.workdir))
-
-    remat = config.student.remat
-    network = Remat(models["student"], remat.modules, remat.policy) if remat.policy else models["student"]
-    student = Role(network, tuple(config.student.inputs), group="student")
+    make = partial(_job, config, directory, extra)
+    learning = {name: teacher for name, teacher in teachers.items() if not as_loaded(teacher)}
+    jobs = {name: _teacher_job(make, config, name, models[name], teacher_sources[name]) for name in learning}
     frozen = {name: teacher_role(models[name], teacher) for name, teacher in teachers.items()}
     cached = [name for name, teacher in teachers.items() if teacher.cache.directory]
     asked = {name: (frozen[name], *stand_in(name, frozen[name], config)) for name in cached}
     frozen |= {name: reads for name, (_, reads, _) in asked.items()}
+    roles = {"student": _student_role(config, models["student"]), **frozen}
     with_parameters = [name for name in teachers if name not in cached]
     rules = {"student": config.mesh.student_rules, **dict.fromkeys(with_parameters, config.mesh.teacher_rules)}
-    shared = {"data": sources, "seed": config.seed, "view_seed": config.view_seed}
-    about = {k: config[k] for k in ("data", "seed", "student", "teacher", "teachers")}
     if config.baseline:
-        train = {**config.train, "labelled_share": 1.0}
-        kept = {"teacher", *roles_read(student.inputs)}
-        reference = {name: role for name, role in frozen.items() if name in kept}
-        baseline_rules = {name: r for name, r in rules.items() if name in ("student", *reference)}
-        roles = {"student": student, **reference}
-        add("baseline", train, supervised(), about | {"train": train}, roles=roles, rules=baseline_rules, **shared)
-    about |= {k: config[k] for k in ("train", "terms", "scheme", "roles", "optimizers", "splits")}
-    roles = {"student": student, **frozen}
+        jobs["baseline"] = _baseline_job(make, config, roles, rules, sources)
+    jobs["student"] = _student_job(make, config, models, roles, rules, sources)
+    return attach(config, jobs, asked)
+
+
+def _job(
+    config: ConfigDict,
+    directory: Path,
+    extra: Mapping[str, Any] | None,
+    name: str,
+    train: Mapping[str, Any],
+    terms: Mapping[str, Any],
+    depends: Mapping[str, Any],
+    roles: Mapping[str, Role],
+    sources: Mapping[str, Source | None],
+    rules: Mapping[str, Any],
+    seed: int,
+    view_seed: int | None = None,
+    build: Callable[[Parts], Scheme] | None = offline.build,
+) -> Job:
+    """A training that learns `terms` by `build` (None: config.scheme); `depends` are the fields that identify it."""
+    scheme = make_scheme(config, train, terms, roles, sources, build, extra)
+    common = ("prepare", "extra", "select", "summary", "log_every", "eval_every")
+    depends = {**depends, **{k: config[k] for k in common}}
+    if view_seed is not None:
+        depends["view_seed"] = view_seed
+    settings = make_settings(config, train, seed, view_seed, rules)
+    return Job(name, scheme, sources, settings, directory / name, {k: plain(v) for k, v in depends.items()})
+
+
+def _teacher_job(
+    make: Callable[..., Job], config: ConfigDict, name: str, model: Model, sources: Mapping[str, Source | None]
+) -> Job:
+    """A teacher's training on its labels, in which it is the student."""
+    teacher = teachers_of(config)[name]
+    depends = {"teacher": {k: teacher[k] for k in ("model", "inputs", "initial", "seed", "train")}}
+    depends["data"] = own_data(config, teacher)
+    roles = {"student": Role(model, tuple(teacher.inputs), group="student")}
+    rules = {"student": config.mesh.teacher_rules}
+    train = {**teacher.train, "labelled_share": 1.0}
+    job = make(name, train, supervised(), depends, roles, sources, rules, teacher.seed)
+    return dataclasses.replace(job, directory=Path(teacher.workdir)) if teacher.workdir else job
+
+
+def _student_role(config: ConfigDict, model: Model) -> Role:
+    remat = config.student.remat
+    network = Remat(model, remat.modules, remat.policy) if remat.policy else model
+    return Role(network, tuple(config.student.inputs), group="student")
+
+
+def _baseline_job(
+    make: Callable[..., Job],
+    config: ConfigDict,
+    roles: Mapping[str, Role],
+    rules: Mapping[str, Any],
+    sources: Mapping[str, Source | None],
+) -> Job:
+    """The student's training on labels alone; of the teachers it has the one that it is compared with."""
+    train = {**config.train, "labelled_share": 1.0}
+    wanted = {"student", "teacher", *roles_read(roles["student"].inputs)}
+    roles, rules = ({name: v for name, v in by_role.items() if name in wanted} for by_role in (roles, rules))
+    depends = {**_fields_of_student(config), "train": train}
+    return make("baseline", train, supervised(), depends, roles, sources, rules, config.seed, config.view_seed)
+
+
+def _student_job(
+    make: Callable[..., Job],
+    config: ConfigDict,
+    models: Mapping[str, Model],
+    roles: Mapping[str, Role],
+    rules: Mapping[str, Any],
+    sources: Mapping[str, Source | None],
+) -> Job:
+    further = ("train", "terms", "scheme", "roles", "optimizers", "splits")
+    depends = {**_fields_of_student(config), **{k: config[k] for k in further}}
+    roles = dict(roles)
     for name, fields in config.roles.items():
         group, initial = fields["group"] or name, fields["initial"] or None
         roles[name] = Role(models[name], tuple(fields["inputs"]), group, initial)
-    add("student", config.train, config.terms, about, roles=roles, rules=rules, **shared)
-    return attach(config, jobs, asked)
+    seeds = (config.seed, config.view_seed)
+    return make("student", config.train, config.terms, depends, roles, sources, rules, *seeds, build=None)
+
+
+def _fields_of_student(config: ConfigDict) -> dict[str, Any]:
+    return {k: config[k] for k in ("data", "seed", "student", "teacher", "teachers")}
