@@ -80,21 +80,13 @@ def build(
     `joint`: stage k learns from all tasks up to k ("uptoK"), the upper limit of a stream. Raises ValueError for an
     unknown scenario or choice, too few steps, and terms that read what does not exist.
     """
-    count = sum(name.startswith("task") and name[4:].isdigit() for name in parts.sources)
-    steps = parts.steps // max(count, 1)
     if scenario not in SCENARIOS:
         raise ValueError(f"The scenario is one of {SCENARIOS}, not {scenario!r}. {near(scenario, SCENARIOS)}")
-    if count < 2 or steps < 1:
-        raise ValueError(f"{count} tasks (config.splits: see data.task_streams) cannot share {parts.steps} steps.")
+    count, steps = _tasks_and_steps(parts)
     classes = [_classes(parts.sources[f"task{k}"]) for k in range(count)]
     masks = [class_masks(scenario, classes, k, parts.sources["task0"].num_classes) for k in range(count)]
     named = calls_of(parts.terms.values())
     roles = _roles(parts, named, scenario)
-    later = _phases(parts, parts.terms, steps, expert_steps or steps)
-    news = {n: t for n, t in parts.terms.items() if not PAST & calls_of([t])}
-    # A tuple of phases is one program: the first task has less to run, and the first expert a state without student.
-    first = _phases(parts, news, steps, expert_steps or steps) if PAST & named or later[1] else later
-
     extra, remember, post_update = masks[0], None, None
     if {"replay", "recalled"} & named:
         held = [memory * len(c) for c in classes[:-1]]
@@ -102,16 +94,28 @@ def build(
         extra = extra | empty
 
     stages = []
-    for k, (phases, of_expert) in enumerate((first, *[later] * (count - 1))):
+    for k, (phases, of_expert) in enumerate(_phases_by_task(parts, count, steps, expert_steps or steps)):
         if of_expert:
             stages.append(Stage(expert_steps or steps, of_expert, name=f"expert{k}", data=f"task{k}", selects=False))
-        enter = _entering(k, masks[k], phases[0], "previous" in roles, remember) if k else None
         data = f"{'upto' if joint else 'task'}{k}"
-        stages.append(Stage(steps, phases, post_update if k else None, enter, f"task{k}", data, k == count - 1))
+        stage = Stage(steps, phases, name=f"task{k}", data=data, selects=k == count - 1)
+        if k:
+            enter = _entering(k, masks[k], phases[0], "previous" in roles, remember)
+            stage = dataclasses.replace(stage, on_enter=enter, post_update=post_update)
+        stages.append(stage)
     tests = tuple(f"test_task{k}" for k in range(count))
     evaluate = ("student", "initial") if "initial" in roles else ("student",)
     summary = lifelong_summary.make(classes, scenario)
     return Scheme(roles, tuple(stages), evaluate, extra=extra, stage_splits=tests, summary=summary)
+
+
+def _tasks_and_steps(parts: Parts) -> tuple[int, int]:
+    """Returns the number of tasks among the sources, and the steps of each; ValueError for fewer than 2 or 1."""
+    count = sum(name.startswith("task") and name[4:].isdigit() for name in parts.sources)
+    steps = parts.steps // max(count, 1)
+    if count < 2 or steps < 1:
+        raise ValueError(f"{count} tasks (config.splits: see data.task_streams) cannot share {parts.steps} steps.")
+    return count, steps
 
 
 def _classes(source: Any) -> np.ndarray:
@@ -149,6 +153,15 @@ def _roles(parts: Parts, named: set[str], scenario: str) -> dict[str, Role]:
     if scenario != "class":  # forward transfer is measured against it; unseen classes are no answer in any case
         roles["initial"] = dataclasses.replace(judged, group=None, initial="student")
     return roles
+
+
+def _phases_by_task(parts: Parts, count: int, steps: int, expert_steps: int) -> list[tuple]:
+    """Returns the `_phases` of every task; the first has the terms that read nothing of earlier tasks."""
+    later = _phases(parts, parts.terms, steps, expert_steps)
+    news = {name: term for name, term in parts.terms.items() if not PAST & calls_of([term])}
+    # A tuple of phases is one program: the first task has less to run, and the first expert a state without student.
+    first = _phases(parts, news, steps, expert_steps) if len(news) < len(parts.terms) or later[1] else later
+    return [first, *[later] * (count - 1)]
 
 
 def _phases(
