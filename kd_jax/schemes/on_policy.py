@@ -98,6 +98,6 @@ def sampled(parts: Parts, pre_update: PreUpdate, warmup: float) -> Scheme:
 
 
 def _of_data(path: str) -> str:
-    """batch.tokens -> batch.data_tokens: the entry as the data have it, also where the batch's is written anew."""
+    """Returns batch.data_tokens for batch.tokens: the entry of the data, which stays where texts are sampled."""
     entry = Path.parse(path)
     return str(dataclasses.replace(entry, owner=f"data_{entry.owner}") if entry.kind == "batch" else entry)
