@@ -108,7 +108,16 @@ def role_variables(state: TrainState, scheme: Scheme, role: str) -> tuple[PyTree
 
 def extra_inputs(role: Role, extra: Mapping[str, PyTree]) -> dict[str, PyTree]:
     """{position: value} of the inputs that a role reads from TrainState.extra (a graph, a number of bits)."""
-    return {str(i): lookup({"extra": extra}, p) for i, p in enumerate(role.inputs) if Path.parse(p).kind == "extra"}
+    return _inputs_of_kind(role, "extra", extra)
+
+
+def params_inputs(role: Role, params: Mapping[str, PyTree]) -> dict[str, PyTree]:
+    """Returns {position: value} of the inputs that a role reads from `params` {role: parameters} (adapters, a base)."""
+    return _inputs_of_kind(role, "params", params)
+
+
+def _inputs_of_kind(role: Role, kind: str, values: Mapping[str, PyTree]) -> dict[str, PyTree]:
+    return {str(i): lookup({kind: values}, p) for i, p in enumerate(role.inputs) if Path.parse(p).kind == kind}
 
 
 def classifiers(scheme: Scheme, state: TrainState, batch: Mapping[str, Array], key: Array) -> dict[str, Array]:

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from kd_jax.config.fields import own_data, teachers_of
 from kd_jax.core.bind import evaluated_roles
-from kd_jax.core.paths import members
+from kd_jax.core.paths import members, roles_read
 from kd_jax.data.batches import batch_shapes
 from kd_jax.data.load import load
 from kd_jax.data.source import Splits
@@ -108,7 +108,8 @@ def train_all(
             if config.report:  # every process reads, in the same order, since reading waits for all
                 role, path = job.scheme.roles[evaluated_roles(job.scheme)[0]], members(job.scheme.evaluate[0])[0]
                 export, seen = export_of(job, "last"), seen_shapes(job)
-                networks[name] = load_network(export, role, path, job.scheme.extra, seen)
+                frozen = {teacher: networks[teacher].params for teacher in roles_read(role.inputs)}
+                networks[name] = load_network(export, role, path, job.scheme.extra, seen, frozen=frozen)
     if not parallel.is_lead():
         return {}
     if jobs["student"].caches:  # the report shows what teachers said of the test images

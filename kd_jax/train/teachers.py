@@ -17,9 +17,9 @@ from kd_jax.cache.open import hash_of, hash_of_files, opened
 from kd_jax.cache.plan import SHARING, TeacherCache, with_answers
 from kd_jax.config.fields import teachers_of
 from kd_jax.core.bind import evaluated_roles
-from kd_jax.core.evaluate import evaluate, extra_inputs, make_eval_step
+from kd_jax.core.evaluate import evaluate, extra_inputs, make_eval_step, params_inputs
 from kd_jax.core.many import Runs
-from kd_jax.core.paths import lookup
+from kd_jax.core.paths import lookup, roles_read
 from kd_jax.data.answers import Answers
 from kd_jax.data.batches import batch_shapes, eval_batches
 from kd_jax.files import read_json, write_json
@@ -181,14 +181,17 @@ def check_starts(config: ConfigDict, job: Job, context: Mapping[str, Any]) -> No
     """What teachers and student start from must fit them, before anything is trained; `context` holds shapes."""
 
     def inputs(role: Role) -> tuple[PyTree, ...]:
-        return tuple(lookup(context, p) for p in role.inputs)
+        frozen = {name: init(job.scheme.roles[name])[0] for name in roles_read(role.inputs)}
+        return tuple(lookup({**context, "params": frozen}, p) for p in role.inputs)
+
+    def init(role: Role) -> tuple[PyTree, PyTree]:
+        return jax.eval_shape(role.model.init, jax.random.key(0), *inputs(role))
 
     for name, fields in {**teachers_of(config), "student": config.student}.items():
         if fields.initial.name:
             roles = {**job.scheme.roles, **{n: cache.role for n, cache in job.caches.items()}}
             role, teacher = roles[name], roles.get("teacher")
-            known = teacher and jax.eval_shape(teacher.model.init, jax.random.key(0), *inputs(teacher))
-            check_initial(fields.initial, name, role.model, inputs(role), known)
+            check_initial(fields.initial, name, role.model, inputs(role), teacher and init(teacher))
 
 
 def check_teacher(name: str, config: ConfigDict, scores: Mapping[str, Any]) -> None:
@@ -230,17 +233,19 @@ def load_network(
     extra: Mapping[str, Any],
     batch: Mapping[str, Any],
     shardings: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]] | None = None,
+    frozen: Mapping[str, PyTree] | None = None,
 ) -> Network:
-    """An exported network; raises ValueError when it is missing or of another model.
+    """Reads an exported network; raises ValueError when it is missing or of another model.
 
     `path` is that of its logits, `batch` has the shapes of a prepared one. `shardings(params, stats)` are where its
-    parameters and statistics are read to; without it they become NumPy arrays.
+    parameters and statistics are read to; without it they become NumPy arrays. `frozen` {role: parameters} are those
+    that it reads as an input: adapters are exported without their base.
     """
     if not export.exists():
         raise ValueError(
             f"There is no exported model at {export}. A finished run has them under <workdir>/<name>/export/."
         )
-    shapes = [lookup({"batch": batch, "extra": extra}, p) for p in role.inputs]
+    shapes = [lookup({"batch": batch, "extra": extra, "params": frozen or {}}, p) for p in role.inputs]
     params, stats = jax.eval_shape(role.model.init, jax.random.key(0), *shapes)
     given = extra_inputs(role, extra)
     if shardings is not None:
@@ -251,7 +256,8 @@ def load_network(
         placed = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), (params, stats), places)
         params, stats = placed
     tree = load_tree(export, exported(params, stats, jax.eval_shape(lambda: given)))
-    return Network(role.model, tree["params"], tree.get("stats", stats), role, tree.get("given", given), path)
+    given = {**tree.get("given", given), **params_inputs(role, frozen or {})}
+    return Network(role.model, tree["params"], tree.get("stats", stats), role, given, path)
 
 
 def seen_shapes(job: Job) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from kd_jax.config import knowledge
-from kd_jax.config.fields import base, training
+from kd_jax.config.fields import base, part, training
 from kd_jax.data.load import load
 from kd_jax.models.adapters import LinenModel, NNXModel
 from kd_jax.models.lora import lora
@@ -252,3 +252,20 @@ def test_a_run_with_a_checkpointed_nnx_student(tmp_path):
     plain, remat = (each["models"]["student"]["last"]["test"] for each in results)
     assert plain["accuracy"] > 0.5
     assert remat["nll"] == pytest.approx(plain["nll"], rel=1e-3)
+
+
+def test_a_run_whose_student_is_the_nnx_teacher_with_adapters(tmp_path):
+    config = digits(steps=20)
+    config.report = True
+    config.baseline = True
+    config.terms = knowledge.compose("kd")
+    config.teacher.train.steps = 60
+    config.student.inputs = ("batch.image", "params.teacher")
+    config.student.initial = part("models.lora.from_teacher")
+    config.train.optimizer.learning_rate = 0.01
+    student = lora(network(16), rank=2, targets="layers")
+    splits = load(config.data)
+    models = train.run(config, tmp_path, data=splits, teacher=network(16), student=student)["models"]
+    assert models["student"]["parameters"] == 2 * 2 * 2 * 16  # two layers, each with A [16, 2] and B [2, 16]
+    teacher, adapted = (models[name]["last"]["test"] for name in ("teacher", "student"))
+    assert teacher["accuracy"] > 0.8 and adapted["agreement"] > 0.9
