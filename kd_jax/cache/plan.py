@@ -19,20 +19,16 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from kd_jax import prng
-from kd_jax.cache.model import TOP_IDS, TOP_LOG_PROBS, CachedTeacher, Store, encode
+from kd_jax.cache.model import CachedTeacher, Store, encode
 from kd_jax.config.fields import teachers_of
-from kd_jax.core.paths import lookup, taps_in, variables_of
+from kd_jax.core.paths import lookup
 from kd_jax.core.prepare import Preparation, preparation_of
-from kd_jax.core.terms import paths_of
 from kd_jax.data import answers, order
 from kd_jax.data.answers import Answers
 from kd_jax.data.batches import batch_shapes
 from kd_jax.data.source import Source
-from kd_jax.losses.needs import needs_every_logit
 from kd_jax.system import precision, workdir
-from kd_jax.types import Array, Outputs, PyTree, Role, Scheme, Stage, Term
-
-SHARING = ("baseline", "student")  # the jobs that see the same pictures, and the same answers to them
+from kd_jax.types import Array, Outputs, PyTree, Role, Stage
 
 
 class CachedSplit(NamedTuple):
@@ -104,53 +100,6 @@ def hash_of_examples(source: Source) -> str:
     return total.hexdigest()
 
 
-def stand_in(name: str, role: Role, config: ConfigDict) -> tuple[Role, Store]:
-    """The role that reads the answers of a teacher, still with the teacher's own model, and what is stored for it."""
-    cache = teachers_of(config)[name].cache
-    taps = {*cache.features, *taps_of_config(name, config)}
-    store = Store(cache.k, cache.dtype, float(cache.temperature), tuple(sorted(taps)))
-    return dataclasses.replace(role, inputs=tuple(f"batch.{name}/{field}" for field in store.names)), store
-
-
-def taps_of_config(name: str, config: ConfigDict) -> set[str]:
-    """The taps of a teacher that the terms, the roles and the scheme's own arguments in the config read."""
-    paths = [p for t in config.terms.values() for p in (*t.inputs, *t.targets, *t.options.values())]
-    paths += [p for role in config.roles.values() for p in role.inputs]
-    paths += [p for p in jax.tree.leaves(workdir.plain(config.scheme.kwargs)) if isinstance(p, str)]
-    return set(taps_in(name, paths)) - {TOP_LOG_PROBS, TOP_IDS}
-
-
-def check_use(name: str, scheme: Scheme, role: Role, store: Store) -> None:
-    """ValueError where the scheme needs more of a teacher than answers to the pictures of each example."""
-    needs = f"needs the {name} itself, and with config.{name}.cache there are only its answers"
-    if name in scheme.copies:
-        raise ValueError(f"This scheme copies parameters of the {name}, so it {needs}.")
-    for other, fields in scheme.roles.items():
-        takes = fields.initial == name or {*fields.inputs} & {*role.inputs} or variables_of(name, fields.inputs)
-        if (other != name and takes) or (other == name and fields.group is not None):
-            raise ValueError(f"The role {other!r} of this scheme {needs}.")
-    for stage in scheme.stages:
-        for phase in stage.phases:
-            for call in phase.forward:
-                if call.role == name and (call.inputs != role.inputs or stage.pre_update is not None):
-                    shown = call.inputs if call.inputs != role.inputs else "a batch that the student changes"
-                    raise ValueError(f"This scheme shows the {name} {shown}, so it {needs}.")
-            for key, term in {**phase.terms, **phase.metrics}.items():
-                _check_term(key, term, name, store, needs)
-
-
-def _check_term(key: str, term: Term, name: str, store: Store, needs: str) -> None:
-    paths = paths_of(term)
-    if read := variables_of(name, paths):
-        raise ValueError(f"Term {key!r} reads {read[0]!r}: it {needs}.")
-    if store.k and needs_every_logit(term.fn) and f"{name}.logits" in paths:
-        fn = getattr(term.fn, "func", term.fn)
-        raise ValueError(
-            f"Term {key!r} ({getattr(fn, '__name__', fn)}) reads every logit, and the cache of the {name} holds the "
-            f"{store.k} largest: set config.{name}.cache.k=0."
-        )
-
-
 def views_of(
     source: Source, stages: list[Stage], batch_size: int, share: float | None, fixed: int, varies: bool
 ) -> np.ndarray:
@@ -169,47 +118,57 @@ def views_of(
 def plan_cache(
     name: str, config: ConfigDict, role: Role, reads: Role, store: Store, job: Any, trained: Any
 ) -> TeacherCache:
-    """What the cache of the teacher `name` holds for the student's job; every error that shapes can show.
+    """Returns what the cache of the teacher `name` holds for the student's job; every error that shapes can show.
 
     `role` is the teacher, `reads` the role in its place; the folder is not known yet.
     """
-    fields, scheme, sources, settings = teachers_of(config)[name], job.scheme, job.sources, job.settings
-    check_use(name, scheme, reads, store)
-    seed = settings.data_seed
+    scheme, settings = job.scheme, job.settings
     as_configured = isinstance(scheme.prepare, Preparation)
     preparation = scheme.prepare if as_configured else preparation_of(config.train, job.source, config.prepare)
     unproven = not as_configured or preparation.more is not None
     pictures = {p: workdir.plain(preparation.augmentations_at(p)) for p in role.inputs}
+    in_training = {stage.data for stage in scheme.stages} | ({"train"} if config.baseline else set())
+    splits = {
+        split: _planned_split(name, config, store, job, split, split in in_training, pictures, unproven)
+        for split in sorted({*in_training, "validation", "test"})
+        if job.sources.get(split) is not None
+    }
+    pictures_of = (scheme.prepare, scheme.extra, settings.data_seed, unproven)
+    cache = TeacherCache(name, Path(), store, role, reads, *pictures_of, trained, splits, settings.eval_batch_size)
+    return _with_shapes(cache)
+
+
+def _planned_split(
+    name: str,
+    config: ConfigDict,
+    store: Store,
+    job: Any,
+    split: str,
+    train: bool,
+    pictures: Mapping[str, Any],
+    unproven: bool,
+) -> CachedSplit:
+    """A split of the cache, still without the fields of an answer; `pictures` are the augmentations by input path."""
+    fields, source, settings = teachers_of(config)[name], job.sources[split], job.settings
+    # Without a hand in the preparation the picture of a set in memory varies only by its augmentations.
+    varies = train and (source.fetch is not None or any(pictures.values()) or unproven)
+    stages = [stage for stage in job.scheme.stages if stage.data == split]
+    repeats = varies and bool(stages)
+    views = views_of(source, stages, settings.batch_size, settings.labelled_share, fields.cache.views, repeats)
     identity = {
         "teacher": {"model": workdir.plain(fields.model), "dtype": fields.dtype},
         "answers": {"k": store.k, "dtype": store.dtype, "temperature": store.temperature if store.k else None},
-    }
-    splits: dict[str, Any] = {}
-    shown_in_training = {stage.data for stage in scheme.stages} | ({"train"} if config.baseline else set())
-    for split in sorted({*shown_in_training, "validation", "test"}):
-        source = sources.get(split)
-        if source is None:
-            continue
-        train = split in shown_in_training
-        # Without a hand in the preparation the picture of a set in memory varies only by its augmentations.
-        varies = train and (source.fetch is not None or any(pictures.values()) or unproven)
-        stages = [stage for stage in scheme.stages if stage.data == split]
-        views = views_of(
-            source, stages, settings.batch_size, settings.labelled_share, fields.cache.views, varies and bool(stages)
-        )
-        shown = {
+        "pictures": {
             "of": pictures if varies else dict.fromkeys(pictures, []),
-            "seed": seed if varies else None,
+            "seed": settings.data_seed if varies else None,
             "mean": list(source.mean),
             "std": list(source.std),
             "prepare": workdir.plain(config.prepare),
-        }
-        data = {"name": source.name, "examples": len(source), "sha256": hash_of_examples(source)}
-        of_split = {**identity, "pictures": shown, "data": data, "split": split}
-        splits[split] = CachedSplit(source, train, Answers({}, views), of_split)
-    pictures_of = (scheme.prepare, scheme.extra, seed, unproven)
-    cache = TeacherCache(name, Path(), store, role, reads, *pictures_of, trained, splits, settings.eval_batch_size)
-    return _with_shapes(cache)
+        },
+        "data": {"name": source.name, "examples": len(source), "sha256": hash_of_examples(source)},
+        "split": split,
+    }
+    return CachedSplit(source, train, Answers({}, views), identity)
 
 
 def _with_shapes(cache: TeacherCache) -> TeacherCache:
@@ -234,52 +193,3 @@ def _with_shapes(cache: TeacherCache) -> TeacherCache:
         classes = outputs.logits.shape[-1]
     model = CachedTeacher(cache.store, classes)
     return dataclasses.replace(cache, splits=splits, stand_in=dataclasses.replace(cache.stand_in, model=model))
-
-
-def attach(
-    config: ConfigDict, jobs: Mapping[str, Any], teachers: Mapping[str, tuple[Role, Role, Store]]
-) -> dict[str, Any]:
-    """Returns the jobs with roles that read answers in baseline and student, and the answers' shapes in their data.
-
-    `teachers` are (the teacher itself, the role of `stand_in`, what is stored) by name.
-    """
-    student, caches = jobs["student"], {}
-    for name, (role, reads, store) in teachers.items():
-        fields = teachers_of(config)[name]
-        if name in jobs:
-            trained, place = {k: jobs[name].config[k] for k in ("teacher", "data")}, jobs[name].directory
-        else:  # it teaches as it is loaded
-            trained = {"teacher": {k: workdir.plain(fields[k]) for k in ("model", "inputs", "initial", "seed")}}
-            place = Path(fields.workdir) if fields.workdir else student.directory.parent / name
-        cache = plan_cache(name, config, role, reads, store, student, trained)
-        folder = Path(fields.cache.directory)
-        if fields.cache.directory == "auto":  # beside the teacher, so that runs which share it share its answers
-            planned = {s: answers.describe(split.content, split.identity, 0) for s, split in cache.splits.items()}
-            folder = place / "cache" / workdir.fingerprint(planned)
-        caches[name] = dataclasses.replace(cache, folder=folder)
-    views = {teachers_of(config)[name].cache.views for name, cache in caches.items() if cache.varies}
-    if len(views) > 1:
-        raise ValueError(
-            f"All teachers must see the student's pictures: the views of their caches are {sorted(views)}."
-        )
-    planned = {n: {s: split.content for s, split in cache.splits.items()} for n, cache in caches.items()}
-    jobs = with_answers(jobs, planned)
-    for name in SHARING:
-        if name in jobs:
-            roles = dict(jobs[name].scheme.roles)
-            roles |= {n: cache.stand_in for n, cache in caches.items() if n in roles}
-            scheme = dataclasses.replace(jobs[name].scheme, roles=roles)
-            jobs[name] = dataclasses.replace(jobs[name], scheme=scheme)
-    settings = dataclasses.replace(student.settings, views=max(views, default=0))
-    jobs["student"] = dataclasses.replace(jobs["student"], settings=settings, caches=caches)
-    return jobs
-
-
-def with_answers(jobs: Mapping[str, Any], answered: Mapping[str, Mapping[str, Answers]]) -> dict[str, Any]:
-    """Returns the jobs with {teacher: {split: answers}} in the data of student and baseline, which share it."""
-    sources = {}
-    for split, source in jobs["student"].sources.items():
-        said = {name: splits[split] for name, splits in answered.items() if split in splits}
-        sources[split] = dataclasses.replace(source, answers={**source.answers, **said}) if said else source
-    changed = {name: dataclasses.replace(jobs[name], sources=sources) for name in SHARING if name in jobs}
-    return {**jobs, **changed}

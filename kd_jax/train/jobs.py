@@ -13,7 +13,8 @@ from typing import Any
 import optax
 from ml_collections import ConfigDict
 
-from kd_jax.cache.plan import TeacherCache, attach, stand_in
+from kd_jax.cache.attach import attach, stand_in
+from kd_jax.cache.plan import TeacherCache
 from kd_jax.config import knowledge
 from kd_jax.config.fields import own_data, teachers_of
 from kd_jax.config.presets import supervised

@@ -12,9 +12,10 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from kd_jax.cache.attach import SHARING, with_answers
 from kd_jax.cache.build import build
 from kd_jax.cache.open import hash_of, hash_of_files, opened
-from kd_jax.cache.plan import SHARING, TeacherCache, with_answers
+from kd_jax.cache.plan import TeacherCache
 from kd_jax.config.fields import teachers_of
 from kd_jax.core.bind import evaluated_roles
 from kd_jax.core.evaluate import evaluate, extra_inputs, make_eval_step, params_inputs

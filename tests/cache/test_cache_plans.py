@@ -8,8 +8,8 @@ import pytest
 import toy
 from cached_run import STUDENT, TEACHER, configure, splits
 
+from kd_jax.cache.attach import check_use
 from kd_jax.cache.model import Store
-from kd_jax.cache.plan import check_use
 from kd_jax.losses.needs import needs_every_logit, reads_every_logit
 from kd_jax.losses.response import kd_loss, logit_mse_loss
 from kd_jax.schemes import offline
