@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,13 +12,13 @@ import jax.numpy as jnp
 from kd_jax import prng
 from kd_jax.core import microbatch
 from kd_jax.core.paths import STORES, Path, connector_of, lookup, members, roles_read
+from kd_jax.core.shapes import apply_shapes, init_shapes, shapes_of
 from kd_jax.core.terms import taps_of, term_value
 from kd_jax.resolve import near
 from kd_jax.system import parallel, precision
-from kd_jax.types import Array, Call, Model, Phase, PyTree, Role, Scheme, Stage, Term, TrainState
+from kd_jax.types import Array, Call, Phase, PyTree, Role, Scheme, Stage, Term, TrainState
 
 Shapes = Mapping[str, PyTree]
-_traced: weakref.WeakKeyDictionary[Model, dict] = weakref.WeakKeyDictionary()
 
 
 def prepared_shapes(scheme: Scheme, batch: Shapes) -> Shapes:
@@ -88,7 +87,7 @@ class _Walk:
 
 def _walk(scheme: Scheme, batch: Shapes) -> _Walk:
     walk = _Walk(prepared_shapes(scheme, batch), dict(scheme.roles))
-    outside = {"batch": walk.batch, "extra": _shapes(dict(scheme.extra))}
+    outside = {"batch": walk.batch, "extra": shapes_of(dict(scheme.extra))}
     walk.read = _read_params(scheme, outside, walk)
     bound: dict[int, tuple[Phase, ...]] = {}  # stages that share a tuple of phases share a program
     for stage in scheme.stages:
@@ -103,8 +102,8 @@ def _walk(scheme: Scheme, batch: Shapes) -> _Walk:
 
 def _bound_phase(walk: _Walk, phase: Phase, extra: Shapes) -> Phase:
     """The phase with the connectors of its terms among its calls; every call and term is tried on shapes."""
-    memories = {n: _shapes(t.memory.first) for n, t in phase.terms.items() if t.memory is not None}
-    context = {"batch": walk.batch, "extra": {**extra, **memories}, "step": _shapes(0), "params": walk.read}
+    memories = {n: shapes_of(t.memory.first) for n, t in phase.terms.items() if t.memory is not None}
+    context = {"batch": walk.batch, "extra": {**extra, **memories}, "step": shapes_of(0), "params": walk.read}
     for call in phase.forward:
         if call.role not in walk.roles:
             raise ValueError(f"A phase calls role {call.role!r}. {near(call.role, walk.roles)}")
@@ -137,6 +136,8 @@ def _run(walk: _Walk, phase: Phase, call: Call, context: dict[str, Any]) -> None
 def _connector(walk: _Walk, phase: Phase, name: str, context: dict[str, Any]) -> Call:
     """The call of a term's connector, which is a role from here on."""
     term, role = phase.terms[name], connector_of(name)
+    if Path.parse(role).call != role:
+        raise ValueError(f"Term {name!r} needs another name: '.' and '@' part the words of the path to its connector.")
     if role not in walk.roles:
         shapes = (lookup(context, p) for p in (*term.inputs, *term.targets))
         walk.roles[role] = Role(term.connector(*shapes), term.inputs, phase.group)
@@ -161,54 +162,23 @@ def _read_params(scheme: Scheme, context: Mapping[str, Any], walk: _Walk) -> dic
         if name not in scheme.roles:
             raise ValueError(f"A network reads the parameters of role {name!r}. {near(name, scheme.roles)}")
         walk.inputs.setdefault(name, tuple(lookup(context, p) for p in scheme.roles[name].inputs))
-        walk.variables[name] = _init_shapes(scheme.roles[name].model, walk.inputs[name])
+        walk.variables[name] = init_shapes(scheme.roles[name].model, walk.inputs[name])
     return {name: walk.variables[name][0] for name in read}
-
-
-def _shapes(tree: PyTree) -> PyTree:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), tree)
-
-
-def _traced_once(model: Model, how: tuple, fn: Callable[..., PyTree], arguments: tuple) -> PyTree:
-    """Shapes of fn(key, *arguments), which is what `how` says of `model`: tracing a network takes long, and checks,
-    binding and the first state all ask. Kept while the model lives."""
-
-    def trace() -> PyTree:
-        return jax.eval_shape(fn, jax.random.key(0), *arguments)
-
-    leaves, structure = jax.tree.flatten(arguments)
-    try:
-        traces = _traced.setdefault(model, {})
-        asked = (how, structure, tuple((jnp.shape(x), getattr(x, "dtype", type(x))) for x in leaves))
-        if asked not in traces:
-            traces[asked] = trace()
-        return traces[asked]
-    except TypeError:  # a user's model that cannot be a key
-        return trace()
-
-
-def _init_shapes(model: Model, inputs: tuple) -> tuple[PyTree, PyTree]:
-    return _traced_once(model, ("init",), model.init, inputs)
 
 
 def variable_shapes(scheme: Scheme, inputs: Mapping[str, tuple[PyTree, ...]]) -> dict[str, tuple[PyTree, PyTree]]:
     """{role: (params, stats)} of all roles that do not copy another: as `loaded` of init_state, where only shapes are
     wanted."""
-    new = {n: _init_shapes(r.model, inputs[n]) for n, r in scheme.roles.items() if r.initial is None}
+    new = {n: init_shapes(r.model, inputs[n]) for n, r in scheme.roles.items() if r.initial is None}
     return new | loaded_variables(scheme)
 
 
 def _output_shapes(walk: _Walk, call: Call, taps: tuple[str, ...], inputs: tuple) -> PyTree:
-    """Shapes of what the call returns; the walk keeps those of each role's (params, stats): tracing them takes long."""
     model = walk.roles[call.role].model
-
-    def outputs(key: Array, params: PyTree, stats: PyTree, *inputs: PyTree) -> PyTree:
-        return model.apply(params, stats, *inputs, train=call.train, key=key, taps=taps)[0]
-
     try:
         if call.role not in walk.variables:
-            walk.variables[call.role] = _init_shapes(model, walk.inputs[call.role])
-        return _traced_once(model, (call.train, taps), outputs, (*walk.variables[call.role], *inputs))
+            walk.variables[call.role] = init_shapes(model, walk.inputs[call.role])
+        return apply_shapes(model, walk.variables[call.role], inputs, call.train, taps)
     except (TypeError, ValueError, KeyError) as e:
         shapes = dict(zip(call.inputs, jax.tree.map(lambda x: x.shape, inputs), strict=True))
         raise ValueError(f"Role {call.role!r} cannot take {shapes}: {e}") from e

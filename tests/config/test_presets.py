@@ -42,7 +42,7 @@ def terms_of(names):
     for name in names:
         for key, fields in knowledge.compose(name).items():
             own = key in ("ce", "ft_paraphraser", "embed")  # one for all, or named by a path
-            terms[key if own else f"{name}.{key}"] = fields
+            terms[key if own else f"{name}:{key}"] = fields
     return terms
 
 
