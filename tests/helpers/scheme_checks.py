@@ -91,8 +91,8 @@ def resumes_exactly(
     timed = ("seconds", "examples_per_second")
     one, other = ({k: v for k, v in r.items() if k not in timed} for r in (whole, parts))
     assert json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
-    found = [last_state(scheme, sources, settings, directory / name) for name in ("whole", "parts")]
-    chex.assert_trees_all_equal(*found)
+    states = [last_state(scheme, sources, settings, directory / name) for name in ("whole", "parts")]
+    chex.assert_trees_all_equal(*states)
     return whole
 
 
@@ -108,9 +108,9 @@ def last_state(scheme: Scheme, sources: Mapping[str, Any], settings: Settings, d
 
 def config_module(name: str) -> types.ModuleType:
     spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return found
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def run_tiny(name: str, variant: str, directory: Path, report: bool = False) -> dict[str, Any]:

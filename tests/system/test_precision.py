@@ -48,7 +48,7 @@ def test_the_start_of_a_run_says_how_often_it_answers_like_the_floats(capsys):
     model = toy.net(width=8)
     variables = model.init(KEY, jnp.zeros((1, toy.FEATURES)))
     role = Role(model, dtype="int8", initial=(precision.stored(variables[0], "int8"), variables[1]))
-    job = jobs.Job("student", offline.build(toy.parts(toy.roles(), {})), SOURCES, SETTINGS, None, {})
+    job = jobs.Job("student", offline.build(toy.parts(toy.roles(), {"ce": toy.ce()})), SOURCES, SETTINGS, None, {})
     scores = teachers.score_teacher(job, role, (), toy.mesh(), variables)
     assert 0.8 < scores["test"]["agreement_as_trained"] <= 1 and 0 < scores["test"]["kl_as_trained"] < 0.01
     fields = jobs.ConfigDict({"dtype": "int8", "min_accuracy": 0.0})
