@@ -26,7 +26,7 @@ About 40 CPU seconds with teacher and baseline, measured on a machine that was s
 
 from ml_collections import ConfigDict
 
-from kd_jax.config import make_tiny, parse, part, role, small_digits, supervised, term, training
+from kd_jax.config import finish, parse, part, response, role, small_digits, supervised, training
 
 VARIANTS = ("logits", "features", "least_squares", "hinge", "gradient_penalty", "alone", "none")
 OPTIONS = {
@@ -46,20 +46,17 @@ OPTIONS = {
 
 def get_config(arg: str = "") -> ConfigDict:
     config = small_digits()
-    variant = parse(arg, data=VARIANTS, knowledge=(), flags=("tiny",))
-    kd = term(
-        "losses.response.kd_loss", ("student.logits",), ("teacher.logits",), weight=0.9, kwargs={"temperature": 4.0}
-    )
-    config.terms = ConfigDict(supervised() if variant.data == "alone" else {**supervised(0.1), "kd": kd})
-    if variant.data == "none":
-        return make_tiny(config) if "tiny" in variant.flags else config
-    config.scheme = ConfigDict(part("schemes.adversarial.build", weight=0.1, **OPTIONS[variant.data]))
-    widths, spectral = (64, 64), variant.data == "hinge"
+    variant = parse(arg, variants=VARIANTS)
+    config.terms = ConfigDict(supervised() if variant.variant == "alone" else response())
+    if variant.variant == "none":
+        return finish(config, variant)
+    config.scheme = ConfigDict(part("schemes.adversarial.build", weight=0.1, **OPTIONS[variant.variant]))
+    widths, spectral = (64, 64), variant.variant == "hinge"
     config.roles.discriminator = ConfigDict(role("models.discriminators.mlp", widths=widths, spectral=spectral))
     adam = training(optimizer=dict(name="adam", learning_rate=1e-3, weight_decay=0.0)).optimizer
     adam.kwargs = ConfigDict(dict(b1=0.5))
     config.optimizers.discriminator = adam
-    if variant.data == "features":
+    if variant.variant == "features":
         width = config.teacher.model.kwargs.hidden
         config.roles.projection = ConfigDict(role("models.connectors.Projection", group="student", features=width))
-    return make_tiny(config) if "tiny" in variant.flags else config
+    return finish(config, variant)

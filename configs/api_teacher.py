@@ -11,12 +11,12 @@ under which licence the student may be used.
 
 from __future__ import annotations
 
-from kd_jax.config import base, make_tiny, parse, supervised, term, training
+from kd_jax.config import base, finish, parse, supervised, term, training
 
 
 def get_config(arg: str = ""):
     """`arg`: tiny or nothing."""
-    found = parse(arg, data=("answers",), knowledge=(), flags=("tiny",))
+    variant = parse(arg)
     config = base()
     config.title, config.select = "Answers of an API", "nll"
     config.data.update(dict(name="pairs", directory="answers.jsonl", length=256, test=0.1, validation=0.1))
@@ -26,7 +26,6 @@ def get_config(arg: str = ""):
     )
     config.student.inputs = ("batch.tokens", "batch.segments")
     config.train = training(batch_size=16, epochs=3.0)
-    del config.train.optimizer["kwargs"]
     adam = dict(name="adamw", learning_rate=1e-3, weight_decay=0.0, kwargs=dict(weight_decay=0.01))
     config.train.optimizer.update(dict(**adam, clip_norm=1.0, warmup=0.05))
     listed = term(
@@ -37,8 +36,5 @@ def get_config(arg: str = ""):
         where="batch.labelled",
     )
     config.terms = {**supervised(0.5), "kd": {**listed, "weight": 0.5}}
-    if "tiny" in found.flags:
-        make_tiny(config)
-        config.data.limit, config.data.length = 0, 24
-        config.student.model.kwargs.update(dict(width=8, depth=1, heads=2))
-    return config
+    small = dict(model=dict(kwargs=dict(width=8, depth=1, heads=2)))
+    return finish(config, variant, tiny=dict(data=dict(limit=0, length=24), student=small))

@@ -16,16 +16,16 @@ Neither beat a plain student of the same budget.
 
 from ml_collections import ConfigDict
 
-from kd_jax.config import PRESETS, compose, make_tiny, parse, part, role, small_digits, training
+from kd_jax.config import PRESETS, compose, finish, parse, part, role, small_digits, training
 
 VARIANTS = ("differentiable", "supernet")
 
 
 def get_config(arg: str = "") -> ConfigDict:
     config = small_digits()
-    variant = parse(arg, data=VARIANTS, knowledge=PRESETS, flags=("tiny",))
+    variant = parse(arg, variants=VARIANTS, knowledge=PRESETS)
     config.terms = ConfigDict(compose(variant.knowledge))
-    if variant.data == "supernet":
+    if variant.variant == "supernet":
         config.student.model = dict(name="models.vision.supernet.slim_cnn", kwargs=dict(widths=(4, 8, 8)))
         options = ((2, 4, 6, 8), (4, 8, 12, 16), (4, 8, 12, 16))
         config.roles.supernet = ConfigDict(role("models.vision.supernet.slim_cnn", widths=options))
@@ -39,9 +39,5 @@ def get_config(arg: str = "") -> ConfigDict:
         config.scheme = ConfigDict(part("schemes.architecture_search.build", search_steps=400))
         adam = dict(name="adam", learning_rate=0.02, weight_decay=0.0, schedule="constant")
         config.optimizers.alpha = ConfigDict({**training().optimizer, **adam, "kwargs": dict(b1=0.5)})
-    if "tiny" in variant.flags:
-        config = make_tiny(config)
-        config.scheme.kwargs.search_steps = config.train.steps
-        if variant.data == "supernet":
-            config.scheme.kwargs.candidates = 8
-    return config
+    short = dict(search_steps=6) | (dict(candidates=8) if variant.variant == "supernet" else {})
+    return finish(config, variant, tiny=dict(scheme=dict(kwargs=short)))

@@ -15,7 +15,7 @@ dense            as two_assistants, each learning from all before it, one of the
 
 from ml_collections import ConfigDict
 
-from kd_jax.config import compose, make_tiny, parse, part, role, small_digits
+from kd_jax.config import compose, finish, parse, part, role, small_digits
 
 VARIANTS = ("direct", "one_assistant", "two_assistants", "dense")
 CHAINS = {
@@ -29,12 +29,12 @@ WIDTHS = {"large": (16, 16), "small": (6, 6)}
 
 def get_config(arg: str = "") -> ConfigDict:
     config = small_digits()
-    variant = parse(arg, data=VARIANTS, knowledge=(), flags=("tiny",))
+    variant = parse(arg, variants=VARIANTS)
     config.student.model.kwargs = ConfigDict(dict(widths=(2, 4)))
     config.terms = ConfigDict(compose("response"))
-    chain = CHAINS[variant.data]
+    chain = CHAINS[variant.variant]
     for name in chain:
         config.roles[name] = ConfigDict(role("models.vision.cnn.cnn", widths=WIDTHS[name]))
-    options = dict(dense=True, drop=0.25) if variant.data == "dense" else {}
+    options = dict(dense=True, drop=0.25) if variant.variant == "dense" else {}
     config.scheme = ConfigDict(part("schemes.assistants.build", chain=chain, **options))
-    return make_tiny(config) if "tiny" in variant.flags else config
+    return finish(config, variant)

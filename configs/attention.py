@@ -22,14 +22,10 @@ tries: with images shifted by a pixel it stayed below 55%. benchmarks/schemes.py
 
 from ml_collections import ConfigDict
 
-from kd_jax.config import Terms, features, logits, make_tiny, parse, part, small_digits, supervised, term
+from kd_jax.config import Terms, features, finish, parse, part, response, small_digits, supervised, term
 
 LAYERS = (("block0", "block1"), ("block1", "block3"))  # student, teacher: every second block, as TinyBERT
 LAST = LAYERS[-1]
-
-
-def response() -> Terms:
-    return logits("losses.response.kd_loss", 0.9, 0.1, temperature=4.0)()
 
 
 def between(fn: str, tap: str, pair: tuple[str, str] = LAST, **fields) -> dict:
@@ -81,8 +77,8 @@ VARIANTS = tuple(KNOWLEDGE)
 
 def get_config(arg: str = "") -> ConfigDict:
     config = small_digits()
-    variant = parse(arg, data=VARIANTS, knowledge=(), flags=("tiny",))
-    token = variant.data.startswith("distillation_token")
+    variant = parse(arg, variants=VARIANTS)
+    token = variant.variant.startswith("distillation_token")
     student = dict(patch=2, width=16, depth=2, heads=4, distillation_token=token)
     config.student.model = dict(name="models.vision.vit.vit", kwargs=student)
     config.teacher.model = dict(name="models.vision.vit.vit", kwargs=dict(patch=2, width=32, depth=4, heads=4))
@@ -92,7 +88,7 @@ def get_config(arg: str = "") -> ConfigDict:
         train.augment = ()  # shifted images take a transformer of this size many more steps
         train.optimizer.update(dict(name="adamw", learning_rate=rate, weight_decay=0.0, warmup=0.1))
         train.optimizer.kwargs = ConfigDict(dict(weight_decay=0.05))
-    config.terms = ConfigDict(KNOWLEDGE[variant.data]())
+    config.terms = ConfigDict(KNOWLEDGE[variant.variant]())
     if token:
         config.scheme = ConfigDict(part("schemes.attention.build"))
-    return make_tiny(config) if "tiny" in variant.flags else config
+    return finish(config, variant)

@@ -23,7 +23,7 @@ python launch.py --config=configs/cifar100_pairs.py:vgg13-vgg8,at --config.teach
 
 from ml_collections import ConfigDict
 
-from kd_jax.config import PRESETS, base, compose, parse, scheme_of, training, with_four_stages
+from kd_jax.config import PRESETS, base, compose, finish, parse, scheme_of, training, with_four_stages
 
 METHODS = ("teacher", "alone", "kd", "fitnet", "at", "sp", "cc", "vid", "rkd", "pkt", "ab", "ft", "fsp", "nst", "crd")
 EXPECTED = {
@@ -298,8 +298,8 @@ def recipe(model: str) -> ConfigDict:
 
 def get_config(arg: str = "") -> ConfigDict:
     config = base()
-    variant = parse(arg, data=tuple(EXPECTED), knowledge=PRESETS, flags=("tiny",))
-    pair, method = variant.data, "kd" if variant.knowledge == "response" else variant.knowledge
+    variant = parse(arg, variants=tuple(EXPECTED), knowledge=PRESETS)
+    pair, method = variant.variant, "kd" if variant.knowledge == "response" else variant.knowledge
     teacher, student = split_pair(pair)
     config.title = title(pair, method)
     config.data.update(dict(name="cifar100", validation=0.02, download=True))
@@ -310,9 +310,5 @@ def get_config(arg: str = "") -> ConfigDict:
     config.terms = ConfigDict(with_four_stages(terms) if teacher in FOUR_STAGES else terms)
     config.scheme = ConfigDict(scheme_of(method))
     config.eval_every = 3830  # five epochs of 49,000 images
-    if "tiny" in variant.flags:
-        config.data.update(dict(limit=512, eval_limit=128))
-        for train in (config.train, config.teacher.train):
-            train.update(dict(batch_size=32, steps=10, epochs=0.0))
-        config.log_every, config.eval_every, config.eval_batch_size = 5, 10, 64
-    return config
+    batch = dict(train=dict(batch_size=32), teacher=dict(train=dict(batch_size=32)))
+    return finish(config, variant, steps=10, tiny=dict(data=dict(limit=512, eval_limit=128), log_every=5, **batch))

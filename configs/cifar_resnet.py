@@ -17,7 +17,7 @@ fashion_mnist: a convolutional network of 98,700 parameters -> one of 5,200, 28 
 
 from ml_collections import ConfigDict
 
-from kd_jax.config import PRESETS, base, compose, parse, scheme_of, training, with_four_stages
+from kd_jax.config import PRESETS, base, compose, finish, parse, scheme_of, training, with_four_stages
 
 DATA = ("cifar10", "cifar100", "fashion_mnist", "digits")
 
@@ -54,13 +54,10 @@ def digits(config: ConfigDict) -> None:
 
 def get_config(arg: str = "") -> ConfigDict:
     config = base()
-    variant = parse(arg, data=DATA, knowledge=PRESETS, flags=("tiny",))
+    variant = parse(arg, data=DATA, knowledge=PRESETS)
     config.data.name = variant.data
     config.terms, config.scheme = ConfigDict(compose(variant.knowledge)), ConfigDict(scheme_of(variant.knowledge))
     {"digits": digits, "fashion_mnist": fashion_mnist}.get(variant.data, cifar)(config)
-    if "tiny" in variant.flags:
-        config.data.update(dict(limit=512, eval_limit=128, labels=min(config.data.labels, 100)))
-        for train in (config.train, config.teacher.train):
-            train.update(dict(batch_size=32, steps=10, epochs=0.0))
-        config.log_every, config.eval_every, config.eval_batch_size = 5, 10, 64
-    return config
+    few = dict(limit=512, eval_limit=128, labels=min(config.data.labels, 100))
+    batch = dict(train=dict(batch_size=32), teacher=dict(train=dict(batch_size=32)))
+    return finish(config, variant, steps=10, tiny=dict(data=few, log_every=5, **batch))

@@ -20,7 +20,7 @@ About 45 CPU seconds (three teachers 64) with teacher and baseline, measured on 
 
 from ml_collections import ConfigDict
 
-from kd_jax.config import PRESETS, make_tiny, parse, part, small_digits, supervised, teacher_fields, term
+from kd_jax.config import PRESETS, finish, parse, part, response, small_digits, supervised, teacher_fields, term
 
 VARIANTS = ("crd", "info_nce", "sskd", "ensemble_contrastive")
 
@@ -44,14 +44,7 @@ def sskd(config: ConfigDict) -> None:
     further = ("student.features:further_logits",), ("teacher.features:further_logits", "batch.label")
     config.terms = ConfigDict(
         {
-            **supervised(0.1),
-            "kd": term(
-                "losses.response.kd_loss",
-                ("student.logits",),
-                ("teacher.logits",),
-                weight=0.9,
-                kwargs={"temperature": 4.0},
-            ),
+            **response(),
             "transformed": term(
                 "losses.self_supervised.transformed_kd_loss",
                 *further,
@@ -86,11 +79,11 @@ def ensemble(config: ConfigDict) -> None:
 
 def get_config(arg: str = "") -> ConfigDict:
     config = small_digits()
-    variant = parse(arg, data=VARIANTS, knowledge=(), flags=("tiny",))
-    if variant.data == "sskd":
+    variant = parse(arg, variants=VARIANTS)
+    if variant.variant == "sskd":
         sskd(config)
-    elif variant.data == "ensemble_contrastive":
+    elif variant.variant == "ensemble_contrastive":
         ensemble(config)
     else:
-        config.terms = ConfigDict(PRESETS[variant.data]())
-    return make_tiny(config) if "tiny" in variant.flags else config
+        config.terms = ConfigDict(PRESETS[variant.variant]())
+    return finish(config, variant)

@@ -25,7 +25,7 @@ contrastive 74.9 +- 2.1, response+embedding 82.9 +- 0.4: where answers can be ha
 
 from ml_collections import ConfigDict
 
-from kd_jax.config import make_tiny, parse, part, small_digits, supervised, term
+from kd_jax.config import finish, kd_term, parse, part, small_digits, supervised, term
 
 VARIANTS = ("response", "embedding", "contrastive", "response+embedding")
 PAIRS = ("spectrum", "lower", "speech")
@@ -33,8 +33,7 @@ EMBEDDINGS = ("student.features:embedding",), ("teacher.features:embedding",)
 
 
 def response(weight: float = 1.0) -> dict:
-    paths = ("student.logits",), ("teacher.logits",)
-    return {"kd": term("losses.response.kd_loss", *paths, weight=weight, kwargs={"temperature": 2.0})}
+    return {"kd": kd_term(weight, temperature=2.0)}
 
 
 def embedding(weight: float = 1.0) -> dict:
@@ -62,7 +61,7 @@ def speech(config: ConfigDict) -> None:
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    variant = parse(arg, data=PAIRS, knowledge=TERMS, flags=("tiny",))
+    variant = parse(arg, data=PAIRS, knowledge=TERMS)
     config = small_digits()
     labels = {} if variant.knowledge == "response" else supervised()
     terms = [TERMS[name]() for name in variant.knowledge.split("+")]
@@ -78,4 +77,4 @@ def get_config(arg: str = "") -> ConfigDict:
         speech(config)
     if variant.knowledge == "response":
         config.train.labelled_share = 0.125  # the labels are not read, and 100 images must not be half of what is
-    return make_tiny(config) if "tiny" in variant.flags else config
+    return finish(config, variant)

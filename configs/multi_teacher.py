@@ -27,7 +27,7 @@ entropy. About 20 seconds on one core.
 
 from ml_collections import ConfigDict
 
-from kd_jax.config import make_tiny, parse, part, small_digits, supervised, teacher_fields, term
+from kd_jax.config import finish, kd_term, parse, part, small_digits, supervised, teacher_fields, term
 
 VARIANTS = (
     "probabilities",
@@ -50,7 +50,7 @@ def kd(fn: str, targets: tuple[str, ...], weight: float = 0.9, **kwargs) -> dict
 
 
 def single(name: str, weight: float = 0.9) -> dict:
-    return kd("response.kd_loss", (f"{name}.logits",), weight)
+    return kd_term(weight, targets=(f"{name}.logits",))
 
 
 HINT = term(
@@ -100,16 +100,16 @@ def specialists(config: ConfigDict) -> None:
 def get_config(arg: str = "") -> ConfigDict:
     config = small_digits()
     config.student.model.kwargs = ConfigDict(dict(widths=(8, 16)))
-    variant = parse(arg, data=VARIANTS, knowledge=(), flags=("tiny",))
-    config.terms = ConfigDict({**supervised(0.1), **TERMS[variant.data]})
-    if variant.data == "specialists":
+    variant = parse(arg, variants=VARIANTS)
+    config.terms = ConfigDict({**supervised(0.1), **TERMS[variant.variant]})
+    if variant.variant == "specialists":
         specialists(config)
     else:
         ensemble(config)
-    if variant.data in ("mixed_knowledge", "one_teacher"):
-        read = {p.partition(".")[0] for fields in TERMS[variant.data].values() for p in fields["targets"]}
+    if variant.variant in ("mixed_knowledge", "one_teacher"):
+        read = {p.partition(".")[0] for fields in TERMS[variant.variant].values() for p in fields["targets"]}
         for name in {*config.teachers} - read:
             del config.teachers[name]
-    elif variant.data != "specialists":
+    elif variant.variant != "specialists":
         config.scheme = ConfigDict(part("schemes.multi_teacher.build"))
-    return make_tiny(config) if "tiny" in variant.flags else config
+    return finish(config, variant)

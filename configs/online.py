@@ -39,7 +39,7 @@ peer0 and peer1, 3 pairs of seeds: 78.5 against 76.2 of their baselines. 3 to 8 
 
 from ml_collections import ConfigDict
 
-from kd_jax.config import Terms, compose, make_tiny, parse, part, role, small_digits, term
+from kd_jax.config import Terms, compose, finish, kd_term, parse, part, role, small_digits, term
 
 VARIANTS = (
     "mutual",
@@ -131,7 +131,7 @@ def one_peer(config: ConfigDict, index: int) -> None:
     config.scheme = part(
         "schemes.codistillation.build", folder="runs/codistillation", index=index, every=0.05, burn_in=0.1
     )
-    kl = term("losses.response.kd_loss", PEERS, (f"stale_{1 - index}.logits",), kwargs={"temperature": 1.0})
+    kl = kd_term(1.0, temperature=1.0, targets=(f"stale_{1 - index}.logits",))
     on_labels = term(CE, PEERS, ("batch.target",), where="batch.labelled")
     config.terms = ConfigDict({"ce": on_labels, "codistillation": kl})
 
@@ -141,8 +141,8 @@ BUILD = {"mutual": mutual, "joint": joint, "one": one, "okddip": okddip, "codist
 
 def get_config(arg: str = "") -> ConfigDict:
     config = small_digits()
-    variant = parse(arg, data=(*VARIANTS, "peer0", "peer1"), knowledge=(), flags=("tiny",))
-    name = variant.data
+    variant = parse(arg, variants=(*VARIANTS, "peer0", "peer1"))
+    name = variant.variant
     config.title = f"Online distillation on digits, 100 labels: {name.replace('_', ' ')}"
     config.teacher.model.name = ""
     if name.startswith("kdcl_"):
@@ -151,8 +151,5 @@ def get_config(arg: str = "") -> ConfigDict:
         one_peer(config, int(name.removeprefix("peer")))
     else:
         BUILD[name](config)
-    if "tiny" not in variant.flags:
-        return config
-    if name == "kdcl_general":
-        config.scheme.kwargs.rounds = 3
-    return make_tiny(config)
+    few = dict(scheme=dict(kwargs=dict(rounds=3))) if name == "kdcl_general" else {}
+    return finish(config, variant, tiny=few)

@@ -17,7 +17,7 @@ With 4 bits rounding after training loses nothing (97.78 % either way). On the v
 
 from ml_collections import ConfigDict
 
-from kd_jax.config import PRESETS, compose, make_tiny, parse, part, small_digits
+from kd_jax.config import PRESETS, compose, finish, parse, part, small_digits
 
 VARIANTS = ("w8", "w4", "w2", "w4a8", "progressive")
 OPTIONS = {
@@ -31,8 +31,8 @@ OPTIONS = {
 
 def get_config(arg: str = "") -> ConfigDict:
     config = small_digits()
-    variant = parse(arg, data=VARIANTS, knowledge=PRESETS, flags=("tiny",))
+    variant = parse(arg, variants=VARIANTS, knowledge=PRESETS)
     config.student.model.kwargs = ConfigDict(dict(widths=(16, 32)))
     config.terms = ConfigDict(compose(variant.knowledge))
-    config.scheme = ConfigDict(part("schemes.quantised.build", keep="head/kernel", **OPTIONS[variant.data]))
-    return make_tiny(config) if "tiny" in variant.flags else config
+    config.scheme = ConfigDict(part("schemes.quantised.build", keep="head/kernel", **OPTIONS[variant.variant]))
+    return finish(config, variant)

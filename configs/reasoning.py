@@ -17,7 +17,7 @@ Perplexities of different kinds of responses are not comparable. Minutes on two 
 
 from __future__ import annotations
 
-from kd_jax.config import base, make_tiny, parse, part, supervised, term, training
+from kd_jax.config import base, finish, parse, part, supervised, term, training
 
 METHODS = ("answer", "rationale", "chain", "generated", "filtered", "on_policy")
 ANSWER = r"(\d+)$"
@@ -25,8 +25,8 @@ ANSWER = r"(\d+)$"
 
 def get_config(arg: str = ""):
     """`arg`: one of METHODS, and tiny, in any order."""
-    found = parse(arg, data=("arithmetic",), knowledge=METHODS, flags=("tiny",))
-    method = "answer" if found.knowledge == "response" else found.knowledge
+    variant = parse(arg, variants=METHODS)
+    method = variant.variant
     config = base()
     config.title, config.select = f"Sums of two-digit numbers: {method}", "nll"
     config.data.update(dict(name="pairs", length=40, test=0.1, validation=0.1, limit=1000, eval_limit=256))
@@ -40,7 +40,6 @@ def get_config(arg: str = ""):
     config.train = training(batch_size=32, steps=1500)
     config.teacher.train = training(batch_size=32, steps=1500)
     for train in (config.train, config.teacher.train):
-        del train.optimizer["kwargs"]
         adam = dict(b2=0.99, weight_decay=0.01)
         train.optimizer.update(
             dict(name="adamw", learning_rate=3e-3, weight_decay=0.0, clip_norm=1.0, warmup=0.05, kwargs=adam)
@@ -69,13 +68,9 @@ def get_config(arg: str = ""):
         config.terms = {**(supervised() if method == "chain" else {}), "kd": kd}
         if method == "on_policy":
             config.scheme = part("schemes.on_policy.build", prompt=0, share=0.5)
-    if "tiny" in found.flags:
-        make_tiny(config)
-        config.data.update(dict(limit=64, eval_limit=32))
-        config.teacher.data.limit = 64
-        config.summary.kwargs.count = 8
-        for part_of in (config.student, config.teacher):
-            part_of.model.kwargs.update(dict(width=8, depth=1, heads=2))
-        if "answer" in config.scheme.kwargs:
-            config.scheme.kwargs.answer = ""  # after so few steps no answer is right
-    return config
+    small = dict(model=dict(kwargs=dict(width=8, depth=1, heads=2)))
+    tiny = dict(data=dict(limit=64, eval_limit=32), summary=dict(kwargs=dict(count=8)))
+    tiny |= dict(student=small, teacher=dict(data=dict(limit=64), **small))
+    if method == "filtered":
+        tiny["scheme"] = dict(kwargs=dict(answer=""))  # after so few steps no answer is right
+    return finish(config, variant, tiny=tiny)

@@ -27,9 +27,9 @@ Weights are published ones, but for mean_teacher's 10 (as good as 30 on the vali
 
 from ml_collections import ConfigDict
 
-from kd_jax.config import Terms, features, make_tiny, parse, part, small_digits, supervised, term
+from kd_jax.config import Terms, features, finish, kd_term, parse, part, response, small_digits, supervised, term
 
-CE, KD = "losses.task.cross_entropy_loss", "losses.response.kd_loss"
+CE = "losses.task.cross_entropy_loss"
 STUDENT = ("student.logits",)
 
 
@@ -39,7 +39,7 @@ def deep_terms(exits: tuple[str, ...], alpha: float = 0.1, hint: float = 0.05, t
     for name in exits:
         path = features("student", (name,))
         terms[f"ce_{name}"] = term(CE, path, ("batch.target",), weight=1.0 - alpha, where="batch.labelled")
-        terms[f"kd_{name}"] = term(KD, path, STUDENT, weight=alpha, kwargs={"temperature": temperature})
+        terms[f"kd_{name}"] = kd_term(alpha, temperature, inputs=path, targets=STUDENT)
         terms[f"hint_{name}"] = term(
             "losses.feature.feature_hint_loss",
             features("student", (f"{name}/map",)),
@@ -59,8 +59,7 @@ def deep(config: ConfigDict) -> None:
 
 def born_again(config: ConfigDict) -> None:
     config.scheme = part("schemes.generations.build", generations=3)
-    kd = term(KD, STUDENT, ("previous.logits",), kwargs={"temperature": 1.0})
-    config.terms = ConfigDict({**supervised(), "kd": kd})
+    config.terms = ConfigDict(response(1.0, temperature=1.0, ce=1.0, targets=("previous.logits",)))
 
 
 def progressive(config: ConfigDict) -> None:
@@ -111,8 +110,7 @@ def pretrained_self(config: ConfigDict) -> None:
     config.teacher.model = config.student.model.copy_and_resolve_references()
     config.teacher.data.labels, config.teacher.seed = config.data.labels, 1000
     config.teacher.train = config.train.copy_and_resolve_references()
-    kd = term(KD, STUDENT, ("teacher.logits",), weight=0.5, kwargs={"temperature": 4.0})
-    config.terms = ConfigDict({**supervised(0.5), "kd": kd})
+    config.terms = ConfigDict(response(0.5, ce=0.5))
 
 
 BUILD = {
@@ -129,10 +127,10 @@ VARIANTS = tuple(BUILD)
 
 def get_config(arg: str = "") -> ConfigDict:
     config = small_digits()
-    variant = parse(arg, data=VARIANTS, knowledge=(), flags=("tiny",))
-    config.title = f"Self-distillation on digits, 100 labels: {variant.data.replace('_', ' ')}"
+    variant = parse(arg, variants=VARIANTS)
+    config.title = f"Self-distillation on digits, 100 labels: {variant.variant.replace('_', ' ')}"
     # No need for a network as small as those that others teach: what is regularised must be able to overfit.
     config.student.model.kwargs.widths = (8, 16, 32)
     config.teacher.model.name, config.train.labelled_share = "", 1.0
-    BUILD[variant.data](config)
-    return make_tiny(config) if "tiny" in variant.flags else config
+    BUILD[variant.variant](config)
+    return finish(config, variant)

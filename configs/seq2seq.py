@@ -11,7 +11,7 @@ answers. Minutes on two cores.
 
 from __future__ import annotations
 
-from kd_jax.config import base, make_tiny, parse, part, supervised, term, training
+from kd_jax.config import base, finish, parse, part, response, supervised, term, training
 from kd_jax.data.text.pronunciations import SOURCE_VOCABULARY
 
 METHODS = ("sequence", "interpolated", "word", "on_policy")
@@ -20,8 +20,8 @@ DECODING = "models.language.seq2seq.decoding"
 
 def get_config(arg: str = ""):
     """`arg`: one of METHODS, and tiny, in any order."""
-    found = parse(arg, data=("pronunciations",), knowledge=METHODS, flags=("tiny",))
-    method = "sequence" if found.knowledge == "response" else found.knowledge
+    variant = parse(arg, variants=METHODS)
+    method = variant.variant
     config = base()
     config.title, config.select = f"Pronunciations: {method}", "nll"
     config.data.update(dict(name="pronunciations", length=20, test=0.02, validation=0.02, limit=20000, eval_limit=1000))
@@ -33,19 +33,10 @@ def get_config(arg: str = ""):
     config.train = training(batch_size=64, steps=1500)
     config.teacher.train = training(batch_size=64, steps=2500)
     for train in (config.train, config.teacher.train):
-        del train.optimizer["kwargs"]
         adam = dict(name="adamw", learning_rate=3e-3, weight_decay=0.0, kwargs=dict(b2=0.99, weight_decay=0.01))
         train.optimizer.update(dict(**adam, clip_norm=1.0, warmup=0.05))
     config.log_every, config.eval_every, config.eval_batch_size = 50, 500, 200
     config.summary = part("schemes.text_summary.error_rate")
-    kd = term(
-        "losses.response.kd_loss",
-        ("student.logits",),
-        ("teacher.logits",),
-        weight=0.5,
-        kwargs={"temperature": 1.0},
-        where="batch.labelled",
-    )
     config.terms = supervised()
     if method in ("sequence", "interpolated"):
         choose = "best" if method == "sequence" else "nearest"
@@ -53,18 +44,15 @@ def get_config(arg: str = ""):
             "schemes.sequence_level.build", prompt=1, beams=4, choose=choose, batch=250, decoding=DECODING
         )
     else:
-        config.terms = {**supervised(0.5), "kd": kd}
+        config.terms = response(0.5, temperature=1.0, ce=0.5, where="batch.labelled")
         if method == "on_policy":
-            jsd = {**kd, "fn": "losses.response.jsd_loss", "kwargs": {"beta": 0.5}, "weight": 1.0}
+            paths = ("student.logits",), ("teacher.logits",)
+            jsd = term("losses.response.jsd_loss", *paths, kwargs={"beta": 0.5}, where="batch.labelled")
             config.terms = {"kd": jsd}
             config.scheme = part("schemes.on_policy.build", prompt=1, share=0.5, decoding=DECODING)
-    if "tiny" in found.flags:
-        make_tiny(config)
-        config.data.update(dict(limit=48, eval_limit=32))
-        config.teacher.data.limit = 48
-        config.summary.kwargs = dict(count=16, batch=16)
-        for part_of in (config.student, config.teacher):
-            part_of.model.kwargs.update(dict(width=8, depth=1, heads=2))
-        if method in ("sequence", "interpolated"):
-            config.scheme.kwargs.update(dict(beams=2, batch=24))
-    return config
+    small = dict(model=dict(kwargs=dict(width=8, depth=1, heads=2)))
+    tiny = dict(data=dict(limit=48, eval_limit=32), summary=dict(kwargs=dict(count=16, batch=16)))
+    tiny |= dict(student=small, teacher=dict(data=dict(limit=48), **small))
+    if method in ("sequence", "interpolated"):
+        tiny["scheme"] = dict(kwargs=dict(beams=2, batch=24))
+    return finish(config, variant, tiny=tiny)

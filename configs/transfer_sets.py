@@ -20,14 +20,9 @@ teacher; label_noise 77.8 +- 1.0 from a teacher of 75.8, against 62.2 alone; lab
 
 from ml_collections import ConfigDict
 
-from kd_jax.config import compose, make_tiny, parse, small_digits, supervised, term
+from kd_jax.config import finish, kd_term, parse, response, small_digits
 
 VARIANTS = ("unlabelled", "held_out", "label_noise", "label_noise_clean", "function_matching", "cutmix")
-
-
-def response(weight: float = 1.0, temperature: float = 4.0) -> dict:
-    fn, paths = "losses.response.kd_loss", (("student.logits",), ("teacher.logits",))
-    return {"kd": term(fn, *paths, weight=weight, kwargs={"temperature": temperature})}
 
 
 def held_out(config: ConfigDict) -> None:
@@ -40,17 +35,17 @@ def label_noise(config: ConfigDict) -> None:
     # A small network cannot learn wrong labels by heart, and there would be little to clean.
     config.student.model = config.teacher.model.copy_and_resolve_references()
     config.teacher.seed = 1000
-    config.terms = ConfigDict(response())
+    config.terms = ConfigDict({"kd": kd_term(1.0)})
 
 
 def label_noise_clean(config: ConfigDict) -> None:
     label_noise(config)
     config.teacher.data.update(dict(labels=100, label_noise=0.0))
-    config.terms = ConfigDict({**supervised(0.5), **response(0.5, temperature=1.0)})
+    config.terms = ConfigDict(response(0.5, temperature=1.0, ce=0.5))
 
 
 def function_matching(config: ConfigDict, mix: str = "mixup") -> None:
-    config.terms = ConfigDict(response(temperature=1.0))
+    config.terms = ConfigDict({"kd": kd_term(1.0, temperature=1.0)})
     config.train.steps *= 2
     config.train.labelled_share = 0.08  # every image is seen equally often: nothing is learnt from labels
     # All weights between two images are alike likely, which is stronger than mixup for labels (alpha 0.2).
@@ -64,8 +59,8 @@ def cutmix(config: ConfigDict) -> None:
 def get_config(arg: str = "") -> ConfigDict:
     config = small_digits()
     config.student.model.kwargs = ConfigDict(dict(widths=(8, 16)))
-    variant = parse(arg, data=VARIANTS, knowledge=(), flags=("tiny",))
-    config.terms = ConfigDict(compose("response"))
+    variant = parse(arg, variants=VARIANTS)
+    config.terms = ConfigDict(response())
     change = {f.__name__: f for f in (held_out, label_noise, label_noise_clean, function_matching, cutmix)}
-    change.get(variant.data, lambda config: None)(config)
-    return make_tiny(config) if "tiny" in variant.flags else config
+    change.get(variant.variant, lambda config: None)(config)
+    return finish(config, variant)

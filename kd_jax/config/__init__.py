@@ -1,8 +1,10 @@
 """What a file in configs/ needs: fields with their defaults, knowledge as terms, and the words behind the colon."""
 
-from kd_jax.config.fields import Variant, base, make_tiny, parse, role, small_digits, teacher_fields, training
+from kd_jax.config.fields import base, role, small_digits, teacher_fields, training
 from kd_jax.config.knowledge import compose, scheme_of, with_four_stages
-from kd_jax.config.presets import PRESETS, Terms, features, logits, part, supervised, term
+from kd_jax.config.presets import PRESETS
+from kd_jax.config.terms import Terms, features, kd_term, part, response, supervised, term
+from kd_jax.config.variants import Variant, finish, make_tiny, parse
 
 __all__ = [
     "PRESETS",
@@ -11,10 +13,12 @@ __all__ = [
     "base",
     "compose",
     "features",
-    "logits",
+    "finish",
+    "kd_term",
     "make_tiny",
     "parse",
     "part",
+    "response",
     "role",
     "scheme_of",
     "small_digits",

@@ -6,18 +6,15 @@ Every default is here: the code reads fields and never invents one. Any field is
 
 from __future__ import annotations
 
-import importlib.util
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from kd_jax.config.presets import part
+from kd_jax.config.terms import filled, part
+from kd_jax.core.optimizers import with_defaults
 from kd_jax.data.load import DEFAULTS as DATA
-from kd_jax.resolve import near
 
 
 def training(**changes) -> ConfigDict:
@@ -34,8 +31,10 @@ def training(**changes) -> ConfigDict:
         dict(
             name="sgd",  # any optimizer of optax
             learning_rate=0.05,
-            kwargs=dict(momentum=0.9),
-            weight_decay=5e-4,  # added to the gradient (torch.optim.SGD); decoupled decay goes into kwargs of adamw
+            kwargs={},  # further arguments of optax's function; sgd's momentum is 0.9 unless it is given here
+            # Added to the gradient, as torch.optim.SGD and Adam do; decoupled where optax's optimizer decays weights
+            # itself (adamw, lion, lamb, ...): it is their weight_decay then, unless kwargs give one.
+            weight_decay=5e-4,
             decay_pattern=".*",  # parameters whose path matches are decayed
             trained=".*",  # parameters whose path matches learn; "student/head/" leaves the rest as it is
             clip_norm=0.0,  # 0 = no clipping
@@ -168,51 +167,23 @@ def small_digits() -> ConfigDict:
     return config
 
 
-def make_tiny(config: ConfigDict, steps: int = 6) -> ConfigDict:
-    """The config with a few steps on a few images for every network: does everything work?"""
-    config.data.update(dict(limit=256, eval_limit=64, labels=min(config.data.labels, 60)))
-    teachers = (config.teacher, *config.teachers.values())
-    for train in (config.train, *(t.train for t in teachers)):
-        train.update(dict(batch_size=16, steps=steps, epochs=0.0))
-    for teacher in teachers:
-        if teacher.data.labels is not None:
-            teacher.data.labels = min(teacher.data.labels, 60)
-    config.log_every, config.eval_every, config.eval_batch_size = 2, steps, 64
+def settled(config: ConfigDict) -> ConfigDict:
+    """Returns a copy with the defaults that depend on other fields written out: of optimizers and of terms.
+
+    It is what a run writes down. Raises ValueError for an optimizer that optax lacks, and for a term without `fn`.
+    """
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        for fields in (config, config.teacher, *config.teachers.values()):
+            fields.train.optimizer = ConfigDict(with_defaults(fields.train.optimizer))
+        config.optimizers = ConfigDict({group: with_defaults(fields) for group, fields in config.optimizers.items()})
+        config.terms = whole_terms(config.terms)
     return config
 
 
-class Variant(NamedTuple):
-    """What stands behind the colon of --config=file.py:..."""
-
-    data: str
-    knowledge: str
-    flags: tuple[str, ...]
-
-
-def parse(arg: str, *, data: Sequence[str], knowledge: Iterable[str], flags: Sequence[str] = ()) -> Variant:
-    """ "cifar100,feature+response,tiny" in any order; the first of `data` and "response" where nothing is said.
-
-    Raises ValueError for a word that is none of them, naming what was probably meant.
-    """
-    found: dict[str, str] = {}
-    chosen = []
-    for word in filter(None, arg.split(",")):
-        known = {"data": word in data, "knowledge": set(word.split("+")) <= {*knowledge}}
-        kinds = [kind for kind in known if known[kind]]
-        if word in flags:
-            chosen.append(word)
-        elif kinds and kinds[0] not in found:
-            found[kinds[0]] = word
-        elif kinds:
-            raise ValueError(
-                f"{kinds[0]} is given twice: {found[kinds[0]]!r} and {word!r}. Knowledge combines with '+'."
-            )
-        else:
-            bad = next(w for w in word.split("+") if w not in {*knowledge})
-            raise ValueError(
-                f"Unknown word {bad!r} in the config's variant {arg!r}. {near(bad, [*data, *knowledge, *flags])}"
-            )
-    return Variant(found.get("data", data[0]), found.get("knowledge", "response"), tuple(chosen))
+def whole_terms(terms: Mapping[str, Any]) -> ConfigDict:
+    """Returns the terms with all their fields. Raises ValueError for one without `fn`."""
+    return ConfigDict({name: filled(name, fields) for name, fields in terms.items()})
 
 
 def own_data(config: ConfigDict, teacher: ConfigDict) -> dict[str, Any]:
@@ -223,34 +194,3 @@ def own_data(config: ConfigDict, teacher: ConfigDict) -> dict[str, Any]:
 def teachers_of(config: ConfigDict) -> dict[str, ConfigDict]:
     """The teachers by role: "teacher" unless its model has no name, and those of config.teachers."""
     return {**({"teacher": config.teacher} if config.teacher.model.name else {}), **config.teachers}
-
-
-def check_command(arguments: Sequence[str]) -> None:
-    """Raises ValueError with near names where --config=FILE:VARIANT or --config.FIELD=... names what does not exist."""
-    following = [*arguments[1:], ""]
-    joined = [f"--config={b}" if a == "--config" else a for a, b in zip(arguments, following, strict=False)]
-    given = [a.removeprefix("--config=") for a in joined if a.startswith("--config=")]
-    if not given:
-        raise ValueError("Which config? For example --config=configs/cifar_resnet.py:digits")
-    file, colon, variant = given[-1].partition(":")
-    if not Path(file).is_file():
-        raise ValueError(f"There is no config file {file!r}. {near(file, map(str, Path('configs').glob('*.py')))}")
-    spec = importlib.util.spec_from_file_location("config_file", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config(*([variant] if colon else []))
-    for argument in joined:
-        if field := re.match(r"--?config\.([^=]+)", argument):
-            check_field(config, field[1].split("."))
-
-
-def check_field(config: Any, parts: Sequence[str]) -> None:
-    """Raises ValueError with the near names where the config has no field of this path."""
-    for i, word in enumerate(parts):
-        if not isinstance(config, Mapping | ConfigDict):
-            return  # an index into a tuple: ml_collections knows
-        if word not in config:
-            at, name = ".".join(["config", *parts[:i]]), ".".join(parts)
-            hint = f" A new one is given as --{at}=\"{{'{word}': ...}}\"." if parts[i - 1 : i] == ["kwargs"] else ""
-            raise ValueError(f"--config.{name}: {at} has no field {word!r}. {near(word, config)}{hint}")
-        config = config[word]

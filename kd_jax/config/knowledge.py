@@ -13,7 +13,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kd_jax.config.presets import PRESETS, SCHEMES, part, term
+from kd_jax.config.presets import PRESETS, SCHEMES
+from kd_jax.config.terms import filled, part
 from kd_jax.core.paths import Path
 from kd_jax.core.terms import Scheduled, paths_of
 from kd_jax.resolve import check_kwargs, near, resolve
@@ -21,19 +22,30 @@ from kd_jax.types import Memory, Model, Schedule, Term
 
 
 def compose(names: str, **options: Mapping[str, Any]) -> dict[str, Any]:
-    """Terms of "feature+response": the union; where two presets weigh the same term, the smaller weight holds.
+    """Returns the terms of "feature+response": those of all presets together.
 
-    `options` go to the presets by name: compose("feature", feature={"tap": "stage1"}).
+    Presets share the cross-entropy `ce`, with the smallest of their weights. Another term whose name an earlier preset
+    has taken is called after its preset: "kd+dkd" has `kd` and `dkd`. The same preset twice, also under two names
+    ("kd+response"), counts once. `options` go to the presets by name: compose("feature", feature={"tap": "stage1"}).
+    Raises ValueError for a preset that does not exist.
     """
     terms: dict[str, Any] = {}
-    for name in names.split("+"):
-        if name not in PRESETS:
-            raise ValueError(f"Knowledge {name!r} is unknown. {near(name, PRESETS)}")
-        for key, value in PRESETS[name](**options.get(name, {})).items():
-            if key in terms:
-                value = min(value, terms[key], key=lambda t: t["weight"])
-            terms[key] = value
+    for preset in names.split("+"):
+        if preset not in PRESETS:
+            raise ValueError(f"Knowledge {preset!r} is unknown. {near(preset, PRESETS)}")
+        for name, fields in PRESETS[preset](**options.get(preset, {})).items():
+            if name == "ce" and name in terms:
+                fields = min(fields, terms[name], key=lambda fields: fields["weight"])
+            elif name in terms and fields != terms[name]:
+                name, fields = preset, _with_memory(fields, name, preset)
+            terms[name] = fields
     return terms
+
+
+def _with_memory(fields: Mapping[str, Any], name: str, new: str) -> dict[str, Any]:
+    """The term under a new name: its memory lies at extra.<name>."""
+    options = {k: f"extra.{new}" if path == f"extra.{name}" else path for k, path in fields["options"].items()}
+    return {**fields, "options": options}
 
 
 def with_four_stages(terms: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,25 +109,15 @@ def _memory(name: str, fields: Mapping[str, Any], examples: int) -> Memory | Non
     return _make(fields, examples=examples, name=name) if fields["name"] else None
 
 
-def _check_fields(name: str, fields: Mapping[str, Any]) -> None:
-    expected = [*inspect.signature(term).parameters]
-    for field in fields:
-        if field not in expected:
-            raise ValueError(f"Term {name!r} has no field {field!r}. {near(field, expected)}")
-    if missing := [f for f in expected if f not in fields]:
-        raise ValueError(
-            f"Term {name!r} lacks {', '.join(missing)}: kd_jax.config.presets.term fills in what is not given."
-        )
-
-
 def make_terms(config: Mapping[str, Mapping[str, Any]], total_steps: int = 0, examples: int = 0) -> dict[str, Term]:
     """Config -> Terms, for a run of `total_steps` on `examples` training examples.
 
-    Raises ValueError for an unknown loss, argument or field, naming what was probably meant.
+    Of a term `fn` and `inputs` are enough. Raises ValueError for an unknown loss, argument or field, naming what was
+    probably meant.
     """
     terms = {}
-    for name, fields in config.items():
-        _check_fields(name, fields)
+    for name, short in config.items():
+        fields = filled(name, short)
         fn = resolve(fields["fn"])
         check_kwargs(fields["fn"], fn, [*fields["kwargs"], *fields["options"]])
         kwargs = {k: _make(v, total_steps=total_steps) if _is_schedule(v) else v for k, v in fields["kwargs"].items()}

@@ -7,56 +7,12 @@ labelled examples only, teacher terms see all. Schedules count in fractions of t
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-Terms = dict[str, Any]
+from kd_jax.config.terms import Terms, features, part, response, supervised, term
+
 STAGES = ("stage1", "stage2", "stage3")
-
-
-def part(name: str = "", **kwargs: Any) -> dict[str, Any]:
-    """A schedule, connector or memory as a config writes it; "" for none."""
-    return {"name": name, "kwargs": kwargs}
-
-
-def term(
-    fn: str,
-    inputs: tuple[str, ...],
-    targets: tuple[str, ...] = (),
-    *,
-    weight: float = 1.0,
-    kwargs: Mapping[str, Any] | None = None,
-    options: Mapping[str, str] | None = None,
-    where: str = "",
-    connector: dict[str, Any] | None = None,
-    schedule: dict[str, Any] | None = None,
-    memory: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """A term as a config writes it; the fields are those of kd_jax.types.Term. `schedule` multiplies the weight."""
-    fields = dict(
-        fn=fn,
-        inputs=inputs,
-        targets=targets,
-        weight=float(weight),
-        kwargs=dict(kwargs or {}),
-        options=dict(options or {}),
-        where=where,
-        connector=connector or part(),
-        schedule=schedule or part(),
-        memory=memory or part(),
-    )
-    return copy.deepcopy(fields)  # or overriding one term's connector would change its neighbour's
-
-
-def features(side: str, taps: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(f"{side}.features:{tap}" for tap in taps)
-
-
-def supervised(weight: float = 1.0) -> Terms:
-    """Cross-entropy on the labelled examples; `batch.target` is the label, or the mixture of two after mixup."""
-    fn = "losses.task.cross_entropy_loss"
-    return {"ce": term(fn, ("student.logits",), ("batch.target",), weight=weight, where="batch.labelled")}
 
 
 def logits(
@@ -272,7 +228,7 @@ _COMPOSED = "losses.composed."
 PRESETS: dict[str, Callable[..., Terms]] = {
     "supervised": supervised,
     # response
-    "kd": logits(f"{_RESPONSE}kd_loss", 0.9, 0.1, temperature=4.0),
+    "kd": response,
     "soft_ce": logits(f"{_RESPONSE}soft_cross_entropy_loss", 0.9, 0.1, temperature=4.0),
     "logit_mse": logits(f"{_RESPONSE}logit_mse_loss", 0.1),
     "reverse_kl": logits(f"{_RESPONSE}reverse_kl_loss", 0.9, 0.1, temperature=4.0),
@@ -329,4 +285,4 @@ PRESETS: dict[str, Callable[..., Terms]] = {
 # The scheme of methods that change the student, where the others take schemes.offline.build.
 SCHEMES = {"simkd": "schemes.reused_head.build"}
 # The knowledge types of the surveys, each by its first method; `feature` is the hint with the simplest connector.
-PRESETS |= {"response": PRESETS["kd"], "attention": PRESETS["at"], "relation": PRESETS["rkd"]}
+PRESETS |= {"response": response, "attention": PRESETS["at"], "relation": PRESETS["rkd"]}

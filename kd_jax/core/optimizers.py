@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from kd_jax.resolve import check_kwargs, near
 from kd_jax.types import Schedule
 
 SCHEDULES = ("constant", "cosine", "linear", "step")
+MOMENTUM = 0.9  # of sgd, unless its kwargs say otherwise
 
 
 def make_schedule(config: Mapping[str, Any], total_steps: int) -> Schedule:
@@ -59,19 +61,43 @@ def path_mask(pattern: str, matching: bool = True):
     return mask
 
 
-def make_optimizer(config: Mapping[str, Any], total_steps: int) -> optax.GradientTransformation:
-    """clip -> weight decay -> optax.<name>(schedule, **kwargs) -> 0 for what is not trained.
-
-    Weight decay is added to the gradient, as in torch.optim.SGD; for decoupled decay choose "adamw" or "lion" and
-    give `kwargs.weight_decay`. Raises ValueError for a name that optax lacks or an argument that it does not take.
-    """
-    name = config["name"]
+def _factory(name: str) -> Callable[..., optax.GradientTransformation]:
     factory = getattr(optax, name, None)
     if factory is None or not callable(factory):
         names = [n for n in dir(optax) if n.islower() and callable(getattr(optax, n)) and not n.startswith("_")]
         raise ValueError(f"optimizer.name {name!r} is not in optax. {near(name, names)}")
-    kwargs = {k: v for k, v in config["kwargs"].items()}
+    return factory
+
+
+def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields of an optimizer with the defaults that depend on its name written out.
+
+    sgd has momentum 0.9. Where the optimizer decays weights itself (adamw, lion, lamb, ...), `weight_decay` moves to
+    `kwargs.weight_decay`: decoupled from the gradient. What kwargs say already stays. Raises ValueError for a name that
+    optax lacks.
+    """
+    kwargs, decay = dict(config["kwargs"]), config["weight_decay"]
+    if config["name"] == "sgd":
+        kwargs.setdefault("momentum", MOMENTUM)
+    if "weight_decay" in inspect.signature(_factory(config["name"])).parameters:
+        kwargs.setdefault("weight_decay", decay)
+        decay = 0.0
+    return {**config, "kwargs": kwargs, "weight_decay": decay}
+
+
+def make_optimizer(config: Mapping[str, Any], total_steps: int) -> optax.GradientTransformation:
+    """clip -> weight decay -> optax.<name>(schedule, **kwargs) -> 0 for what is not trained.
+
+    Weight decay is added to the gradient, as in torch.optim.SGD and Adam, unless the optimizer has a decay of its own
+    (`with_defaults`). Raises ValueError for a name that optax lacks or an argument that it does not take.
+    """
+    config = with_defaults(config)
+    name, kwargs = config["name"], config["kwargs"]
+    factory = _factory(name)
     check_kwargs(f"optax.{name}", factory, kwargs)
+    if kwargs.get("weight_decay") and config["decay_pattern"] != ".*":
+        check_kwargs(f"optax.{name}", factory, ["mask"])
+        kwargs.setdefault("mask", path_mask(config["decay_pattern"]))
     parts = []
     if config["clip_norm"]:
         parts.append(optax.clip_by_global_norm(config["clip_norm"]))

@@ -26,7 +26,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kd_jax.config.fields import teachers_of
+from kd_jax.config.fields import settled, teachers_of, whole_terms
 from kd_jax.core import optimizers
 from kd_jax.core.many import KINDS, Members, Runs, Single, obstacle, stack
 from kd_jax.core.terms import Scheduled, hyper_of
@@ -63,6 +63,7 @@ class Program:
 def begun(config: ConfigDict, root: Path) -> ConfigDict:
     """The config with what all runs of a sweep share: students only, one order of the data, a compile cache."""
     config = config.copy_and_resolve_references()
+    config.terms = whole_terms(config.terms)
     config.baseline, config.report, config.examples = False, False, 0
     config.view_seed = config.seed if config.view_seed is None else config.view_seed
     if config.members not in ("auto", *KINDS):
@@ -93,7 +94,7 @@ def _split(config: ConfigDict, points: Iterable[Point], traced: set[str], root: 
         fixed = {k: v for k, v in point.items() if k not in traced}
         groups.setdefault(json.dumps(workdir.plain(fixed), sort_keys=True), []).append(point)
     for group in groups.values():
-        own = apply(config, {k: v for k, v in group[0].items() if k not in traced})
+        own = settled(apply(config, {k: v for k, v in group[0].items() if k not in traced}))
         for point in group:
             apply(own, point)  # wrong types are told before anything is trained
         about = {"config": workdir.plain(own), "points": workdir.plain(group)}

@@ -14,7 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from kd_jax.config.fields import check_field
+from kd_jax.config.files import add_field, check_field, may_be_new
 from kd_jax.resolve import near
 
 KINDS = ("log", "uniform", "int")
@@ -135,8 +135,11 @@ def apply(config: ConfigDict, point: Mapping[str, Any]) -> ConfigDict:
     """
     config = config.copy_and_resolve_references()
     for field, value in point.items():
-        check_field(config, field.split("."))
         *parents, last = field.split(".")
+        if may_be_new(config, [*parents, last]):  # an argument that the config leaves to its default
+            add_field(config, [*parents, last], value)
+            continue
+        check_field(config, [*parents, last])
         owner = config
         for name in parents:
             owner = owner[name]

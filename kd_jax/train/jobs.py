@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from kd_jax.cache.attach import attach, stand_in
 from kd_jax.cache.plan import TeacherCache
 from kd_jax.config import knowledge
-from kd_jax.config.fields import own_data, teachers_of
+from kd_jax.config.fields import own_data, settled, teachers_of
 from kd_jax.config.presets import supervised
 from kd_jax.core import optimizers
 from kd_jax.core.paths import roles_read
@@ -50,8 +50,8 @@ def make_model(config: Mapping[str, Any], source: Source) -> Model:
 
 
 def note_given(config: ConfigDict, models: Mapping[str, Model], data: Splits | None) -> ConfigDict:
-    """A copy of the config that tells of the models and data that were given as objects, in place of what it names."""
-    config = config.copy_and_resolve_references()
+    """Returns the settled config, which tells of the models and data given as objects in place of what it names."""
+    config = settled(config)
     with config.unlocked():
         for role, model in models.items():
             config[role].model = ConfigDict({"name": name_of(model), "kwargs": {"given": plain(model)}})
