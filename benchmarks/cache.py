@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 from benchmarks import common
 from configs import cifar_resnet, language, transfer_sets
-from kd_jax.config.presets import supervised
+from kd_jax.config import supervised
 from kd_jax.core.bind import bind, init_state, loaded_variables
 from kd_jax.core.step import make_train_step
 from kd_jax.core.terms import hyper_of

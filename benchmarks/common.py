@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from kd_jax.config.knowledge import compose
+from kd_jax.config import compose
 from kd_jax.core.bind import bind, init_state
 from kd_jax.data.load import load
 from kd_jax.system import parallel, workdir

@@ -26,7 +26,7 @@ from scipy.stats import spearmanr
 from benchmarks import common
 from benchmarks.main_table import finished
 from configs import encoders
-from kd_jax.config.presets import part, supervised
+from kd_jax.config import part, supervised
 from kd_jax.data.splits import hold_out
 from kd_jax.data.text import texts
 from kd_jax.models.adapters import LinenModel

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from benchmarks import common
 from benchmarks.main_table import table
 from configs import cifar_resnet
-from kd_jax.config.presets import PRESETS
+from kd_jax.config import PRESETS
 from kd_jax.train.run import RESULTS
 
 ALIASES = ("supervised", "response", "attention", "relation")

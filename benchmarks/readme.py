@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import RESULTS
-from kd_jax.config.presets import PRESETS
+from kd_jax.config import PRESETS
 
 PLAIN = ("weights", "cache_accuracy", "cache_language", "answers", "language")
 ROOT = Path(__file__).parent.parent

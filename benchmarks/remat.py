@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import common
-from kd_jax.config.fields import base
+from kd_jax.config import base
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.remat import Remat
 from kd_jax.models.vision import cifar_resnet, vit

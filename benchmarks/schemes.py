@@ -23,9 +23,8 @@ from ml_collections import ConfigDict
 
 from benchmarks import common
 from benchmarks.main_table import accuracies, finished, summary
+from kd_jax.config import compose, part, supervised
 from kd_jax.config.fields import teachers_of
-from kd_jax.config.knowledge import compose
-from kd_jax.config.presets import part, supervised
 from kd_jax.core.bind import init_optimizers
 from kd_jax.core.terms import hyper_of
 from kd_jax.files import write_json

@@ -24,9 +24,7 @@ import jax
 import numpy as np
 
 from benchmarks import common
-from kd_jax.config.fields import small_digits
-from kd_jax.config.knowledge import compose
-from kd_jax.config.presets import supervised
+from kd_jax.config import compose, small_digits, supervised
 from kd_jax.core.many import KINDS, Members, stack
 from kd_jax.core.step import answered
 from kd_jax.core.terms import hyper_of

@@ -24,28 +24,36 @@ from kd_jax.types import Memory, Model, Schedule, Term
 def compose(names: str, **options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the terms of "feature+response": those of all presets together.
 
-    Presets share the cross-entropy `ce`, with the smallest of their weights. Another term whose name an earlier preset
-    has taken is called after its preset: "kd+dkd" has `kd` and `dkd`. The same preset twice, also under two names
-    ("kd+response"), counts once. `options` go to the presets by name: compose("feature", feature={"tap": "stage1"}).
-    Raises ValueError for a preset that does not exist.
+    Presets share the cross-entropy `ce`, with the smallest of their weights. Where two presets have another term of one
+    name, the preset of that name keeps it, or else the first; the other term is called after its preset: "kd+dkd" has
+    `kd` and `dkd`. The same preset twice, also under two names ("kd+response"), counts once. `options` go to the
+    presets by name: compose("feature", feature={"tap": "stage1"}). Raises ValueError for a preset that does not exist.
     """
-    terms: dict[str, Any] = {}
+    chosen: dict[str, dict[str, Any]] = {}  # preset -> its terms
     for preset in names.split("+"):
         if preset not in PRESETS:
             raise ValueError(f"Knowledge {preset!r} is unknown. {near(preset, PRESETS)}")
-        for name, fields in PRESETS[preset](**options.get(preset, {})).items():
-            if name == "ce" and name in terms:
-                fields = min(fields, terms[name], key=lambda fields: fields["weight"])
-            elif name in terms and fields != terms[name]:
-                name, fields = preset, _with_memory(fields, name, preset)
-            terms[name] = fields
-    return terms
+        terms = PRESETS[preset](**options.get(preset, {}))
+        if terms not in chosen.values():
+            chosen[preset] = terms
+    shared = [terms["ce"] for terms in chosen.values() if "ce" in terms]
+    result = {"ce": min(shared, key=lambda fields: fields["weight"])} if shared else {}
+    for preset, terms in chosen.items():
+        taken = {name for name in terms if name != "ce" and _keeper(name, chosen) != preset}
+        for name, fields in terms.items():
+            if name in taken:
+                new = preset if len(taken) == 1 else f"{preset}_{name}"
+                options = {k: f"extra.{new}" if p == f"extra.{name}" else p for k, p in fields["options"].items()}
+                result[new] = {**fields, "options": options}  # its memory lies at extra.<its name>
+            elif name != "ce":
+                result[name] = fields
+    return result
 
 
-def _with_memory(fields: Mapping[str, Any], name: str, new: str) -> dict[str, Any]:
-    """The term under a new name: its memory lies at extra.<name>."""
-    options = {k: f"extra.{new}" if path == f"extra.{name}" else path for k, path in fields["options"].items()}
-    return {**fields, "options": options}
+def _keeper(name: str, chosen: Mapping[str, Mapping[str, Any]]) -> str:
+    """The preset whose term keeps the name that several want: the one of that name, or else the first."""
+    wanting = [preset for preset, terms in chosen.items() if name in terms]
+    return name if name in wanting else wanting[0]
 
 
 def with_four_stages(terms: Mapping[str, Any]) -> dict[str, Any]:

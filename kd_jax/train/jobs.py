@@ -17,7 +17,7 @@ from kd_jax.cache.attach import attach, stand_in
 from kd_jax.cache.plan import TeacherCache
 from kd_jax.config import knowledge
 from kd_jax.config.fields import own_data, settled, teachers_of
-from kd_jax.config.presets import supervised
+from kd_jax.config.terms import supervised
 from kd_jax.core import optimizers
 from kd_jax.core.paths import roles_read
 from kd_jax.core.prepare import preparation_of

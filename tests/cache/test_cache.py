@@ -15,7 +15,7 @@ from cached_run import assert_equal, configure, contents, run, splits, student, 
 
 from kd_jax import prng
 from kd_jax.cache.model import decode
-from kd_jax.config.presets import term
+from kd_jax.config import term
 from kd_jax.core.paths import lookup
 from kd_jax.data import answers, batches
 from kd_jax.data.answers import CacheError

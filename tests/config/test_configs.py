@@ -1,5 +1,6 @@
 """Every config resolves its names and fits together in shapes; those of the large sets take steps on random images."""
 
+import ast
 import importlib.util
 import sys
 import types
@@ -11,13 +12,17 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from kd_jax.config.fields import check_command, own_data
-from kd_jax.config.knowledge import PRESETS, compose, make_terms, with_four_stages
+from kd_jax.cli import asked
+from kd_jax.config import PRESETS, compose, with_four_stages
+from kd_jax.config.fields import own_data, settled
+from kd_jax.config.files import words_of
+from kd_jax.config.knowledge import make_terms
 from kd_jax.config.presets import SCHEMES
 from kd_jax.data.arrays import from_arrays
 from kd_jax.data.batches import batch_shapes
 from kd_jax.data.load import load
 from kd_jax.data.source import Source, Splits
+from kd_jax.resolve import resolve
 from kd_jax.system.checkpoint import save_tree
 from kd_jax.system.parallel import make_mesh
 from kd_jax.train import run as train
@@ -58,8 +63,30 @@ def check_student(config) -> None:
     check(jobs["student"], batch_shapes(source, config.train.batch_size), make_mesh(config.mesh.axes))
 
 
+def names_in(fields):
+    """Every name of a module's member that a config holds."""
+    for key, value in fields.items():
+        if hasattr(value, "items"):
+            yield from names_in(value)
+        elif key in ("fn", "name") and isinstance(value, str) and ("." in value or ":" in value):
+            yield value
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
+def test_every_variant_names_what_exists_and_has_a_tiny_form(path):
+    config_file = module(path.stem)
+    words = words_of(config_file)
+    for word in ("", *words.variants, *words.data, *words.flags):
+        config = config_file.get_config(word)
+        for name in names_in(settled(config)):
+            resolve(name)
+        tiny = config_file.get_config(",".join(filter(None, (word, "tiny"))))
+        assert tiny.train.steps <= 10 and tiny.train.epochs == 0 and tiny.eval_every <= 10
+    assert "tiny" in words.flags and ast.get_docstring(ast.parse(path.read_text())).splitlines()[0].endswith((".", ":"))
+
+
 def test_every_method_fits_the_digits():
-    for name in PRESETS:  # those on logits share the name of their term, so that together only one would be left
+    for name in PRESETS:
         make_terms(module("cifar_resnet").get_config(f"digits,{name}").terms, 10, 10)
     for names in ("+".join(n for n in PRESETS if n not in SCHEMES), *SCHEMES):
         check_student(module("cifar_resnet").get_config(f"digits,{names}"))
@@ -198,12 +225,12 @@ def test_teacher_and_student_of_fashion_mnist_share_no_image(monkeypatch):
 
 
 def parse(*arguments: str):
-    """The config that launch.py gets."""
-    values, argv = flags.FlagValues(), ["launch.py", *arguments]
-    config = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
-    check_command(argv[1:])
+    """The config that the command gets."""
+    _, config, rest = asked([*arguments])
+    values, argv = flags.FlagValues(), ["launch.py", *rest]
+    holder = config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
     values(argv)
-    return config.value
+    return holder.value
 
 
 DIGITS = f"--config={CONFIGS}/cifar_resnet.py:digits"
@@ -223,6 +250,50 @@ def test_fields_from_the_command_line():
     assert config.student.model.kwargs.widths == (4, 8, 8)
 
 
+def test_new_terms_and_arguments_from_the_command_line():
+    config = parse(
+        "--config.seed=3",  # before --config too
+        *("--config", f"{CONFIGS}/cifar_resnet.py:digits"),
+        "--config.terms.mine={'fn': 'losses.response.jsd_loss', 'inputs': ('student.logits',), "
+        "'targets': ('teacher.logits',), 'kwargs': {'beta': 0.5}}",
+        *("--config.terms.mine.weight", "0.5"),
+        "--config.train.optimizer.name=adamw",
+        "--config.train.optimizer.kwargs.b2=0.99",
+        "--config.student.model.kwargs.widths=(4, 8, 8)",
+    )
+    assert config.seed == 3 and config.student.model.kwargs.widths == (4, 8, 8)
+    mine = make_terms(config.terms, 10, 10)["mine"]
+    assert mine.weight == 0.5 and mine.kwargs == {"beta": 0.5} and mine.targets == ("teacher.logits",)
+    optimizer = settled(config).train.optimizer
+    assert optimizer.kwargs.to_dict() == {"b2": 0.99, "weight_decay": 5e-4} and optimizer.weight_decay == 0.0
+
+
+def test_what_a_run_writes_down_has_the_defaults_of_its_optimizers():
+    config = module("adversarial").get_config("hinge")
+    config.optimizers.discriminator.kwargs.b1 = 0.3
+    config.teacher.train.optimizer.kwargs.momentum = 0.5
+    config.terms.mine = {"fn": "losses.response.kd_loss", "inputs": ("student.logits",)}
+    whole = settled(config)
+    assert whole.train.optimizer.kwargs.to_dict() == {"momentum": 0.9}
+    assert whole.teacher.train.optimizer.kwargs.to_dict() == {"momentum": 0.5}
+    assert whole.optimizers.discriminator.kwargs.to_dict() == {"b1": 0.3}
+    assert whole.terms.mine.weight == 1.0 and whole.terms.mine.connector.name == ""
+    assert settled(whole).to_json() == whole.to_json()
+    assert "momentum" not in config.train.optimizer.kwargs and "weight" not in config.terms.mine
+
+
+def test_a_config_file_is_executed_once(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        f"from pathlib import Path\nimport kd_jax\n\n\ndef get_config():\n"
+        f"    with open({str(tmp_path / 'count')!r}, 'a') as file:\n        file.write('x')\n    return kd_jax.base()\n"
+    )
+    assert parse(f"--config={path}", "--config.seed=5").seed == 5
+    assert (tmp_path / "count").read_text() == "x"
+    with pytest.raises(ValueError, match="has no variants.*'digits'"):
+        parse(f"--config={path}:digits")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -234,7 +305,11 @@ def test_fields_from_the_command_line():
             "no field 'temprature'.*'temperature'.*--config.terms.kd.kwargs=",
         ),
         ([DIGITS, "--config.terms.at.weight=1"], "config.terms has no field 'at'.*kd"),
-        (["--config=configs/cifar_resnt.py"], "no config file 'configs/cifar_resnt.py'.*cifar_resnet"),
+        ([DIGITS, "--config.terms.at={'f': 1}"], "Term 'at' has no field 'f'. Did you mean 'fn'"),
+        ([DIGITS, "--config.terms.at=kd_loss"], "Term 'at' is 'kd_loss', not a mapping such as"),
+        ([f"--config={CONFIGS.parent}/README.md"], "README.md is no Python file"),
+        ([f"--config={CONFIGS.parent}/launch.py"], "launch.py defines no function get_config"),
+        (["--config=configs/cifar_resnt.py"], "no config file 'configs/cifar_resnt.py'.*configs/cifar_resnet.py"),
         (["--config.seed=1"], "Which config"),
     ],
 )

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from kd_jax.config.knowledge import compose, make_terms
-from kd_jax.config.presets import part, term
+from kd_jax.config import compose, part, term
+from kd_jax.config.knowledge import make_terms
 from kd_jax.core.terms import options_of, term_value
 from kd_jax.losses import response
 from kd_jax.types import Memory, Outputs
@@ -61,7 +61,10 @@ def own_module(tmp_path, monkeypatch):
         (kd(memory=part("losses.composed.contrastiv_memory")), r"Did you mean 'contrastive_memory'"),
         (kd(memory=part("losses.composed.contrastive_memory", widht=8)), r"argument 'widht'. Did you mean 'width'"),
         (kd(wieght=1.0), r"Term 'kd' has no field 'wieght'. Did you mean 'weight'"),
-        ({"kd": {"fn": "losses.response.kd_loss", "kwargs": {}}}, r"Term 'kd' lacks inputs, targets.*presets.term"),
+        ({"kd": {"fn": "losses.response.kd_loss", "kwargs": {}}}, r"Term 'kd' lacks inputs: fn is a loss"),
+        ({"kd": {"inputs": ("student.logits",)}}, r"Term 'kd' lacks fn"),
+        (kd(inputs="student.logits"), r"Term 'kd': inputs are several paths, \('student.logits',\), not one string"),
+        ({"kd": "losses.response.kd_loss"}, r"Term 'kd' is 'losses.response.kd_loss', not a mapping such as"),
     ],
 )
 def test_a_misspelt_name_is_answered_with_the_near_one(fields, message):
@@ -118,6 +121,20 @@ def test_a_loss_a_schedule_and_a_memory_of_the_users_own(own_module):
         make_terms({"mine": {**fields, "fn": f"{own_module}:own_los"}})
     with pytest.raises(ValueError, match="takes no argument 'powr'. Did you mean 'power'"):
         make_terms({"mine": {**fields, "kwargs": {"powr": 1.0}}})
+
+
+@pytest.mark.parametrize("make", [dict, ConfigDict])
+def test_a_loss_and_its_paths_are_enough(make):
+    short = make({"fn": "losses.response.kd_loss", "inputs": ["student.logits"], "targets": ["teacher.logits"]})
+    made = make_terms({"mine": short})["mine"]
+    assert (
+        made == make_terms({"mine": term("losses.response.kd_loss", ("student.logits",), ("teacher.logits",))})["mine"]
+    )
+    assert made.weight == 1.0 and made.inputs == ("student.logits",) and made.kwargs == {} and made.where is None
+    warm = {**short, "schedule": {"name": "core.schedules.until", "kwargs": {"fraction": 0.5}}, "weight": 2}
+    assert [float(make_terms({"mine": warm}, 10)["mine"].weight(jnp.int32(s))) for s in (0, 9)] == [2.0, 0.0]
+    connected = {**short, "connector": {"name": "models.connectors.auto"}}
+    assert make_terms({"mine": connected})["mine"].connector is not None
 
 
 def test_a_function_stands_for_its_name():

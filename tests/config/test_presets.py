@@ -6,9 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from kd_jax.config import knowledge
-from kd_jax.config.fields import base
-from kd_jax.config.presets import PRESETS
+from kd_jax.config import PRESETS, base, knowledge
 from kd_jax.core.bind import bind, init_state
 from kd_jax.core.step import make_train_step
 from kd_jax.core.terms import hyper_of
@@ -127,11 +125,41 @@ def test_unlabelled_rows_take_the_teachers_class(digits):
     np.testing.assert_allclose(dkd_transfer_loss(s, t, labels), dkd_loss(s, t, filled))
 
 
-def test_combination_keeps_the_smaller_weight_of_a_shared_term():
+def test_presets_share_the_cross_entropy_of_the_smaller_weight():
     terms = knowledge.compose("feature+response")
     assert set(terms) == {"ce", "hint", "kd"} and terms["ce"]["weight"] == 0.1
     with pytest.raises(ValueError, match="'feature'"):
         knowledge.compose("featur")
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("kd+dkd", {"kd": "kd", "dkd": "dkd"}),
+        ("dist+kd", {"dist": "dist", "kd": "kd"}),  # in any order the preset of that name keeps it
+        ("dist+dkd", {"kd": "dist", "dkd": "dkd"}),
+        ("crd+cc", {"embed": "crd", "cc": "cc"}),
+        ("cc+crd", {"embed": "cc", "crd": "crd"}),
+        ("feature+fitnet", {"hint": "feature", "fitnet": "fitnet"}),
+        ("rkd_angle+rkd_distance+rkd", {"rkd": "rkd", "rkd_angle": "rkd_angle", "rkd_distance": "rkd_distance"}),
+        ("kd+response+kd", {"kd": "kd"}),  # one preset under two names
+    ],
+)
+def test_presets_of_one_term_name_all_train(names, expected):
+    terms = knowledge.compose(names)
+    assert set(terms) == {"ce", *expected}
+    for term, preset in expected.items():
+        (alone,) = (fields for name, fields in PRESETS[preset]().items() if name != "ce")
+        assert {**terms[term], "options": {}} == {**alone, "options": {}}
+    assert len(knowledge.make_terms(terms, 10, 10)) == len(terms)
+
+
+def test_several_terms_of_a_preset_are_renamed_apart():
+    terms = knowledge.compose("at+attention", attention={"weight": 1.0})
+    assert {n: t["weight"] for n, t in terms.items() if n != "ce"} == {
+        **{f"at_stage{i}": 1000.0 for i in (1, 2, 3)},
+        **{f"attention_at_stage{i}": 1.0 for i in (1, 2, 3)},
+    }
 
 
 def test_a_preset_is_made_of_plain_values(digits):

@@ -13,9 +13,8 @@ import token_toy
 import toy
 
 from kd_jax import report
-from kd_jax.config import fields
-from kd_jax.config.knowledge import compose, make_terms
-from kd_jax.config.presets import supervised, term
+from kd_jax.config import compose, fields, supervised, term
+from kd_jax.config.knowledge import make_terms
 from kd_jax.core.bind import bind, init_state
 from kd_jax.core.evaluate import finish, token_sums
 from kd_jax.core.step import make_train_step

@@ -16,8 +16,7 @@ import pytest  # noqa: E402
 import several  # noqa: E402
 import toy  # noqa: E402
 
-from kd_jax.config.fields import base, training  # noqa: E402
-from kd_jax.config.presets import supervised, term  # noqa: E402
+from kd_jax.config import base, supervised, term, training  # noqa: E402
 from kd_jax.data import answers  # noqa: E402
 from kd_jax.data.arrays import from_arrays  # noqa: E402
 from kd_jax.system.checkpoint import load_tree  # noqa: E402

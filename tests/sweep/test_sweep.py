@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tiny_sweep import RATE, TEMPERATURE, tiny
 
-from kd_jax.config.fields import training
+from kd_jax.config import training
 from kd_jax.core import optimizers
 from kd_jax.core.many import Single
 from kd_jax.models.mlp import mlp

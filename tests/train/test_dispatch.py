@@ -115,8 +115,7 @@ def test_streamed_data_and_sizes_that_never_fit_are_refused(monkeypatch):
 
 def test_a_convolution_network_with_augmentation_is_equal_too(tmp_path):
     from configs import cifar_resnet
-    from kd_jax.config.fields import make_tiny
-    from kd_jax.config.presets import supervised
+    from kd_jax.config import make_tiny, supervised
     from kd_jax.train import run as train
 
     tables = []

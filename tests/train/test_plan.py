@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from kd_jax.config.fields import base, training
+from kd_jax.config import base, training
 from kd_jax.core import optimizers
 from kd_jax.core.prepare import preparation_of
 from kd_jax.data.arrays import from_arrays
@@ -157,7 +157,7 @@ def test_other_schedules_end_with_the_run(name, expected):
         ({"warmup": -0.1}, "not -0.1"),
         ({"name": "adamm"}, "optimizer.name 'adamm' is not in optax. Did you mean .*'adam'"),
         ({"name": "losses"}, "'losses' is not in optax"),
-        ({"name": "adam"}, "'optax.adam' takes no argument 'momentum'"),  # left over from sgd
+        ({"name": "adam", "kwargs": {"momentum": 0.9}}, "'optax.adam' takes no argument 'momentum'"),
         ({"kwargs": {"momentun": 0.9}}, "takes no argument 'momentun'. Did you mean 'momentum'"),
     ],
 )
@@ -187,6 +187,40 @@ def test_weight_decay_is_added_to_the_gradient_of_parameters_that_match():
     np.testing.assert_allclose(update["norm"]["scale"], -1.5, rtol=1e-6)
     np.testing.assert_allclose(update["norm"]["bias"], -1.0, rtol=1e-6)
     np.testing.assert_allclose(first_update(0.0, weight_decay=0.1)["norm"]["bias"], -0.7, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "decay"),
+    [
+        ("sgd", {"momentum": 0.9}, 5e-4),
+        *((name, {}, 5e-4) for name in ("adam", "adafactor", "rmsprop", "yogi")),
+        *((name, {"weight_decay": 5e-4}, 0.0) for name in ("adamw", "lion", "lamb", "nadamw")),
+    ],
+)
+def test_every_optimizer_is_a_name_alone(name, kwargs, decay):
+    """With the defaults of optax, sgd's momentum and one weight decay."""
+    fields = optimizer(name=name)
+    whole = optimizers.with_defaults(fields)
+    assert whole["kwargs"] == kwargs and whole["weight_decay"] == decay
+    assert optimizers.with_defaults(whole) == whole
+    tx = optimizers.make_optimizer(fields, 10)
+    updates, _ = tx.update(PARAMS, tx.init(PARAMS), PARAMS)
+    assert all(bool(jnp.isfinite(u).all()) for u in jax.tree.leaves(updates))
+
+
+def test_decoupled_decay_is_of_the_parameters_that_match_too():
+    changes = dict(name="adamw", learning_rate=1.0, schedule="constant", weight_decay=0.1)
+    tx = optimizers.make_optimizer(optimizer(**changes, decay_pattern="kernel$"), 10)
+    zero = jax.tree.map(jnp.zeros_like, PARAMS)
+    updates = tx.update(zero, tx.init(PARAMS), PARAMS)[0]["student"]
+    np.testing.assert_allclose(updates["conv"]["kernel"], -0.3, rtol=1e-6)
+    np.testing.assert_array_equal(updates["norm"]["scale"], 0.0)
+
+
+def test_what_kwargs_say_stays():
+    whole = optimizers.with_defaults(optimizer(name="adamw", kwargs={"weight_decay": 0.01, "b1": 0.5}))
+    assert whole["kwargs"] == {"weight_decay": 0.01, "b1": 0.5} and whole["weight_decay"] == 0.0
+    assert optimizers.with_defaults(optimizer(kwargs={"momentum": 0.0}))["kwargs"] == {"momentum": 0.0}
 
 
 def test_the_gradient_is_clipped_before_the_decay():
