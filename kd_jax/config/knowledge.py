@@ -42,9 +42,7 @@ def compose(names: str, **options: Mapping[str, Any]) -> dict[str, Any]:
         taken = {name for name in terms if name != "ce" and _keeper(name, chosen) != preset}
         for name, fields in terms.items():
             if name in taken:
-                new = preset if len(taken) == 1 else f"{preset}_{name}"
-                options = {k: f"extra.{new}" if p == f"extra.{name}" else p for k, p in fields["options"].items()}
-                result[new] = {**fields, "options": options}  # its memory lies at extra.<its name>
+                result[preset if len(taken) == 1 else f"{preset}_{name}"] = fields
             elif name != "ce":
                 result[name] = fields
     return result

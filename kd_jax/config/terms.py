@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -52,6 +53,8 @@ def filled(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises ValueError for a field that no term has, naming what was probably meant, and where one of the two is missing.
     """
+    if not re.fullmatch(r"[\w-]+", name):
+        raise ValueError(f"Term {name!r}: the name of a term is letters, digits, _ and -, since paths hold it.")
     if not hasattr(fields, "keys"):
         raise ValueError(f"Term {name!r} is {fields!r}, not a mapping such as {{'fn': '{KD}', 'inputs': (...)}}.")
     expected = inspect.signature(term).parameters

@@ -63,6 +63,7 @@ def own_module(tmp_path, monkeypatch):
         (kd(wieght=1.0), r"Term 'kd' has no field 'wieght'. Did you mean 'weight'"),
         ({"kd": {"fn": "losses.response.kd_loss", "kwargs": {}}}, r"Term 'kd' lacks inputs: fn is a loss"),
         ({"kd": {"inputs": ("student.logits",)}}, r"Term 'kd' lacks fn"),
+        ({"my@kd": kd()["kd"]}, r"Term 'my@kd': the name of a term is letters, digits, _ and -"),
         (kd(inputs="student.logits"), r"Term 'kd': inputs are several paths, \('student.logits',\), not one string"),
         ({"kd": "losses.response.kd_loss"}, r"Term 'kd' is 'losses.response.kd_loss', not a mapping such as"),
     ],

@@ -1,7 +1,6 @@
 """The config that sweeps are tested with, and the fields that they vary."""
 
-from kd_jax.config.fields import small_digits, training
-from kd_jax.config.knowledge import compose
+from kd_jax.config import compose, small_digits, training
 
 TEMPERATURE, RATE = "terms.kd.kwargs.temperature", "train.optimizer.learning_rate"
 

@@ -9,8 +9,7 @@ import optax
 import pytest
 from flax import nnx
 
-from kd_jax.config import knowledge
-from kd_jax.config.fields import base, part, training
+from kd_jax.config import base, knowledge, part, training
 from kd_jax.data.load import load
 from kd_jax.models.adapters import LinenModel, NNXModel
 from kd_jax.models.lora import lora
