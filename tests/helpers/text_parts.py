@@ -7,6 +7,7 @@ import scheme_checks
 import token_toy
 import toy
 
+from kd_jax.config import base
 from kd_jax.config.knowledge import make_terms
 from kd_jax.core.bind import bind, init_state
 from kd_jax.models.adapters import LinenModel
@@ -29,7 +30,7 @@ def sources():
 
 def parts(method="word", steps=8):
     roles = {"student": Role(decoder(), INPUTS, group="student"), "teacher": Role(decoder(12), INPUTS)}
-    config = CONFIG.defaults.base()
+    config = base()
     CONFIG.set_method(config, method, PROMPT)
     made = toy.parts(roles, make_terms(config.terms), steps, **sources())
     return made, dict(config.scheme.kwargs)
