@@ -187,10 +187,7 @@ def _compute(
     share = places.shape[1]
     rows = functools.partial(_rows_of_step, content.starts, chunks, places, size)
     mine = next((i for i, (process, _) in enumerate(writers) if process == jax.process_index()), None)
-    steps = range(len(chunks) * (size // share))
-    if len(chunks):  # of the last round only what there is
-        last = min(size, content.rows - int(chunks[-1][0]) * size)
-        steps = range((len(chunks) - 1) * (size // share) + -(-last // share))
+    steps = _steps(chunks, size, share, content.rows)
     batches = batches_of(source, rows, steps, batch_size, sharding=sharding, seed=cache.seed if train else None)
     answer = jax.jit(_answer(cache, train), out_shardings=(sharding, parallel.replicated(sharding.mesh)))
     progress = Progress(f"{cache.name}/{split}", len(steps), 0, batch_size, enabled=parallel.is_lead())
@@ -202,11 +199,7 @@ def _compute(
                 _check_single(cache, batch, placed[1])
             fields, wrong = answer(*placed, batch)
             if int(wrong) < batch_size:
-                index, view = (int(x[int(wrong)]) for x in rows(step))
-                raise CacheError(
-                    f"The {cache.name}'s answer to example {index}, view {view}, of {split} is no number or does not "
-                    f"fit {cache.store.dtype}: config.{cache.name}.cache.dtype, or the teacher itself."
-                )
+                raise _no_number(cache, split, *(int(x[int(wrong)]) for x in rows(step)))
             number, part = divmod(step, size // share)
             if mine is not None:
                 for name, x in fields.items():
@@ -218,6 +211,21 @@ def _compute(
     finally:
         writer.close()
         progress.close()
+
+
+def _steps(chunks: np.ndarray, size: int, share: int, rows: int) -> range:
+    """The steps of all rounds of chunks, in the last of which only what there is."""
+    if not len(chunks):
+        return range(0)
+    last = min(size, rows - int(chunks[-1][0]) * size)
+    return range((len(chunks) - 1) * (size // share) + -(-last // share))
+
+
+def _no_number(cache: TeacherCache, split: str, index: int, view: int) -> CacheError:
+    return CacheError(
+        f"The {cache.name}'s answer to example {index}, view {view}, of {split} is no number or does not "
+        f"fit {cache.store.dtype}: config.{cache.name}.cache.dtype, or the teacher itself."
+    )
 
 
 def _check_single(cache: TeacherCache, batch: Mapping[str, Array], extra: PyTree) -> None:

@@ -12,6 +12,7 @@ if it is None), whatever their own seed, which decides initial weights and dropo
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import shlex
@@ -32,6 +33,7 @@ from kd_jax.core.many import KINDS, Members, Runs, Single, obstacle, stack
 from kd_jax.core.terms import Scheduled, hyper_of
 from kd_jax.files import write_json
 from kd_jax.report.surface import write_sweep
+from kd_jax.resolve import resolve
 from kd_jax.sweep import table
 from kd_jax.sweep.fastest import fastest
 from kd_jax.sweep.spec import Point, Spec, apply
@@ -144,22 +146,25 @@ def _is_traced(field: str, config: ConfigDict, scheme: Scheme) -> bool:
     parts = field.split(".")
     if parts[0] != "terms":
         return True
-    own, number = config.terms[parts[1]], np.float32(_value(config, field))
-    found = []
+    fn, number = resolve(config.terms[parts[1]]["fn"]), np.float32(_value(config, field))
+    leaves = []
     for stage in scheme.stages:
         hyper = hyper_of(stage)
         for phase in stage.phases:
-            found += [_leaf(hyper[phase.group], parts)] if parts[1] in phase.terms else []
+            leaves += [_leaf(hyper[phase.group], parts)] if parts[1] in phase.terms else []
             others = [term for name, term in phase.terms.items() if name not in config.terms]
-            if any(_may_be(term, own["fn"]) for term in others):
+            if any(_may_be(term, fn) for term in others):
                 return False
-    return bool(found) and all(leaf is not None and np.float32(leaf) == number for leaf in found)
+    return bool(leaves) and all(leaf is not None and np.float32(leaf) == number for leaf in leaves)
 
 
-def _may_be(term: Term, name: str) -> bool:
+def _may_be(term: Term, fn: Any) -> bool:
     """Whether a term that the scheme named may be one of the config's with this loss."""
     opaque = callable(term.weight) and not isinstance(term.weight, Scheduled)
-    return opaque or getattr(term.fn, "__name__", "") == name.rpartition(".")[2].rpartition(":")[2]
+    loss = term.fn
+    while isinstance(loss, functools.partial):
+        loss = loss.func
+    return opaque or loss is fn
 
 
 def _value(config: ConfigDict, field: str) -> Any:
