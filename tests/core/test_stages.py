@@ -8,8 +8,9 @@ import pytest
 import toy
 from two_stages import SETTINGS, SOURCES, Killed, scheme
 
+from kd_jax.core import many
 from kd_jax.system.checkpoint import Checkpoints
-from kd_jax.train import dispatch, loop
+from kd_jax.train import loop
 from kd_jax.types import Call, Phase, Scheme, Stage
 
 
@@ -44,8 +45,8 @@ def test_the_boundary_is_saved(tmp_path):
 
 def test_one_program_for_stages_of_the_same_phases_scores_after_each_and_a_summary(tmp_path, monkeypatch):
     made = []
-    original = dispatch.make_train_step
-    monkeypatch.setattr(dispatch, "make_train_step", lambda *args: made.append(args[1].name) or original(*args))
+    original = many.make_train_step
+    monkeypatch.setattr(many, "make_train_step", lambda *args: made.append(args[1].name) or original(*args))
     phases = (Phase("student", (Call("student"),), {"ce": toy.ce()}, optax.sgd(0.1)),)
     stages = (Stage(4, phases, name="one", selects=False), Stage(4, phases, name="two"))
     section = {"kind": "table", "title": "t", "lead": "l", "columns": ["a"], "rows": [[1]]}
