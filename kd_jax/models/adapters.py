@@ -256,6 +256,9 @@ def _to_dict(state: nnx.State) -> dict[str, Any]:
 
 def _to_state(template: nnx.State, values: Mapping[str, Any]) -> nnx.State:
     flat = traverse_util.flatten_dict(values)
+    paths = {"/".join(map(str, path)) for path, _ in nnx.to_flat_state(template)}
+    if missing := paths - {"/".join(path) for path in flat}:
+        raise ValueError(f"the network needs values that it was not given: {', '.join(sorted(missing))}")
     return nnx.from_flat_state([(p, v.replace(flat[tuple(map(str, p))])) for p, v in nnx.to_flat_state(template)])
 
 

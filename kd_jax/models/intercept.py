@@ -46,6 +46,13 @@ class Layer:
         return value.get_value() if isinstance(value, nnx.Param) else None
 
 
+def first_input(layer: Layer, args: tuple[Any, ...]) -> Array:
+    """Returns what the layer reads; ValueError where it is called by keywords alone."""
+    if not args:
+        raise ValueError(f"the layer {layer.path!r} is called by keywords alone: give its input first, by position")
+    return args[0]
+
+
 @contextlib.contextmanager
 def intercepted(interceptor: Interceptor) -> Iterator[None]:
     """Runs `interceptor(layer, *args, **kwargs)` for each call of a module inside; what is opened last is innermost."""

@@ -34,7 +34,7 @@ from flax import nnx, traverse_util
 
 from kd_jax import prng
 from kd_jax.models.adapters import LinenModel, NNXModel, as_model
-from kd_jax.models.intercept import Layer, intercepted
+from kd_jax.models.intercept import Layer, first_input, intercepted
 from kd_jax.models.language.decoder_parts import Dense
 from kd_jax.models.remat import Remat
 from kd_jax.resolve import call, near
@@ -100,7 +100,7 @@ class LoraModel:
                 return y
             adapted.add(layer.path)
             a, b = (layer.parameter(BESIDE + name).astype(y.dtype) for name in ("a", "b"))
-            return y + (args[0].astype(y.dtype) @ a) @ b
+            return y + (first_input(layer, args).astype(y.dtype) @ a) @ b
 
         with intercepted(adapt):
             outputs, stats = self.network.apply(joined, stats, *inputs, train=train, key=key, taps=taps)

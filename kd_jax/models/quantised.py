@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax.models.intercept import Layer, intercepted
+from kd_jax.models.intercept import Layer, first_input, intercepted
 from kd_jax.types import Array, Model, Outputs, PyTree
 
 FLOAT = 32  # this number of bits, or more, leaves a value as it is
@@ -40,7 +40,7 @@ class Quantised:
     fewer. With `activations`, what every layer with such a kernel reads is rounded too, with one step an example, from
     its largest value: nothing has to be calibrated, and a batch's other rows do not matter.
     The gradient of a rounded value is that of the value. params and stats are those of `model`.
-    Errors: ValueError if `pattern` matches nothing, or no Linen layer reads what `activations` would round.
+    Errors: ValueError if `pattern` matches nothing, or no layer of Linen or NNX reads what `activations` would round.
     Bengio, Leonard, Courville, "Estimating or Propagating Gradients Through Stochastic Neurons", 2013, arXiv 1308.3432;
     Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", 2017,
     arXiv 1712.05877, where steps of activations are running averages and BatchNorm is folded in. Ternary weights: Li,
@@ -116,9 +116,9 @@ def _rounded_inputs(bits: Array, pattern: str) -> Iterator[None]:
     layers = []
 
     def intercept(layer: Layer, /, *args: Any, **kwargs: Any) -> Any:
-        if args and layer.parameter("kernel") is not None and re.search(pattern, f"{layer.path}/kernel".lstrip("/")):
+        if layer.parameter("kernel") is not None and re.search(pattern, f"{layer.path}/kernel".lstrip("/")):
             layers.append(layer.path)
-            args = (rounded_input(args[0], bits), *args[1:])
+            args = (rounded_input(first_input(layer, args), bits), *args[1:])
         return layer.call(*args, **kwargs)
 
     with intercepted(intercept):

@@ -116,6 +116,8 @@ def test_lora_refuses_what_is_no_linear_layer(variables):
     adapters, _ = model.init(KEY, X, params)
     with pytest.raises(ValueError, match=r"chooses \['conv'\], which did not run as linear layers.*head"):
         model.apply(adapters, stats, X, params, train=False, key=KEY)
+    with pytest.raises(ValueError, match="not given: conv/bias, conv/kernel"):
+        NNXModel(Convolves).apply({"head": params["head"]}, stats, X, train=False, key=KEY)
     with pytest.raises(ValueError, match="the parameter 'head/2/kernel' fits no module of Convolves"):
         NNXModel(Convolves).apply(
             {**params, "head": {**params["head"], "2": {"kernel": X}}}, stats, X, train=False, key=KEY
@@ -162,6 +164,13 @@ def test_rounded_weights_and_activations(variables):
     outputs, _ = applied(rounding, params, stats, X, bits(32, 4), taps=("stem",))
     np.testing.assert_allclose(outputs.features["stem"], stem, rtol=1e-5, atol=1e-6)
     assert 0 < jnp.abs(outputs.logits - exact).max() < 1
+
+    class ByKeyword(Net):
+        def __call__(self, x):
+            return self.stem(inputs=x)
+
+    with pytest.raises(ValueError, match="'stem' is called by keywords alone"):
+        applied(Quantised(NNXModel(ByKeyword), activations=True), params, stats, X, bits(4, 4))
 
 
 @pytest.mark.parametrize("modules", [r"blocks/\d$", ""])
