@@ -39,8 +39,8 @@ def test_weights_are_integers_times_the_step_with_the_least_error(number):
         errors = [
             ((kernel[:, channel] - s * np.clip(np.round(kernel[:, channel] / s), -top, top)) ** 2).sum() for s in steps
         ]
-        found = ((kernel[:, channel] - rounded.reshape(-1, 5)[:, channel]) ** 2).sum()
-        np.testing.assert_allclose(found, min(errors), rtol=1e-3, atol=1e-12)
+        error = ((kernel[:, channel] - rounded.reshape(-1, 5)[:, channel]) ** 2).sum()
+        np.testing.assert_allclose(error, min(errors), rtol=1e-3, atol=1e-12)
     assert (rounded[..., 3] == 0).all()
 
 

@@ -105,7 +105,7 @@ def decoding(module: Seq2Seq) -> Decoding:
 
 
 def encoded(module: Seq2Seq, params: PyTree, source: Array, source_mask: Array | None, size: int) -> Memory:
-    """The cache of a source int [batch, source length], with room for `size` target tokens (prompt and new ones)."""
+    """Returns the cache of a source int [batch, source length], with room for `size` target tokens, prompt included."""
     memory, mask = module.apply({"params": params}, source, source_mask, method="encode")
     empty = decoders.decoding(Decoder(module.target, cross_attends=True)).start(params, source.shape[0], size)
     return Memory(empty, mask, memory)

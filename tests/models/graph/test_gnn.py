@@ -33,25 +33,25 @@ def applied(layer):
     return params, jax.jit(layer.apply)({"params": params}, GRAPH["features"], GRAPH)
 
 
-def close(found, expected):
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+def close(logits, expected):
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_gcn_layer():
-    params, found = applied(gnn.GCNLayer(2))
-    close(found, S @ X @ params["kernel"]["kernel"] + params["bias"])
+    params, logits = applied(gnn.GCNLayer(2))
+    close(logits, S @ X @ params["kernel"]["kernel"] + params["bias"])
 
 
 def test_sage_layer():
-    params, found = applied(gnn.SAGELayer(2))
+    params, logits = applied(gnn.SAGELayer(2))
     mean = JOINED / JOINED.sum(1, keepdims=True)
-    own, others = params["own"], params["neighbours"]["kernel"]
-    close(found, X @ own["kernel"] + own["bias"] + mean @ X @ others)
+    itself, neighbours = params["own"], params["neighbours"]["kernel"]
+    close(logits, X @ itself["kernel"] + itself["bias"] + mean @ X @ neighbours)
 
 
 @pytest.mark.parametrize("last", [False, True])
 def test_gat_layer(last):
-    params, found = applied(gnn.GATLayer(4, last, heads=2))
+    params, logits = applied(gnn.GATLayer(4, last, heads=2))
     heads = 1 if last else 2
     x = (X @ params["kernel"]["kernel"]).reshape(N, heads, -1)
     to, of = ((x * params[name]).sum(-1) for name in ("receiver", "sender"))
@@ -59,7 +59,7 @@ def test_gat_layer(last):
     score = np.where(score > 0, score, 0.2 * score)
     share = np.exp(score) * JOINED[..., None]
     share /= share.sum(1, keepdims=True)
-    close(found, np.einsum("ijh,jhd->ihd", share, x).reshape(N, 4) + params["bias"])
+    close(logits, np.einsum("ijh,jhd->ihd", share, x).reshape(N, 4) + params["bias"])
 
 
 @pytest.mark.parametrize("make", [gnn.gcn, gnn.sage, gnn.gat])
@@ -74,12 +74,12 @@ def test_networks(make):
         lambda key, node, train: model.apply(params, stats, GRAPH, node, train=train, key=key, taps=("head",))[0],
         static_argnums=2,
     )
-    seen = apply(KEY, NODE, False)
-    close(seen.logits, np.asarray(seen.features["head"])[NODE])
+    outputs = apply(KEY, NODE, False)
+    close(outputs.logits, np.asarray(outputs.features["head"])[NODE])
     again = apply(jax.random.key(1), NODE, False)
-    np.testing.assert_array_equal(again.logits, seen.logits)
+    np.testing.assert_array_equal(again.logits, outputs.logits)
     trained = apply(KEY, NODE, True).logits
-    assert (trained != seen.logits).any() and (trained[1] == trained[2]).all()  # one node, one mask
+    assert (trained != outputs.logits).any() and (trained[1] == trained[2]).all()  # one node, one mask
 
 
 def test_no_head_of_half_a_number():
