@@ -4,12 +4,14 @@ import ast
 import importlib
 import json
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks import readme
+from kd_jax.config import files
 from kd_jax.resolve import resolve
 
 ROOT = Path(__file__).parent.parent
@@ -67,16 +69,15 @@ def test_files_and_modules_exist(page):
 @each_page
 def test_configs_their_variants_and_fields_exist(page):
     for words in commands(page):
-        files = re.findall(r"configs/(\w+)\.py(?::([\w,+.-]*\w))?", words)
-        for name, variant in files:
-            config = importlib.import_module(f"configs.{name}").get_config(*([variant] if variant else []))
-        if not files:
-            config = importlib.import_module("configs.cifar_resnet").get_config("digits")
-        for field in re.findall(r"--config\.([\w.]*\w)[ =`]", words + "`"):
-            at = config
-            for word in field.split("."):
-                assert word in at, f"--config.{field} in {words!r}"
-                at = at[word]
+        for file, variant in re.findall(r"configs/(\w+\.py)(?::([\w,+.-]*\w))?", words):
+            module = files.load(files.locate(file))
+            assert files.words_of(module) if variant == "help" else files.config_of(module, variant)
+        if "--config." in words:
+            arguments = [a for a in shlex.split(words, comments=True) if a[:8] == "--config"]
+            name = next((a.removeprefix("--config=") for a in arguments if a[:9] == "--config="), "")
+            file, _, variant = (name if ".py" in name else "cifar_resnet.py:digits").partition(":")
+            fields = [a for a in arguments if a.startswith("--config.") and "<" not in a]
+            files.with_new_fields(files.config_of(files.load(files.locate(file)), variant), fields)
 
 
 @each_page
