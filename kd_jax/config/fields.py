@@ -57,8 +57,9 @@ def teacher_fields(name: str = "", data: Mapping[str, Any] | None = None, **chan
         dict(
             model=dict(name=name, kwargs={}),
             inputs=("batch.image",),  # what it reads: paths into the prepared batch or config.extra
-            # Where its training starts, instead of at random: a function (model, key, **kwargs) -> (params, stats),
-            # such as models.language.pretrained.load. With train.steps=0 and train.epochs=0 it teaches as it is loaded.
+            # Where its training starts, instead of at random: an export, as a path with a "/" for a name
+            # (runs/a/student/export/last/student), or a function (model, key, **kwargs) -> (params, stats), such as
+            # models.language.pretrained.load. With train.steps=0 and train.epochs=0 it teaches as it is loaded.
             initial=part(),
             checkpoint="",  # an export (.../export/last/student) to load; "" trains one, once, into
             workdir="",  # this folder; "" = <workdir>/teacher. Runs that share it share the teacher

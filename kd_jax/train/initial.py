@@ -1,40 +1,70 @@
-"""Where a network starts if not at random: pretrained weights, or layers of its teacher."""
+"""Where a network starts if not at random: an export, pretrained weights, or layers of its teacher."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 
 from kd_jax import prng
 from kd_jax.resolve import check_kwargs, resolve
-from kd_jax.types import Model, PyTree, Scheme, Variables
+from kd_jax.system.checkpoint import load_tree
+from kd_jax.train.finish import exported
+from kd_jax.types import Array, Model, PyTree, Scheme, Variables
+
+
+def checkpoint(model: Model, key: Array, *, shapes: Variables, path: str) -> Variables:
+    """Returns the (params, stats) that an export (<workdir>/student/export/last/student) holds.
+
+    `shapes` are those of the model. Raises ValueError where there is no export or one of another model.
+    """
+    if not Path(path).exists():
+        raise ValueError(f"There is no exported model at {path}. A run has them under <workdir>/<name>/export/.")
+    tree = load_tree(Path(path), exported(*shapes))
+    return tree["params"], tree.get("stats", {})
+
+
+def _named(fields: Mapping[str, Any]) -> tuple[Callable[..., Variables], dict[str, Any]]:
+    """The function that {name, kwargs} names and its kwargs; a name with a "/" is the path of an export."""
+    if "/" in fields["name"]:
+        return checkpoint, {"path": fields["name"], **fields["kwargs"]}
+    return resolve(fields["name"]), dict(fields["kwargs"])
 
 
 def takes_teacher(fields: Mapping[str, Any]) -> bool:
-    """Whether the function that {name, kwargs} names starts a network from its teacher."""
-    return bool(fields["name"]) and "teacher" in inspect.signature(resolve(fields["name"])).parameters
+    """Returns whether the function that {name, kwargs} names starts a network from its teacher."""
+    return bool(fields["name"]) and "teacher" in inspect.signature(_named(fields)[0]).parameters
 
 
 def first_variables(
-    fields: Mapping[str, Any], role: str, model: Model, seed: int, teacher: Variables | None = None
+    fields: Mapping[str, Any],
+    role: str,
+    model: Model,
+    seed: int,
+    teacher: Variables | None = None,
+    shapes: Variables | None = None,
 ) -> Variables | None:
-    """(params, stats) of `model` by {name, kwargs}: fn(model, key, **kwargs), with `teacher` if it takes one.
+    """Returns (params, stats) of `model` by {name, kwargs}: fn(model, key, **kwargs), or of the export that is named.
 
-    None where nothing is named. Raises ValueError for an argument that it does not take or a missing teacher.
+    `teacher` and the `shapes` of the model's variables go to a function that takes them. None where nothing is named.
+    Raises ValueError for an argument that it does not take or a missing teacher.
     """
     if not fields["name"]:
         return None
-    fn, key = resolve(fields["name"]), prng.stream(jax.random.key(seed), f"initial/{role}", 0)
-    check_kwargs(fields["name"], fn, fields["kwargs"])
-    if not takes_teacher(fields):
-        return fn(model, key, **fields["kwargs"])
+    (fn, kwargs), key = _named(fields), prng.stream(jax.random.key(seed), f"initial/{role}", 0)
+    check_kwargs(fields["name"], fn, kwargs)
+    taken = inspect.signature(fn).parameters
+    if "shapes" in taken:
+        kwargs["shapes"] = shapes
+    if "teacher" not in taken:
+        return fn(model, key, **kwargs)
     if teacher is None:
         raise ValueError(f"config.{role}.initial={fields['name']!r} starts from a teacher, and there is none.")
-    return fn(model, key, teacher=teacher, **fields["kwargs"])
+    return fn(model, key, teacher=teacher, **kwargs)
 
 
 def starting_at(scheme: Scheme, role: str, variables: Variables | None) -> Scheme:
@@ -52,8 +82,8 @@ def check_initial(
     """Raises ValueError where what `fields` name is not of the shapes of `model`; `inputs` and `teacher` are shapes."""
     if not fields["name"]:
         return
-    found = jax.eval_shape(lambda t: first_variables(fields, role, model, 0, t), teacher)
     wanted = jax.eval_shape(model.init, jax.random.key(0), *inputs)
+    found = jax.eval_shape(lambda t: first_variables(fields, role, model, 0, t, wanted), teacher)
     shapes = [
         {jax.tree_util.keystr(path, simple=True, separator="/"): x.shape for path, x in jax.tree.leaves_with_path(tree)}
         for tree in (found[0], wanted[0])

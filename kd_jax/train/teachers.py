@@ -52,14 +52,14 @@ def teach(
     finished: dict[str, dict[str, Any]] = {}
     networks: dict[str, Network] = {}
     job, seen = jobs["student"], seen_shapes(jobs["student"])
-    check_starts(config, job, {"batch": seen, "extra": job.scheme.extra})
+    shapes = check_starts(config, job, {"batch": seen, "extra": job.scheme.extra})
     frozen, scores, whole = {}, {}, {}
     for name, fields in teachers_of(config).items():
         role = job.scheme.roles[name]
         given = loaded = teacher_variables if name == "teacher" else None
         if loaded is None and not fields.checkpoint:
             own = job.caches[name].role if name in job.caches else role
-            loaded = first_variables(fields.initial, name, own.model, fields.seed)
+            loaded = first_variables(fields.initial, name, own.model, fields.seed, shapes=shapes.get(name))
         if name in jobs:
             scheme = starting_at(jobs[name].scheme, "student", loaded)
             jobs[name] = dataclasses.replace(jobs[name], scheme=scheme)
@@ -100,7 +100,8 @@ def teach(
     start_at = None
     if config.student.initial.name:
         model = job.scheme.roles["student"].model
-        start_at = first_variables(config.student.initial, "student", model, config.seed, whole.get("teacher"))
+        teacher = whole.get("teacher")
+        start_at = first_variables(config.student.initial, "student", model, config.seed, teacher, shapes["student"])
     for name in SHARING:
         if name in jobs:
             scheme = jobs[name].scheme
@@ -178,8 +179,11 @@ def score_teacher(
     return {split: {renamed.get(k, k): v for k, v in values.items()} for split, values in scores.items()}
 
 
-def check_starts(config: ConfigDict, job: Job, context: Mapping[str, Any]) -> None:
-    """What teachers and student start from must fit them, before anything is trained; `context` holds shapes."""
+def check_starts(config: ConfigDict, job: Job, context: Mapping[str, Any]) -> dict[str, tuple[PyTree, PyTree]]:
+    """Returns the shapes of (params, stats) of teachers and student that do not start at random, by name.
+
+    `context` holds shapes. Raises ValueError, before anything is trained, where what they start from does not fit.
+    """
 
     def inputs(role: Role) -> tuple[PyTree, ...]:
         frozen = {name: init(job.scheme.roles[name])[0] for name in roles_read(role.inputs)}
@@ -188,11 +192,14 @@ def check_starts(config: ConfigDict, job: Job, context: Mapping[str, Any]) -> No
     def init(role: Role) -> tuple[PyTree, PyTree]:
         return jax.eval_shape(role.model.init, jax.random.key(0), *inputs(role))
 
+    shapes = {}
     for name, fields in {**teachers_of(config), "student": config.student}.items():
         if fields.initial.name:
             roles = {**job.scheme.roles, **{n: cache.role for n, cache in job.caches.items()}}
             role, teacher = roles[name], roles.get("teacher")
             check_initial(fields.initial, name, role.model, inputs(role), teacher and init(teacher))
+            shapes[name] = init(role)
+    return shapes
 
 
 def check_teacher(name: str, config: ConfigDict, scores: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ import kd_jax
 from kd_jax.config import base, compose, training
 from kd_jax.data.load import load
 from kd_jax.data.source import DataNotFound
-from kd_jax.system.checkpoint import save_tree
+from kd_jax.system.checkpoint import load_tree, save_tree
 from kd_jax.train.finish import exported
 from kd_jax.train.jobs import make_model
 
@@ -109,6 +109,7 @@ MISTAKES = {
     "no module 'kd_jax.schemes.ofline'.*'offline'": {"scheme.name": "schemes.ofline.build"},
     "bfloat61": {"teacher.dtype": "bfloat61"},
     "no exported model at nowhere.*<workdir>": {"teacher.checkpoint": "nowhere"},
+    "no exported model at no/where.*<workdir>": {"student.initial.name": "no/where"},
 }
 
 
@@ -133,6 +134,12 @@ def test_missing_data(tmp_path, monkeypatch):
     config.data.name = "cifar100"
     with pytest.raises(DataNotFound, match="cifar-100-binary.tar.gz"):
         kd_jax.run(config, tmp_path / "run")
+
+
+def load_params(export):
+    model = make_model(digits().teacher.model, load(digits().data).train)
+    variables = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32))
+    return load_tree(export, exported(*variables))["params"]
 
 
 @pytest.fixture(scope="module")
@@ -178,3 +185,25 @@ def test_a_loaded_teacher_and_another_config_in_the_same_folder(untrained, tmp_p
     (tmp_path / "student" / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="not the config of a run"):
         kd_jax.run(config, tmp_path)
+
+
+@pytest.mark.parametrize("spelled", ["a path", "a function"])
+def test_a_run_may_start_from_the_export_of_another(spelled, untrained, tmp_path):
+    path = str(untrained / "right")
+    function = {"name": "train.initial.checkpoint", "kwargs": {"path": path}}
+    initial = {"name": path, "kwargs": {}} if spelled == "a path" else function
+    config = digits()
+    config.baseline = False
+    config.student.model = config.teacher.model.copy_and_resolve_references()
+    config.student.initial = config.teacher.initial = initial
+    config.teacher.train.steps = 0  # teaches as it is loaded
+    config.train.optimizer.update(dict(learning_rate=0.0, weight_decay=0.0))
+    results = kd_jax.run(config, tmp_path / "run")
+    assert set(results["models"]) == {"teacher", "student"} and not (tmp_path / "run" / "teacher").exists()
+    # With a rate of 0 the student keeps what it started from, but for what BatchNorm counts.
+    start, end = (load_params(p) for p in (untrained / "right", tmp_path / "run/student/export/last/student"))
+    jax.tree.map(np.testing.assert_array_equal, start, end)
+    config.student.model.kwargs.widths = (4,)
+    with pytest.raises(ValueError, match="right does not hold this model.*stage2/conv/kernel is in the file only"):
+        kd_jax.run(config, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
