@@ -21,7 +21,8 @@ from kd_jax.data.source import Splits
 from kd_jax.files import read_json, write_json
 from kd_jax.models.adapters import as_model
 from kd_jax.resolve import call
-from kd_jax.system import heartbeat, parallel, workdir
+from kd_jax.system import heartbeat, parallel
+from kd_jax.system.workdir import cache_programs, check_configs, locked, plain
 from kd_jax.train.check import check
 from kd_jax.train.fit import DONE
 from kd_jax.train.jobs import Job, make_model, note_given, plan
@@ -37,7 +38,7 @@ def read_finished(config: ConfigDict, directory: Path, jobs: Mapping[str, Job]) 
     results = read_json(directory / RESULTS)
     if not results or not all((job.directory / DONE).exists() for job in jobs.values()):
         return None
-    return results if results.get("config") == workdir.plain(config) else None
+    return results if results.get("config") == plain(config) else None
 
 
 def present(config: ConfigDict, results: dict[str, Any], directory: Path) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def present(config: ConfigDict, results: dict[str, Any], directory: Path) -> dic
 @heartbeat.together()
 def run(
     config: ConfigDict,
-    directory: str | Path,
+    workdir: str | Path,
     *,
     student: Any = None,
     teacher: Any = None,
@@ -60,27 +61,27 @@ def run(
     data: Splits | None = None,
     until: str = "",
 ) -> dict[str, Any]:
-    """Trains (or loads) the teacher, the baseline and the student of `config` in `directory`; returns results.json.
+    """Trains (or loads) the teacher, the baseline and the student of `config` in `workdir`; returns results.json.
 
     `student` and `teacher` replace the configured models by a Flax module or a Model, `teacher_variables` gives the
-    teacher's (params, stats), `data` replaces the configured data (data.load.from_arrays makes it from NumPy arrays).
-    A directory with an unfinished run of the same config is resumed, with a finished one read. `until="cache"` ends
+    teacher's (params, stats), `data` replaces the configured data (kd_jax.from_arrays makes it from NumPy arrays).
+    A workdir with an unfinished run of the same config is resumed, with a finished one read. `until="cache"` ends
     when the answers of the teachers are in their caches, and returns nothing.
     Raises ValueError, before anything is trained, for whatever does not fit.
     """
-    start, directory = time.monotonic(), Path(directory)
-    workdir.cache_programs(config.compilation_cache)
+    start, directory = time.monotonic(), Path(workdir)
+    cache_programs(config.compilation_cache)
     parallel.start_processes(config.distributed)
     mesh = parallel.make_mesh(config.mesh.axes)
     given = {role: as_model(m) for role, m in (("student", student), ("teacher", teacher)) if m is not None}
     config = note_given(config, given, data)
     jobs, splits = checked_jobs(config, directory, mesh, given, data, teacher_variables is not None)
-    workdir.check_configs({job.directory: job.config for job in jobs.values()})
+    check_configs({job.directory: job.config for job in jobs.values()})
     if until not in ("", "cache") or (until and not jobs["student"].caches):
         raise ValueError(f"until={until!r}: a run ends at '', or at 'cache' where a teacher.cache.directory is given.")
     if not until and (results := read_finished(config, directory, jobs)):
         return present(config, results, directory)
-    with workdir.locked(directory):
+    with locked(directory):
         if until:
             teach(config, jobs, mesh, teacher_variables)
             return {}

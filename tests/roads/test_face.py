@@ -1,6 +1,7 @@
 """The names that a user types: all are there, and each loads no more than it needs."""
 
 import ast
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,11 @@ def test_editors_are_told_the_same_names():
     (block,) = [node for node in ast.parse(Path(kd_jax.__file__).read_text()).body if isinstance(node, ast.If)]
     told = {alias.name for line in block.body for alias in line.names}
     assert told | {"__version__"} == set(kd_jax.__all__)
+
+
+def test_run_takes_what_its_contract_says():
+    taken = [*inspect.signature(kd_jax.run).parameters]
+    assert taken[:2] == ["config", "workdir"] and {"student", "teacher", "teacher_variables", "data"} <= set(taken)
 
 
 def test_unknown_name():
