@@ -47,7 +47,8 @@ def main() -> None:
     program, *arguments = sys.argv
     if any(a.startswith(("-help", "--help")) for a in arguments):
         flags.DEFINE_string("config", None, "configs/<file>.py[:variant,...]; any field as --config.<field>=")
-        app.run(lambda _: None)
+        print(__doc__, flags.FLAGS.module_help(sys.modules[__name__]), sep="\n")
+        sys.exit()
     try:
         name, config, arguments = asked(arguments)
     except ERRORS as e:

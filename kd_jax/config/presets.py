@@ -1,8 +1,8 @@
 """Published methods as terms, with the authors' weight, temperature and taps. `:crd` in a config's variant is one name.
 
-Weights are those of the scripts that CONVENTIONS of the field grew from (RepDistiller, mdistiller, the authors' own),
-for CIFAR-sized networks with taps stage1..3 and embedding; nothing here was tuned on our data. Cross-entropy sees
-labelled examples only, teacher terms see all. Schedules count in fractions of the run: 20 epochs of 240 are 1/12.
+Weights are those of the scripts that the field compares itself on (RepDistiller, mdistiller, the authors' own), for
+CIFAR-sized networks with taps stage1..3 and embedding; nothing here was tuned on our data. Cross-entropy sees labelled
+examples only, teacher terms see all. Schedules count in fractions of the run: 20 epochs of 240 are 1/12.
 """
 
 from __future__ import annotations

@@ -29,6 +29,12 @@ def test_list_shows_every_config_and_its_words(tmp_path):
     assert command(tmp_path, "--list").splitlines()[0] == "configs/plain.py  Mine."
 
 
+def test_help_shows_the_flags(tmp_path):
+    shown = command(tmp_path, "--help")
+    for text in ("--list", "--config: configs/<file>.py", "--workdir:", "--sweep:", ":help"):
+        assert text in shown
+
+
 def test_help_shows_words_and_changed_fields(tmp_path):
     shown = command(tmp_path, "--config=cifar_resnet.py:digits,help")
     for text in (
