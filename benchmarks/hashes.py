@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -61,7 +62,8 @@ def hashes(checkout: Path) -> dict[str, Any]:
             for path in sorted(workdir.rglob("*")):
                 key = f"{name}/{path.relative_to(workdir)}"
                 if "runs/" in key or "teachers/" in key:  # their folders are named by a hash of the config
-                    key = f"{name}/" + "/".join(p for p in key.split("/")[2:] if "-" not in p)
+                    named = (p for p in key.split("/")[2:] if "-" not in p and not re.fullmatch("[0-9a-f]{8}", p))
+                    key = f"{name}/" + "/".join(named)
                 if path.name == "metrics.jsonl":
                     found[key] = hashlib.sha256(path.read_bytes()).hexdigest()
                 elif (path / "_METADATA").exists() and "export" in path.parts:
