@@ -10,7 +10,7 @@ import collections
 import dataclasses
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -110,8 +110,10 @@ def begin(
     return run
 
 
-def enter(run: Fit, number: int) -> TrainState:
-    """The state at the first step of a stage: its `on_enter`, then fresh optimizers where they change."""
+def enter(run: Fit, number: int, step: int) -> TrainState:
+    """The state at `step` of a stage: at its first, after its `on_enter`, with fresh optimizers where they change."""
+    if step != run.bounds[number]:
+        return run.state
     state = run.state
     if run.scheme.stages[number].on_enter is not None:
         state = run.scheme.stages[number].on_enter(state)
@@ -127,6 +129,13 @@ def steps_ahead(mesh: Mesh) -> int:
     None on a mesh of simulated CPU devices, whose collectives can starve one another of threads and abort.
     """
     return 0 if mesh.size > 1 and mesh.devices.flat[0].platform == "cpu" else 2
+
+
+def record_stage(run: Fit, eval_step: Callable[..., Any], name: str, step: int) -> None:
+    """Adds the scores of a stage that has ended to the record, on the splits that the scheme asks for."""
+    if run.scheme.stage_splits:
+        scores = {split: run.score(eval_step, split) for split in run.scheme.stage_splits}
+        run.record["stages"].append({"stage": name, "step": step, **scores})
 
 
 def train(run: Fit, log: Log, signals: Signals, profile: Profile, watch: Watch | None) -> None:
@@ -165,8 +174,7 @@ def train(run: Fit, log: Log, signals: Signals, profile: Profile, watch: Watch |
     for number, stage in enumerate(run.scheme.stages):
         if step >= bounds[number + 1]:
             continue
-        if step == bounds[number]:
-            run.state = enter(run, number)
+        run.state = enter(run, number, step)
         hyper = parallel.create_everywhere(functools.partial(run.hyper, number), run.mesh)
         jitted = dispatch.compiled(run, stage, programs)
         with jax.transfer_guard("disallow"):
@@ -184,9 +192,8 @@ def train(run: Fit, log: Log, signals: Signals, profile: Profile, watch: Watch |
                 due = step % run.settings.eval_every == 0 or step == bounds[number + 1]
                 if due and run.sources["validation"] is not None:
                     validate(stage.selects)
-                if step == bounds[number + 1] and run.scheme.stage_splits:
-                    scores = {split: run.score(eval_step, split) for split in run.scheme.stage_splits}
-                    run.record["stages"].append({"stage": stage.name or str(number), "step": step, **scores})
+                if step == bounds[number + 1]:
+                    record_stage(run, eval_step, stage.name or str(number), step)
                 if due or stop:
                     save()
                 if stop:
