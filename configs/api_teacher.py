@@ -18,7 +18,7 @@ def get_config(arg: str = ""):
     """`arg`: tiny or nothing."""
     variant = parse(arg)
     config = base()
-    config.title, config.select = "Answers of an API", "nll"
+    config.title = "Answers of an API"
     config.data.update(dict(name="pairs", directory="answers.jsonl", length=256, test=0.1, validation=0.1))
     config.teacher.model.name = ""
     config.student.model = dict(

@@ -193,7 +193,6 @@ def masked(config: ConfigDict) -> None:
     config.prepare = ConfigDict(
         part("data.text.texts.mask_tokens", mask_id=MASK_ID, vocabulary=30522, first=FIRST_WORD)
     )
-    config.select = "nll"
     config.teacher.initial.kwargs.fresh = ("transform", "token_bias")
     for role in (config.student, config.teacher):
         role.model.kwargs.update(dict(head="tokens"))

@@ -100,7 +100,6 @@ def get_config(arg: str = ""):
     method = variant.variant
     config = base()
     config.title = f"King James Bible: {method}"
-    config.select = "nll"
     config.data.update(dict(name="text", tokenizer=variant.data, length=64, test=0.05, validation=0.05, eval_limit=512))
     for part_of, width, depth in ((config.student, 48, 2), (config.teacher, 128, 3)):
         part_of.model = dict(

@@ -28,7 +28,7 @@ def get_config(arg: str = ""):
     variant = parse(arg, variants=METHODS)
     method = variant.variant
     config = base()
-    config.title, config.select = f"Sums of two-digit numbers: {method}", "nll"
+    config.title = f"Sums of two-digit numbers: {method}"
     config.data.update(dict(name="pairs", length=40, test=0.1, validation=0.1, limit=1000, eval_limit=256))
     config.data.rationale = {"answer": "none", "rationale": "task"}.get(method, "first")
     config.teacher.data.update(dict(rationale="first", limit=4000))

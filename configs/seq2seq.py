@@ -23,7 +23,7 @@ def get_config(arg: str = ""):
     variant = parse(arg, variants=METHODS)
     method = variant.variant
     config = base()
-    config.title, config.select = f"Pronunciations: {method}", "nll"
+    config.title = f"Pronunciations: {method}"
     config.data.update(dict(name="pronunciations", length=20, test=0.02, validation=0.02, limit=20000, eval_limit=1000))
     for part_of, width, depth in ((config.student, 32, 1), (config.teacher, 128, 2)):
         kwargs = dict(width=width, depth=depth, source_vocabulary=SOURCE_VOCABULARY)

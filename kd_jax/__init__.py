@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from kd_jax.data.arrays import from_arrays
     from kd_jax.models.adapters import FunctionModel, LinenModel, NNXModel, print_taps
     from kd_jax.train.run import run
-    from kd_jax.types import Call, Outputs, Phase, Role, Scheme, Stage, Term
+    from kd_jax.types import Call, Outputs, Phase, Role, Scheme, Stage, Task, Term
 
 __version__ = "0.1.0"
 
 # Name -> the module that has it. Loaded late, so that kd_jax.losses works without flax, orbax and ml_collections.
 _HOME = {
-    **dict.fromkeys(("Term", "Role", "Call", "Phase", "Stage", "Scheme", "Outputs"), "kd_jax.types"),
+    **dict.fromkeys(("Term", "Role", "Call", "Phase", "Stage", "Scheme", "Task", "Outputs"), "kd_jax.types"),
     **dict.fromkeys(("LinenModel", "NNXModel", "FunctionModel", "print_taps"), "kd_jax.models.adapters"),
     "base": "kd_jax.config.fields",
     "compose": "kd_jax.config.knowledge",
@@ -37,6 +37,7 @@ __all__ = [
     "Role",
     "Scheme",
     "Stage",
+    "Task",
     "Term",
     "__version__",
     "base",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 
@@ -109,6 +109,76 @@ class Term:
     memory: Memory | None = None
 
 
+class Headline(NamedTuple):
+    """The metric that decides: it chooses the best step, and heads table, verdict, sweeps and searches.
+
+    `sign` is +1 where more is better, -1 where less is. `unit` is how people read it: "%" of a share, "nats" of a mean
+    log-probability (shown as perplexity), any other unit as it is. `error` is the metric with its standard error.
+    """
+
+    metric: str
+    sign: int = 1
+    unit: str = ""
+    error: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """What a task can show of a finished run: test examples, and what each network says of them.
+
+    `batch` holds the first test examples as they are stored, `outputs` by role what the networks answered (NumPy),
+    `scores` by role {split: metrics} at the last step; `terms` are those of the student, `count` how many examples a
+    report has room for.
+    """
+
+    batch: Mapping[str, Any]
+    outputs: Mapping[str, Outputs]
+    scores: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    source: Any
+    terms: Mapping[str, Term]
+    count: int
+
+
+Run = Callable[..., Outputs]
+Sums = Mapping[str, tuple[Array, Array]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is learned and how it is scored, apart from how it is trained.
+
+    `terms(source) -> {name: Term}`: what teacher and baseline learn from; a term of the config that has a name of these
+    and no `fn` is that one.
+    `check(outputs, batch)` raises a ValueError that says what fits, from shapes alone.
+    `sums(run, batch, reference, key) -> {name: (sum, count)}` of a batch, on the device: `run()` gives the network's
+    Outputs on its inputs, `run(*other)` on others; `batch` is prepared, rows with batch["mask"] False are padding;
+    `reference` holds the Outputs of the network that this one is compared with, or None.
+    `collect(run, batch, key) -> {name: [batch, ...]}`: what cannot be summed. `reads` names further splits whose
+    collected arrays `finish` needs ("train").
+    `finish(sums, collected) -> {metric: value}` on the host: sums over the whole split in float64; `collected` is
+    {"scored": arrays of the split that is scored, <split of `reads`>: its arrays}. None says "not measured".
+    `headline` is (metric, sign, unit, error metric).
+    `rows` are the lines of the summary table, {metric: (label, unit)}; without it every number is shown by its name.
+    `watch(path, batch) -> {name: Term}`: metrics of the main output at `path` that a training shows live.
+    `show(Shown) -> sections` of the report (kd_jax/report/sections.py).
+    """
+
+    terms: Callable[[Any], Mapping[str, Term]]
+    check: Callable[[Outputs, Mapping[str, Any]], None]
+    sums: Callable[[Run, Mapping[str, Array], Outputs | None, Array], Sums]
+    finish: Callable[[Mapping[str, tuple[Any, Any]], Mapping[str, Mapping[str, Any]]], Mapping[str, Any]]
+    headline: Headline | tuple
+    collect: Callable[[Run, Mapping[str, Array], Array], Mapping[str, Array]] | None = None
+    reads: tuple[str, ...] = ()
+    rows: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
+    watch: Callable[[str, str], Mapping[str, Term]] | None = None
+    show: Callable[[Shown], list[dict[str, Any]]] | None = None
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "headline", Headline(*self.headline))
+
+
 @dataclasses.dataclass(frozen=True)
 class Phase:
     """One update in a step: run the calls, sum the terms, differentiate for `group`, apply `tx`.
@@ -149,13 +219,12 @@ class Stage:
 class Scheme:
     """Who is trained on what.
 
-    `evaluate` names the classifiers whose accuracy is reported, the first selects the best step: a role ("student"),
+    `evaluate` names what is scored by `task`, the first selects the best step: a role ("student"),
     a path of one ("student.features:exit1", "peers.logits@0" for one of several along axis 1), or several joined by
     "+", whose probabilities are averaged. `reference` is the one that they are compared with (fidelity).
     `copies` names the roles whose parameters the scheme reads itself, in Python, beside what calls and terms say.
     `extra` is the first content of TrainState.extra; `prepare(batch, key, train)` turns a raw batch into what the calls
     read; its key is the same in every step, so that an example's picture depends on its index and view alone.
-    `select`, "accuracy" (the highest) or "nll" (the lowest), chooses the best step on the validation split.
     `stage_splits` are scored after every stage, for the record; `summary(state, record) -> sections` adds to the
     report what the scheme alone knows: `record["stages"]` holds the scores after every stage, and
     kd_jax/report/sections.py says what a section is.
@@ -168,7 +237,7 @@ class Scheme:
     copies: tuple[str, ...] = ()
     extra: Mapping[str, PyTree] = dataclasses.field(default_factory=dict)
     prepare: Callable[[Mapping[str, Array], Array, bool], Mapping[str, Array]] | None = None
-    select: str = "accuracy"
+    task: Task | None = None
     stage_splits: tuple[str, ...] = ()
     summary: Callable[[TrainState, Mapping[str, Any]], list[dict[str, Any]]] | None = None
 
@@ -180,7 +249,7 @@ class Parts:
     `roles` holds "student" (group "student"), "teacher" (frozen) unless there is none, and by their names the further
     ones of config.teachers (frozen) and config.roles. `make_tx(steps, group)` is the optimizer of a stage, that of
     config.optimizers[group] or else config.train.optimizer. `sources` holds the data by split: "train", "validation"
-    (None where nothing was held out), "test", and what config.splits adds.
+    (None where nothing was held out), "test", and what config.splits adds. `task` is what is learned.
     """
 
     roles: Mapping[str, Role]
@@ -189,6 +258,7 @@ class Parts:
     make_tx: Callable[..., Any]
     prepare: Callable[[Mapping[str, Array], Array, bool], Mapping[str, Array]]
     sources: Mapping[str, Any]
+    task: Task | None = None
 
 
 @jax.tree_util.register_dataclass

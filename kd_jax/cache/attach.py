@@ -34,7 +34,8 @@ def stand_in(name: str, role: Role, config: ConfigDict) -> tuple[Role, Store]:
 
 def taps_of_config(name: str, config: ConfigDict) -> set[str]:
     """The taps of a teacher that the terms, the roles and the scheme's own arguments in the config read."""
-    paths = [p for t in config.terms.values() for p in (*t.inputs, *t.targets, *t.options.values())]
+    terms = [t for t in config.terms.values() if "fn" in t]  # a task's own terms read no teacher
+    paths = [p for t in terms for p in (*t.inputs, *t.targets, *t.options.values())]
     paths += [p for role in config.roles.values() for p in role.inputs]
     paths += [p for p in jax.tree.leaves(workdir.plain(config.scheme.kwargs)) if isinstance(p, str)]
     return set(taps_in(name, paths)) - {TOP_LOG_PROBS, TOP_IDS}

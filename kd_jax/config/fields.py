@@ -95,6 +95,9 @@ def base() -> ConfigDict:
     config.view_seed = placeholder(int)  # of the order of the data and their augmentation; None = seed
     config.scheme = ConfigDict(part("schemes.offline.build"))
     config.data = ConfigDict(DATA, convert_dict=False)
+    # What is learned and how it is scored: tasks.classify.task, tasks.tokens.task, tasks.multilabel.task,
+    # tasks.regress.task or my_package.file:task; "" is that of the data, tokens where every token has a label.
+    config.task = ConfigDict(part())
     config.splits = ConfigDict(part())  # a function (Splits, **kwargs) -> {name: Source}: further data for the scheme
     config.extra = ConfigDict(part())  # a function (Splits, **kwargs) -> arrays that every network may read: a graph
     config.prepare = ConfigDict(part())  # a function (batch, train, **kwargs) -> further entries of a prepared batch
@@ -116,7 +119,6 @@ def base() -> ConfigDict:
     config.train = training()
     config.optimizers = ConfigDict()  # group -> optimizer, where it is not config.train.optimizer
     config.terms = ConfigDict()
-    config.select = "accuracy"  # accuracy | nll: what chooses the best step on the validation split (nll for text)
     config.members = "auto"  # how runs of a sweep share a program: vmap | map | unroll | auto: measured, if it is long
     config.baseline = True  # also train the student without the teacher, equally long
     config.mesh = ConfigDict(
@@ -183,8 +185,14 @@ def settled(config: ConfigDict) -> ConfigDict:
 
 
 def whole_terms(terms: Mapping[str, Any]) -> ConfigDict:
-    """Returns the terms with all their fields. Raises ValueError for one without `fn`."""
-    return ConfigDict({name: filled(name, fields) for name, fields in terms.items()})
+    """Returns the terms with all their fields; one that says at most a weight is the task's of this name.
+
+    Raises ValueError for any other without `fn`.
+    """
+    of_task = {name: fields for name, fields in terms.items() if hasattr(fields, "keys") and {*fields} <= {"weight"}}
+    whole = {name: filled(name, fields) for name, fields in terms.items() if name not in of_task}
+    weights = {name: {"weight": float(fields.get("weight", 1.0))} for name, fields in of_task.items()}
+    return ConfigDict({name: (whole | weights)[name] for name in terms})
 
 
 def own_data(config: ConfigDict, teacher: ConfigDict) -> dict[str, Any]:

@@ -1,11 +1,10 @@
-"""Evaluation of a classifier or language model on a whole split, alone and against its teacher, as mergeable sums.
+"""Evaluation of a whole split by the task of a scheme, as mergeable sums and what a task collects.
 
 The last batch is padded and masked, never dropped; numbers do not depend on the batch size or the mesh.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -13,92 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax.core import metrics
 from kd_jax.core.bind import evaluated_roles
 from kd_jax.core.paths import Path, lookup, members, roles_read, taps_in
-from kd_jax.core.terms import masked_sum_and_count
-from kd_jax.system import precision
-from kd_jax.types import Array, PyTree, Role, Scheme, TrainState
+from kd_jax.system import parallel, precision
+from kd_jax.types import Array, Outputs, PyTree, Role, Run, Scheme, Task, TrainState
 
-Sums = dict[str, tuple[Array, Array]]
-
-
-def classifier_sums(logits: Array, labels: Array, mask: Array, reference: Array | None) -> Sums:
-    """Sums over a batch, rows with `mask` False left out: accuracy, nll, per class accuracy, calibration bins and,
-    given the teacher's logits, agreement of the argmax and KL(teacher || student) at T = 1.
-
-    Logits are [B, C], labels int [B], mask bool [B], reference [B, C]."""
-    hits = metrics.accuracy(logits, labels)
-    classes = jax.nn.one_hot(labels, logits.shape[-1]) * mask[:, None]
-    confidence, bin_hits, bin_counts = metrics.calibration_bins(logits, labels, mask)
-    sums = {
-        "accuracy": masked_sum_and_count(hits, mask),
-        "nll": masked_sum_and_count(metrics.nll(logits, labels), mask),
-        "per_class_accuracy": ((classes * hits[:, None]).sum(0), classes.sum(0)),
-        "bins/confidence": (confidence, bin_counts),
-        "bins/hits": (bin_hits, bin_counts),
-    }
-    if reference is not None:
-        sums["agreement"] = masked_sum_and_count(metrics.agreement(logits, reference), mask)
-        sums["kl"] = masked_sum_and_count(metrics.kl(logits, reference), mask)
-    return sums
-
-
-def token_sums(logits: Array, labels: Array, mask: Array, reference: Array | None) -> Sums:
-    """The sums of classifier_sums over all tokens that have a label (>= 0) in rows whose `mask` is True.
-
-    Logits are [B, L, V], labels int [B, L], mask bool [B], reference [B, L, V]. In place of per class accuracy, moments
-    over the sequences of their summed nll s and their number of tokens n: the tokens of one are not independent.
-    """
-    counted = mask[:, None] & (labels >= 0)
-    confidence, bin_hits, bin_counts = metrics.calibration_bins(*map(_flat, (logits, labels, counted)))
-    nll = metrics.nll(logits, labels)
-    s, n = jnp.where(counted, nll, 0.0).sum(1), counted.sum(1, dtype=jnp.float32)
-    sums = {
-        "accuracy": masked_sum_and_count(metrics.accuracy(logits, labels), counted),
-        "nll": masked_sum_and_count(nll, counted),
-        "bins/confidence": (confidence, bin_counts),
-        "bins/hits": (bin_hits, bin_counts),
-        "moments/ss": (jnp.sum(s * s), jnp.sum(s * n)),
-        "moments/nn": (jnp.sum(n * n), jnp.sum(n)),
-    }
-    if reference is not None:
-        sums["agreement"] = masked_sum_and_count(metrics.agreement(logits, reference), counted)
-        sums["kl"] = masked_sum_and_count(metrics.kl(logits, reference), counted)
-    return sums
-
-
-def _flat(x: Array) -> Array:
-    """The first two axes as one."""
-    return x.reshape(-1, *x.shape[2:])
-
-
-def finish(sums: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
-    """Sums over a whole split -> accuracy, nll, ece, per_class_accuracy (None for a class that is not there), ...
-
-    Of tokens also their number, perplexity = exp(nll), and nll_error, the standard error of nll with sequences as the
-    independent draws: sqrt(sum over sequences of (s - nll n)^2) / tokens.
-    """
-    results: dict[str, Any] = {}
-    for name, (total, count) in sums.items():
-        if name.startswith("moments/"):
-            continue
-        if np.ndim(total) == 0:
-            results[name] = float(total) / max(float(count), 1.0)
-        elif not name.startswith("bins/"):
-            results[name] = [float(t) / float(c) if c else None for t, c in zip(total, count, strict=True)]
-    confidence, counts = sums["bins/confidence"]
-    results["ece"] = float(metrics.expected_calibration_error(confidence, sums["bins/hits"][0], counts))
-    if "moments/ss" in sums:
-        (ss, sn), (nn, tokens), nll = sums["moments/ss"], sums["moments/nn"], results["nll"]
-        variance = max(float(ss - 2 * nll * sn + nll * nll * nn), 0.0)
-        results |= {"perplexity": math.exp(min(nll, 700.0)), "tokens": int(tokens)}
-        results["nll_error"] = math.sqrt(variance) / max(float(tokens), 1.0)
-    return results
+Scored = tuple[dict[str, tuple[Array, Array]], dict[str, Array]]  # (sums, what is collected)
 
 
 def role_variables(state: TrainState, scheme: Scheme, role: str) -> tuple[PyTree, PyTree]:
-    """(params, stats) of a role, wherever the state keeps them."""
+    """Returns (params, stats) of a role, wherever the state keeps them."""
     group = scheme.roles[role].group
     if group is not None:
         return state.params[group][role], state.stats[role]
@@ -120,58 +43,115 @@ def _inputs_of_kind(role: Role, kind: str, values: Mapping[str, PyTree]) -> dict
     return {str(i): lookup({kind: values}, p) for i, p in enumerate(role.inputs) if Path.parse(p).kind == kind}
 
 
-def classifiers(scheme: Scheme, state: TrainState, batch: Mapping[str, Array], key: Array) -> dict[str, Array]:
-    """{entry: logits [B, C] or [B, L, V]} of all that the scheme evaluates, and of its reference, in eval mode.
+def runs_of(scheme: Scheme, state: TrainState, batch: Mapping[str, Array], key: Array) -> dict[str, Run]:
+    """Returns {entry: run} of all that the scheme evaluates, and of its reference, in eval mode.
 
-    `batch` is prepared. Where several are joined by "+", the logarithm of the mean of their probabilities.
+    `run()` is the Outputs of the entry on the inputs of its role in the prepared `batch`, `run(*inputs)` on others.
+    `Outputs.logits` is the value at the entry's path; where several are joined by "+", the logarithm of the mean of
+    their probabilities.
     """
     entries = dict.fromkeys((*scheme.evaluate, *([scheme.reference] if scheme.reference else [])))
     paths = [path for entry in entries for path in members(entry)]
-    outputs: dict[str, Any] = {}
-    for role in evaluated_roles(scheme):
+    on_batch: dict[str, Outputs] = {}
+
+    def role_outputs(role: str, inputs: tuple[PyTree, ...]) -> Outputs:
+        if not inputs and role in on_batch:
+            return on_batch[role]
         params, stats = role_variables(state, scheme, role)
-        paths_of_role = scheme.roles[role].inputs
-        others = {name: role_variables(state, scheme, name)[0] for name in roles_read(paths_of_role)}
-        context = {"batch": batch, "extra": state.extra, "params": others}
-        inputs = [lookup(context, p) for p in paths_of_role]
+        arguments = inputs
+        if not inputs:
+            read = roles_read(scheme.roles[role].inputs)
+            others = {name: role_variables(state, scheme, name)[0] for name in read}
+            context = {"batch": batch, "extra": state.extra, "params": others}
+            arguments = tuple(lookup(context, p) for p in scheme.roles[role].inputs)
         taps = taps_in(role, paths)
-        outputs[role] = scheme.roles[role].model.apply(params, stats, *inputs, train=False, key=key, taps=taps)[0]
+        outputs = scheme.roles[role].model.apply(params, stats, *arguments, train=False, key=key, taps=taps)[0]
+        if not inputs:
+            on_batch[role] = outputs
+        return outputs
 
-    def logits(entry: str) -> Array:
-        found = [lookup(outputs, path) for path in members(entry)]
-        if len(found) == 1:
-            return found[0]
-        return jax.nn.logsumexp(jnp.stack([jax.nn.log_softmax(z) for z in found]), axis=0) - jnp.log(len(found))
+    def run_of(entry: str) -> Run:
+        def run(*inputs: PyTree) -> Outputs:
+            parts = [(Path.parse(p).call, p) for p in members(entry)]
+            outputs = {role: role_outputs(role, inputs) for role, _ in parts}
+            values = [lookup(outputs, path) for _, path in parts]
+            if len(values) == 1:
+                return Outputs(values[0], outputs[parts[0][0]].features)
+            mean = jax.nn.logsumexp(jnp.stack([jax.nn.log_softmax(z) for z in values]), axis=0) - jnp.log(len(values))
+            return Outputs(mean)
 
-    return {entry: logits(entry) for entry in entries}
+        return run
+
+    for role in evaluated_roles(scheme):  # in this order whatever the task asks for, so that a trace is always the same
+        role_outputs(role, ())
+    return {entry: run_of(entry) for entry in entries}
 
 
-def make_eval_step(scheme: Scheme) -> Callable[..., dict[str, Sums]]:
-    """(state, batch, key) -> {entry: sums} for all that the scheme evaluates."""
+def make_eval_step(scheme: Scheme, collect_only: bool = False) -> Callable[..., dict[str, Scored]]:
+    """Returns (state, batch, key) -> {entry: (sums, collected)} for all that the scheme evaluates.
 
-    def eval_step(state: TrainState, batch: Mapping[str, Array], key: Array) -> dict[str, Sums]:
+    With `collect_only` there are no sums: for splits that are not scored themselves.
+    """
+    task = scheme.task
+    if task is None:
+        raise ValueError("The scheme has no task, so nothing says how its networks are scored: Scheme(task=...).")
+
+    def eval_step(state: TrainState, batch: Mapping[str, Array], key: Array) -> dict[str, Scored]:
         mask = batch["mask"]
         if scheme.prepare is not None:
             batch = scheme.prepare(batch, key, False)
-        found = classifiers(scheme, state, batch, key)
-        reference = found[scheme.reference] if scheme.reference else None
-        labels, found_sums = batch["label"], {}
+        batch = {**batch, "mask": mask}
+        runs = runs_of(scheme, state, batch, key)
+        reference = runs[scheme.reference]() if scheme.reference else None
+        scored: dict[str, Scored] = {}
         for entry in scheme.evaluate:
-            sums = token_sums if labels.ndim == 2 else classifier_sums
-            found_sums[entry] = sums(found[entry], labels, mask, None if entry == scheme.reference else reference)
-        return found_sums
+            compared = None if entry == scheme.reference else reference
+            sums = {} if collect_only else dict(task.sums(runs[entry], batch, compared, key))
+            collected = dict(task.collect(runs[entry], batch, key)) if task.collect is not None else {}
+            scored[entry] = sums, collected
+        return scored
 
     return eval_step
 
 
 def evaluate(
-    step: Callable[..., dict[str, Sums]], state: TrainState, batches: Iterable[Mapping[str, Array]], key: Array
+    step: Callable[..., dict[str, Scored]],
+    task: Task,
+    state: TrainState,
+    batches: Iterable[Mapping[str, Array]],
+    key: Array,
+    collected: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """{role: {metric: value}} over all batches of a split; sums are merged in float64 on the host."""
+    """Returns {entry: {metric: value}} over all batches of a split; sums are merged in float64 on the host.
+
+    `collected` is {entry: {split: arrays}} of the further splits that the task reads.
+    """
+    sums, arrays = gather(step, state, batches, key)
+    return {
+        entry: dict(task.finish(sums[entry], {"scored": arrays[entry], **(collected or {}).get(entry, {})}))
+        for entry in sums
+    }
+
+
+def gather(
+    step: Callable[..., dict[str, Scored]], state: TrainState, batches: Iterable[Mapping[str, Array]], key: Array
+) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]:
+    """Returns ({entry: sums}, {entry: collected arrays}) over all batches of a split, padding left out."""
     merged: Any = None
+    parts: dict[str, list[dict[str, np.ndarray]]] = {}
     for batch in batches:
-        sums = jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(step(state, batch, key)))
+        scored = step(state, batch, key)
+        sums = {entry: pair[0] for entry, pair in scored.items()}
+        sums = jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(sums))
         merged = sums if merged is None else jax.tree.map(np.add, merged, sums)
+        if any(pair[1] for pair in scored.values()):
+            rows = parallel.on_host(batch["mask"])
+            for entry, (_, arrays) in scored.items():
+                parts.setdefault(entry, []).append({k: x[rows] for k, x in parallel.on_host(arrays).items()})
     if merged is None:
         raise ValueError("There is nothing to evaluate: the split is empty.")
-    return {role: finish(sums) for role, sums in merged.items()}
+    joined = {
+        entry: {name: np.concatenate([part[name] for part in pieces]) for name in pieces[0]}
+        for entry, pieces in parts.items()
+    }
+    return merged, {entry: joined.get(entry, {}) for entry in merged}

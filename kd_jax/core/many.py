@@ -59,8 +59,8 @@ class Single:
     ) -> Callable[..., tuple[TrainState, Metrics]]:
         return make_train_step(scheme, stage, accumulate)
 
-    def eval_step(self, scheme: Scheme, mesh: Mesh) -> Callable[..., dict[str, Any]]:
-        return make_eval_step(scheme)
+    def eval_step(self, scheme: Scheme, mesh: Mesh, collect_only: bool = False) -> Callable[..., dict[str, Any]]:
+        return make_eval_step(scheme, collect_only)
 
     def sections(self, scheme: Scheme, state: TrainState, record: Mapping[str, Any]) -> dict[str, Any]:
         """What the scheme's summary adds to the results."""
@@ -155,9 +155,9 @@ class Members:
 
         return train_step
 
-    def eval_step(self, scheme: Scheme, mesh: Mesh) -> Callable[..., dict[str, Any]]:
+    def eval_step(self, scheme: Scheme, mesh: Mesh, collect_only: bool = False) -> Callable[..., dict[str, Any]]:
         """As evaluate.make_eval_step, of all members: {"0/entry": sums, "1/entry": ...}."""
-        step = make_eval_step(scheme)
+        step = make_eval_step(scheme, collect_only)
 
         def eval_step(state: TrainState, batch: Mapping[str, Array], key: Array) -> dict[str, Any]:
             def member(varying: tuple, shared: tuple) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,8 +27,9 @@ def in_memory(
     class_names: Sequence[str],
     mean: tuple[float, ...],
     std: tuple[float, ...],
+    fields: Mapping[str, np.ndarray] | None = None,
 ) -> Source:
-    """A source from checked arrays."""
+    """Returns a source from checked arrays; integers [n] are classes, all other labels stay as they are."""
     images, labels = np.asarray(images), np.asarray(labels)
     where = f"{name}/{split}"
     if images.dtype != np.uint8:
@@ -38,11 +40,16 @@ def in_memory(
             raise ValueError(f"{where}: the images hold values that are not finite")
     if images.ndim not in (2, 4):
         raise ValueError(f"{where}: expected images [n, H, W, C] or features [n, d], got shape {images.shape}")
-    if labels.ndim != 1 or len(labels) != len(images):
-        raise ValueError(f"{where}: {len(images)} images need labels of shape [{len(images)}], got {labels.shape}")
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"{where}: labels are integers, got {labels.dtype}")
-    if len(labels) and not (-1 <= labels.min() and labels.max() < len(class_names)):
+    if labels.shape[:1] != (len(images),):
+        raise ValueError(f"{where}: {len(images)} images need as many labels, got {labels.shape}")
+    if labels.dtype.kind not in "iufb":
+        raise ValueError(f"{where}: labels are numbers, got {labels.dtype}")
+    if (
+        labels.ndim == 1
+        and labels.dtype.kind in "iu"
+        and len(labels)
+        and not (-1 <= labels.min() and labels.max() < len(class_names))
+    ):
         raise ValueError(
             f"{where}: labels are 0..{len(class_names) - 1} (-1 = none), got {labels.min()}..{labels.max()}"
         )
@@ -56,8 +63,9 @@ def in_memory(
         mean=tuple(map(float, mean)),
         std=tuple(map(float, std)),
         image_shape=images.shape[1:],
-        labels=labels.astype(np.int32),
+        labels=labels,
         images=np.ascontiguousarray(images),
+        fields=dict(fields or {}),
     )
 
 
@@ -68,34 +76,65 @@ def from_arrays(
     validation: float | Pair = 0.0,
     unlabelled: np.ndarray | None = None,
     names: Sequence[str] | int | None = None,
+    fields: Mapping[str, Mapping[str, np.ndarray]] | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     split_seed: int = 0,
     name: str = "arrays",
 ) -> Splits:
-    """Splits from (x, y) pairs: x uint8 or float [n, H, W, C], or features [n, d]; y int [n], -1 = no label.
+    """Returns splits of (x, y) pairs: x uint8 or float [n, H, W, C], or features [n, d]; y [n, ...].
 
-    `validation` is a pair, or the fraction of `train` to hold out. `unlabelled` images join train with label -1.
-    `names` are the class names, or how many classes there are (default: the largest label + 1). `mean` and `std` are
-    taken from the training images, per channel, unless given.
+    Labels y are integers [n] for classes, 0 or 1 [n, labels], floats [n] or [n, values], or what another task takes;
+    -1, or nan among floats, is no label, and y = None leaves a whole split without. `validation` is a pair, or the
+    fraction of `train` to hold out. `unlabelled` images join train without a label. `names` are those of the classes
+    or outputs, or how many there are (default: the largest integer + 1; the last axis of y; 1). `fields` are further
+    arrays by split and name, {"train": {"age": [n]}, "test": ...}, for the rows of the pairs. `mean` and `std` are
+    taken from the training images, per channel, unless given. Raises ValueError where shapes or types do not fit.
     """
-    x, y = (np.asarray(part) for part in train)
+    train, test, validation = (_with_labels(pair, train[1]) for pair in (train, test, validation))
+    x, y = train
     for kind, other in (("test", test[0]), ("unlabelled", unlabelled), ("validation", validation)):
         other = other[0] if isinstance(other, tuple) else other
         if isinstance(other, np.ndarray) and other.shape[1:] != x.shape[1:]:
             raise ValueError(f"{kind} images are {other.shape[1:]}, those of train {x.shape[1:]}")
     if unlabelled is not None:
+        if (fields or {}).get("train"):
+            raise ValueError(f"{name}: fields of train and `unlabelled` do not go together: give -1 or nan as labels")
         x = np.concatenate([x, unlabelled.astype(x.dtype, casting="same_kind")])
-        y = np.concatenate([y, np.full(len(unlabelled), -1)])
-    names = int(y.max(initial=-1)) + 1 if names is None else names
+        y = np.concatenate([y, _no_labels(len(unlabelled), y)])
+    names = outputs_of(y) if names is None else names
     class_names = tuple(map(str, range(names))) if isinstance(names, int) else tuple(names)
     if not class_names:
         raise ValueError(f"{name}: no example of train has a label, so `names` must tell the classes")
     mean, std = _statistics(x, mean, std)
-    make = functools.partial(in_memory, name, class_names=class_names, mean=mean, std=std)
+
+    def make(split: str, images: np.ndarray, labels: np.ndarray) -> Source:
+        own = (fields or {}).get(split)
+        return in_memory(name, split, images, labels, class_names=class_names, mean=mean, std=std, fields=own)
+
     held = make("validation", *validation) if isinstance(validation, tuple) else None
-    found = Splits(make("train", x, y), held, make("test", *test))
-    return found if held else held_out(found, validation, split_seed)
+    splits_of_pairs = Splits(make("train", x, y), held, make("test", *test))
+    return splits_of_pairs if held else held_out(splits_of_pairs, validation, split_seed)
+
+
+def outputs_of(labels: np.ndarray) -> int:
+    """Returns how many outputs labels ask for: the largest integer of [n] + 1, else the length of the last axis."""
+    if labels.ndim == 1:
+        return int(labels.max(initial=-1)) + 1 if labels.dtype.kind in "iu" else 1
+    return labels.shape[-1]
+
+
+def _with_labels(pair: Any, like: Any) -> Any:
+    """The pair as arrays, without a label where it brings none; a fraction stays one."""
+    if not isinstance(pair, (tuple, list)):
+        return pair
+    x, y = pair
+    return np.asarray(x), _no_labels(len(x), like) if y is None else np.asarray(y)
+
+
+def _no_labels(count: int, like: Any) -> np.ndarray:
+    like = np.zeros(0, np.int32) if like is None else np.asarray(like)
+    return np.full((count, *like.shape[1:]), np.nan if like.dtype.kind == "f" else -1, like.dtype)
 
 
 def _statistics(
@@ -112,13 +151,16 @@ def _statistics(
 
 
 def held_out(found: Splits, fraction: float, seed: int) -> Splits:
-    """Takes a stratified validation split out of train where there is none yet."""
+    """Takes a validation split out of train where there is none yet, each class in its proportion if there are classes.
+
+    Without any label, and of labels that are no classes, it is drawn from all examples alike.
+    """
     if found.validation is not None or fraction == 0:
         return found
     if found.train.labels is None or found.train.per_token:
         raise ValueError(f"{found.train.name}: a stratified validation split needs the labels of train, one an example")
-    kept, held = splits.hold_out(found.train.labels, fraction, seed)
-    return Splits(subset(found.train, kept), subset(found.train, held, "validation"), found.test)
+    rest, held = splits.hold_out(splits.strata(found.train.labels), fraction, seed)
+    return Splits(subset(found.train, rest), subset(found.train, held, "validation"), found.test)
 
 
 def digits(test: float) -> Splits:

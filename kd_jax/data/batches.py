@@ -3,7 +3,7 @@
 A set in memory is put on the devices once; a batch is then a jitted gather, and only its row numbers cross to the
 device. Other sets are read by Grain ahead of the step. Every batch has
 
-    image  uint8 or float32 [B, ...] as stored     label  int32 [B], -1 = none     labelled  bool [B]
+    image  uint8 or float32 [B, ...] as stored     label  [B, ...] as stored       labelled  bool [B]
     tokens int32 [B, L] in its place, of text;     label and labelled are [B, M] where tokens have labels
     index  int32 [B], the example's number         view   int32 [B], how often it has been seen
     <name> [B, ...] for each of Source.fields      <role>/<field> [B, ...] for each of Source.answers
@@ -26,7 +26,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from kd_jax.data import order, stream
 from kd_jax.data.answers import dtype_of
-from kd_jax.data.source import Source
+from kd_jax.data.source import Source, has_label
 from kd_jax.data.stream import Rows
 
 Batch = dict[str, jax.Array]
@@ -129,8 +129,7 @@ def batch_shapes(source: Source, batch_size: int) -> dict[str, jax.ShapeDtypeStr
     """Shapes of a training batch, from one example: no reader is started."""
     example = {name: np.asarray(value) for name, value in source.example(0).items()}
     shapes = {name: (value.shape, value.dtype) for name, value in example.items()}
-    label = shapes["label"][0]
-    shapes |= {"label": (label, np.int32), "labelled": (label, np.bool_)}
+    shapes["labelled"] = (shapes["label"][0] if source.per_token else (), np.bool_)
     shapes |= {"index": ((), np.int32), "view": ((), np.int32)}
     for role, answers in source.answers.items():
         shapes |= {f"{role}/{name}": (shape, dtype_of(dtype)) for name, (shape, dtype) in answers.fields.items()}
@@ -197,11 +196,9 @@ def _order(source: Source, batch_size: int, seed: int, share: float | None, view
     labelled = source.labelled
     if views:
         return functools.partial(order.repeated, _order(source, batch_size, seed, share), views)
-    if share is None or labelled.all():
+    if share is None or labelled.all() or not labelled.any():  # of a transfer set alone every row is unlabelled
         return functools.partial(order.batch_indices, len(source), batch_size, seed)
     ids, others = (np.flatnonzero(side).astype(np.int32) for side in (labelled, ~labelled))
-    if share > 0 and not len(ids):
-        raise ValueError(f"labelled_share={share}, but {source.name}/{source.split} has no labels")
     return functools.partial(order.mixed_indices, ids, others, batch_size, share, seed)
 
 
@@ -232,7 +229,7 @@ def gathered(placed: Placed, table: jax.Array) -> Batch:
     for role, (starts, views, fields) in answers.items():
         rows = starts[index] + table[:, 1] % views[index]
         batch |= {f"{role}/{n}": values.at[rows].get(mode="promise_in_bounds") for n, values in fields.items()}
-    batch |= {"labelled": batch["label"] >= 0, "index": index, "view": table[:, 1]}
+    batch |= {"index": index, "view": table[:, 1]}
     return batch | ({"mask": table[:, 2] > 0} if table.shape[1] == 3 else {})
 
 
@@ -246,7 +243,8 @@ def _place(source: Source, sharding: NamedSharding) -> Placed:
     kept = _placed.setdefault(source, {})
     everywhere = NamedSharding(sharding.mesh, PartitionSpec())
     if everywhere not in kept:
-        arrays = {source.entry: source.images, "label": source.labels.astype(np.int32), **source.fields}
+        labels, labelled = source.labels, has_label(source.labels, source.per_token)
+        arrays = {source.entry: source.images, "label": labels, "labelled": labelled, **source.fields}
         answers: dict[str, tuple] = {}
         if answers_fit(source):
             answers = {r: (a.starts[:-1].astype(np.int32), a.views, a.whole()) for r, a in source.answers.items()}

@@ -61,8 +61,11 @@ def load(config: Mapping[str, Any]) -> Splits:
         train = _of_classes(train, tuple(fields.classes))
     if fields.labels:
         seeds = (fields.split_seed, fields.label_seed)
-        kept = splits.keep_labels(_known(train, "labels"), fields.labels, train.num_classes, seeds)
-        train = train.with_labels(kept)
+        if train.labels is not None and not train.per_token and not _are_classes(train.labels):
+            labels = splits.keep_any(train.labels, train.labelled, fields.labels, seeds)
+        else:
+            labels = splits.keep_labels(_known(train, "labels"), fields.labels, train.num_classes, seeds)
+        train = train.with_labels(labels)
     if fields.label_noise:
         train = train.with_labels(
             splits.wrong_labels(_known(train, "label_noise"), fields.label_noise, train.num_classes, fields.label_seed)
@@ -72,9 +75,15 @@ def load(config: Mapping[str, Any]) -> Splits:
 
 
 def _known(source: Source, field: str) -> np.ndarray:
-    if source.labels is None or source.per_token:
-        raise ValueError(f"{source.name}: data.{field} needs a data set whose labels are all known, one an example")
+    if source.labels is None or source.per_token or not _are_classes(source.labels):
+        raise ValueError(
+            f"{source.name}: data.{field} needs a data set whose labels are all known, one an example: a class"
+        )
     return source.labels
+
+
+def _are_classes(labels: np.ndarray) -> bool:
+    return labels.ndim == 1 and labels.dtype == np.int32
 
 
 def _of_classes(source: Source, classes: tuple[int, ...]) -> Source:

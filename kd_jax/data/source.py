@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from kd_jax.data.answers import Answers
 
-Example = dict[str, np.ndarray]
+Example = dict[str, Any]
 Fetch = Callable[[int, int | None, int], Example]
 BATCH = ("label", "labelled", "index", "view", "mask", "target")
 
@@ -27,16 +27,18 @@ class Source:
     `images` ([n, H, W, C] uint8, or float32 images or [n, d] features as they are) of a set in memory;
     a streamed set has `fetch(index, view, seed) -> {"image", "label"}` instead, and `size`. What a fetch draws
     (a random crop) is a function of its three arguments, and with `view=None`, in evaluation, it draws nothing.
-    `labels` is int32 [n], -1 where there is none. It is None for a streamed set of which nobody needed all
-    labels; then each comes with its example. `mean` and `std` are per channel, of uint8 images divided by 255
-    and of float values as they are. `fields` are further arrays [n, ...] of a set in memory
-    (another modality, the number of a node, ...), each in a batch under its name. `answers` are what frozen teachers
-    said of it, by role (kd_jax/data/answers.py), each field in a batch as "<role>/<field>".
+    `labels` is an array [n, ...] of int32 or float32: the number of a class, 0 or 1 for each of several, coordinates, a
+    transcript; -1, or nan among floats, where there is none. It is None for a streamed set of which nobody needed all
+    labels; then each comes with its example. `num_classes` is the number of outputs that a network needs for them.
+    `mean` and `std` are per channel, of uint8 images divided by 255 and of float values as they are. `fields` are
+    further arrays [n, ...] of a set in memory (another modality, the number of a node, ...), each in a batch under its
+    name. `answers` are what frozen teachers said of it, by role (kd_jax/data/answers.py), each field in a batch as
+    "<role>/<field>".
 
     Text: with `entry="tokens"` the main array holds token ids, int32 [n, L], and a batch has `tokens` in place of
-    `image`. Where every token has a target `labels` is int32 [n, M], -1 where none is counted (padding, a prompt), and
-    `num_classes` the size of the vocabulary; everything that reads labels then counts tokens. `decode` turns ids into
-    text for a report, and `end` is the token that ends a text.
+    `image`. Where every token has a target `labels` is integer [n, M], -1 where none is counted (padding, a prompt),
+    and `num_classes` the size of the vocabulary; everything that reads labels then counts tokens. `decode` turns ids
+    into text for a report, and `end` is the token that ends a text.
     """
 
     name: str
@@ -57,6 +59,8 @@ class Source:
     answers: Mapping[str, Answers] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.labels is not None:
+            object.__setattr__(self, "labels", as_labels(self.labels))
         if (self.images is None) == (self.fetch is None):
             raise ValueError(f"{self.name}/{self.split}: a source has either images or fetch")
         if self.images is not None and self.labels is None:
@@ -80,35 +84,56 @@ class Source:
     @functools.cached_property
     def labelled(self) -> np.ndarray:
         """bool [n]: which examples have a label, or a token that has one."""
-        return np.ones(len(self), bool) if self.labels is None else (self.labels >= 0).reshape(len(self), -1).any(1)
+        return np.ones(len(self), bool) if self.labels is None else has_label(self.labels, per_token=False)
 
     @property
     def per_token(self) -> bool:
         """Whether labels are those of tokens."""
-        return self.labels is not None and self.labels.ndim == 2
+        labels = self.labels
+        return self.entry == "tokens" and labels is not None and labels.ndim == 2 and labels.dtype == np.int32
+
+    @property
+    def noun(self) -> str:
+        """What a report calls an example."""
+        if self.entry != "image":
+            return "sequence"
+        return "image" if len(self.image_shape) == 3 else "example"
 
     def with_labels(self, labels: np.ndarray) -> Source:
-        """The same images with other labels (-1 = none)."""
-        return dataclasses.replace(self, labels=labels.astype(np.int32))
+        """Returns the same examples with other labels."""
+        return dataclasses.replace(self, labels=labels)
 
     def example(self, index: int, view: int | None = None, seed: int = 0) -> Example:
         """One example as numpy. A label that `labels` hides stays hidden, whatever the file says."""
         if self.images is not None:
             fields = {name: values[index] for name, values in self.fields.items()}
             return {self.entry: self.images[index], "label": self.labels[index], **fields}
-        found = self.fetch(index, view, seed)
-        label = found["label"] if self.labels is None else self.labels[index]
-        return {self.entry: found[self.entry], "label": np.int32(label)}
+        fetched = self.fetch(index, view, seed)
+        label = fetched["label"] if self.labels is None else self.labels[index]
+        return {self.entry: fetched[self.entry], "label": as_labels(label)}
 
     def batch(self, count: int) -> Example:
         """The first `count` examples as a batch that no Scheme.prepare has seen yet."""
         rows = [self.example(i) for i in range(count)]
         fields = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         number = np.arange(count, dtype=np.int32)
-        batch = fields | {"labelled": fields["label"] >= 0, "index": number, "view": np.zeros_like(number)}
+        labelled = has_label(fields["label"], self.per_token)
+        batch = fields | {"labelled": labelled, "index": number, "view": np.zeros_like(number)}
         for role, answers in self.answers.items():
             batch |= {f"{role}/{name}": rows for name, rows in answers.read(number, batch["view"]).items()}
         return batch
+
+
+def as_labels(labels: Any) -> np.ndarray:
+    """Returns labels as they are stored: float32 or int32."""
+    labels = np.asarray(labels)
+    return labels.astype(np.float32 if np.issubdtype(labels.dtype, np.floating) else np.int32)
+
+
+def has_label(labels: Any, per_token: bool) -> Any:
+    """Returns bool [batch], or [batch, length] of tokens: where there is a label, that is any value but -1 or nan."""
+    there = labels == labels if np.issubdtype(labels.dtype, np.floating) else labels >= 0
+    return there if per_token or there.ndim == 1 else there.reshape(len(there), -1).any(1)
 
 
 class Splits(NamedTuple):

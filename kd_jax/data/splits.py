@@ -29,6 +29,26 @@ def hold_out(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray
     return np.setdiff1d(np.arange(len(labels)), held), held
 
 
+def strata(labels: np.ndarray) -> np.ndarray:
+    """Returns the class of each example for `hold_out`: one class for all where labels are no classes, or hidden."""
+    classes = labels.ndim == 1 and labels.dtype.kind in "iu"
+    return labels if classes and (labels >= 0).any() else np.zeros(len(labels), np.int32)
+
+
+def keep_any(labels: np.ndarray, labelled: np.ndarray, count: int, seed: tuple[int, ...]) -> np.ndarray:
+    """Returns labels of which all but `count` are hidden (nan among floats, else -1), drawn from `labelled` rows.
+
+    For labels that are no classes. With the same seed a larger count keeps what a smaller one kept.
+    """
+    rows = np.flatnonzero(labelled)
+    if not 0 <= count <= len(rows):
+        raise ValueError(f"labels={count}: there are {len(rows)} labels (0 keeps all)")
+    hidden = np.random.default_rng((*seed, 2)).permutation(rows)[count:]
+    out = labels.copy()
+    out[hidden] = np.nan if labels.dtype.kind == "f" else -1
+    return out
+
+
 def keep_labels(labels: np.ndarray, count: int, num_classes: int, seed: tuple[int, ...]) -> np.ndarray:
     """Returns the labels with all but `count` set to -1; every class keeps count // num_classes, or one more.
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from absl import flags
 
-from kd_jax.data.source import Source
+from kd_jax.data.source import Source, has_label
 
 Rows = Callable[[int], tuple[np.ndarray, np.ndarray]]
 
@@ -47,8 +47,8 @@ def _read(source: Source, rows: Rows, local: np.ndarray, seed: int | None, posit
     step, row = divmod(position, len(local))
     index, view = (numbers[local[row]] for numbers in _rows_of_step(rows, step))
     example = source.example(int(index)) if seed is None else source.example(int(index), int(view), seed)
-    label = np.asarray(example["label"], np.int32)
-    return {**example, "label": label, "labelled": label >= 0, "index": index, "view": view}
+    labelled = has_label(np.asarray(example["label"])[None], source.per_token)[0]
+    return {**example, "labelled": labelled, "index": index, "view": view}
 
 
 @functools.lru_cache(maxsize=32)

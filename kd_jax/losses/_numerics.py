@@ -85,7 +85,15 @@ def over_classes(temperature: Array | float, like: Array) -> Array:
 
 
 def log_probs(logits: Array, temperature: Array | float = 1.0, axis_name: str | None = None) -> Array:
-    """Computes log softmax(logits / T) over the last axis, whose classes may be sharded over a mesh axis."""
+    """Computes log softmax(logits / T) over the last axis, sharded over a mesh axis or not.
+
+    ValueError for one logit: its softmax is 1 whatever it is, so a loss of it teaches nothing.
+    """
+    if axis_name is None and logits.shape[-1] == 1:
+        raise ValueError(
+            f"a softmax over one logit {logits.shape} is 1 whatever the network says: one output is for "
+            "losses.task.binary_cross_entropy_loss, mean_squared_loss or logit_mse_loss"
+        )
     scaled = logits / over_classes(temperature, logits)
     if axis_name is None:
         return jax.nn.log_softmax(scaled, axis=-1)

@@ -77,11 +77,15 @@ def mean_squared_loss(prediction: Array, target: Array) -> Array:
 def binary_cross_entropy_loss(logits: Array, labels: Array) -> Array:
     """mean over all but the batch of -y log sigmoid(z) - (1 - y) log sigmoid(-z).
 
-    logits and labels (0, 1 or a probability) [batch, ...] of one shape, ValueError otherwise; returns [batch].
+    logits and labels (0, 1 or a probability) [batch, ...] of one shape, ValueError otherwise; returns [batch]. A label
+    of -1 or nan is not known and is left out of the mean; where none is known the value is 0.
     """
     logits, labels = to_float(logits, labels)
     require_same_shape("binary_cross_entropy_loss", logits, labels)
-    return mean_rest(-labels * jax.nn.log_sigmoid(logits) - (1 - labels) * jax.nn.log_sigmoid(-logits))
+    there = (labels >= 0).astype(logits.dtype)  # 0 for nan too
+    labels = jnp.where(labels >= 0, labels, 0.0)
+    values = -labels * jax.nn.log_sigmoid(logits) - (1 - labels) * jax.nn.log_sigmoid(-logits)
+    return mean_rest(values * there) / jnp.maximum(mean_rest(there), jnp.finfo(logits.dtype).tiny)
 
 
 def ctc_loss(logits: Array, logit_paddings: Array, labels: Array, label_paddings: Array, *, blank_id: int = 0) -> Array:

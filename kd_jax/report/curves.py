@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,10 @@ from kd_jax.report import verdict
 from kd_jax.report.style import LIGHT, TERMS
 from kd_jax.report.table import quantity
 from kd_jax.report.verdict import number
+from kd_jax.tasks.units import name_of, unit_of
 
 MAX_POINTS = 300  # of a curve
-NOT_TERMS = {"step", "loss", "accuracy", "top5", "learning_rate", "lr", "examples_per_second", "gradient_norm"}
+NOT_TERMS = {"step", "loss", "learning_rate", "lr", "examples_per_second", "gradient_norm"}
 DASHES = {"teacher": (0, (6, 2)), "baseline": (0, (2, 1.5)), "student": "solid"}
 MARKERS = {"teacher": "s", "baseline": "^", "student": "o"}
 
@@ -34,19 +35,20 @@ def curve(model: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.ndarray]:
     return steps, values
 
 
-def _loss_names(model: Mapping[str, Any]) -> list[str]:
+def _loss_names(model: Mapping[str, Any], results: Mapping[str, Any]) -> list[str]:
+    metrics = {*(results.get("rows") or {}), verdict.headline_of(results).metric}
     names = {name: None for record in model.get("curve") or [] for name in record}
-    terms = [name for name in names if name not in NOT_TERMS and not name.startswith("validation")]
+    terms = [name for name in names if name not in NOT_TERMS | metrics and not name.startswith("validation")]
     return [name for name in ("loss", *sorted(terms)) if len(curve(model, name)[0])]
 
 
 def has_loss(results: Mapping[str, Any]) -> bool:
-    return bool(_loss_names(verdict.models(results).get("student") or {}))
+    return bool(_loss_names(verdict.models(results).get("student") or {}, results))
 
 
 def draw_loss(axes: Axes, results: Mapping[str, Any]) -> None:
     model = verdict.models(results)["student"]
-    names = _loss_names(model)
+    names = _loss_names(model, results)
     lows, highs = [], []
     for index, name in enumerate(names):
         steps, values = curve(model, name)
@@ -64,36 +66,32 @@ def draw_loss(axes: Axes, results: Mapping[str, Any]) -> None:
 
 
 def has_validation(results: Mapping[str, Any]) -> bool:
-    column = _validation(results)[0]
+    column = f"validation_{verdict.headline_of(results).metric}"
     return any(len(curve(model, column)[0]) for model in verdict.models(results).values())
 
 
-def _validation(results: Mapping[str, Any]) -> tuple[str, str, Callable[[Any], Any]]:
-    """(column of the curve, metric of the best step, how its value is shown)."""
-    if verdict.of_tokens(results):
-        return "validation_nll", "nll", np.exp
-    return "validation_accuracy", "accuracy", lambda value: 100 * value
-
-
 def draw_validation(axes: Axes, results: Mapping[str, Any]) -> None:
-    (column, metric, show), text = _validation(results), verdict.of_tokens(results)
+    headline = verdict.headline_of(results)
+    unit, name = unit_of(headline), name_of(headline)
     settled = []
     for role, model in verdict.models(results).items():
-        steps, values = curve(model, column)
+        steps, values = curve(model, f"validation_{headline.metric}")
         if not len(steps):
             continue
-        axes.plot(steps, show(values), color=LIGHT[role], ls=DASHES[role], label=role)
-        settled += show(values[len(values) // 4 :]).tolist()
-        best = number(model, "best", "step"), number(model, "best", "validation", metric)
-        if None not in best:
-            axes.plot(best[0], show(best[1]), MARKERS[role], color=LIGHT[role], ms=7, mec=LIGHT["card"], clip_on=False)
-            settled.append(show(best[1]))
+        heights = [unit.plot(value) for value in values]
+        axes.plot(steps, heights, color=LIGHT[role], ls=DASHES[role], label=role)
+        settled += heights[len(heights) // 4 :]
+        step, best = number(model, "best", "step"), number(model, "best", "validation", headline.metric)
+        if None not in (step, best):
+            height = unit.plot(best)
+            axes.plot(step, height, MARKERS[role], color=LIGHT[role], ms=7, mec=LIGHT["card"], clip_on=False)
+            settled.append(height)
     low, high = min(settled), max(settled)
-    margin = max(0.06 * (high - low), 0.01 * low if text else 0.5)
-    top = high + margin if text else min(100.5, high + margin)
-    axes.set_ylim(max(0, low - margin), top)  # the first steps would flatten all that matters
-    axes.set_title("Validation perplexity" if text else "Validation accuracy (%)")
-    axes.legend(loc="upper right" if text else "lower right")
+    margin = max(0.06 * (high - low), 0.5 if headline.unit == "%" else 0.01 * abs(low))
+    top = min(100.5, high + margin) if headline.unit == "%" else high + margin
+    axes.set_ylim(max(0, low - margin) if low >= 0 else low - margin, top)  # the first steps would flatten the rest
+    axes.set_title(f"Validation {name}" + (f" ({unit.axis})" if unit.axis else ""))
+    axes.legend(loc="lower right" if headline.sign > 0 else "upper right")
     _steps(axes)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,11 +10,6 @@ from matplotlib.axes import Axes
 
 from kd_jax.report.style import LIGHT
 from kd_jax.report.verdict import number
-
-
-def shown_examples(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The examples for which there is something to show."""
-    return [example for example in results.get("examples") or [] if example.get("teacher_soft") is not None]
 
 
 def top_classes(example: Mapping[str, Any], count: int = 5) -> list[int]:
@@ -25,10 +20,9 @@ def top_classes(example: Mapping[str, Any], count: int = 5) -> list[int]:
     return best if label in best or label < 0 else [*best[:-1], label]
 
 
-def class_name(results: Mapping[str, Any], index: int) -> str:
+def class_name(names: Sequence[str], index: int) -> str:
     if index < 0:
         return "none"
-    names = (results.get("data") or {}).get("class_names") or []
     return str(names[index]) if index < len(names) else f"class {index}"
 
 
@@ -41,12 +35,12 @@ def image_array(example: Mapping[str, Any]) -> np.ndarray | None:
     return np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image[..., :3]
 
 
-def draw_example(left: Axes, right: Axes, example: Mapping[str, Any], results: Mapping[str, Any]) -> None:
+def draw_example(left: Axes, right: Axes, example: Mapping[str, Any], names: Sequence[str]) -> None:
     image = image_array(example)
     if image is not None:
         left.imshow(image, interpolation="nearest")
     left.set_axis_off()
-    left.set_title(class_name(results, int(example["label"])))
+    left.set_title(class_name(names, int(example["label"])))
     shown = top_classes(example)
     places = np.arange(len(shown))
     for role, shift in (("teacher", -0.19), ("student", 0.19)):
@@ -54,7 +48,7 @@ def draw_example(left: Axes, right: Axes, example: Mapping[str, Any], results: M
         if soft is not None:
             heights = [100 * soft[i] for i in shown]
             right.barh(places + shift, heights, 0.34, color=LIGHT[role], label=role)
-    right.set_yticks(places, [class_name(results, i) for i in shown])
+    right.set_yticks(places, [class_name(names, i) for i in shown])
     right.invert_yaxis()
     temperature = number(example, "temperature")
     softness = "" if temperature is None else f" at temperature {temperature:g}"

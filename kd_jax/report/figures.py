@@ -16,13 +16,13 @@ from matplotlib.ticker import NullLocator
 
 from kd_jax.report import verdict
 from kd_jax.report.curves import MARKERS, draw_loss, draw_validation, has_loss, has_validation
-from kd_jax.report.examples import draw_example, shown_examples
+from kd_jax.report.examples import draw_example
 from kd_jax.report.style import LIGHT, TERMS
 from kd_jax.report.table import quantity
 from kd_jax.report.verdict import number
+from kd_jax.tasks.units import name_of, unit_of
 
 WIDTH = 4.6  # inches of a panel: text keeps a readable size on a phone
-MAX_CLASSES = 24  # with more, only both ends are shown
 STYLE = {
     "font.size": 11,
     "font.family": "sans-serif",
@@ -79,7 +79,7 @@ def figure_of(draws: list[Draw], results: Mapping[str, Any], height: float = 3.4
 
 
 def plot_curves(results: Mapping[str, Any]) -> Figure:
-    """The terms of the loss, and the validation accuracy of all models, over steps. ValueError without any curve."""
+    """The terms of the loss, and the headline of all models on validation, over steps. ValueError without any curve."""
     draws = [draw for draw, has in ((draw_loss, has_loss), (draw_validation, has_validation)) if has(results)]
     if not draws:
         raise ValueError("no model of these results has a curve")
@@ -87,31 +87,40 @@ def plot_curves(results: Mapping[str, Any]) -> Figure:
 
 
 def plot_tradeoff(results: Mapping[str, Any]) -> Figure:
-    """Test accuracy against latency and against parameters. ValueError if neither was measured."""
+    """The headline on the test set against latency and against parameters. ValueError if neither was measured."""
     draws = [lambda axes, r, cost=cost: draw_tradeoff(axes, r, cost) for cost in COSTS if has_tradeoff(results, cost)]
     if not draws:
-        raise ValueError("no model of these results has a test accuracy and a latency or a number of parameters")
+        raise ValueError("no model of these results has a test score and a latency or a number of parameters")
     return figure_of(draws, results, 3.6)
+
+
+def section_of(results: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    """The first section of a kind; ValueError where the run has none."""
+    for section in results.get("sections") or []:
+        if section["kind"] == kind:
+            return section
+    raise ValueError(f"these results have no section of kind {kind!r}")
 
 
 def plot_per_class(results: Mapping[str, Any]) -> Figure:
     """Student minus teacher and student minus baseline, class by class. ValueError without such numbers."""
-    shown = len(class_gaps(results)[0])
-    if not shown:
-        raise ValueError("these results have no per-class accuracy of the student and another model")
-    return figure_of([draw_per_class], results, 1.3 + 0.27 * shown)
+    return plot_dots(section_of(results, "dots"))
+
+
+def plot_dots(section: Mapping[str, Any]) -> Figure:
+    """A row of dots for every name of a section of kind "dots"."""
+    return figure_of([lambda axes, _: draw_dots(axes, section)], {}, 1.3 + 0.27 * len(section["names"]))
 
 
 def plot_dark_knowledge(results: Mapping[str, Any], count: int = 4) -> Figure:
     """A few test images with the softened probabilities of teacher and student. ValueError without examples."""
-    examples = shown_examples(results)[:count]
-    if not examples:
-        raise ValueError("these results have no examples")
+    section = section_of(results, "examples")
+    examples = section["examples"][:count]
     with styled():
         figure = ShownFigure(figsize=(2 * WIDTH, 2.1 * len(examples)), layout="constrained")
         panels = figure.subplots(len(examples), 2, squeeze=False, width_ratios=(1, 3))
         for (left, right), example in zip(panels, examples, strict=True):
-            draw_example(left, right, example, results)
+            draw_example(left, right, example, section["names"])
         return figure
 
 
@@ -122,17 +131,18 @@ COSTS = {
 
 
 def _costs(results: Mapping[str, Any], cost: str) -> dict[str, tuple[float, float, float | None]]:
-    """{role: (cost, accuracy in % or perplexity, two standard errors of it)}."""
-    found, examples, text = {}, number(results, "data", "test"), verdict.of_tokens(results)
+    """{role: (cost, headline as axes show it, two standard errors of it)}."""
+    headline, points = verdict.headline_of(results), {}
+    unit = unit_of(headline)
     for role, model in verdict.models(results).items():
-        x, y = number(model, *COSTS[cost][0]), number(model, "last", "test", "perplexity" if text else "accuracy")
-        if not x or y is None:
+        x, value = number(model, *COSTS[cost][0]), verdict.score(model, headline)
+        if not x or value is None:
             continue
-        if text:
-            found[role] = x, y, 2 * y * (number(model, "last", "test", "nll_error") or 0.0)
-        else:
-            found[role] = x, 100 * y, 200 * verdict.standard_error(y, examples) if examples else None
-    return found
+        error = number(model, "last", "test", headline.error)
+        height = unit.plot(value)
+        spread = None if error is None else abs(unit.plot(value + 2 * error) - height)
+        points[role] = x, height, spread
+    return points
 
 
 def has_tradeoff(results: Mapping[str, Any], cost: str) -> bool:
@@ -140,11 +150,13 @@ def has_tradeoff(results: Mapping[str, Any], cost: str) -> bool:
 
 
 def tradeoff_title(results: Mapping[str, Any], cost: str) -> str:
-    return COSTS[cost][2].format("Perplexity" if verdict.of_tokens(results) else "Accuracy (%)")
+    headline = verdict.headline_of(results)
+    axis = unit_of(headline).axis
+    return COSTS[cost][2].format(name_of(headline).capitalize() + (f" ({axis})" if axis else ""))
 
 
 def draw_tradeoff(axes: Axes, results: Mapping[str, Any], cost: str) -> None:
-    pairs, text = _costs(results, cost), verdict.of_tokens(results)
+    pairs, share = _costs(results, cost), verdict.headline_of(results).unit == "%"
     largest = max((number(model, "parameters") or 1) for model in verdict.models(results).values())
     for role, (x, y, error) in pairs.items():
         model = verdict.models(results)[role]
@@ -155,7 +167,7 @@ def draw_tradeoff(axes: Axes, results: Mapping[str, Any], cost: str) -> None:
         # Baseline and student sit at the same cost: one label goes to either side.
         side = -1 if role == "baseline" else 1
         axes.annotate(
-            f"{role}\n{y:.2f}" if text else f"{role}\n{y:.1f}",
+            f"{role}\n{y:.1f}" if share else f"{role}\n{y:.4g}",
             (x, y),
             (side * (6 + math.sqrt(area) / 2), 0),
             textcoords="offset points",
@@ -177,47 +189,20 @@ def draw_tradeoff(axes: Axes, results: Mapping[str, Any], cost: str) -> None:
             ticks.append(x)
     axes.set_xticks(ticks, [quantity(x) for x in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel(COSTS[cost][1].format("sequence" if text else "image"))
+    axes.set_xlabel(COSTS[cost][1].format(verdict.noun_of(results)))
     axes.set_title(tradeoff_title(results, cost))
 
 
-def class_gaps(results: Mapping[str, Any]) -> tuple[list[str], dict[str, np.ndarray]]:
-    """Class names and {other model: 100 * (student - other)}, best class first; both ends if there are many."""
-    scores = {}
-    for role, model in verdict.models(results).items():
-        values = ((model.get("last") or {}).get("test") or {}).get("per_class_accuracy")
-        if values is not None and len(values):
-            scores[role] = np.array([math.nan if value is None else value for value in values], np.float64)
-    if "student" not in scores or len(scores) < 2:
-        return [], {}
-    gaps = {role: 100 * (scores["student"] - scores[role]) for role in ("teacher", "baseline") if role in scores}
-    order = np.argsort(-gaps.get("baseline", next(iter(gaps.values()))))
-    if len(order) > MAX_CLASSES:
-        order = np.concatenate([order[: MAX_CLASSES // 2], order[-MAX_CLASSES // 2 :]])
-    names = (results.get("data") or {}).get("class_names") or []
-    names = [str(names[i]) if i < len(names) else f"class {i}" for i in order]
-    return names, {role: gap[order] for role, gap in gaps.items()}
-
-
-def class_noise(results: Mapping[str, Any]) -> float | None:
-    """Two standard errors, in points, of a difference of two accuracies on the images of one class."""
-    examples, classes = number(results, "data", "test"), number(results, "data", "num_classes")
-    accuracy = number(verdict.models(results).get("student"), "last", "test", "accuracy")
-    if not examples or not classes or accuracy is None:
-        return None
-    return 200 * math.sqrt(2) * verdict.standard_error(accuracy, examples / classes)
-
-
-def draw_per_class(axes: Axes, results: Mapping[str, Any]) -> None:
-    names, gaps = class_gaps(results)
-    places, noise = np.arange(len(names)), class_noise(results)
-    if noise:
-        axes.axvspan(-noise, noise, color=LIGHT["band"], lw=0, zorder=0)
+def draw_dots(axes: Axes, section: Mapping[str, Any]) -> None:
+    places = np.arange(len(section["names"]))
+    if section["band"]:
+        axes.axvspan(-section["band"], section["band"], color=LIGHT["band"], lw=0, zorder=0)
     axes.axvline(0, color=LIGHT["muted"], lw=1)
-    for role, gap in gaps.items():
-        axes.plot(gap, places, MARKERS[role], color=LIGHT[role], ms=6, label=f"vs {role}")
-    axes.set_yticks(places, names)
-    axes.set_ylim(len(names) - 0.4, -0.6)
+    for role, values in section["series"].items():
+        heights = np.array([math.nan if v is None else v for v in values])
+        axes.plot(heights, places, MARKERS[role], color=LIGHT[role], ms=6, label=f"vs {role}")
+    axes.set_yticks(places, section["names"])
+    axes.set_ylim(len(places) - 0.4, -0.6)
     axes.grid(axis="y", lw=0.5)
-    axes.set_xlabel("points; to the right the student is better")
+    axes.set_xlabel(section["x_label"])
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)

@@ -6,7 +6,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from kd_jax.report import curves, figures, sections, table, verdict
-from kd_jax.report.examples import class_name, image_array, shown_examples, top_classes
+from kd_jax.report.examples import class_name, image_array, top_classes
 from kd_jax.report.style import CSS, LIGHT
-from kd_jax.report.verdict import number, percent
+from kd_jax.report.verdict import number
+from kd_jax.tasks.units import name_of, percent
 
 
 def write_report(results: Mapping[str, Any], directory: str | os.PathLike[str]) -> Path:
@@ -33,7 +34,7 @@ def write_report(results: Mapping[str, Any], directory: str | os.PathLike[str]) 
 def page(results: Mapping[str, Any]) -> str:
     """The report as HTML."""
     title = escape(str(results.get("title") or "Distillation report"))
-    parts = (_header, _verdict, _summary, _curves, _tradeoff, scheme_part, _per_class, _examples, _reproduce, _caveats)
+    parts = (_header, _verdict, _summary, _curves, _tradeoff, _sections, _reproduce, _caveats)
     body = "\n".join(part for part in (section(results) for section in parts) if part)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -130,8 +131,9 @@ def _curves(results: Mapping[str, Any]) -> str:
         parts.append(_figure(figure, "Validation scores of the models over steps", "validation"))
     if not parts:
         return ""
-    what = "perplexity on held-out text" if verdict.of_tokens(results) else "accuracy on held-out images"
-    lead = f"The student's loss with its terms, and the {what}. Marks: the best steps."
+    metric = name_of(verdict.headline_of(results))
+    lead = f"The student's loss with its terms, and the {metric} on held-out {verdict.noun_of(results)}s. "
+    lead += "Marks: the best steps."
     return _section("How they learned", lead, f'<div class="grid">{"".join(parts)}</div>')
 
 
@@ -147,71 +149,54 @@ def _tradeoff(results: Mapping[str, Any]) -> str:
     ]
     if not parts:
         return ""
-    better, measure = ("Down", "perplexity") if verdict.of_tokens(results) else ("Up", "accuracy")
+    headline = verdict.headline_of(results)
+    better = "Up" if headline.sign > 0 else "Down"
     return _section(
-        f"Size, speed, {measure}",
+        f"Size, speed, {name_of(headline)}",
         f"{better} and to the left is better. Areas are proportional to the number of parameters; vertical lines are "
         "± two standard errors of the test set.",
         f'<div class="grid">{"".join(parts)}</div>',
     )
 
 
-def scheme_part(results: Mapping[str, Any]) -> str:
-    """What the scheme alone knows."""
+def _sections(results: Mapping[str, Any]) -> str:
+    """What scheme and task alone know."""
     parts = []
-    for i, found in enumerate(sections.all_sections(results)):
-        if found["kind"] == "lines":
-            figure = figures.figure_of([lambda axes, _, found=found: sections.draw_lines(axes, found)], results)
-            content = f'<div class="grid">{_figure(figure, found["title"], f"own{i}")}</div>'
-        else:
-            content = sections.HTML[found["kind"]](found)
-        parts.append(_section(found["title"], found["lead"], content))
+    for i, section in enumerate(sections.all_sections(results)):
+        parts.append(_section(section["title"], section["lead"], _content(section, f"section{i}")))
     return "\n".join(parts)
 
 
-def _per_class(results: Mapping[str, Any]) -> str:
-    names, _ = figures.class_gaps(results)
-    if not names:
-        return ""
-    figure = figures.plot_per_class(results)
-    noise = figures.class_noise(results)
-    lead = "Test accuracy of the student minus that of the others, class by class."
-    if noise:
-        lead += f" Inside the shaded band (± {noise:.1f} points) a difference is within the noise of so few images."
-    classes = number(results, "data", "num_classes")
-    if classes and classes > len(names):
-        lead += f" The {len(names)} classes at both ends, of {int(classes)}."
-    return _section("Who gains, who loses", lead, _figure(figure, "Differences of accuracy per class", "classes"))
+def _content(section: Mapping[str, Any], prefix: str) -> str:
+    if section["kind"] == "lines":
+        figure = figures.figure_of([lambda axes, _: sections.draw_lines(axes, section)], {})
+        return f'<div class="grid">{_figure(figure, section["title"], prefix)}</div>'
+    if section["kind"] == "dots":
+        return _figure(figures.plot_dots(section), section["title"], prefix)
+    if section["kind"] == "examples":
+        return _examples(section)
+    return sections.HTML[section["kind"]](section)
 
 
-def _examples(results: Mapping[str, Any]) -> str:
-    examples = shown_examples(results)
-    if not examples:
-        return ""
+def _examples(section: Mapping[str, Any]) -> str:
     legend = "".join(
         f'<span><span class="dot" style="background:var(--{role})"></span>{role}</span>'
         for role in ("teacher", "student")
     )
-    cards = "\n".join(_example(example, results) for example in examples)
-    return _section(
-        "Dark knowledge",
-        "The label names one class and is silent about the rest. The teacher's softened probabilities say what else "
-        "an image resembles; this is what the student learned from. Bars: the teacher's five likeliest classes, the "
-        "label in bold.",
-        f'<p class="legend">{legend}</p>\n<div class="grid">\n{cards}\n</div>',
-    )
+    cards = "\n".join(_example(example, section["names"]) for example in section["examples"])
+    return f'<p class="legend">{legend}</p>\n<div class="grid">\n{cards}\n</div>'
 
 
-def _example(example: Mapping[str, Any], results: Mapping[str, Any]) -> str:
+def _example(example: Mapping[str, Any], names: Sequence[str]) -> str:
     label, shown = int(example["label"]), top_classes(example)
-    picture = f'<img src="{_png(example)}" alt="test image, {escape(class_name(results, label))}">'
-    says = [("label", f"<b>{escape(class_name(results, label))}</b>")]
+    picture = f'<img src="{_png(example)}" alt="test image, {escape(class_name(names, label))}">'
+    says = [("label", f"<b>{escape(class_name(names, label))}</b>")]
     for role in verdict.ROLES:
         probabilities = example.get(role)
         if probabilities is not None:
             top = max(range(len(probabilities)), key=probabilities.__getitem__)
             wrong = ' <b class="wrong">✗</b>' if label >= 0 and top != label else ""
-            says.append((role, f"{escape(class_name(results, top))}, {percent(probabilities[top])}{wrong}"))
+            says.append((role, f"{escape(class_name(names, top))}, {percent(probabilities[top])}{wrong}"))
     softened = {
         role: example[f"{role}_soft"] for role in ("teacher", "student") if example.get(f"{role}_soft") is not None
     }
@@ -224,7 +209,7 @@ def _example(example: Mapping[str, Any], results: Mapping[str, Any]) -> str:
             for role, values in softened.items()
         )
         hard = " hard" if i == label else ""
-        bars.append(f'<span class="label{hard}">{escape(class_name(results, i))}</span><span>{lengths}</span>')
+        bars.append(f'<span class="label{hard}">{escape(class_name(names, i))}</span><span>{lengths}</span>')
     temperature = number(example, "temperature")
     softness = "" if temperature is None else f"<p>Softened at temperature {temperature:g}</p>"
     said = "".join(f"<dt>{who}</dt><dd>{what}</dd>" for who, what in says)

@@ -5,6 +5,8 @@ A section is a dict with "kind", "title" and "lead" (a sentence), and
     images  "images": lists [H][W] or [H][W][3] of 0..255, "labels": a text for each
     lines   "x_label", "y_label", "lines": {name: [[x, y], ...]}; "marks": True draws points that no line joins
     texts   "texts": texts of several lines, "labels": a text for each
+    dots    "names", "series": {role: a number for each name}, "band": half a width around 0 or None, "x_label"
+    examples  "examples": what teacher and student say of single ones (report/examples.py), "names" of the classes
 """
 
 from __future__ import annotations
@@ -19,36 +21,39 @@ import matplotlib.image
 import numpy as np
 from matplotlib.axes import Axes
 
-from kd_jax.report.verdict import models, number, of_tokens, percent
+from kd_jax.report.verdict import headline_of, models
+from kd_jax.tasks.units import name_of, score_text
 
-KINDS = ("table", "images", "lines", "texts")
+NEEDED = {
+    "table": ("columns", "rows"),
+    "images": ("images", "labels"),
+    "lines": ("x_label", "y_label", "lines"),
+    "texts": ("texts", "labels"),
+    "dots": ("names", "series", "band", "x_label"),
+    "examples": ("examples", "names"),
+}
+IN_TERMINAL = ("table", "images", "lines", "texts")
 
 
 def check(section: Mapping[str, Any]) -> None:
     """Raises ValueError for a section that cannot be shown."""
-    needed = {
-        "table": ("columns", "rows"),
-        "images": ("images", "labels"),
-        "lines": ("x_label", "y_label", "lines"),
-        "texts": ("texts", "labels"),
-    }
-    if section.get("kind") not in KINDS:
-        raise ValueError(f"A section of the report is one of {', '.join(KINDS)}, not {section.get('kind')!r}.")
-    missing = [name for name in ("title", "lead", *needed[section["kind"]]) if name not in section]
+    if section.get("kind") not in NEEDED:
+        raise ValueError(f"A section of the report is one of {', '.join(NEEDED)}, not {section.get('kind')!r}.")
+    missing = [name for name in ("title", "lead", *NEEDED[section["kind"]]) if name not in section]
     if missing:
         raise ValueError(f"The section {section.get('title', '')!r} lacks {', '.join(missing)}.")
 
 
 def all_sections(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Those of the scheme, after the table of all classifiers where there is more than one."""
-    rows, (measure, show) = [], ("perplexity", shown) if of_tokens(results) else ("accuracy", percent)
+    """Those of scheme and task, after the table of all that was evaluated where there is more than one."""
+    headline, rows = headline_of(results), []
     for role, model in models(results).items():
         for name, scores in (model.get("others") or {}).items():
-            values = [number(scores, which, "test", measure) for which in ("last", "best")]
-            rows.append([f"{name} ({role}'s run)", *("-" if v is None else show(v) for v in values)])
-    lead = f"Everything else that the run evaluated, on the test set: {measure}."
+            values = [score_text(headline, (scores.get(which) or {}).get("test") or {}) for which in ("last", "best")]
+            rows.append([f"{name} ({role}'s run)", *values])
+    lead = f"Everything else that the run evaluated, on the test set: {name_of(headline)}."
     columns = ["", "last step", "best step by validation"]
-    others = {"kind": "table", "title": "Other classifiers of the run", "lead": lead, "columns": columns, "rows": rows}
+    others = {"kind": "table", "title": "Also evaluated", "lead": lead, "columns": columns, "rows": rows}
     return [*([others] if rows else []), *(results.get("sections") or [])]
 
 

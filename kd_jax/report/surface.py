@@ -1,4 +1,4 @@
-"""The response surface of a sweep: validation accuracy over temperature and weight, or over what else was varied."""
+"""The response surface of a sweep: the validation score over temperature and weight, or over what else was varied."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from kd_jax.report.figures import WIDTH, ShownFigure, styled
 from kd_jax.report.page import svg
 from kd_jax.report.sections import table
 from kd_jax.report.style import CSS, LIGHT
+from kd_jax.types import Headline
 
-SCALE = LinearSegmentedColormap.from_list("accuracy", [LIGHT["band"], LIGHT["term4"], LIGHT["teacher"]])
-NAMES = {"accuracy": "accuracy (%)", "nll": "nll (nats)"}
+SCALE = LinearSegmentedColormap.from_list("score", [LIGHT["band"], LIGHT["term4"], LIGHT["teacher"]])
 FIRST = ("temperature", "weight")  # what goes on the axes, if it was varied
 
 
@@ -60,15 +60,16 @@ def plot_surface(results: Mapping[str, Any]) -> Figure | None:
     kept = {f: best[f] for f in best if f not in shown and len({str(row["setting"][f]) for row in rows}) > 1}
     if results.get("trials"):
         same, kept = rows, {}
+    headline = Headline(**results["headline"])
     with styled():
         figure = ShownFigure(figsize=(1.25 * WIDTH, 0.95 * WIDTH), layout="constrained")
         axes = figure.subplots()
         if len(shown) == 1:
-            draw_line(axes, same, shown[0], results["select"])
+            draw_line(axes, same, shown[0], headline)
         else:
-            draw_map(figure, axes, same, *shown, results["select"])
+            draw_map(figure, axes, same, *shown, headline)
         at = ", ".join(f"{_end(k)} {v}" for k, v in kept.items())
-        axes.set_title(f"Validation {NAMES[results['select']]}" + (f" at {at}" if at else ""))
+        axes.set_title(f"Validation {headline.metric} ({headline.unit})" + (f" at {at}" if at else ""))
     return figure
 
 
@@ -80,8 +81,8 @@ def _values(rows: Sequence[Mapping[str, Any]], field: str) -> np.ndarray:
     return np.array([row["setting"][field] for row in rows], np.float64)
 
 
-def _measured(rows: Sequence[Mapping[str, Any]], select: str) -> np.ndarray:
-    return (100 if select == "accuracy" else 1) * np.array([row["validation"]["mean"] for row in rows])
+def _measured(rows: Sequence[Mapping[str, Any]], headline: Headline) -> np.ndarray:
+    return (100 if headline.unit == "%" else 1) * np.array([row["validation"]["mean"] for row in rows])
 
 
 def _scale(axis: Any, set_scale: Any, values: np.ndarray) -> None:
@@ -93,18 +94,18 @@ def _scale(axis: Any, set_scale: Any, values: np.ndarray) -> None:
         axis.set_ticks([], minor=True)
 
 
-def draw_line(axes: Axes, rows: Sequence[Mapping[str, Any]], field: str, select: str) -> None:
+def draw_line(axes: Axes, rows: Sequence[Mapping[str, Any]], field: str, headline: Headline) -> None:
     rows = sorted(rows, key=lambda row: row["setting"][field])
-    values, factor = _values(rows, field), 200 if select == "accuracy" else 2
+    values, factor = _values(rows, field), 200 if headline.unit == "%" else 2
     errors = [factor * row["error"] for row in rows]
-    axes.errorbar(values, _measured(rows, select), errors, color=LIGHT["student"], marker="o", capsize=3)
+    axes.errorbar(values, _measured(rows, headline), errors, color=LIGHT["student"], marker="o", capsize=3)
     _scale(axes.xaxis, axes.set_xscale, values)
     axes.set_xlabel(f"{_end(field)} (bars: two standard errors)")
 
 
-def draw_map(figure: Figure, axes: Axes, rows: Sequence[Mapping[str, Any]], x: str, y: str, select: str) -> None:
+def draw_map(figure: Figure, axes: Axes, rows: Sequence[Mapping[str, Any]], x: str, y: str, headline: Headline) -> None:
     """Contours between the points of a full grid; points alone where there is none. A ring marks the first row."""
-    xs, ys, z = _values(rows, x), _values(rows, y), _measured(rows, select)
+    xs, ys, z = _values(rows, x), _values(rows, y), _measured(rows, headline)
     grid = {(a, b): c for a, b, c in zip(xs, ys, z, strict=True)}
     columns, lines = sorted(set(xs)), sorted(set(ys))
     if len(grid) == len(rows) == len(columns) * len(lines) and min(len(columns), len(lines)) > 1 and np.ptp(z):

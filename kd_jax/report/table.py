@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from kd_jax.report import sections, verdict
-from kd_jax.report.verdict import number, percent
-
-MISSING = "–"
+from kd_jax.report.verdict import number
+from kd_jax.tasks.units import MISSING, percent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,51 +46,56 @@ def _plain(value: float) -> str:
 
 def rows(results: Mapping[str, Any]) -> list[Row]:
     """The lines of the summary table; what no model has is left out."""
-    found = verdict.models(results)
-    examples, text = number(results, "data", "test"), verdict.of_tokens(results)
-    one = "sequence" if text else "image"
-
-    def with_error(value: float) -> str:
-        error = f" ± {100 * verdict.standard_error(value, examples):.1f}" if examples else ""
-        return f"{100 * value:.1f}{error}"
-
+    trained, noun = verdict.models(results), verdict.noun_of(results)
     plan: list[tuple[str, str, tuple[str, ...], Callable[[float], str]]] = [
         ("Cost", "parameters", ("parameters",), quantity),
         ("Cost", "size in memory", ("bytes",), _bytes),
-        ("Cost", f"FLOPs per {one}", ("flops",), quantity),
-        ("Cost", f"latency, 1 {one}", ("latency_ms", "1"), _milliseconds),
-        ("Cost", f"latency, 128 {one}s", ("latency_ms", "128"), _milliseconds),
+        ("Cost", f"FLOPs per {noun}", ("flops",), quantity),
+        ("Cost", f"latency, 1 {noun}", ("latency_ms", "1"), _milliseconds),
+        ("Cost", f"latency, 128 {noun}s", ("latency_ms", "128"), _milliseconds),
         ("Training", "steps", ("steps",), lambda value: f"{value:,.0f}"),
         ("Training", "time", ("train_seconds",), verdict.duration),
         ("Training", "examples/s", ("examples_per_second",), lambda value: f"{value:,.0f}"),
     ]
     for which, title in (("last", "Test set, last step"), ("best", "Test set, best step by validation")):
-        accuracy = [("accuracy in %, ± error", "accuracy", with_error), ("NLL", "nll", _plain)]
-        if text:
-            accuracy = [("perplexity", "perplexity", _plain), ("NLL, nats a token", "nll", _plain)]
-            accuracy += [("its standard error", "nll_error", _plain), ("next token right", "accuracy", percent)]
-        plan += [
-            (title, "step", (which, "step"), lambda value: f"{value:,.0f}"),
-            *((title, label, (which, "test", name), show) for label, name, show in accuracy),
-            (title, "calibration error (ECE)", (which, "test", "ece"), percent),
-            (title, "agrees with teacher", (which, "test", "agreement"), percent),
-            (title, "KL from teacher", (which, "test", "kl"), _plain),
-        ]
-    table = []
+        plan += [(title, "step", (which, "step"), lambda value: f"{value:,.0f}")]
+        plan += [(title, label, (which, "test", name), show) for label, name, show in _metrics(results)]
+    headline, table = verdict.headline_of(results), []
     for section, label, path, show in plan:
-        values = {role: number(model, *path) for role, model in found.items()}
+        values = {role: number(model, *path) for role, model in trained.items()}
         if any(value is not None for value in values.values()):
             cells = {role: MISSING if value is None else show(value) for role, value in values.items()}
+            if path[-1] == headline.metric and headline.error:
+                label = f"{label}, ± error"
+                for role, value in values.items():
+                    error = number(trained[role], *path[:-1], headline.error)
+                    if value is not None and error is not None:
+                        cells[role] += f" ± {100 * error:.1f}" if headline.unit == "%" else f" ± {error:.2g}"
             table.append(Row(section, label, cells))
     return table
 
 
+def _metrics(results: Mapping[str, Any]) -> list[tuple[str, str, Callable[[float], str]]]:
+    """(label, metric, how it is shown) in the order of the task; of one without `rows`, every number by its name."""
+    rows = {name: tuple(row) for name, row in (results.get("rows") or {}).items() if row}
+    if not rows:
+        headline = verdict.headline_of(results)
+        scores = [model.get("last", {}).get("test") or {} for model in verdict.models(results).values()]
+        measured = [name for s in scores for name in s if number(s, name) is not None and name != headline.error]
+        rows = {name: (name.replace("_", " "), headline.unit if name == headline.metric else "") for name in measured}
+    return [(label, name, percent if unit == "%" else _with(unit)) for name, (label, unit) in rows.items()]
+
+
+def _with(unit: str) -> Callable[[float], str]:
+    return lambda value: f"{value:.3f} {unit}".rstrip()
+
+
 def results_table(results: Mapping[str, Any]) -> str:
     """The verdict and the summary table as text of at most 100 columns, for a terminal."""
-    answer, found = verdict.judge(results), verdict.models(results)
+    answer, trained = verdict.judge(results), verdict.models(results)
     lines = [str(results.get("title") or "Results"), "Was it worth it? " + answer.headline]
     lines += [line for text in answer.paragraphs for line in textwrap.wrap(text, 100)]
-    head = [["", *found], ["", *(str(model.get("name") or MISSING) for model in found.values())]]
+    head = [["", *trained], ["", *(str(model.get("name") or MISSING) for model in trained.values())]]
     body = rows(results)
     cells = [[row.label, *row.cells.values()] for row in body]
     if cells:
@@ -105,8 +109,9 @@ def results_table(results: Mapping[str, Any]) -> str:
                 section = row.section
             lines.append(_line(texts, widths))
         lines.append(rule)
-    for found in sections.all_sections(results):
-        lines += [sections.text(found), rule if cells else ""]
+    for section in sections.all_sections(results):
+        if section["kind"] in sections.IN_TERMINAL:
+            lines += [sections.text(section), rule if cells else ""]
     lines += [line for text in verdict.caveats(results) for line in textwrap.wrap(text, 100)]
     return "\n".join(lines) + "\n"
 

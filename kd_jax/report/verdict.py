@@ -1,4 +1,4 @@
-"""Was it worth it? The answer in plain words, computed from the numbers of results.json."""
+"""Was it worth it? The answer in plain words, computed from the numbers of results.json by the task's headline."""
 
 from __future__ import annotations
 
@@ -8,17 +8,39 @@ import numbers
 from collections.abc import Mapping
 from typing import Any
 
+from kd_jax.tasks.units import Unit, name_of, percent, signed, unit_of
+from kd_jax.types import Headline
+
 ROLES = ("teacher", "baseline", "student")
+ANSWERS = {"gain": "yes", "loss": "no", "noise": "not measurable", "unknown": "unknown"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """`kind` is "gain", "noise", "loss" or "unknown"; `facts` are (number, what it is) for the tiles."""
+    """`kind` is "gain", "noise", "loss" or "unknown"; `facts` are (number, what it is) for the tiles.
+
+    `gain` is how much better the student is than the baseline, `error` two standard errors of that, both as the unit
+    counts (points of a percentage), None where they are not known.
+    """
 
     kind: str
     headline: str
     paragraphs: tuple[str, ...]
     facts: tuple[tuple[str, str], ...]
+    gain: float | None = None
+    error: float | None = None
+
+    def as_json(self, headline: Headline) -> dict[str, Any]:
+        """What results.json says of the verdict."""
+        text = " ".join([self.headline, *self.paragraphs])
+        return {
+            "answer": ANSWERS[self.kind],
+            "metric": headline.metric,
+            "unit": headline.unit,
+            "gain": self.gain,
+            "error": self.error,
+            "text": text,
+        }
 
 
 def number(tree: Any, *path: str) -> float | None:
@@ -32,148 +54,123 @@ def number(tree: Any, *path: str) -> float | None:
 
 def models(results: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """The models that the run has, in the order teacher, baseline, student."""
-    found = results.get("models") or {}
-    return {role: found[role] for role in ROLES if found.get(role)}
+    trained = results.get("models") or {}
+    return {role: trained[role] for role in ROLES if trained.get(role)}
 
 
-def of_tokens(results: Mapping[str, Any]) -> bool:
-    """Whether what is predicted are the tokens of a text: perplexity then says what accuracy says of images."""
-    return bool((results.get("data") or {}).get("per_token"))
+def headline_of(results: Mapping[str, Any]) -> Headline:
+    """The headline that the results were written with; one that nothing measured where they name none."""
+    fields = results.get("headline") or {}
+    return Headline(**fields) if fields.get("metric") and fields.get("sign") else Headline("score")
 
 
-def standard_error(accuracy: float, examples: float) -> float:
-    """sqrt(p (1 - p) / n): the binomial standard error of an accuracy measured on n examples."""
-    return math.sqrt(max(0.0, accuracy * (1 - accuracy)) / examples)
+def noun_of(results: Mapping[str, Any]) -> str:
+    """What an example is called."""
+    return str((results.get("data") or {}).get("noun") or "example")
 
 
-def difference(results: Mapping[str, Any], role: str, other: str) -> tuple[float, float] | None:
-    """(accuracy of role - accuracy of other, two standard errors of it), last step, test set; None if not known.
+def score(model: Mapping[str, Any] | None, headline: Headline, split: str = "test") -> float | None:
+    """The headline's metric of a model at the last step."""
+    return number(model, "last", split, headline.metric)
 
-    The errors are added as if the models were tested on different examples. They share the test set, so the true error
-    of the difference is smaller: calling it noise is the cautious side.
+
+def difference(results: Mapping[str, Any], role: str, other: str) -> tuple[float, float | None] | None:
+    """Returns (how much better `role` is than `other`, two standard errors of it or None), last step, test set.
+
+    None where a score is missing. The errors are added as if the models were tested on different examples. They share
+    the test set, so the true error of the difference is smaller: calling it noise is the cautious side.
     """
-    found, examples = models(results), number(results, "data", "test")
-    a, b = (number(found.get(name), "last", "test", "accuracy") for name in (role, other))
-    if a is None or b is None or not examples:
+    headline, trained = headline_of(results), models(results)
+    a, b = (score(trained.get(name), headline) for name in (role, other))
+    if a is None or b is None:
         return None
-    return a - b, 2 * math.hypot(standard_error(a, examples), standard_error(b, examples))
+    errors = [number(trained[name], "last", "test", headline.error) for name in (role, other)]
+    return headline.sign * (a - b), None if None in errors else 2 * math.hypot(*errors)
 
 
 def judge(results: Mapping[str, Any]) -> Verdict:
     """The verdict over the student: gain over the same network trained alone, gap closed, cost against the teacher."""
-    found = models(results)
-    student = found.get("student")
-    if student is None or number(student, "last", "test", "accuracy") is None:
+    trained, headline = models(results), headline_of(results)
+    student = trained.get("student")
+    if student is None:
         return Verdict("unknown", "There is no answer: no student was evaluated on a test set.", (), ())
-    text = of_tokens(results)
-    kind, headline, sentences, facts = (_text_gain if text else _gain)(results)
-    gap, one = (_text_gap if text else _gap)(results), "sequence" if text else "image"
-    paragraphs = [sentences, []]
-    sentences += _labels(results)
-    parts = (gap, _size(found, one), _fidelity(found, "tokens" if text else "images"), _cost(found))
-    for paragraph, (more, more_facts) in enumerate(parts):
-        paragraphs[min(paragraph, 1)] += more
-        facts += more_facts
-    return Verdict(kind, headline, tuple(" ".join(lines) for lines in paragraphs if lines), tuple(facts))
-
-
-def _gain(results: Mapping[str, Any]) -> tuple[str, str, list[str], list[tuple[str, str]]]:
-    found = models(results)
-    student = number(found["student"], "last", "test", "accuracy")
-    baseline = number(found.get("baseline"), "last", "test", "accuracy")
-    if baseline is None:
-        words = [
-            f"The student is right on {percent(student)} of the test images, but no baseline was trained: "
-            "what the same network reaches without the teacher is not known."
-        ]
-        return "unknown", "Not known: there is no baseline to compare with.", words, []
-    gain = student - baseline
-    name, other = (str(found[role].get("name") or "unnamed") for role in ("student", "baseline"))
-    how = "with the teacher's help" if "teacher" in found else "distilled"
-    if name == other:
-        words = [
-            f"The same network ({name}) is right on {percent(student)} of the test images {how} "
-            f"and on {percent(baseline)} without."
-        ]
+    if score(student, headline) is None:
+        answer = _unmeasured(results)
     else:
-        words = [
-            f"The student ({name}) is right on {percent(student)} of the test images; the baseline is another "
-            f"network ({other}) and is right on {percent(baseline)}."
-        ]
-    facts = [(points(gain), "points over the baseline")]
-    known = difference(results, "student", "baseline")
-    if known is None:
-        words.append("The size of the test set is not recorded, so it is not known whether this is more than noise.")
-        return "unknown", f"Not known: {points(gain)} points, of unknown uncertainty.", words, facts
-    noise = known[1]
-    facts = [(f"{points(gain)} ± {100 * noise:.1f}", "points over the baseline (± two standard errors)")]
-    examples = int(number(results, "data", "test"))
-    if abs(gain) <= noise:
-        words.append(
-            f"That difference of {points(gain)} points is inside the noise of a test set of {examples:,} images "
-            f"(±{100 * noise:.1f} points, two standard errors): it may as well be zero."
-        )
-        return "noise", f"Not measurably: {points(gain)} points is within noise.", words, facts
-    beyond = f"more than the {100 * noise:.1f} points (two standard errors) that {examples:,} test images leave open"
-    words.append(f"That difference of {points(gain)} points is {beyond}.")
-    if gain > 0:
-        return "gain", f"Yes: {points(gain)} points over training alone.", words, facts
-    words.append("This student would have been better off without its teacher.")
-    return "loss", f"No: {points(gain)} points against training alone.", words, facts
+        answer = _gain(results, headline, unit_of(headline))
+    noun = noun_of(results)
+    first, second, facts = [*answer.paragraphs, *_labels(results)], [], [*answer.facts]
+    for paragraph, (sentences, more) in (
+        (first, _gap(results, headline, unit_of(headline))),
+        (second, _size(trained, noun)),
+        (second, _fidelity(trained, noun)),
+        (second, _cost(trained)),
+    ):
+        paragraph += sentences
+        facts += more
+    paragraphs = tuple(" ".join(lines) for lines in (first, second) if lines)
+    return dataclasses.replace(answer, paragraphs=paragraphs, facts=tuple(facts))
 
 
-def nll_difference(results: Mapping[str, Any], role: str, other: str) -> tuple[float, float] | None:
-    """(nll of other - nll of role, two standard errors of it), nats a token, last step, test split; None if not known.
-
-    Errors are added as in `difference`, so calling it noise is the cautious side here too.
-    """
-    found = models(results)
-    (a, b), (ea, eb) = (
-        [number(found.get(name), "last", "test", key) for name in (role, other)] for key in ("nll", "nll_error")
-    )
-    return None if None in (a, b, ea, eb) else (b - a, 2 * math.hypot(ea, eb))
+def _unmeasured(results: Mapping[str, Any]) -> Verdict:
+    """Where no test example has a label, agreement with the teacher is all that can be known."""
+    name = name_of(headline_of(results))
+    words = f"The {name} of the student is not known: no {noun_of(results)} of the test set has a label."
+    return Verdict("unknown", f"Not known: there are no labels to measure the {name} by.", (words,), ())
 
 
-def _perplexity(results: Mapping[str, Any], role: str) -> float | None:
-    return number(models(results).get(role), "last", "test", "perplexity")
-
-
-def _text_gain(results: Mapping[str, Any]) -> tuple[str, str, list[str], list[tuple[str, str]]]:
-    """_gain for a language model: perplexity, the lower the better."""
-    student, baseline = (_perplexity(results, role) for role in ("student", "baseline"))
-    known = nll_difference(results, "student", "baseline")
-    if baseline is None or known is None:
-        words = [
-            f"The student's perplexity on the test text is {student:.4g}, but no baseline was trained: what the "
+def _gain(results: Mapping[str, Any], headline: Headline, unit: Unit) -> Verdict:
+    trained, name = models(results), name_of(headline)
+    student, baseline = (score(trained.get(role), headline) for role in ("student", "baseline"))
+    noun = noun_of(results)
+    if baseline is None:
+        words = (
+            f"The student's {name} on the test {noun}s is {unit.text(student)}, but no baseline was trained: what the "
             "same network reaches without the teacher is not known."
-        ]
-        return "unknown", "Not known: there is no baseline to compare with.", words, []
-    how = "with the teacher's help" if "teacher" in models(results) else "distilled"
-    change, noise = 100 * (student / baseline - 1), 100 * known[1]
-    percents = f"{change:+.1f}%".replace("-", "−")
-    words = [f"The perplexity on the test text is {student:.4g} {how} and {baseline:.4g} without."]
-    facts = [(f"{percents} ± {noise:.1f}", "perplexity against the baseline (± two standard errors)")]
-    if abs(known[0]) <= known[1]:
-        words.append(f"That difference is inside the noise of the test text (±{noise:.1f}%, two standard errors).")
-        return "noise", f"Not measurably: a perplexity {percents} is within noise.", words, facts
-    words.append(f"That is more than the {noise:.1f}% (two standard errors) that the test text leaves open.")
-    if known[0] > 0:
-        return "gain", f"Yes: perplexity {percents} against training alone.", words, facts
+        )
+        return Verdict("unknown", "Not known: there is no baseline to compare with.", (words,), ())
+    words = [_compared(results, unit, name, student, baseline)]
+    gain, noise = difference(results, "student", "baseline")
+    change = unit.difference(headline.sign * gain) + unit.word
+    size = unit.plot(gain) if headline.unit == "%" else gain
+    subject = "" if headline.unit == "%" else f"{name} "
+    against = "over" if headline.sign * gain > 0 and headline.sign > 0 else "against"
+    tile = f"{unit.word.strip() or name} {'over' if headline.sign > 0 else 'against'} the baseline"
+    if noise is None:
+        words.append("The error of that is not known, so it is not known whether it is more than noise.")
+        facts = ((unit.difference(headline.sign * gain), tile),)
+        text = f"Not known: {subject}{change}, of unknown uncertainty."
+        return Verdict("unknown", text, tuple(words), facts, size)
+    error, about = unit.noise(noise), f"(±{unit.noise(noise)}{unit.word}, two standard errors)"
+    facts = ((f"{unit.difference(headline.sign * gain)} ± {error.rstrip('%')}", f"{tile} (± two standard errors)"),)
+    examples = number(results, "data", "test")
+    test = f"a test set of {int(examples):,} {noun}s" if examples else "the test set"
+    size_of_error = unit.plot(noise) if headline.unit == "%" else noise
+    if abs(gain) <= noise:
+        words.append(f"That difference of {change} is inside the noise of {test} {about}: it may as well be zero.")
+        text = f"Not measurably: {subject}{change} is within noise."
+        return Verdict("noise", text, tuple(words), facts, size, size_of_error)
+    words.append(f"That difference of {change} is more than {test} leaves open {about}.")
+    if gain > 0:
+        text = f"Yes: {subject}{change} {against} training alone."
+        return Verdict("gain", text, tuple(words), facts, size, size_of_error)
     words.append("This student would have been better off without its teacher.")
-    return "loss", f"No: perplexity {percents} against training alone.", words, facts
+    return Verdict("loss", f"No: {subject}{change} against training alone.", tuple(words), facts, size, size_of_error)
 
 
-def _text_gap(results: Mapping[str, Any]) -> tuple[list[str], list[tuple[str, str]]]:
-    room, gain = nll_difference(results, "teacher", "baseline"), nll_difference(results, "student", "baseline")
-    if room is None or gain is None:
-        return [], []
-    if room[0] <= room[1]:
-        how = "is not measurably better than" if room[0] > -room[1] else "is worse than"
-        return [f"The teacher itself {how} the baseline: there is no gap to close."], []
-    share, unsure = 100 * gain[0] / room[0], " (within noise, as above)" if abs(gain[0]) <= gain[1] else ""
-    teacher = _perplexity(results, "teacher")
-    words = f"The teacher's is {teacher:.4g}; the student closes {share:.0f}% of the gap in log-perplexity{unsure}."
-    return [words], [(f"{share:.0f}%", "of the gap to the teacher closed")]
+def _compared(results: Mapping[str, Any], unit: Unit, metric: str, student: float, baseline: float) -> str:
+    trained, noun = models(results), noun_of(results)
+    name, other = (str(trained[role].get("name") or "unnamed") for role in ("student", "baseline"))
+    how = "with the teacher's help" if "teacher" in trained else "distilled"
+    if name == other:
+        return (
+            f"The {metric} of the same network ({name}) on the test {noun}s is {unit.text(student)} {how} and "
+            f"{unit.text(baseline)} without."
+        )
+    return (
+        f"The {metric} of the student ({name}) on the test {noun}s is {unit.text(student)}; the baseline is another "
+        f"network ({other}), whose {metric} is {unit.text(baseline)}."
+    )
 
 
 def _labels(results: Mapping[str, Any]) -> list[str]:
@@ -181,30 +178,32 @@ def _labels(results: Mapping[str, Any]) -> list[str]:
     labelled, transfer, teacher = (number(results, "data", n) for n in ("labelled", "transfer", "teacher_labelled"))
     if not labelled or (not transfer and (teacher or labelled) == labelled):
         return []
-    who = "Baseline and student" if "baseline" in models(results) else "The student"
-    words = f"{who} had the labels of {int(labelled):,} images"
+    noun, trained = noun_of(results), models(results)
+    who = "Baseline and student" if "baseline" in trained else "The student"
+    words = f"{who} had the labels of {int(labelled):,} {noun}s"
     words += f", the teacher those of {int(teacher):,}" if teacher else ""
-    without = "the teacher's answers only" if "teacher" in models(results) else "no labels"
-    seen = f"; of {int(transfer):,} more images the student saw {without}" if transfer else ""
+    without = "the teacher's answers only" if "teacher" in trained else "no labels"
+    seen = f"; of {int(transfer):,} more {noun}s the student saw {without}" if transfer else ""
     return [f"{words}{seen}."]
 
 
-def _gap(results: Mapping[str, Any]) -> tuple[list[str], list[tuple[str, str]]]:
+def _gap(results: Mapping[str, Any], headline: Headline, unit: Unit) -> tuple[list[str], list[tuple[str, str]]]:
     room, gain = difference(results, "teacher", "baseline"), difference(results, "student", "baseline")
-    if room is None or gain is None:
+    if room is None or gain is None or room[1] is None:
         return [], []
+    change = unit.difference(headline.sign * room[0]) + unit.word
     if room[0] <= room[1]:
         how = "is not measurably better than" if room[0] > -room[1] else "is worse than"
-        return [f"The teacher itself {how} the baseline ({points(room[0])} points): there is no gap to close."], []
+        return [f"The teacher itself {how} the baseline ({change}): there is no gap to close."], []
     share, unsure = gain[0] / room[0], " (within noise, as above)" if abs(gain[0]) <= gain[1] else ""
-    gap = f"the gap of {100 * room[0]:.1f} points between baseline and teacher"
+    gap = f"the gap of {change.lstrip('+−')} between baseline and teacher"
     if share > 1:
         words = f"It closes all of {gap} and passes the teacher."
     elif share >= 0:
         words = f"It closes {100 * share:.0f}% of {gap}{unsure}."
     else:
         words = f"It widens {gap}{unsure}."
-    return [words], [(f"{100 * share:.0f}%", "of the gap to the teacher closed")]
+    return [words], [(signed(f"{100 * share:.0f}%"), "of the gap to the teacher closed")]
 
 
 def _size(found: Mapping[str, Mapping[str, Any]], one: str) -> tuple[list[str], list[tuple[str, str]]]:
@@ -230,13 +229,13 @@ def _size(found: Mapping[str, Mapping[str, Any]], one: str) -> tuple[list[str], 
     return ([f"Against the teacher, the student {_listed(words)}."] if words else []), facts
 
 
-def _fidelity(found: Mapping[str, Mapping[str, Any]], things: str) -> tuple[list[str], list[tuple[str, str]]]:
+def _fidelity(found: Mapping[str, Mapping[str, Any]], noun: str) -> tuple[list[str], list[tuple[str, str]]]:
     student = number(found["student"], "last", "test", "agreement")
     if student is None:
         return [], []
     baseline = number(found.get("baseline"), "last", "test", "agreement")
     against = "" if baseline is None else f" (the baseline, which never saw the teacher, on {percent(baseline)})"
-    return [f"It predicts what the teacher predicts on {percent(student)} of the test {things}{against}."], [
+    return [f"It predicts what the teacher predicts on {percent(student)} of the test {noun}s{against}."], [
         (percent(student), "agreement with the teacher")
     ]
 
@@ -272,16 +271,6 @@ def caveats(results: Mapping[str, Any]) -> list[str]:
         "recipe differs too, often by as much; repeat with other seeds before relying on a small difference."
     )
     return lines
-
-
-def percent(value: float) -> str:
-    return f"{100 * value:.1f}%"
-
-
-def points(value: float) -> str:
-    """A difference of accuracies in percentage points, with its sign."""
-    text = f"{100 * value:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
 
 
 def times(ratio: float) -> str:

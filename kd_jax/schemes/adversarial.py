@@ -13,7 +13,7 @@ from kd_jax.core.terms import calls_of
 from kd_jax.losses import adversarial
 from kd_jax.losses.adversarial import gradient_penalty
 from kd_jax.resolve import near
-from kd_jax.schemes.offline import labelled_accuracy
+from kd_jax.schemes.offline import watched
 from kd_jax.types import Array, Call, Model, Outputs, Parts, Phase, PyTree, Role, Scheme, Stage, Term
 
 # kind -> (loss of the discriminator, loss of the student)
@@ -73,7 +73,7 @@ def build(
     tx = parts.make_tx(parts.steps * n_critic, "discriminator")
     critic = Phase("discriminator", (*forward, *both), terms, tx, {"told_apart": Term(_told_apart, scores)})
     terms = {**parts.terms, "fool": Term(fool_loss, ("on_fake.logits",), weight=float(weight))}
-    student = Phase("student", tuple(forward), terms, parts.make_tx(parts.steps), {"accuracy": labelled_accuracy()})
+    student = Phase("student", tuple(forward), terms, parts.make_tx(parts.steps), watched(parts))
     reference = "teacher" if "teacher" in roles else None
     return Scheme(roles, (Stage(parts.steps, (critic,) * n_critic + (student,)),), reference=reference)
 

@@ -17,7 +17,6 @@ from kd_jax.models.vision.supernet_costs import architecture_weights
 from kd_jax.schemes import offline
 from kd_jax.schemes.redirect import redirect
 from kd_jax.schemes.subnetworks import (
-    accuracies,
     front,
     placed,
     plain_phase,
@@ -25,8 +24,10 @@ from kd_jax.schemes.subnetworks import (
     space_and_budget,
     started,
     tidy,
+    watched,
 )
-from kd_jax.types import Array, Call, Parts, Phase, Role, Scheme, Stage, Term, TrainState
+from kd_jax.tasks.units import score_text
+from kd_jax.types import Array, Call, Headline, Parts, Phase, Role, Scheme, Stage, Term, TrainState
 
 HALVES = ("alpha_half", "weight_half")
 
@@ -110,7 +111,7 @@ def build(
         prepare=_halved(parts.prepare),
         extra={"choice": jnp.full(table.shape, 1 / table.shape[1]), "search": nothing},
         stage_splits=("validation",),
-        summary=lambda state, record: _summary(state, record, space, budget),
+        summary=lambda state, record: _summary(state, record, space, budget, parts.task.headline),
     )
 
 
@@ -125,7 +126,8 @@ def _half(
     calls = [Call("alpha", ()), Call("supernet", (*moved(image), "alpha.logits"))]
     calls += [dataclasses.replace(call, inputs=moved(call.inputs)) for call in teachers]
     terms = redirect(parts.terms, {"student": "supernet"}, f"{group}_", half) | dict(more)
-    return Phase(group, tuple(calls), terms, parts.make_tx(steps, group), accuracies("supernet", of=f"batch.{half}"))
+    metrics = watched(parts, "supernet", of=f"batch.{half}")
+    return Phase(group, tuple(calls), terms, parts.make_tx(steps, group), metrics)
 
 
 def _halved(prepare: Any) -> Any:
@@ -181,7 +183,9 @@ def _weights(state: TrainState) -> np.ndarray:
     return np.asarray(jax.nn.softmax(state.params["alpha"]["alpha"]["alpha"]), np.float64)
 
 
-def _summary(state: TrainState, record: Mapping[str, Any], space: Any, budget: float) -> list[dict[str, Any]]:
+def _summary(
+    state: TrainState, record: Mapping[str, Any], space: Any, budget: float, headline: Headline
+) -> list[dict[str, Any]]:
     weights, chosen = _weights(state), np.asarray(state.extra["choice"]).argmax(1)
     kinds, extra = space.options[1:], space.table()
     extra = extra - extra.min(1, keepdims=True)
@@ -205,8 +209,8 @@ def _summary(state: TrainState, record: Mapping[str, Any], space: Any, budget: f
         for i in front(scores["cost"].tolist(), scores["accuracy"].tolist())
     ]
     results = [
-        ["winner", tidy(space.cost((0, *chosen))), f"{100 * after['student']['accuracy']:.2f}%"],
-        ["plain student", tidy(budget), f"{100 * after['plain']['accuracy']:.2f}%"],
+        ["winner", tidy(space.cost((0, *chosen))), score_text(headline, after["student"])],
+        ["plain student", tidy(budget), score_text(headline, after["plain"])],
     ]
     lead = f"Weight of each operation after the search, and its {space.kind} above the cheapest; budget {budget:g}."
     columns = ["Block", *("/".join(sorted({*names})) for names in zip(*kinds, strict=True)), "Chosen"]

@@ -10,8 +10,9 @@ from typing import Any
 import jax
 
 from kd_jax.resolve import near
-from kd_jax.schemes.offline import labelled_accuracy
+from kd_jax.schemes.offline import watched
 from kd_jax.schemes.redirect import reading, renamed
+from kd_jax.tasks.units import name_of, score_text
 from kd_jax.types import Array, Call, Parts, Phase, Role, Schedule, Scheme, Stage, Term
 
 
@@ -44,18 +45,18 @@ def build(
         forward = [Call(learner, parts.roles[learner].inputs)]
         forward += [Call(name, parts.roles[name].inputs, train=False) for name in teachers]
         group = parts.roles[learner].group
-        metrics = {"accuracy": labelled_accuracy(f"{learner}.logits")}
-        phase = Phase(group, tuple(forward), terms, parts.make_tx(count, group), metrics)
+        phase = Phase(group, tuple(forward), terms, parts.make_tx(count, group), watched(parts, f"{learner}.logits"))
         stages.append(Stage(count, (phase,), name=learner, selects=learner == "student"))
         start += count
     split = "validation" if parts.sources.get("validation") is not None else "test"
+    headline = parts.task.headline
 
     def summary(_: Any, record: Mapping[str, Any]) -> list[dict[str, Any]]:
         rows = []
         for stage, after in zip(stages, record["stages"], strict=True):
-            score = after[split][stage.name]["accuracy"]
-            rows.append([stage.name, " + ".join(_teachers_of(stage)), stage.steps, f"{100 * score:.2f}%"])
-        columns = ["Network", "Learns from", "Steps", f"Accuracy ({split})"]
+            score = score_text(headline, after[split][stage.name])
+            rows.append([stage.name, " + ".join(_teachers_of(stage)), stage.steps, score])
+        columns = ["Network", "Learns from", "Steps", f"{name_of(headline).capitalize()} ({split})"]
         lead = "Each network when its own stage ended."
         return [{"kind": "table", "title": "The chain of assistants", "lead": lead, "columns": columns, "rows": rows}]
 

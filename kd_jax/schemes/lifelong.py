@@ -14,6 +14,7 @@ from kd_jax.core.paths import calls_in
 from kd_jax.core.terms import calls_of
 from kd_jax.resolve import near
 from kd_jax.schemes import exemplars, lifelong_summary
+from kd_jax.tasks.units import share_of
 from kd_jax.types import Array, Call, Model, Outputs, Parts, Phase, PyTree, Role, Scheme, Stage, Term, TrainState
 
 SCENARIOS = ("class", "task", "domain")
@@ -105,7 +106,7 @@ def build(
         stages.append(stage)
     tests = tuple(f"test_task{k}" for k in range(count))
     evaluate = ("student", "initial") if "initial" in roles else ("student",)
-    summary = lifelong_summary.make(classes, scenario)
+    summary = lifelong_summary.make(classes, scenario, share_of(parts.task.headline, "A stream of tasks"))
     return Scheme(roles, tuple(stages), evaluate, extra=extra, stage_splits=tests, summary=summary)
 
 

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 
-def matrix(record: Mapping[str, Any], entry: str = "student") -> np.ndarray:
+def matrix(record: Mapping[str, Any], entry: str = "student", metric: str = "accuracy") -> np.ndarray:
     """Returns a [tasks, tasks]: a[k, j] is the accuracy on the test images of task j after task k was learned.
 
     `record` is that of the loop, or a run's results.json.
     """
     stages = [stage for stage in record["stages"] if stage["stage"].startswith("task")]
-    return np.array([[s[f"test_task{j}"][entry]["accuracy"] for j in range(len(stages))] for s in stages])
+    return np.array([[s[f"test_task{j}"][entry][metric] for j in range(len(stages))] for s in stages])
 
 
 def judge(a: np.ndarray, initial: np.ndarray | None = None) -> dict[str, float]:
@@ -40,12 +40,12 @@ def judge(a: np.ndarray, initial: np.ndarray | None = None) -> dict[str, float]:
     return {name: float(value) for name, value in measures.items()}
 
 
-def make(classes: Sequence[np.ndarray], scenario: str) -> Callable[..., list[dict[str, Any]]]:
+def make(classes: Sequence[np.ndarray], scenario: str, metric: str) -> Callable[..., list[dict[str, Any]]]:
     """Returns the `summary` of a scheme whose task k has the classes classes[k]."""
 
     def summary(_: Any, record: Mapping[str, Any]) -> list[dict[str, Any]]:
-        a = matrix(record)
-        measures = judge(a, None if scenario == "class" else matrix(record, "initial")[0])
+        a = matrix(record, metric=metric)
+        measures = judge(a, None if scenario == "class" else matrix(record, "initial", metric)[0])
         measures.setdefault("forward transfer", None)
         rows = [[f"task {k}", *(_percent(v) for v in a[k]), _percent(a[k, : k + 1].mean())] for k in range(len(a))]
         lead = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from kd_jax.core.metrics import accuracy
 from kd_jax.core.terms import calls_of
 from kd_jax.types import Call, Parts, Phase, Scheme, Stage, Term
 
@@ -22,12 +21,13 @@ def build(parts: Parts) -> Scheme:
         raise ValueError(f"The terms {sorted(parts.terms)} need a teacher, and there is none.")
     forward = [Call("student", parts.roles["student"].inputs)]
     forward += [Call(name, parts.roles[name].inputs, train=False) for name in teachers]
-    metrics = {"accuracy": labelled_accuracy()}
+    metrics = watched(parts)
     phase = Phase("student", tuple(forward), parts.terms, parts.make_tx(parts.steps), metrics)
     reference = "teacher" if "teacher" in parts.roles else None
-    return Scheme(parts.roles, (Stage(parts.steps, (phase,)),), reference=reference)
+    return Scheme(parts.roles, (Stage(parts.steps, (phase,)),), reference=reference, task=parts.task)
 
 
-def labelled_accuracy(path: str = "student.logits", batch: str = "batch") -> Term:
-    """Returns the metric of a phase that is the accuracy of the logits at `path` on the labelled examples."""
-    return Term(accuracy, (path,), (f"{batch}.label",), where=f"{batch}.labelled")
+def watched(parts: Parts, path: str = "student.logits", batch: str = "batch", name: str = "") -> dict[str, Term]:
+    """Returns what the task shows live of the main output at `path`, as metrics of a phase; `name` tells them apart."""
+    terms = parts.task.watch(path, batch) if parts.task is not None and parts.task.watch is not None else {}
+    return {f"{metric}_{name}" if name else metric: term for metric, term in terms.items()}

@@ -16,7 +16,7 @@ from kd_jax.core.paths import Path, lookup, members
 from kd_jax.core.terms import calls_of
 from kd_jax.models.branches import stacked
 from kd_jax.resolve import near
-from kd_jax.schemes.offline import labelled_accuracy
+from kd_jax.schemes.offline import watched
 from kd_jax.types import Array, Call, Parts, Phase, PyTree, Role, Scheme, Stage, Term, TrainState
 
 
@@ -70,13 +70,10 @@ def together(
             raise ValueError(f"No term teaches {group!r}: none has it as its first input. The terms: {[*parts.terms]}.")
         named = calls_of(terms.values())
         calls = tuple(Call(n, reads[n], role.group is not None) for n, role in roles.items() if n in named)
-        metrics = {
-            f"accuracy_{name}" if len(learners) > 1 else "accuracy": labelled_accuracy(
-                members(student[0] if name == "student" else name)[0]
-            )
-            for name in learners
-            if name in named and learners[name] == group
-        }
+        metrics = {}
+        for name in (n for n in learners if n in named and learners[n] == group):
+            path = members(student[0] if name == "student" else name)[0]
+            metrics |= watched(parts, path, name=name if len(learners) > 1 else "")
         phases.append(Phase(group, calls, terms, parts.make_tx(parts.steps, group), metrics))
     entries = [entry for name in learners for entry in (student if name == "student" else (name,))]
     joined = ["+".join(entries)] if len(entries) > 1 else []

@@ -14,7 +14,8 @@ from kd_jax.core.terms import calls_of
 from kd_jax.models.quantised import Quantised, packed_bytes
 from kd_jax.schemes import offline
 from kd_jax.schemes.redirect import redirect
-from kd_jax.types import Call, Parts, Phase, Role, Scheme, Stage, Term, TrainState
+from kd_jax.tasks.units import name_of, score_text
+from kd_jax.types import Call, Headline, Parts, Phase, Role, Scheme, Stage, Term, TrainState
 
 BITS = "extra.bits"
 WEIGHTS, FLOAT = (2, 4, 8, 32), 32
@@ -73,7 +74,7 @@ def build(
         evaluate=tuple(evaluate),
         stage_splits=(split,),
         extra={"bits": jnp.asarray([bits[0], activations], jnp.float32)},
-        summary=lambda state, record: _summary(state, record, bits, activations, keep, split),
+        summary=lambda state, record: _summary(state, record, parts.task.headline, bits, activations, keep, split),
     )
 
 
@@ -90,7 +91,7 @@ def _phase(
     parts: Parts, role: str, terms: Mapping[str, Term], inputs: tuple[str, ...], teachers: tuple[Call, ...]
 ) -> Phase:
     terms = redirect(terms, {"student": role}, f"{role}_")
-    metrics = {"accuracy": offline.labelled_accuracy(f"{role}.logits")}
+    metrics = offline.watched(parts, f"{role}.logits")
     return Phase(role, (Call(role, inputs), *teachers), terms, parts.make_tx(parts.steps, role), metrics)
 
 
@@ -109,7 +110,13 @@ def _lower(weights: int, activations: int) -> Any:
 
 
 def _summary(
-    state: TrainState, record: Mapping[str, Any], bits: tuple[int, ...], activations: int, keep: str, split: str
+    state: TrainState,
+    record: Mapping[str, Any],
+    headline: Headline,
+    bits: tuple[int, ...],
+    activations: int,
+    keep: str,
+    split: str,
 ) -> list[dict[str, Any]]:
     names = {
         "student": "Distilled, quantised",
@@ -124,7 +131,13 @@ def _summary(
         for name in (n for n in names if n in scores):
             of_weights, of_values = (FLOAT, FLOAT) if name == "float" else (weights, activations)
             size = packed_bytes(params, of_weights, keep=keep)
-            rows.append([names[name], of_weights, of_values, size, f"{100 * scores[name]['accuracy']:.2f}%"])
+            rows.append([names[name], of_weights, of_values, size, score_text(headline, scores[name])])
     lead = "After each number of bits. Bytes are of the packed parameters: integers, a step a channel, float norms."
-    columns = ["Network", "Bits of weights", "Bits of activations", "Bytes", f"Accuracy ({split})"]
-    return [{"kind": "table", "title": "Bits and accuracy", "lead": lead, "columns": columns, "rows": rows}]
+    columns = [
+        "Network",
+        "Bits of weights",
+        "Bits of activations",
+        "Bytes",
+        f"{name_of(headline).capitalize()} ({split})",
+    ]
+    return [{"kind": "table", "title": f"Bits and {name_of(headline)}", "lead": lead, "columns": columns, "rows": rows}]

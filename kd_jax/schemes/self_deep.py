@@ -11,6 +11,7 @@ import jax
 from kd_jax.core.paths import lookup
 from kd_jax.models.exits import EarlyExit
 from kd_jax.schemes import offline
+from kd_jax.tasks.units import name_of, score_text
 from kd_jax.types import Parts, Scheme, TrainState
 
 
@@ -32,16 +33,17 @@ def build(parts: Parts, exits: tuple[str, ...] = ("exit1",)) -> Scheme:
     evaluate = ("student", *paths, "+".join(("student", *paths)))
 
     def summary(state: TrainState, record: Mapping[str, Any]) -> list[dict[str, Any]]:
+        headline = parts.task.headline
         scores, costs = record["stages"][-1][split], _costs(parts, state, exits)
         rows = [
-            [name or "whole network", f"{100 * scores[entry]['accuracy']:.2f}%", *costs[name]]
+            [name or "whole network", score_text(headline, scores[entry]), *costs[name]]
             for entry, name in zip(evaluate, ("", *exits), strict=False)
         ]
         lead = (
             "Each exit used alone (models.exits.EarlyExit): only what it depends on is stored and computed. FLOPs are "
-            f"XLA's, of one example. All answers averaged: {100 * scores[evaluate[-1]]['accuracy']:.2f}%."
+            f"XLA's, of one example. All answers averaged: {score_text(headline, scores[evaluate[-1]])}."
         )
-        columns = ["Answer of", f"Accuracy ({split})", "Parameters", "FLOPs"]
+        columns = ["Answer of", f"{name_of(headline).capitalize()} ({split})", "Parameters", "FLOPs"]
         return [{"kind": "table", "title": "Early exits", "lead": lead, "columns": columns, "rows": rows}]
 
     scheme = offline.build(parts)

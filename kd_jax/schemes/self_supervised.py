@@ -13,7 +13,7 @@ from kd_jax.losses.self_supervised import view_matching_loss
 from kd_jax.models.adapters import as_model
 from kd_jax.models.projection import head
 from kd_jax.models.views import Views
-from kd_jax.schemes.offline import labelled_accuracy
+from kd_jax.schemes.offline import watched
 from kd_jax.types import Array, Call, Parts, Phase, Role, Scheme, Stage, Term
 
 VIEWS = ("batch.image", "batch.rotated")
@@ -55,7 +55,7 @@ def build(parts: Parts, tap: str = "embedding", head_steps: int = 0, head_share:
     read = calls_of(parts.terms.values())
     others = [Call(n, r.inputs, train=False) for n, r in roles.items() if r.group is None and n in read - {"teacher"}]
     forward = (*calls["student"], *calls["teacher"], *others)
-    second = Phase("student", forward, parts.terms, parts.make_tx(parts.steps), {"accuracy": labelled_accuracy()})
+    second = Phase("student", forward, parts.terms, parts.make_tx(parts.steps), watched(parts))
     stages = (Stage(count, (first,), name="teacher_head", selects=False), Stage(parts.steps, (second,), name="student"))
     return Scheme(roles, stages, reference="teacher", prepare=_rotating(parts.prepare))
 

@@ -16,9 +16,10 @@ from kd_jax.core.evaluate import evaluate, make_eval_step
 from kd_jax.data.batches import eval_batches
 from kd_jax.models.vision.supernet_costs import space_of
 from kd_jax.resolve import near
-from kd_jax.schemes.offline import labelled_accuracy
+from kd_jax.schemes import offline
 from kd_jax.schemes.redirect import redirect
 from kd_jax.system.parallel import batch_sharding, create_everywhere
+from kd_jax.tasks.units import share_of
 from kd_jax.types import Array, Call, Parts, Phase, Role, Scheme, Term, TrainState
 
 Choice = tuple[int, ...]
@@ -56,17 +57,18 @@ def space_and_budget(
     return space, float(budget)
 
 
-def accuracies(*names: str, of: str = "batch") -> dict[str, Term]:
-    """Returns the metrics of a phase that are these networks' accuracies on the labelled examples."""
+def watched(parts: Parts, *names: str, of: str = "batch") -> dict[str, Term]:
+    """Returns what the task shows live of these networks, as metrics of a phase."""
     several = len(names) > 1
-    return {f"accuracy_{n}" if several else "accuracy": labelled_accuracy(f"{n}.logits", of) for n in names}
+    each = [offline.watched(parts, f"{n}.logits", of, n if several else "") for n in names]
+    return {name: term for terms in each for name, term in terms.items()}
 
 
 def plain_phase(parts: Parts, teachers: tuple[Call, ...]) -> Phase:
     """Returns the phase that trains the network of config.student, the role and group "plain", on the same terms."""
     terms = redirect(parts.terms, {"student": "plain"}, "plain_")
     forward = (Call("plain", parts.roles["student"].inputs), *teachers)
-    return Phase("plain", forward, terms, parts.make_tx(parts.steps, "plain"), accuracies("plain"))
+    return Phase("plain", forward, terms, parts.make_tx(parts.steps, "plain"), watched(parts, "plain"))
 
 
 def started(state: TrainState, start: str) -> TrainState:
@@ -85,9 +87,10 @@ def placed(value: Any, like: Array) -> Array:
 
 
 def scorer(parts: Parts, role: Role) -> Callable[[TrainState, Choice], float]:
-    """Returns (state, choice) -> the validation accuracy of the role named as its group, with this `extra.choice`."""
+    """Returns (state, choice) -> headline on validation of the role of its group's name, with this `extra.choice`."""
+    metric = share_of(parts.task.headline, "A search for architectures")
     mesh = jax.sharding.get_mesh()
-    scheme = Scheme({role.group: role}, (), evaluate=(role.group,), prepare=parts.prepare)
+    scheme = Scheme({role.group: role}, (), evaluate=(role.group,), prepare=parts.prepare, task=parts.task)
     step = jax.jit(make_eval_step(scheme))
     sharding = batch_sharding(mesh)
     key = create_everywhere(lambda: jax.random.key(0), mesh)
@@ -97,7 +100,7 @@ def scorer(parts: Parts, role: Role) -> Callable[[TrainState, Choice], float]:
 
     def score(state: TrainState, choice: Choice) -> float:
         state = dataclasses.replace(state, opt={}, frozen={}, extra={"choice": placed(choice, state.extra["choice"])})
-        return evaluate(step, state, batches, key)[role.group]["accuracy"]
+        return evaluate(step, parts.task, state, batches, key)[role.group][metric]
 
     return score
 

@@ -15,7 +15,6 @@ from kd_jax.models.vision.supernet import SlimCNN
 from kd_jax.schemes import offline
 from kd_jax.schemes.redirect import redirect
 from kd_jax.schemes.subnetworks import (
-    accuracies,
     front,
     placed,
     plain_phase,
@@ -24,8 +23,10 @@ from kd_jax.schemes.subnetworks import (
     space_and_budget,
     started,
     tidy,
+    watched,
 )
-from kd_jax.types import Call, Parts, Phase, Role, Scheme, Stage, Term, TrainState
+from kd_jax.tasks.units import score_text
+from kd_jax.types import Call, Headline, Parts, Phase, Role, Scheme, Stage, Term, TrainState
 
 
 def build(
@@ -80,7 +81,7 @@ def build(
         (Call("supernet", roles["supernet"].inputs), *calls, *phase.forward[1:]),
         terms,
         parts.make_tx(search_steps, "supernet"),
-        accuracies("supernet", *names),
+        watched(parts, "supernet", *names),
     )
 
     def enter(state: TrainState) -> TrainState:
@@ -105,11 +106,13 @@ def build(
         evaluate=("student", "plain", "supernet"),
         extra=extra,
         stage_splits=("validation",),
-        summary=lambda state, record: _summary(state, record, space, budget),
+        summary=lambda state, record: _summary(state, record, space, budget, parts.task.headline),
     )
 
 
-def _summary(state: TrainState, record: Mapping[str, Any], space: Any, budget: float) -> list[dict[str, Any]]:
+def _summary(
+    state: TrainState, record: Mapping[str, Any], space: Any, budget: float, headline: Headline
+) -> list[dict[str, Any]]:
     scores = {name: np.asarray(value).tolist() for name, value in state.extra["search"].items()}
     chosen, largest = (np.asarray(state.extra[name]).tolist() for name in ("choice", "largest"))
     winner, on_front = scores["choices"].index(chosen), front(scores["cost"], scores["accuracy"])
@@ -132,9 +135,9 @@ def _summary(state: TrainState, record: Mapping[str, Any], space: Any, budget: f
         for i in sorted({*on_front, winner}, key=lambda i: scores["cost"][i])
     ]
     trained = [
-        ["winner", widths(chosen), tidy(scores["cost"][winner]), f"{100 * after['student']['accuracy']:.2f}%"],
-        ["plain student", "", tidy(budget), f"{100 * after['plain']['accuracy']:.2f}%"],
-        ["supernet", widths(largest), tidy(space.cost(largest)), f"{100 * before['supernet']['accuracy']:.2f}%"],
+        ["winner", widths(chosen), tidy(scores["cost"][winner]), score_text(headline, after["student"])],
+        ["plain student", "", tidy(budget), score_text(headline, after["plain"])],
+        ["supernet", widths(largest), tidy(space.cost(largest)), score_text(headline, before["supernet"])],
     ]
     title, axis = "Pareto front of the supernet", "Accuracy (validation)"
     lead = f"{len(scores['cost'])} sub-networks scored with the supernet's parameters; budget {budget:g} {space.kind}."

@@ -42,7 +42,7 @@ from kd_jax.system.log import NonFiniteLoss
 from kd_jax.train import run as train
 from kd_jax.train import teachers
 from kd_jax.train.fit import Watch
-from kd_jax.types import Scheme, Term
+from kd_jax.types import Headline, Scheme, Term
 
 RESULTS = "sweep.json"
 RATE = "train.optimizer.learning_rate"
@@ -59,7 +59,7 @@ class Program:
     choice: Path  # where the way to run them is noted: programs alike, as of a search's trials, share it
     why: str  # a point is run by itself; "" where it is not
     data: str  # its name
-    examples: int  # of its validation split
+    headline: Headline  # what validation judges by
 
 
 def begun(config: ConfigDict, root: Path) -> ConfigDict:
@@ -117,7 +117,7 @@ def _split(config: ConfigDict, points: Iterable[Point], traced: set[str], root: 
         else:
             members = Single(int(own.seed)) if why else _members(own, group, scheme)
             choice = root / "members" / f"{workdir.fingerprint(own)}-{len(group)}.json"
-            yield Program(own, group, directory, members, choice, why, splits.train.name, len(splits.validation))
+            yield Program(own, group, directory, members, choice, why, splits.train.name, scheme.task.headline)
 
 
 def _may_be_traced(field: str, config: ConfigDict) -> bool:
@@ -146,7 +146,8 @@ def _is_traced(field: str, config: ConfigDict, scheme: Scheme) -> bool:
     parts = field.split(".")
     if parts[0] != "terms":
         return True
-    fn, number = resolve(config.terms[parts[1]]["fn"]), np.float32(_value(config, field))
+    fn, number = config.terms[parts[1]].get("fn"), np.float32(_value(config, field))
+    fn = resolve(fn) if fn else None  # of a term of the task, which no scheme uses under another name
     leaves = []
     for stage in scheme.stages:
         hyper = hyper_of(stage)
@@ -210,26 +211,22 @@ def train_program(program: Program, mesh: Mesh, watch: Watch | None = None) -> l
     except NonFiniteLoss as e:
         print(f"{job.name}: {e}")
         return [{"point": point, "diverged": True, "validation": None, "test": None} for point in program.points]
-    entry, select = job.scheme.evaluate[0], job.scheme.select
+    entry, headline = job.scheme.evaluate[0], job.scheme.task.headline
     runs = []
     for point, prefix, scores in zip(program.points, members.prefixes, members.parted(results), strict=True):
         last = scores["last"]
-        of = {split: last[split][entry][select] for split in ("validation", "test")}
-        diverged = not math.isfinite(last["validation"][entry]["nll"])
-        noise = _noise(last["validation"][entry], select, program.examples)
+        of = {split: last[split][entry][headline.metric] for split in ("validation", "test")}
+        if of["validation"] is None:
+            raise ValueError(f"A sweep chooses by the {headline.metric} on validation, where no example has a label.")
+        values = last["validation"][entry]
+        diverged = not all(math.isfinite(v) for v in values.values() if isinstance(v, float))
+        noise = values.get(headline.error) or 0.0
         run = {"point": point, "diverged": diverged, **of, "noise": noise, **scores}
         run |= {"export": str(job.directory / "export" / f"{prefix}last"), "program": {"members": count, **about}}
         run["seconds"] = results["seconds"]
         run["alone"] = [f"--config.{k}={v}" for k, v in {**point, "view_seed": program.config.view_seed}.items()]
         runs.append(run)
     return runs
-
-
-def _noise(scores: Mapping[str, Any], select: str, examples: int) -> float:
-    """The standard error of a score over the examples; of nll it is known for texts only, and 0 is said for others."""
-    if select == "nll":
-        return scores.get("nll_error", 0.0)
-    return math.sqrt(scores["accuracy"] * (1 - scores["accuracy"]) / scores.get("tokens", examples))
 
 
 def run(config: ConfigDict, spec: Spec, directory: str | Path) -> dict[str, Any]:
@@ -259,7 +256,7 @@ def run(config: ConfigDict, spec: Spec, directory: str | Path) -> dict[str, Any]
         return {}
     results = (
         asked
-        | collect(runs, config.select)
+        | collect(runs, programs[0].headline)
         | {
             "title": f"{config.title or programs[0].data}: sweep of {len(runs)} runs",
             "wall_seconds": time.monotonic() - start,
@@ -277,16 +274,16 @@ def describe(programs: Sequence[Program]) -> None:
         print(f"{len(program.points)} run{'s' * (len(program.points) > 1)} in one program{why}")
 
 
-def collect(runs: Sequence[Mapping[str, Any]], select: str) -> dict[str, Any]:
+def collect(runs: Sequence[Mapping[str, Any]], headline: Headline) -> dict[str, Any]:
     """What sweep.json says of finished runs."""
-    rows = table.summarise(runs, select)
-    columns, lines = table.table(rows, select)
+    rows = table.summarise(runs, headline)
+    columns, lines = table.table(rows, headline)
     return {
         "rows": rows,
         "columns": columns,
         "lines": lines,
-        "conclusion": table.conclusion(rows, select),
-        "select": select,
+        "conclusion": table.conclusion(rows, headline),
+        "headline": headline._asdict(),
         "runs": list(runs),
         "command": shlex.join(sys.argv),
         "versions": workdir.versions(),

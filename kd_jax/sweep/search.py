@@ -21,7 +21,6 @@ from kd_jax.files import write_json
 from kd_jax.resolve import near
 from kd_jax.sweep import run as sweep
 from kd_jax.sweep.spec import Point, Spec
-from kd_jax.sweep.table import SIGN
 from kd_jax.system import parallel, workdir
 
 PRUNERS = ("none", "asha", "median")
@@ -131,12 +130,12 @@ def run(config: ConfigDict, spec: Spec, directory: str | Path, trials: int, prun
     if (known := sweep.read(root, asked)) is not None:
         return sweep.present(known, root)
     found: dict[str, list[dict[str, Any]]] = {}
-    data, optuna = "", optuna_module()
+    latest: list[sweep.Program] = []
+    optuna = optuna_module()
 
     def objective(point: Point, report: Report) -> float:
-        nonlocal data
         programs = sweep.programs_of(config, [{**point, "seed": seed} for seed in seeds], root, mesh)
-        data, runs = programs[0].data, []
+        latest[:], runs, headline = programs, [], programs[0].headline
         for program in programs:
             whole = len(program.points) == len(seeds)  # part of a trial does not judge it
             runs += sweep.train_program(program, mesh, _watch(program, config, report) if whole else None)
@@ -144,8 +143,8 @@ def run(config: ConfigDict, spec: Spec, directory: str | Path, trials: int, prun
         if any(run["diverged"] for run in runs):
             raise optuna.TrialPruned
         value = statistics.fmean(run["validation"] for run in runs)
-        print(f"{config.select} {value:.4f} on validation: {', '.join(f'{k}={v}' for k, v in point.items())}")
-        return SIGN[config.select] * value
+        print(f"{headline.metric} {value:.4f} on validation: {', '.join(f'{k}={v}' for k, v in point.items())}")
+        return headline.sign * value
 
     with workdir.locked(root):
         study = search(objective, spec, root, trials, pruner, config.seed)
@@ -158,9 +157,10 @@ def run(config: ConfigDict, spec: Spec, directory: str | Path, trials: int, prun
         runs += found[name]
     results = (
         asked
-        | sweep.collect(runs, config.select)
+        | sweep.collect(runs, latest[0].headline)
         | {
-            "title": f"{config.title or data}: search of {len(ended)} trials, {len(ended) - len(complete)} cut short",
+            "title": f"{config.title or latest[0].data}: search of {len(ended)} trials, "
+            f"{len(ended) - len(complete)} cut short",
             "wall_seconds": time.monotonic() - start,
             "tried": [{"point": t.params, "state": t.state.name, "value": t.value} for t in ended],
         }
@@ -174,7 +174,7 @@ def _watch(program: sweep.Program, config: ConfigDict, report: Report) -> Callab
 
     def watch(step: int, values: list[float]) -> None:
         try:
-            report(-(-step // config.eval_every), SIGN[config.select] * statistics.fmean(values))
+            report(-(-step // config.eval_every), program.headline.sign * statistics.fmean(values))
         except BaseException:
             print(f"cut short at step {step}: {', '.join(f'{k}={v}' for k, v in program.points[0].items())}")
             raise

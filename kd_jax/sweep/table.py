@@ -8,18 +8,19 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kd_jax.types import Headline
+
 Row = dict[str, Any]
-SIGN = {"accuracy": 1, "nll": -1}  # of Scheme.select: what is maximised
 
 
-def summarise(runs: Sequence[Mapping[str, Any]], select: str = "accuracy") -> list[Row]:
+def summarise(runs: Sequence[Mapping[str, Any]], headline: Headline) -> list[Row]:
     """One row a setting, best first: {"setting", "seeds", "diverged", "validation", "test", "error"}.
 
-    `runs` have "point", "diverged", the scores "validation" and "test" at the last step, in the measure `select`, and
-    "noise", the standard error of the validation score over its examples. Runs that differ in `seed` alone are one
-    setting. "validation" and "test" are {"mean", "std"} (std of one run is None) over the runs that did not diverge;
-    "error" is the standard error of the mean on validation, sqrt(std^2 / seeds + mean noise^2): other seeds, and other
-    examples. A setting in which a run diverged comes last.
+    `runs` have "point", "diverged", the headline's "validation" and "test" scores at the last step, and "noise", the
+    standard error of the validation score over its examples. Runs that differ in `seed` alone are one setting.
+    "validation" and "test" are {"mean", "std"} (std of one run is None) over the runs that did not diverge; "error" is
+    the standard error of the mean on validation, sqrt(std^2 / seeds + mean noise^2): other seeds, and other examples.
+    A setting in which a run diverged comes last.
     """
     settings: dict[str, list[Mapping[str, Any]]] = {}
     for run in runs:
@@ -39,7 +40,7 @@ def summarise(runs: Sequence[Mapping[str, Any]], select: str = "accuracy") -> li
             noise = statistics.fmean(r["noise"] ** 2 for r in fine)
             row["error"] = math.sqrt((row["validation"]["std"] or 0.0) ** 2 / len(fine) + noise)
         rows.append(row)
-    return sorted(rows, key=lambda r: (r["diverged"] > 0, -SIGN[select] * (r["validation"]["mean"] or 0.0)))
+    return sorted(rows, key=lambda r: (r["diverged"] > 0, -headline.sign * (r["validation"]["mean"] or 0.0)))
 
 
 def _spread(values: list[float]) -> dict[str, float | None]:
@@ -68,27 +69,27 @@ def short_names(fields: Sequence[str]) -> dict[str, str]:
     return result
 
 
-def score(value: float, select: str) -> str:
-    """As people read it: accuracies in %."""
-    return f"{100 * value:.2f}" if select == "accuracy" else f"{value:.4f}"
+def score(value: float, headline: Headline) -> str:
+    """As people read it: shares in %."""
+    return f"{100 * value:.2f}" if headline.unit == "%" else f"{value:.4f}"
 
 
-def cell(spread: Mapping[str, float | None], select: str) -> str:
+def cell(spread: Mapping[str, float | None], headline: Headline) -> str:
     if spread["mean"] is None:
         return "-"
-    return score(spread["mean"], select) + ("" if spread["std"] is None else f" ± {score(spread['std'], select)}")
+    return score(spread["mean"], headline) + ("" if spread["std"] is None else f" ± {score(spread['std'], headline)}")
 
 
-def table(rows: Sequence[Row], select: str = "accuracy") -> tuple[list[str], list[list[str]]]:
+def table(rows: Sequence[Row], headline: Headline) -> tuple[list[str], list[list[str]]]:
     """(columns, lines) for people: mean ± standard deviation over seeds."""
     names = short_names(list(rows[0]["setting"]))
     columns = [*names.values(), "validation", "± error", "test", "seeds"]
     lines = []
     for row in rows:
         seeds = f"{row['seeds']}" + (f" ({row['diverged']} diverged)" if row["diverged"] else "")
-        error = score(row["error"], select) if "error" in row else "-"
+        error = score(row["error"], headline) if "error" in row else "-"
         values = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in row["setting"].values()]
-        lines.append([*values, cell(row["validation"], select), error, cell(row["test"], select), seeds])
+        lines.append([*values, cell(row["validation"], headline), error, cell(row["test"], headline), seeds])
     return columns, lines
 
 
@@ -99,18 +100,18 @@ def text(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     )
 
 
-def conclusion(rows: Sequence[Row], select: str = "accuracy") -> list[str]:
+def conclusion(rows: Sequence[Row], headline: Headline) -> list[str]:
     """Sentences: the best setting by validation, how sure that is, and what the test set says of it."""
     sound = [row for row in rows if not row["diverged"]]
     if not sound:
         return ["Every setting diverged in at least one run: there is no best one. Try smaller learning rates."]
-    best, unit = sound[0], "%" if select == "accuracy" else ""
+    best, unit, metric = sound[0], "%" if headline.unit == "%" else "", headline.metric
     names = short_names(list(best["setting"]))
     what = ", ".join(f"{names[k]}={v}" for k, v in best["setting"].items()) or "the only setting"
     count = f"{best['seeds']} seed{'s' * (best['seeds'] > 1)}"
-    value, error = (score(x, select) for x in (best["validation"]["mean"], best["error"]))
+    value, error = (score(x, headline) for x in (best["validation"]["mean"], best["error"]))
     lines = [
-        f"Best by validation: {what}, {select} {value}{unit} ± {error} (standard error over {count} and the validation "
+        f"Best by validation: {what}, {metric} {value}{unit} ± {error} (standard error over {count} and the validation "
         "examples)."
     ]
     close = rivals(rows)
@@ -119,8 +120,8 @@ def conclusion(rows: Sequence[Row], select: str = "accuracy") -> list[str]:
         many = "The runner-up is" if len(close) == 1 else f"{len(close)} settings, the runner-up first, are"
         noise = 2 * math.hypot(best["error"], close[0]["error"])
         lines.append(
-            f"{many} within noise of it (the runner-up by {score(gap, select)}; two standard errors of the difference "
-            f"are {score(noise, select)}): more seeds or examples would tell them apart."
+            f"{many} within noise of it (the runner-up by {score(gap, headline)}; two standard errors of the "
+            f"difference are {score(noise, headline)}): more seeds or examples would tell them apart."
         )
     elif len(sound) > 1:
         lines.append("It is ahead of every other setting by more than two standard errors of the difference.")
@@ -128,5 +129,5 @@ def conclusion(rows: Sequence[Row], select: str = "accuracy") -> list[str]:
         lines.append(
             f"As the best of {len(sound)} it looks better on validation than it is; the test set chose nothing."
         )
-    lines.append(f"On the test set its {select} is {cell(best['test'], select)}{unit} at the last step.")
+    lines.append(f"On the test set its {metric} is {cell(best['test'], headline)}{unit} at the last step.")
     return lines

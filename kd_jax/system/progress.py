@@ -18,7 +18,7 @@ LINE_EVERY = 10.0  # seconds between two plain lines
 WINDOW = 20  # updates that the rate is averaged over: follows a change of speed, and does not flicker
 BAR_WIDTH = 24  # columns, fewer on a narrow terminal
 WAITING = 0.1  # the share of the time from which on waiting for data is shown
-PERCENT = ("accuracy", "top5", "agreement")
+PERCENT = ("accuracy", "agreement")
 
 
 class Progress:

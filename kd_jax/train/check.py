@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from kd_jax.core.bind import bind, init_state, variable_shapes
-from kd_jax.core.evaluate import classifiers
+from kd_jax.core.evaluate import runs_of
 from kd_jax.data.batches import train_batches
 from kd_jax.resolve import near
 from kd_jax.system import parallel
 from kd_jax.train import dispatch
 from kd_jax.train.jobs import Job
-from kd_jax.types import Scheme, TrainState
-
-Summary = Callable[[TrainState, Mapping[str, Any]], list[dict[str, Any]]]
+from kd_jax.types import Outputs, Scheme, TrainState
 
 
 def check(job: Job, batch: Mapping[str, Any], mesh: Mesh) -> None:
@@ -52,27 +49,30 @@ def check(job: Job, batch: Mapping[str, Any], mesh: Mesh) -> None:
     scheme, inputs = bind(job.scheme, batch, settings.accumulate)
     create = functools.partial(init_state, scheme, inputs)
     state = jax.eval_shape(create, jax.random.key(0), variable_shapes(scheme, inputs))
-    _check_classes(job, scheme, state, batch)
+    _check_answers(job, scheme, state, batch)
     parallel.check_roles(settings.rules, scheme)
     parallel.state_shardings(state, settings.rules, mesh)
 
 
-def _check_classes(job: Job, scheme: Scheme, state: TrainState, batch: Mapping[str, Any]) -> None:
-    """All that is evaluated, and the teacher, must have one logit a class, at every token that has a label."""
-    wanted = (*jnp.shape(batch["label"]), job.source.num_classes)
-    kind = "[batch, length, vocabulary]" if job.source.per_token else "[batch, classes]"
+def _check_answers(job: Job, scheme: Scheme, state: TrainState, batch: Mapping[str, Any]) -> None:
+    """All that is evaluated must answer as the task asks; a reference that does not is compared with nobody."""
 
-    def logits(state: TrainState, batch: Mapping[str, Any]) -> dict[str, Any]:
+    def answers(state: TrainState, batch: Mapping[str, Any]) -> dict[str, Outputs]:
         seen = scheme.prepare(batch, jax.random.key(0), False) if scheme.prepare else batch
-        return classifiers(scheme, state, seen, jax.random.key(0))
+        return {entry: run() for entry, run in runs_of(scheme, state, seen, jax.random.key(0)).items()}
 
-    for name, found in jax.eval_shape(logits, state, batch).items():
-        shape = jax.tree.map(jnp.shape, found)
-        called = job.name if job.name not in ("student", "baseline") else name
-        if len(shape) != len(wanted) or not isinstance(shape[0], int) or shape[:-1] != wanted[:-1]:
-            raise ValueError(f"The output of the {called} has shape {shape}; on this data it is {kind}, {wanted}.")
-        if shape[-1] != wanted[-1]:
-            raise ValueError(
-                f"The {called} has {shape[-1]} classes, {job.source.name} has {job.source.num_classes}. "
-                f"Set config.{called}.model.kwargs.num_classes, or take a checkpoint that was trained on this data."
-            )
+    for entry, outputs in jax.eval_shape(answers, state, batch).items():
+        if entry == scheme.reference and entry not in scheme.evaluate:
+            continue
+        called = job.name if job.name not in ("student", "baseline") else entry
+        try:
+            scheme.task.check(outputs, batch)
+        except ValueError as e:
+            raise ValueError(f"The {called} does not fit the data: {e}. {_hint(called)}") from e
+
+
+def _hint(called: str) -> str:
+    return (
+        f"config.{called}.model.kwargs (num_classes, ...) say what it answers, config.task.name what is learned; a "
+        "checkpoint must be one that was trained on this data."
+    )

@@ -12,7 +12,7 @@ import jax
 from jax.sharding import Mesh
 
 from kd_jax.core.bind import init_optimizers, init_state, variable_shapes
-from kd_jax.core.evaluate import evaluate
+from kd_jax.core.evaluate import evaluate, gather
 from kd_jax.core.many import Runs
 from kd_jax.data.batches import eval_batches, train_batches
 from kd_jax.data.source import Source
@@ -22,7 +22,7 @@ from kd_jax.system.checkpoint import Checkpoints
 from kd_jax.types import PyTree, Scheme, TrainState
 
 DONE = "done.json"
-Watch = Callable[[int, list[float]], None]  # (step, Scheme.select on validation of the run or of its members)
+Watch = Callable[[int, list[float]], None]  # (step, headline on validation of the run or of its members)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,10 +101,26 @@ class Fit:
             sharding=parallel.batch_sharding(self.mesh),
             workers=self.settings.workers,
         )
-        return evaluate(step, self.state, data, self.keys.view)
+        return evaluate(step, self.scheme.task, self.state, data, self.keys.view, self._collected())
 
-    def eval_step(self, scheme: Scheme) -> Callable[..., Any]:
-        return jax.jit(self.members.eval_step(scheme, self.mesh))
+    def _collected(self) -> dict[str, dict[str, Any]]:
+        """{entry: {split: arrays}} of the further splits that the task reads."""
+        collected: dict[str, dict[str, Any]] = {}
+        reads = self.scheme.task.reads
+        step = self.eval_step(self.scheme, collect_only=True) if reads else None
+        for split in reads:
+            data = eval_batches(
+                self.sources[split],
+                batch_size=self.settings.eval_batch_size,
+                sharding=parallel.batch_sharding(self.mesh),
+                workers=self.settings.workers,
+            )
+            for entry, arrays in gather(step, self.state, data, self.keys.view)[1].items():
+                collected.setdefault(entry, {})[split] = arrays
+        return collected
+
+    def eval_step(self, scheme: Scheme, collect_only: bool = False) -> Callable[..., Any]:
+        return jax.jit(self.members.eval_step(scheme, self.mesh, collect_only))
 
     def first(self, key: jax.Array, loaded: Mapping) -> TrainState:
         init = functools.partial(init_state, self.scheme, self.inputs)

@@ -17,19 +17,19 @@ from kd_jax.cache.attach import attach, stand_in
 from kd_jax.cache.plan import TeacherCache
 from kd_jax.config import knowledge
 from kd_jax.config.fields import own_data, settled, teachers_of
-from kd_jax.config.terms import supervised
 from kd_jax.core import optimizers
 from kd_jax.core.paths import roles_read
 from kd_jax.core.prepare import preparation_of
 from kd_jax.data.source import Source, Splits
 from kd_jax.models.adapters import as_model, name_of
 from kd_jax.models.remat import Remat
-from kd_jax.resolve import call, check_kwargs, resolve
+from kd_jax.resolve import call, check_kwargs, near, resolve
 from kd_jax.schemes import offline
 from kd_jax.system import precision
 from kd_jax.system.workdir import plain
+from kd_jax.tasks.choose import task_of
 from kd_jax.train.fit import Settings
-from kd_jax.types import Model, Parts, Role, Scheme, TrainState
+from kd_jax.types import Model, Parts, Role, Scheme, Task, Term, TrainState
 
 Summary = Callable[[TrainState, Mapping[str, Any]], list[dict[str, Any]]]
 
@@ -75,7 +75,7 @@ def num_steps(config: Mapping[str, Any], examples: int) -> int:
 def make_scheme(
     config: ConfigDict,
     train: Mapping[str, Any],
-    terms: Mapping,
+    terms: Mapping | None,
     roles: Mapping[str, Role],
     sources: Mapping[str, Source | None],
     build: Callable[[Parts], Scheme] | None = None,
@@ -84,8 +84,6 @@ def make_scheme(
     """Returns the scheme (config.scheme if no `build` is given) with terms, optimizers, and view of the data."""
     source = sources["train"]
     steps, build = num_steps(train, len(source)), build or partial(call, config.scheme.name, **config.scheme.kwargs)
-    if config.select not in ("accuracy", "nll"):
-        raise ValueError(f"config.select is 'accuracy' or 'nll', not {config.select!r}.")
 
     def make_tx(count: int, group: str = "student") -> optax.GradientTransformation:
         return optimizers.make_optimizer(config.optimizers.get(group) or train["optimizer"], count)
@@ -94,14 +92,30 @@ def make_scheme(
     if any(teacher.view == "clean" for teacher in teachers_of(config).values()):
         views["teacher_image"] = ()
     prepare = preparation_of({**train, "views": views}, source, config.prepare)
-    terms = knowledge.make_terms(terms, steps, len(source))
-    parts = Parts(roles, terms, steps, make_tx, prepare, sources)
+    task = task_of(config.task, source)
+    parts = Parts(roles, terms_of(task, terms, source, steps), steps, make_tx, prepare, sources, task)
     built = build(parts)
     if config.summary["name"]:
         own = call(config.summary["name"], built.roles, sources, **config.summary["kwargs"])
         built = dataclasses.replace(built, summary=_both(built.summary, own))
     changes = {"prepare": built.prepare or prepare, "extra": {**(extra or {}), **built.extra}}
-    return dataclasses.replace(built, select=config.select, **changes)
+    return dataclasses.replace(built, task=built.task or task, **changes)
+
+
+def terms_of(task: Task, fields: Mapping[str, Any] | None, source: Source, steps: int) -> dict[str, Term]:
+    """Returns the terms of a config, or those of the task where there are none of a config (None).
+
+    A term of the config without `fn` is the task's of this name, its other field being `weight`.
+    """
+    of_task = dict(task.terms(source))
+    if fields is None:
+        return of_task
+    named = {name: term for name, term in fields.items() if "fn" not in term}
+    for name, term in named.items():
+        if name not in of_task or set(term) - {"weight"}:
+            raise ValueError(f"Term {name!r} has no `fn`, and is none of the task's. {near(name, of_task)}")
+    made = knowledge.make_terms({n: t for n, t in fields.items() if n not in named}, steps, len(source))
+    return made | {n: dataclasses.replace(of_task[n], weight=float(t.get("weight", 1.0))) for n, t in named.items()}
 
 
 def _both(first: Summary | None, second: Summary) -> Summary:
@@ -185,7 +199,10 @@ def plan(
     roles = {"student": _student_role(config, models["student"]), **frozen}
     with_parameters = [name for name in teachers if name not in cached]
     rules = {"student": config.mesh.student_rules, **dict.fromkeys(with_parameters, config.mesh.teacher_rules)}
-    if config.baseline:
+    labelled = sources["train"].labelled.any()
+    if config.baseline and not labelled:
+        print("baseline: no training example has a label, so there is nothing to train it on, and it is left out")
+    if config.baseline and labelled:
         jobs["baseline"] = _baseline_job(make, config, roles, rules, sources)
     jobs["student"] = _student_job(make, config, models, roles, rules, sources)
     return attach(config, jobs, asked)
@@ -197,7 +214,7 @@ def _job(
     extra: Mapping[str, Any] | None,
     name: str,
     train: Mapping[str, Any],
-    terms: Mapping[str, Any],
+    terms: Mapping[str, Any] | None,
     depends: Mapping[str, Any],
     roles: Mapping[str, Role],
     sources: Mapping[str, Source | None],
@@ -206,9 +223,9 @@ def _job(
     view_seed: int | None = None,
     build: Callable[[Parts], Scheme] | None = offline.build,
 ) -> Job:
-    """A training that learns `terms` by `build` (None: config.scheme); `depends` are the fields that identify it."""
+    """A training that learns `terms` (None: the task's) by `build` (None: config.scheme); `depends` identify it."""
     scheme = make_scheme(config, train, terms, roles, sources, build, extra)
-    common = ("prepare", "extra", "select", "summary", "log_every", "eval_every")
+    common = ("prepare", "extra", "task", "summary", "log_every", "eval_every")
     depends = {**depends, **{k: config[k] for k in common}}
     if view_seed is not None:
         depends["view_seed"] = view_seed
@@ -226,7 +243,7 @@ def _teacher_job(
     roles = {"student": Role(model, tuple(teacher.inputs), group="student")}
     rules = {"student": config.mesh.teacher_rules}
     train = {**teacher.train, "labelled_share": 1.0}
-    job = make(name, train, supervised(), depends, roles, sources, rules, teacher.seed)
+    job = make(name, train, None, depends, roles, sources, rules, teacher.seed)
     return dataclasses.replace(job, directory=Path(teacher.workdir)) if teacher.workdir else job
 
 
@@ -248,7 +265,7 @@ def _baseline_job(
     wanted = {"student", "teacher", *roles_read(roles["student"].inputs)}
     roles, rules = ({name: v for name, v in by_role.items() if name in wanted} for by_role in (roles, rules))
     depends = {**_fields_of_student(config), "train": train}
-    return make("baseline", train, supervised(), depends, roles, sources, rules, config.seed, config.view_seed)
+    return make("baseline", train, None, depends, roles, sources, rules, config.seed, config.view_seed)
 
 
 def _student_job(

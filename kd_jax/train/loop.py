@@ -158,16 +158,17 @@ def train(run: Fit, log: Log, signals: Signals, profile: Profile, watch: Watch |
     def validate(selects: bool) -> None:
         log.flush(step)
         values = run.score(eval_step, "validation")
-        flat = {f"{r}/{k}": v for r, m in values.items() for k, v in m.items() if not isinstance(v, list)}
+        flat = {f"{r}/{k}": v for r, m in values.items() for k, v in m.items() if not isinstance(v, list | dict)}
         log.write(step, {"kind": "validation", **flat})
-        select, sign = run.scheme.select, {"accuracy": 1, "nll": -1}[run.scheme.select]
-        found = [values[prefix + run.scheme.evaluate[0]][select] for prefix in run.prefixes]
-        for prefix, value in zip(run.prefixes, found, strict=True):
+        headline = run.scheme.task.headline
+        scores = [values[prefix + run.scheme.evaluate[0]].get(headline.metric) for prefix in run.prefixes]
+        for prefix, score in zip(run.prefixes, scores, strict=True):
             best = run.record["best"].get(prefix)
-            if selects and (best is None or sign * value > sign * best[select]):
-                run.record["best"][prefix] = {"step": step, select: value}
-        if watch is not None:
-            watch(step, found)
+            better = score is not None and (best is None or headline.sign * (score - best[headline.metric]) > 0)
+            if selects and better:  # a split without labels has no score, and chooses nothing
+                run.record["best"][prefix] = {"step": step, headline.metric: score}
+        if watch is not None and None not in scores:
+            watch(step, scores)
 
     programs: dispatch.Programs = []
     calls = step

@@ -1,9 +1,10 @@
-"""results.json: everything that a run found out, as plain JSON."""
+"""results.json: everything that a run measured, as plain JSON."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,16 +16,19 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from kd_jax.config.fields import teachers_of
-from kd_jax.core.paths import calls_in, lookup, taps_in
+from kd_jax.core.paths import calls_in, lookup, members, taps_in
 from kd_jax.data.source import Source, Splits
 from kd_jax.system.cost import cost
 from kd_jax.system.workdir import git_hash, plain, versions
 from kd_jax.train.jobs import Job
-from kd_jax.types import Model, PyTree, Role
+from kd_jax.types import Model, Outputs, PyTree, Role, Shown
+
+SCHEMA = 2  # of results.json: another number where a reader must look elsewhere
+MOST = 1000  # test examples among which a task chooses what it shows
 
 
 def curve(path: Path, entry: str) -> list[dict[str, Any]]:
-    """The train records of a metrics.jsonl, and as "validation_accuracy" and "validation_nll" those of `entry`."""
+    """The train records of a metrics.jsonl, and as "validation_<metric>" the scores of `entry`."""
     points: dict[int, dict[str, Any]] = {}
     for line in path.read_text().splitlines() if path.exists() else []:
         record = json.loads(line)
@@ -32,7 +36,8 @@ def curve(path: Path, entry: str) -> list[dict[str, Any]]:
         if record["kind"] == "train":
             point |= {k: v for k, v in record.items() if k not in ("kind", "gradient_norm")}
         else:
-            point |= {f"validation_{name}": record.get(f"{entry}/{name}") for name in ("accuracy", "nll")}
+            scores = {k.removeprefix(f"{entry}/"): v for k, v in record.items() if k.startswith(f"{entry}/")}
+            point |= {f"validation_{name}": value for name, value in scores.items() if "/" not in name}
     return [points[step] for step in sorted(points)]
 
 
@@ -48,7 +53,7 @@ class Network:
     stats: PyTree
     role: Role
     given: Mapping[str, PyTree]
-    path: str  # of the logits that are reported
+    path: str  # of the main output that is reported
     cost: Mapping[str, Any] | None = None
 
     @property
@@ -59,14 +64,17 @@ class Network:
         paths = enumerate(self.role.inputs)
         return tuple(self.given[str(i)] if str(i) in self.given else lookup({"batch": batch}, p) for i, p in paths)
 
-    def logits(self, batch: Mapping[str, jax.Array]) -> np.ndarray:
-        def infer(params: PyTree, stats: PyTree, *inputs: PyTree) -> jax.Array:
+    def outputs(self, batch: Mapping[str, jax.Array]) -> Outputs:
+        """What the network answers to a prepared batch, as NumPy arrays."""
+
+        def infer(params: PyTree, stats: PyTree, *inputs: PyTree) -> PyTree:
             (name,) = calls_in([self.path])
             taps = taps_in(name, [self.path])
-            found = self.model.apply(params, stats, *inputs, train=False, key=jax.random.key(0), taps=taps)[0]
-            return lookup({name: found}, self.path)
+            answer = self.model.apply(params, stats, *inputs, train=False, key=jax.random.key(0), taps=taps)[0]
+            return lookup({name: answer}, self.path)
 
-        return np.asarray(jax.jit(infer)(self.params, self.stats, *self.inputs(batch)), np.float32)
+        answers = jax.jit(infer)(self.params, self.stats, *self.inputs(batch))
+        return Outputs(jax.tree.map(np.asarray, answers))
 
 
 def _scores(scores: Mapping[str, Any], entry: str) -> dict[str, Any]:
@@ -74,47 +82,6 @@ def _scores(scores: Mapping[str, Any], entry: str) -> dict[str, Any]:
         "step": scores["step"],
         **{split: scores[split][entry] for split in ("validation", "test") if split in scores},
     }
-
-
-def examples(
-    count: int, temperature: float, networks: Mapping[str, Network], splits: Splits, prepare: Any
-) -> list[dict[str, Any]]:
-    """The test images (of the first 1,000) of which the teacher is least certain, and what each network says."""
-    raw = splits.test.batch(min(1000, len(splits.test)))
-    seen = prepare(raw, jax.random.key(0), False)
-    logits = {name: network.logits(seen) for name, network in networks.items()}
-    p = np.asarray(jax.nn.softmax(logits["teacher"]))
-    entropy = -(p * np.log(np.maximum(p, 1e-30))).sum(-1)
-    found = []
-    for i in np.argsort(-entropy, kind="stable")[:count]:
-        example = {
-            "image": picture(raw["image"][i]),
-            "label": int(raw["label"][i]),
-            "temperature": temperature,
-        }
-        example |= {n: np.asarray(jax.nn.softmax(z[i])).tolist() for n, z in logits.items()}
-        example |= {f"{n}_soft": np.asarray(jax.nn.softmax(z[i] / temperature)).tolist() for n, z in logits.items()}
-        found.append(example)
-    return found
-
-
-def picture(image: np.ndarray) -> list | None:
-    """The values 0..255 of a grey or colour image [H, W, C], floats stretched to that range; None for anything else."""
-    if image.ndim != 3 or image.shape[-1] not in (1, 3):
-        return None
-    if image.dtype != np.uint8:
-        image = image - image.min()
-        image = np.round(255 * image / max(image.max(), 1e-12))
-    return image.astype(int).tolist()
-
-
-def shown_temperature(terms: Mapping[str, Any]) -> float:
-    """That of the first term on the logits which has a number for one, else 4: for the picture of dark knowledge."""
-    for term in terms.values():
-        value = term["kwargs"].get("temperature")
-        if isinstance(value, (int, float)) and "student.logits" in term["inputs"]:
-            return float(value)
-    return 4.0
 
 
 def collect(
@@ -127,70 +94,101 @@ def collect(
 ) -> dict[str, Any]:
     """What report.write_report takes. `finished` has the results of the trainings; a loaded teacher has scores only.
 
-    Of each training that is the first classifier that its scheme evaluates; "others" has the scores of the rest.
+    Of each training that is the first entry that its scheme evaluates; "others" has the scores of the rest.
     """
-    prepare, train = jobs["student"].scheme.prepare, jobs["student"].source
-    found: dict[str, Any] = {}
-    teachers = teachers_of(config)
-    for name in [*teachers, *(n for n in ("baseline", "student") if n in finished)]:
-        about = teachers[name].model if name in teachers else config.student.model
-        entry = {"name": about.name.rpartition(".")[2]}
-        if config.report:
-            entry |= measured(networks[name], train, prepare)
-        if name in finished:
-            result = finished[name]
-            entry |= {"steps": result["steps"], "train_seconds": result["seconds"]}
-            entry |= {
-                "examples_per_second": result["examples_per_second"],
-                "curve": curve(jobs[name].directory / "metrics.jsonl", jobs[name].scheme.evaluate[0]),
-            }
-            first, *others = jobs[name].scheme.evaluate
-            entry |= {w: _scores(result[w], first) for w in ("last", "best") if w in result}
-            if others:
-                entry["others"] = {
-                    o: {w: _scores(result[w], o) for w in ("last", "best") if w in result} for o in others
-                }
-        else:
-            entry["last"] = {"step": None, **teacher_scores[name]}
-        found[name] = entry
-    temperature = shown_temperature(config.terms)
-    labelled = int(train.labelled.sum())
+    train, task = jobs["student"].source, jobs["student"].scheme.task
+    names = [*teachers_of(config), *(n for n in ("baseline", "student") if n in finished)]
+    models = {name: model_entry(name, config, finished, teacher_scores, jobs, networks) for name in names}
     sections = joined({name: result.get("sections", []) for name, result in finished.items()})
+    if config.report and task.show is not None:
+        sections += task.show(shown(config.examples, models, networks, jobs["student"], splits))
     if sections:
         from kd_jax.report.sections import check as check_section  # here, since Matplotlib takes long to import
 
         for section in sections:
             check_section(section)
-    shown: list[dict[str, Any]] = []
-    if config.report and config.examples and "teacher" in networks and train.entry == "image":
-        shown = examples(config.examples, temperature, networks, splits, prepare)
-    names = " to ".join(found[n]["name"] for n in ("teacher", "student") if n in found)
+    title = " to ".join(models[n]["name"] for n in ("teacher", "student") if n in models)
     return {
-        "title": config.title or f"{names} on {train.name}",
+        "schema": SCHEMA,
+        "title": config.title or f"{title} on {train.name}",
+        "task": task.name or config.task.name,
+        "headline": task.headline._asdict(),
+        "rows": {name: list(row) for name, row in task.rows.items()},
         "config": plain(config),
         "versions": versions(),
         "git": git_hash(),
         "seed": config.seed,
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "data": {
-            "name": train.name,
-            "num_classes": train.num_classes,
-            "class_names": list(train.class_names),
-            "entry": train.entry,
-            "per_token": train.per_token,
-            "train": len(train),
-            "labelled": labelled,
-            "transfer": len(train) - labelled,
-            "validation": len(splits.validation) if splits.validation else 0,
-            "test": len(splits.test),
-            "image_shape": list(train.image_shape),
-            "teacher_labelled": int(jobs["teacher"].source.labelled.sum()) if "teacher" in jobs else None,
-        },
-        "models": found,
+        "data": data_entry(jobs, splits),
+        "models": models,
         "stages": finished["student"]["stages"],
         "sections": sections,
-        "examples": shown,
     }
+
+
+def model_entry(
+    name: str,
+    config: ConfigDict,
+    finished: Mapping[str, Mapping[str, Any]],
+    teacher_scores: Mapping[str, Mapping[str, Any]],
+    jobs: Mapping[str, Job],
+    networks: Mapping[str, Network],
+) -> dict[str, Any]:
+    """What results.json says of one network: its name, cost, training, scores, and where it lies."""
+    teachers = teachers_of(config)
+    model = teachers[name].model if name in teachers else config.student.model
+    entry: dict[str, Any] = {"name": model.name.rpartition(".")[2]}
+    if config.report:
+        entry |= measured(networks[name], jobs["student"].source, jobs["student"].scheme.prepare)
+    if name not in finished:
+        return entry | {"last": {"step": None, **teacher_scores[name]}}
+    result, job = finished[name], jobs[name]
+    first, *others = job.scheme.evaluate
+    (role,) = calls_in(members(first)[:1])
+    root = jobs["student"].directory.parent
+    entry |= {
+        "steps": result["steps"],
+        "train_seconds": result["seconds"],
+        "examples_per_second": result["examples_per_second"],
+        "curve": curve(job.directory / "metrics.jsonl", first),
+        "export": os.path.relpath(job.directory / "export" / "last" / role, root),
+    }
+    entry |= {w: _scores(result[w], first) for w in ("last", "best") if w in result}
+    if others:
+        entry["others"] = {o: {w: _scores(result[w], o) for w in ("last", "best") if w in result} for o in others}
+    return entry
+
+
+def data_entry(jobs: Mapping[str, Job], splits: Splits) -> dict[str, Any]:
+    """What results.json says of the student's data."""
+    train = jobs["student"].source
+    labelled = int(train.labelled.sum())
+    return {
+        "name": train.name,
+        "noun": train.noun,
+        "num_classes": train.num_classes,
+        "class_names": list(train.class_names),
+        "entry": train.entry,
+        "train": len(train),
+        "labelled": labelled,
+        "transfer": len(train) - labelled,
+        "validation": len(splits.validation) if splits.validation else 0,
+        "test": len(splits.test),
+        "image_shape": list(train.image_shape),
+        "teacher_labelled": int(jobs["teacher"].source.labelled.sum()) if "teacher" in jobs else None,
+    }
+
+
+def shown(count: int, models: Mapping[str, Any], networks: Mapping[str, Network], job: Job, splits: Splits) -> Shown:
+    """The first test examples and what the networks say of them, for Task.show."""
+    batch = splits.test.batch(min(MOST, len(splits.test)))
+    outputs = {}
+    if count:
+        seen = job.scheme.prepare(batch, jax.random.key(0), False)
+        outputs = {name: network.outputs(seen) for name, network in networks.items()}
+    scores = {name: model["last"] for name, model in models.items() if "last" in model}
+    terms = {n: t for stage in job.scheme.stages for p in stage.phases for n, t in p.terms.items()}
+    return Shown(batch, outputs, scores, splits.test, terms, count)
 
 
 def joined(found: Mapping[str, list[Mapping[str, Any]]]) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from kd_jax.data.load import load
 from kd_jax.data.source import Splits
 from kd_jax.files import read_json, write_json
 from kd_jax.models.adapters import as_model
+from kd_jax.report.verdict import headline_of, judge
 from kd_jax.resolve import call
 from kd_jax.system import heartbeat, parallel
 from kd_jax.system.workdir import cache_programs, check_configs, locked, plain
@@ -27,7 +28,8 @@ from kd_jax.train.check import check
 from kd_jax.train.fit import DONE
 from kd_jax.train.jobs import Job, make_model, note_given, plan
 from kd_jax.train.results import collect
-from kd_jax.train.teachers import export_of, finish_or_resume, load_network, seen_shapes, teach
+from kd_jax.train.scores import seen_shapes
+from kd_jax.train.teachers import export_of, finish_or_resume, load_network, teach
 from kd_jax.types import Model, PyTree
 
 RESULTS = "results.json"
@@ -88,7 +90,8 @@ def run(
         results = train_all(config, jobs, splits, teacher_variables, mesh)
         if not parallel.is_lead():
             return {}
-        results |= {"command": shlex.join(sys.argv), "wall_seconds": time.monotonic() - start}
+        verdict = judge(results).as_json(headline_of(results))
+        results |= {"verdict": verdict, "command": shlex.join(sys.argv), "wall_seconds": time.monotonic() - start}
         write_json(directory / RESULTS, results)
         return present(config, results, directory)
 

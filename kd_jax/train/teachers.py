@@ -18,11 +18,10 @@ from kd_jax.cache.open import hash_of, hash_of_files, opened
 from kd_jax.cache.plan import TeacherCache
 from kd_jax.config.fields import teachers_of
 from kd_jax.core.bind import evaluated_roles
-from kd_jax.core.evaluate import evaluate, extra_inputs, make_eval_step, params_inputs
+from kd_jax.core.evaluate import extra_inputs, params_inputs
 from kd_jax.core.many import Runs
 from kd_jax.core.paths import lookup, roles_read
 from kd_jax.data.answers import Answers
-from kd_jax.data.batches import batch_shapes, eval_batches
 from kd_jax.files import read_json, write_json
 from kd_jax.system import parallel, precision, workdir
 from kd_jax.system.checkpoint import load_tree
@@ -32,7 +31,8 @@ from kd_jax.train.initial import check_initial, first_variables, starting_at, ta
 from kd_jax.train.jobs import Job
 from kd_jax.train.loop import fit
 from kd_jax.train.results import Network, measured
-from kd_jax.types import PyTree, Role, Scheme, TrainState
+from kd_jax.train.scores import check_teacher, score_teacher, seen_shapes
+from kd_jax.types import PyTree, Role
 
 COST = "cost.json"
 
@@ -74,7 +74,7 @@ def teach(
                 whole[name] = load().variables
             frozen[name] = networks[name].role
             scores[name] = score_teacher(job, frozen[name], (), mesh)
-            check_teacher(name, fields, scores[name])
+            check_teacher(job, name, fields, scores[name])
             continue
         rules = job.settings.rules.get(name, ())
 
@@ -96,7 +96,7 @@ def teach(
         frozen[name] = dataclasses.replace(role, initial=(precision.stored(variables[0], role.dtype), variables[1]))
         as_trained = variables if role.dtype == precision.INT8 else None
         scores[name] = score_teacher(job, frozen[name], rules, mesh, as_trained)
-        check_teacher(name, fields, scores[name])
+        check_teacher(job, name, fields, scores[name])
     start_at = None
     if config.student.initial.name:
         model = job.scheme.roles["student"].model
@@ -154,31 +154,6 @@ def cached_teacher(
     return Network(role.model, {}, {}, role, {}, f"{name}.logits", about), load, said
 
 
-def score_teacher(
-    job: Job, role: Role, rules: parallel.Rules, mesh: Mesh, as_trained: tuple[PyTree, PyTree] | None = None
-) -> dict[str, Any]:
-    """{split: {metric: value}} of a frozen teacher, on the data and with the preparation that `job` uses.
-
-    Given its variables `as_trained` too, how often the teacher that is used answers like that one, and the KL from it.
-    """
-    frozen = {"teacher": role.initial} | ({"as_trained": as_trained} if as_trained else {})
-    roles, other = dict.fromkeys(frozen, role), "as_trained" if as_trained else None
-    scheme = Scheme(roles, (), evaluate=("teacher",), reference=other, prepare=job.scheme.prepare)
-    abstract = TrainState(jax.numpy.int32(0), {}, {}, {}, frozen, dict(job.scheme.extra))
-    shardings = parallel.state_shardings(abstract, dict.fromkeys(frozen, rules), mesh)
-    state = parallel.place(abstract, shardings)
-    step, key = jax.jit(make_eval_step(scheme)), parallel.create_everywhere(lambda: jax.random.key(0), mesh)
-    size, sharding = job.settings.eval_batch_size, parallel.batch_sharding(mesh)
-    with jax.set_mesh(mesh):
-        scores = {
-            name: evaluate(step, state, eval_batches(source, batch_size=size, sharding=sharding), key)["teacher"]
-            for name in ("validation", "test")
-            if (source := job.sources[name]) is not None
-        }
-    renamed = {"agreement": "agreement_as_trained", "kl": "kl_as_trained"}
-    return {split: {renamed.get(k, k): v for k, v in values.items()} for split, values in scores.items()}
-
-
 def check_starts(config: ConfigDict, job: Job, context: Mapping[str, Any]) -> dict[str, tuple[PyTree, PyTree]]:
     """Returns the shapes of (params, stats) of teachers and student that do not start at random, by name.
 
@@ -200,23 +175,6 @@ def check_starts(config: ConfigDict, job: Job, context: Mapping[str, Any]) -> di
             check_initial(fields.initial, name, role.model, inputs(role), teacher and init(teacher))
             shapes[name] = init(role)
     return shapes
-
-
-def check_teacher(name: str, config: ConfigDict, scores: Mapping[str, Any]) -> None:
-    """The teacher must reach its `min_accuracy` on the validation split (test, if none was held out)."""
-    split = "validation" if "validation" in scores else "test"
-    accuracy, wanted = scores[split]["accuracy"], config.min_accuracy
-    perplexity = f", perplexity {scores[split]['perplexity']:.4g}" if "perplexity" in scores[split] else ""
-    print(f"{name}: {100 * accuracy:.2f}% on the {split} split{perplexity}")
-    if "agreement_as_trained" in scores[split]:
-        agreement, kl = (scores[split][f"{k}_as_trained"] for k in ("agreement", "kl"))
-        print(f"{name} in {config.dtype}: {100 * agreement:.2f}% of its answers are those of the floats, KL {kl:.2g}")
-    if accuracy < wanted:
-        raise ValueError(
-            f"The {name} has {100 * accuracy:.2f}% on the {split} split, "
-            f"config.{name}.min_accuracy asks for {100 * wanted:.2f}%. "
-            "Is it the right checkpoint, with the same classes in the same order and the same input scaling?"
-        )
 
 
 def finish_or_resume(job: Job, mesh: Mesh, members: Runs | None = None, watch: Watch | None = None) -> dict[str, Any]:
@@ -266,9 +224,3 @@ def load_network(
     tree = load_tree(export, exported(params, stats, jax.eval_shape(lambda: given)))
     given = {**tree.get("given", given), **params_inputs(role, frozen or {})}
     return Network(role.model, tree["params"], tree.get("stats", stats), role, given, path)
-
-
-def seen_shapes(job: Job) -> Mapping[str, Any]:
-    """Shapes of a prepared batch of the job."""
-    raw = batch_shapes(job.source, job.settings.batch_size)
-    return jax.eval_shape(lambda b: job.scheme.prepare(b, jax.random.key(0), False), raw)

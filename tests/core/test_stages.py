@@ -56,6 +56,7 @@ def test_one_program_for_stages_of_the_same_phases_scores_after_each_and_a_summa
         evaluate=("student", "student+teacher"),
         reference="teacher",
         stage_splits=("extra",),
+        task=toy.TASK,
         summary=lambda state, record: [section | {"rows": [[s["step"]] for s in record["stages"]]}],
     )
     sources = SOURCES | {"extra": toy.source(16, "extra")}

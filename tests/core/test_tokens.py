@@ -16,7 +16,6 @@ from kd_jax import report
 from kd_jax.config import compose, fields, supervised, term
 from kd_jax.config.knowledge import make_terms
 from kd_jax.core.bind import bind, init_state
-from kd_jax.core.evaluate import finish, token_sums
 from kd_jax.core.step import make_train_step
 from kd_jax.core.terms import hyper_of
 from kd_jax.data.batches import batch_shapes, eval_batches, train_batches
@@ -25,8 +24,9 @@ from kd_jax.losses import response, task
 from kd_jax.models.adapters import LinenModel
 from kd_jax.report import page, verdict
 from kd_jax.system.parallel import batch_sharding
+from kd_jax.tasks import tokens
 from kd_jax.train import run as train
-from kd_jax.types import Call, Phase, Role, Scheme, Stage, Term
+from kd_jax.types import Call, Outputs, Phase, Role, Scheme, Stage, Term
 
 
 def bigram(width=4):
@@ -46,12 +46,12 @@ def scheme(kd=1.0, prepare=None):
     }
     forward = (Call("student", ("batch.tokens",)), Call("teacher", ("batch.tokens",), train=False))
     phase = Phase("student", forward, terms, toy.sgd())
-    return Scheme(roles, (Stage(12, (phase,)),), reference="teacher", select="nll", prepare=prepare)
+    return Scheme(roles, (Stage(12, (phase,)),), reference="teacher", task=tokens.task(), prepare=prepare)
 
 
 def text_config():
     made = fields.base()
-    made.select, made.eval_every, made.log_every, made.eval_batch_size = "nll", 6, 2, 16
+    made.eval_every, made.log_every, made.eval_batch_size = 6, 2, 16
     for part, width in ((made.student, 4), (made.teacher, 8)):
         part.model = dict(name="token_toy:Bigram", kwargs=dict(width=width))
         part.inputs = ("batch.tokens",)
@@ -116,6 +116,10 @@ def test_accumulation_divides_by_the_tokens_of_the_whole_batch():
     chex.assert_trees_all_close(metrics["ce"], others["ce"], rtol=1e-5)
 
 
+def token_sums(logits, labels, mask, reference):
+    return tokens.sums(lambda: Outputs(logits), {"label": labels, "mask": mask}, Outputs(reference), None)
+
+
 def test_padding_never_enters():
     batch = token_toy.batch()
     _, last, history = scheme_checks.steps(scheme(), batch)
@@ -126,7 +130,7 @@ def test_padding_never_enters():
     chex.assert_trees_all_equal(last.params, changed.params)
     where = np.asarray(real)
     logits = jnp.where(real[..., None], jnp.ones((*where.shape, 7)), jnp.nan)
-    found = finish(token_sums(logits, batch["label"], jnp.ones(16, bool), logits))
+    found = tokens.finish(token_sums(logits, batch["label"], jnp.ones(16, bool), logits), {})
     np.testing.assert_allclose([found["nll"], found["kl"], found["ece"]], [np.log(7), 0, found["ece"]], atol=1e-5)
 
 
@@ -138,7 +142,7 @@ def test_evaluation_counts_tokens():
         token_sums(*map(jnp.asarray, (z, y, m)), jnp.asarray(z[..., ::-1]))
         for z, y, m in ((logits[:3], labels[:3], mask[:3]), (logits[3:], labels[3:], mask[3:]))
     ]
-    found = finish(jax.tree.map(lambda a, b: np.asarray(a, np.float64) + np.asarray(b), *half))
+    found = tokens.finish(jax.tree.map(lambda a, b: np.asarray(a, np.float64) + np.asarray(b), *half), {})
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     counted = [(i, j) for i in range(6) for j in range(5) if mask[i] and labels[i, j] >= 0]
     nll = [-log_p[i, j, labels[i, j]] for i, j in counted]
@@ -162,7 +166,7 @@ def test_a_run_on_text_reports_perplexity(tmp_path):
     text, html = report.results_table(results), page.page(results)
     assert "perplexity" in text and "latency, 1 sequence" in text and "image" not in text
     assert "Validation perplexity" in html and "Size, speed, perplexity" in html
-    assert results["examples"] == [] and "per_class_accuracy" not in student["last"]["test"]
+    assert results["sections"] == [] and "per_class_accuracy" not in student["last"]["test"]
 
 
 @pytest.mark.parametrize(
@@ -179,19 +183,17 @@ def test_the_verdict_on_perplexity(gap, kind, says):
         return {"name": "decoder", "last": {"step": 1, "test": scores}}
 
     models = {"teacher": model(1.0), "baseline": model(2.0), "student": model(2.0 - gap)}
-    found = verdict.judge({"models": models, "data": {"per_token": True, "test": 100}})
+    headline = tokens.task().headline._asdict()
+    found = verdict.judge({"models": models, "headline": headline, "data": {"noun": "sequence", "test": 100}})
     assert (found.kind, says in found.headline) == (kind, True), found.headline
-    assert "image" not in str(found) and f"closes {100 * gap:.0f}% of the gap" in str(found)
+    share = f"closes {100 * gap:.0f}% of the gap" if gap > 0 else "widens the gap"
+    assert "image" not in found.headline + str(found.paragraphs) and share in str(found)
 
 
 def test_images_are_asked_for_where_images_are_needed(tmp_path):
     made = text_config()
     made.train.augment = ("flip",)
     with pytest.raises(ValueError, match="letters has tokens, and augmentations and views are of images"):
-        train.run(made, tmp_path, data=token_toy.splits())
-    made = text_config()
-    made.select = "perplexity"
-    with pytest.raises(ValueError, match="'accuracy' or 'nll', not 'perplexity'"):
         train.run(made, tmp_path, data=token_toy.splits())
     with pytest.raises(ValueError, match="tokens are int32, not float64"):
         dataclasses.replace(token_toy.source(), images=np.zeros((48, 3)))

@@ -12,6 +12,7 @@ from kd_jax.config.knowledge import make_terms
 from kd_jax.core.bind import bind, init_state
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.language.decoder_families import llama
+from kd_jax.tasks import tokens
 from kd_jax.types import Role
 
 CONFIG = scheme_checks.config_module("language")
@@ -33,7 +34,7 @@ def parts(method="word", steps=8):
     config = base()
     CONFIG.set_method(config, method, PROMPT)
     made = toy.parts(roles, make_terms(config.terms), steps, **sources())
-    return made, dict(config.scheme.kwargs)
+    return dataclasses.replace(made, task=tokens.task()), dict(config.scheme.kwargs)
 
 
 def begun(scheme, batch):

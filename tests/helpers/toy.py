@@ -12,9 +12,11 @@ from kd_jax.data.source import Source
 from kd_jax.losses import response, task
 from kd_jax.models.adapters import LinenModel
 from kd_jax.system.parallel import make_mesh
+from kd_jax.tasks import classify
 from kd_jax.types import Parts, Role, Term
 
 CLASSES, FEATURES = 3, 4
+TASK = classify.task()
 
 
 class Net(nn.Module):
@@ -85,7 +87,11 @@ def roles(**changes) -> dict[str, Role]:
 
 def parts(roles: dict[str, Role], terms: dict[str, Term], steps: int = 10, **sources) -> Parts:
     """What a config would hand to a scheme."""
-    return Parts(roles, terms, steps, sgd, lambda batch, key, train: {**batch, "target": batch["label"]}, sources)
+
+    def prepare(batch, key, train):
+        return {**batch, "target": batch["label"]}
+
+    return Parts(roles, terms, steps, sgd, prepare, sources, TASK)
 
 
 def sgd(steps: int = 0, group: str = "student") -> optax.GradientTransformation:

@@ -25,7 +25,7 @@ def scheme(entered=None):
         student = {**state.params["student"]["student"], "head": params}
         return state.replace(params={"student": {"student": student}})
 
-    return Scheme(roles, (Stage(6, (supervised,)), Stage(7, (distilled,), on_enter=halve)))
+    return Scheme(roles, (Stage(6, (supervised,)), Stage(7, (distilled,), on_enter=halve)), task=toy.TASK)
 
 
 class Killed(Exception):

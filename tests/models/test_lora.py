@@ -13,7 +13,7 @@ import toy
 from tiny_decoders import MODULES, VOCABULARY, params_of, tokens_of
 
 from kd_jax.core.bind import bind, init_state, loaded_variables
-from kd_jax.core.evaluate import classifiers
+from kd_jax.core.evaluate import runs_of
 from kd_jax.core.step import make_train_step
 from kd_jax.core.terms import hyper_of
 from kd_jax.losses import response
@@ -59,14 +59,14 @@ def test_adapters_learn_and_nothing_else_does():
     jax.tree.map(np.testing.assert_array_equal, state.frozen["base"][0], base)
 
     first = jax.jit(lambda p: module.apply({"params": p}, batch["tokens"]))
-    logits = jax.jit(lambda s: classifiers(scheme, s, batch, KEY)["student"])(state)
+    logits = jax.jit(lambda s: runs_of(scheme, s, batch, KEY)["student"]().logits)(state)
     merged = scheme.roles["student"].model.merged(state.params["student"]["student"], base)
     assert jax.tree.structure(merged) == jax.tree.structure(base)
     jax.tree.map(np.testing.assert_array_equal, weights(state, scheme.roles["student"], "student"), merged)
     np.testing.assert_allclose(logits, first(merged), atol=2e-4)
     assert jnp.abs(logits - first(base)).max() > 0.1
     unchanged = init_state(scheme, inputs, KEY, loaded_variables(scheme))
-    np.testing.assert_allclose(classifiers(scheme, unchanged, batch, KEY)["student"], first(base), atol=1e-5)
+    np.testing.assert_allclose(runs_of(scheme, unchanged, batch, KEY)["student"]().logits, first(base), atol=1e-5)
 
 
 def test_targets_that_choose_nothing():

@@ -5,6 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from kd_jax.tasks import classify, classify_show
+from kd_jax.types import Shown
+
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
@@ -36,6 +39,7 @@ def fake_results(classes: int = 10, accuracy=(0.936, 0.917, 0.928), examples: in
                 "validation": {"accuracy": final + 0.004 + shift, "nll": 0.31, "ece": 0.03},
                 "test": {
                     "accuracy": final + shift / 2,
+                    "accuracy_error": math.sqrt(final * (1 - final) / 10_000),
                     "nll": 0.25 + 4 * (0.94 - final),
                     "ece": 0.03 + 0.2 * (0.94 - final),
                     "per_class_accuracy": np.clip(final + rng.normal(0, 0.03, classes), 0, 1).tolist(),
@@ -43,7 +47,7 @@ def fake_results(classes: int = 10, accuracy=(0.936, 0.917, 0.928), examples: in
                     "kl": None if role == "teacher" else (0.11 if role == "student" else 0.29),
                 },
             }
-    return {
+    results = {
         "title": "CIFAR-10: resnet56 teaches resnet20",
         "question": "was it worth it?",
         "config": {"optimizer": {"name": "sgd", "learning_rate": 0.05}, "terms": {"kd": {"temperature": 4.0}}},
@@ -55,6 +59,7 @@ def fake_results(classes: int = 10, accuracy=(0.936, 0.917, 0.928), examples: in
         "wall_seconds": 19_400.0,
         "data": {
             "name": "cifar10",
+            "noun": "image",
             "num_classes": classes,
             "class_names": names,
             "train": 45_000,
@@ -65,8 +70,31 @@ def fake_results(classes: int = 10, accuracy=(0.936, 0.917, 0.928), examples: in
             "image_shape": [32, 32, 3],
         },
         "models": models,
-        "examples": [_example(rng, classes) for _ in range(examples)],
+        "headline": classify.task().headline._asdict(),
+        "rows": {name: list(row) for name, row in classify.ROWS.items()},
     }
+    shown = [_example(rng, classes) for _ in range(examples)]
+    results["sections"] = gaps(results)
+    if shown:
+        results["sections"].append(
+            {"kind": "examples", "title": "Dark knowledge", "lead": "What it knows.", "examples": shown, "names": names}
+        )
+    return results
+
+
+class Images:
+    """As much of a source as class gaps need."""
+
+    def __init__(self, data: dict) -> None:
+        self.class_names, self.noun, self.test = data["class_names"], data["noun"], data["test"]
+
+    def __len__(self) -> int:
+        return self.test
+
+
+def gaps(results: dict) -> list[dict]:
+    scores = {role: model["last"] for role, model in results["models"].items()}
+    return classify_show.class_gaps(Shown({}, {}, scores, Images(results["data"]), {}, 0))
 
 
 def _curve(role: str, final: float, rng: np.random.Generator) -> list[dict]:
@@ -112,3 +140,8 @@ def _example(rng: np.random.Generator, classes: int) -> dict:
 @pytest.fixture(scope="session")
 def make_results():
     return fake_results
+
+
+@pytest.fixture(scope="session")
+def class_gaps():
+    return gaps

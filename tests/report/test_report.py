@@ -10,7 +10,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from kd_jax import report
-from kd_jax.report import curves, figures, page, table, verdict
+from kd_jax.report import curves, page, table, verdict
+from kd_jax.tasks import classify_show
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -112,6 +113,7 @@ def test_all_strings_are_escaped(make_results):
     results["config"] = {evil: evil}
     results["versions"] = {evil: evil}
     results["data"].update(name=evil, class_names=[evil] * 10)
+    results["sections"][0]["names"] = results["sections"][1]["names"] = [evil] * 10
     for model in results["models"].values():
         model["name"] = evil
         model["curve"] = [{**record, evil: 1.0} for record in model["curve"]]
@@ -163,11 +165,12 @@ def test_loaded_teacher_has_no_curve_and_no_training(make_results):
 
 def test_examples_may_be_bare(make_results):
     results = make_results(examples=3)
-    first, second, third = results["examples"]
+    section = results["sections"][1]
+    first, second, third = section["examples"]
     first.update(image=None, student=None, student_soft=None, baseline=None, temperature=None)
     second.update(label=-1, image=np.zeros((8, 8, 1), np.uint8).tolist())
     third.update(image=np.asarray(third["image"], np.uint8), teacher_soft=np.asarray(third["teacher_soft"]))
-    results["data"]["class_names"] = None
+    section["names"] = []
     html = page.page(results)
     _check(html)
     assert html.count("<img") == 2
@@ -202,9 +205,10 @@ def test_verdict(accuracy, kind, words, make_results):
 def test_noise_depends_on_the_test_set(make_results):
     results = make_results(accuracy=(0.936, 0.917, 0.928), examples=0)
     assert verdict.judge(results).kind == "gain"
-    results["data"]["test"] = 1000
+    for model in results["models"].values():
+        model["last"]["test"]["accuracy_error"] *= 10**0.5
     assert verdict.judge(results).kind == "noise"
-    results["data"]["test"] = None
+    results["models"]["student"]["last"]["test"]["accuracy_error"] = None
     assert verdict.judge(results).kind == "unknown"
     gap, noise = verdict.difference(make_results(accuracy=(0.9, 0.5, 0.5), examples=0), "student", "baseline")
     assert (gap, noise) == (0.0, pytest.approx(2 * (2 * 0.25 / 10_000) ** 0.5))
@@ -232,7 +236,7 @@ def test_results_table(make_results):
     text = report.results_table(make_results(examples=0))
     assert max(map(len, text.splitlines())) <= 100
     line = next(line for line in text.splitlines() if line.startswith("accuracy"))
-    assert re.split(r"\s{3,}", line)[1:] == ["93.6 ± 0.2", "91.7 ± 0.3", "92.8 ± 0.3"]
+    assert re.split(r"\s{3,}", line)[1:] == ["93.6% ± 0.2", "91.7% ± 0.3", "92.8% ± 0.3"]
     assert "Was it worth it? Yes" in text and "856 k" in text and "3.26 MiB" in text
 
 
@@ -246,7 +250,7 @@ def test_figures_for_a_notebook(make_results):
     ):
         assert len(plot(results).axes) == panels
     assert report.plot_tradeoff(results)._repr_png_().startswith(b"\x89PNG")
-    assert len(figures.class_gaps(results)[0]) == figures.MAX_CLASSES
+    assert len(results["sections"][0]["names"]) == classify_show.MOST
     for plot in (report.plot_curves, report.plot_tradeoff, report.plot_per_class, report.plot_dark_knowledge):
         with pytest.raises(ValueError, match="results"):
             plot({"models": {}})
@@ -265,14 +269,14 @@ def test_long_curves_are_averaged():
     np.testing.assert_allclose(values, 0.5)
 
 
-def test_class_gaps_are_sorted_and_signed(make_results):
+def test_class_gaps_are_sorted_and_signed(make_results, class_gaps):
     results = make_results(examples=0)
     for role, scores in {"teacher": [0.9, 0.9, 0.9], "baseline": [0.5, 0.5, 0.5], "student": [0.4, 0.8, 0.6]}.items():
         results["models"][role]["last"]["test"]["per_class_accuracy"] = scores
-    names, gaps = figures.class_gaps(results)
-    assert names == ["automobile", "bird", "airplane"]
-    np.testing.assert_allclose(gaps["baseline"], [30, 10, -10])
-    np.testing.assert_allclose(gaps["teacher"], [-10, -30, -50])
+    section = class_gaps(results)[0]
+    assert section["names"] == ["automobile", "bird", "airplane"]
+    np.testing.assert_allclose(section["series"]["baseline"], [30, 10, -10])
+    np.testing.assert_allclose(section["series"]["teacher"], [-10, -30, -50])
 
 
 def test_unequal_labels_are_told(make_results):

@@ -33,7 +33,9 @@ LINES = {
 def results():
     scores = {"last": {"test": {"accuracy": 0.5}}, "best": {"test": {"accuracy": 0.75}}}
     student = {"name": "net", "last": {"test": {"accuracy": 0.9}}, "others": {"peers.logits@1": scores}}
-    return {"models": {"student": student}, "data": {"test": 100}, "sections": [TABLE, IMAGES, LINES]}
+    headline = {"metric": "accuracy", "sign": 1, "unit": "%", "error": ""}
+    sections = [TABLE, IMAGES, LINES]
+    return {"models": {"student": student}, "headline": headline, "data": {"test": 100}, "sections": sections}
 
 
 def test_all_kinds_are_on_the_page():
@@ -46,11 +48,11 @@ def test_all_kinds_are_on_the_page():
         "Front",
         "accuracy",
         "peers.logits@1 (student&#x27;s run)",
-        "75.0%",
+        "75.00%",
     ):
         assert words in found, words
     assert len(re.findall("data:image/png", found)) == 2 and found.count("<svg") >= 1
-    assert "teacher" not in page.scheme_part(results())
+    assert "teacher" not in found.partition("Also evaluated")[2].partition("<section>")[0]
 
 
 def test_tables_are_on_the_terminal_too():
@@ -63,5 +65,5 @@ def test_a_section_that_cannot_be_shown_is_named():
         sections.check(section)
     with pytest.raises(ValueError, match="'Bits' lacks columns, rows"):
         sections.check({"kind": "table", "title": "Bits", "lead": ""})
-    with pytest.raises(ValueError, match="table, images, lines, texts, not 'plot'"):
+    with pytest.raises(ValueError, match="table, images, lines, texts, dots, examples, not 'plot'"):
         sections.check({"kind": "plot"})

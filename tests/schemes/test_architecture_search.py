@@ -48,6 +48,7 @@ def parts(kind, **changes):
         make_tx=lambda steps, group="student": toy.sgd(),
         prepare=lambda batch, key, train: dict(batch),
         sources=SOURCES,
+        task=toy.TASK,
     )
     return Parts(**{**fields, **changes})
 

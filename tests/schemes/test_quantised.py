@@ -19,7 +19,9 @@ TERMS = {"ce": toy.ce(), "kd": toy.kd()}
 
 def parts(terms=TERMS, steps=8):
     sources = {"train": toy.source(48), "validation": toy.source(16, "validation"), "test": toy.source(16, "test")}
-    return Parts(toy.roles(), terms, steps, lambda steps, group="student": toy.sgd(), lambda b, k, t: b, sources)
+    return Parts(
+        toy.roles(), terms, steps, lambda steps, group="student": toy.sgd(), lambda b, k, t: b, sources, toy.TASK
+    )
 
 
 @pytest.fixture(scope="module")

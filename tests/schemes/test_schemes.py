@@ -31,7 +31,7 @@ def ce(student: str) -> Term:
 
 
 def one_stage(roles, *phases, **kwargs):
-    return Scheme(roles, (Stage(6, phases, kwargs.pop("post_update", None)),), **kwargs)
+    return Scheme(roles, (Stage(6, phases, kwargs.pop("post_update", None)),), task=toy.TASK, **kwargs)
 
 
 def online():

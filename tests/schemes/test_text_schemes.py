@@ -15,6 +15,7 @@ from text_parts import PROMPT, batch_of, begun, decoder, parts, sources
 from kd_jax.core.bind import bind, init_state
 from kd_jax.losses.on_policy import sequence_reverse_kl_loss
 from kd_jax.schemes import offline, on_policy, replay, sequence_level
+from kd_jax.tasks import tokens
 
 KEY = jax.random.key(3)
 
@@ -203,7 +204,7 @@ def test_sentence_bleu():
 
 
 def as_configured(scheme, made):
-    return dataclasses.replace(scheme, select="nll", prepare=scheme.prepare or made.prepare)
+    return dataclasses.replace(scheme, task=tokens.task(), prepare=scheme.prepare or made.prepare)
 
 
 @pytest.mark.slow

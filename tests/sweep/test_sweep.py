@@ -22,6 +22,7 @@ from kd_jax.sweep import table
 from kd_jax.sweep.spec import Range, apply, parse
 from kd_jax.system.checkpoint import load_tree
 from kd_jax.system.parallel import make_mesh
+from kd_jax.tasks.classify import HEADLINES
 from kd_jax.train import run as train
 from kd_jax.train.finish import exported
 
@@ -217,42 +218,49 @@ def made(accuracies, noise=0.0):
     ]
 
 
+HEADLINE = HEADLINES["accuracy"]
+
+
+def summarise(runs):
+    return table.summarise(runs, HEADLINE)
+
+
 def test_table_best_and_uncertainty():
-    rows = table.summarise(made({1.0: [0.80, 0.82], 2.0: [0.90, 0.92], 4.0: [0.89, 0.93], 8.0: [None, 0.99]}))
+    rows = summarise(made({1.0: [0.80, 0.82], 2.0: [0.90, 0.92], 4.0: [0.89, 0.93], 8.0: [None, 0.99]}))
     assert [row["setting"][TEMPERATURE] for row in rows] == [2.0, 4.0, 1.0, 8.0]  # one that diverged is never the best
     np.testing.assert_allclose(rows[0]["validation"]["mean"], 0.91)
     np.testing.assert_allclose(rows[0]["validation"]["std"], math.sqrt(2) * 0.01)
     np.testing.assert_allclose(rows[0]["error"], 0.01)
     np.testing.assert_allclose(rows[1]["error"], 0.02)
     assert [row["setting"][TEMPERATURE] for row in table.rivals(rows)] == [4.0]
-    said = " ".join(table.conclusion(rows))
+    said = " ".join(table.conclusion(rows, HEADLINE))
     assert "temperature=2.0, weight=0.5, accuracy 91.00% ± 1.00" in said and "The runner-up is within noise" in said
     assert "81.00 ± 1.41%" in said  # on the test set, which chose nothing
-    columns, lines = table.table(rows)
+    columns, lines = table.table(rows, HEADLINE)
     assert columns[:2] == ["temperature", "weight"] and lines[3][-1] == "2 (1 diverged)"
     assert lines[0] == ["2", "0.5", "91.00 ± 1.41", "1.00", "81.00 ± 1.41", "2"]
 
 
 def test_noise_of_the_examples_counts_and_one_seed_is_allowed():
-    rows = table.summarise(made({1.0: [0.9], 2.0: [0.8]}, noise=0.03))
+    rows = summarise(made({1.0: [0.9], 2.0: [0.8]}, noise=0.03))
     assert rows[0]["error"] == pytest.approx(0.03) and rows[0]["validation"]["std"] is None
     assert not table.rivals(rows)
-    assert "ahead of every other" in " ".join(table.conclusion(rows))
-    assert len(table.rivals(table.summarise(made({1.0: [0.9], 2.0: [0.85]}, noise=0.03)))) == 1
-    everything = table.summarise(made({1.0: [None]}))
-    assert "Every setting diverged" in table.conclusion(everything)[0] and table.table(everything)
+    assert "ahead of every other" in " ".join(table.conclusion(rows, HEADLINE))
+    assert len(table.rivals(summarise(made({1.0: [0.9], 2.0: [0.85]}, noise=0.03)))) == 1
+    everything = summarise(made({1.0: [None]}))
+    assert "Every setting diverged" in table.conclusion(everything, HEADLINE)[0] and table.table(everything, HEADLINE)
 
 
 def test_nll_is_minimised():
     runs = [r | {"validation": 1 - r["validation"]} for r in made({1.0: [0.3], 2.0: [0.6]})]
-    rows = table.summarise(runs, "nll")
-    assert rows[0]["setting"][TEMPERATURE] == 2.0 and "nll 0.4000" in table.conclusion(rows, "nll")[0]
+    rows = table.summarise(runs, HEADLINES["nll"])
+    assert rows[0]["setting"][TEMPERATURE] == 2.0 and "nll 0.4000" in table.conclusion(rows, HEADLINES["nll"])[0]
 
 
 def test_surface(tmp_path):
     runs = made({1.0: [0.8], 2.0: [0.9], 4.0: [0.85]})
     more = [r | {"point": {**r["point"], "terms.kd.weight": 0.9}, "validation": r["validation"] - 0.01} for r in runs]
-    one, two = sweep.collect(runs, "accuracy"), sweep.collect(runs + more, "accuracy")
+    one, two = sweep.collect(runs, HEADLINE), sweep.collect(runs + more, HEADLINE)
     assert varied_numbers(one["rows"]) == [TEMPERATURE]
     assert varied_numbers(two["rows"]) == [TEMPERATURE, "terms.kd.weight"]
     assert plot_surface(one).axes[0].get_xlabel().startswith("temperature")

@@ -11,7 +11,8 @@ from two_stages import SETTINGS, SOURCES
 
 from kd_jax.schemes import offline
 from kd_jax.system import parallel, precision
-from kd_jax.train import jobs, loop, teachers
+from kd_jax.train import jobs, loop
+from kd_jax.train.scores import check_teacher, score_teacher
 from kd_jax.types import Role
 
 KEY = jax.random.key(0)
@@ -49,10 +50,10 @@ def test_the_start_of_a_run_says_how_often_it_answers_like_the_floats(capsys):
     variables = model.init(KEY, jnp.zeros((1, toy.FEATURES)))
     role = Role(model, dtype="int8", initial=(precision.stored(variables[0], "int8"), variables[1]))
     job = jobs.Job("student", offline.build(toy.parts(toy.roles(), {"ce": toy.ce()})), SOURCES, SETTINGS, None, {})
-    scores = teachers.score_teacher(job, role, (), toy.mesh(), variables)
+    scores = score_teacher(job, role, (), toy.mesh(), variables)
     assert 0.8 < scores["test"]["agreement_as_trained"] <= 1 and 0 < scores["test"]["kl_as_trained"] < 0.01
     fields = jobs.ConfigDict({"dtype": "int8", "min_accuracy": 0.0})
-    teachers.check_teacher("teacher", fields, scores)
+    check_teacher(job, "teacher", fields, scores)
     assert "teacher in int8" in capsys.readouterr().out
     assert "agreement" not in scores["test"]  # that is the word for student and teacher
     assert parallel.is_lead()

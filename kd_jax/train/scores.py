@@ -1,0 +1,104 @@
+"""How good frozen teachers are, by the task of the run that they teach in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from kd_jax.core.evaluate import evaluate, gather, make_eval_step
+from kd_jax.core.paths import lookup
+from kd_jax.data.batches import batch_shapes, eval_batches
+from kd_jax.system import parallel
+from kd_jax.tasks.units import name_of, unit_of
+from kd_jax.train.jobs import Job
+from kd_jax.types import PyTree, Role, Scheme, TrainState
+
+
+def score_teacher(
+    job: Job, role: Role, rules: parallel.Rules, mesh: Mesh, as_trained: tuple[PyTree, PyTree] | None = None
+) -> dict[str, Any]:
+    """Returns {split: {metric: value}} of a frozen teacher, on the data and with the preparation that `job` uses.
+
+    Given its variables `as_trained` too, how often the teacher that is used answers like that one, and the KL from it.
+    A teacher whose answers are none of the task (other classes, an embedding) is not scored: {}.
+    """
+    if mismatch(job, role):
+        return {}
+    frozen = {"teacher": role.initial} | ({"as_trained": as_trained} if as_trained else {})
+    roles, other = dict.fromkeys(frozen, role), "as_trained" if as_trained else None
+    task = job.scheme.task
+    scheme = Scheme(roles, (), evaluate=("teacher",), reference=other, prepare=job.scheme.prepare, task=task)
+    abstract = TrainState(jax.numpy.int32(0), {}, {}, {}, frozen, dict(job.scheme.extra))
+    shardings = parallel.state_shardings(abstract, dict.fromkeys(frozen, rules), mesh)
+    state = parallel.place(abstract, shardings)
+    key = parallel.create_everywhere(lambda: jax.random.key(0), mesh)
+
+    def batches(split: str) -> Iterator[Mapping[str, jax.Array]]:
+        sharding = parallel.batch_sharding(mesh)
+        return eval_batches(job.sources[split], batch_size=job.settings.eval_batch_size, sharding=sharding)
+
+    with jax.set_mesh(mesh):
+        collecting = jax.jit(make_eval_step(scheme, collect_only=True)) if task.reads else None
+        collected = {s: gather(collecting, state, batches(s), key)[1]["teacher"] for s in task.reads}
+        step = jax.jit(make_eval_step(scheme))
+        scores = {
+            name: evaluate(step, task, state, batches(name), key, {"teacher": collected})["teacher"]
+            for name in ("validation", "test")
+            if job.sources[name] is not None
+        }
+    if not as_trained:
+        return scores
+    compared = {"agreement": "agreement_as_trained", "kl": "kl_as_trained"}
+    return {split: {compared.get(k, k): v for k, v in values.items()} for split, values in scores.items()}
+
+
+def mismatch(job: Job, role: Role) -> str:
+    """Returns why the answers of a frozen role cannot be scored as those of the job's task; "" where they can."""
+    raw = batch_shapes(job.source, job.settings.batch_size)
+    context = {"batch": seen_shapes(job), "extra": job.scheme.extra}
+    inputs = [lookup(context, p) for p in role.inputs]
+    key = jax.random.key(0)
+    variables = jax.eval_shape(role.model.init, key, *inputs)
+    outputs = jax.eval_shape(lambda v, *x: role.model.apply(*v, *x, train=False, key=key)[0], variables, *inputs)
+    try:
+        job.scheme.task.check(outputs, raw)
+    except ValueError as e:
+        return str(e)
+    return ""
+
+
+def check_teacher(job: Job, name: str, config: ConfigDict, scores: Mapping[str, Any]) -> None:
+    """Says how good a teacher is; ValueError below its `min_accuracy` on validation (test, if none was held out)."""
+    headline, wanted = job.scheme.task.headline, config.min_accuracy
+    split = "validation" if job.sources["validation"] is not None else "test"
+    values = scores.get(split, {})
+    if values.get(headline.metric) is None:
+        why = f"no example of the {split} split has a label" if scores else mismatch(job, job.scheme.roles[name])
+        print(f"{name}: not scored: {why}" + ("" if scores else "; agreement with it is left out"))
+        if wanted:
+            raise ValueError(f"config.{name}.min_accuracy asks for {wanted}, and the {name} cannot be scored: {why}.")
+        return
+    print(f"{name}: {name_of(headline)} {unit_of(headline).text(values[headline.metric])} on the {split} split")
+    if "agreement_as_trained" in values:
+        agreement, kl = (values[f"{k}_as_trained"] for k in ("agreement", "kl"))
+        print(f"{name} in {config.dtype}: {100 * agreement:.2f}% of its answers are those of the floats, KL {kl:.2g}")
+    if wanted and "accuracy" not in values:
+        raise ValueError(f"config.{name}.min_accuracy asks for an accuracy, and the task measures {sorted(values)}.")
+    if wanted and values["accuracy"] < wanted:
+        raise ValueError(
+            f"The {name} has {100 * values['accuracy']:.2f}% on the {split} split, "
+            f"config.{name}.min_accuracy asks for {100 * wanted:.2f}%. "
+            "Is it the right checkpoint, with the same classes in the same order and the same input scaling?"
+        )
+
+
+def seen_shapes(job: Job) -> Mapping[str, Any]:
+    """Shapes of a prepared batch of the job."""
+    raw = batch_shapes(job.source, job.settings.batch_size)
+    if job.scheme.prepare is None:
+        return raw
+    return jax.eval_shape(lambda b: job.scheme.prepare(b, jax.random.key(0), False), raw)
