@@ -66,7 +66,8 @@ def test_own_network_and_arrays_take_less_than_25_lines(tmp_path, monkeypatch):
     models = names["results"]["models"]
     assert [models[role]["name"] for role in ("teacher", "baseline", "student")] == ["MLP"] * 3
     assert names["results"]["config"]["data"]["name"] == "arrays" and (tmp_path / "runs/mine/report.html").exists()
-    assert all(example["image"] is None for example in names["results"]["examples"])  # features are no picture
+    (shown,) = [section for section in names["results"]["sections"] if section["kind"] == "examples"]
+    assert all(example["image"] is None for example in shown["examples"])  # features are no picture
 
 
 def test_nnx_teacher_teaches_a_linen_student(tmp_path):
