@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import kd_jax
 from benchmarks import readme
 from kd_jax.config import files
+from kd_jax.models.mlp import mlp
 from kd_jax.resolve import resolve
 
 ROOT = Path(__file__).parent.parent
@@ -107,6 +109,28 @@ def test_readme_is_short_and_links_to_every_page():
 def test_tables_are_those_of_the_records():
     pages = {path: path.read_text(encoding="utf-8") for path in PAGES}
     assert readme.with_tables(pages) == pages
+
+
+def test_the_task_of_the_docs_runs(tmp_path, monkeypatch):
+    (code,) = code_blocks(ROOT / "docs" / "tasks.md", "python")
+    (tmp_path / "boxes_of_the_docs.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    rng = np.random.default_rng(0)
+    x, boxes = rng.normal(size=(96, 8)).astype(np.float32), rng.uniform(0, 0.5, (96, 4)).astype(np.float32)
+    boxes[:, 2:] += 0.5
+    config = kd_jax.base()
+    config.task.name, config.report, config.teacher.model.name, config.baseline = (
+        "boxes_of_the_docs:task",
+        False,
+        "",
+        False,
+    )
+    config.train.steps, config.train.optimizer.learning_rate = 20, 0.1
+    config.terms = {"l1": {}}
+    data = kd_jax.from_arrays(train=(x[:64], boxes[:64]), test=(x[64:], boxes[64:]))
+    results = kd_jax.run(config, tmp_path / "run", student=mlp(4, widths=(16,)), data=data)
+    assert 0.2 < results["models"]["student"]["last"]["test"]["iou"] < 1
+    assert results["headline"]["metric"] == "iou"
 
 
 def test_the_code_of_the_readme_runs(tmp_path, monkeypatch):
