@@ -1,4 +1,4 @@
-"""Data that come as arrays: the user's own, an .npz file, and the digits that scikit-learn ships."""
+"""Data that are arrays: those of the user, an .npz file, and the digits that scikit-learn ships."""
 
 from __future__ import annotations
 
@@ -109,8 +109,8 @@ def from_arrays(
     mean, std = _statistics(x, mean, std)
 
     def make(split: str, images: np.ndarray, labels: np.ndarray) -> Source:
-        own = (fields or {}).get(split)
-        return in_memory(name, split, images, labels, class_names=class_names, mean=mean, std=std, fields=own)
+        of_split = (fields or {}).get(split)
+        return in_memory(name, split, images, labels, class_names=class_names, mean=mean, std=std, fields=of_split)
 
     held = make("validation", *validation) if isinstance(validation, tuple) else None
     splits_of_pairs = Splits(make("train", x, y), held, make("test", *test))
@@ -125,7 +125,7 @@ def outputs_of(labels: np.ndarray) -> int:
 
 
 def _with_labels(pair: Any, like: Any) -> Any:
-    """The pair as arrays, without a label where it brings none; a fraction stays one."""
+    """Returns the pair as arrays, with labels of "none" where y is None; a fraction is returned as it is."""
     if not isinstance(pair, (tuple, list)):
         return pair
     x, y = pair
@@ -145,28 +145,29 @@ def _statistics(
     if mean is None:
         mean = tuple(np.mean(x, axis=axes, dtype=np.float64) / scale)
     if std is None:
-        found = np.std(x, axis=axes, dtype=np.float64) / scale
-        std = tuple(np.where(found > 1e-6, found, 1.0))  # a constant feature stays 0, not 0/0
+        deviation = np.std(x, axis=axes, dtype=np.float64) / scale
+        std = tuple(np.where(deviation > 1e-6, deviation, 1.0))  # a constant feature stays 0, not 0/0
     return mean, std
 
 
-def held_out(found: Splits, fraction: float, seed: int) -> Splits:
+def held_out(whole: Splits, fraction: float, seed: int) -> Splits:
     """Takes a validation split out of train where there is none yet, each class in its proportion if there are classes.
 
     Without any label, and of labels that are no classes, it is drawn from all examples alike.
     """
-    if found.validation is not None or fraction == 0:
-        return found
-    if found.train.labels is None or found.train.per_token:
-        raise ValueError(f"{found.train.name}: a stratified validation split needs the labels of train, one an example")
-    rest, held = splits.hold_out(splits.strata(found.train.labels), fraction, seed)
-    return Splits(subset(found.train, rest), subset(found.train, held, "validation"), found.test)
+    if whole.validation is not None or fraction == 0:
+        return whole
+    if whole.train.labels is None or whole.train.per_token:
+        raise ValueError(f"{whole.train.name}: a stratified validation split needs the labels of train, one an example")
+    rest, held = splits.hold_out(splits.strata(whole.train.labels), fraction, seed)
+    return Splits(subset(whole.train, rest), subset(whole.train, held, "validation"), whole.test)
 
 
 def digits(test: float) -> Splits:
-    """1,797 8x8 grey images of 10 digits (E. Alpaydin, C. Kaynak, UCI 1998), from scikit-learn's `load_digits`.
+    """Loads 1,797 8x8 grey images of 10 digits (E. Alpaydin, C. Kaynak, UCI 1998) from scikit-learn.
 
-    uint8 = round(value * 255 / 16), as the values are 0..16. A fixed stratified `test` fraction (0.2: 360 images).
+    uint8 = round(value * 255 / 16), as the values are 0..16. A fixed stratified fraction `test` is the test split (0.2:
+    360 images). DataNotFound without scikit-learn, ValueError for test=0.
     """
     try:
         from sklearn.datasets import load_digits
@@ -175,22 +176,25 @@ def digits(test: float) -> Splits:
     raw = load_digits()
     images = np.round(raw.images * (255 / 16)).astype(np.uint8)[..., None]
     labels = raw.target.astype(np.int32)
-    kept, held = splits.hold_out(labels, test, DIGITS_TEST_SEED)
+    rest, held = splits.hold_out(labels, test, DIGITS_TEST_SEED)
     if not len(held):
         raise ValueError("digits has no test split of its own: data.test must be above 0")
     names = tuple(map(str, range(10)))
     make = functools.partial(in_memory, "digits", class_names=names, mean=DIGITS_MEAN, std=DIGITS_STD)
-    return Splits(make("train", images[kept], labels[kept]), None, make("test", images[held], labels[held]))
+    return Splits(make("train", images[rest], labels[rest]), None, make("test", images[held], labels[held]))
 
 
 def from_npz(path: str) -> Splits:
-    """An .npz file with train_x, train_y, test_x, test_y, and if need be validation_x, validation_y, unlabelled_x."""
+    """Loads an .npz file with train_x, train_y, test_x, test_y and maybe validation_x, validation_y, unlabelled_x.
+
+    Raises DataNotFound where there is no file, ValueError for other names in it.
+    """
     if not Path(path).is_file():
         raise DataNotFound(f"data.name='arrays' reads the .npz file data.directory={path!r}, which is not there")
     with np.load(path) as file:
-        known = {f"{split}_{part}" for split in ("train", "validation", "test") for part in "xy"} | {"unlabelled_x"}
+        names = {f"{split}_{axis}" for split in ("train", "validation", "test") for axis in "xy"} | {"unlabelled_x"}
         missing = {"train_x", "train_y", "test_x", "test_y"} - set(file)
-        if missing or set(file) - known or ("validation_x" in file) != ("validation_y" in file):
+        if missing or set(file) - names or ("validation_x" in file) != ("validation_y" in file):
             raise ValueError(
                 f"{path} holds {sorted(file)}; expected train_x, train_y, test_x, test_y and maybe "
                 "validation_x, validation_y, unlabelled_x"

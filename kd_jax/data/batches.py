@@ -50,12 +50,12 @@ def train_batches(
     workers: int = 0,
     views: int = 0,
 ) -> Iterator[Batch]:
-    """The `num_steps` batches of the steps start_step, start_step + 1, ...: resuming at a step is exact.
+    """Returns an iterator over the batches of the steps start_step .. start_step + num_steps - 1; a resume is exact.
 
     `sharding` is that of a [B, ...] array. `labelled_share` only matters where some examples have no label: the first
-    round(labelled_share * B) rows then come from the labelled ones, the rest from the others, each side in epochs of
-    its own; None draws from all alike. `workers` processes decode a streamed set (0 = threads of this process).
-    `views` > 0: each example has so many views, which come back in turn.
+    round(labelled_share * B) rows are then labelled ones, the rest others, each kind in epochs of its own; None draws
+    from all alike. `workers` processes decode a streamed set (0 = threads of this process). `views` > 0: each example
+    has so many views, which come again in turn. Raises ValueError for arguments that do not fit, at the call.
     """
     _check(source, batch_size, sharding)
     if num_steps < 0 or start_step < 0 or seed < 0:
@@ -76,7 +76,10 @@ def batches_of(
     seed: int | None,
     workers: int = 0,
 ) -> Iterator[Batch]:
-    """The batches whose examples and views are rows(step). `seed` is that of random crops, None shows each whole."""
+    """Returns an iterator over the batches whose (examples, views) are rows(step), one for each of `steps`.
+
+    `seed` is that of random crops; None takes the centre crop, as in evaluation.
+    """
     if _resident(source):
         batches = _gathered(source, (np.stack(rows(step), axis=1) for step in steps), sharding)
     else:
@@ -99,10 +102,10 @@ def resident_rows(
     labelled_share: float | None = None,
     views: int = 0,
 ) -> tuple[Placed, Iterator[jax.Array]]:
-    """(arrays on the devices, row numbers of `size` batches at a time): `gathered` makes of them what `train_batches`
-    yields, inside a program of several steps. `num_steps` is a multiple of `size`.
+    """Returns the arrays on the devices, and an iterator over row numbers [size, B, 2] of `size` batches at a time.
 
-    Raises ValueError where the data are streamed.
+    Inside a program of several steps, `gathered` makes of both the batches that `train_batches` yields. `num_steps` is
+    a multiple of `size`. Raises ValueError where the data are streamed.
     """
     _check(source, batch_size, sharding)
     check_resident(source)
@@ -117,6 +120,7 @@ def resident_rows(
 
 
 def check_resident(source: Source) -> None:
+    """Raises ValueError unless the source and the teachers' answers to it are in memory and fit on the devices."""
     if not answers_fit(source):
         raise ValueError(
             f"{source.name}/{source.split} is streamed (not in memory, or above {RESIDENT_BYTES >> 30} GiB, or a "
@@ -126,7 +130,7 @@ def check_resident(source: Source) -> None:
 
 
 def batch_shapes(source: Source, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a training batch, from one example: no reader is started."""
+    """Returns the shapes of a training batch, from one example: no reader is started."""
     example = {name: np.asarray(value) for name, value in source.example(0).items()}
     shapes = {name: (value.shape, value.dtype) for name, value in example.items()}
     shapes["labelled"] = (shapes["label"][0] if source.per_token else (), np.bool_)
@@ -137,7 +141,7 @@ def batch_shapes(source: Source, batch_size: int) -> dict[str, jax.ShapeDtypeStr
 
 
 def eval_batches(source: Source, *, batch_size: int, sharding: NamedSharding, workers: int = 0) -> Iterator[Batch]:
-    """Every example once, in its order; the last batch is padded with example 0, `mask` False there."""
+    """Returns an iterator over all examples once, in order; the last batch is padded with example 0, mask False."""
     _check(source, batch_size, sharding)
     count = -(-len(source) // batch_size)
     rows = functools.partial(_eval_rows, len(source), batch_size)
@@ -170,14 +174,14 @@ def _resident(source: Source) -> bool:
 
 
 def answers_fit(source: Source) -> bool:
-    """Are the answers of the teachers gathered on the device, as the images are?"""
+    """Returns whether the teachers' answers are gathered on the devices, as the images are."""
     return _resident(source) and sum(answers.nbytes for answers in source.answers.values()) <= RESIDENT_BYTES
 
 
 def _answered(
     source: Source, batches: Iterator[Batch], tables: Iterable[tuple], batch_size: int, sharding: NamedSharding
 ) -> Iterator[Batch]:
-    """The batches with what teachers said of them, read ahead of the step where it is not on the device."""
+    """Adds the teachers' answers to the batches; those that are not on the devices are read ahead of the step."""
     if not source.answers or answers_fit(source):
         yield from batches
         return
@@ -185,14 +189,14 @@ def _answered(
     for batch in batches:
         for index, view in itertools.islice(tables, AHEAD + 1 - len(asked)):
             asked.append({r: (a, a.ask(index[local], view[local])) for r, a in source.answers.items()})
-        found: dict[str, np.ndarray] = {}
+        entries: dict[str, np.ndarray] = {}
         for role, (answers, futures) in asked.popleft().items():
-            found |= {f"{role}/{name}": values for name, values in answers.receive(futures).items()}
-        yield batch | _to_global(found, local, batch_size, sharding)
+            entries |= {f"{role}/{name}": values for name, values in answers.receive(futures).items()}
+        yield batch | _to_global(entries, local, batch_size, sharding)
 
 
 def _order(source: Source, batch_size: int, seed: int, share: float | None, views: int = 0) -> Callable[[int], tuple]:
-    """step -> (index, view). A partial and not a closure, because worker processes get it too."""
+    """Returns step -> (index, view), a partial and not a closure: worker processes get it too."""
     labelled = source.labelled
     if views:
         return functools.partial(order.repeated, _order(source, batch_size, seed, share), views)
@@ -203,7 +207,7 @@ def _order(source: Source, batch_size: int, seed: int, share: float | None, view
 
 
 def _eval_table(n: int, batch_size: int, step: int) -> np.ndarray:
-    """int32 [B, 3]: index, view, mask."""
+    """Returns int32 [B, 3]: index, view, mask."""
     position = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int32)
     mask = position < n
     return np.stack([np.where(mask, position, 0), np.zeros_like(position), mask], axis=1)
@@ -222,7 +226,7 @@ def _gathered(source: Source, tables: Iterable[np.ndarray], sharding: NamedShard
 
 
 def gathered(placed: Placed, table: jax.Array) -> Batch:
-    """The batch of a table of int32 [B, 2]: index and view (and mask)."""
+    """Returns the batch of a table int32 [B, 2] of index and view, or [B, 3] with mask."""
     arrays, answers = placed
     index = table[:, 0]
     batch = {name: values.at[index].get(mode="promise_in_bounds") for name, values in arrays.items()}
@@ -239,36 +243,38 @@ def _gather(sharding: NamedSharding) -> Callable[..., Batch]:
 
 
 def _place(source: Source, sharding: NamedSharding) -> Placed:
-    """All arrays of the source, and the answers to it, on every device, kept while it lives: all stages share them."""
-    kept = _placed.setdefault(source, {})
+    """Puts all arrays of the source and the answers to it on every device, once: all stages share them."""
+    by_sharding = _placed.setdefault(source, {})
     everywhere = NamedSharding(sharding.mesh, PartitionSpec())
-    if everywhere not in kept:
+    if everywhere not in by_sharding:
         labels, labelled = source.labels, has_label(source.labels, source.per_token)
         arrays = {source.entry: source.images, "label": labels, "labelled": labelled, **source.fields}
         answers: dict[str, tuple] = {}
         if answers_fit(source):
             answers = {r: (a.starts[:-1].astype(np.int32), a.views, a.whole()) for r, a in source.answers.items()}
-        kept[everywhere] = jax.tree.map(lambda values: _put(values, everywhere), (arrays, answers))
-    return kept[everywhere]
+        by_sharding[everywhere] = jax.tree.map(lambda values: _put(values, everywhere), (arrays, answers))
+    return by_sharding[everywhere]
 
 
 def _put(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    """A global array from a numpy array that every process has."""
+    """Makes a global array from a numpy array that every process has."""
     if jax.process_count() == 1:
         return jax.device_put(array, sharding)
     return _assemble(array.shape, sharding, lambda index: array[index])
 
 
-def _assemble(shape: tuple[int, ...], sharding: NamedSharding, part: Callable[[tuple], np.ndarray]) -> jax.Array:
-    """A global array of which every process puts its own parts. (make_array_from_callback counts as an implicit
-    transfer, which the training loop forbids.)"""
+def _assemble(shape: tuple[int, ...], sharding: NamedSharding, shard: Callable[[tuple], np.ndarray]) -> jax.Array:
+    """Makes a global array of the shards that each process puts on its devices.
+
+    make_array_from_callback would count as an implicit transfer, which the training loop forbids.
+    """
     places = sharding.addressable_devices_indices_map(shape).items()
-    parts = [jax.device_put(part(index), device) for device, index in places]
-    return jax.make_array_from_single_device_arrays(shape, sharding, parts)
+    shards = [jax.device_put(shard(index), device) for device, index in places]
+    return jax.make_array_from_single_device_arrays(shape, sharding, shards)
 
 
 def _local_rows(batch_size: int, sharding: NamedSharding) -> np.ndarray:
-    """Sorted numbers of the rows of a batch that devices of this process hold: the only ones it reads."""
+    """Returns the sorted numbers of the rows of a batch that devices of this process hold: it reads no others."""
     every = np.arange(batch_size)
     mine = sharding.addressable_devices_indices_map((batch_size,)).values()
     return np.unique(np.concatenate([every[index] for index in mine]))

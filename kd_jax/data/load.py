@@ -1,4 +1,4 @@
-"""`load(config.data)`: from the name of a data set to its splits."""
+"""`load(config.data)`: the splits of a data set by its name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DEFAULTS: dict[str, Any] = {
     "name": "digits",
     "directory": "",  # "" = $KD_JAX_DATA, ~/tensorflow_datasets, ~/.cache/kd_jax, system package folders
     "download": False,  # CIFAR only
-    "split_seed": 0,  # decides who is in which split, and nothing else does
+    "split_seed": 0,  # it alone decides which example is in which split
     "validation": 0.0,  # fraction of train, stratified; ignored where the data come with a validation split
     "test": 0.2,  # stratified and fixed, for data without a test split of their own (digits)
     "train_slice": (0, 0),  # rows of the shuffled train split, such as (0, 20000); (a, 0) = from a on
@@ -43,17 +43,17 @@ DEFAULTS: dict[str, Any] = {
 
 
 def load(config: Mapping[str, Any]) -> Splits:
-    """The splits of `config.name`, one of NAMES, "tfds:NAME" or "my.module:function" (config -> Splits).
+    """Loads the splits of `config.name`: one of NAMES, "tfds:NAME" or "my.module:function" (config -> Splits).
 
-    In this order: validation is held out of train; train is sliced, limited, cut down to `classes`; labels are hidden
-    (-1), some of the others made wrong.
+    In this order: validation is held out of train; train is sliced, limited and cut down to `classes`; labels are
+    hidden (-1); some of the others are made wrong.
     Held-out rows depend on `split_seed` alone, so they are the same for every slice, limit and number of labels.
-    Fields left out have the value of DEFAULTS. Raises DataNotFound at once where the data are not on this machine,
-    and ValueError for an unknown name or field.
+    Missing fields have the value of DEFAULTS. Raises DataNotFound at once where the data are not on this machine, and
+    ValueError for an unknown name or field.
     """
     fields = _fields(config)
-    found = arrays.held_out(_open(fields, config), fields.validation, fields.split_seed)
-    train = found.train
+    whole = arrays.held_out(_open(fields, config), fields.validation, fields.split_seed)
+    train = whole.train
     rows = _rows(len(train), fields)
     if len(rows) < len(train):
         train = subset(train, rows)
@@ -64,17 +64,19 @@ def load(config: Mapping[str, Any]) -> Splits:
         if train.labels is not None and not train.per_token and not _are_classes(train.labels):
             labels = splits.keep_any(train.labels, train.labelled, fields.labels, seeds)
         else:
-            labels = splits.keep_labels(_known(train, "labels"), fields.labels, train.num_classes, seeds)
+            labels = splits.keep_labels(_class_labels(train, "labels"), fields.labels, train.num_classes, seeds)
         train = train.with_labels(labels)
     if fields.label_noise:
         train = train.with_labels(
-            splits.wrong_labels(_known(train, "label_noise"), fields.label_noise, train.num_classes, fields.label_seed)
+            splits.wrong_labels(
+                _class_labels(train, "label_noise"), fields.label_noise, train.num_classes, fields.label_seed
+            )
         )
-    evaluated = [_few(source, fields) for source in (found.validation, found.test)]
+    evaluated = [_few(source, fields) for source in (whole.validation, whole.test)]
     return Splits(train, *evaluated)
 
 
-def _known(source: Source, field: str) -> np.ndarray:
+def _class_labels(source: Source, field: str) -> np.ndarray:
     if source.labels is None or source.per_token or not _are_classes(source.labels):
         raise ValueError(
             f"{source.name}: data.{field} needs a data set whose labels are all known, one an example: a class"
@@ -89,7 +91,7 @@ def _are_classes(labels: np.ndarray) -> bool:
 def _of_classes(source: Source, classes: tuple[int, ...]) -> Source:
     if not set(classes) <= set(range(source.num_classes)):
         raise ValueError(f"classes={classes}: {source.name} has the classes 0 to {source.num_classes - 1}")
-    return subset(source, np.flatnonzero(np.isin(_known(source, "classes"), classes)))
+    return subset(source, np.flatnonzero(np.isin(_class_labels(source, "classes"), classes)))
 
 
 def _few(source: Source | None, fields: SimpleNamespace) -> Source | None:
@@ -101,7 +103,7 @@ def _few(source: Source | None, fields: SimpleNamespace) -> Source | None:
 def _fields(config: Mapping[str, Any]) -> SimpleNamespace:
     for key in config:
         near = difflib.get_close_matches(key, DEFAULTS, n=1, cutoff=0.75)
-        if key not in DEFAULTS and near:  # other fields are somebody else's, such as batch_size
+        if key not in DEFAULTS and near:  # others, such as batch_size, are read elsewhere
             raise ValueError(f"data has no field {key!r}; did you mean {near[0]!r}?")
     return SimpleNamespace(**{key: config[key] if key in config else value for key, value in DEFAULTS.items()})
 
@@ -125,14 +127,14 @@ def _open(fields: SimpleNamespace, config: Mapping[str, Any]) -> Splits:
         )
     if ":" not in name:
         raise ValueError(f"There is no data set {name!r}. {near(str(name), (*NAMES, 'tfds:NAME', 'module:function'))}")
-    found = resolve(name)(config)
-    if not isinstance(found, Splits):
-        raise TypeError(f"{name} must return kd_jax.data.source.Splits, it returned {type(found).__name__}")
-    return found
+    made = resolve(name)(config)
+    if not isinstance(made, Splits):
+        raise TypeError(f"{name} must return kd_jax.data.source.Splits, it returned {type(made).__name__}")
+    return made
 
 
 def _rows(n: int, fields: SimpleNamespace) -> np.ndarray:
-    """The sorted rows of train that are used. The slices are of a shuffled order, as files may be sorted by class."""
+    """Returns the sorted rows of train that are used; slices are of a shuffled order: files may be sorted by class."""
     start, stop = fields.train_slice
     stop = stop or n
     if not 0 <= start < stop <= n:

@@ -1,4 +1,4 @@
-"""What a data set is: one `Source` a split. It holds numpy arrays, or reads one example at a time."""
+"""`Source`, one split of a data set: it holds numpy arrays, or reads one example at a time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BATCH = ("label", "labelled", "index", "view", "mask", "target")
 
 
 class DataNotFound(FileNotFoundError):
-    """The data are not on this machine. The message says what was looked for, where, and which command gets it."""
+    """The data are not on this machine; the message names them, the folders that were searched, and how to get them."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,7 +32,7 @@ class Source:
     labels; then each comes with its example. `num_classes` is the number of outputs that a network needs for them.
     `mean` and `std` are per channel, of uint8 images divided by 255 and of float values as they are. `fields` are
     further arrays [n, ...] of a set in memory (another modality, the number of a node, ...), each in a batch under its
-    name. `answers` are what frozen teachers said of it, by role (kd_jax/data/answers.py), each field in a batch as
+    name. `answers` are stored outputs of frozen teachers, by role (kd_jax/data/answers.py), each field in a batch as
     "<role>/<field>".
 
     Text: with `entry="tokens"` the main array holds token ids, int32 [n, L], and a batch has `tokens` in place of
@@ -83,18 +83,18 @@ class Source:
 
     @functools.cached_property
     def labelled(self) -> np.ndarray:
-        """bool [n]: which examples have a label, or a token that has one."""
+        """Returns bool [n]: which examples have a label, or a token that has one."""
         return np.ones(len(self), bool) if self.labels is None else has_label(self.labels, per_token=False)
 
     @property
     def per_token(self) -> bool:
-        """Whether labels are those of tokens."""
+        """Returns whether the labels are those of tokens."""
         labels = self.labels
         return self.entry == "tokens" and labels is not None and labels.ndim == 2 and labels.dtype == np.int32
 
     @property
     def noun(self) -> str:
-        """What a report calls an example."""
+        """Returns what a report calls an example."""
         if self.entry != "image":
             return "sequence"
         return "image" if len(self.image_shape) == 3 else "example"
@@ -104,7 +104,7 @@ class Source:
         return dataclasses.replace(self, labels=labels)
 
     def example(self, index: int, view: int | None = None, seed: int = 0) -> Example:
-        """One example as numpy. A label that `labels` hides stays hidden, whatever the file says."""
+        """Returns one example as numpy arrays. A label that is hidden in `labels` stays hidden for a streamed set."""
         if self.images is not None:
             fields = {name: values[index] for name, values in self.fields.items()}
             return {self.entry: self.images[index], "label": self.labels[index], **fields}
@@ -113,7 +113,7 @@ class Source:
         return {self.entry: fetched[self.entry], "label": as_labels(label)}
 
     def batch(self, count: int) -> Example:
-        """The first `count` examples as a batch that no Scheme.prepare has seen yet."""
+        """Returns the first `count` examples as a batch, before Scheme.prepare."""
         rows = [self.example(i) for i in range(count)]
         fields = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         number = np.arange(count, dtype=np.int32)
@@ -137,7 +137,7 @@ def has_label(labels: Any, per_token: bool) -> Any:
 
 
 class Splits(NamedTuple):
-    """`validation` is None where nothing was held out."""
+    """The sources of a data set; `validation` is None where nothing was held out."""
 
     train: Source
     validation: Source | None
@@ -145,7 +145,7 @@ class Splits(NamedTuple):
 
 
 def subset(source: Source, rows: np.ndarray, split: str = "") -> Source:
-    """The examples `rows` of a source, numbered from 0 again, without what teachers said of them."""
+    """Returns the examples `rows` of a source, numbered from 0 again, without the answers of teachers."""
     rows, source = np.asarray(rows), dataclasses.replace(source, answers={})
     labels = None if source.labels is None else source.labels[rows]
     split = split or source.split

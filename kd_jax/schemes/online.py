@@ -61,24 +61,42 @@ def together(
     """
     reads = {**{name: role.inputs for name, role in roles.items()}, **(reads or {})}
     learners = {name: role.group for name, role in roles.items() if role.group is not None}
-    owned: dict[str, dict[str, Term]] = {group: {} for group in learners.values()}
-    for name, term in parts.terms.items():
-        owned[_group_of(name, parts.terms, roles)][name] = term
-    phases = []
-    for group, terms in owned.items():
-        if not terms:
-            raise ValueError(f"No term teaches {group!r}: none has it as its first input. The terms: {[*parts.terms]}.")
-        named = calls_of(terms.values())
-        calls = tuple(Call(n, reads[n], role.group is not None) for n, role in roles.items() if n in named)
-        metrics = {}
-        for name in (n for n in learners if n in named and learners[n] == group):
-            path = members(student[0] if name == "student" else name)[0]
-            metrics |= watched(parts, path, name=name if len(learners) > 1 else "")
-        phases.append(Phase(group, calls, terms, parts.make_tx(parts.steps, group), metrics))
-    entries = [entry for name in learners for entry in (student if name == "student" else (name,))]
+    entries_of = {name: student if name == "student" else (name,) for name in learners}
+    first = {name: members(entries[0])[0] for name, entries in entries_of.items()}
+    owned = _terms_by_group(parts.terms, roles)
+    phases = [_phase(parts, group, terms, roles, reads, first) for group, terms in owned.items()]
+    entries = [entry for of_role in entries_of.values() for entry in of_role]
     joined = ["+".join(entries)] if len(entries) > 1 else []
     reference = "teacher" if "teacher" in roles and "teacher" not in learners else None
     return Scheme(roles, (Stage(parts.steps, tuple(phases)),), evaluate=(*entries, *joined), reference=reference)
+
+
+def _terms_by_group(terms: Mapping[str, Term], roles: Mapping[str, Role]) -> dict[str, dict[str, Term]]:
+    """Returns the terms that train each group, in the order of the roles."""
+    owned: dict[str, dict[str, Term]] = {role.group: {} for role in roles.values() if role.group is not None}
+    for name, term in terms.items():
+        owned[_group_of(name, terms, roles)][name] = term
+    return owned
+
+
+def _phase(
+    parts: Parts,
+    group: str,
+    terms: Mapping[str, Term],
+    roles: Mapping[str, Role],
+    reads: Mapping[str, tuple[str, ...]],
+    paths: Mapping[str, str],
+) -> Phase:
+    """Returns the phase of a group; `paths` are the main outputs that its metrics read, of every role that learns."""
+    if not terms:
+        raise ValueError(f"No term teaches {group!r}: none has it as its first input. The terms: {[*parts.terms]}.")
+    named = calls_of(terms.values())
+    calls = tuple(Call(n, reads[n], role.group is not None) for n, role in roles.items() if n in named)
+    metrics = {}
+    for name, path in paths.items():
+        if name in named and roles[name].group == group:
+            metrics |= watched(parts, path, name=name if len(paths) > 1 else "")
+    return Phase(group, calls, terms, parts.make_tx(parts.steps, group), metrics)
 
 
 def _group_of(name: str, terms: Mapping[str, Term], roles: Mapping[str, Role]) -> str:
