@@ -41,9 +41,9 @@ def in_memory(
     if images.ndim not in (2, 4):
         raise ValueError(f"{where}: expected images [n, H, W, C] or features [n, d], got shape {images.shape}")
     if labels.shape[:1] != (len(images),):
-        raise ValueError(f"{where}: {len(images)} images need as many labels, got {labels.shape}")
+        raise ValueError(f"{where}: {len(images)} images need labels [{len(images)}, ...], got {labels.shape}")
     if labels.dtype.kind not in "iufb":
-        raise ValueError(f"{where}: labels are numbers, got {labels.dtype}")
+        raise ValueError(f"{where}: labels are integers or floats, got {labels.dtype}")
     if (
         labels.ndim == 1
         and labels.dtype.kind in "iu"

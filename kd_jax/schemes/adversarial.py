@@ -75,7 +75,7 @@ def build(
     terms = {**parts.terms, "fool": Term(fool_loss, ("on_fake.logits",), weight=float(weight))}
     student = Phase("student", tuple(forward), terms, parts.make_tx(parts.steps), watched(parts))
     reference = "teacher" if "teacher" in roles else None
-    return Scheme(roles, (Stage(parts.steps, (critic,) * n_critic + (student,)),), reference=reference)
+    return Scheme(roles, (Stage(parts.steps, (critic,) * n_critic + (student,)),), reference=reference, task=parts.task)
 
 
 class Between:

@@ -67,6 +67,7 @@ def build(
         reference="teacher",
         stage_splits=(split,),
         summary=summary,
+        task=parts.task,
     )
 
 

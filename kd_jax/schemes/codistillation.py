@@ -75,7 +75,7 @@ def build(
     stages = [Stage(first, alone, name="alone")]
     for start in range(first, parts.steps, size):
         stages.append(Stage(min(size, parts.steps - start), taught, on_enter=exchange, name=f"from step {start}"))
-    return Scheme(roles, tuple(stages), evaluate=("student",), reference=_reference(roles))
+    return Scheme(roles, tuple(stages), evaluate=("student",), reference=_reference(roles), task=parts.task)
 
 
 def in_process(
@@ -116,7 +116,7 @@ def in_process(
         Stage(first, alone, refresh, name="alone"),
         Stage(parts.steps - first, taught, refresh, name="codistillation"),
     )
-    return Scheme(roles, stages, evaluate=(*entries, "+".join(entries)), reference=_reference(roles))
+    return Scheme(roles, stages, evaluate=(*entries, "+".join(entries)), reference=_reference(roles), task=parts.task)
 
 
 def _intervals(steps: int, every: float, burn_in: float) -> tuple[int, int]:

@@ -73,7 +73,7 @@ def build(
     if not (realistic or seeking) or (alone and not realistic):
         raise ValueError("The generator has nothing to learn: disagreement or another option needs a weight.")
     stages = _stages(parts, realistic, seeking, alone, n_generator, n_student)
-    return Scheme(parts.roles, stages, reference="teacher", summary=functools.partial(_painted, parts))
+    return Scheme(parts.roles, stages, reference="teacher", summary=functools.partial(_painted, parts), task=parts.task)
 
 
 def _stages(

@@ -61,6 +61,7 @@ def build(parts: Parts, generations: int = 3) -> Scheme:
         tuple(stages),
         evaluate=("student", *names, "+".join((*names, "student"))),
         reference="teacher" if "teacher" in parts.roles else None,
+        task=parts.task,
     )
 
 

@@ -80,7 +80,7 @@ def build(
         some = bank[np.random.default_rng(0).permutation(size)[:256]]
         return samples(parts, state, some, "Pixels optimised from noise; no real image was seen.")
 
-    return Scheme(parts.roles, tuple(stages), reference="teacher", extra=extra, summary=summary)
+    return Scheme(parts.roles, tuple(stages), reference="teacher", extra=extra, summary=summary, task=parts.task)
 
 
 def _terms(parts: Parts, norms: Mapping[str, str] | None, weights: Mapping[str, float]) -> dict[str, Term]:

@@ -107,7 +107,7 @@ def build(
     tests = tuple(f"test_task{k}" for k in range(count))
     evaluate = ("student", "initial") if "initial" in roles else ("student",)
     summary = lifelong_summary.make(classes, scenario, share_of(parts.task.headline, "A stream of tasks"))
-    return Scheme(roles, tuple(stages), evaluate, extra=extra, stage_splits=tests, summary=summary)
+    return Scheme(roles, tuple(stages), evaluate, extra=extra, stage_splits=tests, summary=summary, task=parts.task)
 
 
 def _tasks_and_steps(parts: Parts) -> tuple[int, int]:

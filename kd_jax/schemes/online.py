@@ -68,7 +68,9 @@ def together(
     entries = [entry for of_role in entries_of.values() for entry in of_role]
     joined = ["+".join(entries)] if len(entries) > 1 else []
     reference = "teacher" if "teacher" in roles and "teacher" not in learners else None
-    return Scheme(roles, (Stage(parts.steps, tuple(phases)),), evaluate=(*entries, *joined), reference=reference)
+    return Scheme(
+        roles, (Stage(parts.steps, tuple(phases)),), evaluate=(*entries, *joined), reference=reference, task=parts.task
+    )
 
 
 def _terms_by_group(terms: Mapping[str, Term], roles: Mapping[str, Role]) -> dict[str, dict[str, Term]]:

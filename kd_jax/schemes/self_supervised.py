@@ -57,7 +57,7 @@ def build(parts: Parts, tap: str = "embedding", head_steps: int = 0, head_share:
     forward = (*calls["student"], *calls["teacher"], *others)
     second = Phase("student", forward, parts.terms, parts.make_tx(parts.steps), watched(parts))
     stages = (Stage(count, (first,), name="teacher_head", selects=False), Stage(parts.steps, (second,), name="student"))
-    return Scheme(roles, stages, reference="teacher", prepare=_rotating(parts.prepare))
+    return Scheme(roles, stages, reference="teacher", prepare=_rotating(parts.prepare), task=parts.task)
 
 
 def _rotating(prepare: Any) -> Any:

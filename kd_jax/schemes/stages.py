@@ -35,7 +35,7 @@ def build(parts: Parts, stages: Sequence[Mapping[str, Any]]) -> Scheme:
         plain = offline.build(dataclasses.replace(parts, terms=terms, steps=steps, make_tx=make_tx)).stages[0]
         built.append(dataclasses.replace(plain, name=stage["name"], selects=last))
     reference = "teacher" if "teacher" in parts.roles else None
-    return Scheme(parts.roles, tuple(built), reference=reference)
+    return Scheme(parts.roles, tuple(built), reference=reference, task=parts.task)
 
 
 def _check(parts: Parts, stages: Sequence[Mapping[str, Any]]) -> None:

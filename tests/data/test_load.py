@@ -153,7 +153,7 @@ BAD = {
     "not finite": {"train": (np.full((4, 2), np.nan), np.arange(4))},
     r"\[n, H, W, C\]": {"train": (np.zeros((4, 2, 2)), np.arange(4)), "test": (np.zeros((4, 2, 2)), np.arange(4))},
     "4 images need labels": {"train": (np.zeros((4, 2)), np.arange(5))},
-    "labels are integers": {"train": (np.zeros((4, 2)), np.zeros(4)), "names": 2},
+    "labels are integers or floats": {"train": (np.zeros((4, 2)), np.array(list("abcd"))), "names": 2},
     r"labels are 0\.\.1": {"train": (np.zeros((4, 2)), np.arange(4)), "names": ["a", "b"]},
     "test images are": {"test": (np.zeros((4, 3)), np.arange(4))},
     "validation images are": {"validation": (np.zeros((4, 3)), np.arange(4))},

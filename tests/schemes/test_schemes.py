@@ -165,7 +165,7 @@ def test_the_teacher_passes_gradients_on_to_the_generator():
 
     def through(name):
         def value(params):
-            context, _, _ = forward(scheme, phase, state, params, batch, KEY)
+            context, _ = forward(scheme, phase, state, params, batch, KEY)
             return context[name].logits.sum()
 
         return jax.grad(value)(state.params["generator"])
