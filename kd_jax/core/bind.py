@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from kd_jax import prng
 from kd_jax.core import microbatch
-from kd_jax.core.paths import STORES, Path, connector_of, lookup, members, roles_read
+from kd_jax.core.paths import STORES, Path, connector_of, entry_paths, lookup, roles_read
 from kd_jax.core.shapes import apply_shapes, init_shapes, shapes_of
 from kd_jax.core.terms import taps_of, term_value
 from kd_jax.resolve import near
@@ -41,7 +41,7 @@ def call_taps(phase: Phase, name: str) -> tuple[str, ...]:
 def evaluated_roles(scheme: Scheme) -> tuple[str, ...]:
     """The roles that evaluation runs, that of the first entry first."""
     entries = (*scheme.evaluate, *([scheme.reference] if scheme.reference else []))
-    return tuple(dict.fromkeys(Path.parse(path).call for entry in entries for path in members(entry)))
+    return tuple(dict.fromkeys(Path.parse(path).call for entry in entries for path in entry_paths(entry)))
 
 
 def bind(scheme: Scheme, batch: Shapes, accumulate: int = 1) -> tuple[Scheme, dict[str, tuple[PyTree, ...]]]:

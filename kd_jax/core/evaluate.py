@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd_jax.core.bind import evaluated_roles
-from kd_jax.core.paths import Path, lookup, members, roles_read, taps_in
+from kd_jax.core.paths import Path, entry_paths, lookup, roles_read, taps_in
 from kd_jax.system import parallel, precision
 from kd_jax.types import Array, Outputs, PyTree, Role, Run, Scheme, Task, TrainState
 
@@ -51,7 +51,7 @@ def runs_of(scheme: Scheme, state: TrainState, batch: Mapping[str, Array], key: 
     their probabilities.
     """
     entries = dict.fromkeys((*scheme.evaluate, *([scheme.reference] if scheme.reference else [])))
-    paths = [path for entry in entries for path in members(entry)]
+    paths = [path for entry in entries for path in entry_paths(entry)]
     on_batch: dict[str, Outputs] = {}
 
     def role_outputs(role: str, inputs: tuple[PyTree, ...]) -> Outputs:
@@ -72,7 +72,7 @@ def runs_of(scheme: Scheme, state: TrainState, batch: Mapping[str, Array], key: 
 
     def run_of(entry: str) -> Run:
         def run(*inputs: PyTree) -> Outputs:
-            parts = [(Path.parse(p).call, p) for p in members(entry)]
+            parts = [(Path.parse(p).call, p) for p in entry_paths(entry)]
             outputs = {role: role_outputs(role, inputs) for role, _ in parts}
             values = [lookup(outputs, path) for _, path in parts]
             if len(values) == 1:

@@ -107,7 +107,7 @@ def variables_of(role: str, paths: Iterable[str]) -> list[str]:
     return [str(p) for p in map(Path.parse, paths) if p.kind in ("params", "stats") and p.owner == role]
 
 
-def members(entry: str) -> tuple[str, ...]:
+def entry_paths(entry: str) -> tuple[str, ...]:
     """The paths of an entry of Scheme.evaluate: "a+b.logits@0" -> ("a.logits", "b.logits@0")."""
     parts = map(Path.parse, entry.split("+"))
     return tuple(str(dataclasses.replace(p, kind="logits") if p.kind == "outputs" else p) for p in parts)

@@ -35,7 +35,7 @@ NEEDED = {
 IN_TERMINAL = ("table", "images", "lines", "texts")
 
 
-def check(section: Mapping[str, Any]) -> None:
+def check_section(section: Mapping[str, Any]) -> None:
     """Raises ValueError for a section that cannot be shown."""
     if section.get("kind") not in NEEDED:
         raise ValueError(f"A section of the report is one of {', '.join(NEEDED)}, not {section.get('kind')!r}.")

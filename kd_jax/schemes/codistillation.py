@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kd_jax.core.paths import members
+from kd_jax.core.paths import entry_paths
 from kd_jax.core.terms import calls_of
 from kd_jax.models.branches import stacked
 from kd_jax.schemes.offline import watched
@@ -150,7 +150,7 @@ def _phases(
             f"Codistillation needs terms that read no copy, and terms that read each of {[*copies]}: of "
             f"{sorted(parts.terms)}, {sorted(early)} read none, and nothing reads {unread}."
         )
-    metrics = watched(parts, members(entries[0])[0])
+    metrics = watched(parts, entry_paths(entries[0])[0])
     tx, group = parts.make_tx(parts.steps), roles["student"].group
 
     def phase(terms: Mapping[str, Term]) -> tuple[Phase, ...]:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax.core.paths import Path, lookup, members
+from kd_jax.core.paths import Path, entry_paths, lookup
 from kd_jax.core.terms import calls_of
 from kd_jax.models.branches import stacked
 from kd_jax.resolve import near
@@ -62,7 +62,7 @@ def together(
     reads = {**{name: role.inputs for name, role in roles.items()}, **(reads or {})}
     learners = {name: role.group for name, role in roles.items() if role.group is not None}
     entries_of = {name: student if name == "student" else (name,) for name in learners}
-    first = {name: members(entries[0])[0] for name, entries in entries_of.items()}
+    first = {name: entry_paths(entries[0])[0] for name, entries in entries_of.items()}
     owned = _terms_by_group(parts.terms, roles)
     phases = [_phase(parts, group, terms, roles, reads, first) for group, terms in owned.items()]
     entries = [entry for of_role in entries_of.values() for entry in of_role]

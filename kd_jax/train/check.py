@@ -14,12 +14,12 @@ from kd_jax.core.evaluate import runs_of
 from kd_jax.data.batches import train_batches
 from kd_jax.resolve import near
 from kd_jax.system import parallel
-from kd_jax.train import dispatch
+from kd_jax.train.dispatch import check_dispatch
 from kd_jax.train.jobs import Job
 from kd_jax.types import Outputs, Scheme, TrainState
 
 
-def check(job: Job, batch: Mapping[str, Any], mesh: Mesh) -> None:
+def check_job(job: Job, batch: Mapping[str, Any], mesh: Mesh) -> None:
     """Raises ValueError for all that can be known to fail before a step is made; nothing is computed or written.
 
     Paths, taps and shapes, the number of classes, the batch against data and mesh, sharding rules.
@@ -30,7 +30,7 @@ def check(job: Job, batch: Mapping[str, Any], mesh: Mesh) -> None:
             raise ValueError(f"{job.name}: {field} is {getattr(settings, field)}; it must be at least 1.")
         if field.endswith("size"):
             parallel.check_batch_size(mesh, getattr(settings, field), f"{job.name}'s {field}")
-    dispatch.check(job.name, settings, job.sources, {stage.data for stage in job.scheme.stages}, mesh)
+    check_dispatch(job.name, settings, job.sources, {stage.data for stage in job.scheme.stages}, mesh)
     for split in {stage.data for stage in job.scheme.stages}:
         if job.sources.get(split) is None:
             existing = [name for name, source in job.sources.items() if source is not None]

@@ -17,7 +17,9 @@ from kd_jax.types import Stage, TrainState
 Programs = list[tuple[Stage, Any, dict[int, Any]]]  # (stage, structure of the state, jitted steps by their number)
 
 
-def check(name: str, settings: Settings, sources: Mapping[str, Any], splits: Iterable[str], mesh: Mesh) -> None:
+def check_dispatch(
+    name: str, settings: Settings, sources: Mapping[str, Any], splits: Iterable[str], mesh: Mesh
+) -> None:
     """Raises ValueError where dispatches are too long, their data not on the devices, or a batch does not divide."""
     size, every, parts = settings.steps_per_dispatch, settings.eval_every, settings.accumulate
     if not 1 <= size <= every:

@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from kd_jax.config.fields import teachers_of
-from kd_jax.core.paths import calls_in, lookup, members, taps_in
+from kd_jax.core.paths import calls_in, entry_paths, lookup, taps_in
 from kd_jax.data.source import Source, Splits
 from kd_jax.system.cost import cost
 from kd_jax.system.workdir import git_hash, plain, versions
@@ -103,7 +103,7 @@ def collect(
     if config.report and task.show is not None:
         sections += task.show(shown(config.examples, models, networks, jobs["student"], splits))
     if sections:
-        from kd_jax.report.sections import check as check_section  # here, since Matplotlib takes long to import
+        from kd_jax.report.sections import check_section  # here, since Matplotlib takes long to import
 
         for section in sections:
             check_section(section)
@@ -144,7 +144,7 @@ def model_entry(
         return entry | {"last": {"step": None, **teacher_scores[name]}}
     result, job = finished[name], jobs[name]
     first, *others = job.scheme.evaluate
-    (role,) = calls_in(members(first)[:1])
+    (role,) = calls_in(entry_paths(first)[:1])
     root = jobs["student"].directory.parent
     entry |= {
         "steps": result["steps"],

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from kd_jax.config.fields import own_data, teachers_of
 from kd_jax.core.bind import evaluated_roles
-from kd_jax.core.paths import members, roles_read
+from kd_jax.core.paths import entry_paths, roles_read
 from kd_jax.data.batches import batch_shapes
 from kd_jax.data.load import load
 from kd_jax.data.source import Splits
@@ -24,7 +24,7 @@ from kd_jax.report.verdict import headline_of, judge
 from kd_jax.resolve import call
 from kd_jax.system import heartbeat, parallel
 from kd_jax.system.workdir import cache_programs, check_configs, locked, plain
-from kd_jax.train.check import check
+from kd_jax.train.check import check_job
 from kd_jax.train.fit import DONE
 from kd_jax.train.jobs import Job, make_model, note_given, plan
 from kd_jax.train.results import collect
@@ -110,7 +110,7 @@ def train_all(
             job = jobs[name]
             finished[name] = finish_or_resume(job, mesh)
             if config.report:  # every process reads, in the same order, since reading waits for all
-                role, path = job.scheme.roles[evaluated_roles(job.scheme)[0]], members(job.scheme.evaluate[0])[0]
+                role, path = job.scheme.roles[evaluated_roles(job.scheme)[0]], entry_paths(job.scheme.evaluate[0])[0]
                 export, seen = export_of(job, "last"), seen_shapes(job)
                 frozen = {teacher: networks[teacher].params for teacher in roles_read(role.inputs)}
                 networks[name] = load_network(export, role, path, job.scheme.extra, seen, frozen=frozen)
@@ -137,7 +137,7 @@ def checked_jobs(
             raise ValueError(f"{name}.use is 'last', or 'best' where data.validation is not 0; not {fields.use!r}.")
     for job in jobs.values():  # all errors of all jobs come before the first hour of the first
         first = job.scheme.stages[0].data
-        check(job, batch_shapes(job.sources.get(first) or splits.train, job.settings.batch_size), mesh)
+        check_job(job, batch_shapes(job.sources.get(first) or splits.train, job.settings.batch_size), mesh)
     return jobs, splits
 
 

@@ -23,7 +23,7 @@ from kd_jax.resolve import resolve
 from kd_jax.system.checkpoint import save_tree
 from kd_jax.system.parallel import make_mesh
 from kd_jax.train import run as train
-from kd_jax.train.check import check
+from kd_jax.train.check import check_job
 from kd_jax.train.finish import exported
 from kd_jax.train.jobs import make_model, plan
 
@@ -57,7 +57,7 @@ def check_student(config) -> None:
     sources = {"train": source, "validation": None, "test": source}
     jobs = plan(config, Path("nowhere"), models, sources, {"teacher": sources})
     assert set(jobs) == {"teacher", "baseline", "student"}
-    check(jobs["student"], batch_shapes(source, config.train.batch_size), make_mesh(config.mesh.axes))
+    check_job(jobs["student"], batch_shapes(source, config.train.batch_size), make_mesh(config.mesh.axes))
 
 
 def names_in(fields):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd_jax.core.paths import Path, calls_in, lookup, members, roles_read, taps_in, variables_of
+from kd_jax.core.paths import Path, calls_in, entry_paths, lookup, roles_read, taps_in, variables_of
 from kd_jax.types import Outputs
 
 CONTEXT = {
@@ -87,7 +87,7 @@ def test_a_part_along_axis_1():
     context = {"peers": Outputs(value), "shapes": Outputs(jax.ShapeDtypeStruct((2, 3, 4), jnp.float32))}
     np.testing.assert_array_equal(lookup(context, "peers.logits@1"), value[:, 1])
     assert lookup(context, "shapes.logits@2").shape == (2, 4)
-    assert members("a+b.logits@0") == ("a.logits", "b.logits@0")
+    assert entry_paths("a+b.logits@0") == ("a.logits", "b.logits@0")
     for path in ("peers.logits@3", "peers.logits@x"):
         with pytest.raises(ValueError, match="along axis 1"):
             lookup(context, path)

@@ -62,8 +62,8 @@ def test_tables_are_on_the_terminal_too():
 
 def test_a_section_that_cannot_be_shown_is_named():
     for section in (TABLE, IMAGES, LINES):
-        sections.check(section)
+        sections.check_section(section)
     with pytest.raises(ValueError, match="'Bits' lacks columns, rows"):
-        sections.check({"kind": "table", "title": "Bits", "lead": ""})
+        sections.check_section({"kind": "table", "title": "Bits", "lead": ""})
     with pytest.raises(ValueError, match="table, images, lines, texts, dots, examples, not 'plot'"):
-        sections.check({"kind": "plot"})
+        sections.check_section({"kind": "plot"})

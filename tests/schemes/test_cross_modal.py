@@ -15,7 +15,7 @@ from kd_jax.models import connectors, method_connectors
 from kd_jax.resolve import resolve
 from kd_jax.schemes import offline
 from kd_jax.system.parallel import make_mesh
-from kd_jax.train.check import check
+from kd_jax.train.check import check_job
 from kd_jax.train.jobs import make_model, plan
 from kd_jax.types import Role, Term
 
@@ -84,7 +84,7 @@ def test_configs_in_shapes(variant, pair, tmp_path):
     sources = splits._asdict()
     jobs = plan(config, tmp_path, models, sources, {"teacher": sources})
     for job in jobs.values():
-        check(job, batch_shapes(splits.train, config.train.batch_size), make_mesh(config.mesh.axes))
+        check_job(job, batch_shapes(splits.train, config.train.batch_size), make_mesh(config.mesh.axes))
     assert ("ce" in config.terms) == (variant != "response")
     assert resolve(config.prepare.name)
 

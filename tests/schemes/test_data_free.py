@@ -25,9 +25,9 @@ from kd_jax.models.adapters import as_model
 from kd_jax.models.mlp import mlp
 from kd_jax.models.vision.cnn import cnn
 from kd_jax.models.vision.generators import generator, image_bank
-from kd_jax.report.sections import check as check_section
+from kd_jax.report.sections import check_section
 from kd_jax.schemes import data_free, inversion
-from kd_jax.train.check import check
+from kd_jax.train.check import check_job
 from kd_jax.train.jobs import make_model, plan
 from kd_jax.types import Role, Stage, Term
 
@@ -260,5 +260,5 @@ def test_every_variant_builds(variant, tmp_path):
     models = {name: make_model(model, data.train) for name, model in models.items()}
     sources = {"train": data.train, "validation": None, "test": data.test}
     job = plan(config, tmp_path, models, sources, {"teacher": sources})["student"]
-    check(job, batch_shapes(data.train, config.train.batch_size), toy.mesh())
+    check_job(job, batch_shapes(data.train, config.train.batch_size), toy.mesh())
     assert sum(stage.steps for stage in job.scheme.stages) == config.train.steps

@@ -23,7 +23,7 @@ from kd_jax.models.branches import Branched, branched_cnn, branched_resnet, memb
 from kd_jax.models.vision.cnn import cnn
 from kd_jax.schemes import branches, codistillation
 from kd_jax.schemes.online import build, error_shares, kdcl_general
-from kd_jax.train.check import check
+from kd_jax.train.check import check_job
 from kd_jax.train.jobs import make_model, plan
 from kd_jax.types import Role, Scheme, Term
 
@@ -288,6 +288,6 @@ def test_every_variant_of_the_config_fits_together():
         models = {role: make_model(fields["model"], images) for role, fields in named.items()}
         jobs = plan(config, Path("nowhere"), models, sources, {})
         assert [*jobs] == ["baseline", "student"]
-        check(jobs["student"], batch_shapes(images, config.train.batch_size), toy.mesh())
+        check_job(jobs["student"], batch_shapes(images, config.train.batch_size), toy.mesh())
     with pytest.raises(ValueError, match="'mutual'"):
         module.get_config("mutua")

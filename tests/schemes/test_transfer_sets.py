@@ -16,7 +16,7 @@ from kd_jax.config.fields import own_data, teachers_of
 from kd_jax.data.batches import batch_shapes, train_batches
 from kd_jax.data.load import load
 from kd_jax.system.parallel import batch_sharding
-from kd_jax.train.check import check
+from kd_jax.train.check import check_job
 from kd_jax.train.jobs import make_model, plan
 
 
@@ -96,7 +96,7 @@ def test_every_variant_fits_together(name):
         jobs = plan_of(module.get_config(variant))
         assert [*jobs][-2:] == ["baseline", "student"]
         job, source = jobs["student"]
-        check(job, batch_shapes(source, job.settings.batch_size), toy.mesh())
+        check_job(job, batch_shapes(source, job.settings.batch_size), toy.mesh())
     with pytest.raises(ValueError, match=module.VARIANTS[1]):
         module.get_config(module.VARIANTS[1] + "x")
 

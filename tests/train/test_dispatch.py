@@ -15,7 +15,7 @@ from kd_jax.schemes import offline
 from kd_jax.system.checkpoint import Checkpoints
 from kd_jax.system.log import NonFiniteLoss, Stopped
 from kd_jax.train import dispatch, jobs, loop
-from kd_jax.train.check import check
+from kd_jax.train.check import check_job
 
 # Stages of 6 and 7 steps, evaluated at 4, 6, 8, 12, 13, logged at 3, 6, 9, 12: dispatches of 2 and single steps.
 SETTINGS = loop.Settings(batch_size=8, seed=1, log_every=3, eval_every=4, eval_batch_size=16, steps_per_dispatch=2)
@@ -105,12 +105,12 @@ def job(source: Source, **changes) -> jobs.Job:
 
 def test_streamed_data_and_sizes_that_never_fit_are_refused(monkeypatch):
     shapes = toy.shapes(toy.batch(8))
-    check(job(SOURCES["train"]), shapes, toy.mesh())
+    check_job(job(SOURCES["train"]), shapes, toy.mesh())
     with pytest.raises(ValueError, match="steps_per_dispatch = 5.* at most eval_every = 4"):
-        check(job(SOURCES["train"], steps_per_dispatch=5), shapes, toy.mesh())
+        check_job(job(SOURCES["train"], steps_per_dispatch=5), shapes, toy.mesh())
     monkeypatch.setattr("kd_jax.data.batches.RESIDENT_BYTES", 0)
     with pytest.raises(ValueError, match="blobs/train is streamed"):
-        check(job(SOURCES["train"]), shapes, toy.mesh())
+        check_job(job(SOURCES["train"]), shapes, toy.mesh())
 
 
 def test_a_convolution_network_with_augmentation_is_equal_too(tmp_path):

@@ -16,7 +16,7 @@ from kd_jax.data.source import DataNotFound
 COUNT = 6  # records a file
 
 
-def members(name: str) -> dict[str, bytes]:
+def files_of(name: str) -> dict[str, bytes]:
     archive = cifar.SETS[name]
     rng = np.random.default_rng(0)
     out = {
@@ -34,7 +34,7 @@ def pack(name: str) -> tuple[bytes, dict[str, cifar.Archive]]:
     """The bytes of a small archive in the official format, and the list of archives with its checksum."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
-        for file, content in members(name).items():
+        for file, content in files_of(name).items():
             member = tarfile.TarInfo(f"{cifar.SETS[name].folder}/{file}")
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
@@ -42,20 +42,20 @@ def pack(name: str) -> tuple[bytes, dict[str, cifar.Archive]]:
     return data, {name: dataclasses.replace(cifar.SETS[name], md5=hashlib.md5(data).hexdigest())}
 
 
-def check(name: str, found) -> None:
+def check_cifar(name: str, loaded) -> None:
     files = len(cifar.SETS[name].train)
-    assert len(found.train) == files * COUNT and len(found.test) == COUNT and found.validation is None
-    np.testing.assert_array_equal(found.train.labels, np.tile(np.arange(COUNT), files))
-    record = np.frombuffer(members(name)[cifar.SETS[name].train[0]], np.uint8)[cifar.SETS[name].label_bytes :]
-    assert found.train.images[0, 3, 5, 2] == record[2 * 1024 + 3 * 32 + 5]
-    assert found.train.image_shape == (32, 32, 3) and found.train.class_names[1] == "class1"
+    assert len(loaded.train) == files * COUNT and len(loaded.test) == COUNT and loaded.validation is None
+    np.testing.assert_array_equal(loaded.train.labels, np.tile(np.arange(COUNT), files))
+    record = np.frombuffer(files_of(name)[cifar.SETS[name].train[0]], np.uint8)[cifar.SETS[name].label_bytes :]
+    assert loaded.train.images[0, 3, 5, 2] == record[2 * 1024 + 3 * 32 + 5]
+    assert loaded.train.image_shape == (32, 32, 3) and loaded.train.class_names[1] == "class1"
 
 
 @pytest.mark.parametrize("name", cifar.SETS)
 def test_archive(name, tmp_path):
     data, archives = pack(name)
     (tmp_path / archives[name].file).write_bytes(data)
-    check(name, cifar.load(name, str(tmp_path), archives=archives))
+    check_cifar(name, cifar.load(name, str(tmp_path), archives=archives))
     with pytest.raises(ValueError, match="MD5"):
         cifar.load(name, str(tmp_path))
 
@@ -64,10 +64,10 @@ def test_archive(name, tmp_path):
 def test_extracted(name, tmp_path):
     folder = tmp_path / cifar.SETS[name].folder
     folder.mkdir()
-    for file, content in members(name).items():
+    for file, content in files_of(name).items():
         (folder / file).write_bytes(content)
     for directory in (tmp_path, folder):
-        check(name, cifar.load(name, str(directory)))
+        check_cifar(name, cifar.load(name, str(directory)))
     last = folder / cifar.SETS[name].train[-1]
     last.write_bytes(last.read_bytes()[:-1])
     with pytest.raises(ValueError, match=f"{last.name} is corrupt or truncated"):
@@ -113,9 +113,9 @@ def test_download(tmp_path, server):
         cifar.load("cifar10", str(target), download=True, archives=archives, url=url)
     assert list(target.iterdir()) == []
     (served / archives["cifar10"].file).write_bytes(data)
-    check("cifar10", cifar.load("cifar10", str(target), download=True, archives=archives, url=url))
+    check_cifar("cifar10", cifar.load("cifar10", str(target), download=True, archives=archives, url=url))
     (served / archives["cifar10"].file).unlink()  # the second time it is there
-    check("cifar10", cifar.load("cifar10", str(target), download=True, archives=archives, url=url))
+    check_cifar("cifar10", cifar.load("cifar10", str(target), download=True, archives=archives, url=url))
     assert [path.name for path in target.iterdir()] == ["cifar-10-binary.tar.gz"]
 
 
