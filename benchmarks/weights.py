@@ -3,7 +3,7 @@
 python -m benchmarks.weights [--data digits fashion] [--methods at uld ...] [--seeds 3] [--workdir runs/weights]
 
 Tasks, networks and steps are those of benchmarks.methods. All terms but the cross-entropy are multiplied by 1, 0.1,
-0.01 and 0.001; students of all factors and seeds are one program (kd_jax.sweep.run). The factor with the best mean
+0.01 and 0.001; students of all factors and seeds are one program (kd_jax.sweep.programs). The factor with the best mean
 accuracy on the validation split at the last step is taken; the test set chooses nothing. A run that was interrupted
 goes on.
 """
@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks import common
 from benchmarks.methods import METHODS, configure
-from kd_jax.sweep import run as sweep
+from kd_jax.sweep.programs import begun, programs_of, train_program
 from kd_jax.system import parallel
 
 FACTORS = (1.0, 0.1, 0.01, 0.001)
@@ -32,7 +32,7 @@ def chosen(data: str, method: str, seeds: int, root: Path) -> dict[str, Any]:
     config = configure(data, method)
     config.teacher.workdir = str(root / data / "teacher")
     directory = root / data / method
-    config = sweep.begun(config, root)
+    config = begun(config, root)
     mesh = parallel.make_mesh(config.mesh.axes)
     weights = {f"terms.{name}.weight": term.weight for name, term in config.terms.items() if name != "ce"}
     points = [
@@ -40,7 +40,7 @@ def chosen(data: str, method: str, seeds: int, root: Path) -> dict[str, Any]:
         for factor in FACTORS
         for seed in range(seeds)
     ]
-    runs = [r for p in sweep.programs_of(config, points, directory, mesh) for r in sweep.train_program(p, mesh)]
+    runs = [r for p in programs_of(config, points, directory, mesh) for r in train_program(p, mesh)]
     factor_of = [FACTORS[points.index(run["point"]) // seeds] for run in runs]
     validation, test = (
         {f: [100 * run[split] for run, its in zip(runs, factor_of, strict=True) if its == f] for f in FACTORS}

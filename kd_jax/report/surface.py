@@ -36,17 +36,17 @@ def write_sweep(results: Mapping[str, Any], directory: str | os.PathLike[str]) -
 
 
 def varied_numbers(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The fields that had several values, all of them numbers; temperature and weight first."""
-    found = []
+    """Returns the fields that had several values, all of them numbers; temperature and weight first."""
+    fields = []
     for field in rows[0]["setting"]:
         values = [row["setting"][field] for row in rows]
         if len({*map(str, values)}) > 1 and all(type(v) in (int, float) for v in values):
-            found.append(field)
-    return sorted(found, key=lambda f: next((i for i, end in enumerate(FIRST) if f.endswith("." + end)), len(FIRST)))
+            fields.append(field)
+    return sorted(fields, key=lambda f: next((i for i, end in enumerate(FIRST) if f.endswith("." + end)), len(FIRST)))
 
 
 def plot_surface(results: Mapping[str, Any]) -> Figure | None:
-    """Over two numbers a map of colours, over one a line; None where no number was varied.
+    """Draws a map of colours over two numbers, a line over one; returns None where no number was varied.
 
     Of settings that differ in more, those that agree with the best one elsewhere are shown; a search has none, and
     shows all it tried.
@@ -55,11 +55,8 @@ def plot_surface(results: Mapping[str, Any]) -> Figure | None:
     fields = varied_numbers(rows) if rows else []
     if not fields:
         return None
-    shown, best = fields[:2], rows[0]["setting"]
-    same = [row for row in rows if all(row["setting"][f] == best[f] for f in best if f not in shown)]
-    kept = {f: best[f] for f in best if f not in shown and len({str(row["setting"][f]) for row in rows}) > 1}
-    if results.get("trials"):
-        same, kept = rows, {}
+    shown = fields[:2]
+    same, fixed = (rows, {}) if results.get("trials") else _like_best(rows, shown)
     headline = Headline(**results["headline"])
     with styled():
         figure = ShownFigure(figsize=(1.25 * WIDTH, 0.95 * WIDTH), layout="constrained")
@@ -68,9 +65,17 @@ def plot_surface(results: Mapping[str, Any]) -> Figure | None:
             draw_line(axes, same, shown[0], headline)
         else:
             draw_map(figure, axes, same, *shown, headline)
-        at = ", ".join(f"{_end(k)} {v}" for k, v in kept.items())
+        at = ", ".join(f"{_end(k)} {v}" for k, v in fixed.items())
         axes.set_title(f"Validation {headline.metric} ({headline.unit})" + (f" at {at}" if at else ""))
     return figure
+
+
+def _like_best(rows: list[Mapping[str, Any]], shown: Sequence[str]) -> tuple[list[Mapping[str, Any]], dict[str, Any]]:
+    """Returns the rows that differ from the best in `shown` alone, and its values of the other fields that vary."""
+    best = rows[0]["setting"]
+    rest = [field for field in best if field not in shown]
+    same = [row for row in rows if all(row["setting"][field] == best[field] for field in rest)]
+    return same, {field: best[field] for field in rest if len({str(row["setting"][field]) for row in rows}) > 1}
 
 
 def _end(field: str) -> str:
@@ -95,6 +100,7 @@ def _scale(axis: Any, set_scale: Any, values: np.ndarray) -> None:
 
 
 def draw_line(axes: Axes, rows: Sequence[Mapping[str, Any]], field: str, headline: Headline) -> None:
+    """Draws the validation score over one number, with bars of two standard errors."""
     rows = sorted(rows, key=lambda row: row["setting"][field])
     values, factor = _values(rows, field), 200 if headline.unit == "%" else 2
     errors = [factor * row["error"] for row in rows]
@@ -104,7 +110,7 @@ def draw_line(axes: Axes, rows: Sequence[Mapping[str, Any]], field: str, headlin
 
 
 def draw_map(figure: Figure, axes: Axes, rows: Sequence[Mapping[str, Any]], x: str, y: str, headline: Headline) -> None:
-    """Contours between the points of a full grid; points alone where there is none. A ring marks the first row."""
+    """Draws contours between the points of a full grid, points alone elsewhere. A ring marks the first row."""
     xs, ys, z = _values(rows, x), _values(rows, y), _measured(rows, headline)
     grid = {(a, b): c for a, b, c in zip(xs, ys, z, strict=True)}
     columns, lines = sorted(set(xs)), sorted(set(ys))

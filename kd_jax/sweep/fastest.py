@@ -27,7 +27,7 @@ MOST = 16  # members that are tried unrolled, on CPU only: it takes n times as l
 
 
 def step_times(job: Job, members: Members, mesh: Mesh, kinds: tuple[str, ...] = KINDS, rounds: int = ROUNDS) -> dict:
-    """{kind: seconds of a step of the first stage}, medians of interleaved rounds after one that compiles.
+    """Measures {kind: seconds of a step of the first stage}, medians of interleaved rounds after one that compiles.
 
     Frozen networks must have their values.
     """
@@ -51,7 +51,7 @@ def step_times(job: Job, members: Members, mesh: Mesh, kinds: tuple[str, ...] = 
 
 
 def fastest(job: Job, members: Members, mesh: Mesh, path: Path) -> tuple[str, dict[str, Any]]:
-    """(the fastest kind, what was measured); kept in the file `path`, since a run resumes in the way that it began.
+    """Returns (the fastest kind, what was measured), and notes it in the file `path`: a run resumes as it began.
 
     One member is run as it is. Runs of fewer than SHORT steps take vmap, which is seldom far from the best, and so do
     several processes, as one of them cannot measure alone.
@@ -61,8 +61,8 @@ def fastest(job: Job, members: Members, mesh: Mesh, path: Path) -> tuple[str, di
     if jax.process_count() > 1 or sum(stage.steps for stage in job.scheme.stages) < SHORT:
         return "vmap", {}
     if path.exists():
-        found = json.loads(path.read_text())
-        return found["how"], {"ms": found["ms"]}
+        noted = json.loads(path.read_text())
+        return noted["how"], {"ms": noted["ms"]}
     unroll = jax.default_backend() == "cpu" and len(members.seeds) <= MOST
     times = step_times(job, members, mesh, tuple(kind for kind in KINDS if kind != "unroll" or unroll))
     how = min(times, key=times.get)

@@ -10,18 +10,21 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from kd_jax.files import write_json
 from kd_jax.resolve import near
-from kd_jax.sweep import run as sweep
+from kd_jax.sweep.programs import Program, begun, programs_of, train_program
+from kd_jax.sweep.run import RESULTS, collect, present, read
 from kd_jax.sweep.spec import Point, Spec
 from kd_jax.system import parallel, workdir
+from kd_jax.types import Headline
 
 PRUNERS = ("none", "asha", "median")
 STORY = "study.journal"
@@ -29,6 +32,7 @@ Report = Callable[[int, float], None]  # (number of the evaluation, score to max
 
 
 def optuna_module() -> Any:
+    """Imports Optuna, quietened. Raises ValueError that says how to install it where it is missing."""
     try:
         import optuna
     except ImportError as e:
@@ -38,7 +42,10 @@ def optuna_module() -> Any:
 
 
 def make_pruner(name: str) -> Any:
-    """asha: of those that reach 1, 3, 9, ... evaluations the best third goes on. median: the better half, after two."""
+    """Returns the pruner of Optuna with this name, one of PRUNERS; raises ValueError for another.
+
+    asha: of those that reach 1, 3, 9, ... evaluations the best third goes on. median: the better half, after two.
+    """
     optuna = optuna_module()
     if name not in PRUNERS:
         raise ValueError(f"--pruner={name}: {near(name, PRUNERS)}")
@@ -48,13 +55,13 @@ def make_pruner(name: str) -> Any:
 
 
 def suggest(trial: Any, spec: Spec) -> Point:
-    """The values of a trial for every field but the seed."""
+    """Asks the trial for a value of every field but the seed."""
     point = {f: trial.suggest_categorical(f, list(v)) for f, v in spec.choices.items() if f != "seed"}
-    for field, found in spec.ranges.items():
-        if found.kind == "int":
-            point[field] = trial.suggest_int(field, int(found.low), int(found.high))
+    for field, interval in spec.ranges.items():
+        if interval.kind == "int":
+            point[field] = trial.suggest_int(field, int(interval.low), int(interval.high))
         else:
-            point[field] = trial.suggest_float(field, found.low, found.high, log=found.kind == "log")
+            point[field] = trial.suggest_float(field, interval.low, interval.high, log=interval.kind == "log")
     return point
 
 
@@ -66,9 +73,10 @@ def search(
     pruner: str = "none",
     seed: int = 0,
 ) -> Any:
-    """The Optuna study of `trials` finished or pruned trials that maximise `objective(point, report)`.
+    """Returns the Optuna study of `trials` finished or pruned trials that maximise `objective(point, report)`.
 
-    It is kept in `root`: a search that was killed goes on, its unfinished trials first, with the values they had.
+    The study is a file in `root`: a search that was killed goes on, its unfinished trials first, with the values they
+    had. Raises ValueError for fewer trials than one, and for values that are neither numbers nor names.
     """
     optuna = optuna_module()
     from optuna.storages import JournalStorage
@@ -122,29 +130,21 @@ def run(config: ConfigDict, spec: Spec, directory: str | Path, trials: int, prun
     parallel.start_processes(config.distributed)
     if jax.process_count() > 1:
         raise ValueError("A search runs in one process; start several with workdirs of their own.")
-    mesh, config = parallel.make_mesh(config.mesh.axes), sweep.begun(config, root)
+    mesh, config = parallel.make_mesh(config.mesh.axes), begun(config, root)
     seeds = spec.choices.get("seed", (config.seed,))
     ranges = {f: (r.kind, r.low, r.high) for f, r in spec.ranges.items()}
     asked = {"config": workdir.plain(config), "sweep": workdir.plain(spec.choices), "ranges": workdir.plain(ranges)}
     asked |= {"trials": trials, "pruner": pruner}
-    if (known := sweep.read(root, asked)) is not None:
-        return sweep.present(known, root)
-    found: dict[str, list[dict[str, Any]]] = {}
-    latest: list[sweep.Program] = []
-    optuna = optuna_module()
+    if (finished := read(root, asked)) is not None:
+        return present(finished, root)
+    optuna_module()  # where it is missing, say so before the workdir is made
+    runs_of: dict[str, list[dict[str, Any]]] = {}  # by the fingerprint of the trial's values
+    latest: list[Program] = []  # of the last trial
 
     def objective(point: Point, report: Report) -> float:
-        programs = sweep.programs_of(config, [{**point, "seed": seed} for seed in seeds], root, mesh)
-        latest[:], runs, headline = programs, [], programs[0].headline
-        for program in programs:
-            whole = len(program.points) == len(seeds)  # part of a trial does not judge it
-            runs += sweep.train_program(program, mesh, _watch(program, config, report) if whole else None)
-        found[workdir.fingerprint(point)] = runs
-        if any(run["diverged"] for run in runs):
-            raise optuna.TrialPruned
-        value = statistics.fmean(run["validation"] for run in runs)
-        print(f"{headline.metric} {value:.4f} on validation: {', '.join(f'{k}={v}' for k, v in point.items())}")
-        return headline.sign * value
+        latest[:] = programs_of(config, [{**point, "seed": seed} for seed in seeds], root, mesh)
+        runs = runs_of[workdir.fingerprint(point)] = _train_trial(latest, len(seeds), config, mesh, report)
+        return _value(point, runs, latest[0].headline)
 
     with workdir.locked(root):
         study = search(objective, spec, root, trials, pruner, config.seed)
@@ -152,12 +152,12 @@ def run(config: ConfigDict, spec: Spec, directory: str | Path, trials: int, prun
     complete = {workdir.fingerprint(t.params): t.params for t in ended if t.state.name == "COMPLETE"}
     runs = []
     for name, point in complete.items():
-        if name not in found:  # of an earlier process: read back
+        if name not in runs_of:  # of an earlier process: read back
             objective(point, lambda *_: None)
-        runs += found[name]
+        runs += runs_of[name]
     results = (
         asked
-        | sweep.collect(runs, latest[0].headline)
+        | collect(runs, latest[0].headline)
         | {
             "title": f"{config.title or latest[0].data}: search of {len(ended)} trials, "
             f"{len(ended) - len(complete)} cut short",
@@ -165,12 +165,32 @@ def run(config: ConfigDict, spec: Spec, directory: str | Path, trials: int, prun
             "tried": [{"point": t.params, "state": t.state.name, "value": t.value} for t in ended],
         }
     )
-    write_json(root / sweep.RESULTS, results)
-    return sweep.present(results, root)
+    write_json(root / RESULTS, results)
+    return present(results, root)
 
 
-def _watch(program: sweep.Program, config: ConfigDict, report: Report) -> Callable[[int, list[float]], None]:
-    """Tells the trial of the mean score of its seeds; ends it where the pruner says so."""
+def _train_trial(
+    programs: Sequence[Program], seeds: int, config: ConfigDict, mesh: Mesh, report: Report
+) -> list[dict[str, Any]]:
+    """Trains the programs of a trial; returns their runs."""
+    runs: list[dict[str, Any]] = []
+    for program in programs:
+        whole = len(program.points) == seeds  # part of a trial does not judge it
+        runs += train_program(program, mesh, _watch(program, config, report) if whole else None)
+    return runs
+
+
+def _value(point: Point, runs: Sequence[Mapping[str, Any]], headline: Headline) -> float:
+    """Returns the mean validation score of a trial's runs, to maximise; ends the trial as pruned if one diverged."""
+    if any(run["diverged"] for run in runs):
+        raise optuna_module().TrialPruned
+    value = statistics.fmean(run["validation"] for run in runs)
+    print(f"{headline.metric} {value:.4f} on validation: {', '.join(f'{k}={v}' for k, v in point.items())}")
+    return headline.sign * value
+
+
+def _watch(program: Program, config: ConfigDict, report: Report) -> Callable[[int, list[float]], None]:
+    """Returns what tells the trial the mean score of its seeds, and ends it where the pruner says so."""
 
     def watch(step: int, values: list[float]) -> None:
         try:

@@ -40,29 +40,20 @@ class Spec:
 
     @property
     def fields(self) -> tuple[str, ...]:
+        """Returns the names of all fields that vary, those with choices first."""
         return (*self.choices, *self.ranges)
 
     def grid(self) -> list[Point]:
-        """Every combination of the choices, the last field varying fastest."""
+        """Returns every combination of the choices, the last field varying fastest."""
         return [dict(zip(self.choices, values, strict=True)) for values in itertools.product(*self.choices.values())]
 
 
 def parse(text: str) -> Spec:
-    """The spec of "field=value,value;field=log:1e-3..1e-1", or of the dict SWEEP of a Python file.
+    """Returns the spec of "field=value,value;field=log:1e-3..1e-1", or of the dict SWEEP of a Python file.
 
     Values are Python literals, anything else a string. Raises ValueError for text that is neither.
     """
-    if text.strip().endswith(".py"):
-        items = _from_file(Path(text.strip()))
-    else:
-        items = {}
-        for part in filter(None, (p.strip() for p in re.split(r"[;\n]", text))):
-            field, equals, values = (p.strip() for p in part.partition("="))
-            if not equals or not field or not values:
-                raise ValueError(f"--sweep: {part!r} is not field=value,value. For example: {EXAMPLE}")
-            if field in items:
-                raise ValueError(f"--sweep names {field!r} twice.")
-            items[field] = values
+    items = _from_file(Path(text.strip())) if text.strip().endswith(".py") else _from_text(text)
     if not items:
         raise ValueError(f"--sweep varies nothing. For example: {EXAMPLE}")
     choices: dict[str, tuple[Any, ...]] = {}
@@ -72,11 +63,23 @@ def parse(text: str) -> Spec:
         if isinstance(values, str) and (kind := re.match(r"(\w+):(?=[^,]*\.\.)", values)):
             ranges[field] = _range(field, kind[1], values[kind.end() :])
             continue
-        found = _literals(values) if isinstance(values, str) else tuple(values)
-        if repeated := [v for i, v in enumerate(found) if v in found[:i]]:
+        options = _literals(values) if isinstance(values, str) else tuple(values)
+        if repeated := [v for i, v in enumerate(options) if v in options[:i]]:
             raise ValueError(f"--sweep: {field!r} has the value {repeated[0]!r} twice.")
-        choices[field] = found
+        choices[field] = options
     return Spec(choices, ranges)
+
+
+def _from_text(text: str) -> dict[str, str]:
+    items: dict[str, str] = {}
+    for part in filter(None, (p.strip() for p in re.split(r"[;\n]", text))):
+        field, equals, values = (p.strip() for p in part.partition("="))
+        if not equals or not field or not values:
+            raise ValueError(f"--sweep: {part!r} is not field=value,value. For example: {EXAMPLE}")
+        if field in items:
+            raise ValueError(f"--sweep names {field!r} twice.")
+        items[field] = values
+    return items
 
 
 def _from_file(path: Path) -> dict[str, Any]:
@@ -94,7 +97,7 @@ def _from_file(path: Path) -> dict[str, Any]:
 
 
 def _literals(text: str) -> tuple[Any, ...]:
-    """The values of "1,2.5,(3,4),name": commas inside brackets or quotes do not separate."""
+    """Returns the values of "1,2.5,(3,4),name": commas inside brackets or quotes do not separate."""
     parts, depth, quote = [""], 0, ""
     for c in text:
         quote = "" if c == quote else c if c in "'\"" and not quote else quote
@@ -120,16 +123,18 @@ def _range(field: str, kind: str, text: str) -> Range:
         raise ValueError(f"--sweep: {field!r} has a range of kind {kind!r}. {near(kind, KINDS)}")
     low, _, high = text.partition("..")
     try:
-        found = Range(kind, float(low), float(high))
+        interval = Range(kind, float(low), float(high))
     except ValueError as e:
         raise ValueError(f"--sweep: {field}={kind}:{text} is not {kind}:LOW..HIGH, two numbers.") from e
-    if not (math.isfinite(found.low) and found.low < found.high < math.inf) or (kind == "log" and found.low <= 0):
+    if not (math.isfinite(interval.low) and interval.low < interval.high < math.inf) or (
+        kind == "log" and interval.low <= 0
+    ):
         raise ValueError(f"--sweep: {field}={kind}:{text}: LOW is below HIGH, and above 0 on a logarithmic scale.")
-    return found
+    return interval
 
 
 def apply(config: ConfigDict, point: Mapping[str, Any]) -> ConfigDict:
-    """A copy of the config with the values of the point.
+    """Returns a copy of the config with the values of the point.
 
     Raises ValueError for a field that is not there, with the near names, and for a value of another type.
     """

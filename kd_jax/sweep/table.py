@@ -14,7 +14,7 @@ Row = dict[str, Any]
 
 
 def summarise(runs: Sequence[Mapping[str, Any]], headline: Headline) -> list[Row]:
-    """One row a setting, best first: {"setting", "seeds", "diverged", "validation", "test", "error"}.
+    """Returns one row a setting, best first: {"setting", "seeds", "diverged", "validation", "test", "error"}.
 
     `runs` have "point", "diverged", the headline's "validation" and "test" scores at the last step, and "noise", the
     standard error of the validation score over its examples. Runs that differ in `seed` alone are one setting.
@@ -50,7 +50,7 @@ def _spread(values: list[float]) -> dict[str, float | None]:
 
 
 def rivals(rows: Sequence[Row]) -> list[Row]:
-    """The settings that the best one does not beat by more than two standard errors of the difference."""
+    """Returns the settings that the best one does not beat by more than two standard errors of the difference."""
     best, *others = [row for row in rows if not row["diverged"]]
     return [
         row
@@ -60,7 +60,7 @@ def rivals(rows: Sequence[Row]) -> list[Row]:
 
 
 def short_names(fields: Sequence[str]) -> dict[str, str]:
-    """The shortest ends of the paths that still differ: terms.kd.kwargs.temperature -> temperature."""
+    """Returns the shortest ends of the paths that still differ: terms.kd.kwargs.temperature -> temperature."""
     result = {}
     for field in fields:
         parts = field.split(".")
@@ -70,18 +70,19 @@ def short_names(fields: Sequence[str]) -> dict[str, str]:
 
 
 def score(value: float, headline: Headline) -> str:
-    """As people read it: shares in %."""
+    """Writes a score as people read it: four decimals, or two of a share in %."""
     return f"{100 * value:.2f}" if headline.unit == "%" else f"{value:.4f}"
 
 
 def cell(spread: Mapping[str, float | None], headline: Headline) -> str:
+    """Writes mean ± standard deviation; the mean alone for one seed, "-" where there is no score."""
     if spread["mean"] is None:
         return "-"
     return score(spread["mean"], headline) + ("" if spread["std"] is None else f" ± {score(spread['std'], headline)}")
 
 
 def table(rows: Sequence[Row], headline: Headline) -> tuple[list[str], list[list[str]]]:
-    """(columns, lines) for people: mean ± standard deviation over seeds."""
+    """Returns (columns, lines) for people: mean ± standard deviation over seeds."""
     names = short_names(list(rows[0]["setting"]))
     columns = [*names.values(), "validation", "± error", "test", "seeds"]
     lines = []
@@ -94,6 +95,7 @@ def table(rows: Sequence[Row], headline: Headline) -> tuple[list[str], list[list
 
 
 def text(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Lays the columns and lines out as text, every column as wide as its longest cell."""
     widths = [max(map(len, column)) for column in zip(columns, *lines, strict=True)]
     return "\n".join(
         "   ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in (columns, *lines)
@@ -101,7 +103,7 @@ def text(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def conclusion(rows: Sequence[Row], headline: Headline) -> list[str]:
-    """Sentences: the best setting by validation, how sure that is, and what the test set says of it."""
+    """Writes sentences: the best setting by validation, how sure that is, and what the test set says of it."""
     sound = [row for row in rows if not row["diverged"]]
     if not sound:
         return ["Every setting diverged in at least one run: there is no best one. Try smaller learning rates."]

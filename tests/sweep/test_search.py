@@ -5,7 +5,6 @@ import sys
 import pytest
 from tiny_sweep import RATE, TEMPERATURE, tiny
 
-from kd_jax.sweep import run as sweep
 from kd_jax.sweep import search
 from kd_jax.sweep.spec import parse
 
@@ -63,5 +62,5 @@ def test_search_trains_and_reads_back(tmp_path, monkeypatch):
     results = search.run(config, spec, tmp_path, 2)
     assert len(results["tried"]) == 2 and len(results["runs"]) == 2 * len(results["rows"])
     assert {run["point"]["seed"] for run in results["runs"]} == {0, 1}
-    monkeypatch.setattr(sweep, "train_program", None)
+    monkeypatch.setattr(search, "train_program", None)
     assert search.run(config, spec, tmp_path, 2)["rows"] == results["rows"]

@@ -19,6 +19,7 @@ from kd_jax.models.mlp import mlp
 from kd_jax.report.surface import plot_surface, varied_numbers, write_sweep
 from kd_jax.sweep import run as sweep
 from kd_jax.sweep import table
+from kd_jax.sweep.programs import begun, programs_of
 from kd_jax.sweep.spec import Range, apply, parse
 from kd_jax.system.checkpoint import load_tree
 from kd_jax.system.parallel import make_mesh
@@ -28,16 +29,16 @@ from kd_jax.train.finish import exported
 
 
 def test_what_is_varied():
-    found = parse("seed=0,1; train.augment=('flip',),();data.name=digits,mnist\nconfig.terms.kd.weight=log:1e-3..1e-1")
-    assert found.choices == {"seed": (0, 1), "train.augment": (("flip",), ()), "data.name": ("digits", "mnist")}
-    assert found.ranges == {"terms.kd.weight": Range("log", 1e-3, 1e-1)}
-    assert len(found.grid()) == 8 and found.grid()[1] == {"seed": 0, "train.augment": ("flip",), "data.name": "mnist"}
+    spec = parse("seed=0,1; train.augment=('flip',),();data.name=digits,mnist\nconfig.terms.kd.weight=log:1e-3..1e-1")
+    assert spec.choices == {"seed": (0, 1), "train.augment": (("flip",), ()), "data.name": ("digits", "mnist")}
+    assert spec.ranges == {"terms.kd.weight": Range("log", 1e-3, 1e-1)}
+    assert len(spec.grid()) == 8 and spec.grid()[1] == {"seed": 0, "train.augment": ("flip",), "data.name": "mnist"}
 
 
 def test_a_file_says_it_too(tmp_path):
     (tmp_path / "mine.py").write_text("SWEEP = {'seed': (0, 1, 2), 'terms.kd.weight': 'uniform:0.1..1'}")
-    found = parse(str(tmp_path / "mine.py"))
-    assert found.choices == {"seed": (0, 1, 2)} and found.ranges["terms.kd.weight"].kind == "uniform"
+    spec = parse(str(tmp_path / "mine.py"))
+    assert spec.choices == {"seed": (0, 1, 2)} and spec.ranges["terms.kd.weight"].kind == "uniform"
     (tmp_path / "mine.py").write_text("SWEEPS = {}")
     with pytest.raises(ValueError, match="defines no dict SWEEP"):
         parse(str(tmp_path / "mine.py"))
@@ -90,16 +91,16 @@ def test_points_share_programs_where_they_can(tmp_path):
     spec = parse(
         f"seed=0,1;{TEMPERATURE}=1,4;{RATE}=0.05,0.1;student.model.kwargs={{'widths': (4,)}},{{'widths': (8,)}}"
     )
-    found = sweep.programs_of(sweep.begun(config, tmp_path), spec.grid(), tmp_path, mesh)
-    assert [len(p.points) for p in found] == [8, 8] and found[0].directory != found[1].directory
-    hyper = found[0].members.hyper[0]["student"]
+    programs = programs_of(begun(config, tmp_path), spec.grid(), tmp_path, mesh)
+    assert [len(p.points) for p in programs] == [8, 8] and programs[0].directory != programs[1].directory
+    hyper = programs[0].members.hyper[0]["student"]
     np.testing.assert_allclose(hyper["learning_rate_scale"], [0.5, 1] * 4)
     np.testing.assert_allclose(hyper["terms"]["kd"]["kwargs"]["temperature"], [1, 1, 4, 4] * 2)
-    assert found[0].members.seeds == (0,) * 4 + (1,) * 4 and found[0].config.view_seed == 0
+    assert programs[0].members.seeds == (0,) * 4 + (1,) * 4 and programs[0].config.view_seed == 0
     config.train.optimizer.update(dict(name="adafactor", weight_decay=0.0))
     config.train.optimizer.kwargs = {"weight_decay_rate": 0.1}
     spec = parse(f"seed=0,1;{RATE}=0.05,0.1")
-    assert [len(p.points) for p in sweep.programs_of(config, spec.grid(), tmp_path, mesh)] == [2, 2]
+    assert [len(p.points) for p in programs_of(config, spec.grid(), tmp_path, mesh)] == [2, 2]
 
 
 def test_points_that_cannot_share_a_program(tmp_path):
@@ -107,13 +108,13 @@ def test_points_that_cannot_share_a_program(tmp_path):
 
     # Born-again does something in Python between generations; every point is a run by itself.
     mesh, config = make_mesh({"data": 1, "fsdp": 1, "model": 1}), self_distillation.get_config("born_again,tiny")
-    found = sweep.programs_of(sweep.begun(config, tmp_path), parse("seed=0,1").grid(), tmp_path, mesh)
-    assert [p.members for p in found] == [Single(0), Single(1)] and "in Python" in found[0].why
+    programs = programs_of(begun(config, tmp_path), parse("seed=0,1").grid(), tmp_path, mesh)
+    assert [p.members for p in programs] == [Single(0), Single(1)] and "in Python" in programs[0].why
     # Assistants learn from one another by copies of the terms under other names, with weights of their own.
     config = assistants.get_config("dense,tiny")
     spec = parse(f"seed=0,1;terms.{next(n for n in config.terms if 'kd' in n)}.weight=0.5,0.9")
-    found = sweep.programs_of(sweep.begun(config, tmp_path), spec.grid(), tmp_path, mesh)
-    assert [len(p.points) for p in found] == [2, 2]
+    programs = programs_of(begun(config, tmp_path), spec.grid(), tmp_path, mesh)
+    assert [len(p.points) for p in programs] == [2, 2]
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +129,7 @@ def test_every_point_is_the_run_of_its_own(swept, tmp_path):
     assert len(results["runs"]) == 16 and len(list((root / "runs").iterdir())) == 1
     assert len({run["validation"] for run in results["runs"]}) > 1
     for run in (results["runs"][0], results["runs"][-1]):
-        config = sweep.apply(tiny(), {**run["point"], "view_seed": 0, "baseline": False, "report": False})
+        config = apply(tiny(), {**run["point"], "view_seed": 0, "baseline": False, "report": False})
         assert set(run["alone"]) == {f"--config.{k}={v}" for k, v in {**run["point"], "view_seed": 0}.items()}
         config.teacher.workdir = str(next((root / "teachers").iterdir()))
         directory = tmp_path / str(run["point"]["seed"])
@@ -146,11 +147,12 @@ def test_a_sweep_from_cached_answers_is_the_sweep(swept, tmp_path):
     config = tiny()
     config.teacher.cache.directory = "auto"
     spec = parse(f"seed=0,3;{TEMPERATURE}=4;terms.kd.weight=0.5,2;{RATE}=0.05,0.2")
-    found = sweep.run(config, spec, tmp_path)
-    assert len(list(tmp_path.rglob("manifest.json"))) == 3 and len(found["runs"]) == 8  # of one cache of three splits
-    known = {json.dumps(run["point"], sort_keys=True): run for run in results["runs"]}
-    for run in found["runs"]:
-        same = known[json.dumps(run["point"], sort_keys=True)]
+    from_cache = sweep.run(config, spec, tmp_path)
+    assert len(list(tmp_path.rglob("manifest.json"))) == 3  # of one cache of three splits
+    assert len(from_cache["runs"]) == 8
+    trained = {json.dumps(run["point"], sort_keys=True): run for run in results["runs"]}
+    for run in from_cache["runs"]:
+        same = trained[json.dumps(run["point"], sort_keys=True)]
         for split in ("validation", "test"):
             chex.assert_trees_all_close(run["last"][split]["student"], same["last"][split]["student"], rtol=1e-3)
 
@@ -198,8 +200,8 @@ def test_the_command_line_tells_what_is_wrong(tmp_path):
         (["--sweep=terms.kd.wieght=1,2"], "'wieght'. Did you mean 'weight'"),
         (["--trials=3"], "--trials and --pruner belong to a --sweep"),
     ):
-        found = subprocess.run([*command, *arguments], cwd=root, capture_output=True, text=True, timeout=300)
-        assert found.returncode == 1 and message in found.stderr and "Traceback" not in found.stderr
+        ended = subprocess.run([*command, *arguments], cwd=root, capture_output=True, text=True, timeout=300)
+        assert ended.returncode == 1 and message in ended.stderr and "Traceback" not in ended.stderr
     assert not (tmp_path / "run").exists()
 
 
