@@ -64,3 +64,7 @@ def test_search_trains_and_reads_back(tmp_path, monkeypatch):
     assert {run["point"]["seed"] for run in results["runs"]} == {0, 1}
     monkeypatch.setattr(search, "train_program", None)
     assert search.run(config, spec, tmp_path, 2)["rows"] == results["rows"]
+    monkeypatch.undo()
+    (tmp_path / "sweep.json").unlink()  # killed before the end: finished trials are read, not tried anew
+    again = search.run(config, spec, tmp_path, 2)
+    assert again["rows"] == results["rows"] and again["tried"] == results["tried"]
