@@ -186,13 +186,14 @@ def _compute(
     places = np.stack([rows for _, rows in writers])
     share = places.shape[1]
     rows = functools.partial(_rows_of_step, content.starts, chunks, places, size)
-    mine = next((i for i, (process, _) in enumerate(writers) if process == jax.process_index()), None)
+    processes = [process for process, _ in writers]
+    mine = processes.index(jax.process_index()) if jax.process_index() in processes else None
     steps = _steps(chunks, size, share, content.rows)
     batches = batches_of(source, rows, steps, batch_size, sharding=sharding, seed=cache.seed if train else None)
     answer = jax.jit(_answer(cache, train), out_shardings=(sharding, parallel.replicated(sharding.mesh)))
     progress = Progress(f"{cache.name}/{split}", len(steps), 0, batch_size, enabled=parallel.is_lead())
     writer = answers.Writer(cache.folder / split, content.fields, content.rows, size, jax.process_index())
-    buffers = {n: np.zeros((size, *shape), answers.dtype_of(dtype)) for n, (shape, dtype) in content.fields.items()}
+    chunk = _empty_chunk(content, size)
     try:
         for step, batch in zip(steps, batches, strict=True):
             if step == 0 and train and cache.unproven:
@@ -202,11 +203,10 @@ def _compute(
                 raise _no_number(cache, split, *(int(x[int(wrong)]) for x in rows(step)))
             number, part = divmod(step, size // share)
             if mine is not None:
-                for name, x in fields.items():
-                    buffers[name][part * share : (part + 1) * share] = _local(x, places[mine])
+                _fill(chunk, part, fields, places[mine])
                 ends = step == steps[-1] or part == size // share - 1
                 if ends and chunks[number][mine] >= 0:
-                    writer.write(int(chunks[number][mine]), buffers)
+                    writer.write(int(chunks[number][mine]), chunk)
             progress.update(step + 1)
     finally:
         writer.close()
@@ -245,6 +245,17 @@ def _check_single(cache: TeacherCache, batch: Mapping[str, Array], extra: PyTree
             f"What the {cache.name} is shown of an example depends on the batch around it; a cache needs pictures that "
             "depend on the example and its view alone."
         )
+
+
+def _empty_chunk(content: answers.Answers, size: int) -> dict[str, np.ndarray]:
+    return {n: np.zeros((size, *shape), answers.dtype_of(dtype)) for n, (shape, dtype) in content.fields.items()}
+
+
+def _fill(chunk: dict[str, np.ndarray], part: int, fields: Mapping[str, Array], rows: np.ndarray) -> None:
+    """Writes the rows that this process holds of a step's answers into the part of the chunk that is the step's."""
+    share = len(rows)
+    for name, x in fields.items():
+        chunk[name][part * share : (part + 1) * share] = _local(x, rows)
 
 
 def _local(x: Array, rows: np.ndarray) -> np.ndarray:

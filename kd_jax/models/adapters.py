@@ -206,7 +206,7 @@ def _select(
     taps: tuple[str, ...],
     existing: Callable[[], dict[str, Any]],
 ) -> Outputs:
-    """The module's own features and the captured tuples of the taps (one member for each time the module ran)."""
+    """The module's own features and, of the taps, the captured values."""
     outputs = _as_outputs(result)
     features = dict(outputs.features)
     if "*" in taps:
@@ -214,21 +214,25 @@ def _select(
             if path and isinstance(runs, tuple) and len(runs) == 1 and _is_array(runs[0]):
                 features.setdefault(path, runs[0])
     for tap in taps:
-        if tap == "*" or tap in features:
-            continue
-        if tap not in captured:
-            names = list(existing())
-            near = difflib.get_close_matches(tap, names, n=3, cutoff=0.5)
-            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
-            raise ValueError(f"no tap {tap!r}{hint} The taps are: {', '.join(names) or 'none'}")
-        runs = captured[tap]
-        if isinstance(runs, tuple) and len(runs) > 1:
-            raise ValueError(f"tap {tap!r} ran {len(runs)} times in one call: give each use a module of its own")
-        value = runs[0] if isinstance(runs, tuple) else runs
-        if not _is_array(value):
-            raise ValueError(f"tap {tap!r} is a {type(value).__name__}, not one array: tap a module inside it")
-        features[tap] = value
+        if tap != "*" and tap not in features:
+            features[tap] = _value_at(tap, captured, existing)
     return Outputs(outputs.logits, features)
+
+
+def _value_at(tap: str, captured: dict[str, Any], existing: Callable[[], dict[str, Any]]) -> Array:
+    """The one array captured at a tap, of a tuple with an entry for each time the module ran."""
+    if tap not in captured:
+        names = list(existing())
+        near = difflib.get_close_matches(tap, names, n=3, cutoff=0.5)
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
+        raise ValueError(f"no tap {tap!r}{hint} The taps are: {', '.join(names) or 'none'}")
+    runs = captured[tap]
+    if isinstance(runs, tuple) and len(runs) > 1:
+        raise ValueError(f"tap {tap!r} ran {len(runs)} times in one call: give each use a module of its own")
+    value = runs[0] if isinstance(runs, tuple) else runs
+    if not _is_array(value):
+        raise ValueError(f"tap {tap!r} is a {type(value).__name__}, not one array: tap a module inside it")
+    return value
 
 
 def _is_array(value: Any) -> bool:

@@ -28,9 +28,10 @@ from kd_jax.schemes.continuations import (
 )
 from kd_jax.schemes.text_summary import final
 from kd_jax.system import parallel
-from kd_jax.types import Array, Parts, Scheme, TrainState
+from kd_jax.types import Array, Parts, PyTree, Scheme, TrainState
 
 CHOICES = ("best", "nearest")
+WRITTEN = ("tokens", "segments", "label")  # the entries of extra.generated
 
 
 def build(
@@ -57,40 +58,33 @@ def build(
     data's are dropped, the filter of Ho, Schmid, Yun, "Large Language Models Are Reasoning Teachers", 2022, arXiv
     2212.10071; ValueError where that drops all.
     """
-    if choose not in CHOICES:
-        raise ValueError(f"choose={choose!r}. {near(choose, CHOICES)}")
-    if choose == "nearest" and beams < 2:
-        raise ValueError(f"choose='nearest' picks one of several beams, not of {beams}.")
-    if "teacher" not in parts.roles:
-        raise ValueError("Sequence-level distillation needs a teacher, and there is none.")
+    _check_fields(parts, choose, beams)
     source = parts.sources["train"]
     prompts, rows = prompts_of(source, prompt), min(rows or len(source), len(source))
     ask = _answerer(parts, prompts, beams, temperature, length_penalty, decoding)
 
+    def written(teacher: PyTree, start: int) -> dict[str, np.ndarray]:
+        """Returns the answers to `batch` examples from number `start` on, as entries of a batch."""
+        numbers = np.minimum(np.arange(start, start + batch), rows - 1)
+        begun, mask, texts, real = parallel.on_host(ask(teacher, rows_of(source, numbers), jnp.int32(start)))
+        at = np.arange(batch), _picked(choose, texts, real, source.labels[numbers])
+        entries = dict(prompts.entries(*map(jnp.asarray, (begun, mask, texts[at], real[at]))))
+        if answer:
+            right = same_result(source, answer, texts[at], real[at], source.labels[numbers])
+            entries["label"] = jnp.where(right[:, None], entries["label"], -1)
+        return {name: np.asarray(entries[name]) for name in WRITTEN}
+
     def on_enter(state: TrainState) -> TrainState:
         teacher = weights(state, parts.roles["teacher"], "teacher")
-        made: dict[str, list[np.ndarray]] = {name: [] for name in ("tokens", "segments", "label")}
-        for start in range(0, rows, batch):
-            numbers = np.minimum(np.arange(start, start + batch), rows - 1)
-            raw = rows_of(source, numbers)
-            begun, mask, texts, real = parallel.on_host(ask(teacher, raw, jnp.int32(start)))
-            picked = np.zeros(batch, int)
-            if choose == "nearest":
-                picked = np.array([best_match(*row) for row in zip(texts, real, source.labels[numbers], strict=True)])
-            at = np.arange(batch), picked
-            entries = dict(prompts.entries(*map(jnp.asarray, (begun, mask, texts[at], real[at]))))
-            if answer:
-                right = same_result(source, answer, texts[at], real[at], source.labels[numbers])
-                entries["label"] = jnp.where(right[:, None], entries["label"], -1)
-            for name, batches in made.items():
-                batches.append(np.asarray(entries[name])[: rows - start])
-        if not any((labels >= 0).any() for labels in made["label"]):
+        batches = [written(teacher, start) for start in range(0, rows, batch)]
+        new = {name: np.concatenate([entries[name] for entries in batches])[:rows] for name in WRITTEN}
+        if not (new["label"] >= 0).any():
             raise ValueError(
                 f"Of {rows} answers of the teacher none ends in the data's result ({answer!r}): train it longer?"
             )
         old = state.extra["generated"]
-        new = {name: jax.device_put(np.concatenate(made[name]), old[name].sharding) for name in made}
-        return state.replace(extra={**state.extra, "generated": new})
+        generated = {name: jax.device_put(values, old[name].sharding) for name, values in new.items()}
+        return state.replace(extra={**state.extra, "generated": generated})
 
     def pre_update(state: TrainState, batch: Mapping[str, Array], key: Array) -> Mapping[str, Array]:
         del key
@@ -101,9 +95,25 @@ def build(
     scheme = offline.build(parts)
     stage = dataclasses.replace(scheme.stages[0], pre_update=pre_update, on_enter=on_enter)
     # Distinct buffers: a state is donated, and one buffer cannot be given away twice.
-    generated = {name: np.zeros((rows, prompts.length), np.int32) for name in ("tokens", "segments", "label")}
+    generated = {name: np.zeros((rows, prompts.length), np.int32) for name in WRITTEN}
     extra = {**scheme.extra, "generated": generated}
     return dataclasses.replace(scheme, stages=(stage,), extra=extra, summary=_summary)
+
+
+def _check_fields(parts: Parts, choose: str, beams: int) -> None:
+    if choose not in CHOICES:
+        raise ValueError(f"choose={choose!r}. {near(choose, CHOICES)}")
+    if choose == "nearest" and beams < 2:
+        raise ValueError(f"choose='nearest' picks one of several beams, not of {beams}.")
+    if "teacher" not in parts.roles:
+        raise ValueError("Sequence-level distillation needs a teacher, and there is none.")
+
+
+def _picked(choose: str, texts: np.ndarray, real: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Returns the number of the beam to learn from, of each row of `texts` [B, beams, new]."""
+    if choose == "best":  # beams come best first
+        return np.zeros(len(texts), int)
+    return np.array([best_match(*row) for row in zip(texts, real, labels, strict=True)])
 
 
 def _answerer(

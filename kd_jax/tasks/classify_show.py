@@ -21,12 +21,7 @@ def show(shown: Shown) -> list[dict[str, Any]]:
 
 def class_gaps(shown: Shown) -> list[dict[str, Any]]:
     """Returns the section of 100 * (student - other) test accuracy for each class, the best class first."""
-    tables = {role: (scores.get("test") or {}).get("per_class_accuracy") for role, scores in shown.scores.items()}
-    accuracies = {
-        role: np.array([math.nan if value is None else value for value in values], np.float64)
-        for role, values in tables.items()
-        if values
-    }
+    accuracies = _class_accuracies(shown)
     others = [role for role in ("teacher", "baseline") if role in accuracies]
     if "student" not in accuracies or not others:
         return []
@@ -34,27 +29,42 @@ def class_gaps(shown: Shown) -> list[dict[str, Any]]:
     order = np.argsort(-gaps[others[-1]])
     if len(order) > MOST:
         order = np.concatenate([order[: MOST // 2], order[-MOST // 2 :]])
-    lead = "Test accuracy of the student minus that of the others, class by class."
-    noise = _noise(shown, len(accuracies["student"]))
-    if noise:
-        lead += (
-            f" Inside the shaded band (± {noise:.1f} points) a difference is within the noise of so few "
-            f"{shown.source.noun}s."
-        )
-    if len(order) < len(accuracies["student"]):
-        lead += f" The {len(order)} classes at both ends, of {len(accuracies['student'])}."
+    classes = len(accuracies["student"])
+    noise = _noise(shown, classes)
     names = [str(shown.source.class_names[i]) for i in order]
     return [
         {
             "kind": "dots",
             "title": "Who gains, who loses",
-            "lead": lead,
+            "lead": _gaps_lead(shown, noise, len(order), classes),
             "names": names,
             "series": {role: [_plain(x) for x in gap[order]] for role, gap in gaps.items()},
             "band": noise,
             "x_label": "points; to the right the student is better",
         }
     ]
+
+
+def _class_accuracies(shown: Shown) -> dict[str, np.ndarray]:
+    """Returns the test accuracy of each class, nan where the test set has none of it, of the roles that state one."""
+    tables = {role: (scores.get("test") or {}).get("per_class_accuracy") for role, scores in shown.scores.items()}
+    return {
+        role: np.array([math.nan if value is None else value for value in values], np.float64)
+        for role, values in tables.items()
+        if values
+    }
+
+
+def _gaps_lead(shown: Shown, noise: float | None, drawn: int, classes: int) -> str:
+    lead = "Test accuracy of the student minus that of the others, class by class."
+    if noise:
+        lead += (
+            f" Inside the shaded band (± {noise:.1f} points) a difference is within the noise of so few "
+            f"{shown.source.noun}s."
+        )
+    if drawn < classes:
+        lead += f" The {drawn} classes at both ends, of {classes}."
+    return lead
 
 
 def _noise(shown: Shown, classes: int) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kd_jax.models.language.decoder_parts import Options
@@ -57,8 +57,8 @@ GPT2_SIZES = {
     "max_length": "n_positions",
     "epsilon": "layer_norm_epsilon",
 }
-# Options that a file does not tell: how the network is run.
-OWN = ("dropout", "scan", "remat", "dtype")
+ROPE_KINDS = ("default", "linear", "llama3")
+UNTOLD = ("dropout", "scan", "remat", "dtype")  # options that a file does not tell: how the network is run
 
 
 def options_of(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,27 +66,17 @@ def options_of(config: Mapping[str, Any]) -> dict[str, Any]:
     family = config["model_type"]
     _, tied, family_options = FAMILIES[family]
     sizes = GPT2_SIZES if family == "gpt2" else SIZES
-    fields = {ours: config[theirs] for ours, theirs in sizes.items() if config.get(theirs) is not None}
-    names = ("hidden_activation", "hidden_act", "activation_function")
-    activation = next((config[n] for n in names if config.get(n)), "silu")
-    if family == "gemma":
-        activation = config.get("hidden_activation") or "gelu_pytorch_tanh"  # old files say "gelu" and mean this
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation {activation!r}. {near(str(activation), ACTIVATIONS)}")
-    fields |= {**family_options, "activation": ACTIVATIONS[activation], "tied": config.get("tie_word_embeddings", tied)}
+    fields = {
+        **{ours: config[theirs] for ours, theirs in sizes.items() if config.get(theirs) is not None},
+        **family_options,
+        "activation": _activation(config, family),
+        "tied": config.get("tie_word_embeddings", tied),
+    }
     if family == "gpt2":
         if config.get("scale_attn_by_inverse_layer_idx") or not config.get("scale_attn_weights", True):
             raise ValueError("a GPT-2 whose attention is scaled by layer, or not at all, is not supported")
         return {"hidden": 4 * fields["width"], **fields}
-    rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
-    fields["theta"] = rope.pop("rope_theta", None) or config.get("rope_theta", 10000.0)
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind not in ("default", "linear", "llama3"):
-        raise ValueError(f"positions scaled by {kind!r} are not supported. {near(kind, ('linear', 'llama3'))}")
-    if kind != "default":
-        fields["rope_scaling"] = tuple(
-            sorted({**{k: v for k, v in rope.items() if k != "type"}, "rope_type": kind}.items())
-        )
+    fields |= _positions(config)
     if family != "qwen2" and config.get("attention_bias"):
         fields |= {"qkv_bias": True, "out_bias": True}
     if config.get("mlp_bias"):
@@ -98,50 +88,87 @@ def options_of(config: Mapping[str, Any]) -> dict[str, Any]:
     return fields | {"windows": _windows(config, family)}
 
 
+def _activation(config: Mapping[str, Any], family: str) -> str:
+    names = ("hidden_activation", "hidden_act", "activation_function")
+    activation = next((config[n] for n in names if config.get(n)), "silu")
+    if family == "gemma":
+        activation = config.get("hidden_activation") or "gelu_pytorch_tanh"  # old files say "gelu" and mean this
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation {activation!r}. {near(str(activation), ACTIVATIONS)}")
+    return ACTIVATIONS[activation]
+
+
+def _positions(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields of rotary positions; transformers 4 writes them in other places than 5."""
+    rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+    theta = rope.pop("rope_theta", None) or config.get("rope_theta", 10000.0)
+    old_kind = rope.pop("type", "default")
+    kind = rope.get("rope_type", old_kind)
+    if kind not in ROPE_KINDS:
+        raise ValueError(f"positions scaled by {kind!r} are not supported. {near(kind, ROPE_KINDS[1:])}")
+    scaling = {} if kind == "default" else {**rope, "rope_type": kind}
+    return {"theta": theta, "rope_scaling": tuple(sorted(scaling.items()))}
+
+
 def _windows(config: Mapping[str, Any], family: str) -> tuple[int, ...]:
+    """Returns the window of every layer (0: none), one number for all, or () where no layer has one."""
     window, depth = config.get("sliding_window") or 0, config["num_hidden_layers"]
-    if family in ("qwen2", "qwen3") and not config.get("use_sliding_window"):
-        window = 0
-    if not window or family in ("llama", "gemma"):
+    if family in ("qwen2", "qwen3"):
+        sliding = bool(config.get("use_sliding_window"))
+    else:
+        sliding = family in ("mistral", "gemma2")
+    if not window or not sliding:
         return ()
-    kinds = config.get("layer_types")
-    if kinds is None and family == "gemma2":
-        kinds = ["full_attention" if i % 2 else "sliding_attention" for i in range(depth)]
-    if kinds is None and family != "mistral":
-        first = config.get("max_window_layers", depth)
-        kinds = ["sliding_attention" if i >= first else "full_attention" for i in range(depth)]
     if family == "mistral":
         return (window,)
-    windows = tuple(window if kind == "sliding_attention" else 0 for kind in kinds)
+    windows = tuple(window if kind == "sliding_attention" else 0 for kind in _layer_types(config, family, depth))
     return windows if any(windows) else ()
+
+
+def _layer_types(config: Mapping[str, Any], family: str, depth: int) -> Sequence[str]:
+    """Returns the kind of attention of every layer, by the rule of the family where the file does not list it."""
+    if config.get("layer_types") is not None:
+        return config["layer_types"]
+    if family == "gemma2":
+        return ["full_attention" if i % 2 else "sliding_attention" for i in range(depth)]
+    first = config.get("max_window_layers", depth)
+    return ["sliding_attention" if i >= first else "full_attention" for i in range(depth)]
 
 
 def family_of(o: Options) -> str:
     """Returns the family whose config.json can say these options; ValueError tells what the nearest one cannot say."""
-    if o.positions == "learned":
-        family = "gpt2"
-    elif o.norm_offset:
-        family = "gemma2" if o.post_norms else "gemma"
-    elif o.qk_norm:
-        family = "qwen3"
-    elif o.qkv_bias and not o.out_bias:
-        family = "qwen2"
-    else:
-        family = "mistral" if any(o.windows) else "llama"
+    family = _nearest_family(o)
     again = Options(**options_of(config_of(o, family)))
-
-    def windows(options: Options) -> list[int]:
-        return [options.windows[i % len(options.windows)] if options.windows else 0 for i in range(options.depth)]
-
-    fields = [f.name for f in dataclasses.fields(Options) if f.name not in (*OWN, "windows", "attention_scale")]
-    wrong = [n for n in fields if getattr(o, n) != getattr(again, n)]
-    wrong += [] if windows(o) == windows(again) else ["windows"]
-    scales = [x.attention_scale or x.head_width**-0.5 for x in (o, again)]
-    wrong += [] if abs(scales[0] / scales[1] - 1) < 1e-6 else ["attention_scale"]
+    wrong = _differences(o, again)
     if wrong:
         text = ", ".join(f"{n}={getattr(o, n)!r} (would be read as {getattr(again, n)!r})" for n in wrong)
         raise ValueError(f"No family of transformers has these options; {family!r} comes near, but for {text}.")
     return family
+
+
+def _nearest_family(o: Options) -> str:
+    if o.positions == "learned":
+        return "gpt2"
+    if o.norm_offset:
+        return "gemma2" if o.post_norms else "gemma"
+    if o.qk_norm:
+        return "qwen3"
+    if o.qkv_bias and not o.out_bias:
+        return "qwen2"
+    return "mistral" if any(o.windows) else "llama"
+
+
+def _differences(o: Options, again: Options) -> list[str]:
+    """Returns the options, among those that a file tells, in which the two networks differ."""
+    fields = [f.name for f in dataclasses.fields(Options) if f.name not in (*UNTOLD, "windows", "attention_scale")]
+    wrong = [n for n in fields if getattr(o, n) != getattr(again, n)]
+    wrong += [] if _layer_windows(o) == _layer_windows(again) else ["windows"]
+    scales = [x.attention_scale or x.head_width**-0.5 for x in (o, again)]
+    return wrong + ([] if abs(scales[0] / scales[1] - 1) < 1e-6 else ["attention_scale"])
+
+
+def _layer_windows(o: Options) -> list[int]:
+    return [o.windows[i % len(o.windows)] if o.windows else 0 for i in range(o.depth)]
 
 
 def config_of(o: Options, family: str) -> dict[str, Any]:
@@ -168,11 +195,14 @@ def config_of(o: Options, family: str) -> dict[str, Any]:
             "attn_logit_softcapping": o.attention_softcap or None,
             "final_logit_softcapping": o.logit_softcap or None,
         }
-    windows = [o.windows[i % len(o.windows)] if o.windows else 0 for i in range(o.depth)]
+    return config | _windows_in_config(o, family)
+
+
+def _windows_in_config(o: Options, family: str) -> dict[str, Any]:
+    windows = _layer_windows(o)
+    config: dict[str, Any] = {"sliding_window": None}
     if any(windows):
-        config |= {"sliding_window": max(windows), "use_sliding_window": True, "max_window_layers": 0}
-    else:
-        config |= {"sliding_window": None}
+        config = {"sliding_window": max(windows), "use_sliding_window": True, "max_window_layers": 0}
     if family in ("qwen2", "qwen3", "gemma2"):
         config["layer_types"] = ["sliding_attention" if w else "full_attention" for w in windows]
     return config
