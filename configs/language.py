@@ -141,7 +141,7 @@ def make_small(config) -> None:
 def tiny(scheme) -> dict:
     """What differs in a few steps of small networks on short rows."""
     small = dict(model=dict(kwargs=dict(width=16, depth=1, heads=2)))
-    few = dict(data=dict(length=24, eval_limit=32), student=small, teacher=small)
+    few: dict[str, dict] = dict(data=dict(length=24, eval_limit=32), student=small, teacher=small)
     if "rows" in scheme.kwargs:
         few["scheme"] = dict(kwargs=dict(rows=24, batch=8, beams=2))
     if scheme.name == "schemes.replay.build":

@@ -69,7 +69,7 @@ def get_config(arg: str = ""):
         if method == "on_policy":
             config.scheme = part("schemes.on_policy.build", prompt=0, share=0.5)
     small = dict(model=dict(kwargs=dict(width=8, depth=1, heads=2)))
-    tiny = dict(data=dict(limit=64, eval_limit=32), summary=dict(kwargs=dict(count=8)))
+    tiny: dict[str, dict] = dict(data=dict(limit=64, eval_limit=32), summary=dict(kwargs=dict(count=8)))
     tiny |= dict(student=small, teacher=dict(data=dict(limit=64), **small))
     if method == "filtered":
         tiny["scheme"] = dict(kwargs=dict(answer=""))  # after so few steps no answer is right

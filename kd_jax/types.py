@@ -15,7 +15,7 @@ import jax
 Array = jax.Array
 PyTree = Any
 Variables = tuple[PyTree, PyTree]  # (params, stats) of a network
-Schedule = Callable[[Array], Array]
+Schedule = Callable[[Array], Array | float]
 
 
 @jax.tree_util.register_dataclass

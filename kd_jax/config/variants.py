@@ -71,7 +71,8 @@ def parse(
             exist = [word for kind in words for word in kind]
             raise ValueError(f"Unknown word {bad!r} in the config's variant {arg!r}. {near(bad, exist)}")
     first = {"data": words.data[:1], "knowledge": words.knowledge and ("response",), "variants": words.variants[:1]}
-    return Variant(*(chosen.get(kind, "".join(default)) for kind, default in first.items()), tuple(switches))
+    source, learned, variant = (chosen.get(kind, "".join(default)) for kind, default in first.items())
+    return Variant(source, learned, variant, tuple(switches))
 
 
 def _kind(word: str, words: Words) -> str:

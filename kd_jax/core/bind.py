@@ -16,7 +16,7 @@ from kd_jax.core.shapes import apply_shapes, init_shapes, shapes_of
 from kd_jax.core.terms import taps_of, term_value
 from kd_jax.resolve import near
 from kd_jax.system import parallel, precision
-from kd_jax.types import Array, Call, Phase, PyTree, Role, Scheme, Stage, Term, TrainState
+from kd_jax.types import Array, Call, Model, Phase, PyTree, Role, Scheme, Stage, Term, TrainState
 
 Shapes = Mapping[str, PyTree]
 
@@ -113,7 +113,7 @@ def _bound_phase(walk: _Walk, phase: Phase, extra: Shapes) -> Phase:
     connectors, terms = [], {}
     for name, term in phase.terms.items():
         if term.connector is not None:
-            connectors.append(_connector(walk, phase, name, context))
+            connectors.append(_connector(walk, phase, name, term.connector, context))
             term = _connected(term, connectors[-1], context)
         _check_term(name, term, context)
         walk.tried[f"{phase.group}/{name}"] = microbatch.alone(name, term, context)
@@ -133,14 +133,14 @@ def _run(walk: _Walk, phase: Phase, call: Call, context: dict[str, Any]) -> None
     context[name] = _output_shapes(walk, call, call_taps(phase, name), inputs)
 
 
-def _connector(walk: _Walk, phase: Phase, name: str, context: dict[str, Any]) -> Call:
+def _connector(walk: _Walk, phase: Phase, name: str, connector: Callable[..., Model], context: dict[str, Any]) -> Call:
     """The call of a term's connector, which is a role from here on."""
     term, role = phase.terms[name], connector_of(name)
     if Path.parse(role).call != role:
         raise ValueError(f"Term {name!r} needs another name: '.' and '@' part the words of the path to its connector.")
     if role not in walk.roles:
         shapes = (lookup(context, p) for p in (*term.inputs, *term.targets))
-        walk.roles[role] = Role(term.connector(*shapes), term.inputs, phase.group)
+        walk.roles[role] = Role(connector(*shapes), term.inputs, phase.group)
     call = Call(role, term.inputs)
     _run(walk, phase, call, context)
     return call

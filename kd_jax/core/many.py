@@ -162,7 +162,8 @@ class Members:
         def eval_step(state: TrainState, batch: Mapping[str, Array], key: Array) -> dict[str, Any]:
             def member(varying: tuple, shared: tuple) -> dict[str, Any]:
                 number, frozen, batch, key = shared
-                return step(TrainState(number, *varying[:3], frozen, varying[3]), batch, key)
+                params, stats, opt, extra = varying
+                return step(TrainState(number, params, stats, opt, frozen, extra), batch, key)
 
             varying = (state.params, state.stats, state.opt, state.extra)
             # vmap, since the frozen networks then answer once: they do not differ.

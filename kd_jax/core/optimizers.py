@@ -13,13 +13,12 @@ import numpy as np
 import optax
 
 from kd_jax.resolve import check_kwargs, near
-from kd_jax.types import Schedule
 
 SCHEDULES = ("constant", "cosine", "linear", "step")
 MOMENTUM = 0.9  # of sgd, unless its kwargs say otherwise
 
 
-def make_schedule(config: Mapping[str, Any], total_steps: int) -> Schedule:
+def make_schedule(config: Mapping[str, Any], total_steps: int) -> optax.Schedule:
     """learning rate(step): linear warm-up over `warmup` of the run, then constant, cosine or linear to 0, or steps.
 
     `boundaries` are fractions of the run at which "step" multiplies by `decay` (150/240 of the epochs is 0.625).
@@ -120,5 +119,6 @@ def scales_with_rate(config: Mapping[str, Any]) -> bool:
         for step in range(3):
             grads = jax.tree.map(lambda x, s=step: jnp.sin(x + s), params)
             updates, state = tx.update(grads, state, params)
-            found.append(updates["w"] / rate)
+            [update] = jax.tree.leaves(updates)
+            found.append(update / rate)
     return all(np.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(found[:3], found[3:], strict=True))

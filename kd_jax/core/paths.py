@@ -124,7 +124,7 @@ def lookup(context: Context, path: str) -> Any:
         value = _output(value, where, path)
     for name in where.rest if where.call else [*filter(None, [where.owner]), *where.rest]:
         value = _inside(value, name, path)
-    return value if where.at is None else _part(value, where, path)
+    return value if where.at is None else _part(value, where, where.at, path)
 
 
 def _output(outputs: Outputs, where: Path, path: str) -> Any:
@@ -150,10 +150,10 @@ def _inside(value: Any, name: str, path: str) -> Any:
     return value[name]
 
 
-def _part(value: Any, where: Path, path: str) -> Any:
+def _part(value: Any, where: Path, at: int, path: str) -> Any:
     shape, whole = jnp.shape(value), str(dataclasses.replace(where, at=None))
-    if len(shape) < 2 or where.at >= shape[1]:
+    if len(shape) < 2 or at >= shape[1]:
         raise ValueError(f"Path {path!r}: {whole!r} has shape {shape}, and @i is one of the {shape[1:2]} along axis 1.")
     if isinstance(value, jax.ShapeDtypeStruct):
         return jax.ShapeDtypeStruct((shape[0], *shape[2:]), value.dtype)
-    return value[:, where.at]
+    return value[:, at]

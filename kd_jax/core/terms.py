@@ -39,7 +39,7 @@ class Scheduled:
     weight: float
     shape: Schedule
 
-    def __call__(self, step: Array) -> Array:
+    def __call__(self, step: Array) -> Array | float:
         return self.weight * self.shape(step)
 
 

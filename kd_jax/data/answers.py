@@ -246,6 +246,8 @@ def finish(folder: Path) -> None:
     Only the process that locked the folder calls it.
     """
     plan, records = _json(folder / PLAN), _records(folder)
+    if plan is None:
+        raise CacheError(f"{folder} holds no {PLAN}: no build was begun there.")
     chunks = -(-plan["views"]["rows"] // plan["rows_per_chunk"])
     if len(records) != chunks:
         raise CacheError(f"Of the {chunks} chunks of {folder} only {len(records)} are on disk. Build again to go on.")

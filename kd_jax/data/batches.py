@@ -19,6 +19,7 @@ import functools
 import itertools
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -132,7 +133,9 @@ def check_resident(source: Source) -> None:
 def batch_shapes(source: Source, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns the shapes of a training batch, from one example: no reader is started."""
     example = {name: np.asarray(value) for name, value in source.example(0).items()}
-    shapes = {name: (value.shape, value.dtype) for name, value in example.items()}
+    shapes: dict[str, tuple[tuple[int, ...], Any]] = {
+        name: (value.shape, value.dtype) for name, value in example.items()
+    }
     shapes["labelled"] = (shapes["label"][0] if source.per_token else (), np.bool_)
     shapes |= {"index": ((), np.int32), "view": ((), np.int32)}
     for role, answers in source.answers.items():

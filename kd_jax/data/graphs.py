@@ -115,7 +115,7 @@ def _nodes(splits: Splits, stored: bool = False) -> np.ndarray:
             f"The splits hold {len(order)} of the {order.max() + 1} nodes of {splits.train.name}. A graph has all of "
             "them: data.limit, data.eval_limit, data.train_slice and data.classes leave some out."
         )
-    values = np.concatenate([source.images for source in sources])
+    values = np.concatenate([source.in_memory()[0] for source in sources])
     if not stored:
         scale = 255.0 if values.dtype == np.uint8 else 1.0
         values = (values / scale - np.asarray(splits.train.mean)) / np.asarray(splits.train.std)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 
@@ -54,7 +54,7 @@ class Source:
     size: int = 0
     fields: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     entry: str = "image"
-    decode: Callable[[Sequence[int]], str] | None = None
+    decode: Callable[[Iterable[SupportsIndex]], str] | None = None
     end: int | None = None
     answers: Mapping[str, Answers] = dataclasses.field(default_factory=dict)
 
@@ -99,18 +99,25 @@ class Source:
             return "sequence"
         return "image" if len(self.image_shape) == 3 else "example"
 
+    def in_memory(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns images and labels of all examples; ValueError where they are fetched one by one."""
+        if self.images is None or self.labels is None:
+            raise ValueError(f"{self.name}/{self.split} is fetched example by example; expected a set in memory")
+        return self.images, self.labels
+
     def with_labels(self, labels: np.ndarray) -> Source:
         """Returns the same examples with other labels."""
         return dataclasses.replace(self, labels=labels)
 
     def example(self, index: int, view: int | None = None, seed: int = 0) -> Example:
         """Returns one example as numpy arrays. A label that is hidden in `labels` stays hidden for a streamed set."""
-        if self.images is not None:
-            fields = {name: values[index] for name, values in self.fields.items()}
-            return {self.entry: self.images[index], "label": self.labels[index], **fields}
-        fetched = self.fetch(index, view, seed)
-        label = fetched["label"] if self.labels is None else self.labels[index]
-        return {self.entry: fetched[self.entry], "label": as_labels(label)}
+        if self.fetch is not None:
+            fetched = self.fetch(index, view, seed)
+            label = fetched["label"] if self.labels is None else self.labels[index]
+            return {self.entry: fetched[self.entry], "label": as_labels(label)}
+        images, labels = self.in_memory()
+        fields = {name: values[index] for name, values in self.fields.items()}
+        return {self.entry: images[index], "label": labels[index], **fields}
 
     def batch(self, count: int) -> Example:
         """Returns the first `count` examples as a batch, before Scheme.prepare."""

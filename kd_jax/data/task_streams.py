@@ -70,7 +70,7 @@ def _of_classes(source: Source, classes: np.ndarray, split: str) -> Source:
 
 
 def _changed(source: Source, task: int, tasks: int, kind: str, seed: int, split: str) -> Source:
-    images = source.images
+    images, _ = source.in_memory()
     if kind == "shift":
         images = np.roll(images, task * images.shape[2] // tasks, axis=2)
     elif task:

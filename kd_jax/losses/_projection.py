@@ -23,7 +23,8 @@ class OutputHead(NamedTuple):
     @property
     def shape(self) -> tuple[int, int]:
         """(D, V)"""
-        return self.matrix.shape[::-1] if self.transposed else self.matrix.shape
+        first, second = self.matrix.shape
+        return (second, first) if self.transposed else (first, second)
 
 
 def read_head(name: str, side: str, head: Head, bias: Array | None, transposed: bool) -> OutputHead:

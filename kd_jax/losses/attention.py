@@ -71,7 +71,7 @@ def hidden_state_loss(student: Array, teacher: Array, *, mask: Array | None = No
     require_same_shape("hidden_state_loss", s, t)
     if mask is None:
         return mean_rest((s - t) ** 2)
-    tokens = _token_mask(mask, *s.shape[:2], "hidden_state_loss")
+    tokens = _token_mask(mask, s.shape[0], s.shape[1], "hidden_state_loss")
     return _token_mean(jnp.mean((s - t) ** 2, axis=tuple(range(2, s.ndim))), tokens)
 
 
@@ -93,7 +93,7 @@ def cosine_embedding_loss(
     if s.ndim != 3:
         raise ValueError(f"{what}: expected [batch, width] or [batch, length, width], got {s.shape}")
     rows = row_mask(where, s.shape[0], what)
-    tokens = _token_mask(mask, *s.shape[:2], what) & rows[:, None]
+    tokens = _token_mask(mask, s.shape[0], s.shape[1], what) & rows[:, None]
     s, t = keep_rows(s, rows), keep_rows(t, rows)
 
     def direction(x: Array) -> Array:
@@ -179,7 +179,7 @@ def self_relation_loss(student: Array, teacher: Array, *, relation_heads: int, m
             )
         return jnp.swapaxes(x.reshape(*x.shape[:2], relation_heads, -1), 1, 2)
 
-    tokens = _token_mask(mask, *s.shape[:2], "self_relation_loss")
+    tokens = _token_mask(mask, s.shape[0], s.shape[1], "self_relation_loss")
     return _relation_kl(_self_scores(heads(s)), _self_scores(heads(t)), tokens)
 
 

@@ -80,7 +80,8 @@ def review_kd_loss(*maps: Array) -> Array:
     """
     maps = tuple(m[:, None, None, :] if m.ndim == 2 else m for m in maps)  # an embedding is a 1 x 1 map
     half = len(maps) // 2
-    return sum(hierarchical_context_loss(s, t) for s, t in zip(maps[:half], maps[half:], strict=True))
+    first, *rest = (hierarchical_context_loss(s, t) for s, t in zip(maps[:half], maps[half:], strict=True))
+    return sum(rest, first)
 
 
 def top_classes_loss(student: Array, teacher: Array, *, k: int = 5, temperature: Array | float = 4.0) -> Array:

@@ -240,7 +240,9 @@ def instance_relation_graph_loss(
     edge = sum(
         jnp.sum((edges(a) - edges(b)) ** 2, axis=1) for a, b in zip(student_values, teacher_values, strict=True)
     ) / (3 * count(mask, s))
-    change = _transformation(*student_values[:2], mask) - _transformation(*teacher_values[:2], mask)
+    change = _transformation(student_values[0], student_values[1], mask) - _transformation(
+        teacher_values[0], teacher_values[1], mask
+    )
     return (
         scalar_like(vertex_weight, s) * vertex
         + scalar_like(edge_weight, s) * edge

@@ -71,7 +71,11 @@ def _mixture_terms(log_p: Array, log_q: Array, share: Array) -> tuple[Array, Arr
     """Computes p log(p / m) and q log(q / m) by class, m = share p + (1 - share) q; 0 where p (q) is 0."""
     p, q = jnp.exp(log_p), jnp.exp(log_q)
     log_m = jnp.log(jnp.maximum(share * p + (1 - share) * q, jnp.finfo(p.dtype).tiny))
-    return tuple(jnp.where(x > 0, x * (jnp.where(x > 0, log_x, 0) - log_m), 0) for x, log_x in ((p, log_p), (q, log_q)))
+
+    def terms(x: Array, log_x: Array) -> Array:
+        return jnp.where(x > 0, x * (jnp.where(x > 0, log_x, 0) - log_m), 0)
+
+    return terms(p, log_p), terms(q, log_q)
 
 
 @jax.custom_jvp

@@ -61,9 +61,9 @@ def _both(
     s = jnp.where(student_groups[..., None] >= 0, s, 0)  # whatever padding holds
     t = jnp.where(teacher_groups[..., None] >= 0, t, 0)
     number = min(s.shape[1], t.shape[1])
-    *student, there = _merge(log_probs(s, temperature), student_tokens, student_groups, number)
-    *teacher, too = _merge(log_probs(t, temperature), teacher_tokens, teacher_groups, number)
-    return tuple(student), tuple(teacher), there & too
+    student = _merge(log_probs(s, temperature), student_tokens, student_groups, number)
+    teacher = _merge(log_probs(t, temperature), teacher_tokens, teacher_groups, number)
+    return student[:3], teacher[:3], student[3] & teacher[3]
 
 
 def aligned_loss(

@@ -219,8 +219,9 @@ def fused_loss(
     sizes = check_shapes(name, hidden, heads)
     token_axes, vocabulary_axis = mesh_axes_here(name, token_axes, vocabulary_axis)
     classes = common_classes(name, sizes, vocabulary)
-    if sizes.get(_INFINITE_WITHOUT.get(loss), classes) < classes:
-        raise ValueError(f'{name} is infinite where the {_INFINITE_WITHOUT[loss]} lacks classes {sizes}: use "slice"')
+    side = _INFINITE_WITHOUT.get(loss)
+    if side is not None and sizes.get(side, classes) < classes:
+        raise ValueError(f'{name} is infinite where the {side} lacks classes {sizes}: use "slice"')
     if vocabulary_axis:
         heads = heads_to_shard(name, heads, sizes, classes, vocabulary_axis)
     leading = hidden["student"].shape[:-1]

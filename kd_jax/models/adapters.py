@@ -65,7 +65,7 @@ class LinenModel:
             **_flags(self.module.__call__, train=train),
         )
         features = {}
-        for path, value in traverse_util.flatten_dict(dict(updated.get("intermediates", {}))).items():
+        for path, value in traverse_util.flatten_dict(dict(updated.get("intermediates") or {})).items():
             features["/".join(path[:-1] if path[-1] == "__call__" else path)] = value
         outputs = _select(result, features, taps, lambda: _existing(self, params, stats, inputs, train, key))
         return outputs, _same_structure(stats, _without(updated, _NOT_STATE)) if train else stats
@@ -86,7 +86,8 @@ class NNXModel:
     @functools.cached_property
     def _template(self) -> tuple[Any, nnx.State, nnx.State, nnx.State]:
         abstract = nnx.eval_shape(lambda: self.build(nnx.Rngs(jax.random.key(0))))
-        return nnx.split(abstract, nnx.Param, nnx.RngState, ...)
+        graph, params, random, rest = nnx.split(abstract, nnx.Param, nnx.RngState, ...)
+        return graph, params, random, rest
 
     def init(self, key: Array, *inputs: Array) -> tuple[PyTree, PyTree]:
         del inputs  # NNX modules know their input sizes

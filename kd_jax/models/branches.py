@@ -73,7 +73,8 @@ class Stacked:
         members = []
         for i in range(self.count):
             member_inputs = inputs if axis is None else (inputs[0][i],)
-            members.append(one(*jax.tree.map(lambda x, i=i: x[i], (params, stats)), keys[i], member_inputs))
+            variables = jax.tree.map(lambda x, i=i: x[i], (params, stats))
+            members.append(one(variables[0], variables[1], keys[i], member_inputs))
         outputs, stats = zip(*members, strict=True)
         return jax.tree.map(lambda *x: jnp.stack(x, 1), *outputs), jax.tree.map(lambda *x: jnp.stack(x), *stats)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -54,7 +54,7 @@ def first_input(layer: Layer, args: tuple[Any, ...]) -> Array:
 
 
 @contextlib.contextmanager
-def intercepted(interceptor: Interceptor) -> Iterator[None]:
+def intercepted(interceptor: Interceptor) -> Generator[None]:
     """Runs `interceptor(layer, *args, **kwargs)` for each call of a module inside; what is opened last is innermost."""
 
     def linen(call: Any, args: tuple, kwargs: Mapping[str, Any], context: nn.module.InterceptorContext) -> Any:

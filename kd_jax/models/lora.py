@@ -64,7 +64,7 @@ class LoraModel:
         return self.network.module
 
     def init(self, key: Array, *inputs: PyTree) -> tuple[PyTree, PyTree]:
-        *inputs, base = inputs
+        inputs, base = inputs[:-1], inputs[-1]
         stats = jax.jit(lambda *inputs: self.network.init(key, *inputs)[1])(*inputs)  # jit leaves the parameters out
         return self.adapters(key, base), stats
 
@@ -87,7 +87,7 @@ class LoraModel:
     def apply(
         self, params: PyTree, stats: PyTree, *inputs: PyTree, train: bool, key: Array, taps: tuple[str, ...] = ()
     ) -> tuple[Outputs, PyTree]:
-        *inputs, base = inputs
+        inputs, base = inputs[:-1], inputs[-1]
         adapters = traverse_util.flatten_dict(self.scaled(params))
         beside = {(*path, BESIDE + name): value for (*path, name), value in adapters.items()}
         joined = traverse_util.unflatten_dict({**traverse_util.flatten_dict(jax.lax.stop_gradient(base)), **beside})
@@ -114,8 +114,8 @@ class LoraModel:
 
     def merged(self, params: PyTree, base: PyTree) -> PyTree:
         """Returns the parameters of the plain network that computes the same: W + A B alpha / rank."""
-        merged = traverse_util.flatten_dict(base)
-        adapters = traverse_util.flatten_dict(self.scaled(params))
+        merged: dict[tuple, Any] = traverse_util.flatten_dict(base)
+        adapters: dict[tuple, Any] = traverse_util.flatten_dict(self.scaled(params))
         for path in {path[:-1] for path in adapters}:
             kernel = merged[(*path, "kernel")]
             merged[(*path, "kernel")] = (kernel + adapters[(*path, "a")] @ adapters[(*path, "b")]).astype(kernel.dtype)
@@ -124,7 +124,7 @@ class LoraModel:
     def scaled(self, params: PyTree) -> PyTree:
         """Returns the adapters with alpha / rank in A."""
         scale = self.alpha / self.rank
-        flat = traverse_util.flatten_dict(params)
+        flat: dict[tuple, Any] = traverse_util.flatten_dict(params)
         return traverse_util.unflatten_dict({p: x * scale if p[-1] == "a" else x for p, x in flat.items()})
 
 

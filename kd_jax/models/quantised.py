@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import jax
@@ -58,7 +58,7 @@ class Quantised:
     def apply(
         self, params: PyTree, stats: PyTree, *inputs: Array, train: bool, key: Array, taps: tuple[str, ...] = ()
     ) -> tuple[Outputs, PyTree]:
-        *inputs, bits = inputs
+        inputs, bits = inputs[:-1], inputs[-1]
         rounded = rounded_params(params, bits[0], self.pattern, self.keep)
         with _rounded_inputs(bits[1], self.pattern) if self.activations else contextlib.nullcontext():
             return self.model.apply(rounded, stats, *inputs, train=train, key=key, taps=taps)
@@ -112,7 +112,7 @@ def rounded_input(x: Array, bits: Array) -> Array:
 
 
 @contextlib.contextmanager
-def _rounded_inputs(bits: Array, pattern: str) -> Iterator[None]:
+def _rounded_inputs(bits: Array, pattern: str) -> Generator[None]:
     layers = []
 
     def intercept(layer: Layer, /, *args: Any, **kwargs: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -54,7 +54,7 @@ class Remat:
 
 
 @contextmanager
-def _checkpointed(pattern: str, policy: Any) -> Iterator[None]:
+def _checkpointed(pattern: str, policy: Any) -> Generator[None]:
     inside, chosen, paths = False, False, set()
 
     def intercept(layer: Layer, /, *args: Any, **kwargs: Any) -> Any:

@@ -23,7 +23,7 @@ def top_classes(example: Mapping[str, Any], count: int = 5) -> list[int]:
 def class_name(names: Sequence[str], index: int) -> str:
     if index < 0:
         return "none"
-    return str(names[index]) if index < len(names) else f"class {index}"
+    return names[index] if index < len(names) else f"class {index}"
 
 
 def image_array(example: Mapping[str, Any]) -> np.ndarray | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 import matplotlib
@@ -53,7 +53,7 @@ Draw = Callable[[Axes, Mapping[str, Any]], None]
 
 
 @contextlib.contextmanager
-def styled() -> Iterator[None]:
+def styled() -> Generator[None]:
     """Everything that makes, draws or saves a figure of the report happens inside."""
     with matplotlib.rc_context(STYLE):
         yield

@@ -52,7 +52,7 @@ def svg(figure: Figure, label: str, prefix: str) -> str:
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.S)
-    view = re.search(r'viewBox="[^"]*"', text)[0]
+    view, *_ = re.findall(r'viewBox="[^"]*"', text)
     text = re.sub(r"<svg[^>]*>", f'<svg {view} role="img" aria-label="{escape(label)}">', text, count=1)
     # Ids are unique in a figure only; the page holds several.
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", text)

@@ -64,7 +64,7 @@ def plot_surface(results: Mapping[str, Any]) -> Figure | None:
         if len(shown) == 1:
             draw_line(axes, same, shown[0], headline)
         else:
-            draw_map(figure, axes, same, *shown, headline)
+            draw_map(figure, axes, same, shown[0], shown[1], headline)
         at = ", ".join(f"{_end(k)} {v}" for k, v in fixed.items())
         axes.set_title(f"Validation {headline.metric} ({headline.unit})" + (f" at {at}" if at else ""))
     return figure

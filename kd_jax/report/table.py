@@ -97,6 +97,7 @@ def results_table(results: Mapping[str, Any]) -> str:
     lines += [line for text in answer.paragraphs for line in textwrap.wrap(text, 100)]
     head = [["", *trained], ["", *(str(model.get("name") or MISSING) for model in trained.values())]]
     body = rows(results)
+    rule = ""
     cells = [[row.label, *row.cells.values()] for row in body]
     if cells:
         widths = [max(len(row[i]) for row in (*head, *cells)) for i in range(len(head[0]))]
@@ -111,7 +112,7 @@ def results_table(results: Mapping[str, Any]) -> str:
         lines.append(rule)
     for section in sections.all_sections(results):
         if section["kind"] in sections.IN_TERMINAL:
-            lines += [sections.text(section), rule if cells else ""]
+            lines += [sections.text(section), rule]
     lines += [line for text in verdict.caveats(results) for line in textwrap.wrap(text, 100)]
     return "\n".join(lines) + "\n"
 

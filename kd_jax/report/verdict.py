@@ -122,15 +122,15 @@ def _unmeasured(results: Mapping[str, Any]) -> Verdict:
 def _gain(results: Mapping[str, Any], headline: Headline, unit: Unit) -> Verdict:
     trained, name = models(results), name_of(headline)
     student, baseline = (score(trained.get(role), headline) for role in ("student", "baseline"))
-    noun = noun_of(results)
-    if baseline is None:
+    noun, compared = noun_of(results), difference(results, "student", "baseline")
+    if baseline is None or compared is None:
         words = (
             f"The student's {name} on the test {noun}s is {unit.text(student)}, but no baseline was trained: what the "
             "same network reaches without the teacher is not known."
         )
         return Verdict("unknown", "Not known: there is no baseline to compare with.", (words,), ())
     words = [_compared(results, unit, name, student, baseline)]
-    gain, noise = difference(results, "student", "baseline")
+    gain, noise = compared
     change = unit.difference(headline.sign * gain) + unit.word
     size = unit.plot(gain) if headline.unit == "%" else gain
     subject = "" if headline.unit == "%" else f"{name} "
@@ -195,7 +195,8 @@ def _gap(results: Mapping[str, Any], headline: Headline, unit: Unit) -> tuple[li
     if room[0] <= room[1]:
         how = "is not measurably better than" if room[0] > -room[1] else "is worse than"
         return [f"The teacher itself {how} the baseline ({change}): there is no gap to close."], []
-    share, unsure = gain[0] / room[0], " (within noise, as above)" if abs(gain[0]) <= gain[1] else ""
+    within = gain[1] is not None and abs(gain[0]) <= gain[1]
+    share, unsure = gain[0] / room[0], " (within noise, as above)" if within else ""
     gap = f"the gap of {change.lstrip('+−')} between baseline and teacher"
     if share > 1:
         words = f"It closes all of {gap} and passes the teacher."

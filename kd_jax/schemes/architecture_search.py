@@ -86,7 +86,7 @@ def build(
     def enter(state: TrainState) -> TrainState:
         weights, one_hot = _weights(state), np.eye(table.shape[1])
         choices = path(weights, table, fixed)
-        score = scorer(parts, dataclasses.replace(roles["supernet"], inputs=roles["student"].inputs))
+        score = scorer(parts, "supernet", dataclasses.replace(roles["supernet"], inputs=roles["student"].inputs))
         scores = {
             "choices": choices,
             "cost": fixed + table[np.arange(len(table)), choices].sum(1),

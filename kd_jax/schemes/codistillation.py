@@ -62,7 +62,7 @@ def build(
 
     def exchange(state: TrainState) -> TrainState:
         step = int(state.step)
-        weights = state.params[student.group]["student"], state.stats["student"]
+        weights = state.params["student"]["student"], state.stats["student"]
         checksum = publish(Path(folder), step, index, weights)
         params, stats = dict(state.params[STALE]), dict(state.stats)
         for j, name in zip(others, copies, strict=True):
@@ -106,7 +106,7 @@ def in_process(
         def newest(new: PyTree, old: PyTree) -> PyTree:
             return jax.tree.map(lambda n, o: jnp.where(due, n, o), new, old)
 
-        copies = {"stale": newest(state.params[student.group]["student"], state.params[STALE]["stale"])}
+        copies = {"stale": newest(state.params["student"]["student"], state.params[STALE]["stale"])}
         stats = {**state.stats, "stale": newest(state.stats["student"], state.stats["stale"])}
         return state.replace(params={**state.params, STALE: copies}, stats=stats)
 

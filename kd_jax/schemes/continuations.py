@@ -135,14 +135,14 @@ def make_sampler(
         end=prompts.end,
     )
     if kind == "mixed":
-        runs = [mixed(*runs, mix)]
+        runs = [mixed(runs[0], runs[1], mix)]
 
     def sample(state: TrainState, batch: Mapping[str, Array], key: Array) -> dict[str, Array]:
         prompt, mask = prompts.of(batch)
         readable = mask.at[:, -1].set(True)  # a row without a prompt is generated all the same, and not counted
         params = tuple(weights(state, parts.roles[name], name) for name in names)
         if kind == "speculative":
-            text = speculate(*runs, params, prompt, readable, key, proposals=proposals, **options)
+            text = speculate(runs[0], runs[1], params, prompt, readable, key, proposals=proposals, **options)
         elif kind == "mixed":
             text = generate(runs[0], params, prompt, readable, key, **options)
         else:

@@ -110,14 +110,16 @@ def _chooser(
     def pick(state: TrainState, task: int) -> dict[str, np.ndarray]:
         source = parts.sources[f"task{task}"]
         images, labels = source.images, source.labels.astype(np.int32)
-        order, rows = np.random.default_rng((task, 6)).permutation(len(labels)), []
+        order = np.random.default_rng((task, 6)).permutation(len(labels))
+        of_classes = [order[labels[order] == c] for c in np.unique(labels)]
         if choose == "herding":
             variables = state.params["student"]["student"], state.stats["student"]
             features = chunks(lambda x, y: embedded(*variables, x, y), images, labels)
             features /= np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-        for c in np.unique(labels):
-            of_class = order[labels[order] == c]
-            rows.extend(of_class[herd(features[of_class], per_class)] if choose == "herding" else of_class[:per_class])
+            chosen = [members[herd(features[members], per_class)] for members in of_classes]
+        else:
+            chosen = [members[:per_class] for members in of_classes]
+        rows = np.concatenate(chosen)
         return {"image": chunks(prepared, images[rows], labels[rows]), "label": labels[rows]}
 
     return pick

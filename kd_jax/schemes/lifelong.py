@@ -201,7 +201,7 @@ def _entering(
         return jax.tree.map(lambda o, n: jax.device_put(n, o.sharding), old, new)
 
     def on_enter(state: TrainState) -> TrainState:
-        extra = dict(state.extra) | masks
+        extra = {**state.extra, **masks}
         if remember is not None:
             extra |= remember(state, task - 1)
         params, stats = dict(state.params), dict(state.stats)

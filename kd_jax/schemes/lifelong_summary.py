@@ -46,7 +46,7 @@ def make(classes: Sequence[np.ndarray], scenario: str, metric: str) -> Callable[
     def summary(_: Any, record: Mapping[str, Any]) -> list[dict[str, Any]]:
         a = matrix(record, metric=metric)
         measures = judge(a, None if scenario == "class" else matrix(record, "initial", metric)[0])
-        measures.setdefault("forward transfer", None)
+        measures = {**measures, "forward transfer": measures.get("forward transfer")}
         rows = [[f"task {k}", *(_percent(v) for v in a[k]), _percent(a[k, : k + 1].mean())] for k in range(len(a))]
         lead = (
             "Accuracy on the test images of each task (columns) after each task was learned (rows); the last column is "

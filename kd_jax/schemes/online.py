@@ -109,9 +109,10 @@ def _group_of(name: str, terms: Mapping[str, Term], roles: Mapping[str, Role]) -
     head = first.call or first.kind
     if head not in roles:
         raise ValueError(f"Term {name!r} has the first input {terms[name].inputs[0]!r}. {near(head, roles)}")
-    if roles[head].group is None:
+    group = roles[head].group
+    if group is None:
         raise ValueError(f"Term {name!r} would train {head!r}, which is frozen: the first input is who learns.")
-    return roles[head].group
+    return group
 
 
 def kdcl_general(
@@ -151,7 +152,7 @@ def kdcl_general(
         return error_shares(outputs.logits, batch["label"], batch["labelled"], ridge)
 
     def enter(state: TrainState) -> TrainState:
-        shares = measure(state.params[role.group]["student"], state.stats["student"], held_out, state.extra)
+        shares = measure(state.params["student"]["student"], state.stats["student"], held_out, state.extra)
         shares = jax.device_put(shares, state.extra["peer_shares"].sharding)
         return state.replace(extra={**state.extra, "peer_shares": shares})
 

@@ -50,7 +50,7 @@ def build(parts: Parts, exits: tuple[str, ...] = ("exit1",)) -> Scheme:
     return dataclasses.replace(scheme, evaluate=evaluate, stage_splits=(split,), summary=summary)
 
 
-def _costs(parts: Parts, state: TrainState, exits: tuple[str, ...]) -> dict[str, tuple[int, float]]:
+def _costs(parts: Parts, state: TrainState, exits: tuple[str, ...]) -> dict[str, tuple[int, float | None]]:
     """Returns {exit: (parameters, FLOPs of one example)}; "" is the whole network without what only exits need."""
     role, source = parts.roles["student"], parts.sources["train"]
     key = jax.random.key(0)

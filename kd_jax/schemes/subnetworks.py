@@ -86,11 +86,11 @@ def placed(value: Any, like: Array) -> Array:
     return jax.device_put(np.asarray(value, like.dtype), like.sharding)
 
 
-def scorer(parts: Parts, role: Role) -> Callable[[TrainState, Choice], float]:
-    """Returns (state, choice) -> headline on validation of the role of its group's name, with this `extra.choice`."""
+def scorer(parts: Parts, name: str, role: Role) -> Callable[[TrainState, Choice], float]:
+    """Returns (state, choice) -> headline on validation of the role `name`, with this `extra.choice`."""
     metric = share_of(parts.task.headline, "A search for architectures")
     mesh = jax.sharding.get_mesh()
-    scheme = Scheme({role.group: role}, (), evaluate=(role.group,), prepare=parts.prepare, task=parts.task)
+    scheme = Scheme({name: role}, (), evaluate=(name,), prepare=parts.prepare, task=parts.task)
     step = jax.jit(make_eval_step(scheme))
     sharding = batch_sharding(mesh)
     key = create_everywhere(lambda: jax.random.key(0), mesh)
@@ -100,7 +100,7 @@ def scorer(parts: Parts, role: Role) -> Callable[[TrainState, Choice], float]:
 
     def score(state: TrainState, choice: Choice) -> float:
         state = dataclasses.replace(state, opt={}, frozen={}, extra={"choice": placed(choice, state.extra["choice"])})
-        return evaluate(step, parts.task, state, batches, key)[role.group][metric]
+        return evaluate(step, parts.task, state, batches, key)[name][metric]
 
     return score
 

@@ -85,7 +85,7 @@ def build(
     )
 
     def enter(state: TrainState) -> TrainState:
-        score = scorer(parts, Role(model, roles["student"].inputs, "supernet"))
+        score = scorer(parts, "supernet", Role(model, roles["student"].inputs, "supernet"))
         scores = search(space, lambda choice: score(state, choice), budget, exponents, count)
         best = scores["choices"][np.lexsort((scores["cost"], -scores["reward"]))[0]]
         extra = {**state.extra, "choice": placed(best, state.extra["choice"])}

@@ -65,7 +65,7 @@ def fastest(job: Job, members: Members, mesh: Mesh, path: Path) -> tuple[str, di
         return noted["how"], {"ms": noted["ms"]}
     unroll = jax.default_backend() == "cpu" and len(members.seeds) <= MOST
     times = step_times(job, members, mesh, tuple(kind for kind in KINDS if kind != "unroll" or unroll))
-    how = min(times, key=times.get)
+    how = min(times, key=times.__getitem__)
     ms = {kind: round(1e3 * seconds, 3) for kind, seconds in times.items()}
     listed = ", ".join(f"{kind} {value:.2f} ms" for kind, value in ms.items())
     print(f"{job.name}: one step takes {listed}; {how} is chosen (--config.members sets it)")

@@ -193,7 +193,7 @@ def train_program(program: Program, mesh: Mesh, watch: Watch | None = None) -> l
     jobs, *_ = teachers.teach(program.config, jobs, mesh)
     job, members, count = jobs["student"], program.members, len(program.points)
     way: dict[str, Any] = {}  # how the members are run, and what was measured to choose it
-    if not program.why:
+    if isinstance(members, Members):
         depends = job.config | {"members": workdir.plain(program.points)}
         job = dataclasses.replace(job, name=f"{count} students", config=depends)
         how = program.config.members

@@ -29,7 +29,7 @@ def summarise(runs: Sequence[Mapping[str, Any]], headline: Headline) -> list[Row
     rows = []
     for group in settings.values():
         fine = [run for run in group if not run["diverged"]]
-        row = {
+        row: dict[str, Any] = {
             "setting": {k: v for k, v in group[0]["point"].items() if k != "seed"},
             "seeds": len(group),
             "diverged": len(group) - len(fine),

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 import jax
@@ -80,7 +80,7 @@ class PeerReports:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def together() -> Generator[None]:
     """An error in the body of this process ends the others too, at once. With one process it does nothing."""
     try:
         yield

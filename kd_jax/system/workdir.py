@@ -11,7 +11,7 @@ import os
 import re
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,7 @@ def claim(directory: Path, config: Any) -> None:
 
 
 @contextlib.contextmanager
-def locked(directory: Path) -> Iterator[None]:
+def locked(directory: Path) -> Generator[None]:
     """Holds `<directory>/lock` while a run works there, so that a second run is refused at once.
 
     The lead process holds the lock by flock, which the kernel releases however that process ends: no stale lock is left
@@ -123,7 +123,7 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _flock(directory: Path) -> Iterator[None]:
+def _flock(directory: Path) -> Generator[None]:
     path = directory / LOCK
     try:
         directory.mkdir(parents=True, exist_ok=True)

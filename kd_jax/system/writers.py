@@ -113,7 +113,7 @@ class JsonlWriter:
             return
         if "step" in values:
             raise ValueError(f'"step" is written by the writer; the values are named {sorted(values)}')
-        record = json.dumps({"step": int(step), **_plain(values)}, sort_keys=True, allow_nan=False)
+        record = json.dumps({"step": step, **_plain(values)}, sort_keys=True, allow_nan=False)
         self._file.write(record.encode() + b"\n")
         self._file.flush()
 
@@ -159,7 +159,7 @@ class TensorBoardWriter:
             return
         for name, value in sorted(values.items()):
             if value is not None and not isinstance(value, str) and np.ndim(value) == 0:
-                self._writer.add_scalar(name, float(value), int(step))
+                self._writer.add_scalar(name, float(value), step)
 
     def close(self) -> None:
         if self._writer is not None:

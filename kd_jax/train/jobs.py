@@ -170,7 +170,9 @@ class Job:
 
     @property
     def source(self) -> Source:
-        return self.sources["train"]
+        train = self.sources["train"]
+        assert train is not None  # only validation may be left out
+        return train
 
 
 def plan(

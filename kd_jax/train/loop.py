@@ -115,8 +115,9 @@ def enter(run: Fit, number: int, step: int) -> TrainState:
     if step != run.bounds[number]:
         return run.state
     state = run.state
-    if run.scheme.stages[number].on_enter is not None:
-        state = run.scheme.stages[number].on_enter(state)
+    on_enter = run.scheme.stages[number].on_enter
+    if on_enter is not None:
+        state = on_enter(state)
     if number == 0:
         return state
     shardings = dispatch.shardings_of(run.abstract(number))

@@ -184,7 +184,8 @@ def shown(count: int, models: Mapping[str, Any], networks: Mapping[str, Network]
     batch = splits.test.batch(min(MOST, len(splits.test)))
     outputs = {}
     if count:
-        seen = job.scheme.prepare(batch, jax.random.key(0), False)
+        prepare = job.scheme.prepare
+        seen = batch if prepare is None else prepare(batch, jax.random.key(0), False)
         outputs = {name: network.outputs(seen) for name, network in networks.items()}
     scores = {name: model["last"] for name, model in models.items() if "last" in model}
     terms = {n: t for stage in job.scheme.stages for p in stage.phases for n, t in p.terms.items()}

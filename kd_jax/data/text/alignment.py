@@ -54,12 +54,13 @@ def align(student_offsets: Sequence[np.ndarray], teacher_offsets: Sequence[np.nd
     for row, sides in enumerate(zip(student_offsets, teacher_offsets, strict=True)):
         sides = [np.asarray(x, np.int64).reshape(-1, 2) for x in sides]
         spells = [x[:, 1] > x[:, 0] for x in sides]
-        common = np.intersect1d(*(_boundaries(x[s]) for x, s in zip(sides, spells, strict=True)))
+        ends, others = (_boundaries(x[s]) for x, s in zip(sides, spells, strict=True))
+        common = np.intersect1d(ends, others)
         valid[row, : len(common)] = True
         for side, offsets, real in zip(groups, sides, spells, strict=True):
             number = np.searchsorted(common, offsets[:, 1])
             side[row, : len(offsets)] = np.where(real & (number < len(common)), number, -1)
-    return Alignment(*groups, valid)
+    return Alignment(groups[0], groups[1], valid)
 
 
 def _boundaries(offsets: np.ndarray) -> np.ndarray:

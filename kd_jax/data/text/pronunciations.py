@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from types import SimpleNamespace
+from typing import SupportsIndex
 
 import numpy as np
 
@@ -76,7 +78,7 @@ def of_words(readings: dict[str, list[str]], fields: SimpleNamespace) -> Splits:
     return Splits(source("train", train), held, source("test", test))
 
 
-def decode(tokens) -> str:
+def decode(tokens: Iterable[SupportsIndex]) -> str:
     """Returns the names of the phonemes, separated by spaces."""
     return " ".join(PHONEMES[int(t) - len(SPECIAL)] for t in tokens if int(t) >= len(SPECIAL))
 

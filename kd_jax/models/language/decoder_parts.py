@@ -169,13 +169,13 @@ class Attention(nn.Module):
 
         Where `memory` is None, to the sequence that the cache was made of.
         """
-        if memory is not None:
-            keys, values = self.project(memory)
-        if memory is not None and slot is not None:
-            self.put_variable("cache", "keys", keys)
-            self.put_variable("cache", "values", values)
         if memory is None:
             keys, values = (self.get_variable("cache", name) for name in ("keys", "values"))
+        else:
+            keys, values = self.project(memory)
+            if slot is not None:
+                self.put_variable("cache", "keys", keys)
+                self.put_variable("cache", "values", values)
         queries = self._heads(self.query(x))
         queries = self.query_norm(queries) if self.options.qk_norm else queries
         mask = jnp.ones(keys.shape[:2], bool) if mask is None else mask

@@ -150,7 +150,8 @@ def kind_of(module: Encoder) -> str:
 def encoder_of(folder: str, head: str = "classes", num_classes: int = 0, dtype: Any = "float32", **changes: Any):
     """Returns the Encoder that config.json of a folder describes; `changes` are fields of it (depth=3)."""
     config = read_config(find_model(folder))
-    name = {"xlm-roberta": "roberta"}.get(config.get("model_type"), config.get("model_type"))
+    name = config.get("model_type")
+    name = "roberta" if name == "xlm-roberta" else name
     if name not in KINDS:
         raise ValueError(f"{folder}: the model type is {name!r}. {near(str(name), KINDS)}")
     if config.get("position_embedding_type", "absolute") != "absolute" or config.get("is_decoder"):

@@ -49,6 +49,7 @@ class ResidualStage(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
+        y = x
         for i in range(self.blocks):
             stride = self.stride if i == 0 else 1
             y = Block(self.features, stride, self.bottleneck, self.dtype, name=f"block{i}")(x, train)

@@ -50,6 +50,7 @@ class StageV1(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
+        y = x
         for i in range(self.units):
             y = UnitV1(self.features, 2 if i == 0 else 1, self.groups, self.dtype, name=f"block{i}")(x, train)
             x = nn.relu(y)

@@ -73,7 +73,10 @@ class Mixture(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool, weights: Array | None = None) -> Array:
         results = [Operation(kind, self.width, name=kind)(x, train) for kind in self.kinds]
-        return results[0] if weights is None else sum(w * y for w, y in zip(weights, results, strict=True))
+        if weights is None:
+            return results[0]
+        first, *rest = (w * y for w, y in zip(weights, results, strict=True))
+        return sum(rest, first)
 
 
 def pool(x: Array) -> Array:

@@ -25,6 +25,7 @@ class VGGStage(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
+        y = x
         for i in range(1, self.convolutions + 1):
             # These convolutions have a bias in the published code, though BatchNorm removes it.
             y = conv(self.features, 3, dtype=self.dtype, bias=True, name=f"conv{i}")(x)
