@@ -72,8 +72,8 @@ def _section(title: str, lead: str, content: str) -> str:
 
 
 def _header(results: Mapping[str, Any]) -> str:
-    data, found = results.get("data") or {}, verdict.models(results)
-    names = [f"{role} {model['name']}" for role, model in found.items() if model.get("name")]
+    data, trained = results.get("data") or {}, verdict.models(results)
+    names = [f"{role} {model['name']}" for role, model in trained.items() if model.get("name")]
     parts = [str(data.get("name") or ""), *names, str(results.get("device") or "")]
     line = " · ".join(part for part in parts if part)
     title = escape(str(results.get("title") or "Distillation report"))
@@ -95,26 +95,26 @@ def _verdict(results: Mapping[str, Any]) -> str:
 
 
 def _summary(results: Mapping[str, Any]) -> str:
-    rows, found = table.rows(results), verdict.models(results)
+    rows, trained = table.rows(results), verdict.models(results)
     if not rows:
         return ""
     head = "".join(
         f'<th scope="col"><span class="name"><span class="dot" style="background:var(--{role})"></span>{role}</span>'
         f"<small>{escape(str(model.get('name') or ''))}</small></th>"
-        for role, model in found.items()
+        for role, model in trained.items()
     )
     lines, section = [], None
     for row in rows:
         if row.section != section:
             section = row.section
             lines.append(
-                f'<tr class="section"><th scope="colgroup" colspan="{1 + len(found)}">{escape(section)}</th></tr>'
+                f'<tr class="section"><th scope="colgroup" colspan="{1 + len(trained)}">{escape(section)}</th></tr>'
             )
         cells = "".join(f"<td>{escape(cell)}</td>" for cell in row.cells.values())
         lines.append(f'<tr><th scope="row">{escape(row.label)}</th>{cells}</tr>')
     body = "\n".join(lines)
     return _section(
-        "The three models side by side" if len(found) == 3 else "The models side by side",
+        "The three models side by side" if len(trained) == 3 else "The models side by side",
         "The baseline is trained on the labels alone. Error is one standard error of the test set. Latency and "
         f"throughput were measured on {results.get('device') or 'an unrecorded device'}.",
         f'<div class="card"><table>\n<thead><tr><td></td>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>',

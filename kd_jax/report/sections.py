@@ -108,10 +108,10 @@ def png(image: Any) -> str:
 
 
 def draw_lines(axes: Axes, section: Mapping[str, Any]) -> None:
-    for name, found in section["lines"].items():
-        if found:
+    for name, points in section["lines"].items():
+        if points:
             style = {"linestyle": "none"} if section.get("marks") else {}
-            axes.plot(*zip(*found, strict=True), marker="o", markersize=4, label=name, **style)
+            axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name, **style)
     axes.set_xlabel(section["x_label"])
     axes.set_ylabel(section["y_label"])
     if len(section["lines"]) > 1:

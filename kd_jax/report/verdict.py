@@ -141,16 +141,16 @@ def _gain(results: Mapping[str, Any], headline: Headline, unit: Unit) -> Verdict
         facts = ((unit.difference(headline.sign * gain), tile),)
         text = f"Not known: {subject}{change}, of unknown uncertainty."
         return Verdict("unknown", text, tuple(words), facts, size)
-    error, about = unit.noise(noise), f"(±{unit.noise(noise)}{unit.word}, two standard errors)"
+    error, margin = unit.noise(noise), f"(±{unit.noise(noise)}{unit.word}, two standard errors)"
     facts = ((f"{unit.difference(headline.sign * gain)} ± {error.rstrip('%')}", f"{tile} (± two standard errors)"),)
     examples = number(results, "data", "test")
     test = f"a test set of {int(examples):,} {noun}s" if examples else "the test set"
     size_of_error = unit.plot(noise) if headline.unit == "%" else noise
     if abs(gain) <= noise:
-        words.append(f"That difference of {change} is inside the noise of {test} {about}: it may as well be zero.")
+        words.append(f"That difference of {change} is inside the noise of {test} {margin}: it may as well be zero.")
         text = f"Not measurably: {subject}{change} is within noise."
         return Verdict("noise", text, tuple(words), facts, size, size_of_error)
-    words.append(f"That difference of {change} is more than {test} leaves open {about}.")
+    words.append(f"That difference of {change} is more than {test} leaves open {margin}.")
     if gain > 0:
         text = f"Yes: {subject}{change} {against} training alone."
         return Verdict("gain", text, tuple(words), facts, size, size_of_error)
@@ -183,8 +183,8 @@ def _labels(results: Mapping[str, Any]) -> list[str]:
     words = f"{who} had the labels of {int(labelled):,} {noun}s"
     words += f", the teacher those of {int(teacher):,}" if teacher else ""
     without = "the teacher's answers only" if "teacher" in trained else "no labels"
-    seen = f"; of {int(transfer):,} more {noun}s the student saw {without}" if transfer else ""
-    return [f"{words}{seen}."]
+    unlabelled = f"; of {int(transfer):,} more {noun}s the student saw {without}" if transfer else ""
+    return [f"{words}{unlabelled}."]
 
 
 def _gap(results: Mapping[str, Any], headline: Headline, unit: Unit) -> tuple[list[str], list[tuple[str, str]]]:
@@ -207,7 +207,7 @@ def _gap(results: Mapping[str, Any], headline: Headline, unit: Unit) -> tuple[li
     return [words], [(signed(f"{100 * share:.0f}%"), "of the gap to the teacher closed")]
 
 
-def _size(found: Mapping[str, Mapping[str, Any]], one: str) -> tuple[list[str], list[tuple[str, str]]]:
+def _size(trained: Mapping[str, Mapping[str, Any]], one: str) -> tuple[list[str], list[tuple[str, str]]]:
     comparisons = (
         (("parameters",), "is", "smaller", "larger", "as many parameters"),
         (("flops",), "needs", "fewer FLOPs", "more FLOPs", "as many FLOPs"),
@@ -216,7 +216,7 @@ def _size(found: Mapping[str, Mapping[str, Any]], one: str) -> tuple[list[str], 
     )
     words, facts = [], []
     for path, verb, less, more, same in comparisons:
-        teacher, student = number(found.get("teacher"), *path), number(found["student"], *path)
+        teacher, student = number(trained.get("teacher"), *path), number(trained["student"], *path)
         if not teacher or not student:
             continue
         ratio = max(teacher / student, student / teacher)
@@ -230,19 +230,19 @@ def _size(found: Mapping[str, Mapping[str, Any]], one: str) -> tuple[list[str], 
     return ([f"Against the teacher, the student {_listed(words)}."] if words else []), facts
 
 
-def _fidelity(found: Mapping[str, Mapping[str, Any]], noun: str) -> tuple[list[str], list[tuple[str, str]]]:
-    student = number(found["student"], "last", "test", "agreement")
+def _fidelity(trained: Mapping[str, Mapping[str, Any]], noun: str) -> tuple[list[str], list[tuple[str, str]]]:
+    student = number(trained["student"], "last", "test", "agreement")
     if student is None:
         return [], []
-    baseline = number(found.get("baseline"), "last", "test", "agreement")
+    baseline = number(trained.get("baseline"), "last", "test", "agreement")
     against = "" if baseline is None else f" (the baseline, which never saw the teacher, on {percent(baseline)})"
     return [f"It predicts what the teacher predicts on {percent(student)} of the test {noun}s{against}."], [
         (percent(student), "agreement with the teacher")
     ]
 
 
-def _cost(found: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[tuple[str, str]]]:
-    teacher, baseline, student = (number(found.get(role), "train_seconds") for role in ROLES)
+def _cost(trained: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[tuple[str, str]]]:
+    teacher, baseline, student = (number(trained.get(role), "train_seconds") for role in ROLES)
     parts = []
     if student and baseline:
         parts.append(f"training the student took {student / baseline:.1f} times as long as training the baseline")
@@ -253,8 +253,8 @@ def _cost(found: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[tuple
 
 def caveats(results: Mapping[str, Any]) -> list[str]:
     """What the numbers do not show, and what was selected on what."""
-    found = models(results)
-    chosen = [(role, number(model, "best", "step")) for role, model in found.items()]
+    trained = models(results)
+    chosen = [(role, number(model, "best", "step")) for role, model in trained.items()]
     chosen = [f"{role} {int(step):,}" for role, step in chosen if step is not None]
     held_out = number(results, "data", "validation")
     lines = []

@@ -58,8 +58,8 @@ def _check_answers(job: Job, scheme: Scheme, state: TrainState, batch: Mapping[s
     """All that is evaluated must answer as the task asks; a reference that does not is compared with nobody."""
 
     def answers(state: TrainState, batch: Mapping[str, Any]) -> dict[str, Outputs]:
-        seen = scheme.prepare(batch, jax.random.key(0), False) if scheme.prepare else batch
-        return {entry: run() for entry, run in runs_of(scheme, state, seen, jax.random.key(0)).items()}
+        prepared = scheme.prepare(batch, jax.random.key(0), False) if scheme.prepare else batch
+        return {entry: run() for entry, run in runs_of(scheme, state, prepared, jax.random.key(0)).items()}
 
     for entry, outputs in jax.eval_shape(answers, state, batch).items():
         if entry == scheme.reference and entry not in scheme.evaluate:

@@ -26,7 +26,7 @@ def conclude(run: Fit, directory: Path) -> dict[str, Any]:
     }
     step = run.eval_step(run.scheme)
     splits = [name for name in ("validation", "test") if run.sources[name] is not None]
-    found: dict[str, dict[str, Any]] = {prefix: {} for prefix in run.prefixes}
+    scored: dict[str, dict[str, Any]] = {prefix: {} for prefix in run.prefixes}
     wanted = {"last": dict.fromkeys(run.prefixes, int(run.state.step))}
     if best:
         wanted["best"] = {prefix: best[prefix]["step"] for prefix in run.prefixes}
@@ -39,28 +39,28 @@ def conclude(run: Fit, directory: Path) -> dict[str, Any]:
             scores = {split: run.score(step, split) for split in splits}
             for i, prefix in enumerate(run.prefixes):
                 if at[prefix] == number:
-                    own = {
+                    of_run = {
                         s: {k.removeprefix(prefix): v for k, v in e.items() if k.startswith(prefix)}
                         for s, e in scores.items()
                     }
-                    found[prefix][which] = {"step": number, **own}
+                    scored[prefix][which] = {"step": number, **of_run}
                     state = run.members.one(run.state, i)
                     export(run, state, directory / "export" / prefix / which)
-    return results | run.members.joined([*found.values()])
+    return results | run.members.joined([*scored.values()])
 
 
 def export(run: Fit, state: TrainState, directory: Path) -> None:
     """Writes the networks that were trained and are evaluated, each alone."""
     for role in evaluated_roles(run.scheme):
         if run.scheme.roles[role].group is not None:
-            given = extra_inputs(run.scheme.roles[role], state.extra)
-            save_tree(directory / role, exported(*role_variables(state, run.scheme, role), given))
+            fixed = extra_inputs(run.scheme.roles[role], state.extra)
+            save_tree(directory / role, exported(*role_variables(state, run.scheme, role), fixed))
 
 
-def exported(params: PyTree, stats: PyTree, given: Mapping[str, PyTree] | None = None) -> dict[str, PyTree]:
+def exported(params: PyTree, stats: PyTree, fixed: Mapping[str, PyTree] | None = None) -> dict[str, PyTree]:
     """The tree that an exported model is stored as: connectors, optimizers and other roles are left behind.
 
-    `given` are the inputs that it read from TrainState.extra.
+    `fixed` are the inputs that it read from TrainState.extra.
     """
-    kinds = {"params": params, "stats": stats, "given": given}
+    kinds = {"params": params, "stats": stats, "given": fixed}
     return {kind: tree for kind, tree in kinds.items() if kind == "params" or jax.tree.leaves(tree)}

@@ -83,10 +83,10 @@ def check_initial(
     if not fields["name"]:
         return
     wanted = jax.eval_shape(model.init, jax.random.key(0), *inputs)
-    found = jax.eval_shape(lambda t: first_variables(fields, role, model, 0, t, wanted), teacher)
+    offered = jax.eval_shape(lambda t: first_variables(fields, role, model, 0, t, wanted), teacher)
     shapes = [
         {jax.tree_util.keystr(path, simple=True, separator="/"): x.shape for path, x in jax.tree.leaves_with_path(tree)}
-        for tree in (found[0], wanted[0])
+        for tree in (offered[0], wanted[0])
     ]
     if shapes[0] != shapes[1]:
         differ = sorted(k for k in {*shapes[0], *shapes[1]} if shapes[0].get(k) != shapes[1].get(k))

@@ -49,7 +49,7 @@ def make_model(config: Mapping[str, Any], source: Source) -> Model:
     return as_model(factory(**kwargs))
 
 
-def note_given(config: ConfigDict, models: Mapping[str, Model], data: Splits | None) -> ConfigDict:
+def note_objects(config: ConfigDict, models: Mapping[str, Model], data: Splits | None) -> ConfigDict:
     """Returns the settled config, which tells of the models and data given as objects in place of what it names."""
     config = settled(config)
     with config.unlocked():
@@ -96,8 +96,8 @@ def make_scheme(
     parts = Parts(roles, terms_of(task, terms, source, steps), steps, make_tx, prepare, sources, task)
     built = build(parts)
     if config.summary["name"]:
-        own = call(config.summary["name"], built.roles, sources, **config.summary["kwargs"])
-        built = dataclasses.replace(built, summary=_both(built.summary, own))
+        summary = call(config.summary["name"], built.roles, sources, **config.summary["kwargs"])
+        built = dataclasses.replace(built, summary=_both(built.summary, summary))
     changes = {"prepare": built.prepare or prepare, "extra": {**(extra or {}), **built.extra}}
     return dataclasses.replace(built, task=built.task or task, **changes)
 

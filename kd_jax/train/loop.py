@@ -104,9 +104,8 @@ def begin(
     shapes = batch_shapes(sources[scheme.stages[0].data], settings.batch_size)
     run.scheme, run.inputs = bind(scheme, shapes, settings.accumulate)
     run.state = create_state(run.scheme, run.first, run.abstract(0), create_keys().own)
-    found = checkpoints.restore_newest(run.template)
-    if found:
-        run.state, run.record, run.resumed = *found, True
+    if newest := checkpoints.restore_newest(run.template):
+        run.state, run.record, run.resumed = *newest, True
     return run
 
 
@@ -139,39 +138,52 @@ def record_stage(run: Fit, eval_step: Callable[..., Any], name: str, step: int) 
         run.record["stages"].append({"stage": name, "step": step, **scores})
 
 
+def validate(run: Fit, eval_step: Callable[..., Any], log: Log, step: int, selects: bool, watch: Watch | None) -> None:
+    """Scores the validation split, notes the best step where the stage `selects`, and tells `watch`."""
+    log.flush(step)
+    values = run.score(eval_step, "validation")
+    flat = {f"{r}/{k}": v for r, m in values.items() for k, v in m.items() if not isinstance(v, list | dict)}
+    log.write(step, {"kind": "validation", **flat})
+    headline = run.scheme.task.headline
+    scores = [values[prefix + run.scheme.evaluate[0]].get(headline.metric) for prefix in run.prefixes]
+    for prefix, score in zip(run.prefixes, scores, strict=True):
+        best = run.record["best"].get(prefix)
+        better = score is not None and (best is None or headline.sign * (score - best[headline.metric]) > 0)
+        if selects and better:  # a split without labels has no score, and chooses nothing
+            run.record["best"][prefix] = {"step": step, headline.metric: score}
+    if watch is not None and None not in scores:
+        watch(step, scores)
+
+
+def save(run: Fit, log: Log, step: int, began: float) -> None:
+    """Saves state and record; `began` is the time at which an unbroken run would have begun."""
+    log.flush(step)  # before the save, so that a checkpoint never holds a nan that the log has not seen
+    run.record["seconds"] = time.monotonic() - began
+    run.checkpoints.save(run.state, run.record, [best["step"] for best in run.record["best"].values()])
+
+
+@dataclasses.dataclass
+class InFlight:
+    """The metrics of the calls that the device may still work on: `most` may wait behind the one that runs."""
+
+    most: int
+    calls: collections.deque[Any] = dataclasses.field(default_factory=collections.deque)
+
+    def idle(self) -> bool:
+        return not self.calls or jax.tree.leaves(self.calls[-1])[0].is_ready()
+
+    def add(self, metrics: Any) -> None:
+        self.calls.append(metrics)
+        if len(self.calls) > self.most:
+            jax.block_until_ready(self.calls.popleft())
+
+
 def train(run: Fit, log: Log, signals: Signals, profile: Profile, watch: Watch | None) -> None:
     """Takes the steps that are left of every stage. Raises Stopped, with everything saved, when it is asked to stop."""
     step, bounds = int(run.state.step), run.bounds
     eval_step = run.eval_step(dataclasses.replace(run.scheme, reference=None))
-    clock = time.monotonic() - run.record["seconds"]
-
-    in_flight: collections.deque[Any] = collections.deque()
-    ahead = steps_ahead(run.mesh)
-
-    def idle() -> bool:
-        return not in_flight or jax.tree.leaves(in_flight[-1])[0].is_ready()
-
-    def save() -> None:
-        log.flush(step)  # before the save, so that a checkpoint never holds a nan that the log has not seen
-        run.record["seconds"] = time.monotonic() - clock
-        run.checkpoints.save(run.state, run.record, [best["step"] for best in run.record["best"].values()])
-
-    def validate(selects: bool) -> None:
-        log.flush(step)
-        values = run.score(eval_step, "validation")
-        flat = {f"{r}/{k}": v for r, m in values.items() for k, v in m.items() if not isinstance(v, list | dict)}
-        log.write(step, {"kind": "validation", **flat})
-        headline = run.scheme.task.headline
-        scores = [values[prefix + run.scheme.evaluate[0]].get(headline.metric) for prefix in run.prefixes]
-        for prefix, score in zip(run.prefixes, scores, strict=True):
-            best = run.record["best"].get(prefix)
-            better = score is not None and (best is None or headline.sign * (score - best[headline.metric]) > 0)
-            if selects and better:  # a split without labels has no score, and chooses nothing
-                run.record["best"][prefix] = {"step": step, headline.metric: score}
-        if watch is not None and None not in scores:
-            watch(step, scores)
-
-    programs: dispatch.Programs = []
+    began = time.monotonic() - run.record["seconds"]
+    in_flight, programs = InFlight(steps_ahead(run.mesh)), []
     calls = step
     for number, stage in enumerate(run.scheme.stages):
         if step >= bounds[number + 1]:
@@ -181,23 +193,22 @@ def train(run: Fit, log: Log, signals: Signals, profile: Profile, watch: Watch |
         jitted = dispatch.compiled(run, stage, programs)
         with jax.transfer_guard("disallow"):
             calls_left = dispatch.dispatches(run, stage.data, bounds[number], step, bounds[number + 1])
-            for count, data in log.data_wait.around(calls_left, idle):
+            for count, data in log.data_wait.around(calls_left, in_flight.idle):
                 profile.before(step + 1, count)
                 run.state, metrics = jitted[count](run.state, *data, hyper, run.keys)
                 step, calls = step + count, calls + 1
                 profile.after(step, metrics)
                 log.add(step, metrics, count)
-                in_flight.append(metrics)
-                if len(in_flight) > ahead:
-                    jax.block_until_ready(in_flight.popleft())
+                in_flight.add(metrics)
                 stop = signals.stop_at(calls)  # processes agree on one of the next calls
-                due = step % run.settings.eval_every == 0 or step == bounds[number + 1]
+                ends = step == bounds[number + 1]
+                due = step % run.settings.eval_every == 0 or ends
                 if due and run.sources["validation"] is not None:
-                    validate(stage.selects)
-                if step == bounds[number + 1]:
+                    validate(run, eval_step, log, step, stage.selects, watch)
+                if ends:
                     record_stage(run, eval_step, stage.name or str(number), step)
                 if due or stop:
-                    save()
+                    save(run, log, step, began)
                 if stop:
                     run.checkpoints.wait()
                     raise Stopped(0)

@@ -43,7 +43,7 @@ def curve(path: Path, entry: str) -> list[dict[str, Any]]:
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A trained network as the report measures it; `given` holds the inputs that do not come from the batch.
+    """A trained network as the report measures it; `fixed` holds the inputs that do not come from the batch.
 
     `cost` was measured before, of a teacher of which only the answers are here.
     """
@@ -52,7 +52,7 @@ class Network:
     params: PyTree
     stats: PyTree
     role: Role
-    given: Mapping[str, PyTree]
+    fixed: Mapping[str, PyTree]
     path: str  # of the main output that is reported
     cost: Mapping[str, Any] | None = None
 
@@ -62,7 +62,7 @@ class Network:
 
     def inputs(self, batch: Mapping[str, jax.Array]) -> tuple[PyTree, ...]:
         paths = enumerate(self.role.inputs)
-        return tuple(self.given[str(i)] if str(i) in self.given else lookup({"batch": batch}, p) for i, p in paths)
+        return tuple(self.fixed[str(i)] if str(i) in self.fixed else lookup({"batch": batch}, p) for i, p in paths)
 
     def outputs(self, batch: Mapping[str, jax.Array]) -> Outputs:
         """What the network answers to a prepared batch, as NumPy arrays."""
@@ -185,20 +185,20 @@ def shown(count: int, models: Mapping[str, Any], networks: Mapping[str, Network]
     outputs = {}
     if count:
         prepare = job.scheme.prepare
-        seen = batch if prepare is None else prepare(batch, jax.random.key(0), False)
-        outputs = {name: network.outputs(seen) for name, network in networks.items()}
+        prepared = batch if prepare is None else prepare(batch, jax.random.key(0), False)
+        outputs = {name: network.outputs(prepared) for name, network in networks.items()}
     scores = {name: model["last"] for name, model in models.items() if "last" in model}
     terms = {n: t for stage in job.scheme.stages for p in stage.phases for n, t in p.terms.items()}
     return Shown(batch, outputs, scores, splits.test, terms, count)
 
 
-def joined(found: Mapping[str, list[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+def joined(sections_of: Mapping[str, list[Mapping[str, Any]]]) -> list[dict[str, Any]]:
     """The sections of all trainings in one list: those of one title and kind become one, where each line names its
     training."""
     made: dict[tuple[str, str], dict[str, Any]] = {}
-    counts = Counter(key for own in found.values() for key in {(s["title"], s["kind"]) for s in own})
-    for name, own in found.items():
-        for section in own:
+    counts = Counter(key for sections in sections_of.values() for key in {(s["title"], s["kind"]) for s in sections})
+    for name, sections in sections_of.items():
+        for section in sections:
             section, key = dict(section), (section["title"], section["kind"])
             if counts[key] > 1 and section["kind"] == "table":
                 section["rows"] = [[f"{name} {row[0]}".strip(), *row[1:]] for row in section["rows"]]
@@ -220,10 +220,10 @@ def measured(network: Network, source: Source, prepare: Any) -> dict[str, Any]:
     """Size, FLOPs and latency of a network on the first example of a source, repeated."""
     if network.cost is not None:
         return dict(network.cost)
-    seen = prepare(source.batch(1), jax.random.key(0), False)
+    one = prepare(source.batch(1), jax.random.key(0), False)
 
     def inputs(batch: int) -> tuple[PyTree, ...]:
-        repeated = {name: jnp.repeat(value, batch, axis=0) for name, value in seen.items()}
+        repeated = {name: jnp.repeat(value, batch, axis=0) for name, value in one.items()}
         return network.inputs(repeated)
 
     return cost(network.model, network.params, network.stats, inputs)

@@ -26,7 +26,7 @@ from kd_jax.system import heartbeat, parallel
 from kd_jax.system.workdir import cache_programs, check_configs, locked, plain
 from kd_jax.train.check import check_job
 from kd_jax.train.fit import DONE
-from kd_jax.train.jobs import Job, make_model, note_given, plan
+from kd_jax.train.jobs import Job, make_model, note_objects, plan
 from kd_jax.train.results import collect
 from kd_jax.train.scores import seen_shapes
 from kd_jax.train.teachers import export_of, finish_or_resume, load_network, teach
@@ -75,9 +75,9 @@ def run(
     cache_programs(config.compilation_cache)
     parallel.start_processes(config.distributed)
     mesh = parallel.make_mesh(config.mesh.axes)
-    given = {role: as_model(m) for role, m in (("student", student), ("teacher", teacher)) if m is not None}
-    config = note_given(config, given, data)
-    jobs, splits = checked_jobs(config, directory, mesh, given, data, teacher_variables is not None)
+    networks = {role: as_model(m) for role, m in (("student", student), ("teacher", teacher)) if m is not None}
+    config = note_objects(config, networks, data)
+    jobs, splits = checked_jobs(config, directory, mesh, networks, data, teacher_variables is not None)
     check_configs({job.directory: job.config for job in jobs.values()})
     if until not in ("", "cache") or (until and not jobs["student"].caches):
         raise ValueError(f"until={until!r}: a run ends at '', or at 'cache' where a teacher.cache.directory is given.")
@@ -111,9 +111,9 @@ def train_all(
             finished[name] = finish_or_resume(job, mesh)
             if config.report:  # every process reads, in the same order, since reading waits for all
                 role, path = job.scheme.roles[evaluated_roles(job.scheme)[0]], entry_paths(job.scheme.evaluate[0])[0]
-                export, seen = export_of(job, "last"), seen_shapes(job)
+                export, shapes = export_of(job, "last"), seen_shapes(job)
                 frozen = {teacher: networks[teacher].params for teacher in roles_read(role.inputs)}
-                networks[name] = load_network(export, role, path, job.scheme.extra, seen, frozen=frozen)
+                networks[name] = load_network(export, role, path, job.scheme.extra, shapes, frozen=frozen)
     if not parallel.is_lead():
         return {}
     if jobs["student"].caches:  # the report shows what teachers said of the test images
@@ -125,12 +125,12 @@ def checked_jobs(
     config: ConfigDict,
     directory: Path,
     mesh: Mesh,
-    given: Mapping[str, Model] | None = None,
+    networks: Mapping[str, Model] | None = None,
     data: Splits | None = None,
     loaded: bool = False,
 ) -> tuple[dict[str, Job], Splits]:
     """As jobs_of, after all that can be known to fail, without teachers that are loaded (`loaded`: by the caller)."""
-    jobs, splits = jobs_of(config, directory, given, data)
+    jobs, splits = jobs_of(config, directory, networks, data)
     jobs = untrained(config, jobs, loaded)
     for name, fields in teachers_of(config).items():
         if name in jobs and fields.use not in ("last", *(["best"] if jobs[name].sources["validation"] else [])):
@@ -151,14 +151,14 @@ def untrained(config: ConfigDict, jobs: Mapping[str, Job], loaded: bool = False)
 
 
 def jobs_of(
-    config: ConfigDict, directory: Path, given: Mapping[str, Model] | None = None, data: Splits | None = None
+    config: ConfigDict, directory: Path, networks: Mapping[str, Model] | None = None, data: Splits | None = None
 ) -> tuple[dict[str, Job], Splits]:
-    """(the trainings of the config, the student's data); nothing is trained. `given` are models in place of its own."""
+    """(the trainings of the config, the student's data); nothing is trained; `networks` replace some by role."""
     splits, teachers = data or load(config.data), teachers_of(config)
     sources = {**splits._asdict(), **_called(config.splits, splits)}
     teacher_sources = {name: _splits_of(config, t, splits)._asdict() for name, t in teachers.items()}
-    named, given = {"student": config.student, **teachers, **config.roles}, given or {}
-    models = {r: given.get(r) or make_model(fields["model"], splits.train) for r, fields in named.items()}
+    named, networks = {"student": config.student, **teachers, **config.roles}, networks or {}
+    models = {r: networks.get(r) or make_model(fields["model"], splits.train) for r, fields in named.items()}
     return plan(config, directory, models, sources, teacher_sources, _called(config.extra, splits)), splits
 
 
@@ -168,5 +168,5 @@ def _called(part: Mapping[str, Any], splits: Splits) -> dict[str, Any]:
 
 
 def _splits_of(config: ConfigDict, teacher: ConfigDict, splits: Splits) -> Splits:
-    own = own_data(config, teacher)
-    return splits if own == dict(config.data) else load(own)
+    fields = own_data(config, teacher)
+    return splits if fields == dict(config.data) else load(fields)

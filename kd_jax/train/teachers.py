@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,98 +31,139 @@ from kd_jax.train.jobs import Job
 from kd_jax.train.loop import fit
 from kd_jax.train.results import Network, measured
 from kd_jax.train.scores import check_teacher, score_teacher, seen_shapes
-from kd_jax.types import PyTree, Role
+from kd_jax.types import PyTree, Role, Variables
 
 COST = "cost.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Taught:
+    """A teacher that is ready: its frozen role with what it answers from, its scores, and how it came to be.
+
+    `variables()` reads (params, stats), for a student that starts from them; `network` is measured for the report;
+    `finished` are the results of its training, None where it was loaded.
+    """
+
+    role: Role
+    scores: Mapping[str, Any]
+    variables: Callable[[], Variables]
+    network: Network | None = None
+    finished: dict[str, Any] | None = None
 
 
 def teach(
     config: ConfigDict,
     jobs: Mapping[str, Job],
     mesh: Mesh,
-    teacher_variables: tuple[PyTree, PyTree] | None = None,
+    teacher_variables: Variables | None = None,
 ) -> tuple[dict[str, Job], dict[str, Any], dict[str, Network], dict[str, Any]]:
     """Trains or loads the teachers, and scores them.
 
     Returns (the jobs, with the teachers in the schemes of baseline and student; results of the trained teachers;
     networks; scores), each by name.
     """
-    jobs = dict(jobs)
-    finished: dict[str, dict[str, Any]] = {}
-    networks: dict[str, Network] = {}
-    job, seen = jobs["student"], seen_shapes(jobs["student"])
-    shapes = check_starts(config, job, {"batch": seen, "extra": job.scheme.extra})
-    frozen, scores, whole = {}, {}, {}
-    for name, fields in teachers_of(config).items():
-        role = job.scheme.roles[name]
-        given = loaded = teacher_variables if name == "teacher" else None
-        if loaded is None and not fields.checkpoint:
-            own = job.caches[name].role if name in job.caches else role
-            loaded = first_variables(fields.initial, name, own.model, fields.seed, shapes=shapes.get(name))
-        if name in jobs:
-            scheme = starting_at(jobs[name].scheme, "student", loaded)
-            jobs[name] = dataclasses.replace(jobs[name], scheme=scheme)
-            finished[name] = finish_or_resume(jobs[name], mesh)
-        else:
-            given = loaded
-        if name in job.caches:
-            networks[name], load, said = cached_teacher(config, jobs, job.caches[name], given, mesh)
-            jobs = with_answers(jobs, {name: said})
-            job = jobs["student"]
-            if name == "teacher" and takes_teacher(config.student.initial):
-                whole[name] = load().variables
-            frozen[name] = networks[name].role
-            scores[name] = score_teacher(job, frozen[name], (), mesh)
-            check_teacher(job, name, fields, scores[name])
-            continue
-        rules = job.settings.rules.get(name, ())
+    jobs, student = dict(jobs), jobs["student"]
+    shapes = check_starts(config, student, {"batch": seen_shapes(student), "extra": student.scheme.extra})
+    taught: dict[str, Taught] = {}
+    for name in teachers_of(config):
+        handed_over = teacher_variables if name == "teacher" else None
+        jobs, taught[name] = _teach_one(config, jobs, name, handed_over, shapes.get(name), mesh)
+    start = _start_of_student(config, student, taught, shapes) if config.student.initial.name else None
+    for name in (name for name in SHARING if name in jobs):
+        scheme = jobs[name].scheme
+        roles = {n: taught[n].role if n in taught else role for n, role in scheme.roles.items()}
+        scheme = starting_at(dataclasses.replace(scheme, roles=roles), "student", start)
+        jobs[name] = dataclasses.replace(jobs[name], scheme=scheme)
+    finished = {name: one.finished for name, one in taught.items() if one.finished is not None}
+    networks = {name: one.network for name, one in taught.items() if one.network is not None}
+    return jobs, finished, networks, {name: one.scores for name, one in taught.items()}
 
-        def shards(params: PyTree, stats: PyTree, name=name, rules=rules) -> tuple[PyTree, PyTree]:
-            everywhere = parallel.replicated(mesh)
-            return parallel.param_shardings(params, rules, mesh, name), jax.tree.map(lambda _: everywhere, stats)
 
-        extra, path = job.scheme.extra, f"{name}.logits"
-        if given is not None:
-            networks[name] = Network(role.model, *given, role, extra_inputs(role, extra), path)
-            variables = parallel.place(given, shards(*given))
-        else:
-            export = Path(fields.checkpoint) if fields.checkpoint else export_of(jobs[name], fields.use)
-            found = load_network(export, role, path, extra, seen, shards)
-            variables = (found.params, found.stats)
-            if config.report:  # it measures the network whole, on one device
-                networks[name] = load_network(export, role, path, extra, seen)
-        whole[name] = variables
-        frozen[name] = dataclasses.replace(role, initial=(precision.stored(variables[0], role.dtype), variables[1]))
+def _start_of_student(
+    config: ConfigDict, student: Job, taught: Mapping[str, Taught], shapes: Mapping[str, Variables]
+) -> Variables:
+    """What config.student.initial makes, from the teacher where it takes one."""
+    copied = takes_teacher(config.student.initial) and "teacher" in taught
+    teacher = taught["teacher"].variables() if copied else None
+    model = student.scheme.roles["student"].model
+    return first_variables(config.student.initial, "student", model, config.seed, teacher, shapes["student"])
+
+
+def _teach_one(
+    config: ConfigDict,
+    jobs: dict[str, Job],
+    name: str,
+    handed_over: Variables | None,
+    shapes: Variables | None,
+    mesh: Mesh,
+) -> tuple[dict[str, Job], Taught]:
+    """Trains or loads one teacher, asks it where it is cached, and scores it; the jobs may have become new ones."""
+    fields, student = teachers_of(config)[name], jobs["student"]
+    first, finished = handed_over, None
+    if first is None and not fields.checkpoint:
+        asked = student.caches[name].role if name in student.caches else student.scheme.roles[name]
+        first = first_variables(fields.initial, name, asked.model, fields.seed, shapes=shapes)
+    if name in jobs:
+        scheme = starting_at(jobs[name].scheme, "student", first)
+        jobs = {**jobs, name: dataclasses.replace(jobs[name], scheme=scheme)}
+        finished, first = finish_or_resume(jobs[name], mesh), handed_over
+    if name in student.caches:
+        network, load, answers = cached_teacher(config, jobs, student.caches[name], first, mesh)
+        jobs = with_answers(jobs, {name: answers})
+        taught = Taught(network.role, {}, lambda: load().variables, network, finished)
+        scores = score_teacher(jobs["student"], taught.role, (), mesh)
+    else:
+        network, variables = _read_teacher(config, jobs, name, first, mesh)
+        role = student.scheme.roles[name]
         as_trained = variables if role.dtype == precision.INT8 else None
-        scores[name] = score_teacher(job, frozen[name], rules, mesh, as_trained)
-        check_teacher(job, name, fields, scores[name])
-    start_at = None
-    if config.student.initial.name:
-        model = job.scheme.roles["student"].model
-        teacher = whole.get("teacher")
-        start_at = first_variables(config.student.initial, "student", model, config.seed, teacher, shapes["student"])
-    for name in SHARING:
-        if name in jobs:
-            scheme = jobs[name].scheme
-            roles = {n: frozen.get(n, role) for n, role in scheme.roles.items()}
-            scheme = starting_at(dataclasses.replace(scheme, roles=roles), "student", start_at)
-            jobs[name] = dataclasses.replace(jobs[name], scheme=scheme)
-    return jobs, finished, networks, scores
+        role = dataclasses.replace(role, initial=(precision.stored(variables[0], role.dtype), variables[1]))
+        taught = Taught(role, {}, lambda: variables, network, finished)
+        scores = score_teacher(student, role, student.settings.rules.get(name, ()), mesh, as_trained)
+    check_teacher(jobs["student"], name, fields, scores)
+    return jobs, dataclasses.replace(taught, scores=scores)
+
+
+def _read_teacher(
+    config: ConfigDict, jobs: Mapping[str, Job], name: str, variables: Variables | None, mesh: Mesh
+) -> tuple[Network | None, Variables]:
+    """(the network as the report measures it, its variables under the sharding rules of the run)."""
+    fields, student = teachers_of(config)[name], jobs["student"]
+    role, extra, path = student.scheme.roles[name], student.scheme.extra, f"{name}.logits"
+    rules = student.settings.rules.get(name, ())
+
+    def shards(params: PyTree, stats: PyTree) -> tuple[PyTree, PyTree]:
+        everywhere = parallel.replicated(mesh)
+        return parallel.param_shardings(params, rules, mesh, name), jax.tree.map(lambda _: everywhere, stats)
+
+    if variables is not None:
+        network = Network(role.model, *variables, role, extra_inputs(role, extra), path)
+        return network, parallel.place(variables, shards(*variables))
+    export = _export_of_teacher(fields, jobs.get(name))
+    placed = load_network(export, role, path, extra, seen_shapes(student), shards)
+    # The report measures a network whole, on one device.
+    network = load_network(export, role, path, extra, seen_shapes(student)) if config.report else None
+    return network, placed.variables
+
+
+def _export_of_teacher(fields: ConfigDict, job: Job | None) -> Path | None:
+    """Where a teacher lies: what it was trained to, or config.teacher.checkpoint; None where the caller has it."""
+    if job is not None:
+        return export_of(job, fields.use)
+    return Path(fields.checkpoint) if fields.checkpoint else None
 
 
 def cached_teacher(
-    config: ConfigDict, jobs: Mapping[str, Job], cache: TeacherCache, given: tuple[PyTree, PyTree] | None, mesh: Mesh
+    config: ConfigDict, jobs: Mapping[str, Job], cache: TeacherCache, variables: Variables | None, mesh: Mesh
 ) -> tuple[Network, Callable[[], Network], dict[str, Answers]]:
     """Asks a teacher once: (what stands in for it, a function that reads it, its answers by split).
 
-    The function raises ValueError where the teacher is not on this machine. `given` are its variables where the caller
+    The function raises ValueError where the teacher is not on this machine. `variables` are its own where the caller
     has them.
     """
     job, fields, name = jobs["student"], teachers_of(config)[cache.name], cache.name
-    export = Path(fields.checkpoint) if fields.checkpoint else None
-    if name in jobs:
-        export = export_of(jobs[name], fields.use)
-    here = given is not None or (export is not None and export.exists())
+    export = _export_of_teacher(fields, jobs.get(name))
+    from_files = variables is None and export is not None and export.exists()
+    here = variables is not None or from_files
 
     def load() -> Network:
         extra = job.scheme.extra
@@ -132,12 +172,12 @@ def cached_teacher(
                 f"config.student.initial={config.student.initial.name!r} starts from the {name}, which is not on this "
                 f"machine: {cache.folder} has its answers alone."
             )
-        if given is not None:
-            return Network(cache.role.model, *given, cache.role, extra_inputs(cache.role, extra), f"{name}.logits")
+        if variables is not None:
+            return Network(cache.role.model, *variables, cache.role, extra_inputs(cache.role, extra), f"{name}.logits")
         return load_network(export, cache.role, f"{name}.logits", extra, seen_shapes(job))
 
-    files = hash_of_files(export) if export and here and given is None else ""
-    trained = None if fields.checkpoint or given is not None else cache.trained
+    files = hash_of_files(export) if from_files else ""
+    trained = None if fields.checkpoint or variables is not None else cache.trained
     if not cache.whole:
         teacher = load()
         rules = config.mesh.teacher_rules
@@ -147,11 +187,11 @@ def cached_teacher(
         del teacher  # from here on nobody has its parameters
     elif not here and parallel.is_lead():
         print(f"{name}: it is not on this machine; its answers are in {cache.folder}")
-    said = opened(cache, files=files, trained=trained, parameters=(lambda: hash_of(load().variables)) if here else None)
+    parameters = (lambda: hash_of(load().variables)) if here else None
+    answers = opened(cache, files=files, trained=trained, parameters=parameters)
     role = dataclasses.replace(cache.stand_in, initial=({}, {}))
-    cost = cache.folder / COST
-    about = json.loads(cost.read_text()) if cost.exists() else {}
-    return Network(role.model, {}, {}, role, {}, f"{name}.logits", about), load, said
+    cost = read_json(cache.folder / COST) or {}
+    return Network(role.model, {}, {}, role, {}, f"{name}.logits", cost), load, answers
 
 
 def check_starts(config: ConfigDict, job: Job, context: Mapping[str, Any]) -> dict[str, tuple[PyTree, PyTree]]:
@@ -213,7 +253,7 @@ def load_network(
         )
     shapes = [lookup({"batch": batch, "extra": extra, "params": frozen or {}}, p) for p in role.inputs]
     params, stats = jax.eval_shape(role.model.init, jax.random.key(0), *shapes)
-    given = extra_inputs(role, extra)
+    fixed = extra_inputs(role, extra)
     if shardings is not None:
         # Read as what it will be, since a cast afterwards would hold it twice; int8 is made of the floats.
         dtype = role.dtype if role.dtype != precision.INT8 else None
@@ -221,6 +261,6 @@ def load_network(
         places = shardings(params, stats)
         placed = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), (params, stats), places)
         params, stats = placed
-    tree = load_tree(export, exported(params, stats, jax.eval_shape(lambda: given)))
-    given = {**tree.get("given", given), **params_inputs(role, frozen or {})}
-    return Network(role.model, tree["params"], tree.get("stats", stats), role, given, path)
+    tree = load_tree(export, exported(params, stats, jax.eval_shape(lambda: fixed)))
+    fixed = {**tree.get("given", fixed), **params_inputs(role, frozen or {})}
+    return Network(role.model, tree["params"], tree.get("stats", stats), role, fixed, path)
