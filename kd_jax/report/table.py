@@ -92,29 +92,34 @@ def _with(unit: str) -> Callable[[float], str]:
 
 def results_table(results: Mapping[str, Any]) -> str:
     """The verdict and the summary table as text of at most 100 columns, for a terminal."""
-    answer, trained = verdict.judge(results), verdict.models(results)
+    answer = verdict.judge(results)
     lines = [str(results.get("title") or "Results"), "Was it worth it? " + answer.headline]
     lines += [line for text in answer.paragraphs for line in textwrap.wrap(text, 100)]
-    head = [["", *trained], ["", *(str(model.get("name") or MISSING) for model in trained.values())]]
-    body = rows(results)
-    rule = ""
-    cells = [[row.label, *row.cells.values()] for row in body]
-    if cells:
-        widths = [max(len(row[i]) for row in (*head, *cells)) for i in range(len(head[0]))]
-        rule = "-" * (sum(widths) + 3 * (len(widths) - 1))
-        lines += ["", *(_line(row, widths) for row in head)]
-        section = None
-        for row, texts in zip(body, cells, strict=True):
-            if row.section != section:
-                lines += [rule, row.section]
-                section = row.section
-            lines.append(_line(texts, widths))
-        lines.append(rule)
+    summary = _summary(results)
+    lines += summary
     for section in sections.all_sections(results):
         if section["kind"] in sections.IN_TERMINAL:
-            lines += [sections.text(section), rule]
+            lines += [sections.text(section), summary[-1] if summary else ""]
     lines += [line for text in verdict.caveats(results) for line in textwrap.wrap(text, 100)]
     return "\n".join(lines) + "\n"
+
+
+def _summary(results: Mapping[str, Any]) -> list[str]:
+    """The lines of the summary table, with a rule before each section and at the end; none where it is empty."""
+    trained, body = verdict.models(results), rows(results)
+    head = [["", *trained], ["", *(str(model.get("name") or MISSING) for model in trained.values())]]
+    cells = [[row.label, *row.cells.values()] for row in body]
+    if not cells:
+        return []
+    widths = [max(len(row[i]) for row in (*head, *cells)) for i in range(len(head[0]))]
+    rule = "-" * (sum(widths) + 3 * (len(widths) - 1))
+    lines, section = ["", *(_line(row, widths) for row in head)], None
+    for row, texts in zip(body, cells, strict=True):
+        if row.section != section:
+            lines += [rule, row.section]
+            section = row.section
+        lines.append(_line(texts, widths))
+    return [*lines, rule]
 
 
 def _line(texts: list[str], widths: list[int]) -> str:

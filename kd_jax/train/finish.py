@@ -25,28 +25,31 @@ def conclude(run: Fit, directory: Path) -> dict[str, Any]:
         "examples_per_second": steps * run.settings.batch_size / seconds,
     }
     step = run.eval_step(run.scheme)
-    splits = [name for name in ("validation", "test") if run.sources[name] is not None]
     scored: dict[str, dict[str, Any]] = {prefix: {} for prefix in run.prefixes}
+    results |= run.members.sections(run.scheme, run.state, run.record)
     wanted = {"last": dict.fromkeys(run.prefixes, int(run.state.step))}
     if best:
         wanted["best"] = {prefix: best[prefix]["step"] for prefix in run.prefixes}
     for which, at in wanted.items():
-        if which == "last":
-            results |= run.members.sections(run.scheme, run.state, run.record)
         for number in sorted(set(at.values())):  # the best steps of members differ
             if which == "best":
                 run.state = run.checkpoints.restore(number, run.template(number))
-            scores = {split: run.score(step, split) for split in splits}
+            scores = {
+                split: run.score(step, split) for split in ("validation", "test") if run.sources[split] is not None
+            }
             for i, prefix in enumerate(run.prefixes):
                 if at[prefix] == number:
-                    of_run = {
-                        s: {k.removeprefix(prefix): v for k, v in e.items() if k.startswith(prefix)}
-                        for s, e in scores.items()
-                    }
-                    scored[prefix][which] = {"step": number, **of_run}
-                    state = run.members.one(run.state, i)
-                    export(run, state, directory / "export" / prefix / which)
+                    scored[prefix][which] = {"step": number, **_scores_of(prefix, scores)}
+                    export(run, run.members.one(run.state, i), directory / "export" / prefix / which)
     return results | run.members.joined([*scored.values()])
+
+
+def _scores_of(prefix: str, scores: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """{split: {entry: scores}} of the run whose entries begin with `prefix`."""
+    return {
+        split: {entry.removeprefix(prefix): values for entry, values in entries.items() if entry.startswith(prefix)}
+        for split, entries in scores.items()
+    }
 
 
 def export(run: Fit, state: TrainState, directory: Path) -> None:

@@ -81,7 +81,7 @@ def teach(
 
 def _start_of_student(
     config: ConfigDict, student: Job, taught: Mapping[str, Taught], shapes: Mapping[str, Variables]
-) -> Variables:
+) -> Variables | None:
     """What config.student.initial makes, from the teacher where it takes one."""
     copied = takes_teacher(config.student.initial) and "teacher" in taught
     teacher = taught["teacher"].variables() if copied else None
