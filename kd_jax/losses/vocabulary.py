@@ -213,7 +213,9 @@ def fused_loss(
     name = getattr(loss, "__name__", "fused_loss")
     hidden = {"student": jnp.asarray(student_hidden)}
     heads = {"student": read_head(name, "student", student_head, student_bias, student_transposed)}
-    if teacher_hidden is not None:
+    if (teacher_hidden is None) != (teacher_head is None):
+        raise ValueError(f"{name}: a teacher has hidden states and a head, or neither is there; one of the two is None")
+    if teacher_hidden is not None and teacher_head is not None:
         hidden["teacher"] = jnp.asarray(teacher_hidden)
         heads["teacher"] = read_head(name, "teacher", teacher_head, teacher_bias, teacher_transposed)
     sizes = check_shapes(name, hidden, heads)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -26,7 +26,7 @@ from kd_jax.losses.data_free import (
 )
 from kd_jax.resolve import near
 from kd_jax.system import parallel, precision
-from kd_jax.types import Array, Call, Parts, Phase, PyTree, Scheme, Stage, Term, TrainState
+from kd_jax.types import Array, Call, Parts, Phase, PyTree, Schedule, Scheme, Stage, Term, TrainState
 
 
 def build(
@@ -182,7 +182,7 @@ def maximised(terms: Mapping[str, Term], names: tuple[str, ...], factor: float) 
     return negated
 
 
-def _scaled(weight: float | Callable[[Array], Array], factor: float) -> float | Callable[[Array], Array]:
+def _scaled(weight: float | Schedule, factor: float) -> float | Schedule:
     return (lambda step: factor * weight(step)) if callable(weight) else factor * weight
 
 

@@ -97,6 +97,11 @@ def test_another_build_in_a_folder_that_was_begun(tmp_path):
         answers.begin(tmp_path, Answers(FIELDS, VIEWS + (VIEWS == 5)), ABOUT, SIZE)
 
 
+def test_nothing_is_finished_that_was_not_begun(tmp_path):
+    with pytest.raises(CacheError, match="no build was begun there"):
+        answers.finish(tmp_path)
+
+
 def flip(path, place: float) -> None:
     data = bytearray(path.read_bytes())
     data[int(place * (len(data) - 1))] ^= 1

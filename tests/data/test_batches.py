@@ -35,6 +35,13 @@ class Fetch:
         return {"image": self.images[index], "label": 99}  # what the file says must not matter
 
 
+def test_a_streamed_set_is_not_in_memory(toy):
+    images, labels = toy.train.in_memory()
+    assert images is toy.train.images and labels is toy.train.labels
+    with pytest.raises(ValueError, match="/train is fetched example by example; expected a set in memory"):
+        streamed(toy.train).in_memory()
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("devices", [1, 8])
 def test_batches(toy, rows_over, devices, stream):

@@ -187,6 +187,7 @@ def test_never_more_than_a_chunk_of_logits_and_only_the_gradients_asked_for():
         (dict(where=np.ones(11)), r"where \(11,\).*\(2, 11\)"),
         (dict(temperature=np.ones(11)), r"temperature has shape \(11,\).*\(2, 11\)"),
         (dict(teacher_head=np.zeros((7, 40))), '37 classes, the teacher 40.*"slice"'),
+        (dict(teacher_head=None), "hidden states and a head"),
         (dict(vocabulary="cut"), "'cut'"),
         (dict(teacher_head=np.zeros((7, 40)), vocabulary="pad"), "infinite where the student lacks"),
     ],

@@ -210,6 +210,9 @@ def test_noise_depends_on_the_test_set(make_results):
     assert verdict.judge(results).kind == "noise"
     results["models"]["student"]["last"]["test"]["accuracy_error"] = None
     assert verdict.judge(results).kind == "unknown"
+    results = make_results(accuracy=(0.936, 0.917, 0.928), examples=0)
+    results["models"]["student"]["last"]["test"]["accuracy_error"] = None  # that of the teacher is there
+    assert "closes 58% of the gap" in " ".join(verdict.judge(results).paragraphs)
     gap, noise = verdict.difference(make_results(accuracy=(0.9, 0.5, 0.5), examples=0), "student", "baseline")
     assert (gap, noise) == (0.0, pytest.approx(2 * (2 * 0.25 / 10_000) ** 0.5))
 
