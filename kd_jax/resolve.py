@@ -59,11 +59,11 @@ def resolve(name: str) -> Any:
 def call(name: str, *args: Any, **kwargs: Any) -> Any:
     """resolve(name)(*args, **kwargs); arguments that the function does not take are named beside those it does."""
     fn = resolve(name)
-    check_kwargs(name, fn, kwargs, given=len(args))
+    check_kwargs(name, fn, kwargs, positional=len(args))
     return fn(*args, **kwargs)
 
 
-def check_kwargs(name: str, fn: Any, kwargs: Iterable[str], given: int = 0) -> None:
+def check_kwargs(name: str, fn: Any, kwargs: Iterable[str], positional: int = 0) -> None:
     """Raises ValueError if `fn` does not take one of the keyword arguments."""
     try:
         parameters = inspect.signature(fn).parameters
@@ -74,4 +74,4 @@ def check_kwargs(name: str, fn: Any, kwargs: Iterable[str], given: int = 0) -> N
     names = [n for n, p in parameters.items() if p.kind is not p.VAR_POSITIONAL]
     for key in kwargs:
         if key not in names:
-            raise ValueError(f"{name!r} takes no argument {key!r}. {near(key, names[given:])}")
+            raise ValueError(f"{name!r} takes no argument {key!r}. {near(key, names[positional:])}")

@@ -52,8 +52,8 @@ def path_mask(pattern: str, matching: bool = True):
 
     def mask(params):
         def keep(path, _):
-            found = re.search(pattern, jax.tree_util.keystr(path, simple=True, separator="/")) is not None
-            return found == matching
+            is_match = re.search(pattern, jax.tree_util.keystr(path, simple=True, separator="/")) is not None
+            return is_match == matching
 
         return jax.tree_util.tree_map_with_path(keep, params)
 
@@ -111,7 +111,7 @@ def make_optimizer(config: Mapping[str, Any], total_steps: int) -> optax.Gradien
 def scales_with_rate(config: Mapping[str, Any]) -> bool:
     """Whether the updates of this optimizer are proportional to its learning rate, tried on three gradients."""
     tried = {**config, "schedule": "constant", "warmup": 0.0, "weight_decay": 0.1, "decay_pattern": ".*"}
-    found = []
+    ratios = []
     for rate in (0.01, 0.02):
         tx = make_optimizer({**tried, "learning_rate": rate}, 3)
         params = {"w": jnp.asarray([[0.5, -1.0], [2.0, 0.1]])}
@@ -120,5 +120,5 @@ def scales_with_rate(config: Mapping[str, Any]) -> bool:
             grads = jax.tree.map(lambda x, s=step: jnp.sin(x + s), params)
             updates, state = tx.update(grads, state, params)
             [update] = jax.tree.leaves(updates)
-            found.append(update / rate)
-    return all(np.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(found[:3], found[3:], strict=True))
+            ratios.append(update / rate)
+    return all(np.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(ratios[:3], ratios[3:], strict=True))

@@ -35,7 +35,7 @@ def watch(timeout: float) -> None:
     """Begins to watch the other processes; ends this one when one of them fails, or is silent for `timeout` seconds."""
     if jax.process_count() == 1:
         return
-    client, seen = _store(), PeerReports(jax.process_index(), timeout)
+    client, reports = _store(), PeerReports(jax.process_index(), timeout)
     every = min(timeout / BEATS, max(1.0, jax.process_count() / 64))  # seconds; all read what all write
     atexit.register(_leaving.set)  # before JAX's own handler, in which a process waits for the others to finish too
 
@@ -47,7 +47,7 @@ def watch(timeout: float) -> None:
                 lines = {int(key.rpartition("/")[2]): line for key, line in client.key_value_dir_get(FOLDER)}
             except Exception:  # at the end the coordinator goes first; before the end, JAX notices within a second
                 return
-            problem = seen.problem(lines)
+            problem = reports.problem(lines)
             if problem and not _leaving.is_set():
                 _end(f"{problem} Process {jax.process_index()} ends too. {RESUME}")
             beat += 1
