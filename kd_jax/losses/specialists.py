@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax.losses._numerics import kl, log_probs, require_same_shape, squared, to_float
+from kd_jax.losses._numerics import kl, log_probs, over_classes, require_same_shape, squared, to_float
 from kd_jax.losses.ensemble import average_kl_loss, confidence_weighted_loss
 
 Array = jax.Array
@@ -46,7 +46,8 @@ def specialists_loss(
         if dustbin:
             log_m = _with_dustbin(log_probs(z, temperature), ids)
         else:
-            within, mass = log_probs(z[..., ids], temperature), _with_dustbin(log_g, ids)
+            within = jax.nn.log_softmax(z[..., ids] / over_classes(temperature, z), axis=-1)  # 0 where S_m is one class
+            mass = _with_dustbin(log_g, ids)
             share = jax.nn.logsumexp(mass[..., :-1], axis=-1, keepdims=True)
             log_m = jnp.concatenate([share + within, mass[..., -1:]], axis=-1)
         active = jnp.isin(best, ids).any(-1)
