@@ -67,12 +67,12 @@ def test_what_does_not_fit_the_device_is_read_ahead_of_the_step(on_the_fly, cach
 
 @pytest.mark.parametrize("options", [{"train.accumulate": 2, "steps_per_dispatch": 2}, {"teacher.dtype": "int8"}])
 def test_several_steps_a_dispatch_microbatches_and_an_int8_teacher(tmp_path, options):
-    found = []
+    runs = []
     for folder in ("", str(tmp_path / "cache")):
         config = configure(folder)
         config.update_from_flattened_dict(options)
-        found.append((tmp_path / f"run{bool(folder)}", run(config, tmp_path / f"run{bool(folder)}")))
-    assert_equal(*found[1], found[0])
+        runs.append((tmp_path / f"run{bool(folder)}", run(config, tmp_path / f"run{bool(folder)}")))
+    assert_equal(*runs[1], runs[0])
 
 
 def test_a_report_of_a_cached_run(tmp_path):
@@ -87,15 +87,15 @@ def test_a_report_of_a_cached_run(tmp_path):
 def pictures_and_answers(config, tmp_path, steps=8):
     """(batch, what the teacher says to its pictures, what the cache says, the pictures) of the student's run."""
     run(config, tmp_path, until="cache")
-    given = {"student": toy.LinenModel(cached_run.STUDENT), "teacher": toy.LinenModel(cached_run.TEACHER)}
+    networks = {"student": toy.LinenModel(cached_run.STUDENT), "teacher": toy.LinenModel(cached_run.TEACHER)}
     data = splits()
-    config = train.note_objects(config, given, data)
-    jobs, _ = train.jobs_of(config, tmp_path, given, data)
+    config = train.note_objects(config, networks, data)
+    jobs, _ = train.jobs_of(config, tmp_path, networks, data)
     job = jobs["student"]
     plan = job.caches["teacher"]
     source = dataclasses.replace(job.source, answers={"teacher": answers.open_answers(plan.folder / "train")})
     settings, mesh = job.settings, make_mesh(config.mesh.axes)
-    found = batches.train_batches(
+    stream = batches.train_batches(
         source,
         batch_size=16,
         seed=settings.data_seed,
@@ -106,17 +106,17 @@ def pictures_and_answers(config, tmp_path, steps=8):
     )
     key = jax.random.key(settings.data_seed)
 
-    known = variables()
+    teacher = variables()
 
     @jax.jit
     def both(batch):
-        seen = job.scheme.prepare(batch, prng.stream(key, "prepare", 0), True)
-        inputs = [lookup({"batch": seen}, p) for p in plan.role.inputs]
-        said = plan.role.model.apply(*known, *inputs, train=False, key=key)[0].logits
-        stored = {name: seen[f"teacher/{name}"] for name in plan.store.names}
-        return said, decode(plan.store, toy.CLASSES, stored).logits, seen["image"]
+        prepared = job.scheme.prepare(batch, prng.stream(key, "prepare", 0), True)
+        inputs = [lookup({"batch": prepared}, p) for p in plan.role.inputs]
+        said = plan.role.model.apply(*teacher, *inputs, train=False, key=key)[0].logits
+        stored = {name: prepared[f"teacher/{name}"] for name in plan.store.names}
+        return said, decode(plan.store, toy.CLASSES, stored).logits, prepared["image"]
 
-    return [(batch, *both(batch)) for batch in found]
+    return [(batch, *both(batch)) for batch in stream]
 
 
 @pytest.mark.parametrize(
@@ -135,8 +135,8 @@ def test_an_answer_belongs_to_the_picture_that_the_student_sees(tmp_path, change
     for batch, said, stored, images in pictures_and_answers(config, tmp_path):
         np.testing.assert_allclose(stored, said, rtol=1e-5, atol=1e-5)
         for index, view, image in zip(batch["index"], batch["view"], images, strict=True):
-            known = pictures.setdefault((int(index), int(view)), np.asarray(image))
-            np.testing.assert_array_equal(known, image)
+            first = pictures.setdefault((int(index), int(view)), np.asarray(image))
+            np.testing.assert_array_equal(first, image)
     assert max(view for _, view in pictures) == views - 1
     stored = json.loads((tmp_path / "cache" / "train" / "manifest.json").read_text())["views"]["rows"]
     assert stored == {"view": 40, "augment": 40, "views": 80}.get(next(iter(changes), ""), 40 * 5)  # 12 steps show 5

@@ -54,8 +54,8 @@ def test_the_command_line_builds_alone(tmp_path):
             f"--config.{role}.model.kwargs={{'widths': {widths}}}",
         ]
     command += ["--config.teacher.cache.directory=auto", "--config.teacher.cache.k=3", "--build_cache"]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert found.returncode == 0, found.stderr
-    assert "ids 6, log_probs 12, tail 4" in found.stdout and not (tmp_path / "student").exists()
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr
+    assert "ids 6, log_probs 12, tail 4" in process.stdout and not (tmp_path / "student").exists()
     (folder,) = (tmp_path / "teacher" / "cache").iterdir()
     assert {p.name for p in folder.iterdir() if p.is_dir()} >= {"train", "test"}

@@ -19,7 +19,7 @@ from kd_jax.types import Role, Scheme, Term
 
 def wrapped(parts):
     """Offline distillation with a preparation of its own."""
-    return dataclasses.replace(offline.build(parts), prepare=lambda *given: parts.prepare(*given))
+    return dataclasses.replace(offline.build(parts), prepare=lambda *args: parts.prepare(*args))
 
 
 def rotated(batch, train):

@@ -24,23 +24,23 @@ def through(store: Store, logits=LOGITS) -> Outputs:
     [("float32", 0, 0), ("bfloat16", 4e-3, 0), ("float16", 5e-4, 0), ("uint8", 0, 0.06)],
 )
 def test_full_answers_come_back(dtype, relative, absolute):
-    found = through(Store(dtype=dtype, features=("stage1",)))
-    np.testing.assert_allclose(found.logits, LOGITS, rtol=relative, atol=absolute)
-    np.testing.assert_allclose(found.features["stage1"], FEATURES["stage1"], rtol=relative, atol=absolute)
-    assert found.logits.dtype == jnp.float32
+    decoded = through(Store(dtype=dtype, features=("stage1",)))
+    np.testing.assert_allclose(decoded.logits, LOGITS, rtol=relative, atol=absolute)
+    np.testing.assert_allclose(decoded.features["stage1"], FEATURES["stage1"], rtol=relative, atol=absolute)
+    assert decoded.logits.dtype == jnp.float32
     if dtype == "uint8":  # half a step of each row, and no better
         span = LOGITS.max(-1, keepdims=True) - LOGITS.min(-1, keepdims=True)
-        assert (np.abs(found.logits - LOGITS) <= span / 254 / 2 * 1.001).all()
-        assert np.abs(found.logits - LOGITS).max() > 1e-4
+        assert (np.abs(decoded.logits - LOGITS) <= span / 254 / 2 * 1.001).all()
+        assert np.abs(decoded.logits - LOGITS).max() > 1e-4
 
 
 def test_impossible_classes_stay_impossible():
     logits = LOGITS.at[..., 3].set(-jnp.inf)
     for store in (Store(), Store(dtype="uint8"), Store(k=4), Store(k=12, dtype="uint8")):
-        found = through(Store(store.k, store.dtype, features=("stage1",)), logits)
-        assert not np.isnan(found.logits).any()
+        decoded = through(Store(store.k, store.dtype, features=("stage1",)), logits)
+        assert not np.isnan(decoded.logits).any()
         if store.k in (0, 12):
-            assert (found.logits[..., 3] == -np.inf).all() and np.isfinite(np.delete(found.logits, 3, -1)).all()
+            assert (decoded.logits[..., 3] == -np.inf).all() and np.isfinite(np.delete(decoded.logits, 3, -1)).all()
     constant = unpack("x", pack("x", jnp.full((2, 4), 7.0), "uint8"))
     np.testing.assert_allclose(constant, 7.0)
 
@@ -49,11 +49,11 @@ def test_impossible_classes_stay_impossible():
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 def test_top_k_is_exact_on_its_classes_and_on_the_sum_of_the_others(dtype, temperature):
     k, tolerance = 4, {"float32": 1e-5, "bfloat16": 2e-2, "uint8": 2e-2}[dtype]
-    found = through(Store(k, dtype, temperature))
+    decoded = through(Store(k, dtype, temperature))
     log_p = np.asarray(jax.nn.log_softmax(LOGITS / temperature))
-    log_q = np.asarray(jax.nn.log_softmax(found.logits / temperature))
+    log_q = np.asarray(jax.nn.log_softmax(decoded.logits / temperature))
     ids = np.argsort(-log_p, axis=-1)[..., :k]
-    np.testing.assert_array_equal(np.sort(found.features[TOP_IDS], -1), np.sort(ids, -1))
+    np.testing.assert_array_equal(np.sort(decoded.features[TOP_IDS], -1), np.sort(ids, -1))
     np.testing.assert_allclose(np.take_along_axis(log_q, ids, -1), np.take_along_axis(log_p, ids, -1), atol=tolerance)
     np.testing.assert_array_equal(log_q.argmax(-1), log_p.argmax(-1))
     mass = 1 - np.exp(np.take_along_axis(log_p, ids, -1)).sum(-1)
@@ -61,13 +61,13 @@ def test_top_k_is_exact_on_its_classes_and_on_the_sum_of_the_others(dtype, tempe
     assert np.ptp(np.sort(log_q, -1)[..., :-k], axis=-1).max() < 1e-5  # the tail is spread evenly
     # what terms on the top classes read, without the other classes, is the same distribution
     np.testing.assert_allclose(
-        found.features[TOP_LOG_PROBS], np.take_along_axis(log_q, found.features[TOP_IDS], -1), atol=1e-5
+        decoded.features[TOP_LOG_PROBS], np.take_along_axis(log_q, decoded.features[TOP_IDS], -1), atol=1e-5
     )
 
 
 def test_all_classes_of_a_top_k_are_the_distribution():
-    found = through(Store(k=50))  # cut off at 12
-    np.testing.assert_allclose(jax.nn.softmax(found.logits), jax.nn.softmax(LOGITS), atol=1e-6)
+    decoded = through(Store(k=50))  # cut off at 12
+    np.testing.assert_allclose(jax.nn.softmax(decoded.logits), jax.nn.softmax(LOGITS), atol=1e-6)
 
 
 def test_the_model_has_no_parameters_and_knows_its_taps():

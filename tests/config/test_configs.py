@@ -34,9 +34,9 @@ CLASSES = {"cifar100": 100, "imagenet2012": 1000}
 
 def module(name: str) -> types.ModuleType:
     spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return found
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def source_for(config) -> Source:
@@ -163,10 +163,10 @@ def streamed(source: Source) -> Source:
     def fetch(index: int, view: int | None, seed: int) -> dict:
         return {"image": source.images[index], "label": source.labels[index]}
 
-    known = {
+    facts = {
         n: getattr(source, n) for n in ("name", "split", "num_classes", "class_names", "mean", "std", "image_shape")
     }
-    return Source(labels=None, fetch=fetch, size=len(source), **known)
+    return Source(labels=None, fetch=fetch, size=len(source), **facts)
 
 
 def take_two_steps(config, splits: Splits, directory: Path, **widths) -> dict:
@@ -185,8 +185,8 @@ def take_two_steps(config, splits: Splits, directory: Path, **widths) -> dict:
 def test_imagenet_takes_steps_on_streamed_images_over_eight_devices(tmp_path):
     config = module("imagenet_resnet").get_config("bfloat16,tiny")
     config.mesh.axes.fsdp = 2
-    found = pictures((32, 32, 3))
-    splits = Splits(streamed(found.train), None, streamed(found.test))
+    images = pictures((32, 32, 3))
+    splits = Splits(streamed(images.train), None, streamed(images.test))
     results = take_two_steps(config, splits, tmp_path, widths=(8, 8, 8, 8), stem_width=8, blocks=(1, 1, 1, 1))
     assert results["models"]["student"]["steps"] == 2 and "test" in results["models"]["student"]["last"]
     assert train.run(config, tmp_path / "run", data=splits) == results
@@ -209,13 +209,15 @@ def test_teacher_and_student_of_fashion_mnist_share_no_image(monkeypatch):
     config.data.name = "fake_fashion:splits"
     student, teacher = load(config.data), load(own_data(config, config.teacher))
 
-    def seen(source: Source) -> set[bytes]:
+    def examples_of(source: Source) -> set[bytes]:
         return {image.tobytes() for image in source.images}
 
     assert [len(student.train), len(teacher.train), len(student.validation)] == [21000, 20000, 3000]
     assert student.train.labelled.sum() == 1000 and teacher.train.labelled.all()
-    assert not seen(student.train) & seen(teacher.train)
-    assert not (seen(student.train) | seen(teacher.train)) & seen(student.validation)
+    assert not examples_of(student.train) & examples_of(teacher.train)
+    assert not (examples_of(student.train) | examples_of(teacher.train)) & examples_of(student.validation)
     np.testing.assert_array_equal(student.validation.images, teacher.validation.images)
     few = load({**config.data, "eval_limit": 50})
-    assert [len(source) for source in few] == [21000, 50, 50] and seen(few.validation) <= seen(student.validation)
+    assert [len(source) for source in few] == [21000, 50, 50] and examples_of(few.validation) <= examples_of(
+        student.validation
+    )

@@ -39,8 +39,8 @@ def terms_of(names):
     terms = {}
     for name in names:
         for key, fields in knowledge.compose(name).items():
-            own = key in ("ce", "ft_paraphraser")  # one for all, or named by a path
-            terms[key if own else f"{name}-{key}".replace("+", "-")] = fields
+            shared = key in ("ce", "ft_paraphraser")  # one for all, or named by a path
+            terms[key if shared else f"{name}-{key}".replace("+", "-")] = fields
     return terms
 
 
@@ -82,10 +82,10 @@ def test_simkd_answers_through_the_teachers_head(digits):
     state, _ = jax.jit(make_train_step(scheme, scheme.stages[0]))(state, batch, hyper_of(scheme.stages[0]), KEY)
     jax.tree.map(np.testing.assert_array_equal, state.stats["student"]["head"], head)
     params, stats = state.params["student"]["student"], state.stats["student"]
-    seen = scheme.prepare(batch, KEY, False)["image"]
+    images = scheme.prepare(batch, KEY, False)["image"]
     model = scheme.roles["student"].model
-    out, _ = model.apply(params, stats, seen, train=False, key=KEY, taps=("projected", "stage3"))
-    teacher = roles["teacher"].model.apply(*state.frozen["teacher"], seen, train=False, key=KEY, taps=("stage3",))[0]
+    out, _ = model.apply(params, stats, images, train=False, key=KEY, taps=("projected", "stage3"))
+    teacher = roles["teacher"].model.apply(*state.frozen["teacher"], images, train=False, key=KEY, taps=("stage3",))[0]
     assert out.features["projected"].shape == teacher.features["stage3"].shape
     pooled = np.asarray(out.features["projected"]).mean((1, 2))
     np.testing.assert_allclose(

@@ -87,8 +87,8 @@ def test_the_mean_of_the_microbatches_would_be_another_update():
 
 def test_the_hook_after_the_step_sees_the_rows_in_their_order():
     def remember(state, context):
-        seen = state.extra["seen"].at[context["batch"]["index"]].set(context["student"].logits)
-        return state.replace(extra={**state.extra, "seen": seen})
+        logits = state.extra["seen"].at[context["batch"]["index"]].set(context["student"].logits)
+        return state.replace(extra={**state.extra, "seen": logits})
 
     batch = uneven()
     (whole, _), (state, _) = (run(n, toy.mesh(), batch, post_update=remember) for n in (1, 4))

@@ -33,12 +33,12 @@ def scheme(temperature: float = 2.0, weight: float = 1.0, **net):
 
 
 def hypers(points=POINTS):
-    found = []
+    hypers = []
     for _, temperature, weight, rate in points:
         hyper = hyper_of(scheme(temperature, weight).stages[0])
         hyper["student"]["learning_rate_scale"] = np.float32(rate)
-        found.append((hyper,))
-    return stack(found)
+        hypers.append((hyper,))
+    return stack(hypers)
 
 
 def many(how: str, points=POINTS) -> Members:
@@ -75,7 +75,7 @@ def singles(tmp_path_factory):
         ("unroll", (2,), 1),
         ("map", (8,), 2),
         ("vmap", (8,), 1),
-        *(pytest.param(*given, marks=pytest.mark.slow) for given in (("map", (), 1), ("vmap", (2, 2), 1))),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("map", (), 1), ("vmap", (2, 2), 1))),
     ],
 )
 def test_every_member_is_the_run_of_its_own(tmp_path, singles, how, sizes, repeat):
@@ -140,11 +140,11 @@ def test_a_step_from_answers_is_the_step():
     state = init_state(bound, inputs, keys, loaded_variables(bound))
     stage = bound.stages[0]
     step, after = (jax.jit(make(bound, stage)) for make in (make_train_step, make_prepared_step))
-    seen, answers = jax.jit(lambda s, b: answered(bound, stage, s, b, keys))(state, batch)
+    prepared, answers = jax.jit(lambda s, b: answered(bound, stage, s, b, keys))(state, batch)
     assert [{*said} for said in answers] == [{"teacher"}]
     hyper = hyper_of(stage)
     expected = step(state, batch, hyper, keys)
-    chex.assert_trees_all_close(expected, after(state, seen, hyper, keys, answers), rtol=1e-6, atol=1e-7)
+    chex.assert_trees_all_close(expected, after(state, prepared, hyper, keys, answers), rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("how", ["vmap", "map"])

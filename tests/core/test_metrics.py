@@ -117,13 +117,13 @@ def test_calibration_parts_equal_whole():
     mask = np.ones(64, bool)
     mask[40:50] = False
     whole = metrics.calibration_bins(logits, labels, mask)
-    kept = mask & (labels >= 0)
-    subset = metrics.calibration_bins(logits[kept], labels[kept])
+    counted = mask & (labels >= 0)
+    subset = metrics.calibration_bins(logits[counted], labels[counted])
     halves = [metrics.calibration_bins(logits[i : i + 32], labels[i : i + 32], mask[i : i + 32]) for i in (0, 32)]
     for total, alone, parts in zip(whole, subset, zip(*halves, strict=True), strict=True):
         np.testing.assert_allclose(total, alone, rtol=1e-6)
         np.testing.assert_allclose(total, sum(parts), rtol=1e-6)
-    assert float(whole[2].sum()) == kept.sum()
+    assert float(whole[2].sum()) == counted.sum()
 
 
 def test_ece_of_a_certain_and_right_network_and_of_nothing():
@@ -187,15 +187,15 @@ def _events(path):
     """(step, tag, value) and ("purge", step) of an event file: length, checksum, message, checksum, repeated."""
     from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-    data, found = path.read_bytes(), []
+    data, records = path.read_bytes(), []
     while data:
         size = int.from_bytes(data[:8], "little")
         event = Event.FromString(data[12 : 12 + size])
         data = data[16 + size :]
         if event.session_log.status == SessionLog.START:
-            found.append(("purge", event.step))
-        found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
-    return found
+            records.append(("purge", event.step))
+        records += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+    return records
 
 
 def test_tensorboard(tmp_path):

@@ -104,13 +104,13 @@ def test_accumulation_divides_by_the_tokens_of_the_whole_batch():
     keep = jnp.arange(16)[:, None] < 9
     batch["label"] = jnp.where(keep | (jnp.arange(12)[None] < 4), batch["label"], -1)
     batch["labelled"] = batch["label"] >= 0
-    found = {}
+    results = {}
     for accumulate in (1, 4):
         bound, inputs = bind(scheme(), toy.shapes(batch), accumulate)
         state = init_state(bound, inputs, jax.random.key(0), {})
         step = jax.jit(make_train_step(bound, bound.stages[0], accumulate))
-        found[accumulate] = step(state, batch, hyper_of(bound.stages[0]), jax.random.key(0))
-    (one, metrics), (many, others) = found[1], found[4]
+        results[accumulate] = step(state, batch, hyper_of(bound.stages[0]), jax.random.key(0))
+    (one, metrics), (many, others) = results[1], results[4]
     assert len({int(n) for n in batch["labelled"].reshape(4, -1).sum(1)}) > 1
     chex.assert_trees_all_close(one.params, many.params, rtol=1e-5, atol=1e-7)
     chex.assert_trees_all_close(metrics["ce"], others["ce"], rtol=1e-5)
@@ -130,8 +130,8 @@ def test_padding_never_enters():
     chex.assert_trees_all_equal(last.params, changed.params)
     where = np.asarray(real)
     logits = jnp.where(real[..., None], jnp.ones((*where.shape, 7)), jnp.nan)
-    found = tokens.finish(token_sums(logits, batch["label"], jnp.ones(16, bool), logits), {})
-    np.testing.assert_allclose([found["nll"], found["kl"], found["ece"]], [np.log(7), 0, found["ece"]], atol=1e-5)
+    scores = tokens.finish(token_sums(logits, batch["label"], jnp.ones(16, bool), logits), {})
+    np.testing.assert_allclose([scores["nll"], scores["kl"], scores["ece"]], [np.log(7), 0, scores["ece"]], atol=1e-5)
 
 
 def test_evaluation_counts_tokens():
@@ -142,18 +142,18 @@ def test_evaluation_counts_tokens():
         token_sums(*map(jnp.asarray, (z, y, m)), jnp.asarray(z[..., ::-1]))
         for z, y, m in ((logits[:3], labels[:3], mask[:3]), (logits[3:], labels[3:], mask[3:]))
     ]
-    found = tokens.finish(jax.tree.map(lambda a, b: np.asarray(a, np.float64) + np.asarray(b), *half), {})
+    scores = tokens.finish(jax.tree.map(lambda a, b: np.asarray(a, np.float64) + np.asarray(b), *half), {})
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     counted = [(i, j) for i in range(6) for j in range(5) if mask[i] and labels[i, j] >= 0]
     nll = [-log_p[i, j, labels[i, j]] for i, j in counted]
-    assert found["tokens"] == len(counted)
-    np.testing.assert_allclose(found["nll"], np.mean(nll), rtol=1e-5)
-    np.testing.assert_allclose(found["perplexity"], np.exp(np.mean(nll)), rtol=1e-5)
-    np.testing.assert_allclose(found["accuracy"], np.mean([logits[i, j].argmax() == labels[i, j] for i, j in counted]))
+    assert scores["tokens"] == len(counted)
+    np.testing.assert_allclose(scores["nll"], np.mean(nll), rtol=1e-5)
+    np.testing.assert_allclose(scores["perplexity"], np.exp(np.mean(nll)), rtol=1e-5)
+    np.testing.assert_allclose(scores["accuracy"], np.mean([logits[i, j].argmax() == labels[i, j] for i, j in counted]))
     agreement = [logits[i, j].argmax() == logits[i, j, ::-1].argmax() for i, j in counted]
-    np.testing.assert_allclose(found["agreement"], np.mean(agreement), rtol=1e-6)
+    np.testing.assert_allclose(scores["agreement"], np.mean(agreement), rtol=1e-6)
     residuals = [sum(v - np.mean(nll) for v, (i, _) in zip(nll, counted, strict=True) if i == row) for row in range(6)]
-    np.testing.assert_allclose(found["nll_error"], math.sqrt(np.square(residuals).sum()) / len(nll), rtol=1e-4)
+    np.testing.assert_allclose(scores["nll_error"], math.sqrt(np.square(residuals).sum()) / len(nll), rtol=1e-4)
 
 
 def test_a_run_on_text_reports_perplexity(tmp_path):
@@ -184,10 +184,10 @@ def test_the_verdict_on_perplexity(gap, kind, says):
 
     models = {"teacher": model(1.0), "baseline": model(2.0), "student": model(2.0 - gap)}
     headline = tokens.task().headline._asdict()
-    found = verdict.judge({"models": models, "headline": headline, "data": {"noun": "sequence", "test": 100}})
-    assert (found.kind, says in found.headline) == (kind, True), found.headline
+    judgement = verdict.judge({"models": models, "headline": headline, "data": {"noun": "sequence", "test": 100}})
+    assert (judgement.kind, says in judgement.headline) == (kind, True), judgement.headline
     share = f"closes {100 * gap:.0f}% of the gap" if gap > 0 else "widens the gap"
-    assert "image" not in found.headline + str(found.paragraphs) and share in str(found)
+    assert "image" not in judgement.headline + str(judgement.paragraphs) and share in str(judgement)
 
 
 def test_images_are_asked_for_where_images_are_needed(tmp_path):

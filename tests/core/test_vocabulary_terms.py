@@ -101,10 +101,10 @@ def step_with(terms, mesh=None, rules=None):
 @pytest.mark.parametrize("terms", [FUSED, MATRICES], ids=["layers", "matrices"])
 def test_a_step_equals_that_of_the_plain_losses(terms):
     expected, metrics, plain = step_with(PLAIN)
-    found, others, program = step_with(terms)
-    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True):
+    gradients, others, program = step_with(terms)
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(gradients), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5 * np.max(np.abs(b)), err_msg=str(path))
-    assert np.any(found["student"]["student"]["embed"]["embedding"])
+    assert np.any(gradients["student"]["student"]["embed"]["embedding"])
     for name in metrics:
         np.testing.assert_allclose(others[name], metrics[name], rtol=1e-5)
     if terms is FUSED:  # the model's own logits, which no term reads, are not computed either
@@ -122,6 +122,6 @@ def test_a_step_on_a_mesh_equals_that_on_one_device():
         name: dataclasses.replace(term, kwargs={**term.kwargs, "vocabulary_axis": "model"})
         for name, term in FUSED.items()
     }
-    found, others, _ = step_with(terms, toy.mesh(2, 2, 2), rules)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * np.max(np.abs(b))), found, expected)
+    gradients, others, _ = step_with(terms, toy.mesh(2, 2, 2), rules)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * np.max(np.abs(b))), gradients, expected)
     np.testing.assert_allclose(others["jsd"], metrics["jsd"], rtol=1e-5)

@@ -63,15 +63,15 @@ def copy(whole, tmp_path):
 
 
 def test_random_access_by_example_and_view(whole):
-    found = answers.open_answers(whole)
-    assert (found.rows, found.row_bytes, found.nbytes) == (18, 40 + 6 + 4 + 8, 18 * 58)
+    opened = answers.open_answers(whole)
+    assert (opened.rows, opened.row_bytes, opened.nbytes) == (18, 40 + 6 + 4 + 8, 18 * 58)
     index, view = np.array([3, 0, 6, 3, 5, 1]), np.array([4, 2, 0, 9, 1, 7])  # view 9 of 5 is view 4, view 7 of 1 is 0
     rows = np.array([6 + 4, 2, 16, 6 + 4, 12 + 1, 3])
-    for name, values in found.read(index, view).items():
+    for name, values in opened.read(index, view).items():
         np.testing.assert_array_equal(values, content(rows)[name])
-    for name, values in found.whole().items():
+    for name, values in opened.whole().items():
         np.testing.assert_array_equal(values, content(np.arange(18))[name])
-    assert set(found.only(["tail"]).read(index, view)) == {"tail"}
+    assert set(opened.only(["tail"]).read(index, view)) == {"tail"}
 
 
 def test_a_build_goes_on_where_it_was_and_ends_in_the_same_bytes(whole, tmp_path):
@@ -119,10 +119,10 @@ def test_a_flipped_byte(copy, name, place):
 @pytest.mark.parametrize("place", [0.0, 0.3, 0.6])
 def test_a_flipped_byte_of_a_cache_too_large_to_hash(copy, place):
     flip(copy / "logits" / "c" / "1" / "0" / "0", place)
-    found = answers.open_answers(copy, hash_below=0)
-    found.read(np.array([0]), np.array([0]))  # another chunk
+    opened = answers.open_answers(copy, hash_below=0)
+    opened.read(np.array([0]), np.array([0]))  # another chunk
     with pytest.raises(CacheError, match="is damaged.*[Dd]igest"):
-        found.whole()
+        opened.whole()
 
 
 @pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
@@ -166,5 +166,5 @@ def test_long_rows_and_short_ones(tmp_path):
         )
     writer.close()
     answers.finish(tmp_path)
-    found = answers.open_answers(tmp_path).read(np.array([6, 2]), np.array([0, 0]))
-    assert found["short"].tolist() == [6, 2] and found["long"][:, 17].tolist() == [6.0, 2.0]
+    values = answers.open_answers(tmp_path).read(np.array([6, 2]), np.array([0, 0]))
+    assert values["short"].tolist() == [6, 2] and values["long"][:, 17].tolist() == [6.0, 2.0]

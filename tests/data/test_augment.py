@@ -44,16 +44,16 @@ def test_normalise():
     image = jnp.array([[[[0, 255, 51]]]], jnp.uint8)
     np.testing.assert_allclose(augment.normalise(image, MEAN, STD), [[[[-1, 3, 0.2]]]], rtol=1e-6)
     features = jnp.array([[1.0, 2.0, 3.0]], jnp.bfloat16)
-    found = augment.normalise(features, MEAN, STD)
-    assert found.dtype == jnp.float32
-    np.testing.assert_allclose(found, [[1, 7, 3]], rtol=1e-6)
+    normalised = augment.normalise(features, MEAN, STD)
+    assert normalised.dtype == jnp.float32
+    np.testing.assert_allclose(normalised, [[1, 7, 3]], rtol=1e-6)
 
 
 def test_evaluation_only_normalises():
     batch = batch_of(4)
-    found = prepare(batch, jax.random.key(0), False, mean=MEAN, std=STD, augment=("flip", "mixup"))
-    np.testing.assert_array_equal(found["image"], augment.normalise(batch["image"], MEAN, STD))
-    assert found.keys() == batch.keys()
+    prepared = prepare(batch, jax.random.key(0), False, mean=MEAN, std=STD, augment=("flip", "mixup"))
+    np.testing.assert_array_equal(prepared["image"], augment.normalise(batch["image"], MEAN, STD))
+    assert prepared.keys() == batch.keys()
 
 
 OPS = (
@@ -76,19 +76,19 @@ def test_one_view_of_an_example_is_one_picture():
 
 def test_pad_crop_reaches_every_offset():
     batch = batch_of(256, size=4)
-    images, found = np.asarray(batch["image"]), stored(batch, {"name": "pad_crop", "padding": 1})
+    images, cropped = np.asarray(batch["image"]), stored(batch, {"name": "pad_crop", "padding": 1})
     padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
     offsets = [(i, j) for i in range(3) for j in range(3)]
-    hits = np.array([[(padded[n, i : i + 4, j : j + 4] == found[n]).all() for i, j in offsets] for n in range(256)])
+    hits = np.array([[(padded[n, i : i + 4, j : j + 4] == cropped[n]).all() for i, j in offsets] for n in range(256)])
     np.testing.assert_array_equal(hits.sum(1), 1)
     assert hits.sum(0).min() > 10
 
 
 def test_flip():
     batch = batch_of(256, size=4)
-    images, found = np.asarray(batch["image"]), stored(batch, "flip")
-    flipped = (found == images[:, :, ::-1]).all((1, 2, 3))
-    np.testing.assert_array_equal(flipped, ~(found == images).all((1, 2, 3)))
+    images, result = np.asarray(batch["image"]), stored(batch, "flip")
+    flipped = (result == images[:, :, ::-1]).all((1, 2, 3))
+    np.testing.assert_array_equal(flipped, ~(result == images).all((1, 2, 3)))
     assert 96 < flipped.sum() < 160
     floats = prepare(
         batch_of(4, dtype=np.float32), jax.random.key(0), True, mean=(0,) * 3, std=(1,) * 3, augment=["flip"]
@@ -118,14 +118,14 @@ def test_rand_augment_of_no_strength_is_the_image():
 def test_rand_augment_draws_every_operation(monkeypatch):
     """Each image is one of the ten results, computed here with numpy; and each of the ten occurs."""
     batch = batch_of(128, size=12)
-    found = stored(batch, {"name": "rand_augment", "num_ops": 1, "magnitude": 10})
-    seen = set()
-    for image, result in zip(np.asarray(batch["image"]).astype(np.float64), found, strict=True):
+    results = stored(batch, {"name": "rand_augment", "num_ops": 1, "magnitude": 10})
+    drawn = set()
+    for image, result in zip(np.asarray(batch["image"]).astype(np.float64), results, strict=True):
         choices = expected(image)
         hits = [name for name, value in choices.items() if np.mean(np.abs(value - result) <= 1) > 0.97]
         assert hits, "no operation gives this result"
-        seen.update(hits)
-    assert {name.rstrip("+-") for name in seen} == {*augment.COLOUR_OPS, *augment.WARP_OPS}
+        drawn.update(hits)
+    assert {name.rstrip("+-") for name in drawn} == {*augment.COLOUR_OPS, *augment.WARP_OPS}
 
 
 def expected(image: np.ndarray) -> dict[str, np.ndarray]:
@@ -177,8 +177,8 @@ def test_mixup():
 
 def test_mixup_of_features():
     batch = batch_of(8) | {"image": jnp.arange(24.0).reshape(8, 3)}
-    found = jax.eval_shape(lambda b: prepare(b, jax.random.key(0), True, **RAW, augment=("mixup",)), batch)
-    assert found["image"].shape == (8, 3)
+    shapes = jax.eval_shape(lambda b: prepare(b, jax.random.key(0), True, **RAW, augment=("mixup",)), batch)
+    assert shapes["image"].shape == (8, 3)
 
 
 def test_cutmix_weight_is_the_area_that_is_left():
@@ -187,8 +187,8 @@ def test_cutmix_weight_is_the_area_that_is_left():
         batch = batch_of(16, seed=seed)
         mixed = step(batch)
         clean = np.asarray(augment.normalise(batch["image"], MEAN, STD))
-        own = (np.abs(np.asarray(mixed["image"]) - clean) < 1e-4).all(-1)
-        moved = ~own.all(0)
+        untouched = (np.abs(np.asarray(mixed["image"]) - clean) < 1e-4).all(-1)
+        moved = ~untouched.all(0)
         np.testing.assert_allclose(mixed["mix_weight"], 1 - moved.mean(), atol=0.02)
         if moved.any():
             rows, columns = np.flatnonzero(moved.any(1)), np.flatnonzero(moved.any(0))

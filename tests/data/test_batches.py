@@ -48,8 +48,8 @@ def test_batches(toy, rows_over, devices, stream):
     source, sharding = toy.train, rows_over(devices)
     source = streamed(source) if stream else source
     with jax.transfer_guard("disallow"):
-        found = list(train_batches(source, batch_size=16, seed=3, num_steps=10, sharding=sharding))
-    for step, batch in enumerate(found):
+        batches = list(train_batches(source, batch_size=16, seed=3, num_steps=10, sharding=sharding))
+    for step, batch in enumerate(batches):
         index, view = order.batch_indices(70, 16, 3, step)
         np.testing.assert_array_equal(batch["index"], index)
         np.testing.assert_array_equal(batch["view"], view)
@@ -64,31 +64,31 @@ def test_batches(toy, rows_over, devices, stream):
 @pytest.mark.parametrize("stream", [False, True])
 def test_resume_is_exact(toy, rows_over, stream):
     source = streamed(toy.train) if stream else toy.train
-    known = {"batch_size": 8, "seed": 0, "sharding": rows_over(8), "labelled_share": 0.25}
-    whole = list(train_batches(source, num_steps=30, **known))
-    same(whole[17:], list(train_batches(source, start_step=17, num_steps=13, **known)))
-    same(whole[:1], list(train_batches(source, num_steps=1, **known)))
+    settings = {"batch_size": 8, "seed": 0, "sharding": rows_over(8), "labelled_share": 0.25}
+    whole = list(train_batches(source, num_steps=30, **settings))
+    same(whole[17:], list(train_batches(source, start_step=17, num_steps=13, **settings)))
+    same(whole[:1], list(train_batches(source, num_steps=1, **settings)))
 
 
 def test_worker_processes_change_nothing(toy, rows_over):
-    known = {"batch_size": 8, "seed": 0, "sharding": rows_over(1), "labelled_share": 0.5}
-    here = list(train_batches(toy.train, num_steps=5, **known))
+    settings = {"batch_size": 8, "seed": 0, "sharding": rows_over(1), "labelled_share": 0.5}
+    here = list(train_batches(toy.train, num_steps=5, **settings))
     source = dataclasses.replace(toy.train)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batches, "RESIDENT_BYTES", 0)  # too large for the device: read on the host
-        same(here, list(train_batches(source, num_steps=5, workers=2, **known)))
+        same(here, list(train_batches(source, num_steps=5, workers=2, **settings)))
 
 
 def test_labelled_rows_come_first(toy, rows_over):
-    known = {"batch_size": 8, "seed": 0, "sharding": rows_over(1), "num_steps": 6}
+    settings = {"batch_size": 8, "seed": 0, "sharding": rows_over(1), "num_steps": 6}
     for share, rows in ((0.25, 2), (0.0, 0), (1.0, 8)):
-        for batch in train_batches(toy.train, labelled_share=share, **known):
+        for batch in train_batches(toy.train, labelled_share=share, **settings):
             np.testing.assert_array_equal(batch["labelled"], np.arange(8) < rows)
             np.testing.assert_array_equal(np.asarray(batch["label"]) >= 0, batch["labelled"])
     # where every example has a label the share does not matter
     same(
-        list(train_batches(toy.test, labelled_share=0.25, **known)),
-        list(train_batches(toy.test, labelled_share=None, **known)),
+        list(train_batches(toy.test, labelled_share=0.25, **settings)),
+        list(train_batches(toy.test, labelled_share=None, **settings)),
     )
 
 
@@ -97,10 +97,10 @@ def test_labelled_rows_come_first(toy, rows_over):
 def test_evaluation_sees_every_example_once(toy, rows_over, batch_size, stream):
     source = streamed(toy.test) if stream else toy.test
     with jax.transfer_guard("disallow"):
-        found = list(eval_batches(source, batch_size=batch_size, sharding=rows_over(8)))
-    assert len(found) == -(-21 // batch_size)
-    whole = {key: np.concatenate([batch[key] for batch in found]) for key in found[0]}
-    np.testing.assert_array_equal(whole["mask"], np.arange(len(found) * batch_size) < 21)
+        batches = list(eval_batches(source, batch_size=batch_size, sharding=rows_over(8)))
+    assert len(batches) == -(-21 // batch_size)
+    whole = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
+    np.testing.assert_array_equal(whole["mask"], np.arange(len(batches) * batch_size) < 21)
     np.testing.assert_array_equal(whole["index"][:21], np.arange(21))
     np.testing.assert_array_equal(whole["image"][:21], toy.test.images)
     np.testing.assert_array_equal(whole["label"][:21], toy.test.labels)
@@ -134,19 +134,19 @@ def test_images_cross_once_and_a_batch_needs_no_communication(toy, rows_over, mo
 def test_streamed_real_images(write_tfds, pictures, rows_over):
     names, splits = ["a", "b"], {"train": (pictures(20), np.arange(20) % 2), "test": (pictures(5, 1), [0, 1, 0, 1, 0])}
     folder = write_tfds("toy", splits, names)
-    found = load({"name": "tfds:toy", "directory": folder, "image_size": 8, "validation": 0.2, "labels": 4})
+    loaded = load({"name": "tfds:toy", "directory": folder, "image_size": 8, "validation": 0.2, "labels": 4})
     sharding = rows_over(2)
-    known = {"batch_size": 4, "seed": 1, "sharding": sharding, "labelled_share": 0.5}
-    here = list(train_batches(found.train, num_steps=6, **known))
-    same(here[4:], list(train_batches(found.train, num_steps=2, start_step=4, **known)))
+    settings = {"batch_size": 4, "seed": 1, "sharding": sharding, "labelled_share": 0.5}
+    here = list(train_batches(loaded.train, num_steps=6, **settings))
+    same(here[4:], list(train_batches(loaded.train, num_steps=2, start_step=4, **settings)))
     for batch in here:
         for row in range(4):
             index, view = int(batch["index"][row]), int(batch["view"][row])
-            np.testing.assert_array_equal(batch["image"][row], found.train.example(index, view, 1)["image"])
-    (held,) = eval_batches(found.validation, batch_size=4, sharding=sharding)
-    np.testing.assert_array_equal(held["label"], found.validation.labels)
-    np.testing.assert_array_equal(held["image"][2], found.validation.example(2)["image"])
-    last = list(eval_batches(found.test, batch_size=4, sharding=sharding))[-1]
+            np.testing.assert_array_equal(batch["image"][row], loaded.train.example(index, view, 1)["image"])
+    (held,) = eval_batches(loaded.validation, batch_size=4, sharding=sharding)
+    np.testing.assert_array_equal(held["label"], loaded.validation.labels)
+    np.testing.assert_array_equal(held["image"][2], loaded.validation.example(2)["image"])
+    last = list(eval_batches(loaded.test, batch_size=4, sharding=sharding))[-1]
     np.testing.assert_array_equal(last["mask"], [True, False, False, False])
 
 

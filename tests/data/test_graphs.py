@@ -62,12 +62,12 @@ def test_a_graph_that_cannot_be_made():
 
 
 def test_every_digit_is_a_node_whatever_is_held_out():
-    found = load({"name": "kd_jax.data.graphs:digits", "validation": 0.125, "labels": 100})
-    node = np.concatenate([source.fields["node"] for source in found])
+    splits = load({"name": "kd_jax.data.graphs:digits", "validation": 0.125, "labels": 100})
+    node = np.concatenate([source.fields["node"] for source in splits])
     np.testing.assert_array_equal(np.sort(node), np.arange(1797))
-    assert found.train.labelled.sum() == 100
-    graph = graphs.knn(found)["graph"]
-    for source in found:
+    assert splits.train.labelled.sum() == 100
+    graph = graphs.knn(splits)["graph"]
+    for source in splits:
         pixels = (source.images[:3] / 255 - source.mean[0]) / source.std[0]
         np.testing.assert_allclose(graph["features"][source.fields["node"][:3]], pixels.reshape(3, -1), rtol=1e-5)
     assert 1797 * 11 <= len(graph["senders"]) <= 1797 * 21
@@ -121,15 +121,15 @@ def archive(tmp_path):
 
 
 def test_packages_of_an_index(archive):
-    found = load({"name": "kd_jax.data.graphs:packages", "directory": archive, "test": 0.5})
+    loaded = load({"name": "kd_jax.data.graphs:packages", "directory": archive, "test": 0.5})
     nodes = ["chess", "chess-data", "editor", "sprites"]  # sorted, without the lonely one and other sections
     labels, words = np.empty(4, int), np.empty((4, graphs.WORDS))
-    for source in (found.train, found.test):
+    for source in (loaded.train, loaded.test):
         labels[source.fields["node"]], words[source.fields["node"]] = source.labels, source.images
     assert [graphs.TOPICS[label] for label in labels] == ["games", "games", "text", "graphics"]
     np.testing.assert_allclose((words**2).sum(1), 1, rtol=1e-5)
     assert words[0] @ words[1] > 0.4 and words[0] @ words[2] == 0  # "game" is in both descriptions
-    graph = graphs.dependencies(found, archive)["graph"]
+    graph = graphs.dependencies(loaded, archive)["graph"]
     edges = {frozenset(pair) for pair in zip(graph["senders"].tolist(), graph["receivers"].tolist(), strict=True)}
     wanted = [("chess", "chess-data"), ("chess", "sprites"), ("editor", "sprites")]
     pairs = {frozenset(map(nodes.index, pair)) for pair in wanted}

@@ -17,15 +17,15 @@ def identity(source: Source) -> set[bytes]:
 
 
 def test_digits_splits():
-    found = load(ConfigDict(DEFAULTS | {"validation": 0.125}))
-    assert [len(source) for source in found] == [1257, 180, 360]
-    train, validation, test = found
-    whole = np.concatenate([source.images for source in found])
+    splits = load(ConfigDict(DEFAULTS | {"validation": 0.125}))
+    assert [len(source) for source in splits] == [1257, 180, 360]
+    train, validation, test = splits
+    whole = np.concatenate([source.images for source in splits])
     assert whole.dtype == np.uint8 and whole.shape == (1797, 8, 8, 1) and whole.max() == 255
     np.testing.assert_allclose((whole / 255).mean(), train.mean[0], atol=5e-5)
     np.testing.assert_allclose((whole / 255).std(), train.std[0], atol=5e-5)
     assert len(identity(train) | identity(validation) | identity(test)) == len({x.tobytes() for x in whole})
-    for source in found:
+    for source in splits:
         counts = np.bincount(source.labels, minlength=10)
         assert np.abs(counts - len(source) / 10).max() < 0.12 * len(source) / 10 + 1
     assert (train.num_classes, train.image_shape, train.class_names[3]) == (10, (8, 8, 1), "3")
@@ -115,8 +115,8 @@ def test_users_function(monkeypatch):
     module.splits = lambda config: from_arrays(train=(x, y), test=(x[: config["limit"]], y[: config["limit"]]))
     module.wrong = lambda config: (x, y)
     monkeypatch.setitem(sys.modules, "their_data", module)
-    found = load({"name": "their_data:splits", "limit": 12, "validation": 0.5, "labels": 4})
-    assert [len(source) for source in found] == [12, 20, 12] and found.train.labelled.sum() == 4
+    splits = load({"name": "their_data:splits", "limit": 12, "validation": 0.5, "labels": 4})
+    assert [len(source) for source in splits] == [12, 20, 12] and splits.train.labelled.sum() == 4
     with pytest.raises(TypeError, match="must return"):
         load({"name": "their_data:wrong"})
 
@@ -125,9 +125,9 @@ def test_npz_file(tmp_path):
     x, y = np.random.default_rng(0).normal(size=(30, 7)), np.arange(30) % 3
     path = tmp_path / "mine.npz"
     np.savez(path, train_x=x, train_y=y, test_x=x[:9], test_y=y[:9], unlabelled_x=x[:5])
-    found = load({"name": "arrays", "directory": str(path)})
-    assert [None if source is None else len(source) for source in found] == [35, None, 9]
-    assert found.train.labelled.sum() == 30 and found.train.images.dtype == np.float32
+    splits = load({"name": "arrays", "directory": str(path)})
+    assert [None if source is None else len(source) for source in splits] == [35, None, 9]
+    assert splits.train.labelled.sum() == 30 and splits.train.images.dtype == np.float32
     np.savez(path, x=x)
     with pytest.raises(ValueError, match="expected train_x"):
         load({"name": "arrays", "directory": str(path)})
@@ -172,13 +172,13 @@ def test_bad_arrays(message):
 
 
 def test_source_needs_one_of_two():
-    known = {"name": "x", "split": "train", "num_classes": 2, "class_names": ("a", "b"), "mean": (0,), "std": (1,)}
+    facts = {"name": "x", "split": "train", "num_classes": 2, "class_names": ("a", "b"), "mean": (0,), "std": (1,)}
     with pytest.raises(ValueError, match="either images or fetch"):
-        Source(**known, image_shape=(2,), labels=np.zeros(3))
+        Source(**facts, image_shape=(2,), labels=np.zeros(3))
     with pytest.raises(ValueError, match="3 examples, but 2 labels"):
-        Source(**known, image_shape=(2,), labels=np.zeros(2), images=np.zeros((3, 2)))
+        Source(**facts, image_shape=(2,), labels=np.zeros(2), images=np.zeros((3, 2)))
     with pytest.raises(ValueError, match="needs labels"):
-        Source(**known, image_shape=(2,), labels=None, images=np.zeros((3, 2)))
+        Source(**facts, image_shape=(2,), labels=None, images=np.zeros((3, 2)))
 
 
 def test_classes_and_wrong_labels():

@@ -36,18 +36,18 @@ def folder(tmp_path):
 
 
 def test_languages_in_two_modalities(folder):
-    found = load({"name": "kd_jax.data.speech:languages", "directory": folder, "test": 0.25, "validation": 0.34})
-    assert [len(source) for source in found] == [9, 6, 5]
-    assert found.train.class_names == speech.LANGUAGES and found.train.image_shape == (32, 16, 1)
-    np.testing.assert_array_equal(np.sort(found.test.labels), np.arange(5))
-    for source in found:
+    splits = load({"name": "kd_jax.data.speech:languages", "directory": folder, "test": 0.25, "validation": 0.34})
+    assert [len(source) for source in splits] == [9, 6, 5]
+    assert splits.train.class_names == speech.LANGUAGES and splits.train.image_shape == (32, 16, 1)
+    np.testing.assert_array_equal(np.sort(splits.test.labels), np.arange(5))
+    for source in splits:
         # A higher tone is louder in a higher band and crosses zero more often.
         band = source.images[..., 0].mean(1).argmax(1)
         crossings = source.fields["contour"][..., 1].mean(1)
         order = np.argsort(source.labels, kind="stable")
         assert (np.diff(band[order]) >= 0).all() and len(set(band)) == 5
         assert (np.diff(crossings[order]) > -1e-3).all()
-    assert found.train.fields["contour"].shape == (9, 32, 2)
+    assert splits.train.fields["contour"].shape == (9, 32, 2)
 
 
 def test_modalities_of_a_tone():

@@ -7,8 +7,8 @@ LABELS = np.repeat([0, 1, 2, -1], [50, 30, 7, 13])
 
 
 def test_hold_out_is_disjoint_exact_and_stratified():
-    kept, held = splits.hold_out(LABELS, 0.2, 0)
-    np.testing.assert_array_equal(np.sort(np.concatenate([kept, held])), np.arange(100))
+    rest, held = splits.hold_out(LABELS, 0.2, 0)
+    np.testing.assert_array_equal(np.sort(np.concatenate([rest, held])), np.arange(100))
     assert len(held) == 18  # ceil(0.2 * 87)
     assert (LABELS[held] >= 0).all()
     share = np.bincount(LABELS[held]) - 18 / 87 * np.array([50, 30, 7])

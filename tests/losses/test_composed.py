@@ -165,8 +165,8 @@ def test_contrastive_memory_is_the_loss_on_the_negatives_of_the_step():
     _, memory, _ = memory_at()
     for step in (0, 2):
         close(crd(memory, step), direct(memory, step))  # no constant is kept yet: that of the batch
-    _, kept, _ = memory_at(constants=(30.0, 40.0))
-    close(crd(kept, 2), direct(kept, 2, student_constant=30.0, teacher_constant=40.0))
+    _, filled, _ = memory_at(constants=(30.0, 40.0))
+    close(crd(filled, 2), direct(filled, 2, student_constant=30.0, teacher_constant=40.0))
 
 
 def test_negatives_are_a_function_of_the_step_alone():

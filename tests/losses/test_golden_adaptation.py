@@ -11,8 +11,8 @@ from kd_jax.losses.adaptation import information_loss
 def test_values():
     p = np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]])
     entropy = lambda q: -(q * np.log(q)).sum(-1)  # noqa: E731
-    found = information_loss(jnp.log(jnp.asarray(p, jnp.float32)) + 3)
-    np.testing.assert_allclose(found, entropy(p) - entropy(p.mean(0)), rtol=1e-4)
+    losses = information_loss(jnp.log(jnp.asarray(p, jnp.float32)) + 3)
+    np.testing.assert_allclose(losses, entropy(p) - entropy(p.mean(0)), rtol=1e-4)
 
 
 def test_the_least_is_certain_and_evenly_spread():

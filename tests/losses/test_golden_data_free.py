@@ -56,8 +56,8 @@ def variation(x):
 def test_against_numpy(check, loss, reference, arrays, wrt):
     check(loss, reference, *arrays, wrt=wrt)
     halves = [jnp.asarray(x, jnp.bfloat16) for x in arrays]
-    found = jax.eval_shape(loss, *halves)
-    assert found.shape == arrays[0].shape[:1] and found.dtype == jnp.float32
+    shapes = jax.eval_shape(loss, *halves)
+    assert shapes.shape == arrays[0].shape[:1] and shapes.dtype == jnp.float32
 
 
 def test_entropy_is_lowest_where_classes_balance():

@@ -20,10 +20,10 @@ GROUPS = np.array([[1, 1, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 1, 1, 1]], bool)
 
 
 def test_cross_entropy_over_the_rivals():
-    found = rival_cross_entropy_loss(LOGITS, LABELS, RIVALS)
+    losses = rival_cross_entropy_loss(LOGITS, LABELS, RIVALS)
     rows = list(zip(LOGITS, LABELS, strict=True))
     expected = [-np.log(softmax(z[RIVALS[y]])[np.flatnonzero(RIVALS[y]) == y][0]) for z, y in rows]
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
     everything = rival_cross_entropy_loss(LOGITS, LABELS, np.ones((5, 5), bool))
     np.testing.assert_allclose(everything, [-np.log(softmax(z)[y]) for z, y in rows], rtol=1e-5)
     gradient = jax.grad(lambda z: rival_cross_entropy_loss(z, LABELS, RIVALS).sum())(jnp.asarray(LOGITS, jnp.float32))
@@ -34,12 +34,12 @@ def test_cross_entropy_over_the_rivals():
 
 
 def test_distillation_in_groups_of_classes():
-    found = grouped_kd_loss(LOGITS, TEACHER, GROUPS, temperature=3.0)
+    losses = grouped_kd_loss(LOGITS, TEACHER, GROUPS, temperature=3.0)
     expected = [
         9 * sum(kl(softmax(t[g] / 3), softmax(s[g] / 3)) for g in GROUPS if g.any())
         for s, t in zip(LOGITS, TEACHER, strict=True)
     ]
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    np.testing.assert_allclose(losses, expected, rtol=1e-4)
     value, gradient = jax.value_and_grad(lambda z: grouped_kd_loss(z, TEACHER, np.zeros((2, 5), bool)).sum())(
         jnp.asarray(LOGITS, jnp.float32)
     )
@@ -55,9 +55,9 @@ def test_distillation_in_groups_of_classes():
 
 
 def test_hard_labels_are_the_decision_of_the_teacher():
-    found = hard_label_loss(LOGITS, TEACHER)
+    losses = hard_label_loss(LOGITS, TEACHER)
     expected = [-np.log(softmax(s)[t.argmax()]) for s, t in zip(LOGITS, TEACHER, strict=True)]
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
     smooth = hard_label_loss(LOGITS, TEACHER, smoothing=0.1)
     mean = [-np.log(softmax(s)).mean() for s in LOGITS]
     np.testing.assert_allclose(smooth, 0.9 * np.array(expected) + 0.1 * np.array(mean), rtol=1e-5)

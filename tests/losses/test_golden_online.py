@@ -79,10 +79,10 @@ def test_the_best_linear_combination_of_two_is_found():
 
     grid = np.linspace(0, 1, 401)
     best = np.array([min(wrong(a, i) for a in grid) for i in range(20)])
-    found = np.array([wrong(shares[i, 0], i) for i in range(20)])
+    optimised = np.array([wrong(shares[i, 0], i) for i in range(20)])
     few = np.asarray(find(t, labels, 5), np.float64)
     equal, some = (np.array([wrong(a[i], i) for i in range(20)]) for a in (np.full(20, 0.5), few[:, 0]))
-    assert (found <= best + 5e-3).all() and (some <= equal + 1e-6).all() and (found <= some + 1e-6).all()
+    assert (optimised <= best + 5e-3).all() and (some <= equal + 1e-6).all() and (optimised <= some + 1e-6).all()
     value = jax.jit(lambda t: online.kdcl_linear_loss(t, t, labels=labels, temperature=T, iterations=400))(t)
     mixed = [shares[i] @ t[i] for i in range(20)]
     np.testing.assert_allclose(value, [toward(t[i], softmax(mixed[i], T)) for i in range(20)], rtol=1e-4, atol=1e-6)

@@ -273,8 +273,8 @@ def similarity_transfer(s, t, temperature, ratio):
     right = [e for e in entries if e[0] == 0]
     wrong = sorted((e for e in entries if e[0] > 0), key=lambda e: e[0])
     assert right and len(wrong) > 2
-    kept = right + wrong[: int(len(wrong) * ratio)]
-    return sum(value for _, value in kept) / len(kept)
+    hardest = right + wrong[: int(len(wrong) * ratio)]
+    return sum(value for _, value in hardest) / len(hardest)
 
 
 def test_similarity_transfer(check):

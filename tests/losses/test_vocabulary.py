@@ -119,9 +119,9 @@ def test_equals_the_plain_loss_whatever_is_done_with_its_values(cotangents):
         return jnp.sum(jnp.where(where, weights * values, 0))
 
     options = (temperature, jnp.float32(0.3))
-    found, _ = both(fused, plain, (*dirty, *options))
+    result, _ = both(fused, plain, (*dirty, *options))
     _, expected = both(fused, plain, (*arrays, *options))
-    close(found, expected)
+    close(result, expected)
 
 
 def test_one_head_for_both_and_the_cotangents_of_a_mask_outside():
@@ -163,10 +163,10 @@ def test_bfloat16_inputs():
 
 
 def test_never_more_than_a_chunk_of_logits_and_only_the_gradients_asked_for():
-    found = programs("kd", (512, 4096, 8, 16), 16)
-    memory = {kind: p.memory_analysis().temp_size_in_bytes for kind, p in found.items()}
+    compiled = programs("kd", (512, 4096, 8, 16), 16)
+    memory = {kind: p.memory_analysis().temp_size_in_bytes for kind, p in compiled.items()}
     assert memory["fused"] <= memory["plain"] / 8
-    assert "512,4096" in found["plain"].as_text() and "512,4096" not in found["fused"].as_text()
+    assert "512,4096" in compiled["plain"].as_text() and "512,4096" not in compiled["fused"].as_text()
 
     def flops(argnums):
         loss = jax.value_and_grad(lambda *x: voc.fused_kd_loss(*x, chunk=16).mean(), argnums=argnums)
@@ -194,9 +194,9 @@ def test_never_more_than_a_chunk_of_logits_and_only_the_gradients_asked_for():
 )
 def test_what_does_not_fit_is_named(change, message):
     hs, ws, ht, wt = draw()
-    given = dict(student_hidden=hs, student_head=ws, teacher_hidden=ht, teacher_head=wt) | change
+    arrays = dict(student_hidden=hs, student_head=ws, teacher_hidden=ht, teacher_head=wt) | change
     with pytest.raises(ValueError, match=message):
-        voc.fused_kd_loss(**given)
+        voc.fused_kd_loss(**arrays)
 
 
 def test_padded_vocabularies():
@@ -210,8 +210,8 @@ def test_padded_vocabularies():
         return response.jsd_loss(z, ht @ wider).sum()
 
     padded = functools.partial(voc.fused_jsd_loss, vocabulary="pad", chunk=4)
-    found, expected = both(lambda *x: padded(*x).sum(), plain, (hs, ws, ht, wider))
-    close(found, expected)
-    assert all(jnp.all(jnp.isfinite(g)) for g in found[1])
+    values, expected = both(lambda *x: padded(*x).sum(), plain, (hs, ws, ht, wider))
+    close(values, expected)
+    assert all(jnp.all(jnp.isfinite(g)) for g in values[1])
     hard = voc.fused_cross_entropy_loss(hs, ws, jnp.zeros((2, 11), int), chunk=4)
     np.testing.assert_allclose(hard, task.cross_entropy_loss(hs @ ws, jnp.zeros((2, 11), int)), rtol=1e-5)

@@ -56,9 +56,9 @@ LOSSES = {
 }
 
 
-def compare(found, expected):
+def compare(values, expected):
     jax.tree.map(
-        lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5 * float(jnp.max(jnp.abs(y))) + 1e-12), found, expected
+        lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5 * float(jnp.max(jnp.abs(y))) + 1e-12), values, expected
     )
 
 
@@ -71,8 +71,8 @@ def test_equal_to_one_device(name):
         make, _ = program(LOSSES[name], vocabulary_axis="model")
         arrays = placed(draw(), mesh)
         compiled = make(arrays)
-        found = compiled(arrays, temperature)
-    compare(jax.device_get(found), expected)
+        values = compiled(arrays, temperature)
+    compare(jax.device_get(values), expected)
     assert not gathered_logits(compiled.as_text())
 
 
@@ -121,8 +121,8 @@ def test_sharded_vocabularies_of_two_sizes():
     expected = voc.fused_kd_loss(hs, ws, ht, wt, teacher_transposed=True, vocabulary="slice")
     with jax.set_mesh(toy.mesh(2, 1, 4)):
         options = dict(teacher_transposed=True, vocabulary_axis="model")
-        found = jax.jit(lambda: voc.fused_kd_loss(hs, ws, ht, wt, vocabulary="slice", **options))()
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+        losses = jax.jit(lambda: voc.fused_kd_loss(hs, ws, ht, wt, vocabulary="slice", **options))()
+        np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-6)
         with pytest.raises(ValueError, match="vocabulary_axis='modle'.*'model'"):
             voc.fused_jsd_loss(hs, ws, ht, wt[:64], teacher_transposed=True, vocabulary_axis="modle")
         with pytest.raises(ValueError, match='72 classes.*"pad" cannot be sharded'):

@@ -74,9 +74,9 @@ def test_names_of_old_files(tmp_path):
 
 def test_types_are_those_of_the_model(tmp_path):
     write_folder(tmp_path, params(ml_dtypes.bfloat16), RULES, {})
-    found = read_params(tmp_path, RULES, shapes())
-    assert {x.dtype for x in jax.tree.leaves(found)} == {np.dtype(np.float32)}
-    same(found, jax.tree.map(lambda x: x.astype(np.float32), params(ml_dtypes.bfloat16)))
+    read = read_params(tmp_path, RULES, shapes())
+    assert {x.dtype for x in jax.tree.leaves(read)} == {np.dtype(np.float32)}
+    same(read, jax.tree.map(lambda x: x.astype(np.float32), params(ml_dtypes.bfloat16)))
 
 
 def test_several_files_are_one_folder(tmp_path):

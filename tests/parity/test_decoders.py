@@ -65,8 +65,8 @@ def theirs(name):
 def logits_of(network, tokens, mask):
     positions = (mask.cumsum(1) - 1).clip(0)
     with torch.no_grad():
-        given = [torch.tensor(np.asarray(x)).long() for x in (tokens, mask, positions)]
-        return network(given[0], attention_mask=given[1], position_ids=given[2]).logits.numpy()
+        inputs = [torch.tensor(np.asarray(x)).long() for x in (tokens, mask, positions)]
+        return network(inputs[0], attention_mask=inputs[1], position_ids=inputs[2]).logits.numpy()
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -78,10 +78,10 @@ def test_random_networks_agree_and_return(name, tmp_path):
     tokens = np.random.default_rng(0).integers(3, 40, (3, 9)).astype(np.int32)
     mask = np.arange(9)[None] >= np.array([0, 3, 0])[:, None]  # one row with padding on the left,
     mask[2, 6:] = False  # one on the right
-    found = jax.jit(lambda p: module.apply({"params": p}, tokens, mask.astype(np.int32)))(params)
+    logits = jax.jit(lambda p: module.apply({"params": p}, tokens, mask.astype(np.int32)))(params)
     expected = logits_of(network, tokens, mask)
     assert expected[mask].std() > 0.1
-    np.testing.assert_allclose(found[mask], expected[mask], atol=1e-4)
+    np.testing.assert_allclose(logits[mask], expected[mask], atol=1e-4)
 
     save(tmp_path / "ours", module, params, eos_token_id=2, pad_token_id=0, bos_token_id=1)
     again, report = transformers.AutoModelForCausalLM.from_pretrained(
@@ -102,7 +102,7 @@ def test_greedy_texts_agree(name, tmp_path):
     mask = np.arange(4)[None] < np.array([4, 2, 3])[:, None]
     prompt, mask = (np.asarray(x) for x in left_padded(jnp.asarray(prompt), jnp.asarray(mask)))
     run = jax.jit(lambda p: generate(decoding(module), p, prompt, mask, KEY, length=8, temperature=0, end=2))
-    found = run(jax.tree.map(jnp.asarray, params))
+    text = run(jax.tree.map(jnp.asarray, params))
     with torch.no_grad():
         expected = network.generate(
             torch.tensor(prompt).long(),
@@ -113,8 +113,8 @@ def test_greedy_texts_agree(name, tmp_path):
             eos_token_id=2,
         ).numpy()[:, 4:]
     width = expected.shape[1]
-    np.testing.assert_array_equal(np.where(found.mask, found.tokens, 0)[:, :width], expected)
-    assert not np.asarray(found.mask)[:, width:].any()
+    np.testing.assert_array_equal(np.where(text.mask, text.tokens, 0)[:, :width], expected)
+    assert not np.asarray(text.mask)[:, width:].any()
 
 
 def test_old_configs_shallower_students_and_what_does_not_fit(tmp_path):

@@ -58,15 +58,15 @@ def outputs_of(network, tokens, pad, **kwargs):
     """(the main output, the hidden states after the embeddings and every layer, attention probabilities)."""
     mask = torch.tensor(tokens != pad).long()
     with torch.no_grad():
-        found = network.eval()(
+        outputs = network.eval()(
             input_ids=torch.tensor(tokens).long(),
             attention_mask=mask,
             output_hidden_states=True,
             output_attentions=True,
             **kwargs,
         )
-    main = found.logits if hasattr(found, "logits") else found.last_hidden_state
-    return main.numpy(), [h.numpy() for h in found.hidden_states], [a.numpy() for a in found.attentions]
+    main = outputs.logits if hasattr(outputs, "logits") else outputs.last_hidden_state
+    return main.numpy(), [h.numpy() for h in outputs.hidden_states], [a.numpy() for a in outputs.attentions]
 
 
 def ours(model, params, tokens, *more):
@@ -76,18 +76,18 @@ def ours(model, params, tokens, *more):
 
 def check(network, module, params, tokens, pad, atol=1e-4):
     model = LinenModel(module)
-    found, (main, hidden, attentions) = ours(model, params, tokens), outputs_of(network, tokens, pad)
+    outputs, (main, hidden, attentions) = ours(model, params, tokens), outputs_of(network, tokens, pad)
     real = tokens != pad
     if module.head == "classes":
-        np.testing.assert_allclose(found.logits, main, atol=atol)
+        np.testing.assert_allclose(outputs.logits, main, atol=atol)
     else:
-        np.testing.assert_allclose(found.logits[real], main[real], atol=atol)
-    np.testing.assert_allclose(found.features["embeddings"], hidden[0], atol=atol)
+        np.testing.assert_allclose(outputs.logits[real], main[real], atol=atol)
+    np.testing.assert_allclose(outputs.features["embeddings"], hidden[0], atol=atol)
     for i in range(module.depth):
-        np.testing.assert_allclose(found.features[f"layer{i}"][real], hidden[i + 1][real], atol=atol)
-        probabilities = found.features[f"layer{i}/attention/probabilities"]
+        np.testing.assert_allclose(outputs.features[f"layer{i}"][real], hidden[i + 1][real], atol=atol)
+        probabilities = outputs.features[f"layer{i}/attention/probabilities"]
         np.testing.assert_allclose(probabilities, attentions[i], atol=atol)
-        scores = found.features[f"layer{i}/attention/scores"]
+        scores = outputs.features[f"layer{i}/attention/scores"]
         np.testing.assert_allclose(jax.nn.softmax(jnp.asarray(scores)), probabilities, atol=1e-6)
         assert (scores[~np.broadcast_to(real[:, None, None], scores.shape)] < -1e8).all()
 
@@ -126,12 +126,12 @@ def test_token_types_enter(tmp_path):
     module = encoder_of(str(tmp_path), head="hidden")
     params, _ = load(LinenModel(module), KEY, str(tmp_path))
     tokens, types = texts(40, 0), np.tile(np.arange(LENGTH) > 4, (3, 1)).astype(np.int32)
-    found = ours(LinenModel(module), params, tokens, tokens != 0, types).logits
+    logits = ours(LinenModel(module), params, tokens, tokens != 0, types).logits
     with torch.no_grad():
         want = network.eval()(
             torch.tensor(tokens).long(), torch.tensor(tokens != 0).long(), torch.tensor(types).long()
         ).last_hidden_state.numpy()
-    np.testing.assert_allclose(found[tokens != 0], want[tokens != 0], atol=1e-4)
+    np.testing.assert_allclose(logits[tokens != 0], want[tokens != 0], atol=1e-4)
 
 
 def minilm():

@@ -39,7 +39,7 @@ def results():
 
 
 def test_all_kinds_are_on_the_page():
-    found = page.page(results())
+    html = page.page(results())
     for words in (
         "Bits",
         "&lt;4&gt;",
@@ -50,9 +50,9 @@ def test_all_kinds_are_on_the_page():
         "peers.logits@1 (student&#x27;s run)",
         "75.00%",
     ):
-        assert words in found, words
-    assert len(re.findall("data:image/png", found)) == 2 and found.count("<svg") >= 1
-    assert "teacher" not in found.partition("Also evaluated")[2].partition("<section>")[0]
+        assert words in html, words
+    assert len(re.findall("data:image/png", html)) == 2 and html.count("<svg") >= 1
+    assert "teacher" not in html.partition("Also evaluated")[2].partition("<section>")[0]
 
 
 def test_tables_are_on_the_terminal_too():

@@ -95,12 +95,12 @@ def test_plain_functions_learn_from_a_teacher_that_was_trained_elsewhere(tmp_pat
 
     student = kd_jax.FunctionModel(lambda key, x: {"w": jnp.zeros((x[0].size, 10)), "b": jnp.zeros((1, 10))}, linear)
     config = digits()
-    given = dict(data=splits, teacher=teacher, student=student, teacher_variables=(params, stats))
+    inputs = dict(data=splits, teacher=teacher, student=student, teacher_variables=(params, stats))
     config.teacher.min_accuracy = 0.5
     with pytest.raises(ValueError, match="min_accuracy asks for 50.00%"):
-        kd_jax.run(config, tmp_path, **given)
+        kd_jax.run(config, tmp_path, **inputs)
     config.teacher.min_accuracy = 0.0
-    results = kd_jax.run(config, tmp_path, **given)
+    results = kd_jax.run(config, tmp_path, **inputs)
     assert results["models"]["student"]["name"] == "linear" and set(results["models"]) == {"teacher", "student"}
     # An untrained teacher is imitated all the same: the student agrees with it more often than one in ten.
     assert results["models"]["student"]["last"]["test"]["agreement"] > 0.3

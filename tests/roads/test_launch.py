@@ -49,18 +49,18 @@ def test_a_run_and_the_same_command_again(tmp_path):
 
 def test_missing_data_on_the_command_line(tmp_path):
     start = time.monotonic()
-    found = launch("--workdir", str(tmp_path / "run"), config="cifar10", HOME=str(tmp_path), KD_JAX_DATA=str(tmp_path))
+    ended = launch("--workdir", str(tmp_path / "run"), config="cifar10", HOME=str(tmp_path), KD_JAX_DATA=str(tmp_path))
     assert time.monotonic() - start < 30
-    assert found.returncode not in (0, None) and "Traceback" not in found.stderr
+    assert ended.returncode not in (0, None) and "Traceback" not in ended.stderr
     for text in (str(tmp_path), "tensorflow_datasets", "tfds build cifar10", "cifar-10-binary.tar.gz", ":digits"):
-        assert text in found.stderr, found.stderr
+        assert text in ended.stderr, ended.stderr
     assert not (tmp_path / "run").exists()
 
 
 def test_a_wrong_field_on_the_command_line():
-    found = launch("--config.trian.steps=3")
-    assert found.returncode not in (0, None) and "Traceback" not in found.stderr
-    assert "config has no field 'trian'. Did you mean 'train'" in found.stderr
+    ended = launch("--config.trian.steps=3")
+    assert ended.returncode not in (0, None) and "Traceback" not in ended.stderr
+    assert "config has no field 'trian'. Did you mean 'train'" in ended.stderr
 
 
 def digits():

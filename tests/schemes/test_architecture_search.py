@@ -71,8 +71,8 @@ def test_weights_and_alpha_learn_by_turns_on_halves_of_the_batch(differentiable)
     assert history[-1]["supernet/loss"] < history[0]["supernet/loss"]
     assert history[-1]["alpha/loss"] < history[0]["alpha/loss"]
     halves = scheme.prepare(BATCH, checks.KEY, True)
-    seen = [np.asarray(halves[half]["index"]).tolist() for half in architecture_search.HALVES]
-    assert seen == [list(range(0, 16, 2)), list(range(1, 16, 2))]
+    indices = [np.asarray(halves[half]["index"]).tolist() for half in architecture_search.HALVES]
+    assert indices == [list(range(0, 16, 2)), list(range(1, 16, 2))]
     assert set(scheme.prepare(BATCH, checks.KEY, False)) == set(BATCH)
     for phase, half in zip(scheme.stages[0].phases, architecture_search.HALVES, strict=True):
         paths = [p for term in phase.terms.values() for p in (*term.inputs, *term.targets) if p.startswith("batch")]
@@ -96,9 +96,9 @@ def test_alpha_feels_teacher_and_cost(differentiable):
 
         return jax.jacobian(values)(state.params["alpha"])
 
-    found = {name: np.asarray(value["alpha"]["alpha"][0]) for name, value in gradients(first).items()}
-    assert np.abs(found["alpha_kd"]).sum() > 0
-    conv3, conv1, skip = found["expected_cost"]
+    grads = {name: np.asarray(value["alpha"]["alpha"][0]) for name, value in gradients(first).items()}
+    assert np.abs(grads["alpha_kd"]).sum() > 0
+    conv3, conv1, skip = grads["expected_cost"]
     assert conv3 > conv1 > skip  # a step down makes conv3 rarer and skip more frequent
 
 
@@ -159,10 +159,10 @@ def test_search_knows_every_choice_and_the_best_reward():
     np.testing.assert_array_equal(some["choices"], again["choices"])
     assert len({tuple(c) for c in some["choices"].tolist()}) == 24
     assert some["reward"].max() == whole["reward"].max()  # evolution finds the best with 24 of 64
-    kept = front(whole["cost"], whole["accuracy"])
-    assert (np.diff(whole["cost"][kept]) > 0).all() and (np.diff(whole["accuracy"][kept]) > 0).all()
+    best = front(whole["cost"], whole["accuracy"])
+    assert (np.diff(whole["cost"][best]) > 0).all() and (np.diff(whole["accuracy"][best]) > 0).all()
     for i in range(64):
-        assert any(whole["cost"][k] <= whole["cost"][i] and whole["accuracy"][k] >= whole["accuracy"][i] for k in kept)
+        assert any(whole["cost"][k] <= whole["cost"][i] and whole["accuracy"][k] >= whole["accuracy"][i] for k in best)
 
 
 @pytest.mark.parametrize("variant", ["supernet", pytest.param("differentiable", marks=pytest.mark.slow)])
@@ -175,16 +175,16 @@ def test_the_winner_is_in_the_state_and_resume_is_exact(variant, tmp_path, monke
     settings = checks.Settings(batch_size=16, seed=0, log_every=2, eval_every=4, eval_batch_size=16)
     state = checks.last_state(scheme, SOURCES, settings, tmp_path / "parts")
     if variant == "supernet":
-        found = state.extra["search"]
-        best = found["choices"][np.lexsort((found["cost"], -found["reward"]))[0]]
+        search = state.extra["search"]
+        best = search["choices"][np.lexsort((search["cost"], -search["reward"]))[0]]
         np.testing.assert_array_equal(state.extra["choice"], best)
-        assert found["choices"].shape == (4, 2) and (found["cost"] > 0).all()
+        assert search["choices"].shape == (4, 2) and (search["cost"] > 0).all()
         points = results["sections"][0]["lines"]["Pareto front"]
         assert points == sorted(points)
     else:
         np.testing.assert_array_equal(np.sort(state.extra["choice"], 1), [[0, 0, 1]])
-        found = state.extra["search"]
-        assert (np.diff(found["cost"]) <= 0).all() and state.extra["choice"].argmax(1) in found["choices"]
+        search = state.extra["search"]
+        assert (np.diff(search["cost"]) <= 0).all() and state.extra["choice"].argmax(1) in search["choices"]
         rows = results["sections"][1]["rows"]
         assert [row[1] for row in rows] == sorted({row[1] for row in rows}) and len(rows) >= 1
     # The winner started from the supernet's parameters, which stay as the search left them, and moved away.
@@ -205,7 +205,7 @@ def test_bad_options_are_refused():
     slim, mixed = parts("slim"), parts("mixed")
     alone = parts("slim", roles=toy.roles())
     blind = parts("slim", sources={**SOURCES, "validation": None})
-    for build, given, options, message in (
+    for build, made, options, message in (
         (supernet.build, alone, {}, "config.roles.supernet"),
         (supernet.build, blind, {}, "config.data.validation"),
         (supernet.build, mixed, {}, "SlimCNN; the supernet is a MixedCNN"),
@@ -220,7 +220,7 @@ def test_bad_options_are_refused():
         (architecture_search.build, dataclasses.replace(alone, sources=SOURCES), {}, "config.roles.supernet"),
     ):
         with pytest.raises(ValueError, match=message):
-            build(given, **options)
+            build(made, **options)
 
 
 def test_config(tmp_path):

@@ -58,14 +58,14 @@ def test_every_stage_has_terms_and_connectors_of_its_own():
     }
     scheme = assistants.build(parts(terms), ("large", "small"), steps={"small": 3})
     assert [stage.steps for stage in scheme.stages] == [8, 3, 8]
-    found = scheme.stages[1].phases[0]
-    assert [call.role for call in found.forward] == ["small", "large"]
-    assert [call.train for call in found.forward] == [True, False]
-    assert list(found.terms) == ["ce_small", "kd_small", "map_small", "hint_small"]
-    assert found.terms["ce_small"].where == "batch.labelled"
-    assert found.terms["kd_small"].inputs == ("small.logits",) and found.terms["kd_small"].targets == ("large.logits",)
-    assert found.terms["map_small"].inputs == ("large.features:hidden",)
-    changed = found.terms["hint_small"]
+    phase = scheme.stages[1].phases[0]
+    assert [call.role for call in phase.forward] == ["small", "large"]
+    assert [call.train for call in phase.forward] == [True, False]
+    assert list(phase.terms) == ["ce_small", "kd_small", "map_small", "hint_small"]
+    assert phase.terms["ce_small"].where == "batch.labelled"
+    assert phase.terms["kd_small"].inputs == ("small.logits",) and phase.terms["kd_small"].targets == ("large.logits",)
+    assert phase.terms["map_small"].inputs == ("large.features:hidden",)
+    changed = phase.terms["hint_small"]
     assert changed.inputs == ("small.features:hidden",) and changed.targets == ("map_small/connector.features:norm",)
     assert changed.options == {"bank": "extra.hint_small", "head": "params.large.head", "label": "batch.label"}
     assert list(scheme.stages[2].phases[0].terms) == list(terms)
@@ -130,9 +130,9 @@ def test_bad_options(options, message):
 
 
 def test_assistants_need_a_teacher_and_groups_of_their_own():
-    given = parts()
+    made = parts()
     with pytest.raises(ValueError, match="there is none"):
-        assistants.build(dataclasses.replace(given, roles={"student": given.roles["student"]}))
-    both = {**given.roles, "small": dataclasses.replace(given.roles["small"], group="large")}
+        assistants.build(dataclasses.replace(made, roles={"student": made.roles["student"]}))
+    both = {**made.roles, "small": dataclasses.replace(made.roles["small"], group="large")}
     with pytest.raises(ValueError, match=r"group is 'large', which it shares with \['small'\]"):
-        assistants.build(dataclasses.replace(given, roles=both), ("large",))
+        assistants.build(dataclasses.replace(made, roles=both), ("large",))

@@ -57,9 +57,9 @@ def test_the_token_learns_from_the_teacher_and_both_heads_are_scored():
     assert history[-1]["loss"] < history[0]["loss"] and min(history[0]["soft"], history[0]["hard"]) > 0
     scheme_checks.same_on_eight_devices(scheme, last, BATCH, count=4)
     heads = ("student.features:head", "student.features:head_distillation")
-    found = {entry: run().logits for entry, run in runs_of(scheme, last, BATCH, scheme_checks.KEY).items()}
-    assert list(found) == ["student", *heads, "teacher"]
-    np.testing.assert_allclose(found["student"], (found[heads[0]] + found[heads[1]]) / 2, rtol=1e-5, atol=1e-6)
+    logits = {entry: run().logits for entry, run in runs_of(scheme, last, BATCH, scheme_checks.KEY).items()}
+    assert list(logits) == ["student", *heads, "teacher"]
+    np.testing.assert_allclose(logits["student"], (logits[heads[0]] + logits[heads[1]]) / 2, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="no tap 'head_distilation'; did you mean 'head_distillation'"):
         runs_of(build(terms, token=True, heads=("head_distilation",)), last, BATCH, scheme_checks.KEY)
 

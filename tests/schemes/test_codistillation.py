@@ -108,13 +108,13 @@ def test_what_goes_wrong_with_the_others(tmp_path):
         enter(peer(0, tmp_path / "b"))
     wide = {"stale_1": Role(toy.net(width=5), group="stale")}
     enter(peer(0, tmp_path / "b", more=wide))
-    own = tmp_path / "b" / "step00000000_peer0.npz"
-    data = bytearray(own.read_bytes())
+    file = tmp_path / "b" / "step00000000_peer0.npz"
+    data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
-    own.write_bytes(bytes(data))
+    file.write_bytes(bytes(data))
     with pytest.raises(ValueError, match="is damaged"):
         enter(peer(0, tmp_path / "b", more=wide))
-    own.unlink()
+    file.unlink()
     publish(tmp_path / "b", 0, 0, weights(7))
     with pytest.raises(ValueError, match="other weights than this run has at step 0"):
         enter(peer(0, tmp_path / "b", more=wide))
@@ -123,9 +123,9 @@ def test_what_goes_wrong_with_the_others(tmp_path):
 def test_half_precision_and_no_trace_of_a_failed_write(tmp_path):
     tree = jax.tree.map(lambda x: x.astype(jnp.bfloat16), weights(1))
     digest = publish(tmp_path, 5, 0, tree)
-    found, same = collect(tmp_path, 5, 0, tree, 1.0)
+    averaged, same = collect(tmp_path, 5, 0, tree, 1.0)
     assert digest == same and [p.name for p in tmp_path.iterdir()] == ["step00000005_peer0.npz"]
-    chex.assert_trees_all_equal(jax.tree.map(np.asarray, found), jax.tree.map(np.asarray, tree))
+    chex.assert_trees_all_equal(jax.tree.map(np.asarray, averaged), jax.tree.map(np.asarray, tree))
 
 
 @pytest.mark.parametrize(

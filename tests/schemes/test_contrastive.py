@@ -79,10 +79,10 @@ def test_sskd_resumes_in_its_second_stage(tmp_path, monkeypatch):
 def test_rotations():
     scheme = sskd()
     data = batch()
-    seen = scheme.prepare(data, jax.random.key(0), True)
-    assert seen["rotated"].shape == (16, 3, 2, 2, 1)
+    prepared = scheme.prepare(data, jax.random.key(0), True)
+    assert prepared["rotated"].shape == (16, 3, 2, 2, 1)
     for k in (1, 2, 3):
-        np.testing.assert_array_equal(seen["rotated"][:, k - 1], np.rot90(data["image"], k, axes=(1, 2)))
+        np.testing.assert_array_equal(prepared["rotated"][:, k - 1], np.rot90(data["image"], k, axes=(1, 2)))
     assert "rotated" not in scheme.prepare(data, jax.random.key(0), False)
     with pytest.raises(ValueError, match=r"square images .*\(16, 4\)"):
         bind(scheme, toy.shapes(toy.batch()))
@@ -120,15 +120,15 @@ def test_views():
     def run(model, *inputs, train=False, taps=()):
         return model.apply(params, stats, *inputs, train=train, key=key, taps=taps)
 
-    found, _ = run(both, one, further, taps=("hidden", "further_logits"))
+    outputs, _ = run(both, one, further, taps=("hidden", "further_logits"))
     alone, _ = run(both, one, taps=("hidden",))
     chex.assert_trees_all_equal(alone, run(model, one, taps=("hidden",))[0])
-    np.testing.assert_allclose(found.logits, alone.logits, rtol=1e-5)
-    np.testing.assert_allclose(found.features["hidden"][:, 0], alone.features["hidden"], rtol=1e-5)
+    np.testing.assert_allclose(outputs.logits, alone.logits, rtol=1e-5)
+    np.testing.assert_allclose(outputs.features["hidden"][:, 0], alone.features["hidden"], rtol=1e-5)
     for i in range(2):
         other, _ = run(model, further[:, i], taps=("hidden",))
-        np.testing.assert_allclose(found.features["further_logits"][:, i], other.logits, rtol=1e-5)
-        np.testing.assert_allclose(found.features["hidden"][:, 1 + i], other.features["hidden"], rtol=1e-5)
+        np.testing.assert_allclose(outputs.features["further_logits"][:, i], other.logits, rtol=1e-5)
+        np.testing.assert_allclose(outputs.features["hidden"][:, 1 + i], other.features["hidden"], rtol=1e-5)
     joint = jnp.concatenate([one, *jnp.moveaxis(further, 1, 0)])  # BatchNorm sees one batch of all views
     new, expected = (run(m, *x, train=True)[1] for m, x in ((both, (one, further)), (model, (joint,))))
     chex.assert_trees_all_close(new, expected, rtol=1e-5)
@@ -198,12 +198,12 @@ def test_contrast_with_several_teachers():
     names = ("contrast_teacher", "contrast_second", "contrast_third")
     first, last, history = scheme_checks.steps(scheme, batch(), count=10, mesh=toy.mesh(4, 2))
     assert scheme_checks.moved(first, last) == {"student"}
-    seen = batch()["index"]
+    written = batch()["index"]
     for name in names:
         assert history[-1][name] < history[0][name]
         for side in ("student", "teacher"):
             rows = (first.extra[name][side] != last.extra[name][side]).any(1)
-            assert rows[seen].all() and rows.sum() == len(seen)
+            assert rows[written].all() and rows.sum() == len(written)
         assert last.extra[name]["student_constant"] > 0
 
 

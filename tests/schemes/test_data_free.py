@@ -48,9 +48,9 @@ class Painter(nn.Module):
 
 
 def source(split="train", n=48, dtype=np.uint8):
-    found = toy.source(n, split)
-    images = np.clip(40 * np.repeat(found.images[..., None, None], 4, axis=2) + 128, 0, 255).astype(dtype)
-    return dataclasses.replace(found, images=images, image_shape=SHAPE, mean=(0.5,), std=(0.25,))
+    features = toy.source(n, split)
+    images = np.clip(40 * np.repeat(features.images[..., None, None], 4, axis=2) + 128, 0, 255).astype(dtype)
+    return dataclasses.replace(features, images=images, image_shape=SHAPE, mean=(0.5,), std=(0.25,))
 
 
 SOURCES = {"train": source(), "validation": source("validation", 16), "test": source("test", 16)}
@@ -71,8 +71,8 @@ def parts(terms=AGREE, steps=8, **changes):
 
 def without(role, **kwargs):
     """The parts of one of the two schemes."""
-    given = parts(**kwargs)
-    return dataclasses.replace(given, roles={k: r for k, r in given.roles.items() if k != role})
+    made = parts(**kwargs)
+    return dataclasses.replace(made, roles={k: r for k, r in made.roles.items() if k != role})
 
 
 def painted(terms=AGREE, **options):
@@ -114,7 +114,7 @@ def test_images_of_the_batch_change_no_bit():
     state = jax.jit(lambda key: init_state(bound, inputs, key, {}))(scheme_checks.KEY)
     step, hyper = jax.jit(make_train_step(bound, bound.stages[0])), hyper_of(bound.stages[0])
     others = batch(image=1.0) | {"label": jnp.ones(16, jnp.int32), "labelled": jnp.ones(16, bool)}
-    one, other = (step(state, given, hyper, scheme_checks.KEY)[0] for given in (batch(), others))
+    one, other = (step(state, data, hyper, scheme_checks.KEY)[0] for data in (batch(), others))
     jax.tree.map(np.testing.assert_array_equal, (one.params, one.stats), (other.params, other.stats))
     assert scheme_checks.moved(state, one) == {"generator", "student"}
     scheme_checks.same_on_eight_devices(scheme, one, batch(), 1)
@@ -155,25 +155,25 @@ def test_inversion_resumes(tmp_path, monkeypatch):
 
 
 def test_statistics_are_found_by_the_names_of_our_models():
-    given = without("generator", terms=KD)
-    roles = given.roles | {"teacher": Role(as_model(cnn(toy.CLASSES, (2, 3))))}
-    scheme = inversion.build(dataclasses.replace(given, roles=roles))
+    made = without("generator", terms=KD)
+    roles = made.roles | {"teacher": Role(as_model(cnn(toy.CLASSES, (2, 3))))}
+    scheme = inversion.build(dataclasses.replace(made, roles=roles))
     terms = bind(scheme, toy.shapes(batch()))[0].stages[0].phases[0].terms
     assert set(terms) == {"label", "statistics_stage1_norm", "statistics_stage2_norm"}
     assert terms["statistics_stage2_norm"].inputs == ("teacher.features:stage2/conv",)
-    plain = dataclasses.replace(given, roles=roles | {"teacher": Role(as_model(mlp(toy.CLASSES, (3,))))})
+    plain = dataclasses.replace(made, roles=roles | {"teacher": Role(as_model(mlp(toy.CLASSES, (3,))))})
     with pytest.raises(ValueError, match="no BatchNorm"):
         inversion.build(plain)
 
 
 def test_images_of_floats_have_no_range():
-    given = dataclasses.replace(without("generator", terms=KD), sources={"train": source(dtype=np.float32)})
-    assert inversion.build(given, statistics=0.0).stages[0].post_update is None
-    images, teacher = jnp.linspace(-9, 9, 4 * 16).reshape(4, *SHAPE), given.roles["teacher"].model
+    made = dataclasses.replace(without("generator", terms=KD), sources={"train": source(dtype=np.float32)})
+    assert inversion.build(made, statistics=0.0).stages[0].post_update is None
+    images, teacher = jnp.linspace(-9, 9, 4 * 16).reshape(4, *SHAPE), made.roles["teacher"].model
     state = types.SimpleNamespace(frozen={"teacher": teacher.init(scheme_checks.KEY, images)})
-    (section,) = data_free.samples(given, state, images, "")
+    (section,) = data_free.samples(made, state, images, "")
     assert {np.min(section["images"]), np.max(section["images"])} <= set(range(256))
-    assert data_free.samples(given, state, images.reshape(4, 16), "") == []  # not images
+    assert data_free.samples(made, state, images.reshape(4, 16), "") == []  # not images
 
 
 def test_what_the_generator_maximises():
@@ -237,10 +237,10 @@ def test_bank_draws_from_its_window():
     model, like, window = image_bank(3, SHAPE, 30, shift=1), jnp.zeros(64, jnp.int32), jnp.array([10, 5])
     params, _ = model.init(jax.random.key(0), like, window)
     for train in (False, True):
-        found, _ = model.apply(params, {}, like, window, train=train, key=jax.random.key(1))
-        rows, labels = found.features["row"], found.features["label"]
+        outputs, _ = model.apply(params, {}, like, window, train=train, key=jax.random.key(1))
+        rows, labels = outputs.features["row"], outputs.features["label"]
         assert set(rows.tolist()) == {10, 11, 12, 13, 14} and (labels == rows % 3).all()
-        same = np.isclose(found.logits, params["images"][rows]).all((1, 2, 3))
+        same = np.isclose(outputs.logits, params["images"][rows]).all((1, 2, 3))
         assert same.all() if not train else 0 < same.sum() < 20  # one shift of nine is none
 
 

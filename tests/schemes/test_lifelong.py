@@ -104,9 +104,9 @@ def test_what_is_kept_when_a_task_ends():
     jax.tree.map(np.testing.assert_array_equal, previous, student)
     memory = first.extra["memory"]
     np.testing.assert_array_equal(memory["label"], [0, 0, 1, 1, -1, -1, -1, -1])
-    kept = {tuple(row) for row in memory["image"][:4]}
+    stored = {tuple(row) for row in memory["image"][:4]}
     of_task = {tuple(row) for row in SOURCES["task0"].images}
-    assert len(kept) == 4 and kept <= of_task and not memory["image"][4:].any()
+    assert len(stored) == 4 and stored <= of_task and not memory["image"][4:].any()
     for state in (first, last):
         replay = state.extra["replay"]
         assert replay["held"].sum() == 4 and sorted(replay["label"][replay["held"]]) == [0, 0, 1, 1]
@@ -151,10 +151,10 @@ def test_which_classes_are_told_apart():
     two = lifelong.class_masks("class", classes, 1, 4)
     assert two["rivals"].all() and two["old"].tolist() == [[True, False, False, True]]
     assert two["current"].tolist() == [[False, True, True, False]]
-    known = lifelong.class_masks("task", classes, 1, 4)
-    assert known["rivals"].tolist() == known["mates"].tolist() == two["mates"].tolist()
-    assert known["rivals"][2].tolist() == [False, True, True, False]
-    assert known["old"].tolist() == [[True, False, False, True], [False] * 4]
+    by_task = lifelong.class_masks("task", classes, 1, 4)
+    assert by_task["rivals"].tolist() == by_task["mates"].tolist() == two["mates"].tolist()
+    assert by_task["rivals"][2].tolist() == [False, True, True, False]
+    assert by_task["old"].tolist() == [[True, False, False, True], [False] * 4]
     domain = lifelong.class_masks("domain", [np.arange(4)] * 2, 1, 4)
     assert domain["rivals"].all() and domain["old"].tolist() == [[True] * 4]
 
@@ -216,15 +216,15 @@ def test_herding_follows_the_mean():
 def test_replay_draws_held_rows_without_replacement():
     memory = {"image": np.arange(8.0)[:, None], "label": np.array([3, 3, 1, 1, 2, -1, -1, -1], np.int32)}
     draws = [exemplars.draw(memory, step, 3) for step in (0, 0, 1, 2)]
-    seen = [d["image"][:, 0].tolist() for d in draws]
-    assert seen[0] == seen[1] and len({tuple(s) for s in seen}) > 1
-    assert all(len(set(s)) == 3 and max(s) < 5 and d["held"].all() for s, d in zip(seen, draws, strict=True))
+    numbers = [d["image"][:, 0].tolist() for d in draws]
+    assert numbers[0] == numbers[1] and len({tuple(s) for s in numbers}) > 1
+    assert all(len(set(s)) == 3 and max(s) < 5 and d["held"].all() for s, d in zip(numbers, draws, strict=True))
     assert exemplars.draw(memory, 0, 7)["held"].sum() == 5
 
 
 def test_measures():
     a = np.array([[0.9, 0.2, 0.1], [0.6, 0.8, 0.3], [0.5, 0.9, 1.0]])
-    found = lifelong_summary.judge(a, np.array([0.1, 0.1, 0.2]))
+    scores = lifelong_summary.judge(a, np.array([0.1, 0.1, 0.2]))
     expected = {
         "average accuracy": 0.8,
         "average incremental accuracy": (0.9 + 0.7 + 0.8) / 3,
@@ -232,15 +232,15 @@ def test_measures():
         "backward transfer": (-0.4 + 0.1) / 2,
         "forward transfer": (0.1 + 0.1) / 2,
     }
-    assert found == pytest.approx(expected)
+    assert scores == pytest.approx(expected)
 
 
 def test_streams_of_classes_and_domains():
-    found = task_streams.classes(SPLITS, 4, order_seed=3)
-    groups = [sorted(set(found[f"task{k}"].labels.tolist())) for k in range(4)]
+    stream = task_streams.classes(SPLITS, 4, order_seed=3)
+    groups = [sorted(set(stream[f"task{k}"].labels.tolist())) for k in range(4)]
     assert sorted(map(len, groups)) == [1, 1, 2, 2] and sorted(sum(groups, [])) == list(range(CLASSES))
-    assert len(found["upto3"]) == 96 and set(found["upto1"].labels.tolist()) == set(groups[0] + groups[1])
-    assert sum(len(found[f"test_task{k}"]) for k in range(4)) == 30
+    assert len(stream["upto3"]) == 96 and set(stream["upto1"].labels.tolist()) == set(groups[0] + groups[1])
+    assert sum(len(stream[f"test_task{k}"]) for k in range(4)) == 30
     assert groups != [sorted(set(task_streams.classes(SPLITS, 4)[f"task{k}"].labels.tolist())) for k in range(4)]
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 255, (n, 2, 4, 1), dtype=np.uint8) for n in (6, 5)]

@@ -25,8 +25,8 @@ def probabilities(z):
     return e / e.sum()
 
 
-def with_dustbin(p, own):
-    return np.array([*p[list(own)], p.sum() - p[list(own)].sum()])
+def with_dustbin(p, classes):
+    return np.array([*p[list(classes)], p.sum() - p[list(classes)].sum()])
 
 
 def kl(p, q):
@@ -36,16 +36,16 @@ def kl(p, q):
 def expected(s, g, others, top, dustbin):
     s, p = probabilities(s), probabilities(g)
     total = kl(p, s)
-    for own, z in zip(CLASSES, others, strict=True):
-        if not {*np.argsort(-g)[:top]} & {*own}:
+    for classes, z in zip(CLASSES, others, strict=True):
+        if not {*np.argsort(-g)[:top]} & {*classes}:
             continue
         m = probabilities(z)
         if not dustbin:
-            within = m[list(own)] / m[list(own)].sum()
+            within = m[list(classes)] / m[list(classes)].sum()
             m = np.zeros(5)
-            m[list(own)] = p[list(own)].sum() * within
-            m[[c for c in range(5) if c not in own][0]] = 1 - p[list(own)].sum()
-        total += kl(with_dustbin(m, own), with_dustbin(s, own))
+            m[list(classes)] = p[list(classes)].sum() * within
+            m[[c for c in range(5) if c not in classes][0]] = 1 - p[list(classes)].sum()
+        total += kl(with_dustbin(m, classes), with_dustbin(s, classes))
     return T**2 * total
 
 
@@ -90,9 +90,9 @@ def test_wrong_shapes():
 def test_confidence_where_some_labels_are_missing():
     labels = np.array([0, -1, 2, -1, 4, 3], np.int32)
     values = specialists.confidence_transfer_loss(S, G, LOW, HIGH, labels, temperature=T)
-    known = ensemble.confidence_weighted_loss(S, G, LOW, HIGH, labels=np.maximum(labels, 0), temperature=T)
+    labelled = ensemble.confidence_weighted_loss(S, G, LOW, HIGH, labels=np.maximum(labels, 0), temperature=T)
     alike = ensemble.average_kl_loss(S, G, LOW, HIGH, temperature=T) / 3
-    close(values, np.where(labels >= 0, known, alike))
+    close(values, np.where(labels >= 0, labelled, alike))
 
 
 NAMES = ("teacher", "second", "third")

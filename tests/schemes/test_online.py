@@ -149,8 +149,8 @@ def test_peers_start_apart_and_each_learns_as_from_a_teacher():
     state = init_state(dataclasses.replace(pair, roles=roles), inputs, KEY, dict(zip(roles, networks, strict=True)))
     after, _ = jax.jit(make_train_step(pair, pair.stages[0]))(state, batch, hyper_of(pair.stages[0]), KEY)
     expected = member(last.params["student"]["student"], last.stats["student"], 0)
-    found = (after.params["student"]["student"], after.stats["student"])
-    chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-6)
+    variables = (after.params["student"]["student"], after.stats["student"])
+    chex.assert_trees_all_close(variables, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_shares_prefer_the_peer_that_errs_less():
@@ -202,11 +202,11 @@ def test_a_branch_is_the_network_that_the_baseline_trains(gate):
         np.testing.assert_allclose(outputs.features["attention"].sum(-1), np.ones((3, 2)), rtol=1e-5)
         return
     single = LinenModel(branched_cnn(5, branches=1, shared=(2,), widths=(3, 4)))
-    kept = member(params, stats, 1)
-    found = jax.jit(lambda p, s: single.apply(p, s, x, train=False, key=KEY)[0].logits)(*kept)
-    np.testing.assert_allclose(found[:, 0], outputs.logits[:, 1], rtol=1e-5, atol=1e-6)
+    second = member(params, stats, 1)
+    logits = jax.jit(lambda p, s: single.apply(p, s, x, train=False, key=KEY)[0].logits)(*second)
+    np.testing.assert_allclose(logits[:, 0], outputs.logits[:, 1], rtol=1e-5, atol=1e-6)
     plain = jax.eval_shape(LinenModel(cnn(5, (2, 3, 4))).init, KEY, x)[0]
-    assert sum(v.size for v in jax.tree.leaves(kept[0])) == sum(v.size for v in jax.tree.leaves(plain))
+    assert sum(v.size for v in jax.tree.leaves(second[0])) == sum(v.size for v in jax.tree.leaves(plain))
 
 
 def test_branched_resnet_has_the_stages_of_the_single_one():
@@ -230,11 +230,11 @@ def test_a_stack_of_networks():
 
     vmapped, looped = run(params, stats, x)
     chex.assert_trees_all_close(vmapped, looped, rtol=1e-5, atol=1e-6)
-    (shared, new), (own, _) = vmapped
+    (shared, new), (apart, _) = vmapped
     assert shared.logits.shape == (3, 2, 3) and shared.features["hidden"].shape == (3, 2, 4)
     assert jax.tree.structure(new) == jax.tree.structure(stats)
-    np.testing.assert_allclose(own.features["hidden"][:, 0], shared.features["hidden"][:, 0], rtol=1e-6)
-    assert (own.features["hidden"][:, 1] == 0).all()
+    np.testing.assert_allclose(apart.features["hidden"][:, 0], shared.features["hidden"][:, 0], rtol=1e-6)
+    assert (apart.features["hidden"][:, 1] == 0).all()
     with pytest.raises(ValueError, match="one each"):
         ways[0].init(KEY, x, x, x)
     leading = build(parts(MUTUAL), peers=3, leader=1).evaluate

@@ -26,9 +26,11 @@ def test_every_exit_ends_in_the_shape_of_the_last_map():
     model = exits(3, taps=("stage1", "stage2"), **THREE)
     params, stats = jax.eval_shape(model.init, KEY, X)
     assert {"depthwise1", "depthwise2"} < set(params["exit1"]) and "depthwise2" not in params["exit2"]
-    found, new = jax.eval_shape(lambda p, s: model.apply(p, s, X, train=True, key=KEY, taps=("stage3",)), params, stats)
-    assert found.logits.shape == found.features["exit1"].shape == found.features["exit2"].shape == (6, 3)
-    maps = [found.features[name].shape for name in ("exit1/map", "exit2/map", "stage3")]
+    outputs, new = jax.eval_shape(
+        lambda p, s: model.apply(p, s, X, train=True, key=KEY, taps=("stage3",)), params, stats
+    )
+    assert outputs.logits.shape == outputs.features["exit1"].shape == outputs.features["exit2"].shape == (6, 3)
+    maps = [outputs.features[name].shape for name in ("exit1/map", "exit2/map", "stage3")]
     assert maps == [(6, 2, 2, 4)] * 3 and jax.tree.structure(new) == jax.tree.structure(stats)
     with pytest.raises(ValueError, match="'embedding' is"):
         jax.eval_shape(exits(3, taps=("embedding",), **THREE).init, KEY, X)
@@ -46,12 +48,12 @@ def test_an_exit_alone_is_the_tapped_one_and_costs_less():
     whole, costs = compiled(model, params, stats)(params, stats, X), {}
     for name, expected in (("exit1", whole.features["exit1"]), ("", whole.logits)):
         part = EarlyExit(model, name)
-        kept = part.keep(params, stats, X)
-        alone = compiled(part, *kept)
-        np.testing.assert_allclose(alone(*kept, X).logits, expected, rtol=1e-5, atol=1e-6)
-        costs[name] = sum(x.size for x in jax.tree.leaves(kept[0])), alone.cost_analysis()["flops"]
-        assert set(kept[0]) == {"network", *([name] if name else [])} == set(kept[1])
-        assert set(kept[0]["network"]) == ({"stage1"} if name else {"stage1", "stage2", "head"})
+        remaining = part.keep(params, stats, X)
+        alone = compiled(part, *remaining)
+        np.testing.assert_allclose(alone(*remaining, X).logits, expected, rtol=1e-5, atol=1e-6)
+        costs[name] = sum(x.size for x in jax.tree.leaves(remaining[0])), alone.cost_analysis()["flops"]
+        assert set(remaining[0]) == {"network", *([name] if name else [])} == set(remaining[1])
+        assert set(remaining[0]["network"]) == ({"stage1"} if name else {"stage1", "stage2", "head"})
     assert all(early < late for early, late in zip(costs["exit1"], costs[""], strict=True))
 
 
@@ -59,8 +61,8 @@ def test_an_exit_alone_can_be_made_and_trained():
     alone = early_exit(3, "exit1", **TWO)
     params, stats = jax.jit(alone.init)(KEY, X)
     assert set(params) == {"exit1", "network"} and set(params["network"]) == {"stage1"}
-    found, new = jax.jit(lambda p, s: alone.apply(p, s, X, train=True, key=KEY))(params, stats)
-    assert found.logits.shape == (6, 3) and jax.tree.structure(new) == jax.tree.structure(stats)
+    outputs, new = jax.jit(lambda p, s: alone.apply(p, s, X, train=True, key=KEY))(params, stats)
+    assert outputs.logits.shape == (6, 3) and jax.tree.structure(new) == jax.tree.structure(stats)
     assert not np.array_equal(*(s["exit1"]["batch_stats"]["norm1"]["mean"] for s in (stats, new)))
 
 

@@ -37,23 +37,23 @@ def test_progressive():
     a = 0.8 * 0.25 * np.array([1, 0, 1, 1, 0])[:, None]
     target = (1 - a) * np.eye(4)[LABELS] + a * memory[index]
     expected = -(target * np.log(softmax(LOGITS))).sum(-1)
-    given = dict(predictions=memory, index=index, progress=0.25)
-    np.testing.assert_allclose(progressive_loss(LOGITS, LABELS, **given), expected, rtol=1e-5)
-    unseen = progressive_loss(LOGITS, LABELS, **given | {"predictions": 0 * memory})
+    options = dict(predictions=memory, index=index, progress=0.25)
+    np.testing.assert_allclose(progressive_loss(LOGITS, LABELS, **options), expected, rtol=1e-5)
+    unseen = progressive_loss(LOGITS, LABELS, **options | {"predictions": 0 * memory})
     np.testing.assert_allclose(unseen, cross_entropy_loss(LOGITS, LABELS), rtol=1e-6)
-    assert np.isfinite(progressive_loss(LOGITS * 1e4, LABELS * 0 - 1, **given)).all()
+    assert np.isfinite(progressive_loss(LOGITS * 1e4, LABELS * 0 - 1, **options)).all()
     with pytest.raises(ValueError, match=r"\[examples, classes\]"):
-        progressive_loss(LOGITS, LABELS, **given | {"predictions": memory[:, :3]})
+        progressive_loss(LOGITS, LABELS, **options | {"predictions": memory[:, :3]})
     with pytest.raises(ValueError, match="labels must be integers"):
-        progressive_loss(LOGITS, target, **given)
+        progressive_loss(LOGITS, target, **options)
 
 
 def test_virtual_teacher():
     d = np.where(np.eye(4)[LABELS] > 0, 0.9, 0.1 / 3)
     q = d ** (1 / 5) / (d ** (1 / 5)).sum(-1, keepdims=True)
     expected = (q * (np.log(q) - np.log(softmax(LOGITS)))).sum(-1)
-    found = virtual_teacher_loss(LOGITS, LABELS, correct=0.9, temperature=5.0)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    losses = virtual_teacher_loss(LOGITS, LABELS, correct=0.9, temperature=5.0)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
     assert np.isfinite(virtual_teacher_loss(LOGITS * 1e4, LABELS * 0 - 1)).all()
     right = virtual_teacher_loss(jnp.log(jnp.asarray(d, jnp.float32)), LABELS, correct=0.9, temperature=1.0)
     np.testing.assert_allclose(right, 0, atol=1e-6)

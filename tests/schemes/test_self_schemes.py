@@ -20,8 +20,8 @@ from kd_jax.types import Role, Term
 
 def parts(terms):
     roles = {"student": Role(toy.net(), group="student")}
-    given = toy.parts(roles, terms, 4, train=toy.source(), validation=None, test=toy.source(16, "test"))
-    return dataclasses.replace(given, make_tx=lambda n, group="": optax.sgd(optax.linear_schedule(0.2, 0.0, 2 * n)))
+    made = toy.parts(roles, terms, 4, train=toy.source(), validation=None, test=toy.source(16, "test"))
+    return dataclasses.replace(made, make_tx=lambda n, group="": optax.sgd(optax.linear_schedule(0.2, 0.0, 2 * n)))
 
 
 def kd(teacher, weight=1.0):
@@ -152,8 +152,8 @@ def test_terms_must_use_what_the_scheme_makes(module, path):
 
 def test_a_name_that_the_scheme_needs():
     with pytest.raises(ValueError, match="made by the scheme"):
-        given = parts({"kd": kd("average")})
-        average_teacher.build(dataclasses.replace(given, roles={**given.roles, "average": Role(toy.net())}))
+        made = parts({"kd": kd("average")})
+        average_teacher.build(dataclasses.replace(made, roles={**made.roles, "average": Role(toy.net())}))
 
 
 def test_answers_are_remembered_by_example():
@@ -169,8 +169,8 @@ def test_answers_are_remembered_by_example():
 
 def test_of_two_answers_to_one_example_the_last_is_kept():
     rows = jnp.arange(8.0).reshape(4, 2)
-    found = progressive.written(jnp.full((5, 2), -1.0), jnp.array([3, 0, 3, 1]), rows)
-    np.testing.assert_array_equal(found, [[2, 3], [6, 7], [-1, -1], [4, 5], [-1, -1]])
+    memory = progressive.written(jnp.full((5, 2), -1.0), jnp.array([3, 0, 3, 1]), rows)
+    np.testing.assert_array_equal(memory, [[2, 3], [6, 7], [-1, -1], [4, 5], [-1, -1]])
 
 
 def test_every_variant_of_the_config_can_be_planned():

@@ -31,9 +31,9 @@ def splits(length=6):
 
 
 def test_rows_hold_letters_and_phonemes():
-    found = splits()
-    assert [len(s) for s in found] == [16, 8, 8]  # a word of one letter and those of other characters are left out
-    source = found.train
+    loaded = splits()
+    assert [len(s) for s in loaded] == [16, 8, 8]  # a word of one letter and those of other characters are left out
+    source = loaded.train
     for i in range(len(source)):
         word = pronunciations.spelling(source.fields["source"][i])
         spoken = " ".join(p.rstrip("1") for p in WORDS[word[:-1]])
@@ -73,9 +73,9 @@ def test_the_student_answers_what_its_encoder_read(begun):
     scheme = on_policy.build(parts, share=1.0, warmup=0.0, prompt=1, temperature=0.0, decoding=CONFIG.DECODING)
     bound, inputs = bind(scheme, toy.shapes(batch))
     state = jax.jit(lambda: init_state(bound, inputs, jax.random.key(0), {}))()
-    found = {**batch, **jax.jit(scheme.stages[0].pre_update)(state, batch, jax.random.key(1))}
-    assert found["labelled"][:, 0].all() and (found["tokens"][:, 0] == START).all()
-    assert greedy(parts.roles["student"].model, state.params["student"]["student"], found).all()
+    answered = {**batch, **jax.jit(scheme.stages[0].pre_update)(state, batch, jax.random.key(1))}
+    assert answered["labelled"][:, 0].all() and (answered["tokens"][:, 0] == START).all()
+    assert greedy(parts.roles["student"].model, state.params["student"]["student"], answered).all()
     table, texts = error_rate(parts.roles, parts.sources, count=8, batch=8)(state, {})
     assert table["rows"][0][-1] == 8 and len(texts["texts"]) == 5
     with pytest.raises(ValueError, match="'mixed' is of decoders"):
@@ -88,9 +88,9 @@ def test_the_teachers_beams_become_the_data(begun):
     bound, inputs = bind(scheme, toy.shapes(batch))
     state = jax.jit(lambda: init_state(bound, inputs, jax.random.key(0), {}))()
     state = bound.stages[0].on_enter(state)
-    found = {**batch, **bound.stages[0].pre_update(state, batch, None)}
-    assert found["labelled"][:, 0].all()
-    assert greedy(parts.roles["teacher"].model, state.frozen["teacher"][0], found).all()  # one beam is greedy
+    answered = {**batch, **bound.stages[0].pre_update(state, batch, None)}
+    assert answered["labelled"][:, 0].all()
+    assert greedy(parts.roles["teacher"].model, state.frozen["teacher"][0], answered).all()  # one beam is greedy
 
 
 @pytest.mark.slow

@@ -55,8 +55,8 @@ def source(n=16, per_token=False):
 
 
 def batch(per_token=False):
-    found = {k: jnp.asarray(v) for k, v in source(8, per_token).batch(8).items()}
-    return {**found, "target": found["label"]}
+    entries = {k: jnp.asarray(v) for k, v in source(8, per_token).batch(8).items()}
+    return {**entries, "target": entries["label"]}
 
 
 def networks(width=24, head="classes", **options):
@@ -106,10 +106,10 @@ def test_a_sentence_embedding_is_taught_without_labels(width):
 
 def test_a_masked_language_model_counts_asked_tokens_only():
     scheme = taught(roles(head="tokens"), CONFIG.METHODS["distilbert_mlm"](False))
-    given = batch(per_token=True)
-    first, _, history = scheme_checks.steps(scheme, given, count=4)
+    data = batch(per_token=True)
+    first, _, history = scheme_checks.steps(scheme, data, count=4)
     assert history[-1]["loss"] < history[0]["loss"] and min(history[0].values()) >= 0
-    none = {**given, "tokens": jnp.where(given["token_mask"], given["tokens"], 7)}
+    none = {**data, "tokens": jnp.where(data["token_mask"], data["tokens"], 7)}
     _, _, other = scheme_checks.steps(scheme, none, count=1)
     for name in ("ce", "kd", "cosine"):
         np.testing.assert_allclose(other[0][name], history[0][name], rtol=1e-4)
@@ -123,12 +123,12 @@ def mobile(make_tx):
 
 
 def test_stages_share_the_steps_and_only_the_last_selects():
-    seen = []
-    parts, kwargs = mobile(lambda steps, group: seen.append((steps, group)) or toy.sgd())
-    found = stages.build(parts, **kwargs).stages
-    assert [(s.steps, s.name) for s in found] == seen == [(6, "layer0"), (6, "layer1"), (8, "task")]
-    assert [s.selects for s in found] == [False, False, True]
-    assert [set(s.phases[0].terms) for s in found[1:]] == [{"states1", "relations1"}, {"ce", "kd"}]
+    asked = []
+    parts, kwargs = mobile(lambda steps, group: asked.append((steps, group)) or toy.sgd())
+    made = stages.build(parts, **kwargs).stages
+    assert [(s.steps, s.name) for s in made] == asked == [(6, "layer0"), (6, "layer1"), (8, "task")]
+    assert [s.selects for s in made] == [False, False, True]
+    assert [set(s.phases[0].terms) for s in made[1:]] == [{"states1", "relations1"}, {"ce", "kd"}]
 
 
 def test_one_layer_learns_at_a_time():
@@ -149,7 +149,7 @@ def equal(one, other):
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("stage_fields", "message"),
     [
         ((), "stages is empty"),
         ((dict(name="a", share=1.0, terms=("kd",), steps=3),), "name, share and terms"),
@@ -159,9 +159,9 @@ def equal(one, other):
         ((dict(name="a", share=0.0, terms=("kd", "ce")),), "0.0 of the 10 steps"),
     ],
 )
-def test_stages_that_do_not_fit(given, message):
+def test_stages_that_do_not_fit(stage_fields, message):
     with pytest.raises(ValueError, match=message):
-        stages.build(toy.parts(toy.roles(), {"kd": toy.kd(), "ce": toy.ce()}), given)
+        stages.build(toy.parts(toy.roles(), {"kd": toy.kd(), "ce": toy.ce()}), stage_fields)
 
 
 @pytest.mark.parametrize("variant", [*CONFIG.METHODS, "tinybert,narrow", "sentence,narrow", "bert_pkd,narrow"])
@@ -195,9 +195,9 @@ def test_a_run_starts_from_weights_and_from_its_teacher(tmp_path):
     results = train.run(config, tmp_path / "run")
     assert set(results["models"]) == {"teacher", "student"} and results["models"]["teacher"]["last"]["test"]
     shapes, _ = jax.eval_shape(student.init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32))
-    found = load_tree(tmp_path / "run/student/export/last/student", {"params": shapes})["params"]
+    exported = load_tree(tmp_path / "run/student/export/last/student", {"params": shapes})["params"]
     for ours, theirs in (("layer1", "layer2"), ("words", "words"), ("head", "head")):
-        assert equal(found[ours], jax.device_get(params[theirs]))
+        assert equal(exported[ours], jax.device_get(params[theirs]))
     assert train.run(config, tmp_path / "run") == results
     config.student.initial.kwargs = ConfigDict(dict(layers=(1, 4)))
     with pytest.raises(ValueError, match="numbers from 0 to 3"):

@@ -27,18 +27,18 @@ def test_a_tiny_run_of_every_method(method, tmp_path):
 def test_a_cached_teacher_of_tokens(tmp_path):
     """All log-probabilities teach as the teacher does, the few largest of every token nearly so."""
     (tmp_path / "text.txt").write_text("\n\n".join(f"{i} and then there was {i * i}, and so on." for i in range(60)))
-    found = {}
+    scores = {}
     for name, cache in {"none": {}, "all": {"k": 0}, "some": {"k": 4, "dtype": "float16"}}.items():
         config = CONFIG.get_config("word,tiny")
         config.data.directory, config.data.validation = str(tmp_path / "text.txt"), 0.1
         config.report, config.baseline, config.summary.name = False, False, ""
         config.teacher.workdir = str(tmp_path / "teacher")
         config.teacher.cache.update({"directory": "auto", **cache} if cache else {})
-        found[name] = scheme_checks.train.run(config, tmp_path / name)["models"]["student"]["last"]["test"]
+        scores[name] = scheme_checks.train.run(config, tmp_path / name)["models"]["student"]["last"]["test"]
     for metric in ("perplexity", "agreement", "kl"):
-        assert found["all"][metric] == pytest.approx(found["none"][metric], rel=1e-4, abs=1e-5)
-    assert found["some"]["perplexity"] == pytest.approx(found["none"]["perplexity"], rel=0.05)
-    assert found["some"]["perplexity"] != found["none"]["perplexity"]
+        assert scores["all"][metric] == pytest.approx(scores["none"][metric], rel=1e-4, abs=1e-5)
+    assert scores["some"]["perplexity"] == pytest.approx(scores["none"]["perplexity"], rel=0.05)
+    assert scores["some"]["perplexity"] != scores["none"]["perplexity"]
 
 
 REASONING = scheme_checks.config_module("reasoning")
@@ -52,8 +52,8 @@ def test_a_tiny_run_of_reasoning(method, tmp_path):
     results = scheme_checks.train.run(config, tmp_path)
     (answers,) = [s for s in results["sections"] if s["title"] == "Answers"]
     assert [row[0] for row in answers["rows"]][-1] in ("student", "") and answers["rows"][-1][-1] == 8
-    kept = [s for s in results["sections"] if s["title"] == "The teacher's answers"]
-    assert bool(kept) == (method in ("generated", "filtered"))
+    sections = [s for s in results["sections"] if s["title"] == "The teacher's answers"]
+    assert bool(sections) == (method in ("generated", "filtered"))
 
 
 def test_summaries_show_what_was_written():

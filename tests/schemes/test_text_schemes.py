@@ -32,18 +32,18 @@ def test_the_batch_is_written_by_the_student_of_this_step(prompt):
     scheme = on_policy.build(made, share=1.0, warmup=0.0, prompt=prompt, temperature=0.0)
     _, state, batch = begun(scheme, batch_of())
     sample = jax.jit(scheme.stages[0].pre_update)
-    own = sample(state, batch, KEY)
+    sampled = sample(state, batch, KEY)
     params = state.params["student"]["student"]
-    assert own["labelled"].any() and greedy_rows(own, made.roles["student"].model, params).all()
+    assert sampled["labelled"].any() and greedy_rows(sampled, made.roles["student"].model, params).all()
     slots = prompt or 3  # two targets are not counted, so three tokens are given
-    start = np.asarray(own["segments"]).argmax(1)  # prompts are padded on the left
+    start = np.asarray(sampled["segments"]).argmax(1)  # prompts are padded on the left
     for row in range(16):
-        given = own["tokens"][row, start[row] : slots]
-        np.testing.assert_array_equal(given, batch["tokens"][row, slots - len(given) : slots])
-    assert not own["labelled"][:, : slots - 1].any() and own["labelled"][:, slots - 1].all()
+        prompt_tokens = sampled["tokens"][row, start[row] : slots]
+        np.testing.assert_array_equal(prompt_tokens, batch["tokens"][row, slots - len(prompt_tokens) : slots])
+    assert not sampled["labelled"][:, : slots - 1].any() and sampled["labelled"][:, slots - 1].all()
     moved = jax.tree.map(lambda p: p + jax.random.normal(KEY, p.shape), state.params)
     other = sample(state.replace(params=moved), batch, KEY)
-    assert (np.asarray(own["tokens"]) != np.asarray(other["tokens"])).any()
+    assert (np.asarray(sampled["tokens"]) != np.asarray(other["tokens"])).any()
     assert greedy_rows(other, made.roles["student"].model, moved["student"]["student"]).all()
 
 
@@ -53,11 +53,11 @@ def test_samples_depend_on_the_key_alone_and_end_with_the_end():
     _, state, batch = begun(scheme, batch_of())
     sample = jax.jit(scheme.stages[0].pre_update)
     keys = jax.random.split(KEY, 40)
-    found = [jax.device_get(sample(state, batch, key)) for key in keys]
-    chex.assert_trees_all_equal(found[0], jax.device_get(sample(state, batch, keys[0])))
-    data = [bool((f["tokens"] == batch["tokens"]).all()) for f in found]
+    draws = [jax.device_get(sample(state, batch, key)) for key in keys]
+    chex.assert_trees_all_equal(draws[0], jax.device_get(sample(state, batch, keys[0])))
+    data = [bool((f["tokens"] == batch["tokens"]).all()) for f in draws]
     assert 8 < sum(data) < 32  # half of 40, four standard deviations
-    written = [f for f, same in zip(found, data, strict=True) if not same]
+    written = [f for f, same in zip(draws, data, strict=True) if not same]
     assert any((f["tokens"] != written[0]["tokens"]).any() for f in written[1:])
     ended = (written[0]["label"] == 6) & written[0]["labelled"]
     assert ended.any()
@@ -156,20 +156,20 @@ def test_the_teachers_answers_become_the_data(choose):
     scheme = sequence_level.build(made, prompt=PROMPT, beams=3, rows=20, batch=8, choose=choose)
     bound, state, batch = begun(scheme, batch_of())
     state = bound.stages[0].on_enter(state)
-    found = jax.jit(bound.stages[-1].pre_update)(state, batch | {"index": jnp.arange(12, 28)}, KEY)
+    answered = jax.jit(bound.stages[-1].pre_update)(state, batch | {"index": jnp.arange(12, 28)}, KEY)
     rows = np.arange(12, 28)
     theirs = rows < 20
-    np.testing.assert_array_equal(found["tokens"][~theirs], batch["tokens"][~theirs])
+    np.testing.assert_array_equal(answered["tokens"][~theirs], batch["tokens"][~theirs])
     source = made.sources["train"]
-    mine = jax.device_get(found)
+    mine = jax.device_get(answered)
     for i in np.flatnonzero(theirs):
         at = mine["segments"][i].argmax()
         np.testing.assert_array_equal(mine["tokens"][i, at:PROMPT], source.images[rows[i], at:PROMPT])
         assert not mine["labelled"][i, : PROMPT - 1].any() and mine["labelled"][i, PROMPT - 1]
     if choose == "best":
         greedy = on_policy.build(made, share=1.0, warmup=0.0, prompt=PROMPT, sampler="teacher", temperature=0.0)
-        own = jax.jit(greedy.stages[0].pre_update)(state, rows_of(source, rows[theirs]), KEY)
-        scores = [mean_log_probability(state, made, part_of) for part_of in (mine, own)]
+        greedy_texts = jax.jit(greedy.stages[0].pre_update)(state, rows_of(source, rows[theirs]), KEY)
+        scores = [mean_log_probability(state, made, part_of) for part_of in (mine, greedy_texts)]
         assert (scores[0][theirs] >= scores[1] - 1e-4).all()
 
 
@@ -180,8 +180,8 @@ def rows_of(source, rows):
 
 def mean_log_probability(state, made, batch):
     """Of the counted tokens of every row, by the teacher: what beam search with its length penalty of 1 maximises."""
-    apply, given = made.roles["teacher"].model.apply, (batch["tokens"], batch["segments"])
-    logits = apply(state.frozen["teacher"][0], {}, *given, train=False, key=None)[0].logits
+    apply, inputs = made.roles["teacher"].model.apply, (batch["tokens"], batch["segments"])
+    logits = apply(state.frozen["teacher"][0], {}, *inputs, train=False, key=None)[0].logits
     log_p = np.asarray(jax.nn.log_softmax(logits))
     picked = np.take_along_axis(log_p, np.maximum(batch["label"], 0)[..., None], -1)[..., 0]
     counted = np.asarray(batch["label"]) >= 0
@@ -221,12 +221,12 @@ def test_replay_grows_with_the_held_out_loss_and_resumes_exactly(tmp_path, monke
     results = scheme_checks.resumes_exactly(scheme, tmp_path, monkeypatch, 5, made.sources)
     assert results["steps"] == 8
     settings = scheme_checks.Settings(16, 0, 2, 4, 16)
-    kept = scheme_checks.last_state(scheme, made.sources, settings, tmp_path / "whole").extra["replay"]
-    assert 0 < kept["written"] <= 6 * 16 and kept["written"] % 16 == 0
-    assert kept["phi"] == pytest.approx(1.0)  # 0.6, and 0.2 at steps 6 and 8: nothing to compare with at step 4
-    assert 0 < kept["loss"] < 3
-    rows = min(int(kept["written"]), 24)
-    assert (kept["label"][:rows, PROMPT - 1] >= 0).all() and (kept["label"][:rows, : PROMPT - 1] == -1).all()
+    memory = scheme_checks.last_state(scheme, made.sources, settings, tmp_path / "whole").extra["replay"]
+    assert 0 < memory["written"] <= 6 * 16 and memory["written"] % 16 == 0
+    assert memory["phi"] == pytest.approx(1.0)  # 0.6, and 0.2 at steps 6 and 8: nothing to compare with at step 4
+    assert 0 < memory["loss"] < 3
+    rows = min(int(memory["written"]), 24)
+    assert (memory["label"][:rows, PROMPT - 1] >= 0).all() and (memory["label"][:rows, : PROMPT - 1] == -1).all()
 
 
 def test_bad_options_are_named():
@@ -251,10 +251,10 @@ def test_wrong_answers_of_the_teacher_are_left_out():
     source = sources()["train"]
     labels = source.labels[1:3]
     wanted = [source.decode(y[y >= 0]) for y in labels]
-    found = np.zeros((2, token_toy.LENGTH), np.int32)
-    found[0, :10] = labels[0][labels[0] >= 0]
-    right = sequence_level.same_result(source, f"{wanted[0][-1]}$|{wanted[1][-1]}$", found, found >= 0, labels)
+    texts = np.zeros((2, token_toy.LENGTH), np.int32)
+    texts[0, :10] = labels[0][labels[0] >= 0]
+    right = sequence_level.same_result(source, f"{wanted[0][-1]}$|{wanted[1][-1]}$", texts, texts >= 0, labels)
     assert not right.any()  # the first ends in padding that is decoded, as `real` says it is part of the answer
     real = np.arange(token_toy.LENGTH)[None] < np.array([[10], [0]])
     pattern = f"{wanted[0][-1]}$|{wanted[1][-1]}$"
-    assert sequence_level.same_result(source, pattern, found, real, labels).tolist() == [True, False]
+    assert sequence_level.same_result(source, pattern, texts, real, labels).tolist() == [True, False]

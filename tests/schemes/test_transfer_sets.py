@@ -50,13 +50,13 @@ def test_held_out():
 def test_label_noise():
     right = data_of("")[1].labels
     student, teacher = data_of("label_noise")
-    known = student.labels >= 0
-    assert known.sum() == 400 and (student.labels != right)[known].sum() == 160
+    labelled = student.labels >= 0
+    assert labelled.sum() == 400 and (student.labels != right)[labelled].sum() == 160
     np.testing.assert_array_equal(student.labels, teacher.labels)
     same, clean = data_of("label_noise_clean")
     np.testing.assert_array_equal(same.labels, student.labels)
-    known = clean.labels >= 0
-    assert known.sum() == 100 and (clean.labels == right)[known].all()
+    labelled = clean.labels >= 0
+    assert labelled.sum() == 100 and (clean.labels == right)[labelled].all()
 
 
 @pytest.mark.parametrize("variant", ["function_matching", "cutmix"])
@@ -68,15 +68,15 @@ def test_function_matching_shows_every_image_equally_often_and_needs_no_label(va
     job, source = plan_of(config)["student"]
     calls = job.scheme.stages[0].phases[0].forward
     assert {call.role: call.inputs for call in calls} == {"student": ("batch.image",), "teacher": ("batch.image",)}
-    given = dict(batch_size=64, seed=0, num_steps=40, sharding=batch_sharding(toy.mesh()))
-    batches = list(train_batches(source, labelled_share=job.settings.labelled_share, **given))
+    settings = dict(batch_size=64, seed=0, num_steps=40, sharding=batch_sharding(toy.mesh()))
+    batches = list(train_batches(source, labelled_share=job.settings.labelled_share, **settings))
     rows = np.concatenate([batch["index"] for batch in batches])
     counts = np.bincount(rows, minlength=len(source))
     assert counts.min() >= 1 and counts.max() <= 3  # 40 * 64 rows of 1,257 images
-    seen = job.scheme.prepare(batches[0], jax.random.key(0), True)
+    prepared = job.scheme.prepare(batches[0], jax.random.key(0), True)
     alone = job.scheme.prepare(batches[0], jax.random.key(0), False)
-    assert (np.asarray(seen["image"] != alone["image"]).reshape(64, -1).any(-1)).mean() > 0.9
-    assert 0 < float(seen["mix_weight"][0]) < 1
+    assert (np.asarray(prepared["image"] != alone["image"]).reshape(64, -1).any(-1)).mean() > 0.9
+    assert 0 < float(prepared["mix_weight"][0]) < 1
 
 
 def plan_of(config):

@@ -64,12 +64,12 @@ def held(tree) -> int:
 
 def collectives(program) -> dict[str, list[str]]:
     """{kind: types of the arrays that operations of this kind return}; one operation may return several."""
-    found: dict[str, list[str]] = collections.defaultdict(list)
+    shapes: dict[str, list[str]] = collections.defaultdict(list)
     kinds = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
     for line in program.as_text().splitlines():
         if found_kind := re.search(rf"= (.+?) ({kinds})(-start)?\(", line):
-            found[found_kind[2]] += re.findall(r"[a-z]+\d+\[[\d,]*\]", found_kind[1])
-    return found
+            shapes[found_kind[2]] += re.findall(r"[a-z]+\d+\[[\d,]*\]", found_kind[1])
+    return shapes
 
 
 BOTH = {"student": ("fsdp",), "teacher": ("fsdp",)}
@@ -91,9 +91,9 @@ def activations(types: list[str], width: int, rows: int) -> int:
 
 def test_a_replicated_step_sums_its_gradients_once(whole):
     program, _ = whole
-    found = collectives(program)
-    assert set(found) == {"all-reduce"}
-    shapes = [t for t in found["all-reduce"] if t != "f32[]"]
+    moved = collectives(program)
+    assert set(moved) == {"all-reduce"}
+    shapes = [t for t in moved["all-reduce"] if t != "f32[]"]
     assert len(shapes) == LEAVES  # every gradient of the student, none of the teacher; the rest are sums of metrics
     assert len(re.findall(r" all-reduce(?:-start)?\(", program.as_text())) == 2  # the counts, then all else together
 
@@ -110,14 +110,14 @@ def test_memory_falls_with_the_devices_that_share_a_network(whole, fsdp):
 
 
 def test_fsdp_gathers_every_parameter_once_forward(fsdp):
-    found = collectives(fsdp[0])
+    moved = collectives(fsdp[0])
     sharded = LEAVES - 1  # the head's bias of 3 classes is whole
     norms = 2 * DEPTH + 1  # the backward pass gathers the student's scales of LayerNorm a second time, nothing else
-    assert len(found["all-gather"]) == 2 * sharded + norms
+    assert len(moved["all-gather"]) == 2 * sharded + norms
     # XLA's CPU compiler leaves gradients as one all-reduce of which every device keeps its part; those of GPU and TPU
     # turn it into reduce-scatters. No activation crosses devices.
-    assert set(found) <= {"all-gather", "all-reduce", "reduce-scatter"}
-    assert not any(t.startswith(f"f32[{BATCH}") for types in found.values() for t in types)
+    assert set(moved) <= {"all-gather", "all-reduce", "reduce-scatter"}
+    assert not any(t.startswith(f"f32[{BATCH}") for types in moved.values() for t in types)
 
 
 def test_the_teacher_alone_is_sharded_by_its_own_rules(whole):
@@ -130,11 +130,11 @@ def test_the_teacher_alone_is_sharded_by_its_own_rules(whole):
 
 def test_tensor_parallel_layers_sum_activations_twice_a_block():
     program, state = compiled(toy.mesh(2, 1, 4), {"student": ("tensor",), "teacher": ("tensor",)})
-    found = collectives(program)
-    sums = [t for t in found["all-reduce"] if re.match(r"f32\[\d+,5,\d+\]", t)]
+    moved = collectives(program)
+    sums = [t for t in moved["all-reduce"] if re.match(r"f32\[\d+,5,\d+\]", t)]
     assert activations(sums, 64, BATCH // 2) == 2 * DEPTH  # teacher: after attention, after the MLP
     assert activations(sums, 16, BATCH // 2) == 2 * 2 * DEPTH  # student: and the same backward
-    assert len(sums) == 6 * DEPTH and not found["all-gather"]
+    assert len(sums) == 6 * DEPTH and not moved["all-gather"]
     kernels = [x for p, x in jax.tree_util.tree_leaves_with_path(state.frozen) if "block" in str(p) and x.ndim == 2]
     assert len(kernels) == 4 * DEPTH and held(kernels) == sum(x.size for x in kernels) * 4 / 4
 
@@ -162,8 +162,8 @@ def test_a_teacher_larger_than_the_budget_of_a_device_runs_in_shards(tmp_path):
 
     run = loop.begin(scheme(16, 128, 1, initial=(params, {})), sources, settings, mesh, Checkpoints(tmp_path / "c", 1))
     assert held(run.state) < budget
-    kept = run.state.frozen["teacher"][0]["head"]["kernel"]
-    assert kept is params["head"]["kernel"]  # taken as it lies, not copied
+    kernel = run.state.frozen["teacher"][0]["head"]["kernel"]
+    assert kernel is params["head"]["kernel"]  # taken as it lies, not copied
     whole = jax.tree.map(np.asarray, params)
     results = [
         loop.fit(scheme(16, 128, 1, initial=(p, {})), sources, settings, tmp_path / name, m, "toy")["last"]["test"]
@@ -192,8 +192,8 @@ def test_rules_that_say_nothing_are_an_error(rules, message):
 def test_a_rule_may_name_several_axes_and_dimensions():
     def spec(rule, *shape):
         params = {"kernel": jax.ShapeDtypeStruct(shape, np.float32)}
-        found = parallel.param_shardings(params, (("kernel", rule),), toy.mesh(2, 2, 2), "x")["kernel"].spec
-        return tuple(found)
+        resolved = parallel.param_shardings(params, (("kernel", rule),), toy.mesh(2, 2, 2), "x")["kernel"].spec
+        return tuple(resolved)
 
     assert spec("fsdp", 4, 8) == (None, "fsdp") and spec("fsdp@0", 4, 8) == ("fsdp",) and spec("fsdp", 3) == ()
     assert spec("model@-1+fsdp", 4, 8) == ("fsdp", "model")

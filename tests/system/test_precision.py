@@ -21,13 +21,13 @@ KEY = jax.random.key(0)
 def test_kernels_are_rounded_by_channel_and_nothing_else():
     kernel = jax.random.normal(KEY, (3, 3, 4, 8)) * jnp.arange(8.0).reshape(1, 1, 1, 8)  # one channel is all zeros
     params = {"kernel": kernel, "bias": jnp.arange(8.0), "token": jnp.ones((1, 1, 8))}
-    kept = precision.stored(params, "int8")
-    assert kept["kernel"].codes.dtype == jnp.int8 and kept["kernel"].scale.shape == (1, 1, 1, 8)
-    assert kept["bias"] is params["bias"] and kept["token"] is params["token"]
-    error = jnp.abs(precision.restored(kept)["kernel"] - kernel).max((0, 1, 2))
+    stored = precision.stored(params, "int8")
+    assert stored["kernel"].codes.dtype == jnp.int8 and stored["kernel"].scale.shape == (1, 1, 1, 8)
+    assert stored["bias"] is params["bias"] and stored["token"] is params["token"]
+    error = jnp.abs(precision.restored(stored)["kernel"] - kernel).max((0, 1, 2))
     assert (error <= jnp.abs(kernel).max((0, 1, 2)) / 127 / 2 * 1.001).all() and error[1:].min() > 0 and error[0] == 0
-    again = precision.stored(kept, "int8")
-    assert jax.tree.structure(again) == jax.tree.structure(kept)
+    again = precision.stored(stored, "int8")
+    assert jax.tree.structure(again) == jax.tree.structure(stored)
     assert precision.stored(params, "bfloat16")["bias"].dtype == jnp.bfloat16 and precision.stored(params, "") is params
 
 

@@ -59,15 +59,15 @@ def test_an_error_of_one_ends_both_and_says_why(tmp_path):
 
 def test_silence_is_noticed_by_ones_own_clock():
     now = [0.0]
-    seen = heartbeat.PeerReports(0, 10.0, lambda: now[0])
+    reports = heartbeat.PeerReports(0, 10.0, lambda: now[0])
     for beat in range(8):
         now[0] = 5.0 * beat
-        assert seen.problem({0: "alive 0", 1: f"alive {beat}"}) == ""  # its own line is not read
+        assert reports.problem({0: "alive 0", 1: f"alive {beat}"}) == ""  # its own line is not read
     now[0] += 9
-    assert seen.problem({0: "alive 0", 1: "alive 7"}) == ""
+    assert reports.problem({0: "alive 0", 1: "alive 7"}) == ""
     now[0] += 2
-    assert "Process 1 gave no sign of life for 11 s" in seen.problem({0: "alive 0", 1: "alive 7"})
-    assert seen.problem({1: "failed with ValueError: no"}) == "Process 1 failed with ValueError: no."
+    assert "Process 1 gave no sign of life for 11 s" in reports.problem({0: "alive 0", 1: "alive 7"})
+    assert reports.problem({1: "failed with ValueError: no"}) == "Process 1 failed with ValueError: no."
 
 
 @pytest.mark.slow

@@ -74,8 +74,8 @@ def test_a_validation_split_without_labels_is_held_out_and_chooses_nothing(tmp_p
     data = from_arrays(train=(x, None), test=(test, y), names=3, validation=0.25)
     assert len(data.validation) == 24
     teacher = mlp(3, widths=(16,))
-    given = dict(teacher=teacher, teacher_variables=variables_of(teacher), data=data)
-    results = kd_jax.run(small(compose("response")), tmp_path, student=mlp(3, widths=(4,)), **given)
+    inputs = dict(teacher=teacher, teacher_variables=variables_of(teacher), data=data)
+    results = kd_jax.run(small(compose("response")), tmp_path, student=mlp(3, widths=(4,)), **inputs)
     student = results["models"]["student"]
     assert "best" not in student and student["last"]["validation"]["accuracy"] is None
     assert 0 <= student["last"]["test"]["accuracy"] <= 1
@@ -87,8 +87,8 @@ def test_a_teacher_of_other_classes_teaches_relations_and_features(tmp_path, kno
     config = small(compose(knowledge, **options))
     teacher = mlp(5, widths=(16,))
     data = from_arrays(train=blobs(96, 0), test=blobs(40, 1))
-    given = dict(teacher=teacher, teacher_variables=variables_of(teacher), data=data)
-    results = kd_jax.run(config, tmp_path, student=mlp(3, widths=(4,)), **given)
+    inputs = dict(teacher=teacher, teacher_variables=variables_of(teacher), data=data)
+    results = kd_jax.run(config, tmp_path, student=mlp(3, widths=(4,)), **inputs)
     scores = results["models"]["student"]["last"]["test"]
     assert "agreement" not in scores and "kl" not in scores and scores["accuracy"] >= 0.2
     assert results["models"]["teacher"]["last"] == {"step": None}
@@ -102,12 +102,12 @@ def test_an_encoder_without_classes_teaches_relations(tmp_path):
     config = small(compose("rkd"))
     encoder = Encoder()
     data = from_arrays(train=blobs(96, 0), test=blobs(40, 1))
-    given = dict(teacher=encoder, teacher_variables=variables_of(encoder), data=data)
-    results = kd_jax.run(config, tmp_path, student=mlp(3, widths=(4,)), **given)
+    inputs = dict(teacher=encoder, teacher_variables=variables_of(encoder), data=data)
+    results = kd_jax.run(config, tmp_path, student=mlp(3, widths=(4,)), **inputs)
     assert "agreement" not in results["models"]["student"]["last"]["test"]
     config.teacher.min_accuracy = 0.5
     with pytest.raises(ValueError, match="min_accuracy asks for 0.5, and the teacher cannot be scored"):
-        kd_jax.run(config, tmp_path / "other", student=mlp(3, widths=(4,)), **given)
+        kd_jax.run(config, tmp_path / "other", student=mlp(3, widths=(4,)), **inputs)
 
 
 def test_softmax_losses_refuse_one_logit_by_name():

@@ -38,8 +38,8 @@ def test_bitwise_equal_and_the_same_saves(single, tmp_path, monkeypatch):
     called = []
     original = dispatch.dispatches
 
-    def counted(*given):
-        for count, data in original(*given):
+    def counted(*args):
+        for count, data in original(*args):
             called.append(count)
             yield count, data
 

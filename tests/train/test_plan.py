@@ -61,20 +61,20 @@ def test_the_length_is_given_once(steps, epochs):
 
 def test_without_mixing_the_target_is_the_label(source, batch):
     for augment, train in (((), True), (("flip",), True), (("mixup",), False)):
-        seen = prepared(source, batch, augment, train=train)
-        np.testing.assert_array_equal(seen["target"], batch["label"])
-        assert seen["image"].dtype == jnp.float32 and "teacher_image" not in seen
+        shown = prepared(source, batch, augment, train=train)
+        np.testing.assert_array_equal(shown["target"], batch["label"])
+        assert shown["image"].dtype == jnp.float32 and "teacher_image" not in shown
 
 
 @pytest.mark.parametrize("op", ["mixup", "cutmix"])
 def test_mixing_makes_soft_targets(source, batch, op):
-    seen = prepared(source, batch, ({"name": op, "alpha": 1.0},))
+    shown = prepared(source, batch, ({"name": op, "alpha": 1.0},))
     labelled = np.asarray(batch["labelled"])
-    target = np.asarray(seen["target"])
+    target = np.asarray(shown["target"])
     assert target.shape == (10, CLASSES)
     np.testing.assert_allclose(target[labelled].sum(-1), 1.0, rtol=1e-6)
     assert not target[~labelled].any()  # no label, no mass
-    weight, other = np.asarray(seen["mix_weight"]), np.asarray(seen["mix_label"])
+    weight, other = np.asarray(shown["mix_weight"]), np.asarray(shown["mix_label"])
     for i in np.flatnonzero(labelled):
         expected = weight[i] * np.eye(CLASSES)[int(batch["label"][i])] + (1 - weight[i]) * np.eye(CLASSES)[other[i]]
         np.testing.assert_allclose(target[i], expected, rtol=1e-5)
@@ -82,10 +82,10 @@ def test_mixing_makes_soft_targets(source, batch, op):
 
 
 def test_a_teacher_with_a_clean_view_sees_the_image_as_it_is(source, batch):
-    seen = prepared(source, batch, ("flip", {"name": "cutout", "size": 3}), view="clean")
+    shown = prepared(source, batch, ("flip", {"name": "cutout", "size": 3}), view="clean")
     plain = (np.asarray(batch["image"], np.float32) / 255 - source.mean) / source.std
-    np.testing.assert_allclose(seen["teacher_image"], plain, rtol=1e-5, atol=1e-5)
-    assert (np.abs(np.asarray(seen["image"]) - plain) > 1e-3).any(axis=(1, 2, 3)).all()
+    np.testing.assert_allclose(shown["teacher_image"], plain, rtol=1e-5, atol=1e-5)
+    assert (np.abs(np.asarray(shown["image"]) - plain) > 1e-3).any(axis=(1, 2, 3)).all()
     same = prepared(source, batch, (), view="clean")
     np.testing.assert_array_equal(same["teacher_image"], same["image"])
 

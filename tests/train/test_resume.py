@@ -83,8 +83,8 @@ def test_all_checkpoints_damaged(tmp_path):
 
 def test_keeps_the_last_ones_and_the_best(unbroken):
     done = json.loads((unbroken / "done.json").read_text())
-    kept = Checkpoints(unbroken / "checkpoints", 2).steps()
-    assert kept[-2:] == [STEPS - 10, STEPS] and done["best"]["step"] in kept and len(kept) <= 3
+    steps = Checkpoints(unbroken / "checkpoints", 2).steps()
+    assert steps[-2:] == [STEPS - 10, STEPS] and done["best"]["step"] in steps and len(steps) <= 3
     assert done["last"]["step"] == STEPS
 
 

@@ -102,8 +102,8 @@ def test_a_run_that_waits_for_data_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
     original = fit.train_batches
 
-    def slow(*given, **kwargs):
-        for batch in original(*given, **kwargs):
+    def slow(*args, **kwargs):
+        for batch in original(*args, **kwargs):
             time.sleep(0.05)
             yield batch
 

@@ -31,11 +31,11 @@ def write(folder: Path, compress: bool = True) -> None:
 @pytest.mark.parametrize("compress", [True, False])
 def test_reads_idx(tmp_path, below, compress):
     write(tmp_path / "data" / below, compress)
-    found = load({"name": "mnist", "directory": str(tmp_path / "data"), "validation": 0.25})
-    assert [len(source) for source in found] == [30, 10, 10]
-    assert found.test.images.shape == (10, 28, 28, 1)
-    np.testing.assert_array_equal(found.test.images[1].ravel(), (np.arange(784, 1568) % 256).astype(np.uint8))
-    np.testing.assert_array_equal(found.test.labels, np.arange(10))
+    splits = load({"name": "mnist", "directory": str(tmp_path / "data"), "validation": 0.25})
+    assert [len(source) for source in splits] == [30, 10, 10]
+    assert splits.test.images.shape == (10, 28, 28, 1)
+    np.testing.assert_array_equal(splits.test.images[1].ravel(), (np.arange(784, 1568) % 256).astype(np.uint8))
+    np.testing.assert_array_equal(splits.test.labels, np.arange(10))
 
 
 def test_shared_folder_is_not_mistaken_for_another_set(tmp_path, monkeypatch):
@@ -73,9 +73,9 @@ def test_broken_files(tmp_path):
 
 @pytest.mark.skipif(not DEBIAN.is_dir(), reason="needs the Debian package dataset-fashion-mnist")
 def test_debian_fashion_mnist():
-    found = load({"name": "fashion_mnist", "labels": 1000, "train_slice": (20000, 40000), "validation": 0.1})
-    assert [len(source) for source in found] == [20000, 6000, 10000]
-    assert found.train.labelled.sum() == 1000
-    np.testing.assert_array_equal(np.bincount(found.validation.labels), np.full(10, 600))
-    np.testing.assert_allclose((found.train.images / 255).mean(), found.train.mean[0], atol=2e-3)
-    np.testing.assert_allclose((found.train.images / 255).std(), found.train.std[0], atol=2e-3)
+    splits = load({"name": "fashion_mnist", "labels": 1000, "train_slice": (20000, 40000), "validation": 0.1})
+    assert [len(source) for source in splits] == [20000, 6000, 10000]
+    assert splits.train.labelled.sum() == 1000
+    np.testing.assert_array_equal(np.bincount(splits.validation.labels), np.full(10, 600))
+    np.testing.assert_allclose((splits.train.images / 255).mean(), splits.train.mean[0], atol=2e-3)
+    np.testing.assert_allclose((splits.train.images / 255).std(), splits.train.std[0], atol=2e-3)

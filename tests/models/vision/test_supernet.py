@@ -74,8 +74,8 @@ def test_a_mixture_with_one_weight_is_that_operation_alone():
     for chosen in (("conv3", "skip"), ("separable3", "conv1")):
         weights = jnp.asarray([[float(k == kind) for k in KINDS] for kind in chosen])
         small = LinenModel(mixed_cnn(3, widths=(2, 4, 4), kinds=tuple((k,) for k in chosen)))
-        own = {name: mixed_variables(collection, chosen) for name, collection in stats.items()}
-        expected = small.apply(mixed_variables(params, chosen), own, X, train=False, key=KEY)[0].logits
+        small_stats = {name: mixed_variables(collection, chosen) for name, collection in stats.items()}
+        expected = small.apply(mixed_variables(params, chosen), small_stats, X, train=False, key=KEY)[0].logits
         chex.assert_trees_all_close(apply(weights).logits, expected, rtol=1e-4, atol=1e-5)
     outputs = apply(jnp.full((2, 4), 0.25))
     assert outputs.features["block0"].shape == (4, 4, 4, 2) and outputs.features["block1"].shape == (4, 2, 2, 4)
