@@ -33,6 +33,7 @@ from kd_jax.losses import response, task
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.vision import cifar_resnet, vit, wide_resnet
 from kd_jax.schemes import offline
+from kd_jax.tasks import classify
 from kd_jax.types import Parts, Role, Term
 
 BATCH, CLASSES, T = 64, 100, 4.0
@@ -61,7 +62,7 @@ def ours(teacher: str, student: str, images: np.ndarray, labels: np.ndarray) -> 
         "kd": Term(response.kd_loss, ("student.logits",), ("teacher.logits",), 1.0, {"temperature": T}),
     }
     tx = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.05, momentum=0.9))
-    scheme = offline.build(Parts(roles, terms, 1, lambda *_: tx, None, {}))
+    scheme = offline.build(Parts(roles, terms, 1, lambda *_: tx, None, {}, classify.task()))
     batch = {"image": jnp.asarray(images), "label": jnp.asarray(labels), "labelled": jnp.ones(BATCH, bool)}
     batch |= {"index": jnp.arange(BATCH), "view": jnp.zeros(BATCH, jnp.int32)}
     scheme, state = common.first_state(scheme, batch)

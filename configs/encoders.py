@@ -158,11 +158,10 @@ def get_config(arg: str = "") -> ConfigDict:
     encoder = "models.language.pretrained.encoder_of"
     config.teacher.model = dict(name=encoder, kwargs=dict(folder=MINILM, head="classes"))
     config.teacher.initial = part("models.language.pretrained.load", folder=MINILM, fresh=("head/",))
-    config.student.model = dict(name=encoder, kwargs=dict(folder=MINILM, head="classes", depth=DEPTH))
+    size = dict(depth=DEPTH, width=NARROW, hidden=4 * NARROW) if narrow else dict(depth=DEPTH)
+    config.student.model = dict(name=encoder, kwargs=dict(folder=MINILM, head="classes", **size))
     config.student.initial = part("models.from_teacher.layers")
     config.student.inputs = config.teacher.inputs = INPUTS
-    if narrow:
-        config.student.model.kwargs.update(dict(width=NARROW, hidden=4 * NARROW))
     config.terms = ConfigDict(METHODS[method](narrow))
     if scheme := stages_of(method, config.terms):
         config.scheme = ConfigDict(scheme)

@@ -167,7 +167,7 @@ class Task:
     check: Callable[[Outputs, Mapping[str, Any]], None]
     sums: Callable[[Run, Mapping[str, Array], Outputs | None, Array], Sums]
     finish: Callable[[Mapping[str, tuple[Any, Any]], Mapping[str, Mapping[str, Any]]], Mapping[str, Any]]
-    headline: Headline | tuple
+    headline: Headline  # or a plain tuple of its four, which becomes one
     collect: Callable[[Run, Mapping[str, Array], Array], Mapping[str, Array]] | None = None
     reads: tuple[str, ...] = ()
     rows: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
@@ -258,7 +258,7 @@ class Parts:
     make_tx: Callable[..., Any]
     prepare: Callable[[Mapping[str, Array], Array, bool], Mapping[str, Array]]
     sources: Mapping[str, Any]
-    task: Task | None = None
+    task: Task
 
 
 @jax.tree_util.register_dataclass

@@ -87,14 +87,19 @@ def runs_of(scheme: Scheme, state: TrainState, batch: Mapping[str, Array], key: 
     return {entry: run_of(entry) for entry in entries}
 
 
+def scored_by(scheme: Scheme) -> Task:
+    """Returns the task of a scheme; ValueError where it has none."""
+    if scheme.task is None:
+        raise ValueError("The scheme has no task, so nothing says how its networks are scored: Scheme(task=...).")
+    return scheme.task
+
+
 def make_eval_step(scheme: Scheme, collect_only: bool = False) -> Callable[..., dict[str, Scored]]:
     """Returns (state, batch, key) -> {entry: (sums, collected)} for all that the scheme evaluates.
 
     With `collect_only` there are no sums: for splits that are not scored themselves.
     """
-    task = scheme.task
-    if task is None:
-        raise ValueError("The scheme has no task, so nothing says how its networks are scored: Scheme(task=...).")
+    task = scored_by(scheme)
 
     def eval_step(state: TrainState, batch: Mapping[str, Array], key: Array) -> dict[str, Scored]:
         mask = batch["mask"]

@@ -173,7 +173,7 @@ def digits(test: float) -> Splits:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise DataNotFound("The digits come with scikit-learn, which is missing: pip install scikit-learn") from error
-    raw = load_digits()
+    raw: Any = load_digits()
     images = np.round(raw.images * (255 / 16)).astype(np.uint8)[..., None]
     labels = raw.target.astype(np.int32)
     rest, held = splits.hold_out(labels, test, DIGITS_TEST_SEED)

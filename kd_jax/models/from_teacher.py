@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +24,9 @@ def layers(
     whose layers are called `prefix` and a number. ValueError for a layer that the teacher has not.
     Every second layer: Sanh et al., "DistilBERT", 2019, arXiv 1910.01108.
     """
-    theirs = traverse_util.flatten_dict(teacher[0], sep="/")
+    theirs: dict[str, Any] = traverse_util.flatten_dict(teacher[0], sep="/")
     params, stats = _drawn(model, key)
-    ours = traverse_util.flatten_dict(params, sep="/")
+    ours: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
     depth, deep = (_depth(flat, prefix) for flat in (ours, theirs))
     layers = tuple(layers) or tuple(i * deep // max(depth, 1) for i in range(depth))
     if len(layers) != depth or not all(0 <= i < deep for i in layers):

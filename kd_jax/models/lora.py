@@ -59,9 +59,9 @@ class LoraModel:
     targets: str
 
     @property
-    def module(self) -> nn.Module:
-        """Returns the base's Linen module: what generates from `merged` parameters."""
-        return self.network.module
+    def module(self) -> nn.Module | None:
+        """Returns the base's Linen module, what generates from `merged` parameters; None of an NNX module."""
+        return self.network.module if isinstance(self.network, LinenModel) else None
 
     def init(self, key: Array, *inputs: PyTree) -> tuple[PyTree, PyTree]:
         inputs, base = inputs[:-1], inputs[-1]
@@ -70,7 +70,8 @@ class LoraModel:
 
     def adapters(self, key: Array, base: PyTree) -> PyTree:
         """Returns the first A and B of every targeted kernel [..., in, out] of the base's parameters."""
-        kernels = {path[:-1]: x for path, x in traverse_util.flatten_dict(base).items() if path[-1] == "kernel"}
+        flat: dict[tuple, Any] = traverse_util.flatten_dict(base)
+        kernels = {path[:-1]: x for path, x in flat.items() if path[-1] == "kernel"}
         chosen = [path for path in kernels if re.search(self.targets, "/".join(path))]
         if not chosen:
             names = ["/".join(path) for path in kernels]
@@ -96,11 +97,13 @@ class LoraModel:
         def adapt(layer: Layer, /, *args: Any, **kwargs: Any) -> Any:
             y = layer.call(*args, **kwargs)
             (linear if isinstance(layer.module, LINEAR) else others).add(layer.path)
-            if layer.path not in linear or layer.parameter(f"{BESIDE}a") is None:
+            if layer.path not in linear:
+                return y
+            a, b = (layer.parameter(BESIDE + name) for name in ("a", "b"))
+            if a is None or b is None:
                 return y
             adapted.add(layer.path)
-            a, b = (layer.parameter(BESIDE + name).astype(y.dtype) for name in ("a", "b"))
-            return y + (first_input(layer, args).astype(y.dtype) @ a) @ b
+            return y + (first_input(layer, args).astype(y.dtype) @ a.astype(y.dtype)) @ b.astype(y.dtype)
 
         with intercepted(adapt):
             outputs, stats = self.network.apply(joined, stats, *inputs, train=train, key=key, taps=taps)

@@ -112,7 +112,8 @@ def read_params(
             new = re.sub(pattern, text, new)
         names[new.removeprefix(prefix)] = name
     params, problems, used = {}, [], set()
-    for path, leaf in traverse_util.flatten_dict(shapes, sep="/").items():
+    leaves: dict[str, Any] = traverse_util.flatten_dict(shapes, sep="/")
+    for path, leaf in leaves.items():
         theirs, transpose = _outside(path, rules)
         name = names.get(theirs.removeprefix(prefix))
         if name is None:

@@ -12,6 +12,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 from matplotlib.ticker import NullLocator
 
 from kd_jax.report import verdict
@@ -35,7 +36,7 @@ STYLE = {
     "axes.axisbelow": True,
     "axes.titlesize": 12,
     "axes.titlelocation": "left",
-    "axes.prop_cycle": matplotlib.cycler(color=[LIGHT[name] for name in TERMS]),
+    "axes.prop_cycle": cycler(color=[LIGHT[name] for name in TERMS]),
     "grid.color": LIGHT["rule"],
     "grid.linewidth": 0.7,
     "xtick.color": LIGHT["muted"],

@@ -161,5 +161,6 @@ def weights(state: TrainState, role: Role, name: str) -> Any:
     params = precision.restored(state.frozen[name][0]) if role.group is None else state.params[role.group][name]
     read = roles_read(role.inputs)
     if read:
-        params = role.model.merged(params, *(precision.restored(state.frozen[base][0]) for base in read))
+        model: Any = role.model  # models.lora.LoRA, or another with `merged`
+        params = model.merged(params, *(precision.restored(state.frozen[base][0]) for base in read))
     return jax.lax.stop_gradient(params)

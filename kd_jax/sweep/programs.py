@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from kd_jax.config.fields import settled, teachers_of, whole_terms
 from kd_jax.core import optimizers
+from kd_jax.core.evaluate import scored_by
 from kd_jax.core.many import KINDS, Members, Runs, Single, obstacle, stack
 from kd_jax.core.terms import Scheduled, hyper_of
 from kd_jax.resolve import resolve
@@ -59,7 +60,7 @@ def begun(config: ConfigDict, root: Path) -> ConfigDict:
     config.view_seed = config.seed if config.view_seed is None else config.view_seed
     if config.members not in ("auto", *KINDS):
         raise ValueError(f"config.members is 'auto', {', '.join(map(repr, KINDS))}, not {config.members!r}.")
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.jax_compilation_cache_dir is None:  # pyrefly: ignore[missing-attribute]: JAX adds it as it starts
         jax.config.update("jax_compilation_cache_dir", str((root / "compiled").absolute()))
     return config
 
@@ -111,7 +112,7 @@ def _split(config: ConfigDict, points: Iterable[Point], traced: set[str], root: 
         else:
             members = Single(int(shared.seed)) if why else _members(shared, group, scheme)
             choice = root / "members" / f"{workdir.fingerprint(shared)}-{len(group)}.json"
-            yield Program(shared, group, directory, members, choice, why, splits.train.name, scheme.task.headline)
+            yield Program(shared, group, directory, members, choice, why, splits.train.name, scored_by(scheme).headline)
 
 
 def _may_be_traced(field: str, config: ConfigDict) -> bool:
@@ -205,7 +206,7 @@ def train_program(program: Program, mesh: Mesh, watch: Watch | None = None) -> l
     except NonFiniteLoss as e:
         print(f"{job.name}: {e}")
         return [{"point": point, "diverged": True, "validation": None, "test": None} for point in program.points]
-    entry, headline = job.scheme.evaluate[0], job.scheme.task.headline
+    entry, headline = job.scheme.evaluate[0], scored_by(job.scheme).headline
     runs = []
     for point, prefix, scores in zip(program.points, members.prefixes, members.parted(results), strict=True):
         last = scores["last"]

@@ -86,6 +86,8 @@ def _from_file(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"--sweep: there is no file {str(path)!r}.")
     spec = importlib.util.spec_from_file_location("sweep_file", path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"--sweep: {str(path)!r} is no Python file.")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not isinstance(getattr(module, "SWEEP", None), Mapping):

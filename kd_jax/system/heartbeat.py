@@ -99,12 +99,13 @@ def _store() -> Any:
     """Returns the client of the coordinator's key-value store. JAX has no public name for it; of the modules that are
     public, this one holds it."""
     state = getattr(getattr(multihost_utils, "distributed", None), "global_state", None)
-    if getattr(state, "client", None) is None:
+    client = getattr(state, "client", None)
+    if client is None:
         raise RuntimeError(
             f"JAX {jax.__version__} keeps its key-value store elsewhere than JAX 0.10.2 to 0.12 do: the processes of a "
             "run cannot watch one another. One process works; for several, install a JAX of these versions."
         )
-    return state.client
+    return client
 
 
 def _say(client: Any, line: str) -> None:

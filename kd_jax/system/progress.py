@@ -83,7 +83,7 @@ class Progress:
         if self._bar is None:
             self._plain(step, now, "  ".join([*shown, *self._speed()]))
         else:
-            self._draw(step, shown)
+            self._draw(self._bar, step, shown)
 
     def print(self, line: str) -> None:
         """Prints a line without breaking the bar."""
@@ -122,7 +122,7 @@ class Progress:
             self.print(self._pending)
             self._printed_at, self._pending = now, None
 
-    def _draw(self, step: int, shown: list[str]) -> None:
+    def _draw(self, bar: tqdm, step: int, shown: list[str]) -> None:
         # What does not fit goes, the least wanted first: a line longer than the terminal would wrap and leave a trail.
         speed = self._speed()
         wishes = [
@@ -134,9 +134,9 @@ class Progress:
             shown[:1],
         ]
         text = next((line for line in map("  ".join, wishes) if len(line) + 5 <= self._room()), "")
-        self._bar.n, self._bar.ncols = min(step, self.total), _columns()
-        self._bar.bar_format = self._bar_format(step, text)
-        self._bar.refresh()
+        bar.n, bar.ncols = min(step, self.total), _columns()
+        bar.bar_format = self._bar_format(step, text)
+        bar.refresh()
 
     def _room(self) -> int:
         """Returns the columns that are left for the bar and the text."""

@@ -10,7 +10,7 @@ import jax
 from jax.sharding import Mesh
 
 from kd_jax.core.bind import bind, init_state, variable_shapes
-from kd_jax.core.evaluate import runs_of
+from kd_jax.core.evaluate import runs_of, scored_by
 from kd_jax.data.batches import train_batches
 from kd_jax.resolve import near
 from kd_jax.system import parallel
@@ -66,7 +66,7 @@ def _check_answers(job: Job, scheme: Scheme, state: TrainState, batch: Mapping[s
             continue
         called = job.name if job.name not in ("student", "baseline") else entry
         try:
-            scheme.task.check(outputs, batch)
+            scored_by(scheme).check(outputs, batch)
         except ValueError as e:
             raise ValueError(f"The {called} does not fit the data: {e}. {_hint(called)}") from e
 

@@ -12,7 +12,7 @@ import jax
 from jax.sharding import Mesh
 
 from kd_jax.core.bind import init_optimizers, init_state, variable_shapes
-from kd_jax.core.evaluate import evaluate, gather
+from kd_jax.core.evaluate import evaluate, gather, scored_by
 from kd_jax.core.many import Runs
 from kd_jax.data.batches import eval_batches, train_batches
 from kd_jax.data.source import Source
@@ -101,12 +101,12 @@ class Fit:
             sharding=parallel.batch_sharding(self.mesh),
             workers=self.settings.workers,
         )
-        return evaluate(step, self.scheme.task, self.state, data, self.keys.view, self._collected())
+        return evaluate(step, scored_by(self.scheme), self.state, data, self.keys.view, self._collected())
 
     def _collected(self) -> dict[str, dict[str, Any]]:
         """{entry: {split: arrays}} of the further splits that the task reads."""
         collected: dict[str, dict[str, Any]] = {}
-        reads = self.scheme.task.reads
+        reads = scored_by(self.scheme).reads
         step = self.eval_step(self.scheme, collect_only=True) if reads else None
         for split in reads:
             data = eval_batches(

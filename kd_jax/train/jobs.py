@@ -201,7 +201,8 @@ def plan(
     roles = {"student": _student_role(config, models["student"]), **frozen}
     with_parameters = [name for name in teachers if name not in cached]
     rules = {"student": config.mesh.student_rules, **dict.fromkeys(with_parameters, config.mesh.teacher_rules)}
-    labelled = sources["train"].labelled.any()
+    train = sources["train"]
+    labelled = train is not None and train.labelled.any()
     if config.baseline and not labelled:
         print("baseline: no training example has a label, so there is nothing to train it on, and it is left out")
     if config.baseline and labelled:

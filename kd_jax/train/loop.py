@@ -18,6 +18,7 @@ import jax
 from jax.sharding import Mesh
 
 from kd_jax.core.bind import bind, create_state
+from kd_jax.core.evaluate import scored_by
 from kd_jax.core.many import Runs, Single
 from kd_jax.data.batches import batch_shapes
 from kd_jax.data.source import Source
@@ -144,7 +145,7 @@ def validate(run: Fit, eval_step: Callable[..., Any], log: Log, step: int, selec
     values = run.score(eval_step, "validation")
     flat = {f"{r}/{k}": v for r, m in values.items() for k, v in m.items() if not isinstance(v, list | dict)}
     log.write(step, {"kind": "validation", **flat})
-    headline = run.scheme.task.headline
+    headline = scored_by(run.scheme).headline
     scores = [values[prefix + run.scheme.evaluate[0]].get(headline.metric) for prefix in run.prefixes]
     for prefix, score in zip(run.prefixes, scores, strict=True):
         best = run.record["best"].get(prefix)

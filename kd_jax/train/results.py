@@ -16,6 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from kd_jax.config.fields import teachers_of
+from kd_jax.core.evaluate import scored_by
 from kd_jax.core.paths import calls_in, entry_paths, lookup, taps_in
 from kd_jax.data.source import Source, Splits
 from kd_jax.system.cost import cost
@@ -96,7 +97,7 @@ def collect(
 
     Of each training that is the first entry that its scheme evaluates; "others" has the scores of the rest.
     """
-    train, task = jobs["student"].source, jobs["student"].scheme.task
+    train, task = jobs["student"].source, scored_by(jobs["student"].scheme)
     names = [*teachers_of(config), *(n for n in ("baseline", "student") if n in finished)]
     models = {name: model_entry(name, config, finished, teacher_scores, jobs, networks) for name in names}
     sections = joined({name: result.get("sections", []) for name, result in finished.items()})

@@ -9,7 +9,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kd_jax.core.evaluate import evaluate, gather, make_eval_step
+from kd_jax.core.evaluate import evaluate, gather, make_eval_step, scored_by
 from kd_jax.core.paths import lookup
 from kd_jax.data.batches import batch_shapes, eval_batches
 from kd_jax.system import parallel
@@ -30,7 +30,7 @@ def score_teacher(
         return {}
     frozen = {"teacher": role.initial} | ({"as_trained": as_trained} if as_trained else {})
     roles, other = dict.fromkeys(frozen, role), "as_trained" if as_trained else None
-    task = job.scheme.task
+    task = scored_by(job.scheme)
     scheme = Scheme(roles, (), evaluate=("teacher",), reference=other, prepare=job.scheme.prepare, task=task)
     abstract = TrainState(jax.numpy.int32(0), {}, {}, {}, frozen, dict(job.scheme.extra))
     shardings = parallel.state_shardings(abstract, dict.fromkeys(frozen, rules), mesh)
@@ -65,7 +65,7 @@ def mismatch(job: Job, role: Role) -> str:
     variables = jax.eval_shape(role.model.init, key, *inputs)
     outputs = jax.eval_shape(lambda v, *x: role.model.apply(*v, *x, train=False, key=key)[0], variables, *inputs)
     try:
-        job.scheme.task.check(outputs, raw)
+        scored_by(job.scheme).check(outputs, raw)
     except ValueError as e:
         return str(e)
     return ""
@@ -73,7 +73,7 @@ def mismatch(job: Job, role: Role) -> str:
 
 def check_teacher(job: Job, name: str, config: ConfigDict, scores: Mapping[str, Any]) -> None:
     """Says how good a teacher is; ValueError below its `min_accuracy` on validation (test, if none was held out)."""
-    headline, wanted = job.scheme.task.headline, config.min_accuracy
+    headline, wanted = scored_by(job.scheme).headline, config.min_accuracy
     split = "validation" if job.sources["validation"] is not None else "test"
     values = scores.get(split, {})
     if values.get(headline.metric) is None:

@@ -129,7 +129,8 @@ def _from_archive(name: str, archive: Archive, path: Path) -> Splits:
     wanted = {*archive.train, *archive.test, archive.names}
     try:
         with tarfile.open(path) as tar:  # read in one pass: a member of a .tar.gz is reached by unpacking up to it
-            content = {Path(m.name).name: tar.extractfile(m).read() for m in tar if Path(m.name).name in wanted}
+            members = ((Path(m.name).name, tar.extractfile(m)) for m in tar if Path(m.name).name in wanted)
+            content = {name: file.read() for name, file in members if file is not None}
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is corrupt: {error}") from error
 

@@ -26,16 +26,17 @@ def digits(config: Mapping[str, Any]) -> Splits:
     if "shift" not in config:
         raise ValueError("shifts.digits needs data.shift, such as {'contrast': 0.6, 'gradient': 0.4, 'noise': 0.1}")
     plain = arrays.held_out(arrays.digits(fields["test"]), fields["validation"], fields["split_seed"])
-    splits = [s and _shifted_source(s, number, config["shift"]) for number, s in enumerate(plain)]
+    train = _shifted_source(plain.train, 0, config["shift"])
     if not fields["labels"]:
-        splits[0] = splits[0].with_labels(np.full(len(splits[0]), -1))
-    return Splits(*splits)
+        train = train.with_labels(np.full(len(train), -1))
+    validation = plain.validation and _shifted_source(plain.validation, 1, config["shift"])
+    return Splits(train, validation, _shifted_source(plain.test, 2, config["shift"]))
 
 
 def _shifted_source(source: Source, number: int, shift: Mapping[str, float]) -> Source:
     rng = np.random.default_rng((SEED, number))
     try:
-        images = shifted(source.images, rng, **shift)
+        images = shifted(source.in_memory()[0], rng, **shift)
     except TypeError as error:
         raise ValueError(f"data.shift = {dict(shift)}: {error}") from error
     return dataclasses.replace(source, name="shifted digits", images=images)
