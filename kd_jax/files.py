@@ -20,7 +20,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """What a run wrote there; None where there is nothing, or nothing that can be read: it is then made again."""
+    """Returns what a run wrote in a file; None where it is missing or cannot be read, and is to be made again."""
     try:
         return json.loads(path.read_text()) if path.exists() else None
     except ValueError:

@@ -16,5 +16,8 @@ class Keys(NamedTuple):
 
 
 def stream(root: jax.Array, name: str, step: jax.Array | int) -> jax.Array:
-    """key = fold_in(fold_in(root, crc32(name)), step): independent of the order in which streams are asked for."""
+    """Returns fold_in(fold_in(root, crc32(name)), step), a key that no other stream or step has.
+
+    It does not depend on the order in which streams are asked for.
+    """
     return jax.random.fold_in(jax.random.fold_in(root, zlib.crc32(name.encode())), step)

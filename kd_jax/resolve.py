@@ -12,7 +12,7 @@ from typing import Any
 
 
 def near(name: str, names: Iterable[str], limit: int = 12) -> str:
-    """The tail of an error message: which of `names` were probably meant, or, if none is close, what there is."""
+    """Returns the tail of an error message: the `names` that were probably meant, or the first few if none is close."""
     names = sorted(set(names))
     close = difflib.get_close_matches(name, names, n=4, cutoff=0.5)
     if close:
@@ -40,7 +40,7 @@ def _module(name: str, full: str) -> ModuleType:
 
 
 def resolve(name: str) -> Any:
-    """The object called `name`. Raises ValueError with the near names if there is none."""
+    """Returns the object called `name`. Raises ValueError with the near names if there is none."""
     if not isinstance(name, str):
         return name
     if ":" in name:
@@ -57,7 +57,10 @@ def resolve(name: str) -> Any:
 
 
 def call(name: str, *args: Any, **kwargs: Any) -> Any:
-    """resolve(name)(*args, **kwargs); arguments that the function does not take are named beside those it does."""
+    """Returns resolve(name)(*args, **kwargs).
+
+    Raises ValueError for an argument that the function does not take, with those it takes.
+    """
     fn = resolve(name)
     check_kwargs(name, fn, kwargs, positional=len(args))
     return fn(*args, **kwargs)

@@ -25,7 +25,7 @@ SHARING = ("baseline", "student")  # the jobs that see the same pictures, and th
 
 
 def stand_in(name: str, role: Role, config: ConfigDict) -> tuple[Role, Store]:
-    """The role that reads the answers of a teacher, still with the teacher's own model, and what is stored for it."""
+    """Returns (the teacher's role with its stored answers as inputs, still with its own model; what is stored)."""
     cache = teachers_of(config)[name].cache
     taps = {*cache.features, *taps_of_config(name, config)}
     store = Store(cache.k, cache.dtype, float(cache.temperature), tuple(sorted(taps)))
@@ -33,7 +33,7 @@ def stand_in(name: str, role: Role, config: ConfigDict) -> tuple[Role, Store]:
 
 
 def taps_of_config(name: str, config: ConfigDict) -> set[str]:
-    """The taps of a teacher that the terms, the roles and the scheme's own arguments in the config read."""
+    """Returns the taps of a teacher that the config's terms, roles and scheme arguments read."""
     terms = [t for t in config.terms.values() if "fn" in t]  # a task's own terms read no teacher
     paths = [p for t in terms for p in (*t.inputs, *t.targets, *t.options.values())]
     paths += [p for role in config.roles.values() for p in role.inputs]

@@ -30,13 +30,16 @@ BATCHES_PER_CHUNK = 64  # at most: a killed build loses the work on one chunk of
 
 
 def size_text(count: float) -> str:
-    """12 B, 3.4 kB, 5.6 MB, ..."""
+    """Writes a number of bytes as 12 B, 3.4 kB, 5.6 MB, ..."""
     power = min(int(math.log(max(count, 1), 1000)), 4)
     return f"{count / 1000**power:.{min(power, 1)}f} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
 
 
 def sizes(cache: TeacherCache) -> list[str]:
-    """What a build would store, a line a split: bytes of an answer by field, answers, total."""
+    """Returns what a build would store, one line for each split and one for the total.
+
+    The line of a split has the number of its answers, the bytes of an answer by field, and the bytes of all.
+    """
     lines = []
     for split, (source, _, content, _) in cache.splits.items():
         each = {name: dataclasses.replace(content, fields={name: f}).row_bytes for name, f in content.fields.items()}

@@ -36,14 +36,18 @@ class Store:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The fields of an answer."""
+        """Returns the names of the fields of an answer."""
         packed = ["log_probs" if self.k else "logits", *(f"features:{tap}" for tap in self.features)]
         scales = [f"{name}/scale" for name in packed if self.dtype == "uint8"]
         return (*packed, *scales, *(("ids", "tail") if self.k else ()))
 
 
 def pack(name: str, x: Array, dtype: str) -> dict[str, Array]:
-    """x in `dtype`; uint8: round((x - low) / step) in 0..254 over the last axis, 255 for -inf, low and step beside."""
+    """Returns {name: x in `dtype`}, with uint8 also {name/scale: (low, step)}.
+
+    The code in uint8 is round((x - low) / step) in 0..254, and 255 for -inf; each row of the last axis has its own low
+    and step. Raises ValueError for uint8 where x has one value an example.
+    """
     if dtype != "uint8":
         return {name: x.astype(dtype)}
     if x.ndim < 2:
@@ -57,7 +61,7 @@ def pack(name: str, x: Array, dtype: str) -> dict[str, Array]:
 
 
 def unpack(name: str, fields: Mapping[str, Array]) -> Array:
-    """What `pack` was given, float32 and rounded."""
+    """Returns the array that `pack` stored, in float32, as exact as the stored type allows."""
     x = fields[name].astype(jnp.float32)
     if f"{name}/scale" not in fields:
         return x
@@ -66,7 +70,11 @@ def unpack(name: str, fields: Mapping[str, Array]) -> Array:
 
 
 def encode(store: Store, outputs: Outputs) -> dict[str, Array]:
-    """The fields of answers to a batch. `tail` is the log of the probability that the k classes leave to the others."""
+    """Returns the fields of the answers to a batch.
+
+    `tail` is the log of the probability that the k classes leave to the others. Raises ValueError unless the logits
+    are [batch, ..., classes].
+    """
     logits = outputs.logits
     if not hasattr(logits, "shape") or logits.ndim < 2:
         shapes = jax.tree.map(jnp.shape, logits)
@@ -87,7 +95,7 @@ def encode(store: Store, outputs: Outputs) -> dict[str, Array]:
 
 
 def decode(store: Store, classes: int, fields: Mapping[str, Array]) -> Outputs:
-    """Outputs from the fields of answers, all float32.
+    """Returns the Outputs that the fields of answers hold, all float32.
 
     Of top-k answers the logits are temperature * log-probabilities, with the tail spread evenly over the other
     classes: exact for the k classes and for the sum of the others, at that temperature.

@@ -19,7 +19,7 @@ from kd_jax.types import PyTree
 
 
 def hash_of(variables: tuple[PyTree, PyTree]) -> str:
-    """SHA-256 of the parameters and stats: paths, types, shapes and bytes."""
+    """Returns the SHA-256 of the parameters and stats: paths, types, shapes and bytes."""
     total = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
         leaf = np.asarray(leaf)
@@ -29,7 +29,7 @@ def hash_of(variables: tuple[PyTree, PyTree]) -> str:
 
 
 def hash_of_files(folder: Path) -> str:
-    """SHA-256 over the files of an export: tells that a teacher is the same without reading its parameters."""
+    """Returns the SHA-256 of the files of an export, which tells teachers apart without reading their parameters."""
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     lines = [f"{path.relative_to(folder)} {digest(path)}\n" for path in files]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
@@ -38,11 +38,11 @@ def hash_of_files(folder: Path) -> str:
 def opened(
     cache: TeacherCache, *, files: str = "", trained: Any = None, parameters: Callable[[], str] | None = None
 ) -> dict[str, Answers]:
-    """{split: answers} of a cache that is whole; CacheError that says what was expected where it holds other answers.
+    """Returns {split: answers} of a finished cache; raises CacheError that says what was expected for other answers.
 
-    The teacher is the same if `files`, the hash of its export, is that which the cache was built from, or else if
-    `parameters()`, the hash of its values, is. Without either it is not on this machine, and only the config of its
-    training, `trained`, is compared.
+    The teacher is the same if `files`, the hash of its export, equals that in the cache, or else if `parameters()`, the
+    hash of its values, does. Without either the teacher is not on this machine, and only the config of its training,
+    `trained`, is compared.
     """
     result: dict[str, Answers] = {}
     computed = ""

@@ -64,7 +64,7 @@ class TeacherCache:
 
     @property
     def varies(self) -> bool:
-        """Is there more than one picture of an example?"""
+        """Tells whether there is more than one picture of an example."""
         return any(split.identity["pictures"]["seed"] is not None for split in self.splits.values())
 
     @property
@@ -72,11 +72,11 @@ class TeacherCache:
         return all(answers.is_whole(self.folder / split) for split in self.splits)
 
     def key(self) -> Array:
-        """That of the preparation, as the training step has it."""
+        """Returns the key with which the training step prepares a batch."""
         return prng.stream(jax.random.key(self.seed), "prepare", 0)
 
     def ask(self, train: bool) -> Callable[..., Outputs]:
-        """(variables, extra, batch) -> what the teacher says to the batch."""
+        """Returns the function (variables, extra, batch) -> the teacher's answers to the batch."""
 
         def outputs(variables: tuple[PyTree, PyTree], extra: PyTree, batch: Mapping[str, Array]) -> Outputs:
             key = self.key()
@@ -89,7 +89,10 @@ class TeacherCache:
 
 
 def hash_of_examples(source: Source) -> str:
-    """SHA-256 of a set in memory (without labels); of a streamed one the name, size and 64 examples spread over it."""
+    """Returns the SHA-256 of a data set without its labels: of all examples in memory, or of 64 of a streamed set.
+
+    The 64 are spread over the set; name, split, size and image shape always count.
+    """
     total = hashlib.sha256(f"{source.name} {source.split} {len(source)} {source.image_shape}".encode())
     if source.images is not None:
         for array in (source.images, *(source.fields[name] for name in sorted(source.fields))):
@@ -103,7 +106,10 @@ def hash_of_examples(source: Source) -> str:
 def views_of(
     source: Source, stages: list[Stage], batch_size: int, share: float | None, fixed: int, varies: bool
 ) -> np.ndarray:
-    """int32 [examples]: how many views of each example the stages show; `fixed` of each where that is not 0."""
+    """Returns int32 [examples], how many views of each example the stages show, or `fixed` where that is not 0.
+
+    An example whose picture never varies has one view.
+    """
     if not varies or fixed:
         return np.full(len(source), fixed if varies else 1, np.int32)
     labelled, steps = source.labelled, max(stage.steps for stage in stages)  # every stage begins with view 0

@@ -18,7 +18,7 @@ from kd_jax.data.load import DEFAULTS as DATA
 
 
 def training(**changes) -> ConfigDict:
-    """How a network is trained: length, batch, view of the data, optimizer."""
+    """Returns the fields that say how a network is trained: length, batch, view of the data, optimizer."""
     config = ConfigDict()
     config.batch_size = 64
     config.accumulate = 1  # microbatches whose gradients add up to that of the batch: the memory of one
@@ -49,9 +49,9 @@ def training(**changes) -> ConfigDict:
 
 
 def teacher_fields(name: str = "", data: Mapping[str, Any] | None = None, **changes: Any) -> ConfigDict:
-    """A frozen network that is loaded, or trained on labels before the student starts; `name` is that of its model.
+    """Returns the fields of a frozen network that is loaded, or trained on labels before the student starts.
 
-    `data` are the fields of config.data that differ while it is trained.
+    `name` is that of its model, `data` are the fields of config.data that differ while it is trained.
     """
     config = ConfigDict(
         dict(
@@ -147,15 +147,15 @@ def base() -> ConfigDict:
 def role(
     name: str, *, inputs: Sequence[str] = ("batch.image",), group: str = "", initial: str = "", **kwargs: Any
 ) -> dict[str, Any]:
-    """A network for config.roles; `name` and kwargs make its model. The group is that of its own name by default.
+    """Returns the fields of a network for config.roles; `name` and kwargs make its model.
 
-    `initial` is the role that it starts as a copy of.
+    By default its group has the network's own name. It starts as a copy of the role `initial`, where one is named.
     """
     return {"model": {"name": name, "kwargs": kwargs}, "inputs": tuple(inputs), "group": group, "initial": initial}
 
 
 def small_digits() -> ConfigDict:
-    """The task on which the schemes are shown: seconds on one core.
+    """Returns the config of the task on which the schemes are shown: seconds on one core.
 
     scikit-learn's digits, the student with 100 labels and 1,157 images without, the teacher with all labels.
     """
@@ -196,10 +196,10 @@ def whole_terms(terms: Mapping[str, Any]) -> ConfigDict:
 
 
 def own_data(config: ConfigDict, teacher: ConfigDict) -> dict[str, Any]:
-    """config.data with the fields that the teacher's own `data` changes: what it learns from."""
+    """Returns config.data with the fields that the teacher's own `data` changes: what it learns from."""
     return {**config.data, **{k: v for k, v in teacher.data.items() if v is not None}}
 
 
 def teachers_of(config: ConfigDict) -> dict[str, ConfigDict]:
-    """The teachers by role: "teacher" unless its model has no name, and those of config.teachers."""
+    """Returns the teachers by role: "teacher" unless its model has no name, and those of config.teachers."""
     return {**({"teacher": config.teacher} if config.teacher.model.name else {}), **config.teachers}

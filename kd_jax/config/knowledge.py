@@ -55,10 +55,10 @@ def _keeper(name: str, chosen: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def with_four_stages(terms: Mapping[str, Any]) -> dict[str, Any]:
-    """The terms for networks of four stages, as presets count three.
+    """Returns the terms for networks of four stages; a preset is written for three.
 
-    A term on the last stage moves to the fourth; terms on every stage get a fourth one of the third's weight, and if
-    weights grow by a factor from stage to stage (AB, OFD), the others fall by it.
+    A term on the last stage alone moves to the fourth. A term on every stage is added for the fourth, with the weight
+    that the third had; where the weights grow by a factor from stage to stage (AB, OFD), the others are divided by it.
     """
     result = {name: copy.deepcopy(fields) for name, fields in terms.items()}
     for name, fields in terms.items():
@@ -75,7 +75,7 @@ def with_four_stages(terms: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def scheme_of(names: str) -> dict[str, Any]:
-    """The scheme that "feature+response" runs in; ValueError where two presets need different ones."""
+    """Returns the scheme that presets such as "feature+response" run in; ValueError where two need different ones."""
     schemes = {SCHEMES[name] for name in names.split("+") if name in SCHEMES} or {"schemes.offline.build"}
     if len(schemes) > 1:
         raise ValueError(f"{names!r} needs the schemes {sorted(schemes)} at once.")
@@ -116,7 +116,7 @@ def _memory(name: str, fields: Mapping[str, Any], examples: int) -> Memory | Non
 
 
 def make_terms(config: Mapping[str, Mapping[str, Any]], total_steps: int = 0, examples: int = 0) -> dict[str, Term]:
-    """Config -> Terms, for a run of `total_steps` on `examples` training examples.
+    """Makes the Terms of a config, for a run of `total_steps` on `examples` training examples.
 
     Of a term `fn` and `inputs` are enough. Raises ValueError for an unknown loss, argument or field, naming what was
     probably meant.
@@ -142,7 +142,7 @@ def make_terms(config: Mapping[str, Mapping[str, Any]], total_steps: int = 0, ex
 
 
 def in_order(terms: Mapping[str, Term]) -> dict[str, Term]:
-    """The same terms, each after those whose connectors it reads: a ConfigDict hands them out by the alphabet."""
+    """Returns the same terms, each after those whose connectors it reads: a ConfigDict lists them by the alphabet."""
     ordered: dict[str, Term] = {}
     asked: set[str] = set()
 

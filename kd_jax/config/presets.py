@@ -18,7 +18,7 @@ STAGES = ("stage1", "stage2", "stage3")
 def logits(
     fn: str, weight: float, ce: float = 1.0, *, labels: bool = False, warmup: float = 0.0, **kwargs: Any
 ) -> Callable[..., Terms]:
-    """A loss on the logits: {ce} + weight * fn(student, teacher[, labels])."""
+    """Returns the preset of a loss on the logits: {ce} + weight * fn(student, teacher[, labels])."""
 
     def preset(weight: float = weight, **changes: Any) -> Terms:
         targets = ("teacher.logits", *(("batch.label",) if labels else ()))
@@ -33,7 +33,7 @@ def logits(
 def maps(
     name: str, fn: str, weight: float, taps: tuple[str, ...], connector: dict[str, Any] | None = None, **kwargs: Any
 ) -> Callable[..., Terms]:
-    """A loss on features, summed over `taps`: ce + weight * sum fn(connector(student tap), teacher tap)."""
+    """Returns the preset of a loss on features: ce + weight * sum over `taps` of fn(connector(student), teacher)."""
 
     def preset(tap: str = "", weight: float = weight) -> Terms:
         chosen = (tap,) if tap else taps
@@ -48,7 +48,7 @@ def maps(
 
 
 def boundary(weight: float = 0.003) -> Terms:
-    """AB (arXiv 1811.03233): the pre-activations' signs initialise the student in the first 30 of 240 epochs."""
+    """Returns the terms of AB (arXiv 1811.03233): the pre-activations' signs, in the first 30 of 240 epochs alone."""
     terms = supervised()
     for i, stage in enumerate(STAGES):
         tap = (f"{stage}/pre_activation",)
@@ -65,7 +65,7 @@ def boundary(weight: float = 0.003) -> Terms:
 
 
 def overhaul(weight: float = 1e-3) -> Terms:
-    """OFD (arXiv 1904.01866): partial L2 before the ReLU, the margin measured on the batch."""
+    """Returns the terms of OFD (arXiv 1904.01866): partial L2 before the ReLU, the margin measured on the batch."""
     terms = supervised()
     for i, stage in enumerate(STAGES):
         tap = (f"{stage}/pre_activation",)
@@ -80,7 +80,7 @@ def overhaul(weight: float = 1e-3) -> Terms:
 
 
 def flow(weight: float = 50.0) -> Terms:
-    """FSP (CVPR 2017): the Gram matrices between stages initialise the student in the first eighth of the run."""
+    """Returns the terms of FSP (CVPR 2017): Gram matrices between stages, in the first eighth of the run alone."""
     terms = supervised()
     for pair in (STAGES[:2], STAGES[1:]):
         terms[f"fsp_{pair[1]}"] = term(
@@ -94,7 +94,7 @@ def flow(weight: float = 50.0) -> Terms:
 
 
 def factor(weight: float = 200.0) -> Terms:
-    """FT (arXiv 1802.04977): the paraphraser of the teacher's map learns beside the student, not before it."""
+    """Returns the terms of FT (arXiv 1802.04977); the paraphraser learns beside the student, not before it."""
     tap = ("stage3",)
     return {
         **supervised(),
@@ -115,7 +115,7 @@ def factor(weight: float = 200.0) -> Terms:
 
 
 def review(weight: float = 5.0) -> Terms:
-    """ReviewKD (arXiv 2104.09044): fused stages against the teacher's, warm-up over 20 of 240 epochs."""
+    """Returns the terms of ReviewKD (arXiv 2104.09044): fused stages, with a warm-up over 20 of 240 epochs."""
     taps = (*STAGES, "embedding")
     kd = term(
         "losses.composed.review_kd_loss",
@@ -129,7 +129,7 @@ def review(weight: float = 5.0) -> Terms:
 
 
 def class_attention(weight: float = 50.0) -> Terms:
-    """CAT-KD (CVPR 2023): class activation maps of the last stage, pooled to 2 x 2."""
+    """Returns the terms of CAT-KD (CVPR 2023): class activation maps of the last stage, pooled to 2 x 2."""
     kd = term(
         "losses.composed.class_attention_transfer_loss",
         ("student.features:stage3", "params.student.head"),
@@ -140,7 +140,7 @@ def class_attention(weight: float = 50.0) -> Terms:
 
 
 def teacher_head(weight: float = 1.0) -> Terms:
-    """SRRL (ICLR 2021): the student's embedding, connected, read by the teacher's head."""
+    """Returns the terms of SRRL (ICLR 2021): the teacher's head reads the student's embedding through a connector."""
     kd = term(
         "losses.composed.teacher_head_loss",
         ("student.features:embedding",),
@@ -154,7 +154,10 @@ def teacher_head(weight: float = 1.0) -> Terms:
 
 
 def curriculum(weight: float = 0.9) -> Terms:
-    """CTKD (arXiv 2211.16231): KD whose temperature is trained to make it harder, by a cosine over 10 of 240 epochs."""
+    """Returns the terms of CTKD (arXiv 2211.16231): KD whose temperature is trained to make it harder.
+
+    The strength of that rises from 0 to 1 along half a cosine over the first 10 of 240 epochs.
+    """
     strength = part("core.schedules.cosine", start=0.0, end=1.0, fraction=1 / 24)
     kd = term(
         "losses.composed.curriculum_kd_loss",
@@ -168,7 +171,7 @@ def curriculum(weight: float = 0.9) -> Terms:
 
 
 def top_classes(weight: float = 0.9, k: int = 5) -> Terms:
-    """KD from the teacher's k most likely classes and one bucket for the rest: what a small teacher cache holds."""
+    """Returns the terms of KD from the teacher's k most likely classes and one bucket for the rest (small caches)."""
     kd = term(
         "losses.composed.top_classes_loss",
         ("student.logits",),
@@ -180,14 +183,14 @@ def top_classes(weight: float = 0.9, k: int = 5) -> Terms:
 
 
 def graph(weight: float = 1.0) -> Terms:
-    """IRG (CVPR 2019): vertices, edges and transformations between stage2 and stage3."""
+    """Returns the terms of IRG (CVPR 2019): vertices, edges and transformations between stage2 and stage3."""
     taps = ("stage2", "stage3", "embedding")
     sides = [(*features(side, taps), f"{side}.logits") for side in ("student", "teacher")]
     return {**supervised(), "irg": term("losses.relation.instance_relation_graph_loss", *sides, weight=weight)}
 
 
 def embedded(fn: str, weight: float, *, normalize: bool, memory: bool = False, **kwargs: Any) -> Callable[..., Terms]:
-    """A loss on linear embeddings of both networks' features; both maps are trained (CC, CRD)."""
+    """Returns the preset of a loss on linear embeddings of both networks' features, both trained (CC, CRD)."""
 
     def preset(weight: float = weight, **changes: Any) -> Terms:
         inputs = (*features("student", ("embedding",)), *features("teacher", ("embedding",)))
@@ -209,14 +212,14 @@ def embedded(fn: str, weight: float, *, normalize: bool, memory: bool = False, *
 
 
 def masked_generation(weight: float = 1.2e-3) -> Terms:
-    """MGD (arXiv 2205.01529): the teacher's last map generated from a masked one of the student."""
+    """Returns the terms of MGD (arXiv 2205.01529): the teacher's last map, generated from the student's masked one."""
     return maps(
         "mgd", "losses.feature.feature_sum_loss", weight, ("stage3",), part("models.method_connectors.mgd_generator")
     )()
 
 
 def reused_head(weight: float = 1.0) -> Terms:
-    """SimKD (arXiv 2203.14001): the projected last map against the teacher's, no labels; its scheme keeps the head."""
+    """Returns the terms of SimKD (arXiv 2203.14001): projected against teacher's map, no labels, the teacher's head."""
     paths = features("student", ("projected",)), features("teacher", ("stage3",))
     return {"simkd": term("losses.feature.feature_hint_loss", *paths, weight=weight)}
 

@@ -70,7 +70,10 @@ def filled(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def supervised(weight: float = 1.0) -> Terms:
-    """Cross-entropy on the labelled examples; `batch.target` is the label, or the mixture of two after mixup."""
+    """Returns the cross-entropy on the labelled examples.
+
+    `batch.target` is the label, or the mixture of two after mixup.
+    """
     fn = "losses.task.cross_entropy_loss"
     return {"ce": term(fn, ("student.logits",), ("batch.target",), weight=weight, where="batch.labelled")}
 

@@ -22,7 +22,7 @@ Shapes = Mapping[str, PyTree]
 
 
 def prepared_shapes(scheme: Scheme, batch: Shapes) -> Shapes:
-    """Shapes of a training batch after `scheme.prepare`."""
+    """Returns the shapes of a training batch after `scheme.prepare`."""
     if scheme.prepare is None:
         return batch
     try:
@@ -32,14 +32,14 @@ def prepared_shapes(scheme: Scheme, batch: Shapes) -> Shapes:
 
 
 def call_taps(phase: Phase, name: str) -> tuple[str, ...]:
-    """The taps of the network called `name` that the terms, metrics and later calls of the phase read."""
+    """Returns the taps of the network called `name` that the terms, metrics and later calls of the phase read."""
     terms = {**phase.terms, **{f"metric {k}": m for k, m in phase.metrics.items()}}
     calls = {f"call {i}": Term(lambda: None, call.inputs) for i, call in enumerate(phase.forward)}
     return taps_of({**terms, **calls}, name)
 
 
 def evaluated_roles(scheme: Scheme) -> tuple[str, ...]:
-    """The roles that evaluation runs, that of the first entry first."""
+    """Returns the roles that evaluation runs, that of the first entry first."""
     entries = (*scheme.evaluate, *([scheme.reference] if scheme.reference else []))
     return tuple(dict.fromkeys(Path.parse(path).call for entry in entries for path in entry_paths(entry)))
 
@@ -167,8 +167,7 @@ def _read_params(scheme: Scheme, context: Mapping[str, Any], walk: _Walk) -> dic
 
 
 def variable_shapes(scheme: Scheme, inputs: Mapping[str, tuple[PyTree, ...]]) -> dict[str, tuple[PyTree, PyTree]]:
-    """{role: (params, stats)} of all roles that do not copy another: as `loaded` of init_state, where only shapes are
-    wanted."""
+    """Returns {role: (params, stats)} of all roles that do not copy another: the `loaded` of init_state, as shapes."""
     new = {n: init_shapes(r.model, inputs[n]) for n, r in scheme.roles.items() if r.initial is None}
     return new | loaded_variables(scheme)
 
@@ -193,7 +192,10 @@ def _check_term(name: str, term: Term, context: Mapping[str, Any]) -> None:
 
 
 def loaded_variables(scheme: Scheme) -> dict[str, tuple[PyTree, PyTree]]:
-    """{role: (params, stats)} of the roles that come with values; an argument of `init_state`, not a constant in it."""
+    """Returns {role: (params, stats)} of the roles that come with values.
+
+    They are an argument of `init_state`, since a jitted function would hold them as constants.
+    """
     return {n: r.initial for n, r in scheme.roles.items() if r.initial is not None and not isinstance(r.initial, str)}
 
 
@@ -217,7 +219,7 @@ def _first_variables(
 def init_state(
     scheme: Scheme, inputs: Mapping[str, tuple[PyTree, ...]], key: Array, loaded: Mapping[str, tuple]
 ) -> TrainState:
-    """The TrainState at step 0 (pure; run it under jit to create it sharded)."""
+    """Returns the TrainState at step 0 (pure; run it under jit to create it sharded)."""
     params: dict[str, dict[str, PyTree]] = {}
     stats, frozen = {}, {}
     for name, (p, s) in _first_variables(scheme, inputs, key, loaded).items():
@@ -236,15 +238,15 @@ def init_state(
 def create_state(
     scheme: Scheme, first: Callable[[Array, Mapping], TrainState], abstract: TrainState, key: Array
 ) -> TrainState:
-    """The state at step 0, made in its shards: no device ever holds a whole network that the rules cut.
+    """Creates the state at step 0 in its shards: no device ever holds a whole network that the rules cut.
 
-    `first(key, loaded)` makes it, `abstract` has its shapes and shardings. A frozen network that was loaded is taken as
-    it lies where it lies right, and not copied.
+    `first(key, loaded)` makes it, `abstract` has its shapes and shardings. A loaded frozen network is not copied where
+    its arrays already have the right type and sharding.
     """
     loaded, shardings = loaded_variables(scheme), jax.tree.map(lambda x: x.sharding, abstract)
 
     def as_loaded(role: str) -> bool:
-        """The step gets these very arrays: nothing casts them."""
+        """Tells whether the step gets these very arrays, cast to no other type."""
         pairs = zip(jax.tree.leaves(loaded.get(role, ())), jax.tree.leaves(abstract.frozen.get(role, ())), strict=False)
         return role in loaded and role in abstract.frozen and all(a.dtype == b.dtype for a, b in pairs)
 
@@ -263,7 +265,7 @@ def create_state(
 
 
 def init_optimizers(scheme: Scheme, state: TrainState, stage: int) -> TrainState:
-    """Fresh optimizer states for the groups whose optimizer is not that of the stage before; others keep theirs."""
+    """Returns the state with new optimizer states for the groups whose optimizer is not that of the stage before."""
     before = {p.group: p.tx for p in scheme.stages[stage - 1].phases} if stage else {}
     opt = dict(state.opt)
     for phase in scheme.stages[stage].phases:

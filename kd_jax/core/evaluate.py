@@ -30,7 +30,7 @@ def role_variables(state: TrainState, scheme: Scheme, role: str) -> tuple[PyTree
 
 
 def extra_inputs(role: Role, extra: Mapping[str, PyTree]) -> dict[str, PyTree]:
-    """{position: value} of the inputs that a role reads from TrainState.extra (a graph, a number of bits)."""
+    """Returns {position: value} of the inputs that a role reads from TrainState.extra (a graph, a number of bits)."""
     return _inputs_of_kind(role, "extra", extra)
 
 

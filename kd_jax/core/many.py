@@ -39,7 +39,7 @@ class Single:
         return jax.random.key(self.seed)
 
     def hyper_at(self, number: int, stage: Stage) -> PyTree:
-        """The hyper-parameters of a stage, which is that of this number."""
+        """Returns the hyper-parameters of `stage`, the stage of this number."""
         return hyper_of(stage)
 
     def first(self, init: Callable[..., TrainState], keys: Array, loaded: Mapping[str, Any]) -> TrainState:
@@ -63,11 +63,11 @@ class Single:
         return make_eval_step(scheme, collect_only)
 
     def sections(self, scheme: Scheme, state: TrainState, record: Mapping[str, Any]) -> dict[str, Any]:
-        """What the scheme's summary adds to the results."""
+        """Returns what the scheme's summary adds to the results."""
         return {} if scheme.summary is None else {"sections": scheme.summary(state, record)}
 
     def joined(self, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """The results of every run as done.json has them; `parted` is the inverse."""
+        """Returns the results of every run as done.json has them; `parted` is the inverse."""
         return results[0]
 
     def parted(self, results: dict[str, Any]) -> list[dict[str, Any]]:
@@ -96,7 +96,7 @@ class Members:
 
     @property
     def prefixes(self) -> list[str]:
-        """What the entries of each member begin with, where scores are listed by entry: "0/", "1/", ..."""
+        """Returns the prefix of each member's entries, where scores are listed by entry: "0/", "1/", ..."""
         return [f"{i}/" for i in range(len(self.seeds))]
 
     def keys(self) -> Array:
@@ -106,7 +106,7 @@ class Members:
         return self.hyper[number]
 
     def first(self, init: Callable[..., TrainState], keys: Array, loaded: Mapping[str, Any]) -> TrainState:
-        """The states at step 0; `init(key, loaded)` is that of one run."""
+        """Returns the states of all members at step 0; `init(key, loaded)` makes that of one run."""
         return jax.vmap(lambda key: init(key, loaded), out_axes=AXES)(keys)
 
     def each(self, change: Callable[[TrainState], TrainState], state: TrainState) -> TrainState:
@@ -121,13 +121,16 @@ class Members:
         )
 
     def split_ways(self, mesh: Mesh) -> tuple[str, ...]:
-        """The mesh axes over which whole members are spread; none where their number is no multiple of the devices."""
+        """Returns the mesh axes over which whole members are spread.
+
+        There are none on one device, or where the number of members is no multiple of the devices.
+        """
         axes = tuple(a for a in parallel.BATCH_AXES if a in mesh.shape)
         ways = int(np.prod([mesh.shape[a] for a in axes]))
         return axes if ways > 1 and len(self.seeds) % ways == 0 else ()
 
     def shardings(self, shapes: TrainState, rules: Mapping[str, parallel.Rules], mesh: Mesh) -> TrainState:
-        """Shardings of a state of members: whole members on each device, frozen networks by their rules."""
+        """Returns the shardings of a state of members: whole members on each device, frozen networks by their rules."""
         whole, apart = parallel.replicated(mesh), NamedSharding(mesh, PartitionSpec(self.split_ways(mesh) or None))
         frozen = parallel.state_shardings(TrainState(shapes.step, {}, {}, {}, shapes.frozen, {}), rules, mesh).frozen
         rest = jax.tree.map(lambda _: apart, dataclasses.replace(shapes, frozen={}))
@@ -136,7 +139,7 @@ class Members:
     def train_step(
         self, scheme: Scheme, stage: Stage, mesh: Mesh, accumulate: int = 1
     ) -> Callable[..., tuple[TrainState, Metrics]]:
-        """As step.make_train_step, of all members; metrics are [n]."""
+        """Makes the step of step.make_train_step for all members; metrics are [n]."""
         step = make_prepared_step(scheme, stage, accumulate)
 
         def train_step(state: TrainState, batch: Mapping, hyper: Mapping, key: Keys) -> tuple[TrainState, Metrics]:
@@ -156,7 +159,7 @@ class Members:
         return train_step
 
     def eval_step(self, scheme: Scheme, mesh: Mesh, collect_only: bool = False) -> Callable[..., dict[str, Any]]:
-        """As evaluate.make_eval_step, of all members: {"0/entry": sums, "1/entry": ...}."""
+        """Makes the step of evaluate.make_eval_step for all members: {"0/entry": sums, "1/entry": ...}."""
         step = make_eval_step(scheme, collect_only)
 
         def eval_step(state: TrainState, batch: Mapping[str, Array], key: Array) -> dict[str, Any]:
@@ -178,7 +181,7 @@ class Members:
         return eval_step
 
     def sections(self, scheme: Scheme, state: TrainState, record: Mapping[str, Any]) -> dict[str, Any]:
-        """None: a summary is of one run."""
+        """Returns no sections: a summary is of one run."""
         return {}
 
     def joined(self, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -214,7 +217,7 @@ Runs = Single | Members
 
 
 def stack(hypers: Sequence[Sequence[PyTree]]) -> tuple[PyTree, ...]:
-    """[member][stage] -> a tree for every stage, with leaves [n]."""
+    """Stacks trees [member][stage] to one tree for every stage, with leaves [n]."""
     return tuple(
         jax.tree.map(lambda *leaves: np.stack([np.asarray(x) for x in leaves]), *stages)
         for stages in zip(*hypers, strict=True)
@@ -222,7 +225,7 @@ def stack(hypers: Sequence[Sequence[PyTree]]) -> tuple[PyTree, ...]:
 
 
 def obstacle(scheme: Scheme, rules: Mapping[str, parallel.Rules]) -> str:
-    """Why runs of this scheme cannot share a program; "" if they can."""
+    """Returns why runs of this scheme cannot share a program; "" if they can."""
     if any(stage.on_enter is not None for stage in scheme.stages):
         return "the scheme does something in Python between its stages"
     if split := [name for name, rule in rules.items() if rule and scheme.roles[name].group is not None]:

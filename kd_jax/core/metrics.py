@@ -14,28 +14,28 @@ import numpy as np
 
 
 def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """1 where argmax(logits) == label, else 0. Ties go to the lowest class."""
+    """Computes 1 where argmax(logits) == label, else 0. Ties go to the lowest class."""
     return (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
 
 
 def top5(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """1 where the label is among the five largest logits, else 0; with fewer than five classes, always 1.
+    """Computes 1 where the label is among the five largest logits, else 0; with fewer than five classes, always 1.
 
-    By position and not by counting larger logits, which calls a network that outputs constants (or nan) perfect.
+    It counts positions, since a count of larger logits would call a network that outputs constants (or nan) perfect.
     """
     _, best = jax.lax.top_k(logits, min(5, logits.shape[-1]))
     return jnp.any(best == labels[..., None], axis=-1).astype(jnp.float32)
 
 
 def nll(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """-log softmax(logits)[label], in nats."""
+    """Computes -log softmax(logits)[label], in nats."""
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     picked = jnp.take_along_axis(log_p, jnp.maximum(labels, 0)[..., None], axis=-1)[..., 0]
     return jnp.where(labels >= 0, -picked, 0.0)
 
 
 def agreement(logits: jax.Array, reference_logits: jax.Array) -> jax.Array:
-    """1 where both networks predict the same class, right or wrong, else 0.
+    """Computes 1 where both networks predict the same class, right or wrong, else 0.
 
     "Top-1 agreement" of Stanton, Izmailov, Kirichenko, Alemi, Wilson, Does Knowledge Distillation Really Work?, 2021,
     arXiv 2106.05945.
@@ -44,7 +44,7 @@ def agreement(logits: jax.Array, reference_logits: jax.Array) -> jax.Array:
 
 
 def kl(logits: jax.Array, reference_logits: jax.Array) -> jax.Array:
-    """KL(reference || network) = sum_c q_c (log q_c - log p_c) at temperature 1, in nats."""
+    """Computes KL(reference || network) = sum_c q_c (log q_c - log p_c) at temperature 1, in nats."""
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     log_q = jax.nn.log_softmax(reference_logits.astype(jnp.float32), axis=-1)
     # exp(-inf) * (-inf - x) is nan where a class is excluded in the reference; its share of the sum is 0.
@@ -55,7 +55,7 @@ def kl(logits: jax.Array, reference_logits: jax.Array) -> jax.Array:
 def calibration_bins(
     logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None, bins: int = 15
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(sum of confidences, sum of hits, count) in each of `bins` equal bins ((m-1)/bins, m/bins]; each float32 [bins].
+    """Computes (sum of confidences, sum of hits, count), float32 [bins], in `bins` equal bins ((m-1)/bins, m/bins].
 
     Confidence is max softmax(logits). logits [batch, classes], labels [batch], mask bool [batch]; examples that are
     masked out or have no label (-1) count nowhere. Results of parts of a data set add up to those of the whole.
@@ -74,7 +74,7 @@ def calibration_bins(
 
 
 def expected_calibration_error(confidence_sum: Any, correct_sum: Any, count: Any) -> float:
-    """ECE = sum_m |confidence_sum_m - correct_sum_m| / sum_m count_m, on the host; nan if nothing was counted.
+    """Computes ECE = sum_m |confidence_sum_m - correct_sum_m| / sum_m count_m, on the host; nan if all counts are 0.
 
     The arguments are [bins] sums of calibration_bins. Guo et al. 2017, arXiv 1706.04599, equation 3.
     """

@@ -19,13 +19,16 @@ ROWS = 4  # of the small batch on which a term is tried; its first half is compa
 
 
 def unroll(length: int) -> int:
-    """How many rounds of a scan become one round of the loop: all of them on a CPU, whose compiler brings convolutions
-    into their fast form outside of loops alone (a ResNet8 step is 4 to 8 times slower in one, and rounds otherwise)."""
+    """Returns how many rounds of a scan become one round of its loop: all on a CPU, else one.
+
+    XLA's CPU compiler brings convolutions into their fast form only outside of loops: in a loop a ResNet8 step is 4 to
+    8 times slower and rounds differently.
+    """
     return length if jax.default_backend() == "cpu" else 1
 
 
 def split(tree: PyTree, size: int, parts: int) -> PyTree:
-    """[size, ...] -> [parts, size / parts, ...]; microbatch m has the rows m, m + parts, ...
+    """Splits [size, ...] into [parts, size / parts, ...]; microbatch m has the rows m, m + parts, ...
 
     Every device then keeps its own rows, and each microbatch gets its share of a batch that has labelled rows first.
     What has no batch axis is repeated.
@@ -40,7 +43,7 @@ def split(tree: PyTree, size: int, parts: int) -> PyTree:
 
 
 def whole(stacked: PyTree) -> PyTree:
-    """[parts, B / parts, ...] -> [B, ...] in the order of the batch; scalars are averaged."""
+    """Joins [parts, B / parts, ...] to [B, ...] in the order of the batch; scalars are averaged."""
 
     def rows(x: Array) -> Array:
         return x.swapaxes(0, 1).reshape(-1, *x.shape[2:]) if x.ndim > 1 else x.mean(0)
@@ -51,10 +54,11 @@ def whole(stacked: PyTree) -> PyTree:
 def gradients(
     part: Callable[..., Callable], params: PyTree, stats: PyTree, tree: PyTree, size: int, parts: int
 ) -> tuple[tuple[Array, dict[str, Any], PyTree, PyTree], PyTree]:
-    """((loss, metrics, stats, outputs on all rows), gradients), summed over the microbatches of a tree of `size` rows.
+    """Computes ((loss, metrics, stats, outputs on all rows), gradients) of a tree of `size` rows in microbatches.
 
-    `part(number, rows, stats, counts)` is a function of the parameters that returns a microbatch's (share of the loss,
-    (metrics, stats, outputs)), given the counts of the terms over the whole batch.
+    `part(number, rows, stats, counts)` returns a function of the parameters, whose value is a microbatch's (share of
+    the loss, (metrics, stats, outputs)). `counts` are those of the terms over the whole batch. Shares and gradients
+    are summed over the microbatches.
     """
 
     def count(rows: tuple[Array, PyTree]) -> dict[str, Array]:  # the compiler drops the networks that no mask needs

@@ -19,9 +19,10 @@ MOMENTUM = 0.9  # of sgd, unless its kwargs say otherwise
 
 
 def make_schedule(config: Mapping[str, Any], total_steps: int) -> optax.Schedule:
-    """learning rate(step): linear warm-up over `warmup` of the run, then constant, cosine or linear to 0, or steps.
+    """Makes the learning rate of a step: linear warm-up over `warmup` of the run, then `schedule`.
 
-    `boundaries` are fractions of the run at which "step" multiplies by `decay` (150/240 of the epochs is 0.625).
+    That is constant, cosine or linear to 0, or "step", which multiplies by `decay` at `boundaries`, fractions of the
+    run (epoch 150 of 240 is 0.625). Raises ValueError for another schedule, and for `warmup` outside [0, 1).
     """
     name, peak = config["schedule"], config["learning_rate"]
     if not 0.0 <= config["warmup"] < 1.0:
@@ -48,7 +49,7 @@ def make_schedule(config: Mapping[str, Any], total_steps: int) -> optax.Schedule
 
 
 def path_mask(pattern: str, matching: bool = True):
-    """params -> `matching` for the parameters whose path matches `pattern`, the opposite for the others."""
+    """Returns a function of params: `matching` for those whose path matches `pattern`, the opposite for the others."""
 
     def mask(params):
         def keep(path, _):
@@ -85,7 +86,7 @@ def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def make_optimizer(config: Mapping[str, Any], total_steps: int) -> optax.GradientTransformation:
-    """clip -> weight decay -> optax.<name>(schedule, **kwargs) -> 0 for what is not trained.
+    """Makes the optimizer: clip -> weight decay -> optax.<name>(schedule, **kwargs) -> 0 for what is not trained.
 
     Weight decay is added to the gradient, as in torch.optim.SGD and Adam, unless the optimizer has a decay of its own
     (`with_defaults`). Raises ValueError for a name that optax lacks or an argument that it does not take.
@@ -109,7 +110,7 @@ def make_optimizer(config: Mapping[str, Any], total_steps: int) -> optax.Gradien
 
 
 def scales_with_rate(config: Mapping[str, Any]) -> bool:
-    """Whether the updates of this optimizer are proportional to its learning rate, tried on three gradients."""
+    """Tells whether the updates of this optimizer are proportional to its learning rate, tried on three gradients."""
     tried = {**config, "schedule": "constant", "warmup": 0.0, "weight_decay": 0.1, "decay_pattern": ".*"}
     ratios = []
     for rate in (0.01, 0.02):

@@ -69,46 +69,46 @@ class Path:
 
     @property
     def call(self) -> str:
-        """The call whose output this is, "" where it is none's."""
+        """Returns the call whose output the path leads to, "" where it leads to something else."""
         return "" if self.kind in STORES else self.owner
 
     @property
     def connected(self) -> str:
-        """The term whose connector's output this is, "" where it is no connector's."""
+        """Returns the term whose connector's output the path leads to, "" where it leads to something else."""
         return self.call.removesuffix(_CONNECTOR) if self.call.endswith(_CONNECTOR) else ""
 
     def within(self, name: str) -> Path:
-        """The path with its entry of the batch sought inside the entry `name`; other paths as they are."""
+        """Returns the path to the same entry of the batch inside its entry `name`; other paths as they are."""
         return dataclasses.replace(self, owner=name, rest=(self.owner, *self.rest)) if self.kind == "batch" else self
 
 
 def connector_of(term: str) -> str:
-    """The name of the role, and of the call, of a term's connector."""
+    """Returns the name of the role, and of the call, of a term's connector."""
     return term + _CONNECTOR
 
 
 def calls_in(paths: Iterable[str]) -> set[str]:
-    """The calls whose outputs the paths lead to."""
+    """Returns the calls whose outputs the paths lead to."""
     return {call for path in paths if (call := Path.parse(path).call)}
 
 
 def taps_in(call: str, paths: Iterable[str]) -> tuple[str, ...]:
-    """The taps of the network called `call` among the paths."""
+    """Returns the taps of the network called `call` among the paths."""
     return tuple(sorted({p.tap for p in map(Path.parse, paths) if p.kind == "features" and p.owner == call}))
 
 
 def roles_read(paths: Iterable[str]) -> tuple[str, ...]:
-    """The roles of which the paths take parameters ("params.base"), in order."""
+    """Returns the roles of which the paths take parameters ("params.base"), in order."""
     return tuple(dict.fromkeys(p.owner for p in map(Path.parse, paths) if p.kind == "params"))
 
 
 def variables_of(role: str, paths: Iterable[str]) -> list[str]:
-    """Those of the paths that lead to the parameters or the stats of a role."""
+    """Returns those of the paths that lead to the parameters or the stats of a role."""
     return [str(p) for p in map(Path.parse, paths) if p.kind in ("params", "stats") and p.owner == role]
 
 
 def entry_paths(entry: str) -> tuple[str, ...]:
-    """The paths of an entry of Scheme.evaluate: "a+b.logits@0" -> ("a.logits", "b.logits@0")."""
+    """Returns the paths of an entry of Scheme.evaluate: "a+b.logits@0" -> ("a.logits", "b.logits@0")."""
     parts = map(Path.parse, entry.split("+"))
     return tuple(str(dataclasses.replace(p, kind="logits") if p.kind == "outputs" else p) for p in parts)
 

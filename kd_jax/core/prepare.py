@@ -51,7 +51,7 @@ class Preparation:
         return entries if self.more is None else {**entries, **self.more(entries, train)}
 
     def augmentations_at(self, path: str) -> tuple[str, ...]:
-        """Those of the entry at a path of the prepared batch, () for what is as it is stored."""
+        """Returns the augmentations of the entry at a path of the prepared batch, () where it is as stored."""
         where = Path.parse(path)
         return self.augmentations.get(where.owner, ()) if where.kind == "batch" else ()
 

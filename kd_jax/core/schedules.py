@@ -12,13 +12,13 @@ from kd_jax.types import Array, Schedule
 
 
 def warmup(total_steps: int, fraction: float) -> Schedule:
-    """min(step / (fraction * total_steps), 1): linear from 0 to 1."""
+    """Returns the schedule min(step / (fraction * total_steps), 1): linear from 0 to 1."""
     steps = max(fraction * total_steps, 1.0)
     return lambda step: jnp.minimum(step / steps, 1.0)
 
 
 def cosine(total_steps: int, start: float, end: float, fraction: float = 1.0) -> Schedule:
-    """From start to end along half a cosine over `fraction` of the run, then end."""
+    """Returns the schedule from start to end along half a cosine over `fraction` of the run, then end."""
     steps = max(fraction * total_steps, 1.0)
 
     def value(step: Array) -> Array:
@@ -29,10 +29,10 @@ def cosine(total_steps: int, start: float, end: float, fraction: float = 1.0) ->
 
 
 def until(total_steps: int, fraction: float) -> Schedule:
-    """1 in the first `fraction` of the run, then 0: a term that initialises the student."""
+    """Returns the schedule 1 in the first `fraction` of the run, then 0, for terms that initialise the student."""
     return lambda step: jnp.where(step < fraction * total_steps, 1.0, 0.0)
 
 
 def steps(total_steps: int, boundaries: tuple[float, ...], decay: float = 0.1) -> Schedule:
-    """decay^(number of boundaries passed); boundaries are fractions of the run."""
+    """Returns the schedule decay^(number of boundaries passed); boundaries are fractions of the run."""
     return lambda step: decay ** sum(jnp.where(step >= b * total_steps, 1.0, 0.0) for b in boundaries)

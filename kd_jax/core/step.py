@@ -121,7 +121,7 @@ def _answer(
 
 
 def replaced(batch: Mapping[str, Array], entries: Mapping[str, Array]) -> dict[str, Array]:
-    """The batch with other values under the same names; ValueError where a name, shape or type is another."""
+    """Returns the batch with other values under the same names; ValueError where a name, shape or type differs."""
     for name, value in entries.items():
         old = batch.get(name)
         if old is None or (old.shape, old.dtype) != (value.shape, value.dtype):
@@ -253,9 +253,9 @@ def _variables(scheme: Scheme, state: TrainState, group: str, group_params: PyTr
 
 
 def make_train_steps(step: Callable, batch_of: Callable[[PyTree, Array], Mapping[str, Array]]) -> Callable:
-    """(state, data, rows [n, ...], hyper, key) -> (state, {name: (sums [n], counts [n])}): n steps in one program.
+    """Makes (state, data, rows [n, ...], hyper, key) -> (state, {name: (sums [n], counts [n])}): n steps in a program.
 
-    `batch_of(data, rows[i])` is the batch of step i; the data stay on the device. It equals n calls of `step`.
+    `batch_of(data, rows[i])` is the batch of step i; the data stay on the device. The result equals n calls of `step`.
     """
 
     def train_steps(

@@ -18,17 +18,17 @@ from kd_jax.types import Array, Schedule, Stage, Term
 
 
 def paths_of(term: Term) -> tuple[str, ...]:
-    """Every path that the term reads."""
+    """Returns every path that the term reads."""
     return (*term.inputs, *term.targets, *term.options.values(), *([term.where] if term.where else []))
 
 
 def calls_of(terms: Iterable[Term]) -> set[str]:
-    """The calls whose outputs the terms read."""
+    """Returns the calls whose outputs the terms read."""
     return calls_in(path for term in terms for path in paths_of(term))
 
 
 def taps_of(terms: Mapping[str, Term], call: str) -> tuple[str, ...]:
-    """The taps of the network called `call` that the terms name."""
+    """Returns the taps of the network called `call` that the terms name."""
     return taps_in(call, (p for t in terms.values() for p in paths_of(t)))
 
 
@@ -73,15 +73,16 @@ def options_of(term: Term, hyper: Mapping[str, Any], step: Array) -> tuple[Any, 
 
 
 def context_of(name: str, term: Term, context: Context) -> Context:
-    """The context as this term sees it, with what it keeps itself as `memory`."""
+    """Returns the context as this term sees it: with what the term keeps from step to step as `memory`."""
     remembers = term.memory is not None and name in context.get("extra", {})
     return {**context, "memory": context["extra"][name]} if remembers else context
 
 
 def masked_sum_and_count(values: Array, mask: Array | None) -> tuple[Array, Array]:
-    """(sum of mask * values, sum of mask) over the global batch; a mask over examples spreads over what an example has.
+    """Computes (sum of mask * values, sum of mask) over the global batch.
 
-    Masked rows are selected away, not multiplied by 0, so a NaN in padding cannot enter.
+    A mask of fewer axes applies to all values of its entry (example, token). Masked values are selected away, not
+    multiplied by 0, so a NaN in padding cannot enter. Raises ValueError where the leading axes differ.
     """
     values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
     if mask is None:

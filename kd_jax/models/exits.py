@@ -171,7 +171,7 @@ def _filled(tree: Mapping[str, Any], shapes: PyTree) -> PyTree:
 
 
 def exits(num_classes: int, network: Mapping[str, Any], taps: Sequence[str], last: str) -> Exits:
-    """Exits on `taps` of the network {name, kwargs}, a factory as in config.student.model."""
+    """Returns the network {name, kwargs}, a factory as in config.student.model, with exits on `taps`."""
     model = as_model(resolve(network["name"])(num_classes=num_classes, **network["kwargs"]))
     return Exits(model, num_classes, tuple(taps), last)
 

@@ -23,7 +23,7 @@ MARKERS = {"teacher": "s", "baseline": "^", "student": "o"}
 
 
 def curve(model: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """(steps, values) of one column, thinned to MAX_POINTS by averaging neighbours."""
+    """Returns (steps, values) of one column, thinned to MAX_POINTS by averaging neighbours."""
     pairs = [(number(record, "step"), number(record, name)) for record in model.get("curve") or []]
     pairs = [pair for pair in pairs if None not in pair]
     steps, values = np.array(pairs, np.float64).reshape(-1, 2).T

@@ -13,7 +13,7 @@ from kd_jax.report.verdict import number
 
 
 def top_classes(example: Mapping[str, Any], count: int = 5) -> list[int]:
-    """The classes that the teacher finds most likely; the label is always among them."""
+    """Returns the classes that the teacher finds most likely; a label is always among them."""
     soft = np.array(example["teacher_soft"], np.float64)
     best = np.argsort(-soft)[:count].tolist()
     label = int(example["label"])
@@ -27,7 +27,7 @@ def class_name(names: Sequence[str], index: int) -> str:
 
 
 def image_array(example: Mapping[str, Any]) -> np.ndarray | None:
-    """uint8 [height, width, 3] of an example, or None if there is no picture in it."""
+    """Returns the picture of an example, uint8 [height, width, 3], or None if it has none."""
     if example.get("image") is None:
         return None
     image = np.asarray(example["image"], np.uint8)

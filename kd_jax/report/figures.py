@@ -55,7 +55,7 @@ Draw = Callable[[Axes, Mapping[str, Any]], None]
 
 @contextlib.contextmanager
 def styled() -> Generator[None]:
-    """Everything that makes, draws or saves a figure of the report happens inside."""
+    """Sets the report's style; everything that makes, draws or saves a figure of the report happens inside."""
     with matplotlib.rc_context(STYLE):
         yield
 
@@ -71,7 +71,7 @@ class ShownFigure(Figure):
 
 
 def figure_of(draws: list[Draw], results: Mapping[str, Any], height: float = 3.4) -> Figure:
-    """One figure with a panel for each function."""
+    """Draws one figure with a panel for each function."""
     with styled():
         figure = ShownFigure(figsize=(WIDTH * max(1, len(draws)), height), layout="constrained")
         for axes, draw in zip(np.ravel(figure.subplots(1, max(1, len(draws)))), draws, strict=False):
@@ -80,7 +80,10 @@ def figure_of(draws: list[Draw], results: Mapping[str, Any], height: float = 3.4
 
 
 def plot_curves(results: Mapping[str, Any]) -> Figure:
-    """The terms of the loss, and the headline of all models on validation, over steps. ValueError without any curve."""
+    """Draws the terms of the loss, and the headline of all models on validation, over steps.
+
+    Raises ValueError where no model has a curve.
+    """
     draws = [draw for draw, has in ((draw_loss, has_loss), (draw_validation, has_validation)) if has(results)]
     if not draws:
         raise ValueError("no model of these results has a curve")
@@ -88,7 +91,7 @@ def plot_curves(results: Mapping[str, Any]) -> Figure:
 
 
 def plot_tradeoff(results: Mapping[str, Any]) -> Figure:
-    """The headline on the test set against latency and against parameters. ValueError if neither was measured."""
+    """Draws the headline on the test set against latency and against parameters. ValueError if neither was measured."""
     draws = [lambda axes, r, cost=cost: draw_tradeoff(axes, r, cost) for cost in COSTS if has_tradeoff(results, cost)]
     if not draws:
         raise ValueError("no model of these results has a test score and a latency or a number of parameters")
@@ -96,7 +99,7 @@ def plot_tradeoff(results: Mapping[str, Any]) -> Figure:
 
 
 def section_of(results: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
-    """The first section of a kind; ValueError where the run has none."""
+    """Returns the first section of a kind; ValueError where the run has none."""
     for section in results.get("sections") or []:
         if section["kind"] == kind:
             return section
@@ -104,17 +107,17 @@ def section_of(results: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
 
 
 def plot_per_class(results: Mapping[str, Any]) -> Figure:
-    """Student minus teacher and student minus baseline, class by class. ValueError without such numbers."""
+    """Draws student minus teacher and student minus baseline, class by class. ValueError without such numbers."""
     return plot_dots(section_of(results, "dots"))
 
 
 def plot_dots(section: Mapping[str, Any]) -> Figure:
-    """A row of dots for every name of a section of kind "dots"."""
+    """Draws a row of dots for every name of a section of kind "dots"."""
     return figure_of([lambda axes, _: draw_dots(axes, section)], {}, 1.3 + 0.27 * len(section["names"]))
 
 
 def plot_dark_knowledge(results: Mapping[str, Any], count: int = 4) -> Figure:
-    """A few test images with the softened probabilities of teacher and student. ValueError without examples."""
+    """Draws a few test images with the softened probabilities of teacher and student. ValueError without examples."""
     section = section_of(results, "examples")
     examples = section["examples"][:count]
     with styled():

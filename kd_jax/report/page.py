@@ -32,7 +32,7 @@ def write_report(results: Mapping[str, Any], directory: str | os.PathLike[str]) 
 
 
 def page(results: Mapping[str, Any]) -> str:
-    """The report as HTML."""
+    """Returns the report as HTML."""
     title = escape(str(results.get("title") or "Distillation report"))
     parts = (_header, _verdict, _summary, _curves, _tradeoff, _sections, _reproduce, _caveats)
     body = "\n".join(part for part in (section(results) for section in parts) if part)
@@ -44,7 +44,7 @@ def page(results: Mapping[str, Any]) -> str:
 
 
 def svg(figure: Figure, label: str, prefix: str) -> str:
-    """The figure as an <svg> element that takes its colours from the page, so that it follows light and dark."""
+    """Returns the figure as an <svg> element with the colours of the page, so that it follows light and dark."""
     buffer = io.StringIO()
     with figures.styled():
         metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))

@@ -45,7 +45,7 @@ def check_section(section: Mapping[str, Any]) -> None:
 
 
 def all_sections(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Those of scheme and task, after the table of all that was evaluated where there is more than one."""
+    """Returns the sections of scheme and task, after a table of what else was evaluated, where there is more."""
     headline, rows = headline_of(results), []
     for role, model in models(results).items():
         for name, scores in (model.get("others") or {}).items():
@@ -58,7 +58,7 @@ def all_sections(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def text(section: Mapping[str, Any]) -> str:
-    """A table for the terminal; of images and lines the title alone, as the report has them."""
+    """Returns a section as text for the terminal: a table in full, of another kind its title, as the report has it."""
     if section["kind"] != "table":
         return f"{section['title']}: see the report."
     cells = [[str(c) for c in section["columns"]], *([shown(c) for c in row] for row in section["rows"])]
@@ -98,7 +98,7 @@ def texts(section: Mapping[str, Any]) -> str:
 
 
 def png(image: Any) -> str:
-    """A data URL of an image [H, W], [H, W, 1] or [H, W, 3] with values 0..255."""
+    """Returns the data URL of an image [H, W], [H, W, 1] or [H, W, 3] with values 0..255."""
     pixels = np.asarray(image, np.uint8)
     if pixels.ndim == 2 or pixels.shape[-1] == 1:
         pixels = np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=-1)

@@ -22,7 +22,7 @@ class Row:
 
 
 def quantity(value: float) -> str:
-    """1234567 -> 1.23 M"""
+    """Writes a number with three digits and a prefix: 1234567 -> 1.23 M."""
     for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:.3g} {unit}"
@@ -45,7 +45,7 @@ def _plain(value: float) -> str:
 
 
 def rows(results: Mapping[str, Any]) -> list[Row]:
-    """The lines of the summary table; what no model has is left out."""
+    """Returns the lines of the summary table; what no model has is left out."""
     trained, noun = verdict.models(results), verdict.noun_of(results)
     plan: list[tuple[str, str, tuple[str, ...], Callable[[float], str]]] = [
         ("Cost", "parameters", ("parameters",), quantity),
@@ -91,7 +91,7 @@ def _with(unit: str) -> Callable[[float], str]:
 
 
 def results_table(results: Mapping[str, Any]) -> str:
-    """The verdict and the summary table as text of at most 100 columns, for a terminal."""
+    """Returns the verdict, the summary table, the sections and the caveats as text for a terminal."""
     answer = verdict.judge(results)
     lines = [str(results.get("title") or "Results"), "Was it worth it? " + answer.headline]
     lines += [line for text in answer.paragraphs for line in textwrap.wrap(text, 100)]

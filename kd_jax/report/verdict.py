@@ -31,7 +31,7 @@ class Verdict:
     error: float | None = None
 
     def as_json(self, headline: Headline) -> dict[str, Any]:
-        """What results.json says of the verdict."""
+        """Returns what results.json says of the verdict."""
         text = " ".join([self.headline, *self.paragraphs])
         return {
             "answer": ANSWERS[self.kind],
@@ -44,7 +44,7 @@ class Verdict:
 
 
 def number(tree: Any, *path: str) -> float | None:
-    """The finite number at `path` in nested dicts, or None: any part may be missing, None or nan."""
+    """Returns the finite number at `path` in nested dicts, or None: any part may be missing, None or nan."""
     for key in path:
         tree = tree.get(key) if isinstance(tree, Mapping) else None
     if isinstance(tree, bool) or not isinstance(tree, numbers.Real) or not math.isfinite(tree):
@@ -53,24 +53,24 @@ def number(tree: Any, *path: str) -> float | None:
 
 
 def models(results: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The models that the run has, in the order teacher, baseline, student."""
+    """Returns the models that the run has, in the order teacher, baseline, student."""
     trained = results.get("models") or {}
     return {role: trained[role] for role in ROLES if trained.get(role)}
 
 
 def headline_of(results: Mapping[str, Any]) -> Headline:
-    """The headline that the results were written with; one that nothing measured where they name none."""
+    """Returns the headline of the results; where they name none, "score", which nothing measured."""
     fields = results.get("headline") or {}
     return Headline(**fields) if fields.get("metric") and fields.get("sign") else Headline("score")
 
 
 def noun_of(results: Mapping[str, Any]) -> str:
-    """What an example is called."""
+    """Returns what an example is called."""
     return str((results.get("data") or {}).get("noun") or "example")
 
 
 def score(model: Mapping[str, Any] | None, headline: Headline, split: str = "test") -> float | None:
-    """The headline's metric of a model at the last step."""
+    """Returns the headline's metric of a model at the last step, None where it was not measured."""
     return number(model, "last", split, headline.metric)
 
 
@@ -89,7 +89,7 @@ def difference(results: Mapping[str, Any], role: str, other: str) -> tuple[float
 
 
 def judge(results: Mapping[str, Any]) -> Verdict:
-    """The verdict over the student: gain over the same network trained alone, gap closed, cost against the teacher."""
+    """Judges the student: gain over the same network trained alone, gap closed, cost against the teacher."""
     trained, headline = models(results), headline_of(results)
     student = trained.get("student")
     if student is None:
@@ -252,7 +252,7 @@ def _cost(trained: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[tup
 
 
 def caveats(results: Mapping[str, Any]) -> list[str]:
-    """What the numbers do not show, and what was selected on what."""
+    """Returns what the numbers do not show, and what was selected on which split."""
     trained = models(results)
     chosen = [(role, number(model, "best", "step")) for role, model in trained.items()]
     chosen = [f"{role} {int(step):,}" for role, step in chosen if step is not None]

@@ -36,7 +36,7 @@ class Prompts:
 
     @property
     def new(self) -> int:
-        """The largest number of tokens that are generated."""
+        """Returns the largest number of tokens that are generated."""
         return self.length + 1 - self.slots
 
     def of(self, batch: Mapping[str, Array]) -> tuple[Array, Array]:

@@ -46,7 +46,7 @@ def renamed(term: Term, names: Mapping[str, str], batch: str = "") -> Term:
 
 
 def owner_of(path: Path) -> str:
-    """The network or the term whose value a path leads to; "" for the batch, the term's own memory and the step."""
+    """Returns the network or term whose value a path leads to; "" for the batch, the term's own memory and the step."""
     return path.connected or (path.owner if path.kind not in ("batch", "memory", "step") else "")
 
 

@@ -64,7 +64,7 @@ class PeerReports:
         self.lines: dict[int, tuple[str, float]] = {}
 
     def problem(self, lines: Mapping[int, str]) -> str:
-        """Why this process should end, "" if it need not."""
+        """Returns why this process should end, "" if it need not."""
         now = self.clock()
         for index, line in sorted(lines.items()):
             if self.lines.get(index, ("", 0.0))[0] != line:
@@ -81,7 +81,7 @@ class PeerReports:
 
 @contextlib.contextmanager
 def together() -> Generator[None]:
-    """An error in the body of this process ends the others too, at once. With one process it does nothing."""
+    """Ends all processes at once where the body fails in one of them; with one process the error is just raised."""
     try:
         yield
     except Exception as e:

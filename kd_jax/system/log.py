@@ -75,13 +75,13 @@ class Profile:
             jax.profiler.stop_trace()
 
     def before(self, first: int, count: int) -> None:
-        """Is called before the steps first .. first + count - 1."""
+        """Starts the trace where one of the steps first .. first + count - 1, which come next, is to be traced."""
         if not self.running and 1 <= self.first <= first + count - 1 and first <= self.last:
             jax.profiler.start_trace(self.directory)
             self.running = True
 
     def after(self, step: int, results: Any) -> None:
-        """Is called after the dispatch that ends with `step`; `results` are any of its outputs."""
+        """Ends the trace where `step`, the last of a dispatch, ends it; `results` are any outputs of the dispatch."""
         if self.running and step >= self.last:
             jax.block_until_ready(results)
             jax.profiler.stop_trace()

@@ -75,7 +75,7 @@ def check(outputs: Outputs, batch: Mapping[str, Any], source: Any = None) -> Non
 
 
 def sums(run: Run, batch: Mapping[str, Array], reference: Outputs | None, key: Array) -> dict[str, Any]:
-    """Sums over a batch; rows without a label count in the comparison with the reference alone."""
+    """Returns sums over a batch; rows without a label count only in the comparison with the reference."""
     logits, labels, mask = run().logits, batch["label"], batch["mask"]
     labelled = mask & (labels >= 0)
     classes = jax.nn.one_hot(labels, logits.shape[-1]) * labelled[:, None]

@@ -68,7 +68,7 @@ def _there(labels: Array) -> Array:
 
 
 def labels_right(logits: Array, labels: Array) -> Array:
-    """The share of an example's known labels that logit > 0 gets right, [batch]."""
+    """Returns the share of an example's known labels that logit > 0 gets right, [batch]."""
     right = (logits > 0) == (labels > 0.5)
     return _share(right.astype(jnp.float32), _there(labels))
 
@@ -101,7 +101,7 @@ def _nll(logits: Array, p: Array) -> Array:
 
 
 def collect(run: Run, batch: Mapping[str, Array], key: Array) -> dict[str, Array]:
-    """The logits and labels of every example: the average precision sorts the whole split."""
+    """Returns the logits and labels of every example, since the average precision sorts the whole split."""
     return {"logits": run().logits, "label": batch["label"]}
 
 

@@ -77,7 +77,7 @@ def absolute_error(prediction: Array, target: Array) -> Array:
 
 
 def sums(run: Run, batch: Mapping[str, Array], reference: Outputs | None, key: Array) -> dict[str, Any]:
-    """Sums over all known values; the moments of an example's mean squared error give the standard error."""
+    """Returns sums over all known values; the moments of an example's mean squared error give the standard error."""
     prediction, mask = run().logits, batch["mask"]
     errors, there = _errors(prediction, batch["label"])
     there = there & mask[:, None]

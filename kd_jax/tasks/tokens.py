@@ -63,9 +63,10 @@ def check(outputs: Outputs, batch: Mapping[str, Any], source: Any = None) -> Non
 
 
 def sums(run: Run, batch: Mapping[str, Array], reference: Outputs | None, key: Array) -> dict[str, Any]:
-    """Sums over all tokens that have a label (>= 0), and moments over sequences: the tokens of one are not independent.
+    """Returns sums over all tokens that have a label (>= 0), and moments over sequences for the standard error.
 
-    s are the summed nll of a sequence, n its number of tokens.
+    The moments are over sequences because the tokens of one are not independent. s is the summed nll of a sequence, n
+    its number of tokens.
     """
     logits, labels, mask = run().logits, batch["label"], batch["mask"]
     counted = mask[:, None] & (labels >= 0)

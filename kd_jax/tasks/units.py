@@ -74,11 +74,11 @@ def percent(value: float) -> str:
 
 
 def points(value: float) -> str:
-    """A difference of shares in percentage points, with its sign."""
+    """Writes a difference of shares in percentage points, with its sign."""
     text = f"{100 * value:+.1f}"
     return "0.0" if text in ("+0.0", "-0.0") else signed(text)
 
 
 def signed(text: str) -> str:
-    """Text of a number with a proper minus sign."""
+    """Returns the text of a number with a proper minus sign."""
     return text.replace("-", "−")

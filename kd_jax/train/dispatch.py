@@ -36,9 +36,9 @@ def check_dispatch(
 
 
 def dispatches(run: Fit, split: str, first: int, start: int, end: int) -> Iterator[tuple[int, tuple]]:
-    """(how many steps, what their program reads) for the steps start .. end - 1 of the stage that began at `first`.
+    """Yields (how many steps, what their program reads) for steps start .. end - 1 of the stage that began at `first`.
 
-    As many dispatches of `steps_per_dispatch` steps as fit before each evaluation and the end, single steps between.
+    As many dispatches of `steps_per_dispatch` steps as fit come before each evaluation and the end, then single steps.
     """
     settings = run.settings
     size, every = settings.steps_per_dispatch, settings.eval_every
@@ -64,7 +64,7 @@ def dispatches(run: Fit, split: str, first: int, start: int, end: int) -> Iterat
 
 
 def compiled(run: Fit, stage: Stage, programs: Programs) -> dict[int, Any]:
-    """{steps in a call: jitted}, those of an earlier stage where both have the same phases: they compile once."""
+    """Returns {steps in a call: jitted function}; stages with the same phases and hooks share those of the first."""
     layout = jax.tree.structure(run.state)  # a stage between the two may have added the optimizer of another group
     for other, structure, functions in programs:
         hooks = other.pre_update is stage.pre_update and other.post_update is stage.post_update

@@ -16,7 +16,7 @@ from kd_jax.types import PyTree, TrainState
 
 
 def conclude(run: Fit, directory: Path) -> dict[str, Any]:
-    """What done.json holds: "last" and "best", or, of a run of members, "members" with those of each."""
+    """Scores and exports the last and the best step; returns done.json: "last" and "best", or "members" with both."""
     steps, seconds, best = run.bounds[-1], run.record["seconds"], run.record["best"]
     results: dict[str, Any] = {
         "stages": run.record["stages"],
@@ -61,9 +61,9 @@ def export(run: Fit, state: TrainState, directory: Path) -> None:
 
 
 def exported(params: PyTree, stats: PyTree, fixed: Mapping[str, PyTree] | None = None) -> dict[str, PyTree]:
-    """The tree that an exported model is stored as: connectors, optimizers and other roles are left behind.
+    """Returns the tree that an exported model is stored as, without connectors, optimizers and other roles.
 
-    `fixed` are the inputs that it read from TrainState.extra.
+    `fixed` are the inputs that the model read from TrainState.extra.
     """
     kinds = {"params": params, "stats": stats, "given": fixed}
     return {kind: tree for kind, tree in kinds.items() if kind == "params" or jax.tree.leaves(tree)}

@@ -72,12 +72,12 @@ class Fit:
 
     @property
     def prefixes(self) -> list[str]:
-        """What the entries of each run in this one begin with: "", or "0/", "1/", ... of members."""
+        """Returns the prefix of the entries of each run in this one: "", or "0/", "1/", ... of members."""
         return list(self.members.prefixes)
 
     @property
     def bounds(self) -> list[int]:
-        """The first step of every stage, and the last step of all."""
+        """Returns the first step of every stage, and the last step of all."""
         return list(itertools.accumulate((stage.steps for stage in self.scheme.stages), initial=0))
 
     def batches(self, split: str, start: int, count: int) -> Iterator[Mapping[str, jax.Array]]:
@@ -94,7 +94,7 @@ class Fit:
         )
 
     def score(self, step: Callable[..., Any], split: str) -> dict[str, dict[str, Any]]:
-        """{entry: metrics} of a whole split."""
+        """Returns {entry: metrics} of a whole split."""
         data = eval_batches(
             self.sources[split],
             batch_size=self.settings.eval_batch_size,
@@ -127,7 +127,7 @@ class Fit:
         return self.members.first(init, key, loaded)
 
     def fresh(self, state: TrainState, stage: int) -> TrainState:
-        """The state with the optimizers that are new in `stage`."""
+        """Returns the state with the optimizers that are new in `stage`."""
         init = functools.partial(init_optimizers, self.scheme, stage=stage)
         return self.members.each(init, state)
 
@@ -135,7 +135,7 @@ class Fit:
         return self.members.hyper_at(stage, self.scheme.stages[stage])
 
     def abstract(self, stage: int) -> TrainState:
-        """Shapes and shardings of the state while `stage` runs."""
+        """Returns the shapes and shardings of the state while `stage` runs."""
 
         def create(key: jax.Array, loaded: Mapping) -> TrainState:
             state = self.first(key, loaded)
@@ -148,6 +148,6 @@ class Fit:
         return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
     def template(self, step: int) -> TrainState:
-        """What the state saved at `step` looks like; a step between two stages belongs to the earlier one."""
+        """Returns shapes and shardings of the state saved at `step`; one between two stages belongs to the earlier."""
         stage = max(i for i, start in enumerate(self.bounds[:-1]) if start < step or i == 0)
         return self.abstract(stage).replace(frozen=self.state.frozen)

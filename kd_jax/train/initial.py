@@ -68,7 +68,7 @@ def first_variables(
 
 
 def starting_at(scheme: Scheme, role: str, variables: Variables | None) -> Scheme:
-    """The scheme whose role starts at `variables`; as it is where there are none."""
+    """Returns the scheme whose role starts at `variables`, the scheme as it is where they are None."""
     if variables is None:
         return scheme
     return dataclasses.replace(

@@ -35,7 +35,7 @@ Summary = Callable[[TrainState, Mapping[str, Any]], list[dict[str, Any]]]
 
 
 def make_model(config: Mapping[str, Any], source: Source) -> Model:
-    """The model that a config names; `num_classes`, or `vocabulary`, comes from the data unless the config sets it."""
+    """Makes the model of a config; `num_classes`, or `vocabulary`, comes from the data unless the config sets it."""
     factory, kwargs = resolve(config["name"]), dict(config["kwargs"])
     check_kwargs(config["name"], factory, kwargs)
     if "vocabulary" in inspect.signature(factory).parameters:
@@ -123,7 +123,7 @@ def _both(first: Summary | None, second: Summary) -> Summary:
 
 
 def teacher_role(model: Model, config: ConfigDict) -> Role:
-    """The frozen role of a teacher in the student's run."""
+    """Returns the frozen role of a teacher in the student's run."""
     if config.view not in ("same", "clean"):
         raise ValueError(f"teacher.view is 'same' or 'clean', not {config.view!r}.")
     precision.check_dtype(config.dtype, "teacher.dtype")
@@ -152,7 +152,7 @@ def make_settings(
 
 
 def as_loaded(teacher: Mapping[str, Any]) -> bool:
-    """Whether a teacher makes no step from where it starts."""
+    """Tells whether a teacher makes no step from where it starts."""
     return bool(teacher["initial"]["name"]) and not (teacher["train"]["steps"] or teacher["train"]["epochs"])
 
 

@@ -111,7 +111,10 @@ def begin(
 
 
 def enter(run: Fit, number: int, step: int) -> TrainState:
-    """The state at `step` of a stage: at its first, after its `on_enter`, with fresh optimizers where they change."""
+    """Returns the state at `step` of a stage.
+
+    At the first step of the stage that is the state after its `on_enter`, with new optimizers where they change.
+    """
     if step != run.bounds[number]:
         return run.state
     state = run.state
@@ -125,9 +128,9 @@ def enter(run: Fit, number: int, step: int) -> TrainState:
 
 
 def steps_ahead(mesh: Mesh) -> int:
-    """How many steps may wait on the device behind the one that runs: enough to hide Python, little memory.
+    """Returns how many steps may wait on the device behind the one that runs: enough to hide Python, little memory.
 
-    None on a mesh of simulated CPU devices, whose collectives can starve one another of threads and abort.
+    None may on a mesh of simulated CPU devices, whose collectives can starve one another of threads and abort.
     """
     return 0 if mesh.size > 1 and mesh.devices.flat[0].platform == "cpu" else 2
 

@@ -29,7 +29,7 @@ MOST = 1000  # test examples among which a task chooses what it shows
 
 
 def curve(path: Path, entry: str) -> list[dict[str, Any]]:
-    """The train records of a metrics.jsonl, and as "validation_<metric>" the scores of `entry`."""
+    """Returns the train records of a metrics.jsonl, with the scores of `entry` as "validation_<metric>"."""
     points: dict[int, dict[str, Any]] = {}
     for line in path.read_text().splitlines() if path.exists() else []:
         record = json.loads(line)
@@ -66,7 +66,7 @@ class Network:
         return tuple(self.fixed[str(i)] if str(i) in self.fixed else lookup({"batch": batch}, p) for i, p in paths)
 
     def outputs(self, batch: Mapping[str, jax.Array]) -> Outputs:
-        """What the network answers to a prepared batch, as NumPy arrays."""
+        """Returns what the network answers to a prepared batch, as NumPy arrays."""
 
         def infer(params: PyTree, stats: PyTree, *inputs: PyTree) -> PyTree:
             (name,) = calls_in([self.path])
@@ -93,9 +93,10 @@ def collect(
     networks: Mapping[str, Network],
     splits: Splits,
 ) -> dict[str, Any]:
-    """What report.write_report takes. `finished` has the results of the trainings; a loaded teacher has scores only.
+    """Returns what report.write_report takes.
 
-    Of each training that is the first entry that its scheme evaluates; "others" has the scores of the rest.
+    `finished` has the results of the trainings; a loaded teacher has scores only. The model of a training is the first
+    entry that its scheme evaluates; "others" has the scores of the rest.
     """
     train, task = jobs["student"].source, scored_by(jobs["student"].scheme)
     names = [*teachers_of(config), *(n for n in ("baseline", "student") if n in finished)]
@@ -135,7 +136,7 @@ def model_entry(
     jobs: Mapping[str, Job],
     networks: Mapping[str, Network],
 ) -> dict[str, Any]:
-    """What results.json says of one network: its name, cost, training, scores, and where it lies."""
+    """Returns what results.json says of one network: its name, cost, training, scores, and where it lies."""
     teachers = teachers_of(config)
     model = teachers[name].model if name in teachers else config.student.model
     entry: dict[str, Any] = {"name": model.name.rpartition(".")[2]}
@@ -161,7 +162,7 @@ def model_entry(
 
 
 def data_entry(jobs: Mapping[str, Job], splits: Splits) -> dict[str, Any]:
-    """What results.json says of the student's data."""
+    """Returns what results.json says of the student's data."""
     train = jobs["student"].source
     labelled = int(train.labelled.sum())
     return {
@@ -181,7 +182,7 @@ def data_entry(jobs: Mapping[str, Job], splits: Splits) -> dict[str, Any]:
 
 
 def shown(count: int, models: Mapping[str, Any], networks: Mapping[str, Network], job: Job, splits: Splits) -> Shown:
-    """The first test examples and what the networks say of them, for Task.show."""
+    """Returns the first test examples and what the networks say of them, for Task.show."""
     batch = splits.test.batch(min(MOST, len(splits.test)))
     outputs = {}
     if count:
@@ -194,8 +195,10 @@ def shown(count: int, models: Mapping[str, Any], networks: Mapping[str, Network]
 
 
 def joined(sections_of: Mapping[str, list[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """The sections of all trainings in one list: those of one title and kind become one, where each line names its
-    training."""
+    """Returns the sections of all trainings in one list.
+
+    Tables, and texts, of one title become one section, where each line names its training; other kinds stay apart.
+    """
     made: dict[tuple[str, str], dict[str, Any]] = {}
     counts = Counter(key for sections in sections_of.values() for key in {(s["title"], s["kind"]) for s in sections})
     for name, sections in sections_of.items():
@@ -218,7 +221,7 @@ def joined(sections_of: Mapping[str, list[Mapping[str, Any]]]) -> list[dict[str,
 
 
 def measured(network: Network, source: Source, prepare: Any) -> dict[str, Any]:
-    """Size, FLOPs and latency of a network on the first example of a source, repeated."""
+    """Measures size, FLOPs and latency of a network on the first example of a source, repeated."""
     if network.cost is not None:
         return dict(network.cost)
     one = prepare(source.batch(1), jax.random.key(0), False)

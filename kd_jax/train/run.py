@@ -36,7 +36,7 @@ RESULTS = "results.json"
 
 
 def read_finished(config: ConfigDict, directory: Path, jobs: Mapping[str, Job]) -> dict[str, Any] | None:
-    """The results of this very run if all of it is done."""
+    """Returns the results of this very run if all of it is done, else None."""
     results = read_json(directory / RESULTS)
     if not results or not all((job.directory / DONE).exists() for job in jobs.values()):
         return None
@@ -103,7 +103,7 @@ def train_all(
     teacher_variables: tuple[PyTree, PyTree] | None,
     mesh: Mesh,
 ) -> dict[str, Any]:
-    """The teachers, the baseline and the student in order; what results.json holds of them, in the lead process."""
+    """Trains the teachers, the baseline and the student in order; returns their results.json in the lead process."""
     jobs, finished, networks, scores = teach(config, jobs, mesh, teacher_variables)
     for name in ("baseline", "student"):
         if name in jobs:
@@ -129,7 +129,10 @@ def checked_jobs(
     data: Splits | None = None,
     loaded: bool = False,
 ) -> tuple[dict[str, Job], Splits]:
-    """As jobs_of, after all that can be known to fail, without teachers that are loaded (`loaded`: by the caller)."""
+    """Returns jobs_of without the trainings that are not needed; raises first what can be known to fail in the others.
+
+    Teachers that are loaded need none; `loaded` says that the caller did so with "teacher".
+    """
     jobs, splits = jobs_of(config, directory, networks, data)
     jobs = untrained(config, jobs, loaded)
     for name, fields in teachers_of(config).items():
@@ -142,7 +145,7 @@ def checked_jobs(
 
 
 def untrained(config: ConfigDict, jobs: Mapping[str, Job], loaded: bool = False) -> dict[str, Job]:
-    """The jobs without those of teachers that are loaded, or of which all answers are known."""
+    """Returns the jobs without those of teachers that are loaded, or whose answers are all stored."""
     teachers = teachers_of(config)
     there = {name for name in teachers if teachers[name].checkpoint or (name == "teacher" and loaded)}
     whole = {name for name, cache in jobs["student"].caches.items() if cache.whole}
@@ -153,7 +156,7 @@ def untrained(config: ConfigDict, jobs: Mapping[str, Job], loaded: bool = False)
 def jobs_of(
     config: ConfigDict, directory: Path, networks: Mapping[str, Model] | None = None, data: Splits | None = None
 ) -> tuple[dict[str, Job], Splits]:
-    """(the trainings of the config, the student's data); nothing is trained; `networks` replace some by role."""
+    """Returns (the trainings of the config, the student's data), untrained; `networks` replace some models by role."""
     splits, teachers = data or load(config.data), teachers_of(config)
     sources = {**splits._asdict(), **_called(config.splits, splits)}
     teacher_sources = {name: _splits_of(config, t, splits)._asdict() for name, t in teachers.items()}

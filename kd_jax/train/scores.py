@@ -97,7 +97,7 @@ def check_teacher(job: Job, name: str, config: ConfigDict, scores: Mapping[str, 
 
 
 def seen_shapes(job: Job) -> Mapping[str, Any]:
-    """Shapes of a prepared batch of the job."""
+    """Returns the shapes of a prepared batch of the job."""
     raw = batch_shapes(job.source, job.settings.batch_size)
     if job.scheme.prepare is None:
         return raw

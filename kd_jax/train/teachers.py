@@ -218,7 +218,7 @@ def check_starts(config: ConfigDict, job: Job, context: Mapping[str, Any]) -> di
 
 
 def finish_or_resume(job: Job, mesh: Mesh, members: Runs | None = None, watch: Watch | None = None) -> dict[str, Any]:
-    """The results of the job; trains what is missing. `members` and `watch` as in loop.fit."""
+    """Returns the results of the job; trains what is missing. `members` and `watch` are those of loop.fit."""
     workdir.claim(job.directory, job.config)
     done = job.directory / DONE
     if results := read_json(done):
@@ -228,7 +228,7 @@ def finish_or_resume(job: Job, mesh: Mesh, members: Runs | None = None, watch: W
 
 
 def export_of(job: Job, which: str) -> Path:
-    """Where a finished job leaves the network of its "last" or "best" step."""
+    """Returns the folder in which a finished job leaves the network of its "last" or "best" step."""
     return job.directory / "export" / which / evaluated_roles(job.scheme)[0]
 
 
