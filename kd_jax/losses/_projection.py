@@ -22,7 +22,7 @@ class OutputHead(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(D, V)"""
+        """Returns (D, V)."""
         first, second = self.matrix.shape
         return (second, first) if self.transposed else (first, second)
 

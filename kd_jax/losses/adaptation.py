@@ -11,12 +11,13 @@ Array = jax.Array
 
 
 def information_loss(logits: Array, *, where: Array | None = None) -> Array:
-    """H(p_i) - H(mean_j p_j), p = softmax(logits); the mean over rows is minus the information of input and class.
+    """Computes H(p_i) - H(mean_j p_j), p = softmax(logits).
 
-    It is low where each prediction is certain and all classes are predicted equally often; the least possible mean is
-    -log(classes). logits [batch, classes], where bool [batch]; returns [batch], 0 where masked. Raises ValueError on
-    other shapes. As in Liang, Hu, Feng, "Do We Really Need to Access the Source Data? Source Hypothesis Transfer for
-    Unsupervised Domain Adaptation" (SHOT), 2020, arXiv 2002.08546, and DINE, 2022, arXiv 2104.01539.
+    The mean over rows is minus the information of input and class. It is low where each prediction is certain and all
+    classes are predicted equally often; the least possible mean is -log(classes). logits [batch, classes], where bool
+    [batch]; returns [batch], 0 where masked. Raises ValueError on other shapes. As in Liang, Hu, Feng, "Do We Really
+    Need to Access the Source Data? Source Hypothesis Transfer for Unsupervised Domain Adaptation" (SHOT), 2020, arXiv
+    2002.08546, and DINE, 2022, arXiv 2104.01539.
     """
     if logits.ndim != 2:
         raise ValueError(f"information_loss: logits are [batch, classes], got {logits.shape}")

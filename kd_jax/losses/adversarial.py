@@ -17,7 +17,7 @@ Array = jax.Array
 
 
 def discriminator_loss(fake: Array, real: Array) -> Array:
-    """-log(1 - sigmoid(fake)) - log sigmoid(real).
+    """Computes -log(1 - sigmoid(fake)) - log sigmoid(real).
 
     Both [batch, ...] (ValueError on other batch sizes); returns [batch]. Goodfellow et al., "Generative Adversarial
     Networks", 2014, arXiv 1406.2661; for distillation Xu, Hsu, Huang, "Training Shallow and Thin Networks for
@@ -29,7 +29,7 @@ def discriminator_loss(fake: Array, real: Array) -> Array:
 
 
 def fool_loss(fake: Array) -> Array:
-    """-log sigmoid(fake): the non-saturating loss of the student.
+    """Computes -log sigmoid(fake), the non-saturating loss of the student.
 
     fake [batch, ...]; returns [batch]. Goodfellow et al., 2014, arXiv 1406.2661.
     """
@@ -38,7 +38,7 @@ def fool_loss(fake: Array) -> Array:
 
 
 def least_squares_discriminator_loss(fake: Array, real: Array) -> Array:
-    """1/2 fake^2 + 1/2 (real - 1)^2.
+    """Computes 1/2 fake^2 + 1/2 (real - 1)^2.
 
     Both [batch, ...] (ValueError on other batch sizes); returns [batch].
     Mao, Li, Xie, Lau, Wang, Smolley, "Least Squares Generative Adversarial Networks", 2016, arXiv 1611.04076.
@@ -49,7 +49,7 @@ def least_squares_discriminator_loss(fake: Array, real: Array) -> Array:
 
 
 def least_squares_fool_loss(fake: Array) -> Array:
-    """1/2 (fake - 1)^2.
+    """Computes 1/2 (fake - 1)^2.
 
     fake [batch, ...]; returns [batch]. Mao et al., 2016, arXiv 1611.04076.
     """
@@ -58,7 +58,7 @@ def least_squares_fool_loss(fake: Array) -> Array:
 
 
 def hinge_discriminator_loss(fake: Array, real: Array) -> Array:
-    """max(0, 1 + fake) + max(0, 1 - real).
+    """Computes max(0, 1 + fake) + max(0, 1 - real).
 
     Both [batch, ...] (ValueError on other batch sizes); returns [batch].
     Lim, Ye, "Geometric GAN", 2017, arXiv 1705.02894.
@@ -69,7 +69,7 @@ def hinge_discriminator_loss(fake: Array, real: Array) -> Array:
 
 
 def hinge_fool_loss(fake: Array) -> Array:
-    """-fake: unbounded below, by design.
+    """Computes -fake, which is unbounded below by design.
 
     fake [batch, ...]; returns [batch]. Lim, Ye, 2017, arXiv 1705.02894.
     """
@@ -78,7 +78,7 @@ def hinge_fool_loss(fake: Array) -> Array:
 
 
 def wasserstein_discriminator_loss(fake: Array, real: Array) -> Array:
-    """fake - real: minus the critic's estimate of the Wasserstein distance; it needs a `gradient_penalty`.
+    """Computes fake - real, minus the critic's estimate of the Wasserstein distance; it needs a `gradient_penalty`.
 
     Both [batch, ...] (ValueError on other batch sizes); returns [batch]; the student's loss is `hinge_fool_loss`.
     Arjovsky, Chintala, Bottou, "Wasserstein GAN", 2017, arXiv 1701.07875.
@@ -89,7 +89,7 @@ def wasserstein_discriminator_loss(fake: Array, real: Array) -> Array:
 
 
 def gradient_penalty(score: Callable[[Array], Array], at: Array, *, centre: Array | float = 1.0) -> Array:
-    """(||d score(x) / dx||_2 - centre)^2 at x = `at`, the norm over all features of an example.
+    """Computes (||d score(x) / dx||_2 - centre)^2 at x = `at`, the norm over all features of an example.
 
     score: [batch, ...] -> [batch, ...] (averaged over patches), where an example's score depends on no other example;
     at [batch, ...]; returns [batch], differentiable in what `score` closes over. centre 1 between real and fake:

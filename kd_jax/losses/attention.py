@@ -40,7 +40,7 @@ def _token_mean(values: Array, mask: Array) -> Array:
 
 
 def attention_score_loss(student: Array, teacher: Array, *, mask: Array | None = None) -> Array:
-    """mean of (s - t)^2 of attention SCORES (before the softmax).
+    """Computes the mean of (s - t)^2 of attention SCORES (before the softmax).
 
     Both [batch, heads, queries, keys] of one shape; mask bool [batch, length] keeps real queries and keys of
     self-attention; ValueError otherwise; returns [batch]. Scores <= -100 (masked keys) count as 0 on both sides.
@@ -62,7 +62,7 @@ def attention_score_loss(student: Array, teacher: Array, *, mask: Array | None =
 
 
 def hidden_state_loss(student: Array, teacher: Array, *, mask: Array | None = None) -> Array:
-    """mean over tokens and width of (s - t)^2.
+    """Computes the mean over tokens and width of (s - t)^2.
 
     Both [batch, length, width] of one shape (a connector maps the student's width), ValueError otherwise; returns
     [batch]. Jiao et al., 2019, arXiv 1909.10351. Without `mask`, padding counts, as published.
@@ -78,7 +78,7 @@ def hidden_state_loss(student: Array, teacher: Array, *, mask: Array | None = No
 def cosine_embedding_loss(
     student: Array, teacher: Array, *, mask: Array | None = None, where: Array | None = None
 ) -> Array:
-    """mean over real tokens of 1 - cos(s, t), cos = s.t / sqrt((|s|^2 + 1e-12)(|t|^2 + 1e-12)).
+    """Computes the mean over real tokens of 1 - cos(s, t), cos = s.t / sqrt((|s|^2 + 1e-12)(|t|^2 + 1e-12)).
 
     Both [batch, width] or [batch, length, width] of one shape, mask bool [batch, length], where bool [batch];
     ValueError otherwise; returns [batch]. The published mean is over the tokens of the batch, so examples weigh by
@@ -119,12 +119,12 @@ def _relation_kl(student: Array, teacher: Array, tokens: Array) -> Array:
 
 
 def attention_relation_loss(student: Array, teacher: Array, *, mask: Array | None = None) -> Array:
-    """mean over heads and queries of KL(softmax t, softmax s) of attention scores Q K' / sqrt(d) (before the softmax).
+    """Computes the mean over heads and queries of KL(softmax t, softmax s), s and t attention scores Q K' / sqrt(d).
 
-    Both [batch, heads, length, length] of one shape, mask bool [batch, length], ValueError otherwise; returns [batch].
-    Wang, Wei, Dong, Bao, Yang, Zhou, "MiniLM: Deep Self-Attention Distillation for Task-Agnostic Compression of
-    Pre-Trained Transformers", 2020, arXiv 2002.10957. The whole loss is the sum of this and `value_relation_loss`
-    (one public implementation halves it). Padding takes no part, neither as key nor as query.
+    Both, before the softmax, [batch, heads, length, length] of one shape, mask bool [batch, length], ValueError
+    otherwise; returns [batch]. Wang, Wei, Dong, Bao, Yang, Zhou, "MiniLM: Deep Self-Attention Distillation for
+    Task-Agnostic Compression of Pre-Trained Transformers", 2020, arXiv 2002.10957. The whole loss is the sum of this
+    and `value_relation_loss` (one public implementation halves it). Padding takes no part, neither as key nor as query.
     """
     s, t = to_float(student, teacher)
     require_same_shape("attention_relation_loss", s, t)
@@ -139,7 +139,7 @@ def _self_scores(x: Array) -> Array:
 
 
 def value_relation_loss(student: Array, teacher: Array, *, mask: Array | None = None) -> Array:
-    """mean over heads and queries of KL(softmax t, softmax s) of V V' / sqrt(d).
+    """Computes the mean over heads and queries of KL(softmax t, softmax s) of V V' / sqrt(d).
 
     Values [batch, heads, length, d]; d may differ; mask bool [batch, length]; ValueError otherwise; returns [batch].
     Wang et al., MiniLM, 2020, arXiv 2002.10957.
@@ -155,7 +155,7 @@ def value_relation_loss(student: Array, teacher: Array, *, mask: Array | None = 
 
 
 def self_relation_loss(student: Array, teacher: Array, *, relation_heads: int, mask: Array | None = None) -> Array:
-    """mean over relation heads and queries of KL(softmax t, softmax s) of X X' / sqrt(d_r).
+    """Computes the mean over relation heads and queries of KL(softmax t, softmax s) of X X' / sqrt(d_r).
 
     X are queries, keys or values of all heads side by side, split into relation heads of width d_r: [batch, length,
     width] or [batch, length, heads, d]. Widths may differ but must be multiples of relation_heads; mask bool [batch,
@@ -184,7 +184,7 @@ def self_relation_loss(student: Array, teacher: Array, *, relation_heads: int, m
 
 
 def patient_loss(student: Array, teacher: Array) -> Array:
-    """mean of (n2(s) - n2(t))^2 over layers and width, n2 over the width, of the first token's states.
+    """Computes the mean of (n2(s) - n2(t))^2 over layers and width, n2 over the width, of the first token's states.
 
     Both [batch, width] or [batch, layers, width] of one shape, ValueError otherwise; returns [batch]. Sun, Cheng, Gan,
     Liu, "Patient Knowledge Distillation for BERT Model Compression" (BERT-PKD), 2019, arXiv 1908.09355. As the authors'

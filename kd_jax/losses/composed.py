@@ -59,14 +59,14 @@ wsld_transfer_loss = _teacher_labels_where_none(wsld_loss)
 
 @reads_every_logit
 def standardized_kd_loss(student: Array, teacher: Array, *, temperature: Array | float = 2.0) -> Array:
-    """kd_loss of standardised logits [..., classes]; returns [...]. Sun et al., 2024, arXiv 2403.01427."""
+    """Computes kd_loss of standardised logits [..., classes]; returns [...]. Sun et al., 2024, arXiv 2403.01427."""
     return kd_loss(standardize_logits(student), standardize_logits(teacher), temperature=temperature)
 
 
 def curriculum_kd_loss(
     student: Array, raw: Array, teacher: Array, *, start: float = 1.0, end: float = 20.0, strength: Array | float = 1.0
 ) -> Array:
-    """kd_loss at T = learned_temperature(raw); `raw`, a number, is trained to make the loss larger.
+    """Computes kd_loss at T = learned_temperature(raw); `raw`, a number, is trained to make the loss larger.
 
     Logits [batch, classes]; returns [batch]. The connector `learned_scalar` holds `raw`. CTKD, arXiv 2211.16231.
     """
@@ -74,9 +74,10 @@ def curriculum_kd_loss(
 
 
 def review_kd_loss(*maps: Array) -> Array:
-    """sum over stages of hierarchical_context_loss(fused student map, teacher map): n fused maps, then n teacher maps.
+    """Computes the sum over stages of hierarchical_context_loss(fused student map, teacher map).
 
-    Returns [batch]. Chen et al., "Distilling Knowledge via Knowledge Review", 2021, arXiv 2104.09044.
+    maps: n fused maps, then n teacher maps. Returns [batch]. Chen et al., "Distilling Knowledge via Knowledge Review",
+    2021, arXiv 2104.09044.
     """
     maps = tuple(m[:, None, None, :] if m.ndim == 2 else m for m in maps)  # an embedding is a 1 x 1 map
     half = len(maps) // 2
@@ -85,7 +86,7 @@ def review_kd_loss(*maps: Array) -> Array:
 
 
 def top_classes_loss(student: Array, teacher: Array, *, k: int = 5, temperature: Array | float = 4.0) -> Array:
-    """topk_kd_loss with the k most likely classes of the teacher, all others in one bucket, both sides at T.
+    """Computes topk_kd_loss with the teacher's k most likely classes, all others in one bucket, both sides at T.
 
     Logits [..., classes] of one shape, ValueError otherwise; returns [...]. k is cut off at the number of classes. It
     is the loss on a cache that holds k classes.
@@ -104,7 +105,7 @@ def teacher_head_loss(
     head: Mapping[str, Array],
     logit_weight: Array | float = 1.0,
 ) -> Array:
-    """mean (s - t)^2 + logit_weight * softmax_regression_loss(head(s), teacher logits): SRRL.
+    """Computes mean (s - t)^2 + logit_weight * softmax_regression_loss(head(s), teacher logits) (SRRL).
 
     student, teacher [batch, width], the student already connected; head {"kernel", "bias"} of the teacher; [batch].
     Yang, Martinez, Bulat, Tzimiropoulos, "Knowledge Distillation via Softmax Regression Representation Learning", 2021.
@@ -122,7 +123,7 @@ def class_attention_transfer_loss(
     *,
     resolution: int = 2,
 ) -> Array:
-    """class_attention_loss of class activation maps, map @ kernel of the head at every position: CAT-KD.
+    """Computes class_attention_loss of class activation maps, map @ kernel of the head at every position (CAT-KD).
 
     Maps [batch, height, width, channels], heads {"kernel"}; returns [batch]. A bias is left out: it would move a whole
     map, and the authors' networks end in a 1 x 1 convolution without one.
@@ -140,7 +141,7 @@ def class_attention_transfer_loss(
 
 
 def overhaul_batch_loss(student: Array, teacher: Array) -> Array:
-    """overhaul_loss with the margin of each channel measured on the batch: the mean of the teacher's negative values.
+    """Computes overhaul_loss, where the margin of a channel is the mean of the teacher's negative values in the batch.
 
     Pre-activations [batch, height, width, channels] of one shape (the student's connected); returns [batch].
     Heo et al., 2019, arXiv 1904.01866, who take the same expectation from the BatchNorm's Gaussian (`relu_margin`).
@@ -167,7 +168,7 @@ def contrastive_memory_loss(
     temperature: float = 0.07,
     where: Array | None = None,
 ) -> Array:
-    """contrastive_representation_loss against the memory banks of `contrastive_memory` (CRD, arXiv 1910.10699).
+    """Computes contrastive_representation_loss against the banks of `contrastive_memory` (CRD, arXiv 1910.10699).
 
     student, teacher [batch, width], where bool [batch]; returns [batch]. Negatives are drawn with replacement from all
     examples, so that about one in (number of classes) has the same label; the authors draw them from other classes,

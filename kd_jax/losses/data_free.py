@@ -29,7 +29,7 @@ def _absolute(x: Array) -> Array:
 
 
 def disagreement_loss(student_logits: Array, teacher_logits: Array) -> Array:
-    """mean_c |s_c - t_c|: the student minimises it, the generator maximises it (a negative weight).
+    """Computes mean_c |s_c - t_c|: the student minimises it, the generator maximises it (a negative weight).
 
     Logits [batch, classes] of one shape, ValueError otherwise; returns [batch]. Fang, Song, Shen, Wang, Chen, Song,
     "Data-Free Adversarial Distillation", 2019, arXiv 1912.11006. Unlike a divergence of probabilities it keeps a
@@ -42,7 +42,7 @@ def disagreement_loss(student_logits: Array, teacher_logits: Array) -> Array:
 
 
 def one_hot_loss(logits: Array) -> Array:
-    """-log max_c softmax(logits)_c: cross-entropy with the predicted class, so that images become unambiguous.
+    """Computes -log max_c softmax(logits)_c, cross-entropy with the predicted class: images become unambiguous.
 
     logits [batch, classes]; returns [batch]. The first of three losses of Chen, Wang, Xu, Yang, Liu, Shi, Xu, Xu,
     Tian, "Data-Free Learning of Student Networks" (DAFL), 2019, arXiv 1904.01186.
@@ -52,7 +52,7 @@ def one_hot_loss(logits: Array) -> Array:
 
 
 def activation_loss(features: Array) -> Array:
-    """-mean |f| over all but the batch: real images excite the teacher's features more than noise does.
+    """Computes -mean |f| over all but the batch: real images excite the teacher's features more than noise does.
 
     features [batch, ...]; returns [batch]. DAFL, arXiv 1904.01186.
     """
@@ -61,7 +61,7 @@ def activation_loss(features: Array) -> Array:
 
 
 def information_entropy_loss(logits: Array, *, where: Array | None = None) -> Array:
-    """sum_c p_c log p_c of the mean p of softmax(logits) over the batch: lowest (-log classes) where classes balance.
+    """Computes sum_c p_c log p_c, p the mean of softmax(logits) over the batch: lowest, -log classes, for uniform p.
 
     logits [batch, classes], where [batch]; returns [batch], one value for all. DAFL, arXiv 1904.01186; the authors'
     code takes the logarithm to base 10, the paper and we to base e.
@@ -75,7 +75,7 @@ def information_entropy_loss(logits: Array, *, where: Array | None = None) -> Ar
 
 
 def batch_norm_statistics_loss(features: Array, mean: Array, var: Array, *, where: Array | None = None) -> Array:
-    """||mean_batch(f) - mean||_2 + ||var_batch(f) - var||_2: the batch has the statistics of the training data.
+    """Computes ||mean_batch(f) - mean||_2 + ||var_batch(f) - var||_2: the batch gets the training data's statistics.
 
     features [batch, ..., channels] before the BatchNorm, mean and var [channels] as it has stored them, where [batch];
     returns [batch], one value for all. ValueError on other shapes. The variance is biased, as BatchNorm's own. Yin,
@@ -97,7 +97,7 @@ def batch_norm_statistics_loss(features: Array, mean: Array, var: Array, *, wher
 
 
 def image_variation_loss(images: Array) -> Array:
-    """mean of squared differences of vertical neighbours plus that of horizontal ones: images become smooth.
+    """Computes the mean squared difference of vertical neighbours plus that of horizontal ones: images become smooth.
 
     images [batch, height, width, channels], ValueError otherwise; returns [batch]. Total variation with exponent 2:
     Mahendran, Vedaldi, "Understanding Deep Image Representations by Inverting Them", 2014, arXiv 1412.0035.
@@ -109,7 +109,7 @@ def image_variation_loss(images: Array) -> Array:
 
 
 def image_norm_loss(images: Array) -> Array:
-    """mean x^2 over all but the batch: pixels stay near the mean colour, which is 0 after normalisation.
+    """Computes mean x^2 over all but the batch: pixels stay near the mean colour, which is 0 after normalisation.
 
     images [batch, ...]; returns [batch]. DeepInversion, arXiv 1912.08795.
     """

@@ -20,7 +20,7 @@ Array = jax.Array
 
 
 def channel_wise_loss(student: Array, teacher: Array, *, temperature: Array | float = 4.0) -> Array:
-    """T^2 mean over channels of KL(p_t, p_s), p = softmax over the positions of a channel at T.
+    """Computes T^2 times the mean over channels of KL(p_t, p_s), p = softmax over the positions of a channel at T.
 
     Maps [batch, height, width, channels] of one shape, ValueError otherwise; returns [batch].
     Shu, Liu, Gao, Yan, Shen, "Channel-wise Knowledge Distillation for Dense Prediction" (CWD), 2020, arXiv 2011.13256.
@@ -50,7 +50,7 @@ def _affinity(x: Array, scale: float) -> Array:
 
 
 def pairwise_affinity_loss(student: Array, teacher: Array, *, scale: float = 0.5) -> Array:
-    """mean over pairs of regions of (a_s - a_t)^2, a = cosine of the two, a region = the maxima over a patch.
+    """Computes the mean over pairs of regions of (a_s - a_t)^2, a = their cosine, a region = the maxima over a patch.
 
     A patch has `scale` (static) times the map's height and width; the last may be cut off (ceil). Maps [batch, height,
     width, channels] of one height and width, channels may differ, ValueError otherwise; returns [batch]. Norms are
@@ -67,7 +67,7 @@ def pairwise_affinity_loss(student: Array, teacher: Array, *, scale: float = 0.5
 
 
 def pixel_wise_loss(student: Array, teacher: Array, *, temperature: Array | float = 1.0) -> Array:
-    """-T^2 sum_c p_t log p_s, averaged over the positions.
+    """Computes -T^2 sum_c p_t log p_s, averaged over the positions.
 
     Logits [batch, ..., classes] of one shape, ValueError otherwise; returns [batch].
     Liu et al., 2019, arXiv 1903.04197. The authors' code sums over the batch where we average, and has T = 1.
@@ -80,7 +80,7 @@ def pixel_wise_loss(student: Array, teacher: Array, *, temperature: Array | floa
 
 
 def localization_loss(student: Array, teacher: Array, *, temperature: Array | float = 10.0) -> Array:
-    """T^2 KL(p_t, p_s) / bins, of the distributions over the bins of one side of a box.
+    """Computes T^2 KL(p_t, p_s) / bins, p the distributions over the bins of one side of a box.
 
     Logits [..., bins] of one shape, ValueError otherwise; returns [...] (one value a box side).
     Zheng, Ye, Wang, Ren, Zuo, Hou, Cheng, "Localization Distillation for Dense Object Detection" (LD), 2021,

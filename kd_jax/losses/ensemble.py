@@ -39,7 +39,7 @@ def _divergences(s: Array, t: Array, temperature: Array | float) -> Array:
 
 
 def average_kl_loss(student_logits: Array, *teacher_logits: Array, temperature: Array | float = 4.0) -> Array:
-    """mean over teachers of T^2 KL(p_k, p_s).
+    """Computes the mean over teachers of T^2 KL(p_k, p_s).
 
     Shapes and errors: see the module. You, Xu, Xu, Tao, "Learning from Multiple Teacher Networks", KDD 2017.
     Its gradient is that of `average_probabilities_loss`.
@@ -49,7 +49,7 @@ def average_kl_loss(student_logits: Array, *teacher_logits: Array, temperature: 
 
 
 def average_logits_loss(student_logits: Array, *teacher_logits: Array, temperature: Array | float = 4.0) -> Array:
-    """T^2 KL(softmax(mean_k z_k / T), p_s).
+    """Computes T^2 KL(softmax(mean_k z_k / T), p_s).
 
     Shapes and errors: see the module. You, Xu, Xu, Tao, KDD 2017, "Learning from Multiple Teacher Networks". TextBrewer
     uses the cross-entropy without T^2.
@@ -61,7 +61,7 @@ def average_logits_loss(student_logits: Array, *teacher_logits: Array, temperatu
 def average_probabilities_loss(
     student_logits: Array, *teacher_logits: Array, temperature: Array | float = 4.0
 ) -> Array:
-    """T^2 KL(mean_k p_k, p_s).
+    """Computes T^2 KL(mean_k p_k, p_s).
 
     Shapes and errors: see the module. Hinton, Vinyals, Dean, 2015, arXiv 1503.02531 (arithmetic mean of an ensemble).
     """
@@ -72,7 +72,7 @@ def average_probabilities_loss(
 
 
 def entropy_weighted_loss(student_logits: Array, *teacher_logits: Array, temperature: Array | float = 4.0) -> Array:
-    """1/K sum_k w_k T^2 KL(p_k, p_s), w_k = 1 - H_k / sum_j H_j, H the entropies of the K teachers at T 1.
+    """Computes 1/K sum_k w_k T^2 KL(p_k, p_s), w_k = 1 - H_k / sum_j H_j, H_k the entropy of teacher k at T 1.
 
     Shapes and errors: see the module. Kwon, Na, Lee, Kim, "Adaptive Knowledge Distillation Based on Entropy" (EBKD),
     ICASSP 2020. As the CA-MKD authors' code: the weights sum to K - 1, and 1/K comes on top. Where all entropies are 0,
@@ -90,7 +90,7 @@ def entropy_weighted_loss(student_logits: Array, *teacher_logits: Array, tempera
 def confidence_weighted_loss(
     student_logits: Array, *teacher_logits: Array, labels: Array, temperature: Array | float = 4.0
 ) -> Array:
-    """1/K sum_k w_k T^2 KL(p_k, p_s), w_k = (1 - softmax_k CE_k) / (K - 1), CE_k of teacher k with the label.
+    """Computes 1/K sum_k w_k T^2 KL(p_k, p_s), w_k = (1 - softmax_k CE_k) / (K - 1), CE_k of teacher k with the label.
 
     Shapes and errors: see the module; labels int [...] (-1 gives a finite value without meaning), at least two
     teachers. Zhang, Chen, Wang, "Confidence-Aware Multi-Teacher Knowledge Distillation" (CA-MKD), 2021, arXiv

@@ -55,7 +55,7 @@ Array = jax.Array
 
 
 def feature_hint_loss(student: Array, teacher: Array) -> Array:
-    """mean of (s - t)^2 over all but the batch.
+    """Computes the mean of (s - t)^2 over all but the batch.
 
     Both [batch, ...] of one shape, ValueError otherwise; returns [batch].
     Romero, Ballas, Kahou, Chassang, Gatta, Bengio, "FitNets: Hints for Thin Deep Nets", 2015, arXiv 1412.6550.
@@ -66,7 +66,7 @@ def feature_hint_loss(student: Array, teacher: Array) -> Array:
 
 
 def feature_sum_loss(student: Array, teacher: Array) -> Array:
-    """sum of (s - t)^2 over all but the batch.
+    """Computes the sum of (s - t)^2 over all but the batch.
 
     Both [batch, ...] of one shape, ValueError otherwise; returns [batch]. Yang, Li, Shao, Shi, Yuan, Yuan, "Masked
     Generative Distillation" (MGD), 2022, arXiv 2205.01529: the student's masked map behind its generator.
@@ -77,7 +77,7 @@ def feature_sum_loss(student: Array, teacher: Array) -> Array:
 
 
 def attention_transfer_loss(student: Array, teacher: Array, *, p: float = 2) -> Array:
-    """mean over positions of (n2(flat mean_C |s|^p) - n2(flat mean_C |t|^p))^2.
+    """Computes the mean over positions of (n2(flat mean_C |s|^p) - n2(flat mean_C |t|^p))^2.
 
     Maps [batch, height, width, channels]; channels may differ, and the larger map is pooled to the size of the smaller;
     returns [batch]. Raises ValueError on other ranks or batch sizes. Zagoruyko, Komodakis, "Paying More Attention to
@@ -96,7 +96,7 @@ def attention_transfer_loss(student: Array, teacher: Array, *, p: float = 2) -> 
 
 
 def neuron_selectivity_loss(student: Array, teacher: Array) -> Array:
-    """mean_cc' (t_c.t_c')^2 + mean_cc' (s_c.s_c')^2 - 2 mean_cc' (s_c.t_c')^2, with channels n2 over positions.
+    """Computes mean_cc' (t_c.t_c')^2 + mean_cc' (s_c.s_c')^2 - 2 mean_cc' (s_c.t_c')^2, channels n2 over positions.
 
     The squared maximum mean discrepancy of the two sets of channels under the kernel (x.y)^2; the larger map is pooled
     to the smaller first. Maps [batch, height, width, channels]; sizes and channels may differ; returns [batch]. Raises
@@ -114,7 +114,7 @@ def neuron_selectivity_loss(student: Array, teacher: Array) -> Array:
 
 
 def fsp_loss(*maps: Array | Sequence[Array]) -> Array:
-    """mean over channel pairs of (G_s - G_t)^2, G = mean over positions of a b' for the maps (a, b) of a pair.
+    """Computes the mean over channel pairs of (G_s - G_t)^2, G = mean over positions of a b' for a pair of maps (a, b).
 
     fsp_loss(student_pair, teacher_pair), or the four maps one after another, as a Term passes them. Each pair: two maps
     [batch, height, width, channels]; within a pair the larger is pooled to the smaller; channels must agree between
@@ -141,7 +141,7 @@ def fsp_loss(*maps: Array | Sequence[Array]) -> Array:
 
 
 def factor_transfer_loss(student: Array, teacher: Array) -> Array:
-    """mean of |n2(flat s) - n2(flat t)|, of the factors that the translator and the paraphraser return.
+    """Computes the mean of |n2(flat s) - n2(flat t)|, of the factors that the translator and the paraphraser return.
 
     Both [batch, ...] of one shape, ValueError otherwise; returns [batch]. Kim, Park, Kwak, "Paraphrasing Complex
     Network: Network Compression via Factor Transfer" (FT), 2018, arXiv 1802.04977. As the authors' code; RepDistiller's
@@ -153,7 +153,7 @@ def factor_transfer_loss(student: Array, teacher: Array) -> Array:
 
 
 def variational_information_loss(predicted_mean: Array, teacher: Array, raw_scale: Array) -> Array:
-    """mean of 1/2 ((mu - t)^2 / v + log v), v = softplus(raw_scale) + 1e-5 for each channel.
+    """Computes the mean of 1/2 ((mu - t)^2 / v + log v), v = softplus(raw_scale) + 1e-5 for each channel.
 
     predicted_mean and teacher [batch, ..., channels] of one shape, raw_scale [channels] (learned; log(e^5 - 1) starts v
     at 5); ValueError otherwise; returns [batch], negative values are possible. Ahn, Hu, Damianou, Lawrence, Dai,
@@ -168,12 +168,12 @@ def variational_information_loss(predicted_mean: Array, teacher: Array, raw_scal
 
 
 def variational_connector_loss(predicted_mean: Array, raw_scale: Array, teacher: Array) -> Array:
-    """variational_information_loss with the arguments in the order of a Term: the connector's outputs, the target."""
+    """Computes variational_information_loss of a Term's arguments: the connector's outputs, then the target."""
     return variational_information_loss(predicted_mean, teacher, raw_scale)
 
 
 def hierarchical_context_loss(student: Array, teacher: Array) -> Array:
-    """[MSE + sum_l w_l MSE of the maps pooled to l x l] / (1 + sum_l w_l), l = 4, 2, 1, w = 1/2, 1/4, 1/8.
+    """Computes [MSE + sum_l w_l MSE of the maps pooled to l x l] / (1 + sum_l w_l), l = 4, 2, 1, w = 1/2, 1/4, 1/8.
 
     Maps [batch, height, width, channels] of one shape, ValueError otherwise; returns [batch]. Chen, Liu, Zhao, Jia,
     "Distilling Knowledge via Knowledge Review" (ReviewKD), 2021, arXiv 2104.09044. As the authors' code, levels
@@ -193,7 +193,7 @@ def hierarchical_context_loss(student: Array, teacher: Array) -> Array:
 
 
 def class_attention_loss(student: Array, teacher: Array, *, resolution: int = 2, normalize: bool = True) -> Array:
-    """mean of (n2(a_s) - n2(a_t))^2, a = class activation maps pooled to resolution x resolution.
+    """Computes the mean of (n2(a_s) - n2(a_t))^2, a = class activation maps pooled to resolution x resolution.
 
     n2 is over the positions of a class. Maps [batch, height, width, classes] with equal classes, sizes may differ,
     ValueError otherwise; returns [batch]. Guo, Yan, Li, Lin, "Class Attention Transfer Based Knowledge Distillation"
@@ -209,7 +209,7 @@ def class_attention_loss(student: Array, teacher: Array, *, resolution: int = 2,
 
 
 def inter_channel_loss(student: Array, teacher: Array) -> Array:
-    """sum over channel pairs of (n2 rows of F_s F_s' - n2 rows of F_t F_t')^2, divided by the number of channels.
+    """Computes the sum over channel pairs of (n2 rows of F_s F_s' - n2 rows of F_t F_t')^2 / channels.
 
     Maps [batch, height, width, channels] with equal channels, sizes may differ, ValueError otherwise; returns [batch].
     Liu, Huang, Lin, Xie, Wang, Chang, Liang, "Exploring Inter-Channel Correlation for Diversity-preserved Knowledge
@@ -226,7 +226,7 @@ def inter_channel_loss(student: Array, teacher: Array) -> Array:
 
 
 def pearson_feature_loss(student: Array, teacher: Array, *, where: Array | None = None) -> Array:
-    """mean of 1/2 (z_s - z_t)^2, z = (x - mean) / (std + 1e-6) for each channel over batch and positions.
+    """Computes the mean of 1/2 (z_s - z_t)^2, z = (x - mean) / (std + 1e-6) of a channel over batch and positions.
 
     The divisor of std is n - 1. Maps [batch, height, width, channels] with equal channels, where bool [batch],
     ValueError otherwise; returns [batch], 0 where masked. Cao, Zhang, Gao, Cheng, Cheng, Cheng, "PKD: General
@@ -251,7 +251,7 @@ def pearson_feature_loss(student: Array, teacher: Array, *, where: Array | None 
 
 
 def softmax_regression_loss(student_head_logits: Array, teacher_logits: Array) -> Array:
-    """mean over classes of (z_st - z_t)^2, z_st = the teacher's head on the student's (connected) features.
+    """Computes the mean over classes of (z_st - z_t)^2, z_st = the teacher's head on the student's connected features.
 
     Logits [..., classes] of one shape, ValueError otherwise; returns [...]. Yang, Martinez, Bulat, Tzimiropoulos,
     "Knowledge Distillation via Softmax Regression Representation Learning" (SRRL), ICLR 2021. The published loss adds

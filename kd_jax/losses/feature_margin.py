@@ -11,7 +11,7 @@ Array = jax.Array
 
 
 def activation_boundary_loss(student: Array, teacher: Array, *, margin: Array | float = 1.0) -> Array:
-    """SUM over features of (s + m)^2 [s > -m, t <= 0] + (s - m)^2 [s <= m, t > 0], on values before the ReLU.
+    """Computes the SUM over features of (s + m)^2 [s > -m, t <= 0] + (s - m)^2 [s <= m, t > 0], before the ReLU.
 
     Both [batch, ...] of one shape, ValueError otherwise; returns [batch]. Not 0 at s == t: only signs and margins
     count. Heo, Lee, Yun, Choi, "Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons"
@@ -26,7 +26,7 @@ def activation_boundary_loss(student: Array, teacher: Array, *, margin: Array | 
 
 
 def overhaul_loss(student: Array, teacher: Array, margin: Array) -> Array:
-    """SUM over features of (s - t')^2 [s > t' or t' > 0], t' = max(t, margin), on values before the ReLU.
+    """Computes the SUM over features of (s - t')^2 [s > t' or t' > 0], t' = max(t, margin), s and t before the ReLU.
 
     student and teacher [batch, ..., channels] of one shape, margin [channels] (negative; `relu_margin`); ValueError
     otherwise; returns [batch].
@@ -42,7 +42,7 @@ def overhaul_loss(student: Array, teacher: Array, margin: Array) -> Array:
 
 
 def relu_margin(bn_scale: Array, bn_bias: Array) -> Array:
-    """E[x | x < 0] for x ~ N(bias, scale^2), and -3 |scale| where P(x < 0) <= 0.001: the margin of each channel.
+    """Computes each channel's margin: E[x | x < 0] for x ~ N(bias, scale^2), or -3 |scale| where P(x < 0) <= 0.001.
 
     bn_scale, bn_bias [channels] of the teacher's last BatchNorm, one shape (ValueError otherwise); returns [channels].
     Heo et al., 2019, arXiv 1904.01866. A channel with scale 0 is constant: its margin is min(bias, 0).

@@ -21,7 +21,7 @@ def local_structure_loss(
     scale: Array | float = 100.0,
     kernel: str = "rbf",
 ) -> Array:
-    """KL(P_i(teacher), P_i(student)), P_ij = softmax over the neighbours j of node i of k(x_i, x_j).
+    """Computes KL(P_i(teacher), P_i(student)), P_ij = softmax over the neighbours j of node i of k(x_i, x_j).
 
     student [nodes, ...], teacher [nodes, ...] (flattened, widths may differ), senders and receivers int [edges]: the j
     and the i of each edge, in any order; returns [nodes], 0 for a node without neighbours. k(x, y) is

@@ -14,7 +14,7 @@ _NEVER = -1e30  # a finite stand-in for -inf: a group without a class stays fini
 
 
 def rival_cross_entropy_loss(logits: Array, labels: Array, rivals: Array) -> Array:
-    """-log softmax(z over the classes that rival the label)[label].
+    """Computes -log softmax(z over the classes that rival the label)[label].
 
     logits [batch, classes], labels int [batch] (-1 gives a finite value without meaning: mask it outside), rivals bool
     [classes, classes]: row c is True at the classes that an example of class c is told from, and at c. ValueError on
@@ -33,7 +33,7 @@ def rival_cross_entropy_loss(logits: Array, labels: Array, rivals: Array) -> Arr
 def grouped_kd_loss(
     student_logits: Array, teacher_logits: Array, groups: Array, *, temperature: Array | float = 2.0
 ) -> Array:
-    """sum over groups g of T^2 KL(softmax(t_g / T), softmax(s_g / T)), z_g the logits of the classes of g.
+    """Computes the sum over groups g of T^2 KL(softmax(t_g / T), softmax(s_g / T)), z_g the logits of the classes of g.
 
     Logits [batch, classes] of one shape, groups bool [groups, classes]; a group without a class counts 0. ValueError on
     other shapes; returns [batch]. With the heads of earlier tasks as groups it is the distillation of Li, Hoiem,

@@ -10,13 +10,13 @@ Loss = TypeVar("Loss", bound=Callable)
 
 
 def reads_every_logit(loss: Loss) -> Loss:
-    """Marks a loss that reads every logit alike: a teacher's k largest ones, and the sum of the others, do not do."""
+    """Marks a loss that reads every logit; the teacher's k largest and the sum of the others are not enough for it."""
     loss.reads_every_logit = True  # type: ignore[attr-defined]
     return loss
 
 
 def needs_every_logit(loss: Callable) -> bool:
-    """Whether `reads_every_logit` marks the loss, also with arguments bound by functools.partial."""
+    """Returns whether `reads_every_logit` marks the loss, also with arguments bound by functools.partial."""
     while isinstance(loss, functools.partial):
         loss = loss.func
     return getattr(loss, "reads_every_logit", False)

@@ -19,7 +19,7 @@ def sequence_reverse_kl_loss(
     mix: Array | float = 0.2,
     long: Array | float = 1.0,
 ) -> Array:
-    """w_t KL(q_t, p_t) for each token, with the gradient of the reverse KL of whole sequences that q sampled.
+    """Computes w_t KL(q_t, p_t) for each token, with the gradient of the reverse KL of whole sequences sampled from q.
 
     q is the student, p the teacher. Logits [batch, length, vocabulary] of one shape, ValueError otherwise; labels int
     [batch, length] are the sampled tokens, -1 where none counts; returns [batch, length]. The gradient is

@@ -55,7 +55,7 @@ def _from_one(peers: Array, log_teacher: Array, temperature: Array | float) -> A
 
 
 def peers_cross_entropy_loss(peers: Array, labels: Array, *, smoothing: Array | float = 0.0) -> Array:
-    """sum_i cross_entropy_loss(z_i, y): every peer on the same labels.
+    """Computes sum_i cross_entropy_loss(z_i, y): every peer on the same labels.
 
     peers [..., peers, classes]; labels int [...] or probabilities [..., classes]; returns [...]. ValueError on other
     shapes. A label of -1 gives a finite value that means nothing: mask it outside.
@@ -73,7 +73,7 @@ def peers_cross_entropy_loss(peers: Array, labels: Array, *, smoothing: Array | 
 
 
 def mutual_kl_loss(*peers: Array, temperature: Array | float = 1.0) -> Array:
-    """T^2 sum_i 1 / (n - 1) sum_{j != i} KL(p_j, p_i) for n peers; p_i learns, p_j teaches.
+    """Computes T^2 sum_i 1 / (n - 1) sum_{j != i} KL(p_j, p_i) for n peers; p_i learns, p_j teaches.
 
     Shapes and errors: see the module. Zhang, Xiang, Hospedales, Lu, "Deep Mutual Learning", 2017, arXiv 1706.00384
     (T 1). There the peers take turns within an iteration; here all learn at once, from the outputs before the update.
@@ -87,7 +87,7 @@ def mutual_kl_loss(*peers: Array, temperature: Array | float = 1.0) -> Array:
 
 
 def peers_kd_loss(peers: Array, teacher: Array, *, temperature: Array | float = 3.0) -> Array:
-    """T^2 sum_i KL(p_t, p_i): all peers learn from one teacher, such as their gated ensemble.
+    """Computes T^2 sum_i KL(p_t, p_i): all peers learn from one teacher, such as their gated ensemble.
 
     peers [..., peers, classes], teacher logits [..., classes], ValueError otherwise; returns [...]. Lan, Zhu, Gong,
     "Knowledge Distillation by On-the-Fly Native Ensemble" (ONE), 2018, arXiv 1806.04606 (T 3).
@@ -99,7 +99,7 @@ def peers_kd_loss(peers: Array, teacher: Array, *, temperature: Array | float = 
 
 
 def kdcl_naive_loss(*peers: Array, labels: Array, temperature: Array | float = 2.0) -> Array:
-    """T^2 sum_i KL(softmax(z_b / T), p_i), b = the peer of the least cross-entropy with the label.
+    """Computes T^2 sum_i KL(softmax(z_b / T), p_i), b = the peer of the least cross-entropy with the label.
 
     Shapes and errors: see the module; labels int [...] (-1 gives a finite value without meaning). Guo, Wang, Wu, Yu,
     Liang, Hu, Luo, "Online Knowledge Distillation via Collaborative Learning" (KDCL), CVPR 2020: KDCL-Naive.
@@ -111,7 +111,7 @@ def kdcl_naive_loss(*peers: Array, labels: Array, temperature: Array | float = 2
 
 
 def kdcl_linear_loss(*peers: Array, labels: Array, temperature: Array | float = 2.0, iterations: int = 30) -> Array:
-    """T^2 sum_i KL(softmax(sum_k a_k z_k / T), p_i), a = the shares of the least cross-entropy of sum_k a_k z_k.
+    """Computes T^2 sum_i KL(softmax(z / T), p_i), z = sum_k a_k z_k with the shares a of the least cross-entropy.
 
     Shapes, errors and paper as `kdcl_naive_loss`: KDCL-Linear. The shares a (a >= 0, sum a = 1, for each example) come
     from `iterations` of mirror descent from equal shares (ours; the paper calls for a convex solver).
@@ -144,7 +144,7 @@ def best_shares(logits: Array, labels: Array, iterations: int = 30) -> Array:
 
 
 def kdcl_min_logit_loss(*peers: Array, labels: Array, temperature: Array | float = 2.0) -> Array:
-    """T^2 sum_i KL(softmax(min_k (z_k - z_k[y]) / T), p_i): each wrong class at its largest distance from the label.
+    """Computes T^2 sum_i KL(softmax(min_k (z_k - z_k[y]) / T), p_i): each wrong class at its largest gap to the label.
 
     Shapes, errors and paper as `kdcl_naive_loss`: KDCL-MinLogit.
     """
@@ -154,7 +154,7 @@ def kdcl_min_logit_loss(*peers: Array, labels: Array, temperature: Array | float
 
 
 def kdcl_general_loss(*peers: Array, shares: Array, temperature: Array | float = 2.0) -> Array:
-    """T^2 sum_i KL(sum_k a_k p_k, p_i) with the given shares a [peers] (>= 0, sum 1), the same for all examples.
+    """Computes T^2 sum_i KL(sum_k a_k p_k, p_i) with shares a [peers] (>= 0, sum 1), the same for all examples.
 
     Shapes, errors and paper as `kdcl_naive_loss`: KDCL-General, whose shares come from errors on held-out data
     (schemes.online.kdcl_general measures them). It needs no label.
@@ -170,7 +170,7 @@ def kdcl_general_loss(*peers: Array, shares: Array, temperature: Array | float =
 def group_distillation_loss(
     peers: Array, attention: Array, teachers: Array, *, temperature: Array | float = 3.0
 ) -> Array:
-    """T^2 sum_a KL(sum_b w_ab q_b, p_a): peer a learns from the mixture that row a of w makes of all.
+    """Computes T^2 sum_a KL(sum_b w_ab q_b, p_a): peer a learns from the mixture that row a of w makes of all.
 
     peers p and teachers q [..., peers, classes] of one shape; attention w [..., n, n], rows summing to 1, for the first
     n <= peers; ValueError otherwise; returns [...]. Chen, Mei, Wang, Feng, Chen, "Online Knowledge Distillation with

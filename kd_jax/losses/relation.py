@@ -91,7 +91,7 @@ def _distances_over_mean(x: Array, mask: Array) -> Array:
 
 
 def distance_relation_loss(student: Array, teacher: Array, *, where: Array | None = None) -> Array:
-    """mean_j Huber(d_ij(s) / mean d(s) - d_ij(t) / mean d(t)), d the distances between rows of the batch.
+    """Computes mean_j Huber(d_ij(s) / mean d(s) - d_ij(t) / mean d(t)), d the distances between rows of the batch.
 
     student [batch, ...], teacher [batch, ...] (flattened, widths may differ), where bool [batch]; returns [batch].
     Raises ValueError on other batch sizes. Park, Kim, Lu, Cho, "Relational Knowledge Distillation", 2019, arXiv
@@ -104,7 +104,7 @@ def distance_relation_loss(student: Array, teacher: Array, *, where: Array | Non
 
 
 def angle_relation_loss(student: Array, teacher: Array, *, where: Array | None = None) -> Array:
-    """mean_jk Huber(cos(s_j - s_i, s_k - s_i) - cos(t_j - t_i, t_k - t_i)) for each anchor i.
+    """Computes mean_jk Huber(cos(s_j - s_i, s_k - s_i) - cos(t_j - t_i, t_k - t_i)) for each anchor i.
 
     Shapes, errors and paper as `distance_relation_loss`. Triplets with equal members count as cosine 0, with gradient
     0. Time is batch^3; memory batch^2 (anchors go through in blocks and are recomputed backwards).
@@ -131,7 +131,7 @@ def relation_loss(
     angle_weight: Array | float = 50.0,
     where: Array | None = None,
 ) -> Array:
-    """RKD: distance_weight * distance_relation_loss + angle_weight * angle_relation_loss.
+    """Computes distance_weight * distance_relation_loss + angle_weight * angle_relation_loss (RKD).
 
     Shapes, errors and paper as `distance_relation_loss`. The default weights are RepDistiller's.
     """
@@ -141,7 +141,7 @@ def relation_loss(
 
 
 def similarity_preserving_loss(student: Array, teacher: Array, *, where: Array | None = None) -> Array:
-    """sum_j (n2(F_s F_s')_ij - n2(F_t F_t')_ij)^2 / batch, F the flattened rows, n2 over each row of the Gram matrix.
+    """Computes sum_j (n2(F_s F_s')_ij - n2(F_t F_t')_ij)^2 / batch, F the flattened rows, n2 over each row of F F'.
 
     student [batch, ...], teacher [batch, ...] (widths may differ), where bool [batch]; returns [batch]. Raises
     ValueError on other batch sizes. Tung, Mori, "Similarity-Preserving Knowledge Distillation" (SP), 2019, arXiv
@@ -155,7 +155,8 @@ def similarity_preserving_loss(student: Array, teacher: Array, *, where: Array |
 def correlation_congruence_loss(
     student: Array, teacher: Array, *, gamma: Array | float = 0.4, order: int = 2, where: Array | None = None
 ) -> Array:
-    """mean_j (K(s)_ij - K(t)_ij)^2, K(x)_ij = e^(-2 gamma) sum_{p <= order} (2 gamma)^p / p! (n2(x_i) . n2(x_j))^p.
+    """Computes mean_j (K(s)_ij - K(t)_ij)^2,
+    K(x)_ij = e^(-2 gamma) sum_{p <= order} (2 gamma)^p / p! (n2(x_i) . n2(x_j))^p.
 
     student [batch, ...], teacher [batch, ...] (widths may differ), where bool [batch]; returns [batch]. Raises
     ValueError on other batch sizes. Peng, Jin, Liu, Zhou, Wu, Liu, Li, Zhang, "Correlation Congruence for Knowledge
@@ -176,7 +177,8 @@ def correlation_congruence_loss(
 
 
 def probabilistic_transfer_loss(student: Array, teacher: Array, *, where: Array | None = None) -> Array:
-    """mean_j p_ij log((p_ij + 1e-7) / (q_ij + 1e-7)), p = (cosine of t + 1) / 2 over its row's sum, q that of s.
+    """Computes mean_j p_ij log((p_ij + 1e-7) / (q_ij + 1e-7)),
+    p = (cosine of t + 1) / 2 over its row's sum, q that of s.
 
     student [batch, ...], teacher [batch, ...] (flattened, widths may differ), where bool [batch]; returns [batch].
     Raises ValueError on other batch sizes. Passalis, Tefas, "Learning Deep Representations with Probabilistic Knowledge
@@ -203,15 +205,15 @@ def instance_relation_graph_loss(
     transformation_weight: Array | float = 5.0,
     where: Array | None = None,
 ) -> Array:
-    """w_v MSE(logits) + w_e mean over (map 1, map 2, embedding) of MSE(D) + w_t MSE(T), of student and teacher.
+    """Computes w_v MSE(logits) + w_e mean over (map 1, map 2, embedding) of MSE(D) + w_t MSE(T).
 
-    D_ij = ||x_i - x_j||^2 over its maximum; T_i = ||map1_i - map2_i||^2 over its maximum, where map 1 is pooled to the
-    size of map 2, and map 2 averages pairs of channels if it has twice as many. Arguments are (student, teacher), each
-    (map 1, map 2, embedding, logits), or these eight values one after another, as a Term passes them; map 1 is before
-    map 2 in the network. Maps [batch, height, width, channels], logits [batch, classes]; where bool [batch]; returns
-    [batch]. Raises ValueError where shapes do not fit. Liu, Cao, Li, Yuan, Hu, Li, Duan, "Knowledge Distillation via
-    Instance Relationship Graph" (IRG), CVPR 2019. Formula and weights of the Knowledge-Distillation-Zoo (the authors'
-    code is Caffe); distances clamped at 1e-12.
+    MSE is between student and teacher. D_ij = ||x_i - x_j||^2 over its maximum; T_i = ||map1_i - map2_i||^2 over its
+    maximum, where map 1 is pooled to the size of map 2, and map 2 averages pairs of channels if it has twice as many.
+    Arguments are (student, teacher), each (map 1, map 2, embedding, logits), or these eight values one after another,
+    as a Term passes them; map 1 is before map 2 in the network. Maps [batch, height, width, channels], logits [batch,
+    classes]; where bool [batch]; returns [batch]. Raises ValueError where shapes do not fit. Liu, Cao, Li, Yuan, Hu,
+    Li, Duan, "Knowledge Distillation via Instance Relationship Graph" (IRG), CVPR 2019. Formula and weights of the
+    Knowledge-Distillation-Zoo (the authors' code is Caffe); distances clamped at 1e-12.
     """
     what = "instance_relation_graph_loss"
     if len(values) not in (2, 8):

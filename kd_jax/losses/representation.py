@@ -26,7 +26,7 @@ Array = jax.Array
 def info_nce_loss(
     student: Array, teacher: Array, *, temperature: Array | float = 0.07, where: Array | None = None
 ) -> Array:
-    """-log of softmax_j(n2(s_i) . n2(t_j) / T) at j = i: the teacher's embedding of i against those of the batch.
+    """Computes -log softmax_j(n2(s_i) . n2(t_j) / T) at j = i: the teacher's embedding of i against those of the batch.
 
     student, teacher [batch, ...] (flattened, one width), where bool [batch]; ValueError otherwise; returns [batch], 0
     where masked. One direction (student against teachers), with no T^2: nothing here is softened. A dead row has cosine
@@ -85,7 +85,7 @@ def contrastive_representation_loss(
     teacher_constant: Array | float | None = None,
     where: Array | None = None,
 ) -> Array:
-    """-log(P+ / (P+ + m + 1e-7)) - sum_k log(m / (P_k + m + 1e-7)), summed over both sides.
+    """Computes -log(P+ / (P+ + m + 1e-7)) - sum_k log(m / (P_k + m + 1e-7)), summed over both sides.
 
     A side is the student against the teacher's bank, or the teacher against the student's. P = exp(n2(anchor) . bank
     row / T) / Z, m = negatives / rows of the bank. student, teacher [batch, width]; banks [rows, width] of unit vectors
@@ -155,7 +155,7 @@ def similarity_transfer_loss(
     wrong_ratio: Array | float = 0.75,
     where: Array | None = None,
 ) -> Array:
-    """T^2 KL of softmax_j(cos(augmented view of i, original j) / T), teacher to student, over the batch's originals j.
+    """Computes T^2 KL(q_t, q_s), q = softmax_j(cos(augmented view of i, original j) / T) over the batch's originals j.
 
     student [batch, views, width], teacher [batch, views, width] (widths may differ), view 0 the original, where bool
     [batch]; ValueError otherwise; returns [batch]. The views that the teacher matches with their own original take

@@ -104,7 +104,7 @@ def kd_loss(
     temperature: Array | float = 4.0,
     axis_name: str | None = None,
 ) -> Array:
-    """T^2 KL(p_t, p_s) of the probabilities softmax(z / T).
+    """Computes T^2 KL(p_t, p_s) of the probabilities softmax(z / T).
 
     Logits [..., classes] of one shape, ValueError otherwise; returns [...].
     Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, arXiv 1503.02531.
@@ -122,7 +122,7 @@ def soft_cross_entropy_loss(
     temperature: Array | float = 1.0,
     axis_name: str | None = None,
 ) -> Array:
-    """-T^2 sum_c p_t log p_s: kd_loss plus the teacher's entropy, so the gradient of kd_loss.
+    """Computes -T^2 sum_c p_t log p_s, which is kd_loss plus the teacher's entropy and has the gradient of kd_loss.
 
     Logits [..., classes] of one shape, ValueError otherwise; returns [...]. Hinton et al., 2015, arXiv 1503.02531.
     TextBrewer leaves T^2 out; TinyBERT also divides by the number of classes.
@@ -134,7 +134,7 @@ def soft_cross_entropy_loss(
 
 @reads_every_logit
 def logit_mse_loss(student_logits: Array, teacher_logits: Array) -> Array:
-    """mean over classes of (s - t)^2.
+    """Computes the mean over classes of (s - t)^2.
 
     Logits [..., classes] of one shape, ValueError otherwise; returns [...]. Bucila, Caruana, Niculescu-Mizil, "Model
     Compression", KDD 2006; Ba, Caruana, "Do Deep Nets Really Need to be Deep?", 2014, arXiv 1312.6184.
@@ -150,7 +150,7 @@ def reverse_kl_loss(
     temperature: Array | float = 1.0,
     axis_name: str | None = None,
 ) -> Array:
-    """T^2 KL(p_s, p_t): the student avoids what the teacher finds unlikely.
+    """Computes T^2 KL(p_s, p_t): the student avoids what the teacher finds unlikely.
 
     Logits [..., classes] of one shape, ValueError otherwise; returns [...].
     Gu, Dong, Wei, Huang, "MiniLLM: Knowledge Distillation of Large Language Models", 2023, arXiv 2306.08543
@@ -169,7 +169,7 @@ def jsd_loss(
     temperature: Array | float = 1.0,
     axis_name: str | None = None,
 ) -> Array:
-    """T^2 [beta KL(p_t, m) + (1 - beta) KL(p_s, m)], m = beta p_t + (1 - beta) p_s.
+    """Computes T^2 [beta KL(p_t, m) + (1 - beta) KL(p_s, m)], m = beta p_t + (1 - beta) p_s.
 
     Logits [..., classes] of one shape, ValueError otherwise; returns [...]. beta 0 is KL(p_t, p_s), beta 1 is
     KL(p_s, p_t), as published, and not the limits of the formula, which are 0. Agarwal, Vieillard, Zhou, Stanczyk,
@@ -197,7 +197,7 @@ def skew_kl_loss(
     temperature: Array | float = 1.0,
     axis_name: str | None = None,
 ) -> Array:
-    """T^2 KL(p_t, alpha p_t + (1 - alpha) p_s).
+    """Computes T^2 KL(p_t, alpha p_t + (1 - alpha) p_s).
 
     Logits [..., classes] of one shape, ValueError otherwise; returns [...]. 0 <= alpha < 1.
     Ko, Kim, Chen, Yun, "DistiLLM: Towards Streamlined Distillation for Large Language Models", 2024, arXiv 2402.03898.
@@ -216,7 +216,7 @@ def skew_reverse_kl_loss(
     temperature: Array | float = 1.0,
     axis_name: str | None = None,
 ) -> Array:
-    """T^2 KL(p_s, (1 - alpha) p_t + alpha p_s).
+    """Computes T^2 KL(p_s, (1 - alpha) p_t + alpha p_s).
 
     Shapes, errors and paper as `skew_kl_loss`. The authors' code has no temperature; T^2 is ours.
     """
@@ -226,7 +226,7 @@ def skew_reverse_kl_loss(
 
 
 def adaptive_kl_loss(student_logits: Array, teacher_logits: Array, *, mu: Array | float = 0.5) -> Array:
-    """(g_h KL(p_t, p_s) + g_t KL(p_s, p_t)) / (g_h + g_t), g = sum |p_t - p_s| over the head and the tail of p_t.
+    """Computes (g_h KL(p_t, p_s) + g_t KL(p_s, p_t)) / (g_h + g_t), g = sum |p_t - p_s| over head and tail of p_t.
 
     The head holds the teacher's most likely classes up to a summed probability of mu, at least one. Logits [...,
     classes] of one shape, ValueError otherwise; returns [...]. Temperature 1, as published. Wu, Tao, Wang, Yang, Zhao,
@@ -252,7 +252,7 @@ def total_variation_loss(
     temperature: Array | float = 1.0,
     axis_name: str | None = None,
 ) -> Array:
-    """T^2 / 2 sum_c |p_t - p_s|.
+    """Computes T^2 / 2 sum_c |p_t - p_s|.
 
     Logits [..., classes] of one shape, ValueError otherwise; returns [...].
     Wen, Li, Du, Mou, "f-Divergence Minimization for Sequence-Level Knowledge Distillation", 2023, arXiv 2307.15190.
@@ -264,7 +264,7 @@ def total_variation_loss(
 
 
 def ttm_loss(student_logits: Array, teacher_logits: Array, *, gamma: Array | float = 0.1) -> Array:
-    """KL(q, p_s) with q = p_t^gamma / sum p_t^gamma and the student at temperature 1 (gamma = 1 / T of the teacher).
+    """Computes KL(q, p_s), q = p_t^gamma / sum p_t^gamma, the student at temperature 1 (gamma = 1 / T of the teacher).
 
     Logits [..., classes] of one shape, ValueError otherwise; returns [...]. Zheng, Yang, "Knowledge Distillation Based
     on Transformed Teacher Matching", 2024, arXiv 2402.11148. No T^2, as published: the student is not softened.
@@ -274,7 +274,7 @@ def ttm_loss(student_logits: Array, teacher_logits: Array, *, gamma: Array | flo
 
 
 def wttm_loss(student_logits: Array, teacher_logits: Array, *, gamma: Array | float = 0.1) -> Array:
-    """sum_c p_t^gamma times ttm_loss: examples of which the teacher is unsure weigh more.
+    """Computes sum_c p_t^gamma times ttm_loss: examples of which the teacher is unsure weigh more.
 
     Shapes, errors and paper as `ttm_loss`.
     """

@@ -79,7 +79,7 @@ def aligned_loss(
     matched_weight: Array | float | None = None,
     temperature: Array | float = 1.0,
 ) -> Array:
-    """T^2 [w D(m_t, m_s on shared tokens) + (1 - w) sum |sorted m_t - sorted m_s| on the others], a value a group.
+    """Computes T^2 [w D(m_t, m_s on shared tokens) + (1 - w) sum |sorted m_t - sorted m_s| on the others].
 
     m(y) = p(y at the group's first token) * product of p(token of the text) over its other tokens. For the y that the
     text has, this is by the chain rule the probability of the group; for other y it is biased.
@@ -136,7 +136,8 @@ def likelihood_matching_loss(
     teacher_groups: Array,
     temperature: Array | float = 1.0,
 ) -> Array:
-    """q_t log(q_t / q_s) + (1 - q_t) log((1 - q_t) / (1 - q_s)), q = (probability of the group's tokens)^(1 / T).
+    """Computes q_t log(q_t / q_s) + (1 - q_t) log((1 - q_t) / (1 - q_s)),
+    q = (probability of the group's tokens)^(1 / T).
 
     It is the KL of two outcomes, "these tokens follow" and "others follow", so that no vocabulary is compared with
     another. Shapes and errors as `aligned_loss`; returns [batch, groups].

@@ -40,13 +40,13 @@ def dist_loss(
     temperature: Array | float = 1.0,
     where: Array | None = None,
 ) -> Array:
-    """T^2 [beta (1 - rho of the example's probabilities) + gamma (1 - mean over classes of rho along the batch)].
+    """Computes T^2 [beta (1 - rho over the classes) + gamma (1 - mean over classes of rho along the batch)].
 
-    rho is the Pearson correlation. Logits [..., classes] of one shape, where bool [...] (positions that take part);
-    ValueError otherwise; returns [...], 0 where masked. Leading axes are one batch.
-    Huang, You, Wang, Qian, Xu, "Knowledge Distillation from A Stronger Teacher" (DIST), 2022, arXiv 2205.10536.
-    As the authors' code, 1e-8 is added to the product of norms. A constant row or column counts as uncorrelated, with
-    gradient 0 (published: up to 1e8). A batch of one has no correlation along the batch: gamma times 1.
+    rho is the Pearson correlation of probabilities. Logits [..., classes] of one shape, where bool [...] (positions
+    that take part); ValueError otherwise; returns [...], 0 where masked. Leading axes are one batch. Huang, You, Wang,
+    Qian, Xu, "Knowledge Distillation from A Stronger Teacher" (DIST), 2022, arXiv 2205.10536. As the authors' code,
+    1e-8 is added to the product of norms. A constant row or column counts as uncorrelated, with gradient 0 (published:
+    up to 1e8). A batch of one has no correlation along the batch: gamma times 1.
     """
     s, t = to_float(student_logits, teacher_logits)
     require_same_shape("dist_loss", s, t)
@@ -76,7 +76,8 @@ def multi_level_logit_loss(
     temperatures: Sequence[Array | float] = (2.0, 3.0, 4.0, 5.0, 6.0),
     where: Array | None = None,
 ) -> Array:
-    """sum over T of T^2 KL(p_t, p_s) + ||P_t P_t' - P_s P_s'||^2 / batch + ||P_t' P_t - P_s' P_s||^2 / classes.
+    """Computes the sum over T of [T^2 KL(p_t, p_s)
+    + ||P_t P_t' - P_s P_s'||^2 / batch + ||P_t' P_t - P_s' P_s||^2 / classes].
 
     Logits [batch, classes] of one shape, where bool [batch], ValueError otherwise; returns [batch]: row i holds its own
     KL, its row of the batch's Gram matrix, and the class term whole; masked rows 0. P is [batch, classes] at T.
@@ -100,9 +101,9 @@ def multi_level_logit_loss(
 
 
 def standardize_logits(logits: Array) -> Array:
-    """(z - mean z) / (std z + 1e-7) over the classes, std with divisor classes - 1: a transform before any logit loss.
+    """Computes (z - mean z) / (std z + 1e-7) over the classes, std with divisor classes - 1.
 
-    logits [..., classes]; returns the same shape. Gradients flow through mean and std.
+    logits [..., classes]; returns the same shape, for any logit loss. Gradients flow through mean and std.
     Sun, Ren, Li, Wang, Cao, "Logit Standardization in Knowledge Distillation", 2024, arXiv 2403.01427.
     Equal logits give 0 with gradient 0 (published: 1e7).
     """
@@ -115,7 +116,7 @@ def standardize_logits(logits: Array) -> Array:
 def learned_temperature(
     raw: Array, *, start: Array | float = 1.0, end: Array | float = 20.0, strength: Array | float
 ) -> Array:
-    """start + end * sigmoid(raw), with the gradient of raw multiplied by -strength.
+    """Computes start + end * sigmoid(raw), with the gradient of raw multiplied by -strength.
 
     So T is trained to make the loss larger. raw of any shape (one temperature, or one an example); returns the same
     shape. strength 0 freezes T; CTKD raises it from 0 to 1 over 10 epochs by a cosine. Li, Li, Yang, Zhao, Song, Luo,

@@ -12,7 +12,7 @@ Array = jax.Array
 
 
 def hard_label_loss(student_logits: Array, teacher_logits: Array, *, smoothing: Array | float = 0.0) -> Array:
-    """-log softmax(s)[argmax t], with label smoothing where `smoothing` > 0.
+    """Computes -log softmax(s)[argmax t], with label smoothing where `smoothing` > 0.
 
     Logits [..., classes] of one shape, ValueError otherwise; returns [...]. Ties go to the lowest class. Touvron, Cord,
     Douze, Massa, Sablayrolles, Jegou, "Training data-efficient image transformers & distillation through attention"

@@ -48,7 +48,7 @@ def dkd_loss(
     beta: Array | float = 8.0,
     temperature: Array | float = 4.0,
 ) -> Array:
-    """T^2 [alpha KL(b_t, b_s) + beta KL(o_t, o_s)], b = (p_label, 1 - p_label), o_c = p_c / (1 - p_label).
+    """Computes T^2 [alpha KL(b_t, b_s) + beta KL(o_t, o_s)], b = (p_label, 1 - p_label), o_c = p_c / (1 - p_label).
 
     o is over the other classes. Logits [..., classes] of one shape, at least 2 classes, labels int [...] (-1 gives a
     finite value without meaning); ValueError otherwise; returns [...].
@@ -69,7 +69,8 @@ def nkd_loss(
     gamma: Array | float = 1.5,
     temperature: Array | float = 1.0,
 ) -> Array:
-    """-p_t[label] log p_s[label] - gamma T^2 sum over the other classes of o_t log o_s, o_c = p_c / (1 - p_label).
+    """Computes -p_t[label] log p_s[label] - gamma T^2 sum over the other classes of o_t log o_s,
+    o_c = p_c / (1 - p_label).
 
     p is at T 1, o at T. Logits [..., classes] of one shape, at least 2 classes, labels int [...] (-1 gives a finite
     value without meaning); ValueError otherwise; returns [...]. A cross-entropy: not 0 at equal logits, and its label
@@ -89,7 +90,7 @@ def nkd_loss(
 def wsld_loss(
     student_logits: Array, teacher_logits: Array, labels: Array, *, temperature: Array | float = 2.0
 ) -> Array:
-    """-(1 - exp(-CE_s / (CE_t + 1e-7))) T^2 sum_c p_t log p_s, CE = cross-entropy with the label at T 1.
+    """Computes -(1 - exp(-CE_s / (CE_t + 1e-7))) T^2 sum_c p_t log p_s, CE = cross-entropy with the label at T 1.
 
     Logits [..., classes] of one shape, labels int [...] (-1 gives a finite value without meaning); ValueError
     otherwise; returns [...]. Zhou, Song, Chen, Zhou, Wang, Yuan, Zhang, "Rethinking Soft Labels for Knowledge

@@ -19,7 +19,7 @@ def topk_kd_loss(
     tail: str = "bucket",
     teacher_temperature: Array | float = 1.0,
 ) -> Array:
-    """T^2 KL(q, p), both over the teacher's k most likely classes and one bucket for all others.
+    """Computes T^2 KL(q, p), both over the teacher's k most likely classes and one bucket for all others.
 
     student_logits [..., vocabulary], teacher_log_probs and teacher_ids (distinct) [..., k]; returns [...]. Raises
     ValueError on other shapes or an unknown `tail`. teacher_log_probs were taken at `teacher_temperature`;
@@ -55,7 +55,7 @@ def topk_kd_loss(
 
 
 def uld_loss(student_logits: Array, teacher_logits: Array, *, temperature: Array | float = 1.0) -> Array:
-    """T^2 sum_i |sorted p_s - sorted p_t|_i, largest first, the smaller vocabulary padded with 0.
+    """Computes T^2 sum_i |sorted p_s - sorted p_t|_i, largest first, the smaller vocabulary padded with 0.
 
     Logits [..., student classes] and [..., teacher classes], equal leading shapes (ValueError otherwise); returns
     [...]. Boizard, El Haddad, Hudelot, Colombo, "Towards Cross-Tokenizer Distillation: the Universal Logit Distillation

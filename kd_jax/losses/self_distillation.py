@@ -15,7 +15,7 @@ Array = jax.Array
 
 
 def consistency_loss(student_logits: Array, teacher_logits: Array) -> Array:
-    """mean over classes of (p_s - p_t)^2: bounded, so that a wrong target cannot pull without end.
+    """Computes the mean over classes of (p_s - p_t)^2, which is bounded: a wrong target cannot pull without end.
 
     Logits [..., classes] of one shape, ValueError otherwise; returns [...]. Tarvainen, Valpola, "Mean teachers are
     better role models", 2017, arXiv 1703.01780; the mean over classes is that of the authors' code.
@@ -34,12 +34,12 @@ def progressive_loss(
     alpha: Array | float = 0.8,
     progress: Array | float = 1.0,
 ) -> Array:
-    """Cross-entropy with (1 - a) onehot(label) + a q, a = alpha progress, q = predictions[index]; a = 0 where q is 0.
+    """Computes cross-entropy with (1 - a) onehot(label) + a q, a = alpha progress, q = predictions[index].
 
-    logits [batch, classes], labels int [batch], predictions [examples, classes] (rows of 0: not seen yet), index int
-    [batch]; ValueError on other shapes; returns [batch]. A label of -1 gives a finite value that means nothing.
-    Kim, Ji, Yoon, Hwang, "Self-Knowledge Distillation with Progressive Refinement of Targets" (PS-KD), 2020, arXiv
-    2006.12000, where alpha grows with the epoch.
+    a is 0 where q is 0. logits [batch, classes], labels int [batch], predictions [examples, classes] (rows of 0: not
+    seen yet), index int [batch]; ValueError on other shapes; returns [batch]. A label of -1 gives a finite value that
+    means nothing. Kim, Ji, Yoon, Hwang, "Self-Knowledge Distillation with Progressive Refinement of Targets" (PS-KD),
+    2020, arXiv 2006.12000, where alpha grows with the epoch.
     """
     logits, predictions = to_float(logits, predictions)
     labels = require_labels("progressive_loss", labels, logits)
@@ -57,7 +57,7 @@ def progressive_loss(
 def virtual_teacher_loss(
     logits: Array, labels: Array, *, correct: Array | float = 0.99, temperature: Array | float = 20.0
 ) -> Array:
-    """KL(q, softmax(logits)), q = d^(1 / T) / sum d^(1 / T), d being `correct` at the label and even elsewhere.
+    """Computes KL(q, softmax(logits)), q = d^(1 / T) / sum d^(1 / T), d = `correct` at the label and even elsewhere.
 
     Logits [..., classes], labels int [...], ValueError otherwise; returns [...]. As T grows, or where `correct` is
     1 / classes, q becomes uniform: (1 - a) cross-entropy + a times this loss is then label smoothing by a, less the

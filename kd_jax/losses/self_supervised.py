@@ -15,7 +15,7 @@ Array = jax.Array
 
 
 def view_matching_loss(representation: Array, *, temperature: Array | float = 1.0) -> Array:
-    """-log softmax_j(cos(view of i, example j) / T) at j = i, the mean over the views of i.
+    """Computes -log softmax_j(cos(view of i, example j) / T) at j = i, the mean over the views of i.
 
     representation [batch, 1 + views, width], entry 0 of the example itself (ValueError otherwise); returns [batch]. It
     trains the teacher's head, with T 1 as in the authors' code. A dead row has cosine 0. Xu, Liu, Li, Loy, "Knowledge
@@ -38,7 +38,7 @@ def transformed_kd_loss(
     temperature: Array | float = 4.0,
     wrong_ratio: Array | float = 1.0,
 ) -> Array:
-    """T^2 KL(p_t, p_s), summed over the views of an example that take part, times batch / (all that take part).
+    """Computes the sum of T^2 KL(p_t, p_s) over an example's views that take part, times batch / (all that take part).
 
     logits [batch, views, classes], labels int [batch]; ValueError otherwise; returns [batch], whose mean is the mean
     over the views that take part. These are all views that the teacher classifies rightly, and of the others the share

@@ -24,7 +24,7 @@ def specialists_loss(
     top: int = 1,
     dustbin: bool = False,
 ) -> Array:
-    """T^2 [KL(p_g, p_s) + sum over active specialists m of KL(p_m, p_s) on the classes S_m and a dustbin].
+    """Computes T^2 [KL(p_g, p_s) + sum over active specialists m of KL(p_m, p_s) on the classes S_m and a dustbin].
 
     g is the generalist, S_m = classes[m]; the dustbin is one class for all others, whose probabilities are added up. A
     specialist is active where one of its classes is among the `top` most probable of the generalist. dustbin=True takes
@@ -72,9 +72,10 @@ def _with_dustbin(log_p: Array, ids: np.ndarray) -> Array:
 
 
 def confidence_transfer_loss(student: Array, *teachers_and_labels: Array, temperature: Array | float = 4.0) -> Array:
-    """confidence_weighted_loss(student, teacher_1, .., teacher_K, labels); average_kl_loss / K where labels are -1.
+    """Computes confidence_weighted_loss of K teachers, and average_kl_loss / K where the label is -1.
 
-    Labels int [...], -1 for none. The weights of the K teachers have the same sum in both. CA-MKD: see losses.ensemble.
+    Arguments: student, teacher_1, .., teacher_K, labels int [...], -1 for none. The weights of the K teachers have the
+    same sum in both. CA-MKD: see losses.ensemble.
     """
     *teachers, labels = teachers_and_labels
     by_confidence = confidence_weighted_loss(student, *teachers, labels=labels, temperature=temperature)

@@ -38,7 +38,7 @@ def _pick_in_shards(log_p: Array, labels: Array, axis_name: str) -> Array:
 def cross_entropy_loss(
     logits: Array, labels: Array, *, smoothing: Array | float = 0.0, axis_name: str | None = None
 ) -> Array:
-    """-sum_c y_c log softmax(logits)_c, with y = (1 - smoothing) label + smoothing / classes.
+    """Computes -sum_c y_c log softmax(logits)_c, with y = (1 - smoothing) label + smoothing / classes.
 
     logits [..., classes]; labels either integers [...] or probabilities [..., classes]; returns [...]. An integer label
     of -1 (no label) gives a finite value that means nothing: mask it outside. Raises ValueError on other shapes.
@@ -65,7 +65,7 @@ def cross_entropy_loss(
 
 
 def mean_squared_loss(prediction: Array, target: Array) -> Array:
-    """mean of (prediction - target)^2 over all but the batch.
+    """Computes the mean of (prediction - target)^2 over all but the batch.
 
     Both [batch, ...] of one shape, ValueError otherwise; returns [batch].
     """
@@ -75,7 +75,7 @@ def mean_squared_loss(prediction: Array, target: Array) -> Array:
 
 
 def binary_cross_entropy_loss(logits: Array, labels: Array) -> Array:
-    """mean over all but the batch of -y log sigmoid(z) - (1 - y) log sigmoid(-z).
+    """Computes the mean over all but the batch of -y log sigmoid(z) - (1 - y) log sigmoid(-z).
 
     logits and labels (0, 1 or a probability) [batch, ...] of one shape, ValueError otherwise; returns [batch]. A label
     of -1 or nan is not known and is left out of the mean; where none is known the value is 0.
@@ -89,7 +89,7 @@ def binary_cross_entropy_loss(logits: Array, labels: Array) -> Array:
 
 
 def ctc_loss(logits: Array, logit_paddings: Array, labels: Array, label_paddings: Array, *, blank_id: int = 0) -> Array:
-    """-log of the probability of all alignments of `labels` with the frames (optax.ctc_loss, in float32).
+    """Computes -log of the probability of all alignments of `labels` with the frames (optax.ctc_loss, in float32).
 
     logits [batch, frames, classes], logit_paddings [batch, frames] (1 on padding), labels int [batch, length],
     label_paddings [batch, length] (1 on padding); returns [batch], not divided by the length. Raises ValueError on

@@ -82,7 +82,7 @@ def fused_kd_loss(
     where: Array | None = None,
     **projection: Unpack[Projection],
 ) -> Array:
-    """response.kd_loss of the projected hidden states: T^2 KL(p_t, p_s)."""
+    """Computes response.kd_loss of projected hidden states: T^2 KL(p_t, p_s)."""
     sides = (student_hidden, student_head, teacher_hidden, teacher_head)
     return fused_loss(response.kd_loss, *sides, {"temperature": temperature}, where=where, **projection)
 
@@ -97,7 +97,7 @@ def fused_reverse_kl_loss(
     where: Array | None = None,
     **projection: Unpack[Projection],
 ) -> Array:
-    """response.reverse_kl_loss of the projected hidden states: T^2 KL(p_s, p_t)."""
+    """Computes response.reverse_kl_loss of projected hidden states: T^2 KL(p_s, p_t)."""
     sides = (student_hidden, student_head, teacher_hidden, teacher_head)
     return fused_loss(response.reverse_kl_loss, *sides, {"temperature": temperature}, where=where, **projection)
 
@@ -113,7 +113,7 @@ def fused_jsd_loss(
     where: Array | None = None,
     **projection: Unpack[Projection],
 ) -> Array:
-    """response.jsd_loss of the projected hidden states: T^2 [beta KL(p_t, m) + (1 - beta) KL(p_s, m)] (GKD)."""
+    """Computes response.jsd_loss of projected hidden states: T^2 [beta KL(p_t, m) + (1 - beta) KL(p_s, m)] (GKD)."""
     sides = (student_hidden, student_head, teacher_hidden, teacher_head)
     options = {"beta": beta, "temperature": temperature}
     return fused_loss(response.jsd_loss, *sides, options, where=where, **projection)
@@ -130,7 +130,7 @@ def fused_skew_kl_loss(
     where: Array | None = None,
     **projection: Unpack[Projection],
 ) -> Array:
-    """response.skew_kl_loss of the projected hidden states: T^2 KL(p_t, alpha p_t + (1 - alpha) p_s) (DistiLLM)."""
+    """Computes response.skew_kl_loss of projected hidden states: T^2 KL(p_t, alpha p_t + (1 - alpha) p_s)."""
     sides = (student_hidden, student_head, teacher_hidden, teacher_head)
     options = {"alpha": alpha, "temperature": temperature}
     return fused_loss(response.skew_kl_loss, *sides, options, where=where, **projection)
@@ -147,7 +147,7 @@ def fused_skew_reverse_kl_loss(
     where: Array | None = None,
     **projection: Unpack[Projection],
 ) -> Array:
-    """response.skew_reverse_kl_loss of the projected hidden states: T^2 KL(p_s, (1 - alpha) p_t + alpha p_s)."""
+    """Computes response.skew_reverse_kl_loss of projected hidden states: T^2 KL(p_s, (1 - alpha) p_t + alpha p_s)."""
     sides = (student_hidden, student_head, teacher_hidden, teacher_head)
     options = {"alpha": alpha, "temperature": temperature}
     return fused_loss(response.skew_reverse_kl_loss, *sides, options, where=where, **projection)
@@ -163,7 +163,7 @@ def fused_total_variation_loss(
     where: Array | None = None,
     **projection: Unpack[Projection],
 ) -> Array:
-    """response.total_variation_loss of the projected hidden states: T^2 / 2 sum |p_t - p_s|."""
+    """Computes response.total_variation_loss of projected hidden states: T^2 / 2 sum |p_t - p_s|."""
     sides = (student_hidden, student_head, teacher_hidden, teacher_head)
     return fused_loss(response.total_variation_loss, *sides, {"temperature": temperature}, where=where, **projection)
 
@@ -177,7 +177,7 @@ def fused_cross_entropy_loss(
     where: Array | None = None,
     **projection: Unpack[Projection],
 ) -> Array:
-    """task.cross_entropy_loss of the projected hidden states; labels are integers [...]."""
+    """Computes task.cross_entropy_loss of projected hidden states; labels are integers [...]."""
     options = {"labels": labels, "smoothing": smoothing}
     return fused_loss(
         task.cross_entropy_loss, student_hidden, student_head, None, None, options, where=where, **projection
@@ -204,7 +204,7 @@ def fused_loss(
     token_axes: tuple[str, ...] = ("data", "fsdp"),
     vocabulary_axis: str | None = None,
 ) -> Array:
-    """loss(student_logits, teacher_logits, **options) of the projected hidden states, for any loss of logits.
+    """Computes loss(student_logits, teacher_logits, **options) of projected hidden states, for any loss of logits.
 
     The value of `loss` at a token may depend on the logits and options of that token alone. Without a teacher (both
     None) the call is loss(student_logits, **options). With `vocabulary_axis` it gets a device's classes, and that axis
