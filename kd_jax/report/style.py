@@ -57,6 +57,7 @@ h2{font-size:1.15rem;font-weight:650;margin:44px 0 4px}
 h3{font-size:.95rem;font-weight:650;margin:0 0 2px}
 .lead{color:var(--muted);margin:0 0 14px;max-width:72ch}
 .card{background:var(--card);border:1px solid var(--rule);border-radius:12px;padding:18px 20px;min-width:0}
+.card:has(> table){overflow-x:auto}
 .verdict{margin-top:22px;padding:26px 28px;border-left:6px solid var(--muted)}
 .verdict.gain{border-left-color:var(--good)}.verdict.loss{border-left-color:var(--bad)}
 .verdict .question{margin:0;color:var(--muted);font-size:.95rem}

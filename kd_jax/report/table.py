@@ -66,11 +66,12 @@ def rows(results: Mapping[str, Any]) -> list[Row]:
         if any(value is not None for value in values.values()):
             cells = {role: MISSING if value is None else show(value) for role, value in values.items()}
             if path[-1] == headline.metric and headline.error:
-                label = f"{label}, ± error"
+                label = f"{label} in %, ± error" if headline.unit == "%" else f"{label}, ± error"
                 for role, value in values.items():
                     error = number(trained[role], *path[:-1], headline.error)
                     if value is not None and error is not None:
-                        cells[role] += f" ± {100 * error:.1f}" if headline.unit == "%" else f" ± {error:.2g}"
+                        share = f"{100 * value:.1f} ± {100 * error:.1f}"
+                        cells[role] = share if headline.unit == "%" else f"{cells[role]} ± {error:.2g}"
             table.append(Row(section, label, cells))
     return table
 

@@ -239,7 +239,7 @@ def test_results_table(make_results):
     text = report.results_table(make_results(examples=0))
     assert max(map(len, text.splitlines())) <= 100
     line = next(line for line in text.splitlines() if line.startswith("accuracy"))
-    assert re.split(r"\s{3,}", line)[1:] == ["93.6% ± 0.2", "91.7% ± 0.3", "92.8% ± 0.3"]
+    assert re.split(r"\s{3,}", line)[1:] == ["93.6 ± 0.2", "91.7 ± 0.3", "92.8 ± 0.3"]
     assert "Was it worth it? Yes" in text and "856 k" in text and "3.26 MiB" in text
 
 

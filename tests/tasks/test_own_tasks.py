@@ -45,7 +45,7 @@ def test_boxes_are_learned_compared_and_reported(box_run):
     gain = 100 * (iou_of["student"] - iou_of["baseline"])
     assert results["verdict"]["metric"] == "iou" and results["verdict"]["gain"] == pytest.approx(gain)
     html = (root / "report.html").read_text().partition("Configuration")[0]
-    assert "Validation iou (%)" in html and "iou, ± error" in html and "accuracy" not in html
+    assert "Validation iou (%)" in html and "iou in %, ± error" in html and "accuracy" not in html
     assert results["task"] == "boxes"
 
 
