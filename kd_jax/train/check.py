@@ -68,11 +68,12 @@ def _check_answers(job: Job, scheme: Scheme, state: TrainState, batch: Mapping[s
         try:
             scored_by(scheme).check(outputs, batch)
         except ValueError as e:
-            raise ValueError(f"The {called} does not fit the data: {e}. {_hint(called)}") from e
+            what = str(e).removeprefix("it ") if str(e).startswith("it ") else f"does not fit the data: {e}"
+            raise ValueError(f"The {called} {what}. {_hint(called)}") from e
 
 
 def _hint(called: str) -> str:
     return (
-        f"config.{called}.model.kwargs (num_classes, ...) say what it answers, config.task.name what is learned; a "
+        f"config.{called}.model.kwargs.num_classes sets how many outputs it has, config.task.name what is learned; a "
         "checkpoint must be one that was trained on this data."
     )
