@@ -23,7 +23,7 @@ glorot = nn.initializers.glorot_uniform()
 
 
 def collect(graph: Graph, messages: Array) -> Array:
-    """Sums the messages over the edges into each node: [edges, ...] -> [n, ...]."""
+    """Adds up the messages over the edges into each node: [edges, ...] -> [n, ...]."""
     n = graph["features"].shape[0]
     return jax.ops.segment_sum(messages, graph["receivers"], n, indices_are_sorted=True)
 
