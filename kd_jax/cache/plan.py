@@ -124,8 +124,9 @@ def views_of(
 def plan_cache(
     name: str, config: ConfigDict, role: Role, reads: Role, store: Store, job: Any, trained: Any
 ) -> TeacherCache:
-    """Returns what the cache of the teacher `name` holds for the student's job; every error that shapes can show.
+    """Returns what the cache of the teacher `name` must hold for the student's job.
 
+    Raises every error that shapes can show.
     `role` is the teacher, `reads` the role in its place; the folder is not known yet.
     """
     scheme, settings = job.scheme, job.settings

@@ -79,9 +79,10 @@ def gradients(
 
 
 def check_terms(full: Mapping[str, Tried], half: Mapping[str, Tried]) -> None:
-    """Raises ValueError for terms that relate examples; both {name: (term, shapes)} are of ROWS rows and half of them.
+    """Raises ValueError for terms that relate examples.
 
-    Each loss is tried on random numbers: its values of two examples must not depend on two others beside them.
+    `full` and `half` are {name: (term, shapes)} for ROWS rows and for half as many. Each loss is tried on random
+    numbers: its values for the first half must not depend on whether the second half is there.
     """
     relating = [name for name in full if full[name][0].memory is not None or _relates(*full[name], half[name][1])]
     if relating:
@@ -92,7 +93,7 @@ def check_terms(full: Mapping[str, Tried], half: Mapping[str, Tried]) -> None:
 
 
 def alone(name: str, term: Term, context: Mapping[str, Any]) -> Tried:
-    """Returns (the term with paths into what it reads alone, the shapes of that)."""
+    """Returns (the term with paths into what it alone reads, the shapes of that)."""
     context, inputs = context_of(name, term, context), len(term.inputs)
     paths = paths_of(term)  # inputs apart from the rest, since the same value as both would hide what a loss does
     entries = {f"input{i}": path for i, path in enumerate(paths[:inputs])}

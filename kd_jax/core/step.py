@@ -208,7 +208,7 @@ def forward(
     key: Array,
     answers: Answers | None = None,
 ) -> tuple[dict[str, Any], dict[str, PyTree]]:
-    """Runs the calls of the phase: (context, new stats). Only roles that the phase trains change stats."""
+    """Runs the calls of the phase; returns (context, new stats). Only roles that the phase trains change stats."""
     answers = answers or {}
     variables = _variables(scheme, state, phase.group, group_params)
     context: dict[str, Any] = {

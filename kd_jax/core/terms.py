@@ -46,8 +46,8 @@ class Scheduled:
 def hyper_of(stage: Stage) -> dict[str, dict[str, Any]]:
     """Returns the numeric hyper-parameters of a stage as arrays: a step traces them, so changing one never recompiles.
 
-    {group: {"learning_rate_scale": 1, "terms": {term: {"weight": w, "kwargs": {option: value}}}}}; of a schedule only
-    the number of a Scheduled is in it.
+    They are {group: {"learning_rate_scale": 1, "terms": {term: {"weight": w, "kwargs": {option: value}}}}}. A schedule
+    is not among them, except for the number that a Scheduled multiplies by.
     """
     hyper: dict[str, dict[str, Any]] = {}
     for phase in stage.phases:

@@ -115,7 +115,10 @@ def picture(image: np.ndarray) -> list | None:
 
 
 def temperature_of(terms: Mapping[str, Term]) -> float:
-    """Returns that of the first term on the student's logits with a number for one, else 4: for the picture alone."""
+    """Returns the temperature of the first term on the student's logits that has a number as one, else 4.
+
+    The report's picture alone is drawn with it.
+    """
     for term in terms.values():
         value = term.kwargs.get("temperature")
         if isinstance(value, (int, float)) and "student.logits" in term.inputs:

@@ -63,7 +63,7 @@ def score_text(headline: Headline, scores: Mapping[str, Any]) -> str:
 
 
 def share_of(headline: Headline, who: str) -> str:
-    """Returns the metric of a headline that is a share; ValueError for `who` needs one and the task has another."""
+    """Returns the metric of a headline that is a share; ValueError that names `who` for another headline."""
     if headline.unit != "%" or headline.sign < 0:
         raise ValueError(f"{who} weighs a share of right answers, and the task's headline is {headline.metric!r}.")
     return headline.metric

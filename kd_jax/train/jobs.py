@@ -103,9 +103,9 @@ def make_scheme(
 
 
 def terms_of(task: Task, fields: Mapping[str, Any] | None, source: Source, steps: int) -> dict[str, Term]:
-    """Returns the terms of a config, or those of the task where there are none of a config (None).
+    """Returns the terms of a config, or those of the task where `fields` is None.
 
-    A term of the config without `fn` is the task's of this name, its other field being `weight`.
+    A term of the config without `fn` is the task's term of this name, with another `weight`.
     """
     of_task = dict(task.terms(source))
     if fields is None:

@@ -23,8 +23,9 @@ def score_teacher(
 ) -> dict[str, Any]:
     """Returns {split: {metric: value}} of a frozen teacher, on the data and with the preparation that `job` uses.
 
-    Given its variables `as_trained` too, how often the teacher that is used answers like that one, and the KL from it.
-    A teacher whose answers are none of the task (other classes, an embedding) is not scored: {}.
+    With the variables `as_trained` the scores also say how often the teacher in use (such as one in int8) answers like
+    the trained one, and the KL from it. A teacher whose answers are not those of the task (other classes, an embedding)
+    is not scored: {}.
     """
     if mismatch(job, role):
         return {}

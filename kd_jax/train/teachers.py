@@ -155,7 +155,7 @@ def _export_of_teacher(fields: ConfigDict, job: Job | None) -> Path | None:
 def cached_teacher(
     config: ConfigDict, jobs: Mapping[str, Job], cache: TeacherCache, variables: Variables | None, mesh: Mesh
 ) -> tuple[Network, Callable[[], Network], dict[str, Answers]]:
-    """Asks a teacher once: (what stands in for it, a function that reads it, its answers by split).
+    """Asks a teacher once; returns (what stands in for it, a function that reads it, its answers by split).
 
     The function raises ValueError where the teacher is not on this machine. `variables` are its own where the caller
     has them.
