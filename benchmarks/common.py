@@ -19,6 +19,7 @@ from kd_jax.core.bind import bind, init_state
 from kd_jax.data.load import load
 from kd_jax.system import parallel, workdir
 from kd_jax.train import jobs
+from kd_jax.train.scheme import make_scheme
 from kd_jax.types import Role, Scheme
 
 RESULTS = Path(__file__).parent / "results"
@@ -76,7 +77,7 @@ def digits_scheme(config: Any, names: str, splits: Any) -> Scheme:
     """The scheme of a config with other terms; a teacher of random weights costs what a trained one does."""
     models = {r: jobs.make_model(config[r].model, splits.train) for r in ("student", "teacher")}
     roles = {"student": Role(models["student"], group="student"), "teacher": Role(models["teacher"])}
-    return jobs.make_scheme(config, config.train, compose(names), roles, splits._asdict())
+    return make_scheme(config, config.train, compose(names), roles, splits._asdict())
 
 
 def first_state(scheme: Scheme, batch: Mapping[str, jax.Array]) -> tuple[Scheme, Any]:

@@ -4,34 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import optax
 from ml_collections import ConfigDict
 
 from kd_jax.cache.attach import attach, stand_in
+from kd_jax.cache.model import Store
 from kd_jax.cache.plan import TeacherCache
-from kd_jax.config import knowledge
 from kd_jax.config.fields import own_data, settled, teachers_of
-from kd_jax.core import optimizers
 from kd_jax.core.paths import roles_read
-from kd_jax.core.prepare import preparation_of
 from kd_jax.data.source import Source, Splits
 from kd_jax.models.adapters import as_model, name_of
 from kd_jax.models.remat import Remat
-from kd_jax.resolve import call, check_kwargs, near, resolve
+from kd_jax.resolve import check_kwargs, resolve
 from kd_jax.schemes import offline
 from kd_jax.system import precision
 from kd_jax.system.workdir import plain
-from kd_jax.tasks.choose import task_of
 from kd_jax.train.fit import Settings
-from kd_jax.types import Model, Parts, Role, Scheme, Task, Term, TrainState
-
-Summary = Callable[[TrainState, Mapping[str, Any]], list[dict[str, Any]]]
+from kd_jax.train.scheme import make_scheme
+from kd_jax.types import Model, Parts, Role, Scheme
 
 
 def make_model(config: Mapping[str, Any], source: Source) -> Model:
@@ -62,64 +56,6 @@ def note_objects(config: ConfigDict, models: Mapping[str, Model], data: Splits |
             for teacher in teachers_of(config).values():
                 teacher.data = ConfigDict()
     return config
-
-
-def num_steps(config: Mapping[str, Any], examples: int) -> int:
-    if min(config["steps"], config["epochs"]) < 0 or bool(config["steps"]) == bool(config["epochs"]):
-        raise ValueError(
-            f"Give either train.steps or train.epochs, not steps={config['steps']}, epochs={config['epochs']}."
-        )
-    return config["steps"] or math.ceil(config["epochs"] * examples / config["batch_size"])
-
-
-def make_scheme(
-    config: ConfigDict,
-    train: Mapping[str, Any],
-    terms: Mapping | None,
-    roles: Mapping[str, Role],
-    sources: Mapping[str, Source | None],
-    build: Callable[[Parts], Scheme] | None = None,
-    extra: Mapping[str, Any] | None = None,
-) -> Scheme:
-    """Returns the scheme (config.scheme if no `build` is given) with terms, optimizers, and view of the data."""
-    source = sources["train"]
-    steps, build = num_steps(train, len(source)), build or partial(call, config.scheme.name, **config.scheme.kwargs)
-
-    def make_tx(count: int, group: str = "student") -> optax.GradientTransformation:
-        return optimizers.make_optimizer(config.optimizers.get(group) or train["optimizer"], count)
-
-    views = dict(train["views"])
-    if any(teacher.view == "clean" for teacher in teachers_of(config).values()):
-        views["teacher_image"] = ()
-    prepare = preparation_of({**train, "views": views}, source, config.prepare)
-    task = task_of(config.task, source)
-    parts = Parts(roles, terms_of(task, terms, source, steps), steps, make_tx, prepare, sources, task)
-    built = build(parts)
-    if config.summary["name"]:
-        summary = call(config.summary["name"], built.roles, sources, **config.summary["kwargs"])
-        built = dataclasses.replace(built, summary=_both(built.summary, summary))
-    changes = {"prepare": built.prepare or prepare, "extra": {**(extra or {}), **built.extra}}
-    return dataclasses.replace(built, task=built.task or task, **changes)
-
-
-def terms_of(task: Task, fields: Mapping[str, Any] | None, source: Source, steps: int) -> dict[str, Term]:
-    """Returns the terms of a config, or those of the task where `fields` is None.
-
-    A term of the config without `fn` is the task's term of this name, with another `weight`.
-    """
-    of_task = dict(task.terms(source))
-    if fields is None:
-        return of_task
-    named = {name: term for name, term in fields.items() if "fn" not in term}
-    for name, term in named.items():
-        if name not in of_task or set(term) - {"weight"}:
-            raise ValueError(f"Term {name!r} has no `fn`, and is none of the task's. {near(name, of_task)}")
-    made = knowledge.make_terms({n: t for n, t in fields.items() if n not in named}, steps, len(source))
-    return made | {n: dataclasses.replace(of_task[n], weight=float(t.get("weight", 1.0))) for n, t in named.items()}
-
-
-def _both(first: Summary | None, second: Summary) -> Summary:
-    return second if first is None else lambda state, record: [*first(state, record), *second(state, record)]
 
 
 def teacher_role(model: Model, config: ConfigDict) -> Role:
@@ -194,13 +130,8 @@ def plan(
     make = partial(_job, config, directory, extra)
     learning = {name: teacher for name, teacher in teachers.items() if not as_loaded(teacher)}
     jobs = {name: _teacher_job(make, config, name, models[name], teacher_sources[name]) for name in learning}
-    frozen = {name: teacher_role(models[name], teacher) for name, teacher in teachers.items()}
-    cached = [name for name, teacher in teachers.items() if teacher.cache.directory]
-    asked = {name: (frozen[name], *stand_in(name, frozen[name], config)) for name in cached}
-    frozen |= {name: reads for name, (_, reads, _) in asked.items()}
-    roles = {"student": _student_role(config, models["student"]), **frozen}
-    with_parameters = [name for name in teachers if name not in cached]
-    rules = {"student": config.mesh.student_rules, **dict.fromkeys(with_parameters, config.mesh.teacher_rules)}
+    asked = _asked_once(config, models)
+    roles, rules = _roles_of_student(config, models, asked)
     train = sources["train"]
     labelled = train is not None and train.labelled.any()
     if config.baseline and not labelled:
@@ -209,6 +140,26 @@ def plan(
         jobs["baseline"] = _baseline_job(make, config, roles, rules, sources)
     jobs["student"] = _student_job(make, config, models, roles, rules, sources)
     return attach(config, jobs, asked)
+
+
+def _asked_once(config: ConfigDict, models: Mapping[str, Model]) -> dict[str, tuple[Role, Role, Store]]:
+    """{teacher: (its role, the role that stands in for it, what is stored of it)} of the teachers that are cached."""
+    cached = {name: teacher for name, teacher in teachers_of(config).items() if teacher.cache.directory}
+    frozen = {name: teacher_role(models[name], teacher) for name, teacher in cached.items()}
+    return {name: (role, *stand_in(name, role, config)) for name, role in frozen.items()}
+
+
+def _roles_of_student(
+    config: ConfigDict, models: Mapping[str, Model], asked: Mapping[str, tuple[Role, Role, Store]]
+) -> tuple[dict[str, Role], dict[str, Any]]:
+    """(the roles of the student's run, the student first; the sharding rules of those that have parameters)."""
+    roles, rules = {"student": _student_role(config, models["student"])}, {"student": config.mesh.student_rules}
+    for name, teacher in teachers_of(config).items():
+        role = teacher_role(models[name], teacher)
+        roles[name] = asked[name][1] if name in asked else role
+        if name not in asked:
+            rules[name] = config.mesh.teacher_rules
+    return roles, rules
 
 
 def _job(

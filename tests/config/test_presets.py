@@ -12,6 +12,7 @@ from kd_jax.core.step import make_train_step
 from kd_jax.core.terms import hyper_of
 from kd_jax.data.load import load
 from kd_jax.train import jobs
+from kd_jax.train.scheme import make_scheme
 from kd_jax.types import Role
 
 KEY = jax.random.key(0)
@@ -52,7 +53,7 @@ TOGETHER = [n for n in PRESETS if [n] not in ALONE]
 def test_presets(digits, names):
     config, roles, source, batch = digits
     config.scheme = knowledge.scheme_of("+".join(names))
-    scheme = jobs.make_scheme(config, config.train, terms_of(names), roles, {"train": source})
+    scheme = make_scheme(config, config.train, terms_of(names), roles, {"train": source})
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
     scheme, inputs = bind(scheme, shapes)
     state = jax.jit(lambda: init_state(scheme, inputs, KEY, {}))()
@@ -74,7 +75,7 @@ def test_presets(digits, names):
 def test_simkd_answers_through_the_teachers_head(digits):
     config, roles, source, batch = digits
     config.scheme = knowledge.scheme_of("simkd")
-    scheme = jobs.make_scheme(config, config.train, knowledge.compose("simkd"), roles, {"train": source})
+    scheme = make_scheme(config, config.train, knowledge.compose("simkd"), roles, {"train": source})
     scheme, inputs = bind(scheme, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch))
     state = jax.jit(lambda: init_state(scheme, inputs, KEY, {}))()
     head = state.frozen["teacher"][0]["head"]
@@ -100,7 +101,7 @@ def test_memory_banks_follow_the_batch(digits):
     assert terms["embed"].memory.first["student"].shape == (len(source), 128)
     again = knowledge.make_terms(knowledge.compose("crd"), 10, len(source))
     jax.tree.map(np.testing.assert_array_equal, terms["embed"].memory.first, again["embed"].memory.first)
-    scheme = jobs.make_scheme(config, config.train, knowledge.compose("crd"), roles, {"train": source})
+    scheme = make_scheme(config, config.train, knowledge.compose("crd"), roles, {"train": source})
     scheme, inputs = bind(scheme, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch))
     state = jax.jit(lambda: init_state(scheme, inputs, KEY, {}))()
     after, _ = jax.jit(make_train_step(scheme, scheme.stages[0]))(state, batch, hyper_of(scheme.stages[0]), KEY)

@@ -8,11 +8,12 @@ import numpy as np
 import optax
 import pytest
 
-from kd_jax.config import base, training
+from kd_jax.config import base, knowledge, training
 from kd_jax.core import optimizers
 from kd_jax.core.prepare import preparation_of
 from kd_jax.data.arrays import from_arrays
 from kd_jax.train import jobs
+from kd_jax.train.scheme import make_scheme, num_steps
 from kd_jax.types import Role
 
 KEY = jax.random.key(0)
@@ -50,13 +51,13 @@ def prepared(source, batch, augment, view="same", train=True):
     ],
 )
 def test_num_steps(config, expected):
-    assert jobs.num_steps({**config, "batch_size": 16}, 100) == expected
+    assert num_steps({**config, "batch_size": 16}, 100) == expected
 
 
 @pytest.mark.parametrize(("steps", "epochs"), [(0, 0.0), (5, 1.0), (-5, 0.0), (0, -1.0)])
 def test_the_length_is_given_once(steps, epochs):
     with pytest.raises(ValueError, match=f"either train.steps or train.epochs, not steps={steps}, epochs={epochs}"):
-        jobs.num_steps({"steps": steps, "epochs": epochs, "batch_size": 16}, 100)
+        num_steps({"steps": steps, "epochs": epochs, "batch_size": 16}, 100)
 
 
 def test_without_mixing_the_target_is_the_label(source, batch):
@@ -104,8 +105,8 @@ def scheme(source, **teacher):
         r: jobs.make_model({"name": "models.vision.cnn.cnn", "kwargs": {"widths": (2, 2, 2)}}, source) for r in "st"
     }
     roles = {"student": Role(models["s"], group="student"), "teacher": jobs.teacher_role(models["t"], config.teacher)}
-    terms = {"kd": jobs.knowledge.compose("response")["kd"]}
-    return jobs.make_scheme(config, config.train, terms, roles, {"train": source})
+    terms = {"kd": knowledge.compose("response")["kd"]}
+    return make_scheme(config, config.train, terms, roles, {"train": source})
 
 
 def test_the_view_decides_what_the_teacher_is_fed(source):

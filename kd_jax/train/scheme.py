@@ -1,0 +1,81 @@
+"""From a config to the scheme of one training: its terms, optimizers and view of the data."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import optax
+from ml_collections import ConfigDict
+
+from kd_jax.config import knowledge
+from kd_jax.config.fields import teachers_of
+from kd_jax.core import optimizers
+from kd_jax.core.prepare import preparation_of
+from kd_jax.data.source import Source
+from kd_jax.resolve import call, near
+from kd_jax.tasks.choose import task_of
+from kd_jax.types import Parts, Role, Scheme, Task, Term, TrainState
+
+Summary = Callable[[TrainState, Mapping[str, Any]], list[dict[str, Any]]]
+
+
+def num_steps(config: Mapping[str, Any], examples: int) -> int:
+    if min(config["steps"], config["epochs"]) < 0 or bool(config["steps"]) == bool(config["epochs"]):
+        raise ValueError(
+            f"Give either train.steps or train.epochs, not steps={config['steps']}, epochs={config['epochs']}."
+        )
+    return config["steps"] or math.ceil(config["epochs"] * examples / config["batch_size"])
+
+
+def make_scheme(
+    config: ConfigDict,
+    train: Mapping[str, Any],
+    terms: Mapping | None,
+    roles: Mapping[str, Role],
+    sources: Mapping[str, Source | None],
+    build: Callable[[Parts], Scheme] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> Scheme:
+    """Returns the scheme (config.scheme if no `build` is given) with terms, optimizers, and view of the data."""
+    source = sources["train"]
+    steps, build = num_steps(train, len(source)), build or partial(call, config.scheme.name, **config.scheme.kwargs)
+
+    def make_tx(count: int, group: str = "student") -> optax.GradientTransformation:
+        return optimizers.make_optimizer(config.optimizers.get(group) or train["optimizer"], count)
+
+    views = dict(train["views"])
+    if any(teacher.view == "clean" for teacher in teachers_of(config).values()):
+        views["teacher_image"] = ()
+    prepare = preparation_of({**train, "views": views}, source, config.prepare)
+    task = task_of(config.task, source)
+    parts = Parts(roles, terms_of(task, terms, source, steps), steps, make_tx, prepare, sources, task)
+    built = build(parts)
+    if config.summary["name"]:
+        summary = call(config.summary["name"], built.roles, sources, **config.summary["kwargs"])
+        built = dataclasses.replace(built, summary=_both(built.summary, summary))
+    changes = {"prepare": built.prepare or prepare, "extra": {**(extra or {}), **built.extra}}
+    return dataclasses.replace(built, task=built.task or task, **changes)
+
+
+def terms_of(task: Task, fields: Mapping[str, Any] | None, source: Source, steps: int) -> dict[str, Term]:
+    """Returns the terms of a config, or those of the task where `fields` is None.
+
+    A term of the config without `fn` is the task's term of this name, with another `weight`.
+    """
+    of_task = dict(task.terms(source))
+    if fields is None:
+        return of_task
+    named = {name: term for name, term in fields.items() if "fn" not in term}
+    for name, term in named.items():
+        if name not in of_task or set(term) - {"weight"}:
+            raise ValueError(f"Term {name!r} has no `fn`, and is none of the task's. {near(name, of_task)}")
+    made = knowledge.make_terms({n: t for n, t in fields.items() if n not in named}, steps, len(source))
+    return made | {n: dataclasses.replace(of_task[n], weight=float(t.get("weight", 1.0))) for n, t in named.items()}
+
+
+def _both(first: Summary | None, second: Summary) -> Summary:
+    return second if first is None else lambda state, record: [*first(state, record), *second(state, record)]
