@@ -125,6 +125,7 @@ def collect(
         "models": models,
         "stages": finished["student"]["stages"],
         "sections": sections,
+        "examples": [example for s in sections if s["kind"] == "examples" for example in s["examples"]],
     }
 
 
@@ -171,6 +172,7 @@ def data_entry(jobs: Mapping[str, Job], splits: Splits) -> dict[str, Any]:
         "num_classes": train.num_classes,
         "class_names": list(train.class_names),
         "entry": train.entry,
+        "per_token": train.per_token,
         "train": len(train),
         "labelled": labelled,
         "transfer": len(train) - labelled,
