@@ -21,12 +21,6 @@ def sums_of(metrics: Mapping[str, Metric], logits: Array, others: Array, mask: A
     return {name: masked_sum_and_count(metric(logits, others), mask) for name, metric in metrics.items()}
 
 
-def calibration_sums(bins: tuple[Array, Array, Array]) -> dict[str, tuple[Array, Array]]:
-    """Returns the bins of core.metrics.calibration_bins as sums."""
-    confidence, hits, counts = bins
-    return {"bins/confidence": (confidence, counts), "bins/hits": (hits, counts)}
-
-
 def means(sums: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:
     """Returns sum / count of every number and, as a list, of every vector; None where nothing was counted.
 

@@ -7,16 +7,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from kd_jax.core import metrics
-from kd_jax.losses.task import cross_entropy_loss
-from kd_jax.tasks.common import calibration_sums, comparable, means, require_labels, require_shape, sums_of
+from kd_jax.tasks.common import means, require_labels
+from kd_jax.tasks.logits import calibration_error, check_classes, class_sums, cross_entropy, watch
 from kd_jax.types import Array, Headline, Outputs, Run, Task, Term
 
-OF_LABELS = {"accuracy": metrics.accuracy, "nll": metrics.nll}
-OF_REFERENCE = {"agreement": metrics.agreement, "kl": metrics.kl}
 ROWS = {
     "perplexity": ("perplexity", ""),
     "nll": ("NLL, nats a token", ""),
@@ -45,21 +42,12 @@ def task(source: Any = None) -> Task:
 def terms(source: Any) -> dict[str, Term]:
     """Returns the cross-entropy of the tokens that have a label."""
     require_labels(source, True, (2,), "an integer at every token")
-    return {"ce": Term(cross_entropy_loss, ("student.logits",), ("batch.target",), where="batch.labelled")}
-
-
-def watch(path: str, batch: str) -> dict[str, Term]:
-    """Returns the share of tokens that the logits at `path` predict."""
-    return {"accuracy": Term(metrics.accuracy, (path,), (f"{batch}.label",), where=f"{batch}.labelled")}
+    return cross_entropy()
 
 
 def check(outputs: Outputs, batch: Mapping[str, Any], source: Any = None) -> None:
-    label = batch["label"]
-    shape = jnp.shape(outputs.logits) if isinstance(outputs.logits, jax.Array | jax.ShapeDtypeStruct) else ()
-    size = source.num_classes if source is not None else (shape or (0,))[-1]
-    if len(shape) == 3 and shape[:-1] == jnp.shape(label) and shape[-1] != size:
-        raise ValueError(f"it has {shape[-1]} classes, {source.name} has {size}")
-    require_shape(outputs, (*jnp.shape(label), size), "[batch, length, vocabulary]")
+    """Raises ValueError unless the output is [batch, length, vocabulary]."""
+    check_classes(outputs, batch["label"], source, "[batch, length, vocabulary]")
 
 
 def sums(run: Run, batch: Mapping[str, Array], reference: Outputs | None, key: Array) -> dict[str, Any]:
@@ -70,15 +58,12 @@ def sums(run: Run, batch: Mapping[str, Array], reference: Outputs | None, key: A
     """
     logits, labels, mask = run().logits, batch["label"], batch["mask"]
     counted = mask[:, None] & (labels >= 0)
-    flat = [x.reshape(-1, *x.shape[2:]) for x in (logits, labels, counted)]
     nll = metrics.nll(logits, labels)
     s, n = jnp.where(counted, nll, 0.0).sum(1), counted.sum(1, dtype=jnp.float32)
-    totals = sums_of(OF_LABELS, logits, labels, counted)
-    totals |= calibration_sums(metrics.calibration_bins(*flat))
+    totals = class_sums(logits, labels, counted, reference, counted)
     totals["moments/ss"] = (jnp.sum(s * s), jnp.sum(s * n))
     totals["moments/nn"] = (jnp.sum(n * n), jnp.sum(n))
-    others = comparable(reference, logits)
-    return totals if others is None else totals | sums_of(OF_REFERENCE, logits, others, counted)
+    return totals
 
 
 def finish(sums: Mapping[str, tuple[Any, Any]], collected: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,8 +75,7 @@ def finish(sums: Mapping[str, tuple[Any, Any]], collected: Mapping[str, Any]) ->
     (ss, sn), (nn, tokens), nll = sums["moments/ss"], sums["moments/nn"], values["nll"]
     values |= {"ece": None, "perplexity": None, "nll_error": None, "tokens": int(tokens)}
     if tokens:
-        confidence, counts = sums["bins/confidence"]
-        values["ece"] = float(metrics.expected_calibration_error(confidence, sums["bins/hits"][0], counts))
+        values["ece"] = calibration_error(sums)
         values["perplexity"] = math.exp(min(nll, 700.0))
         variance = max(float(ss - 2 * nll * sn + nll * nll * nn), 0.0)
         values["nll_error"] = math.sqrt(variance) / max(float(tokens), 1.0)
