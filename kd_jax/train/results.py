@@ -101,14 +101,7 @@ def collect(
     train, task = jobs["student"].source, scored_by(jobs["student"].scheme)
     names = [*teachers_of(config), *(n for n in ("baseline", "student") if n in finished)]
     models = {name: model_entry(name, config, finished, teacher_scores, jobs, networks) for name in names}
-    sections = joined({name: result.get("sections", []) for name, result in finished.items()})
-    if config.report and task.show is not None:
-        sections += task.show(shown(config.examples, models, networks, jobs["student"], splits))
-    if sections:
-        from kd_jax.report.sections import check_section  # here, since Matplotlib takes long to import
-
-        for section in sections:
-            check_section(section)
+    sections = _sections(config, finished, models, networks, jobs["student"], splits)
     title = " to ".join(models[n]["name"] for n in ("teacher", "student") if n in models)
     return {
         "schema": SCHEMA,
@@ -125,8 +118,28 @@ def collect(
         "models": models,
         "stages": finished["student"]["stages"],
         "sections": sections,
-        "examples": [example for s in sections if s["kind"] == "examples" for example in s["examples"]],
+        "examples": next((s["examples"] for s in sections if s["kind"] == "examples"), []),
     }
+
+
+def _sections(
+    config: ConfigDict,
+    finished: Mapping[str, Mapping[str, Any]],
+    models: Mapping[str, Any],
+    networks: Mapping[str, Network],
+    job: Job,
+    splits: Splits,
+) -> list[dict[str, Any]]:
+    """What the schemes of all trainings, and the task, add to the report; each section is checked."""
+    task, sections = scored_by(job.scheme), joined({name: r.get("sections", []) for name, r in finished.items()})
+    if config.report and task.show is not None:
+        sections += task.show(shown(config.examples, models, networks, job, splits))
+    if sections:
+        from kd_jax.report.sections import check_section  # here, since Matplotlib takes long to import
+
+        for section in sections:
+            check_section(section)
+    return sections
 
 
 def model_entry(
