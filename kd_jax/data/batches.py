@@ -27,10 +27,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from kd_jax.data import order, stream
 from kd_jax.data.answers import dtype_of
+from kd_jax.data.placement import Batch, local_rows, put, to_global
 from kd_jax.data.source import Source, has_label
 from kd_jax.data.stream import Rows
 
-Batch = dict[str, jax.Array]
 Placed = tuple[Batch, dict[str, tuple]]  # arrays by name; (starts, views, {field: rows}) of the answers of each teacher
 
 RESIDENT_BYTES = 4 << 30  # a larger set in memory stays on the host and is streamed
@@ -84,10 +84,10 @@ def batches_of(
     if _resident(source):
         batches = _gathered(source, (np.stack(rows(step), axis=1) for step in steps), sharding)
     else:
-        local, bare = _local_rows(batch_size, sharding), dataclasses.replace(source, answers={})
+        local, bare = local_rows(batch_size, sharding), dataclasses.replace(source, answers={})
         count = {"start": steps.start, "count": len(steps)}
         host = stream.host_batches(bare, rows, local, seed=seed, **count, workers=workers)
-        batches = _ahead(_to_global(batch, local, batch_size, sharding) for batch in host)
+        batches = _ahead(to_global(batch, local, batch_size, sharding) for batch in host)
     return _answered(source, batches, map(rows, steps), batch_size, sharding)
 
 
@@ -115,7 +115,7 @@ def resident_rows(
 
     def tables() -> Iterator[jax.Array]:
         for first in range(start_step, start_step + num_steps, size):
-            yield _put(np.stack([np.stack(rows(step), axis=1) for step in range(first, first + size)]), whole)
+            yield put(np.stack([np.stack(rows(step), axis=1) for step in range(first, first + size)]), whole)
 
     return _place(source, sharding), tables()
 
@@ -151,13 +151,13 @@ def eval_batches(source: Source, *, batch_size: int, sharding: NamedSharding, wo
     if _resident(source):
         batches = _gathered(source, (_eval_table(len(source), batch_size, step) for step in range(count)), sharding)
         return _answered(source, batches, map(rows, range(count)), batch_size, sharding)
-    local, bare = _local_rows(batch_size, sharding), dataclasses.replace(source, answers={})
+    local, bare = local_rows(batch_size, sharding), dataclasses.replace(source, answers={})
     host = stream.host_batches(bare, rows, local, seed=None, start=0, count=count, workers=workers)
     masked = (
         batch | {"mask": _eval_table(len(source), batch_size, step)[local, 2].astype(bool)}
         for step, batch in enumerate(host)
     )
-    batches = _ahead(_to_global(batch, local, batch_size, sharding) for batch in masked)
+    batches = _ahead(to_global(batch, local, batch_size, sharding) for batch in masked)
     return _answered(source, batches, map(rows, range(count)), batch_size, sharding)
 
 
@@ -188,14 +188,14 @@ def _answered(
     if not source.answers or answers_fit(source):
         yield from batches
         return
-    local, tables, asked = _local_rows(batch_size, sharding), iter(tables), collections.deque()
+    local, tables, asked = local_rows(batch_size, sharding), iter(tables), collections.deque()
     for batch in batches:
         for index, view in itertools.islice(tables, AHEAD + 1 - len(asked)):
             asked.append({r: (a, a.ask(index[local], view[local])) for r, a in source.answers.items()})
         entries: dict[str, np.ndarray] = {}
         for role, (answers, futures) in asked.popleft().items():
             entries |= {f"{role}/{name}": values for name, values in answers.receive(futures).items()}
-        yield batch | _to_global(entries, local, batch_size, sharding)
+        yield batch | to_global(entries, local, batch_size, sharding)
 
 
 def _order(source: Source, batch_size: int, seed: int, share: float | None, views: int = 0) -> Callable[[int], tuple]:
@@ -225,7 +225,7 @@ def _gathered(source: Source, tables: Iterable[np.ndarray], sharding: NamedShard
     placed = _place(source, sharding)
     gather = _gather(sharding)
     for table in tables:
-        yield gather(placed, _put(table, sharding))
+        yield gather(placed, put(table, sharding))
 
 
 def gathered(placed: Placed, table: jax.Array) -> Batch:
@@ -255,45 +255,8 @@ def _place(source: Source, sharding: NamedSharding) -> Placed:
         answers: dict[str, tuple] = {}
         if answers_fit(source):
             answers = {r: (a.starts[:-1].astype(np.int32), a.views, a.whole()) for r, a in source.answers.items()}
-        by_sharding[everywhere] = jax.tree.map(lambda values: _put(values, everywhere), (arrays, answers))
+        by_sharding[everywhere] = jax.tree.map(lambda values: put(values, everywhere), (arrays, answers))
     return by_sharding[everywhere]
-
-
-def _put(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    """Makes a global array from a numpy array that every process has."""
-    if jax.process_count() == 1:
-        return jax.device_put(array, sharding)
-    return _assemble(array.shape, sharding, lambda index: array[index])
-
-
-def _assemble(shape: tuple[int, ...], sharding: NamedSharding, shard: Callable[[tuple], np.ndarray]) -> jax.Array:
-    """Makes a global array of the shards that each process puts on its devices.
-
-    make_array_from_callback would count as an implicit transfer, which the training loop forbids.
-    """
-    places = sharding.addressable_devices_indices_map(shape).items()
-    shards = [jax.device_put(shard(index), device) for device, index in places]
-    return jax.make_array_from_single_device_arrays(shape, sharding, shards)
-
-
-def _local_rows(batch_size: int, sharding: NamedSharding) -> np.ndarray:
-    """Returns the sorted numbers of the rows of a batch that devices of this process hold: it reads no others."""
-    every = np.arange(batch_size)
-    mine = sharding.addressable_devices_indices_map((batch_size,)).values()
-    return np.unique(np.concatenate([every[index] for index in mine]))
-
-
-def _to_global(batch: dict[str, np.ndarray], local: np.ndarray, batch_size: int, sharding: NamedSharding) -> Batch:
-    if len(local) == batch_size:
-        return jax.device_put(batch, sharding)
-
-    def build(value: np.ndarray) -> jax.Array:
-        def rows(index: tuple[slice, ...]) -> np.ndarray:
-            return value[np.searchsorted(local, np.arange(batch_size)[index[0]])]
-
-        return _assemble((batch_size, *value.shape[1:]), sharding, rows)
-
-    return {key: build(value) for key, value in batch.items()}
 
 
 def _ahead(batches: Iterable[Batch]) -> Iterator[Batch]:
