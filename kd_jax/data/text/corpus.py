@@ -20,7 +20,7 @@ import numpy as np
 
 from kd_jax.data import splits
 from kd_jax.data.source import DataNotFound, Source, Splits
-from kd_jax.data.text.tokenizing import Codec, make_codec
+from kd_jax.data.text.tokenizing import Codec, make_codec, rows_source
 from kd_jax.resolve import near
 
 PACKINGS = ("packed", "padded")
@@ -107,21 +107,7 @@ def source_of(name: str, split: str, texts: Sequence[str], codec: Codec, length:
         raise ValueError(f"data.length={length}: a row has at least 2 tokens.")
     sequences = [[codec.start, *ids, codec.end] for ids in codec.encode(texts)]
     tokens, labels, segments = (packed if packing == "packed" else padded)(sequences, length, codec.pad)
-    return Source(
-        name,
-        split,
-        codec.size,
-        (),
-        (),
-        (),
-        (length,),
-        labels,
-        tokens,
-        fields={"segments": segments},
-        entry="tokens",
-        decode=codec.decode,
-        end=codec.end,
-    )
+    return rows_source(name, split, codec, tokens, labels, {"segments": segments})
 
 
 def packed(sequences: Sequence[Sequence[int]], length: int, pad: int = 0) -> Rows:

@@ -24,7 +24,7 @@ import numpy as np
 
 from kd_jax.data import splits
 from kd_jax.data.source import DataNotFound, Source, Splits
-from kd_jax.data.text.tokenizing import Codec, make_codec
+from kd_jax.data.text.tokenizing import Codec, make_codec, rows_source
 from kd_jax.resolve import near
 
 RATIONALES = ("none", "first", "task")
@@ -150,21 +150,7 @@ def source_of(
         if tops is not None:
             count = len(tops[0])
             fields["top_ids"][i, begin : begin + count], fields["top_log_probs"][i, begin : begin + count] = tops
-    return Source(
-        name,
-        split,
-        codec.size,
-        (),
-        (),
-        (),
-        (length,),
-        labels,
-        tokens,
-        fields=fields,
-        entry="tokens",
-        decode=codec.decode,
-        end=codec.end,
-    )
+    return rows_source(name, split, codec, tokens, labels, fields)
 
 
 def _rows(name: str, records: Sequence[Mapping[str, Any]], codec: Codec, mode: str) -> tuple[list[tuple], int]:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, SupportsIndex
 
+import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from kd_jax.data.source import DataNotFound
+from kd_jax.data.source import DataNotFound, Source
 from kd_jax.resolve import near
 
 PAD, START, END, UNKNOWN = range(4)
@@ -28,6 +29,27 @@ class Codec(NamedTuple):
     end: int
     encode: Callable[[Sequence[str]], list[list[int]]]
     decode: Callable[[Iterable[SupportsIndex]], str]
+
+
+def rows_source(
+    name: str, split: str, codec: Codec, tokens: np.ndarray, labels: np.ndarray, fields: dict[str, np.ndarray]
+) -> Source:
+    """Makes the split of rows of tokens int32 [n, L] with labels int32 [n, L]; `fields` are further arrays [n, ...]."""
+    return Source(
+        name,
+        split,
+        codec.size,
+        (),
+        (),
+        (),
+        tokens.shape[1:],
+        labels,
+        tokens,
+        fields=fields,
+        entry="tokens",
+        decode=codec.decode,
+        end=codec.end,
+    )
 
 
 def make_codec(kind: str, texts: Sequence[str], vocabulary: int) -> Codec:
