@@ -47,36 +47,32 @@ def maps(
     return preset
 
 
-def boundary(weight: float = 0.003) -> Terms:
-    """Returns the terms of AB (arXiv 1811.03233): the pre-activations' signs, in the first 30 of 240 epochs alone."""
+def _pre_activations(name: str, fn: str, weight: float, **options: Any) -> Terms:
+    """Returns ce and a term `name`_stage of fn at each stage before its ReLU, the weight halved per earlier stage."""
     terms = supervised()
     for i, stage in enumerate(STAGES):
         tap = (f"{stage}/pre_activation",)
-        terms[f"ab_{stage}"] = term(
-            "losses.feature.activation_boundary_loss",
+        terms[f"{name}_{stage}"] = term(
+            fn,
             features("student", tap),
             features("teacher", tap),
             weight=weight * 2.0 ** (i - 2),
-            kwargs={"margin": 1.0},
             connector=part("models.connectors.conv1x1", norm=True),
-            schedule=part("core.schedules.until", fraction=0.125),
+            **options,
         )
     return terms
+
+
+def boundary(weight: float = 0.003) -> Terms:
+    """Returns the terms of AB (arXiv 1811.03233): the pre-activations' signs, in the first 30 of 240 epochs alone."""
+    schedule = part("core.schedules.until", fraction=0.125)
+    fn = "losses.feature.activation_boundary_loss"
+    return _pre_activations("ab", fn, weight, kwargs={"margin": 1.0}, schedule=schedule)
 
 
 def overhaul(weight: float = 1e-3) -> Terms:
     """Returns the terms of OFD (arXiv 1904.01866): partial L2 before the ReLU, the margin measured on the batch."""
-    terms = supervised()
-    for i, stage in enumerate(STAGES):
-        tap = (f"{stage}/pre_activation",)
-        terms[f"ofd_{stage}"] = term(
-            "losses.composed.overhaul_batch_loss",
-            features("student", tap),
-            features("teacher", tap),
-            weight=weight * 2.0 ** (i - 2),
-            connector=part("models.connectors.conv1x1", norm=True),
-        )
-    return terms
+    return _pre_activations("ofd", "losses.composed.overhaul_batch_loss", weight)
 
 
 def flow(weight: float = 50.0) -> Terms:
