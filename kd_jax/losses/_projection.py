@@ -142,3 +142,14 @@ def valid_tokens(name: str, where: Array | None, leading: tuple[int, ...]) -> Ar
         raise ValueError(f"{name}: where {where.shape} must have the tokens' shape {leading}, or its first axes")
     where = where.reshape(where.shape + (1,) * (len(leading) - where.ndim)) != 0
     return jnp.broadcast_to(where, leading).reshape(-1)
+
+
+def check_division(name: str, leading: tuple[int, ...], token_axes: tuple[str, ...]) -> None:
+    """Raises ValueError unless the tokens of `leading` divide over the mesh axes."""
+    number = math.prod(leading)
+    ways = math.prod(jax.sharding.get_abstract_mesh().shape[a] for a in token_axes)
+    if number % ways:
+        raise ValueError(
+            f"{name}: {number} tokens {leading} do not divide over the {ways} ways of the mesh axes {token_axes}; "
+            "token_axes=() computes them on every device."
+        )

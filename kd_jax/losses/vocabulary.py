@@ -32,6 +32,7 @@ from kd_jax.losses import response, task
 from kd_jax.losses._chunked import Settings, chunked_loss
 from kd_jax.losses._projection import (
     Head,
+    check_division,
     check_shapes,
     common_classes,
     heads_to_shard,
@@ -228,12 +229,7 @@ def fused_loss(
         heads = heads_to_shard(name, heads, sizes, classes, vocabulary_axis)
     leading = hidden["student"].shape[:-1]
     number = math.prod(leading)
-    ways = math.prod(jax.sharding.get_abstract_mesh().shape[a] for a in token_axes)
-    if number % ways:
-        raise ValueError(
-            f"{name}: {number} tokens {leading} do not divide over the {ways} ways of the mesh axes {token_axes}; "
-            "token_axes=() computes them on every device."
-        )
+    check_division(name, leading, token_axes)
     softcap = {"student": student_softcap, "teacher": teacher_softcap}
     numbers, by_token = split_options(name, options, leading)
     tokens = {"hidden": {k: h.reshape(number, h.shape[-1]) for k, h in hidden.items()}, "options": by_token}

@@ -63,17 +63,21 @@ def rows(results: Mapping[str, Any]) -> list[Row]:
     headline, table = verdict.headline_of(results), []
     for section, label, path, show in plan:
         values = {role: number(model, *path) for role, model in trained.items()}
-        if any(value is not None for value in values.values()):
-            cells = {role: MISSING if value is None else show(value) for role, value in values.items()}
-            if path[-1] == headline.metric and headline.error:
-                label = f"{label} in %, ± error" if headline.unit == "%" else f"{label}, ± error"
-                for role, value in values.items():
-                    error = number(trained[role], *path[:-1], headline.error)
-                    if value is not None and error is not None:
-                        share = f"{100 * value:.1f} ± {100 * error:.1f}"
-                        cells[role] = share if headline.unit == "%" else f"{cells[role]} ± {error:.2g}"
-            table.append(Row(section, label, cells))
+        if all(value is None for value in values.values()):
+            continue
+        cells = {role: MISSING if value is None else show(value) for role, value in values.items()}
+        if path[-1] == headline.metric and headline.error:
+            label = f"{label} in %, ± error" if headline.unit == "%" else f"{label}, ± error"
+            errors = {role: number(model, *path[:-1], headline.error) for role, model in trained.items()}
+            cells = {role: _with_error(cells[role], values[role], errors[role], headline.unit) for role in cells}
+        table.append(Row(section, label, cells))
     return table
+
+
+def _with_error(cell: str, value: float | None, error: float | None, unit: str) -> str:
+    if value is None or error is None:
+        return cell
+    return f"{100 * value:.1f} ± {100 * error:.1f}" if unit == "%" else f"{cell} ± {error:.2g}"
 
 
 def _metrics(results: Mapping[str, Any]) -> list[tuple[str, str, Callable[[float], str]]]:
