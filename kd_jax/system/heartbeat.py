@@ -35,7 +35,9 @@ def watch(timeout: float) -> None:
     """Begins to watch the other processes; ends this one when one of them fails, or is silent for `timeout` seconds."""
     if jax.process_count() == 1:
         return
-    client, reports = _store(), PeerReports(jax.process_index(), timeout)
+    # asked once: at exit JAX drops its backends, and in the thread this question would build them anew, and abort
+    me = jax.process_index()
+    client, reports = _store(), PeerReports(me, timeout)
     every = min(timeout / BEATS, max(1.0, jax.process_count() / 64))  # seconds; all read what all write
     atexit.register(_leaving.set)  # before JAX's own handler, in which a process waits for the others to finish too
 
@@ -43,13 +45,13 @@ def watch(timeout: float) -> None:
         beat = 0
         while not _failing.is_set():
             try:
-                _say(client, f"alive {beat}")
+                _say(client, me, f"alive {beat}")
                 lines = {int(key.rpartition("/")[2]): line for key, line in client.key_value_dir_get(FOLDER)}
             except Exception:  # at the end the coordinator goes first; before the end, JAX notices within a second
                 return
             problem = reports.problem(lines)
             if problem and not _leaving.is_set():
-                _end(f"{problem} Process {jax.process_index()} ends too. {RESUME}")
+                _end(me, f"{problem} Process {me} ends too. {RESUME}")
             beat += 1
             time.sleep(every)
 
@@ -91,8 +93,8 @@ def together() -> Generator[None]:
             traceback.print_exc()
         _failing.set()
         with contextlib.suppress(Exception):
-            _say(_store(), f"failed with {type(e).__name__}: {e}")
-        _end(f"{type(e).__name__}: {e}")
+            _say(_store(), jax.process_index(), f"failed with {type(e).__name__}: {e}")
+        _end(jax.process_index(), f"{type(e).__name__}: {e}")
 
 
 def _store() -> Any:
@@ -108,14 +110,14 @@ def _store() -> Any:
     return client
 
 
-def _say(client: Any, line: str) -> None:
-    client.key_value_set(f"{FOLDER}{jax.process_index()}", line, allow_overwrite=True)
+def _say(client: Any, me: int, line: str) -> None:
+    client.key_value_set(f"{FOLDER}{me}", line, allow_overwrite=True)
 
 
-def _end(message: str) -> None:
+def _end(me: int, message: str) -> None:
     """Not sys.exit: JAX would wait at its barrier for processes that are in a collective."""
     sys.stdout.flush()
     print(f"\n{message}", file=sys.stderr, flush=True)
-    if jax.process_index() == 0:
+    if me == 0:
         time.sleep(LAST_WORDS)  # the coordinator goes with this process, and with it what the others have yet to read
     os._exit(1)
