@@ -33,6 +33,7 @@ from kd_jax.system.log import NonFiniteLoss
 from kd_jax.train import run as train
 from kd_jax.train import teachers
 from kd_jax.train.fit import Watch
+from kd_jax.train.jobs import Job
 from kd_jax.types import Headline, Scheme, Term
 
 RATE = "train.optimizer.learning_rate"
@@ -50,6 +51,7 @@ class Program:
     why: str  # a point is run by itself; "" where it is not
     data: str  # its name
     headline: Headline  # what validation judges by
+    digests: Mapping[str, Any]  # by job, of what they depend on beside the config
 
 
 def begun(config: ConfigDict, root: Path) -> ConfigDict:
@@ -112,7 +114,23 @@ def _split(config: ConfigDict, points: Iterable[Point], traced: set[str], root: 
         else:
             members = Single(int(shared.seed)) if why else _members(shared, group, scheme)
             choice = root / "members" / f"{workdir.fingerprint(shared)}-{len(group)}.json"
-            yield Program(shared, group, directory, members, choice, why, splits.train.name, scored_by(scheme).headline)
+            data, digests = splits.train.name, {name: job.digests for name, job in jobs.items()}
+            headline = scored_by(scheme).headline
+            _check_folders(jobs, group, members)
+            yield Program(shared, group, directory, members, choice, why, data, headline, digests)
+
+
+def _check_folders(jobs: Mapping[str, Job], points: Sequence[Point], members: Runs) -> None:
+    """Raises ValueError where the folder of a job holds one that was given something else."""
+    train.check_jobs({**jobs, "student": _shared(jobs["student"], points, members)})
+
+
+def _shared(student: Job, points: Sequence[Point], members: Runs) -> Job:
+    """The training of all points at once; of the one point where it is run by itself."""
+    if not isinstance(members, Members):
+        return student
+    config = student.config | {"members": workdir.plain(points)}
+    return dataclasses.replace(student, name=f"{len(points)} students", config=config)
 
 
 def _may_be_traced(field: str, config: ConfigDict) -> bool:
@@ -191,12 +209,12 @@ def train_program(program: Program, mesh: Mesh, watch: Watch | None = None) -> l
     """Trains what a program lacks; returns a dict for every point, with its scores at the last and the best step."""
     jobs, _ = train.jobs_of(program.config, program.directory)
     jobs = train.untrained(program.config, jobs)
+    jobs = {name: dataclasses.replace(job, digests=program.digests[name]) for name, job in jobs.items()}
     jobs, *_ = teachers.teach(program.config, jobs, mesh)
-    job, members, count = jobs["student"], program.members, len(program.points)
+    members, count = program.members, len(program.points)
+    job = _shared(jobs["student"], program.points, members)
     way: dict[str, Any] = {}  # how the members are run, and what was measured to choose it
     if isinstance(members, Members):
-        depends = job.config | {"members": workdir.plain(program.points)}
-        job = dataclasses.replace(job, name=f"{count} students", config=depends)
         how = program.config.members
         if how == "auto":
             how, way = fastest(job, members, mesh, program.choice)

@@ -22,7 +22,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from kd_jax.files import write_json
+from kd_jax.files import read_json, write_json
 from kd_jax.report.surface import write_sweep
 from kd_jax.sweep import table
 from kd_jax.sweep.programs import Program, begun, programs_of, train_program
@@ -36,8 +36,8 @@ RESULTS = "sweep.json"
 def run(config: ConfigDict, spec: Spec, directory: str | Path) -> dict[str, Any]:
     """Trains every combination of the spec in `directory`, prints and writes table and plot; returns sweep.json.
 
-    An unfinished sweep of the same command goes on, a finished one is read. Raises ValueError, before anything is
-    trained, for whatever does not fit.
+    An unfinished sweep of the same command goes on, a finished one is read, another is refused. Raises ValueError,
+    before anything is trained, for whatever does not fit.
     """
     if spec.ranges:
         field, interval = next(iter(spec.ranges.items()))
@@ -47,12 +47,14 @@ def run(config: ConfigDict, spec: Spec, directory: str | Path) -> dict[str, Any]
     parallel.start_processes(config.distributed)
     mesh, config = parallel.make_mesh(config.mesh.axes), begun(config, root)
     asked = {"config": workdir.plain(config), "sweep": workdir.plain(spec.choices)}
+    check(root, asked)
+    programs = programs_of(config, spec.grid(), root, mesh)
     if (finished := read(root, asked)) is not None:
         return present(finished, root)
-    programs = programs_of(config, spec.grid(), root, mesh)
     runs: list[dict[str, Any]] = []
     describe(programs)
     with workdir.locked(root):
+        workdir.claim(root, asked)
         for program in programs:
             runs += train_program(program, mesh)
     if not parallel.is_lead():
@@ -89,17 +91,28 @@ def collect(runs: Sequence[Mapping[str, Any]], headline: Headline) -> dict[str, 
         "headline": headline._asdict(),
         "runs": list(runs),
         "command": shlex.join(sys.argv),
+        "finished": workdir.now(),
         "versions": workdir.versions(),
         "git": workdir.git_hash(),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }
 
 
+def check(root: Path, asked: Mapping[str, Any], digests: workdir.Digests | None = None) -> None:
+    """Raises ValueError where another sweep or search was begun in `root`, with what differs."""
+    if (root / RESULTS).exists() and not (root / workdir.CONFIG).exists():
+        raise ValueError(f"{root} holds a sweep of an older version, which cannot go on: choose another --workdir.")
+    workdir.check_configs({root: asked}, {root: digests or {}})
+
+
 def read(root: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Returns the results in `root` if they are of the sweep that was asked for; None if it is not finished."""
-    path = root / RESULTS
-    results = json.loads(path.read_text()) if path.exists() else {}
-    return results if all(results.get(k) == v for k, v in json.loads(json.dumps(asked)).items()) else None
+    """Returns the results in `root`, and says so, if they are all that was asked for; None if it is not finished."""
+    results = read_json(root / RESULTS) or {}
+    if not all(results.get(k) == v for k, v in json.loads(json.dumps(asked)).items()):
+        return None
+    if parallel.is_lead():
+        print(f"Read from {root}, finished {results['finished']}; nothing was trained.")
+    return results
 
 
 def present(results: dict[str, Any], root: Path) -> dict[str, Any]:

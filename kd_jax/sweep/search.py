@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from kd_jax.files import write_json
 from kd_jax.resolve import near
 from kd_jax.sweep.programs import Program, begun, programs_of, train_program
-from kd_jax.sweep.run import RESULTS, collect, present, read
+from kd_jax.sweep.run import RESULTS, check, collect, present, read
 from kd_jax.sweep.spec import Point, Spec
 from kd_jax.system import parallel, workdir
 from kd_jax.types import Headline
@@ -123,6 +123,8 @@ def search(
 def run(config: ConfigDict, spec: Spec, directory: str | Path, trials: int, pruner: str = "none") -> dict[str, Any]:
     """Searches the spec in `directory`; prints and writes what sweep.run does, of the trials that were not cut short.
 
+    An unfinished search goes on, a finished one is read, or goes on to more trials; another one is refused.
+
     The seeds of the spec are the members of every trial, and the mean of their validation scores its value. The
     test set is scored and never looked at. The table is that of sweep.run.
     """
@@ -134,10 +136,12 @@ def run(config: ConfigDict, spec: Spec, directory: str | Path, trials: int, prun
     seeds = spec.choices.get("seed", (config.seed,))
     ranges = {f: (r.kind, r.low, r.high) for f, r in spec.ranges.items()}
     asked = {"config": workdir.plain(config), "sweep": workdir.plain(spec.choices), "ranges": workdir.plain(ranges)}
-    asked |= {"trials": trials, "pruner": pruner}
-    if (finished := read(root, asked)) is not None:
-        return present(finished, root)
+    asked |= {"pruner": pruner}  # and any number of trials: with more of them a search goes on
     optuna_module()  # where it is missing, say so before the workdir is made
+    first = programs_of(config, [{**_first(spec), "seed": seeds[0]}], root, mesh)[0]
+    check(root, asked, first.digests["student"])
+    if (finished := read(root, asked | {"trials": trials})) is not None:
+        return present(finished, root)
     runs_of: dict[str, list[dict[str, Any]]] = {}  # by the fingerprint of the trial's values
     latest: list[Program] = []  # of the last trial
 
@@ -147,6 +151,7 @@ def run(config: ConfigDict, spec: Spec, directory: str | Path, trials: int, prun
         return _value(point, runs, latest[0].headline)
 
     with workdir.locked(root):
+        workdir.claim(root, asked, first.digests["student"])
         study = search(objective, spec, root, trials, pruner, config.seed)
     ended = [t for t in study.get_trials() if t.state.name in ("COMPLETE", "PRUNED")]
     complete = {workdir.fingerprint(t.params): t.params for t in ended if t.state.name == "COMPLETE"}
@@ -157,6 +162,7 @@ def run(config: ConfigDict, spec: Spec, directory: str | Path, trials: int, prun
         runs += runs_of[name]
     results = (
         asked
+        | {"trials": trials}
         | collect(runs, latest[0].headline)
         | {
             "title": f"{config.title or latest[0].data}: search of {len(ended)} trials, "
@@ -167,6 +173,12 @@ def run(config: ConfigDict, spec: Spec, directory: str | Path, trials: int, prun
     )
     write_json(root / RESULTS, results)
     return present(results, root)
+
+
+def _first(spec: Spec) -> Point:
+    """A point of the search, by which to tell before it begins what does not fit, and what all trials are given."""
+    ends = {f: int(r.low) if r.kind == "int" else float(r.low) for f, r in spec.ranges.items()}
+    return {**{f: values[0] for f, values in spec.choices.items()}, **ends}
 
 
 def _train_trial(

@@ -208,3 +208,9 @@ def load_tree(directory: Path, template: PyTree) -> PyTree:
 def _leaves(tree: PyTree) -> dict[str, tuple[int, ...]]:
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
     return {jax.tree_util.keystr(p, simple=True, separator="/"): tuple(x.shape) for p, x in leaves}
+
+
+def check_export(folder: Path) -> None:
+    """Raises ValueError where there is no exported model in a folder."""
+    if not folder.is_dir():
+        raise ValueError(f"There is no exported model at {folder}.")

@@ -11,7 +11,8 @@ import os
 import re
 import socket
 import subprocess
-from collections.abc import Generator, Mapping
+import time
+from collections.abc import Generator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,19 @@ from jax.experimental.compilation_cache import compilation_cache
 from kd_jax.files import write_json
 from kd_jax.system import parallel
 
-LOCK = "lock"
+LOCK, CONFIG = "lock", "config.json"
+Digests = Mapping[str, Mapping[str, str]]  # {kind of thing: {what it is: digest}}
+# The kinds, and the line that tells which ones differ; without {} what differs is a line itself.
+THINGS = {
+    "variables": "{}: other values",
+    "data": "data: the arrays differ ({})",
+    "networks": "the network that was given as {} is another",
+    "shapes": "the parameters have other names, shapes or types ({})",
+    "files": "the files differ to which these point: {}",
+    "code": "",
+    "types": "",
+    "packages": "another version of {}",
+}
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "ml-collections")
 
 
@@ -72,40 +85,87 @@ def git_hash() -> str:
         return ""
 
 
-def check_configs(runs: Mapping[Path, Any]) -> None:
-    """Raises ValueError that names the fields in which the configs of `runs` differ from those in their folders."""
-    lines, folders = [], []
-    for directory, config in runs.items():
-        path, missing = directory / "config.json", "(not there)"
-        if not path.exists():
-            continue
-        try:
-            old = flatten(json.loads(path.read_text())["config"])
-        except (ValueError, KeyError, TypeError) as e:
-            raise ValueError(f"{path} is not the config of a run: {e}. Choose another --workdir.") from e
-        new = flatten(plain(config))
-        changed = [k for k in sorted({*old, *new}) if old.get(k, missing) != new.get(k, missing)]
-        lines += [f"  {k}: {old.get(k, missing)!r} -> {new.get(k, missing)!r}" for k in changed]
-        folders += [str(directory)] if changed else []
-    if folders:
-        raise ValueError(
-            f"Another config was run in {', '.join(folders)}; this one cannot resume it. These fields differ:\n"
-            + "\n".join(dict.fromkeys(lines))
-            + "\nTake them back to resume, or choose another --workdir."
-        )
+def check_configs(runs: Mapping[Path, Any], digests: Mapping[Path, Digests] | None = None) -> None:
+    """Raises ValueError that names what differs between `runs` and those in their folders; in every process.
+
+    `runs` are the configs by folder, `digests` those of what the runs were given beside (kd_jax/train/identify.py).
+    """
+
+    def check() -> None:
+        fields, things, folders = [], [], []
+        for directory, config in runs.items():
+            if (old := _claimed(directory)) is not None:
+                changed = _changed_fields(old["config"], config)
+                other = changed_things(old.get("digests"), (digests or {}).get(directory, {}))
+                fields, things = fields + changed, things + other
+                folders += [str(directory)] if changed or other else []
+        if folders:
+            raise ValueError(_refusal(", ".join(folders), fields, things))
+
+    parallel.on_lead(check)
 
 
-def claim(directory: Path, config: Any) -> None:
+def _claimed(directory: Path) -> dict[str, Any] | None:
+    """What config.json says of the run in a folder, None where there is none."""
+    path = directory / CONFIG
+    if not path.exists():
+        return None
+    try:
+        old = json.loads(path.read_text())
+        return {**old, "config": old["config"]}
+    except (ValueError, KeyError, TypeError) as e:
+        raise ValueError(f"{path} is not the config of a run: {e}. Choose another --workdir.") from e
+
+
+def _changed_fields(old: Any, new: Any) -> list[str]:
+    one, other, missing = flatten(old), flatten(plain(new)), "(not there)"
+    changed = [k for k in sorted({*one, *other}) if one.get(k, missing) != other.get(k, missing)]
+    return [f"  {k}: {one.get(k, missing)!r} -> {other.get(k, missing)!r}" for k in changed]
+
+
+def _refusal(folders: str, fields: Sequence[str], things: Sequence[str]) -> str:
+    if fields:
+        first = f"Another config was run in {folders}; this one cannot resume it. These fields differ:"
+    else:
+        first = f"What was run in {folders} was given something else; this run cannot resume it or read its results:"
+    more = ["And beside the config:"] if fields and things else []
+    last = "Take them back to resume, or choose another --workdir."
+    return "\n".join([first, *dict.fromkeys(fields), *more, *dict.fromkeys(f"  {thing}" for thing in things), last])
+
+
+def changed_things(old: Digests | None, new: Digests) -> list[str]:
+    """Returns in words what differs between the digests of two runs; `old` is None in a folder of an older version."""
+    if old is None:
+        return [f"data, variables and code: {CONFIG} is of an older version, which did not note them"] if new else []
+    lines = []
+    for kind, words in THINGS.items():
+        one, other = old.get(kind, {}), new.get(kind, {})
+        changed = [k for k in sorted({*one, *other}) if one.get(k) != other.get(k)]
+        if kind == "files":  # what lies elsewhere now cannot be compared; whoever needs it says that it is gone
+            changed = [k for k in changed if k in one and k in other]
+        if changed:
+            lines += [words.format(", ".join(changed))] if "{}" in words else changed
+    return lines
+
+
+def claim(directory: Path, config: Any, digests: Digests | None = None) -> None:
     """Writes config.json into a new run's folder. Raises OSError, in every process, if it cannot be written."""
 
     def write() -> None:
-        path = directory / "config.json"
+        path = directory / CONFIG
         if not path.exists():
             directory.mkdir(parents=True, exist_ok=True)
             origin = {"versions": versions(), "git": git_hash(), "devices": jax.device_count()}
-            write_json(path, {"config": plain(config), **origin})
+            write_json(path, {"config": plain(config), "digests": digests or {}, **origin})
+            for unseen in (digests or {}).get("types", ()):
+                print(f"{directory.name}: of {unseen} only the type is compared when the folder is used again")
 
     parallel.on_lead(write)
+
+
+def now() -> str:
+    """Returns the minute, as the files of a run and the lines on the screen say it."""
+    return time.strftime("%Y-%m-%d %H:%M")
 
 
 @contextlib.contextmanager

@@ -16,13 +16,14 @@ from kd_jax.resolve import near
 from kd_jax.system import parallel
 from kd_jax.train.dispatch import check_dispatch
 from kd_jax.train.jobs import Job
-from kd_jax.types import Outputs, Scheme, TrainState
+from kd_jax.types import Outputs, PyTree, Scheme, TrainState
 
 
-def check_job(job: Job, batch: Mapping[str, Any], mesh: Mesh) -> None:
+def check_job(job: Job, batch: Mapping[str, Any], mesh: Mesh) -> dict[str, tuple[PyTree, PyTree]]:
     """Raises ValueError for all that can be known to fail before a step is made; nothing is computed or written.
 
     Paths, taps and shapes, the number of classes, the batch against data and mesh, sharding rules.
+    Returns the shapes of every role's (params, stats).
     """
     settings = job.settings
     for field in ("batch_size", "eval_batch_size", "log_every", "eval_every"):
@@ -47,11 +48,12 @@ def check_job(job: Job, batch: Mapping[str, Any], mesh: Mesh) -> None:
         if job.sources.get(split) is None:
             raise ValueError(f"{job.name}: the scheme scores {split!r}. {near(split, job.sources)}")
     scheme, inputs = bind(job.scheme, batch, settings.accumulate)
-    create = functools.partial(init_state, scheme, inputs)
-    state = jax.eval_shape(create, jax.random.key(0), variable_shapes(scheme, inputs))
+    create, shapes = functools.partial(init_state, scheme, inputs), variable_shapes(scheme, inputs)
+    state = jax.eval_shape(create, jax.random.key(0), shapes)
     _check_answers(job, scheme, state, batch)
     parallel.check_roles(settings.rules, scheme)
     parallel.state_shardings(state, settings.rules, mesh)
+    return shapes
 
 
 def _check_answers(job: Job, scheme: Scheme, state: TrainState, batch: Mapping[str, Any]) -> None:

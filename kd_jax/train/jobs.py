@@ -103,6 +103,7 @@ class Job:
     directory: Path
     config: dict[str, Any]  # what it depends on: the same config resumes, another is refused
     caches: Mapping[str, TeacherCache] = dataclasses.field(default_factory=dict)  # of the teachers that it asks no more
+    digests: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)  # of data, variables, code, ...
 
     @property
     def source(self) -> Source:

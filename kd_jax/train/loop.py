@@ -74,7 +74,7 @@ def fit(
             progress.close()
             log.close()
             run.checkpoints.wait()
-        results = conclude(run, directory)
+        results = conclude(run, directory) | {"finished": workdir.now()}
         run.checkpoints.close()
     if lead:
         write_json(directory / DONE, results)

@@ -113,6 +113,7 @@ def collect(
         "versions": versions(),
         "git": git_hash(),
         "seed": config.seed,
+        "finished": max(result["finished"] for result in finished.values()),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "data": data_entry(jobs, splits),
         "models": models,

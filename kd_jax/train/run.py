@@ -26,21 +26,26 @@ from kd_jax.system import heartbeat, parallel
 from kd_jax.system.workdir import cache_programs, check_configs, locked, plain
 from kd_jax.train.check import check_job
 from kd_jax.train.fit import DONE
+from kd_jax.train.identify import identified
 from kd_jax.train.jobs import Job, make_model, note_objects, plan
 from kd_jax.train.results import collect
 from kd_jax.train.scores import seen_shapes
-from kd_jax.train.teachers import export_of, finish_or_resume, load_network, teach
-from kd_jax.types import Model, PyTree
+from kd_jax.train.teachers import check_exports, export_of, finish_or_resume, load_network, teach
+from kd_jax.types import Model, PyTree, Variables
 
 RESULTS = "results.json"
 
 
 def read_finished(config: ConfigDict, directory: Path, jobs: Mapping[str, Job]) -> dict[str, Any] | None:
     """Returns the results of this very run if all of it is done, else None."""
-    results = read_json(directory / RESULTS)
-    if not results or not all((job.directory / DONE).exists() for job in jobs.values()):
+    results, done = read_json(directory / RESULTS), [read_json(job.directory / DONE) for job in jobs.values()]
+    if not results or not all(done) or results.get("config") != plain(config):
         return None
-    return results if results.get("config") == plain(config) else None
+    for job, finished in zip(jobs.values(), done, strict=True):
+        parallel.on_lead(lambda job=job, finished=finished: check_exports(job, finished or {}))
+    if parallel.is_lead():
+        print(f"Read from {directory}, finished {results['finished']}; nothing was trained.")
+    return results
 
 
 def present(config: ConfigDict, results: dict[str, Any], directory: Path) -> dict[str, Any]:
@@ -77,8 +82,8 @@ def run(
     mesh = parallel.make_mesh(config.mesh.axes)
     networks = {role: as_model(m) for role, m in (("student", student), ("teacher", teacher)) if m is not None}
     config = note_objects(config, networks, data)
-    jobs, splits = checked_jobs(config, directory, mesh, networks, data, teacher_variables is not None)
-    check_configs({job.directory: job.config for job in jobs.values()})
+    jobs, splits = checked_jobs(config, directory, mesh, networks, data, teacher_variables)
+    check_jobs(jobs)
     if until not in ("", "cache") or (until and not jobs["student"].caches):
         raise ValueError(f"until={until!r}: a run ends at '', or at 'cache' where a teacher.cache.directory is given.")
     if not until and (results := read_finished(config, directory, jobs)):
@@ -91,7 +96,10 @@ def run(
         if not parallel.is_lead():
             return {}
         verdict = judge(results).as_json(headline_of(results))
-        results |= {"verdict": verdict, "command": shlex.join(sys.argv), "wall_seconds": time.monotonic() - start}
+        # Trainings that were read, or had begun, took their time before this call.
+        trained = sum(model.get("train_seconds", 0.0) for model in results["models"].values())
+        results |= {"verdict": verdict, "command": shlex.join(sys.argv)}
+        results["wall_seconds"] = max(time.monotonic() - start, trained)
         write_json(directory / RESULTS, results)
         return present(config, results, directory)
 
@@ -127,21 +135,29 @@ def checked_jobs(
     mesh: Mesh,
     networks: Mapping[str, Model] | None = None,
     data: Splits | None = None,
-    loaded: bool = False,
+    teacher_variables: Variables | None = None,
 ) -> tuple[dict[str, Job], Splits]:
     """Returns jobs_of without the trainings that are not needed; raises first what can be known to fail in the others.
 
-    Teachers that are loaded need none; `loaded` says that the caller did so with "teacher".
+    The jobs have the digests of what they depend on. Teachers that are loaded, as is one with `teacher_variables`, need
+    no training.
     """
     jobs, splits = jobs_of(config, directory, networks, data)
-    jobs = untrained(config, jobs, loaded)
+    jobs = untrained(config, jobs, teacher_variables is not None)
     for name, fields in teachers_of(config).items():
         if name in jobs and fields.use not in ("last", *(["best"] if jobs[name].sources["validation"] else [])):
             raise ValueError(f"{name}.use is 'last', or 'best' where data.validation is not 0; not {fields.use!r}.")
-    for job in jobs.values():  # all errors of all jobs come before the first hour of the first
-        first = job.scheme.stages[0].data
-        check_job(job, batch_shapes(job.sources.get(first) or splits.train, job.settings.batch_size), mesh)
-    return jobs, splits
+    shapes = {}
+    for name, job in jobs.items():  # all errors of all jobs come before the first hour of the first
+        first = job.sources.get(job.scheme.stages[0].data) or splits.train
+        shapes[name] = check_job(job, batch_shapes(first, job.settings.batch_size), mesh)
+    return identified(config, jobs, shapes, networks or {}, teacher_variables), splits
+
+
+def check_jobs(jobs: Mapping[str, Job]) -> None:
+    """Raises ValueError where the folder of a job holds a training of another config, or of other data or code."""
+    configs = {job.directory: job.config for job in jobs.values()}
+    check_configs(configs, {job.directory: job.digests for job in jobs.values()})
 
 
 def untrained(config: ConfigDict, jobs: Mapping[str, Job], loaded: bool = False) -> dict[str, Job]:

@@ -23,7 +23,7 @@ from kd_jax.core.paths import lookup, roles_read
 from kd_jax.data.answers import Answers
 from kd_jax.files import read_json, write_json
 from kd_jax.system import parallel, precision, workdir
-from kd_jax.system.checkpoint import load_tree
+from kd_jax.system.checkpoint import check_export, load_tree
 from kd_jax.train.finish import exported
 from kd_jax.train.fit import DONE, Watch
 from kd_jax.train.initial import check_initial, first_variables, starting_at, takes_teacher
@@ -219,10 +219,10 @@ def check_starts(config: ConfigDict, job: Job, context: Mapping[str, Any]) -> di
 
 def finish_or_resume(job: Job, mesh: Mesh, members: Runs | None = None, watch: Watch | None = None) -> dict[str, Any]:
     """Returns the results of the job; trains what is missing. `members` and `watch` are those of loop.fit."""
-    workdir.claim(job.directory, job.config)
-    done = job.directory / DONE
-    if results := read_json(done):
-        print(f"{job.name}: finished before, in {job.directory}")
+    workdir.claim(job.directory, job.config, job.digests)
+    if results := read_json(job.directory / DONE):
+        parallel.on_lead(lambda: check_exports(job, results))
+        print(f"{job.name}: read from {job.directory}, finished {results['finished']}; it was not trained again")
         return results
     return fit(job.scheme, job.sources, job.settings, job.directory, mesh, job.name, members, watch)
 
@@ -230,6 +230,22 @@ def finish_or_resume(job: Job, mesh: Mesh, members: Runs | None = None, watch: W
 def export_of(job: Job, which: str) -> Path:
     """Returns the folder in which a finished job leaves the network of its "last" or "best" step."""
     return job.directory / "export" / which / evaluated_roles(job.scheme)[0]
+
+
+def check_exports(job: Job, results: Mapping[str, Any]) -> None:
+    """Raises ValueError where a network that a finished job has exported is not there any more, or not as it was."""
+    roles = [role for role in evaluated_roles(job.scheme) if job.scheme.roles[role].group is not None]
+    runs = {f"{i}/": one for i, one in enumerate(results["members"])} if "members" in results else {"": results}
+    for prefix, one in runs.items():
+        for which in (w for w in ("last", "best") if w in one):
+            for role in roles:
+                try:
+                    check_export(job.directory / "export" / prefix / which / role)
+                except ValueError as e:
+                    raise ValueError(
+                        f"{e} The {job.name} was finished {results['finished']}: take the folder back, or delete "
+                        f"{job.directory / DONE}, and the same command makes it again from the checkpoints."
+                    ) from e
 
 
 def load_network(

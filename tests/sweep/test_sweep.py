@@ -173,11 +173,12 @@ def test_what_a_sweep_writes_and_reads_back(swept, monkeypatch, capsys):
     again = sweep.run(tiny(), spec, root)
     assert again == json.loads((root / "sweep.json").read_text())
     printed = capsys.readouterr().out
+    assert f"Read from {root}, finished {results['finished']}; nothing was trained." in printed
     assert "Best by validation" in printed and "temperature" in printed
     monkeypatch.undo()
     (root / "sweep.json").unlink()  # killed before the end: finished programs are read, not trained
     resumed = sweep.run(tiny(), spec, root)
-    assert "finished before" in capsys.readouterr().out and resumed["runs"] == again["runs"]
+    assert "it was not trained again" in capsys.readouterr().out and resumed["runs"] == again["runs"]
 
 
 def test_a_sweep_needs_a_validation_split_and_no_ranges(tmp_path):

@@ -1,0 +1,115 @@
+"""What a training depends on beside its config, as digests: data, variables, networks, files, and the user's code.
+
+They lie in config.json beside the config, so that another run in the folder is refused by what it was given, too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from kd_jax.config.fields import teachers_of
+from kd_jax.models.hub import find_model
+from kd_jax.system import identity
+from kd_jax.system.code import Code
+from kd_jax.system.compiled import is_installed
+from kd_jax.train.jobs import Job
+from kd_jax.types import Model, PyTree, Variables
+
+NAME = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)")  # how a config names the user's functions
+Digests = dict[str, dict[str, str]]
+
+
+def identified(
+    config: ConfigDict,
+    jobs: Mapping[str, Job],
+    shapes: Mapping[str, Mapping[str, PyTree]],
+    networks: Mapping[str, Model],
+    teacher_variables: Variables | None = None,
+) -> dict[str, Job]:
+    """Returns the jobs with the digests of what they depend on.
+
+    `shapes` {job: {role: (params, stats)}} are those that init makes, `networks` the models that the caller brought,
+    by role. All processes must call it.
+    """
+    splits: dict[int, dict[str, str]] = {}  # of sources that several jobs share
+    files: dict[str, str] = {}
+    variables = {} if teacher_variables is None else {"teacher_variables": identity.of_tree(teacher_variables)}
+    made = {}
+    for name, job in jobs.items():
+        alone = name in teachers_of(config)  # a teacher's training knows of no student
+        brought = {role: model for role, model in networks.items() if role == name or not alone}
+        digests = _of_code(job, brought)
+        digests["data"] = identity.of_splits(job.sources, splits)
+        digests["data"] |= {f"extra.{k}": identity.of_tree(tree) for k, tree in job.scheme.extra.items()}
+        digests["shapes"] = {role: identity.of_shapes(tree) for role, tree in shapes[name].items()}
+        digests["files"] = {field: _of_file(path, files) for field, path in _paths(config, name if alone else "")}
+        digests["variables"] = {} if alone else variables
+        made[name] = dataclasses.replace(job, digests={kind: found for kind, found in digests.items() if found})
+    return made
+
+
+def _of_code(job: Job, networks: Mapping[str, Model]) -> Digests:
+    """The user's code that a job leads to: from its scheme, from the names in its config, and from networks."""
+    code = Code()
+    brought = {role: code.value(f"the network of {role}", model) for role, model in networks.items()}
+    code.follow(job.scheme)
+    for source in job.sources.values():
+        code.follow(source)
+    versions = {}
+    for name in _texts(job.config):
+        if (match := NAME.fullmatch(name)) and match[1] in sys.modules:  # it was imported to make the job
+            value: Any = sys.modules[match[1]]
+            file, package = getattr(value, "__file__", None) or "", match[1].partition(".")[0]
+            for attribute in match[2].split("."):
+                value = getattr(value, attribute, None)
+            code.follow(value)
+            if is_installed(file) and package != "kd_jax":
+                versions[package] = str(getattr(sys.modules[package], "__version__", ""))
+    parts, unseen = code.parts(), {line: "" for line in sorted(code.unseen)}
+    python = {"Python": f"{sys.version_info.major}.{sys.version_info.minor}"} if parts else {}
+    return {"networks": brought, "code": parts, "types": unseen, "packages": versions | python}
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    for item in value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ():
+        yield from _texts(item)
+
+
+def _paths(config: ConfigDict, teacher: str) -> Iterator[tuple[str, Path]]:
+    """(field, path) of the files that networks start from, or are described by; of one teacher, or all of the run."""
+    teachers = teachers_of(config)
+    wanted = {teacher: teachers[teacher]} if teacher else {**teachers, "student": config.student}
+    for role, fields in wanted.items():
+        named = {f"{role}.checkpoint": fields.get("checkpoint", ""), f"{role}.initial": fields.initial.name}
+        for part in ("model", "initial"):
+            named |= {f"{role}.{part}.kwargs.{k}": v for k, v in fields[part].kwargs.items()}
+        for field, value in named.items():
+            if isinstance(value, str) and value and (path := _path(value)) is not None:
+                yield field, path
+
+
+def _path(name: str) -> Path | None:
+    """The file or folder that a name means; None where it is none that is on this machine."""
+    place = Path(name).expanduser()
+    if place.is_file():
+        return place
+    try:
+        return find_model(str(place))
+    except (ValueError, OSError):
+        return None
+
+
+def _of_file(path: Path, files: dict[str, str]) -> str:
+    key = str(path)
+    if key not in files:
+        files[key] = identity.of_files(path)
+    return files[key]
