@@ -33,6 +33,7 @@ from kd_jax.system.log import NonFiniteLoss
 from kd_jax.train import run as train
 from kd_jax.train import teachers
 from kd_jax.train.fit import Watch
+from kd_jax.train.identify import digests_in, with_digests
 from kd_jax.train.jobs import Job
 from kd_jax.types import Headline, Scheme, Term
 
@@ -51,7 +52,7 @@ class Program:
     why: str  # a point is run by itself; "" where it is not
     data: str  # its name
     headline: Headline  # what validation judges by
-    digests: Mapping[str, Any]  # by job, of what they depend on beside the config
+    digests: Mapping[str, workdir.Digests]  # by job, of what they depend on beside the config
 
 
 def begun(config: ConfigDict, root: Path) -> ConfigDict:
@@ -114,10 +115,9 @@ def _split(config: ConfigDict, points: Iterable[Point], traced: set[str], root: 
         else:
             members = Single(int(shared.seed)) if why else _members(shared, group, scheme)
             choice = root / "members" / f"{workdir.fingerprint(shared)}-{len(group)}.json"
-            data, digests = splits.train.name, {name: job.digests for name, job in jobs.items()}
-            headline = scored_by(scheme).headline
             _check_folders(jobs, group, members)
-            yield Program(shared, group, directory, members, choice, why, data, headline, digests)
+            name, headline = splits.train.name, scored_by(scheme).headline
+            yield Program(shared, group, directory, members, choice, why, name, headline, digests_in(jobs))
 
 
 def _check_folders(jobs: Mapping[str, Job], points: Sequence[Point], members: Runs) -> None:
@@ -209,7 +209,7 @@ def train_program(program: Program, mesh: Mesh, watch: Watch | None = None) -> l
     """Trains what a program lacks; returns a dict for every point, with its scores at the last and the best step."""
     jobs, _ = train.jobs_of(program.config, program.directory)
     jobs = train.untrained(program.config, jobs)
-    jobs = {name: dataclasses.replace(job, digests=program.digests[name]) for name, job in jobs.items()}
+    jobs = with_digests(jobs, program.digests)
     jobs, *_ = teachers.teach(program.config, jobs, mesh)
     members, count = program.members, len(program.points)
     job = _shared(jobs["student"], program.points, members)

@@ -175,8 +175,9 @@ class Code:
 
     def _class(self, value: type) -> str:
         file = file_of(value)
-        if is_installed(file):
-            return f"class {value.__module__}:{value.__qualname__}"
+        if is_installed(file):  # one that a package makes of the user's, as nn.remat does, counts by that
+            bases = [base for base in value.__mro__[1:] if not is_installed(file_of(base))]
+            return f"class {value.__module__}:{value.__qualname__} {self._texts(bases)}"
         label = f"{value.__qualname__} in {name_of_file(file)}"
         if value not in self._classes:
             self._classes.add(value)

@@ -16,6 +16,7 @@ from typing import Any
 
 from kd_jax.system import identity
 
+GENERATED = "<string>"  # where @dataclass says that its methods are
 _PATHS = ("stdlib", "platstdlib", "purelib", "platlib")
 _INSTALLED = (
     *(sysconfig.get_path(name) for name in _PATHS),
@@ -88,14 +89,17 @@ def slots_of(kind: type) -> tuple[str, ...]:
     return tuple(n for n in ((slots,) if isinstance(slots, str) else slots) if not n.startswith("__"))
 
 
+@functools.lru_cache(4096)
 def file_of(kind: type) -> str:
-    """Returns the file of a class; "" of one that was written in a notebook."""
+    """Returns the file of a class, by its methods or else its module; "" of one that was written in a notebook."""
+    methods = (inspect.unwrap(m) for m in vars(kind).values() if isinstance(m, types.FunctionType))
+    files = [m.__code__.co_filename for m in methods if isinstance(m, types.FunctionType)]
+    written = [file for file in files if file != GENERATED]
+    if written:
+        return written[0]
     module = sys.modules.get(kind.__module__)
-    if module is not None:
-        builtin = kind.__module__ in sys.builtin_module_names
-        return getattr(module, "__file__", None) or ("<frozen>" if builtin else "")
-    codes = (getattr(member, "__code__", None) for member in vars(kind).values())
-    return next((code.co_filename for code in codes if code is not None), "")
+    builtin = kind.__module__ in sys.builtin_module_names
+    return getattr(module, "__file__", None) or ("<frozen>" if builtin else "")
 
 
 def name_of_file(file: str) -> str:
@@ -107,4 +111,4 @@ def is_written(member: Any) -> bool:
     """Returns whether a method was written by a person, and not made by @dataclass."""
     if not callable(member):
         return False
-    return getattr(getattr(inspect.unwrap(member), "__code__", None), "co_filename", "") != "<string>"
+    return getattr(getattr(inspect.unwrap(member), "__code__", None), "co_filename", "") != GENERATED

@@ -19,43 +19,62 @@ from kd_jax.models.hub import find_model
 from kd_jax.system import identity
 from kd_jax.system.code import Code
 from kd_jax.system.compiled import is_installed
+from kd_jax.system.workdir import Digests
 from kd_jax.train.jobs import Job
 from kd_jax.types import Model, PyTree, Variables
 
 NAME = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)")  # how a config names the user's functions
-Digests = dict[str, dict[str, str]]
 
 
-def identified(
+def digests_of(
     config: ConfigDict,
     jobs: Mapping[str, Job],
     shapes: Mapping[str, Mapping[str, PyTree]],
     networks: Mapping[str, Model],
     teacher_variables: Variables | None = None,
-) -> dict[str, Job]:
-    """Returns the jobs with the digests of what they depend on.
+) -> dict[str, Digests]:
+    """Returns the digests of what each job depends on.
 
-    `shapes` {job: {role: (params, stats)}} are those that init makes, `networks` the models that the caller brought,
-    by role. All processes must call it.
+    `shapes` {job: {role: (params, stats)}} are those that init makes, of the jobs that will be run; `networks` the
+    models that the caller brought, by role. All processes must call it.
     """
     splits: dict[int, dict[str, str]] = {}  # of sources that several jobs share
     files: dict[str, str] = {}
     variables = {} if teacher_variables is None else {"teacher_variables": identity.of_tree(teacher_variables)}
-    made = {}
+    made: dict[str, Digests] = {}
     for name, job in jobs.items():
         alone = name in teachers_of(config)  # a teacher's training knows of no student
         brought = {role: model for role, model in networks.items() if role == name or not alone}
         digests = _of_code(job, brought)
         digests["data"] = identity.of_splits(job.sources, splits)
         digests["data"] |= {f"extra.{k}": identity.of_tree(tree) for k, tree in job.scheme.extra.items()}
-        digests["shapes"] = {role: identity.of_shapes(tree) for role, tree in shapes[name].items()}
+        digests["shapes"] = {role: identity.of_shapes(tree) for role, tree in shapes.get(name, {}).items()}
         digests["files"] = {field: _of_file(path, files) for field, path in _paths(config, name if alone else "")}
         digests["variables"] = {} if alone else variables
-        made[name] = dataclasses.replace(job, digests={kind: found for kind, found in digests.items() if found})
+        made[name] = {kind: found for kind, found in digests.items() if found}
     return made
 
 
-def _of_code(job: Job, networks: Mapping[str, Model]) -> Digests:
+def with_digests(jobs: Mapping[str, Job], digests: Mapping[str, Digests]) -> dict[str, Job]:
+    """Returns the jobs with their digests, and with those of the training of each teacher whose answers are stored.
+
+    A cache is all that is left of a teacher on a machine that never had it.
+    """
+    jobs = {name: dataclasses.replace(job, digests=digests[name]) for name, job in jobs.items()}
+    caches = dict(jobs["student"].caches)
+    for name in caches.keys() & digests.keys():
+        given = {kind: found for kind, found in digests[name].items() if kind != "shapes"}
+        caches[name] = dataclasses.replace(caches[name], trained={**caches[name].trained, "digests": given})
+    return {**jobs, "student": dataclasses.replace(jobs["student"], caches=caches)}
+
+
+def digests_in(jobs: Mapping[str, Job]) -> dict[str, Digests]:
+    """Returns the digests that `with_digests` put into the jobs, by the name of the training."""
+    of_cached = {name: cache.trained.get("digests", {}) for name, cache in jobs["student"].caches.items()}
+    return {**of_cached, **{name: job.digests for name, job in jobs.items()}}
+
+
+def _of_code(job: Job, networks: Mapping[str, Model]) -> dict[str, dict[str, str]]:
     """The user's code that a job leads to: from its scheme, from the names in its config, and from networks."""
     code = Code()
     brought = {role: code.value(f"the network of {role}", model) for role, model in networks.items()}

@@ -26,7 +26,7 @@ from kd_jax.system import heartbeat, parallel
 from kd_jax.system.workdir import cache_programs, check_configs, locked, plain
 from kd_jax.train.check import check_job
 from kd_jax.train.fit import DONE
-from kd_jax.train.identify import identified
+from kd_jax.train.identify import digests_of, with_digests
 from kd_jax.train.jobs import Job, make_model, note_objects, plan
 from kd_jax.train.results import collect
 from kd_jax.train.scores import seen_shapes
@@ -142,8 +142,8 @@ def checked_jobs(
     The jobs have the digests of what they depend on. Teachers that are loaded, as is one with `teacher_variables`, need
     no training.
     """
-    jobs, splits = jobs_of(config, directory, networks, data)
-    jobs = untrained(config, jobs, teacher_variables is not None)
+    planned, splits = jobs_of(config, directory, networks, data)
+    jobs = untrained(config, planned, teacher_variables is not None)
     for name, fields in teachers_of(config).items():
         if name in jobs and fields.use not in ("last", *(["best"] if jobs[name].sources["validation"] else [])):
             raise ValueError(f"{name}.use is 'last', or 'best' where data.validation is not 0; not {fields.use!r}.")
@@ -151,7 +151,7 @@ def checked_jobs(
     for name, job in jobs.items():  # all errors of all jobs come before the first hour of the first
         first = job.sources.get(job.scheme.stages[0].data) or splits.train
         shapes[name] = check_job(job, batch_shapes(first, job.settings.batch_size), mesh)
-    return identified(config, jobs, shapes, networks or {}, teacher_variables), splits
+    return with_digests(jobs, digests_of(config, planned, shapes, networks or {}, teacher_variables)), splits
 
 
 def check_jobs(jobs: Mapping[str, Job]) -> None:

@@ -88,7 +88,7 @@ def resumes_exactly(
         except Stopped:
             pass
     parts = loop.fit(scheme, sources, settings, directory / "parts", toy.mesh())
-    timed = ("seconds", "examples_per_second")
+    timed = ("seconds", "examples_per_second", "finished")
     one, other = ({k: v for k, v in r.items() if k not in timed} for r in (whole, parts))
     assert json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
     states = [last_state(scheme, sources, settings, directory / name) for name in ("whole", "parts")]

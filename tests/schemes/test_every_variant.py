@@ -44,7 +44,7 @@ def run(name: str, variant: str, root: Path, directory: str, cache: str = "", **
     train.run(config, root / directory)
     student = root / directory / "student"
     done = json.loads((student / DONE).read_text())
-    timed = ("seconds", "examples_per_second")
+    timed = ("seconds", "examples_per_second", "finished")
     return {k: v for k, v in done.items() if k not in timed}, (student / "metrics.jsonl").read_bytes()
 
 
