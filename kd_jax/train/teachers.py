@@ -23,7 +23,7 @@ from kd_jax.core.paths import lookup, roles_read
 from kd_jax.data.answers import Answers
 from kd_jax.files import read_json, write_json
 from kd_jax.system import parallel, precision, workdir
-from kd_jax.system.checkpoint import load_tree
+from kd_jax.system.checkpoint import check_place, load_tree
 from kd_jax.train.finish import exported
 from kd_jax.train.fit import DONE, Watch
 from kd_jax.train.initial import check_initial, first_variables, starting_at, takes_teacher
@@ -241,16 +241,13 @@ def load_network(
     shardings: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]] | None = None,
     frozen: Mapping[str, PyTree] | None = None,
 ) -> Network:
-    """Reads an exported network; raises ValueError when it is missing or of another model.
+    """Reads an exported network; raises ValueError when it is missing, damaged or of another model.
 
     `path` is that of its logits, `batch` has the shapes of a prepared one. `shardings(params, stats)` are where its
     parameters and statistics are read to; without it they become NumPy arrays. `frozen` {role: parameters} are those
     that it reads as an input: adapters are exported without their base.
     """
-    if not export.exists():
-        raise ValueError(
-            f"There is no exported model at {export}. A finished run has them under <workdir>/<name>/export/."
-        )
+    check_place(export)
     shapes = [lookup({"batch": batch, "extra": extra, "params": frozen or {}}, p) for p in role.inputs]
     params, stats = jax.eval_shape(role.model.init, jax.random.key(0), *shapes)
     fixed = extra_inputs(role, extra)
