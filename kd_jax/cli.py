@@ -10,7 +10,6 @@ launch.py --config=configs/cifar_resnet.py:help     what the variants mean, and 
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import multiprocessing
 import os
@@ -27,7 +26,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from kd_jax import requirements
-from kd_jax.files import path_of
+from kd_jax.files import DiskFull, path_of
 from kd_jax.resolve import place_of
 
 WORKDIR = flags.DEFINE_string(
@@ -55,24 +54,15 @@ def fail(error: Exception) -> NoReturn:
     if _heard.is_set():  # Ctrl-C inside the import of an extension comes out as an ImportError
         raise KeyboardInterrupt from error
     place = place_of(error)
-    known = isinstance(error, ERRORS) or place or full_disk(error)
+    known = isinstance(error, ERRORS) or place
     if os.environ.get("KD_JAX_TRACEBACK") or not known or (isinstance(error, BrokenPipeError) and unread()):
         raise error
     where = f" ({place})" if place and place not in str(error) else ""
-    message = full_disk(error) or f"{type(error).__name__}: {error}{where}"
-    sys.exit(f"\n{message}\n(KD_JAX_TRACEBACK=1 shows where.)")
-
-
-def full_disk(error: BaseException | None) -> str:
-    """Returns what to do where a full disk is at the root of an error, "" where it is not."""
-    while error is not None:
-        if os.strerror(errno.ENOSPC) in str(error):
-            return (
-                f"OSError: {os.strerror(errno.ENOSPC)}. Nothing saved is lost: make room, and the same command goes on "
-                "from the last checkpoint."
-            )
-        error = error.__cause__ or error.__context__
-    return ""
+    message = f"\n{type(error).__name__}: {error}{where}\n(KD_JAX_TRACEBACK=1 shows where.)"
+    if isinstance(error, DiskFull):  # every thread that is left with something to write would print a page about it
+        print(message, file=sys.stderr, flush=True)
+        os._exit(1)
+    sys.exit(message)
 
 
 def unread() -> bool:

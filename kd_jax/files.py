@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
 import re
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -54,9 +57,32 @@ def path_of(text: str | Path, field: str) -> Path:
 
     Raises ValueError for an address such as gs://bucket/run, which is no path of a file system.
     """
+    if not isinstance(text, str | os.PathLike):
+        raise ValueError(f"{field}={text!r} is no path.")
     if scheme := re.match(r"([a-zA-Z][\w+.-]+)://", str(text)):
         raise ValueError(
             f"{field}={str(text)!r}: {scheme[0]} is not supported. Mount it as a folder (Cloud Storage by gcsfuse), or "
             "copy from and to a folder of this machine."
         )
     return Path(text).expanduser()
+
+
+class DiskFull(OSError):
+    """No space is left where a run writes."""
+
+
+@contextlib.contextmanager
+def told_of_full_disk() -> Generator[None]:
+    """Raises a DiskFull of one line where a full disk is at the root of an error, whatever libraries made of it."""
+    full = os.strerror(errno.ENOSPC)
+    try:
+        yield
+    except Exception as e:
+        root: BaseException | None = e
+        while root is not None and full not in str(root):
+            root = root.__cause__ or root.__context__
+        if root is None:
+            raise
+        raise DiskFull(
+            f"{full}. Nothing saved is lost: make room, and the same command goes on from the last checkpoint."
+        ) from e

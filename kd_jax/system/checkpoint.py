@@ -7,7 +7,6 @@ Neither is used without its checksums. No other file imports orbax.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import logging
 import shutil
@@ -23,11 +22,14 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from kd_jax.files import differing, digests, write_json
 from kd_jax.system import parallel
+from kd_jax.system.exports import check_export, seal
 from kd_jax.types import PyTree, TrainState
 
-logging.getLogger("absl").setLevel(logging.WARNING)
+_absl = logging.getLogger("absl")
+_absl.setLevel(logging.WARNING)
+# Orbax logs the errors of its threads with their tracebacks, four times each; they are raised as well.
+_absl.addFilter(lambda record: not (record.exc_info and "orbax" in record.pathname))
 MANIFEST = "checksums.json"
-SHA256 = "SHA256"  # of an export, as sha256sum writes and checks it
 ARRAYS, RECORD = "state", "record"
 UNSEALED = f"it has no {MANIFEST}, since its save was cut off"
 
@@ -57,6 +59,7 @@ class Checkpoints:
         self._keep = _Keep(max(keep, 1))
         self._open()
         self._sealer: threading.Thread | None = None
+        self._failure: Exception | None = None  # of the sealer
 
     def _open(self) -> None:
         options = ocp.CheckpointManagerOptions(
@@ -81,16 +84,22 @@ class Checkpoints:
 
     def _seal(self, step: int) -> None:
         """Waits until the checkpoint is whole and writes the checksums of its files, against bits that flip later."""
-        self._manager.wait_until_finished()
         directory = self.directory / str(step)
-        if parallel.is_lead() and directory.exists():
-            write_json(directory / MANIFEST, digests(directory, MANIFEST))
+        try:
+            self._manager.wait_until_finished()
+            if parallel.is_lead() and directory.exists():
+                write_json(directory / MANIFEST, digests(directory, MANIFEST))
+        except Exception as e:  # raised where it is waited for
+            self._failure = e
 
     def wait(self) -> None:
         """Blocks until every save that was started is on disk; raises the error of one that failed."""
         if self._sealer is not None:
             self._sealer.join()
             self._sealer = None
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
         self._manager.wait_until_finished()
         self._manager.check_for_errors()
 
@@ -204,54 +213,6 @@ def save_tree(directory: Path, tree: PyTree) -> None:
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(directory, tree, force=True)
     parallel.on_lead(lambda: seal(directory))
-
-
-def seal(folder: Path) -> None:
-    """Writes the checksums of all files of an export into its SHA256; `sha256sum -c SHA256` checks them as well."""
-    lines = "".join(f"{value}  {name}\n" for name, value in digests(folder, SHA256).items())
-    scratch = folder / f"{SHA256}.tmp"
-    scratch.write_text(lines)
-    scratch.replace(folder / SHA256)
-
-
-def check_export(folder: Path) -> None:
-    """Raises ValueError unless `folder` is an export whose files are those that its SHA256 lists.
-
-    A path that is no export is answered with those that lie near it.
-    """
-    folder = Path(folder)
-    check_place(folder)
-    lines = (line.partition("  ") for line in (folder / SHA256).read_text(errors="replace").splitlines())
-    expected = {name.removeprefix("./"): value for value, _, name in lines}
-    problem = differing(expected, digests(folder, SHA256)) if expected else f"{SHA256} is empty"
-    if problem:
-        raise ValueError(f"The exported model {folder} is damaged: {problem}. Copy or export it again.")
-
-
-def check_place(folder: Path) -> None:
-    """Raises ValueError, with the exports that lie near, where `folder` is none; reads none of its arrays."""
-    if (folder / SHA256).is_file():
-        return
-    if (folder / "_METADATA").is_file():
-        raise ValueError(
-            f"The exported model {folder} has no {SHA256}: it was not written to its end, or before there were "
-            f"checksums. If you trust it: (cd {folder} && find . -type f ! -name {SHA256} -exec sha256sum {{}} + > "
-            f"{SHA256})"
-        )
-    near = ", ".join(map(str, _exports_near(folder)))
-    hint = f"Near it lie: {near}." if near else "A finished run has them under <workdir>/<name>/export/."
-    raise ValueError(f"There is no exported model at {folder}. {hint}")
-
-
-def _exports_near(folder: Path, limit: int = 6) -> list[Path]:
-    """The exports below a folder; above it, or beside where it would be, where there are none below."""
-    below = ["/".join(["*"] * depth) for depth in range(1, 5)]
-    beside = below[:3]
-    for place, patterns in ((folder, below), *((parent, ["", *beside]) for parent in [*folder.parents][:2])):
-        inside = (place.glob(f"{pattern}/{SHA256}".lstrip("/")) for pattern in patterns)
-        if place.is_dir() and (found := [*itertools.islice(itertools.chain(*inside), limit)]):
-            return sorted(path.parent for path in found)
-    return []
 
 
 def load_tree(directory: Path, template: PyTree) -> PyTree:

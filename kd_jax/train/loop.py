@@ -23,7 +23,7 @@ from kd_jax.core.evaluate import scored_by
 from kd_jax.core.many import Runs, Single
 from kd_jax.data.batches import batch_shapes
 from kd_jax.data.source import Source
-from kd_jax.files import write_json
+from kd_jax.files import told_of_full_disk, write_json
 from kd_jax.prng import Keys
 from kd_jax.system import heartbeat, parallel, workdir
 from kd_jax.system.checkpoint import Checkpoints
@@ -36,6 +36,7 @@ from kd_jax.train.fit import DONE, Fit, Settings, Watch
 from kd_jax.types import Scheme, TrainState
 
 
+@told_of_full_disk()
 def fit(
     scheme: Scheme,
     sources: Mapping[str, Source | None],
