@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from kd_jax import requirements
+
 if TYPE_CHECKING:
     from kd_jax import config, data, losses, models, report
     from kd_jax.config.fields import base
@@ -58,6 +60,7 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"kd_jax.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'kd_jax' has no attribute {name!r}. It has: {', '.join(__all__)}.")
+    requirements.check()
     value = globals()[name] = getattr(importlib.import_module(_HOME[name]), name)
     return value
 

@@ -9,14 +9,25 @@ launch.py --config=configs/cifar_resnet.py:help     what the variants mean, and 
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import multiprocessing
 import os
+import select
+import signal
 import sys
+import threading
+from collections.abc import Generator
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
+
+from kd_jax import requirements
+from kd_jax.files import DiskFull, path_of
+from kd_jax.resolve import place_of
 
 WORKDIR = flags.DEFINE_string(
     "workdir", "", "Where the run lives; the same command resumes it. Default: runs/<config>-<hash>."
@@ -31,17 +42,94 @@ BUILD_CACHE = flags.DEFINE_bool(
 )
 flags.DEFINE_bool("list", False, "Show the configs and their variants.")
 ERRORS = (ValueError, OSError, FloatingPointError)  # what a user can put right without reading code
+CTRL_C, UNREAD = 128 + signal.SIGINT, 128 + signal.SIGPIPE  # exit statuses, as shells have them
+_begun, _heard = threading.Event(), threading.Event()  # the run; Ctrl-C in it, outside a training
 
 
 def fail(error: Exception) -> NoReturn:
-    """Ends the process with the message alone; with the traceback where KD_JAX_TRACEBACK is set."""
-    if os.environ.get("KD_JAX_TRACEBACK"):
+    """Ends the process with the message alone, and the line of the user's code where one raised it.
+
+    An error of kd_jax itself is raised with its traceback, as all are where KD_JAX_TRACEBACK is set.
+    """
+    if _heard.is_set():  # Ctrl-C inside the import of an extension comes out as an ImportError
+        raise KeyboardInterrupt from error
+    place = place_of(error)
+    known = isinstance(error, ERRORS) or place
+    if os.environ.get("KD_JAX_TRACEBACK") or not known or (isinstance(error, BrokenPipeError) and unread()):
         raise error
-    sys.exit(f"\n{type(error).__name__}: {error}\n(KD_JAX_TRACEBACK=1 shows where.)")
+    where = f" ({place})" if place and place not in str(error) else ""
+    message = f"\n{type(error).__name__}: {error}{where}\n(KD_JAX_TRACEBACK=1 shows where.)"
+    if isinstance(error, DiskFull):  # every thread that is left with something to write would print a page about it
+        print(message, file=sys.stderr, flush=True)
+        os._exit(1)
+    sys.exit(message)
+
+
+def unread() -> bool:
+    """Tells whether nobody reads what the process prints any more, as behind `| head`."""
+    poll = select.poll()
+    poll.register(1, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    if not _begun.is_set():  # imports of extensions that are cut off print pages, or crash
+        os.write(2, b"\nEnded by Ctrl-C before anything had begun.\n")
+        os._exit(CTRL_C)
+    _heard.set()
+    signal.default_int_handler(signum, frame)
+
+
+@contextlib.contextmanager
+def second_ends() -> Generator[None]:
+    """Ends the process at the second Ctrl-C even inside a compilation, for which Python's own handlers wait.
+
+    Nothing saved is lost by that: a checkpoint counts once it is whole.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not what a shell put into the background
+        signal.signal(signal.SIGINT, _interrupt)
+
+    def listen() -> None:
+        heard = 0
+        while byte := os.read(reader, 1):
+            heard += byte[0] == signal.SIGINT
+            if heard == 2:
+                os.write(2, b"\nEnded at once. The same command goes on from the last checkpoint.\n")
+                for child in multiprocessing.active_children():
+                    child.kill()
+                os._exit(CTRL_C)
+
+    threading.Thread(target=listen, name="ctrl-c", daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(writer)  # the thread reads the end of it, and ends
 
 
 def main() -> None:
-    """Reads the command line, executes the config file once, and trains."""
+    """Reads the command line, executes the config file once, and trains; Ctrl-C ends it with 130."""
+    try:
+        with second_ends():
+            try:
+                command()
+            finally:
+                sys.stdout.flush()
+    except KeyboardInterrupt as e:
+        print(f"\n{e}" if e.args else "\nEnded by Ctrl-C. The same command goes on where it was.", file=sys.stderr)
+        sys.exit(CTRL_C)
+    except BrokenPipeError:
+        if not unread():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # at exit Python would fail on what is still buffered
+        sys.exit(UNREAD)
+
+
+def command() -> None:
+    """Does what the command line asks for."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)  # it lists accelerators that are not there
     program, *arguments = sys.argv
@@ -50,8 +138,12 @@ def main() -> None:
         print(__doc__, flags.FLAGS.module_help(sys.modules[__name__]), sep="\n")
         sys.exit()
     try:
+        requirements.check()
+    except ImportError as e:
+        sys.exit(f"\n{e}")
+    try:
         name, config, arguments = asked(arguments)
-    except ERRORS as e:
+    except Exception as e:
         fail(e)
     chosen = config_flags.DEFINE_config_dict("config", config, sys_argv=[program, *arguments])
     app.run(lambda rest: run(chosen.value, name, rest[1:]), argv=[program, *arguments])
@@ -87,11 +179,13 @@ def run(config: ConfigDict, name: str, rest: list[str]) -> None:
     from kd_jax.system import workdir
     from kd_jax.train import run as train
 
+    _begun.set()
     file, _, variant = name.partition(":")
     title = "-".join([Path(file).stem, *variant.replace("+", "-").split(",")]).strip("-")
     what = [config, SWEEP.value] if SWEEP.value else config
-    directory = WORKDIR.value or f"runs/{title}-{'sweep-' * bool(SWEEP.value)}{workdir.fingerprint(what)}"
+    default = f"runs/{title}-{'sweep-' * bool(SWEEP.value)}{workdir.fingerprint(what)}"
     try:
+        directory = path_of(WORKDIR.value or default, "--workdir")
         if TRIALS.value and SWEEP.value:
             search.run(config, spec.parse(SWEEP.value), directory, TRIALS.value, PRUNER.value)
         elif SWEEP.value:
@@ -100,5 +194,9 @@ def run(config: ConfigDict, name: str, rest: list[str]) -> None:
             raise ValueError("--trials and --pruner belong to a --sweep.")
         else:
             train.run(config, directory, until="cache" if BUILD_CACHE.value else "")
-    except ERRORS as e:
+    except BrokenPipeError as e:
+        if unread():
+            print("Nobody reads the output: ended. The same command goes on where it was.", file=sys.stderr)
+        fail(e)
+    except Exception as e:
         fail(e)

@@ -1,10 +1,15 @@
-"""Files that a crash never leaves half written, and checksums of those that lie there."""
+"""Files that a crash never leaves half written, checksums of those that lie there, and paths as a user writes them."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
+import re
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,3 +37,52 @@ def digest(path: Path) -> str:
     """Returns the SHA-256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def digests(folder: Path, without: str) -> dict[str, str]:
+    """Returns {path inside the folder: SHA-256} of all files but those of the name `without`."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != without)
+    with ThreadPoolExecutor() as threads:  # hashing and reading leave Python's lock alone
+        return {p.relative_to(folder).as_posix(): d for p, d in zip(files, threads.map(digest, files), strict=True)}
+
+
+def differing(expected: dict[str, str], actual: dict[str, str]) -> str:
+    """Returns how many of the files that were expected are missing or have other bytes, "" for none."""
+    wrong = [name for name in expected if actual.get(name) != expected[name]]
+    return f"{len(wrong)} of {len(expected)} files are missing or changed ({wrong[0]})" if wrong else ""
+
+
+def path_of(text: str | Path, field: str) -> Path:
+    """Returns the path that a user wrote, with ~ expanded; `field` is what the message calls it.
+
+    Raises ValueError for an address such as gs://bucket/run, which is no path of a file system.
+    """
+    if not isinstance(text, str | os.PathLike):
+        raise ValueError(f"{field}={text!r} is no path.")
+    if scheme := re.match(r"([a-zA-Z][\w+.-]+)://", str(text)):
+        raise ValueError(
+            f"{field}={str(text)!r}: {scheme[0]} is not supported. Mount it as a folder (Cloud Storage by gcsfuse), or "
+            "copy from and to a folder of this machine."
+        )
+    return Path(text).expanduser()
+
+
+class DiskFull(OSError):
+    """No space is left where a run writes."""
+
+
+@contextlib.contextmanager
+def told_of_full_disk() -> Generator[None]:
+    """Raises a DiskFull of one line where a full disk is at the root of an error, whatever libraries made of it."""
+    full = os.strerror(errno.ENOSPC)
+    try:
+        yield
+    except Exception as e:
+        root: BaseException | None = e
+        while root is not None and full not in str(root):
+            root = root.__cause__ or root.__context__
+        if root is None:
+            raise
+        raise DiskFull(
+            f"{full}. Nothing saved is lost: make room, and the same command goes on from the last checkpoint."
+        ) from e

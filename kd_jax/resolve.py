@@ -6,9 +6,19 @@ import difflib
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Iterable
+import re
+import site
+import sys
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+_INSTALLED = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+LIBRARIES = (*_INSTALLED, site.getusersitepackages(), str(Path(__file__).parent))
+ARGUMENTS = re.compile(r"unexpected keyword argument|required (positional|keyword-only) argument|multiple values for")
 
 
 def near(name: str, names: Iterable[str], limit: int = 12) -> str:
@@ -27,16 +37,60 @@ def _public(module: ModuleType) -> list[str]:
     return names + [m.name for m in pkgutil.iter_modules(getattr(module, "__path__", []))]
 
 
+def place_of(error: BaseException) -> str:
+    """Returns "FILE, line N" of the last line of a user's code that an error went through, "" where it is not theirs.
+
+    Theirs is what is neither installed nor of this package nor the script that started the process.
+    """
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}, line {error.lineno}"
+    started = str(Path(sys.argv[0]).resolve())
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = str(Path(frame.filename).resolve())
+        if not frame.filename.startswith("<") and path != started and not path.startswith(LIBRARIES):
+            return f"{frame.filename}, line {frame.lineno}"
+    return ""
+
+
+def run_by_user(what: str, work: Callable[[], Any]) -> Any:
+    """Returns work(), which runs a user's code: a file, an import. Raises ValueError for an error that it raises.
+
+    It begins with `what` and has the line of the user's code.
+    """
+    try:
+        return work()
+    except (ValueError, OSError):  # of the package, as a rule, which says what is wrong itself
+        raise
+    except Exception as e:
+        place, text = place_of(e), e.msg if isinstance(e, SyntaxError) else str(e)
+        where = f" ({place})" if place else ""
+        raise ValueError(f"{what}: {type(e).__name__}: {text}{where}") from e
+
+
+def pattern_of(text: str, field: str) -> re.Pattern[str]:
+    """Returns the compiled regular expression; raises ValueError, with the name of the field, for what is none."""
+    try:
+        return re.compile(text)
+    except (re.error, TypeError) as e:
+        raise ValueError(f"{field}={text!r} is no regular expression: {e}.") from e
+
+
 def _module(name: str, full: str) -> ModuleType:
     """Imports `name`; if a part of the path does not exist, says which and what stands in its place."""
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as e:
-        if e.name is None or not (name == e.name or name.startswith(e.name + ".")):
-            raise  # the module exists and fails on an import of its own
-        parent, _, missing = e.name.rpartition(".")
-        hint = near(missing, _public(importlib.import_module(parent))) if parent else "Is it installed and on the path?"
-        raise ValueError(f"{full!r}: no module {e.name!r}. {hint}") from None
+
+    def imported() -> ModuleType:
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as e:
+            if e.name is None or not (name == e.name or name.startswith(e.name + ".")):
+                raise  # the module exists and fails on an import of its own
+            parent, _, missing = e.name.rpartition(".")
+            near_by = parent and near(missing, _public(importlib.import_module(parent)))
+            raise ValueError(
+                f"{full!r}: no module {e.name!r}. {near_by or 'Is it installed and on the path?'}"
+            ) from None
+
+    return run_by_user(f"{full!r} cannot be imported", imported)
 
 
 def resolve(name: str) -> Any:
@@ -59,11 +113,21 @@ def resolve(name: str) -> Any:
 def call(name: str, *args: Any, **kwargs: Any) -> Any:
     """Returns resolve(name)(*args, **kwargs).
 
-    Raises ValueError for an argument that the function does not take, with those it takes.
+    Raises ValueError for an argument that the function, or what it passes its **options to, does not take, with those
+    it takes, and for one that is missing.
     """
-    fn = resolve(name)
+    return made(name, resolve(name), *args, **kwargs)
+
+
+def made(name: str, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Returns fn(*args, **kwargs), whose arguments a user chose; raises ValueError as `call` does."""
     check_kwargs(name, fn, kwargs, positional=len(args))
-    return fn(*args, **kwargs)
+    try:
+        return fn(*args, **kwargs)
+    except TypeError as e:
+        if not ARGUMENTS.search(str(e)):
+            raise
+        raise ValueError(f"{name!r} was called with {', '.join(kwargs) or 'no arguments'}: {e}") from e
 
 
 def check_kwargs(name: str, fn: Any, kwargs: Iterable[str], positional: int = 0) -> None:

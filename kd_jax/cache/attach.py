@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,6 +16,7 @@ from kd_jax.core.paths import taps_in, variables_of
 from kd_jax.core.terms import paths_of
 from kd_jax.data import answers
 from kd_jax.data.answers import Answers
+from kd_jax.files import path_of
 from kd_jax.losses.needs import needs_every_logit
 from kd_jax.system import workdir
 from kd_jax.types import Phase, Role, Scheme, Stage, Term
@@ -111,10 +111,12 @@ def _planned(
         trained, place = {k: jobs[name].config[k] for k in ("teacher", "data")}, jobs[name].directory
     else:  # it teaches as it is loaded
         trained = {"teacher": {k: workdir.plain(fields[k]) for k in ("model", "inputs", "initial", "seed")}}
-        place = Path(fields.workdir) if fields.workdir else student.directory.parent / name
+        place = path_of(fields.workdir, f"{name}.workdir") if fields.workdir else student.directory.parent / name
     check_use(name, student.scheme, reads, store)
     cache = plan_cache(name, config, role, reads, store, student, trained)
-    folder = Path(fields.cache.directory)
+    folder = path_of(fields.cache.directory, f"{name}.cache.directory")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{name}.cache.directory={str(folder)!r} is a file; the answers need a folder.")
     if fields.cache.directory == "auto":  # beside the teacher, so that runs which share it share its answers
         described = {s: answers.describe(split.content, split.identity, 0) for s, split in cache.splits.items()}
         folder = place / "cache" / workdir.fingerprint(described)

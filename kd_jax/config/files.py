@@ -16,7 +16,8 @@ from ml_collections import ConfigDict
 
 from kd_jax.config.terms import filled
 from kd_jax.config.variants import HELP, HelpAsked, Words
-from kd_jax.resolve import near
+from kd_jax.files import path_of
+from kd_jax.resolve import near, run_by_user
 
 PACKAGE = Path(__file__).parents[1]
 # configs/ of a checkout, or where the wheel has put them.
@@ -30,38 +31,56 @@ def folder() -> Path:
 
 def locate(name: str) -> Path:
     """Returns the file: as named, or of that name among the installed ones. Raises ValueError with the near names."""
-    for path in (Path(name), Path("configs") / name, INSTALLED / name.removeprefix("configs/")):
+    for path in (path_of(name, "--config"), Path("configs") / name, INSTALLED / name.removeprefix("configs/")):
         if path.is_file():
             return path
     raise ValueError(f"There is no config file {name!r}. {near(name, map(str, folder().glob('*.py')))}")
 
 
-def load(path: Path) -> ModuleType:
-    """Returns the file as a module. Raises ValueError where it has no get_config."""
-    spec = importlib.util.spec_from_file_location("config_file", path)
+def execute(path: Path, what: str) -> ModuleType:
+    """Returns a Python file of the user as a module. Raises ValueError, with the line, where it cannot be executed.
+
+    `what` says in a message what such a file is.
+    """
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
-        raise ValueError(f"{path} is no Python file, which a config is.")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
+        raise ValueError(f"{path} is no Python file, which {what} is.")
+    module, loader = importlib.util.module_from_spec(spec), spec.loader
+    run_by_user(str(path), lambda: loader.exec_module(module))
+    return module
+
+
+def load(path: Path) -> ModuleType:
+    """Returns the file as a module. Raises ValueError where it cannot be executed, or has no get_config."""
+    module = execute(path, "a config")
+    if not callable(getattr(module, "get_config", None)):
         raise ValueError(f"{path} defines no function get_config(arg=''), which returns the config.")
     return module
 
 
 def config_of(module: ModuleType, variant: str) -> ConfigDict:
-    """Returns get_config(variant), or get_config() where nothing stands behind the colon."""
-    if variant and not inspect.signature(module.get_config).parameters:
+    """Returns get_config(variant), or get_config() where nothing stands behind the colon.
+
+    Raises ValueError, with the line, for an error in it, and where it returns no config.
+    """
+    taken = inspect.signature(module.get_config).parameters
+    if variant and not taken:
         raise ValueError(f"{module.__file__} has no variants: its get_config takes no argument, {variant!r} was given.")
-    return module.get_config(*([variant] if variant else []))
+    arguments = [variant] if variant else []
+    config = run_by_user(f"{module.__file__}: get_config", lambda: module.get_config(*arguments))
+    if not isinstance(config, ConfigDict):
+        kind = "nothing: does it end in `return config`?" if config is None else f"a {type(config).__name__}."
+        raise ValueError(f"{module.__file__}: get_config returns a ConfigDict, such as kd_jax.base() makes, not {kind}")
+    return config
 
 
 def words_of(module: ModuleType) -> Words | None:
     """Returns the words that may stand behind the colon; None where the file does not use kd_jax.config.parse."""
     try:
-        config_of(module, HELP)
+        module.get_config(HELP)
     except HelpAsked as asked:
         return asked.words
-    except ValueError:
+    except Exception:  # of a file that takes no words, or none that is "help"
         pass
     return None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,13 @@ def configs() -> str:
     """Returns two lines for every config: the first of its docstring, and the words that may stand behind its colon."""
     lines = []
     for path in sorted(files.folder().glob("*.py")):
-        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-        lines += [f"{path}  {docstring.partition(chr(10))[0]}".rstrip()]
-        if words := files.words_of(files.load(path)):
+        try:
+            module = files.load(path)
+        except (ValueError, OSError) as e:
+            lines += [f"{path}  cannot be read: {e}"]
+            continue
+        lines += [f"{path}  {(module.__doc__ or '').strip().partition(chr(10))[0]}".rstrip()]
+        if words := files.words_of(module):
             lines += [_wrapped("    ", "; ".join(_kinds(words).values()))]
     lines += ["", _wrapped("", f"{KNOWLEDGE}: {', '.join(PRESETS)}. Several are joined by +; the default is response.")]
     return "\n".join([*lines, f"--config={files.folder()}/FILE.py:help says what the words mean."])

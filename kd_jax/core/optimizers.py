@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from kd_jax.resolve import check_kwargs, near
+from kd_jax.resolve import check_kwargs, near, pattern_of
 
 SCHEDULES = ("constant", "cosine", "linear", "step")
 MOMENTUM = 0.9  # of sgd, unless its kwargs say otherwise
@@ -48,7 +48,7 @@ def make_schedule(config: Mapping[str, Any], total_steps: int) -> optax.Schedule
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), main], [warmup])
 
 
-def path_mask(pattern: str, matching: bool = True):
+def path_mask(pattern: str | re.Pattern[str], matching: bool = True):
     """Returns a function of params: `matching` for those whose path matches `pattern`, the opposite for the others."""
 
     def mask(params):
@@ -95,17 +95,19 @@ def make_optimizer(config: Mapping[str, Any], total_steps: int) -> optax.Gradien
     name, kwargs = config["name"], config["kwargs"]
     factory = _factory(name)
     check_kwargs(f"optax.{name}", factory, kwargs)
+    decayed = path_mask(pattern_of(config["decay_pattern"], "optimizer.decay_pattern"))
     if kwargs.get("weight_decay") and config["decay_pattern"] != ".*":
         check_kwargs(f"optax.{name}", factory, ["mask"])
-        kwargs.setdefault("mask", path_mask(config["decay_pattern"]))
+        kwargs.setdefault("mask", decayed)
     parts = []
     if config["clip_norm"]:
         parts.append(optax.clip_by_global_norm(config["clip_norm"]))
     if config["weight_decay"]:
-        parts.append(optax.add_decayed_weights(config["weight_decay"], mask=path_mask(config["decay_pattern"])))
+        parts.append(optax.add_decayed_weights(config["weight_decay"], mask=decayed))
     parts.append(factory(make_schedule(config, total_steps), **kwargs))
     if config["trained"] != ".*":
-        parts.append(optax.masked(optax.set_to_zero(), path_mask(config["trained"], matching=False)))
+        trained = pattern_of(config["trained"], "optimizer.trained")
+        parts.append(optax.masked(optax.set_to_zero(), path_mask(trained, matching=False)))
     return optax.chain(*parts)
 
 

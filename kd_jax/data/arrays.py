@@ -191,17 +191,27 @@ def from_npz(path: str) -> Splits:
     """
     if not Path(path).is_file():
         raise DataNotFound(f"data.name='arrays' reads the .npz file data.directory={path!r}, which is not there")
-    with np.load(path) as file:
-        names = {f"{split}_{axis}" for split in ("train", "validation", "test") for axis in "xy"} | {"unlabelled_x"}
-        missing = {"train_x", "train_y", "test_x", "test_y"} - set(file)
-        if missing or set(file) - names or ("validation_x" in file) != ("validation_y" in file):
-            raise ValueError(
-                f"{path} holds {sorted(file)}; expected train_x, train_y, test_x, test_y and maybe "
-                "validation_x, validation_y, unlabelled_x"
-            )
-        return from_arrays(
-            train=(file["train_x"], file["train_y"]),
-            test=(file["test_x"], file["test_y"]),
-            validation=(file["validation_x"], file["validation_y"]) if "validation_x" in file else 0.0,
-            unlabelled=file["unlabelled_x"] if "unlabelled_x" in file else None,
+    file = _arrays_of(path)
+    names = {f"{split}_{axis}" for split in ("train", "validation", "test") for axis in "xy"} | {"unlabelled_x"}
+    missing = {"train_x", "train_y", "test_x", "test_y"} - set(file)
+    if missing or set(file) - names or ("validation_x" in file) != ("validation_y" in file):
+        raise ValueError(
+            f"{path} holds {sorted(file)}; expected train_x, train_y, test_x, test_y and maybe "
+            "validation_x, validation_y, unlabelled_x"
         )
+    return from_arrays(
+        train=(file["train_x"], file["train_y"]),
+        test=(file["test_x"], file["test_y"]),
+        validation=(file["validation_x"], file["validation_y"]) if "validation_x" in file else 0.0,
+        unlabelled=file["unlabelled_x"] if "unlabelled_x" in file else None,
+    )
+
+
+def _arrays_of(path: str) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path) as file:
+            return {name: file[name] for name in file}
+    except Exception as e:  # zipfile, zlib and NumPy raise many kinds
+        raise ValueError(
+            f"data.directory={path!r} cannot be read as .npz: it is cut off or of another kind ({e})"
+        ) from e

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kd_jax.data.source import DataNotFound
+from kd_jax.files import path_of
 
 
 def places(directory: str, system: Sequence[str] = ()) -> list[Path]:
     """Returns `directory` if it is not "", else $KD_JAX_DATA, ~/tensorflow_datasets, ~/.cache/kd_jax and `system`."""
     if directory:
-        return [Path(directory).expanduser()]
+        return [path_of(directory, "data.directory")]
     chosen = [os.environ["KD_JAX_DATA"]] if os.environ.get("KD_JAX_DATA") else []
     tfds = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return [Path(place).expanduser() for place in (*chosen, tfds, "~/.cache/kd_jax", *system)]

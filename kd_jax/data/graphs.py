@@ -18,7 +18,6 @@ import re
 import subprocess
 import zlib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from kd_jax.data import arrays
 from kd_jax.data.load import DEFAULTS
 from kd_jax.data.source import DataNotFound, Source, Splits, subset
 from kd_jax.data.splits import hold_out
+from kd_jax.files import path_of
 
 Graph = dict[str, np.ndarray]
 
@@ -161,9 +161,10 @@ _ADVICE = "On Debian: apt-get update. Elsewhere set data.directory to the Packag
 
 def _index(path: str) -> str:
     if path:
-        if not Path(path).is_file():
+        index = path_of(path, "data.directory")
+        if not index.is_file():
             raise DataNotFound(f"packages: there is no Packages index at {path!r}. {_ADVICE}")
-        return Path(path).read_text(encoding="utf-8")
+        return index.read_text(encoding="utf-8")
     try:
         return subprocess.run(["apt-cache", "dumpavail"], capture_output=True, check=True, encoding="utf-8").stdout
     except (OSError, subprocess.CalledProcessError) as error:

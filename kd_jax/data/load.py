@@ -13,6 +13,7 @@ from kd_jax.data import arrays, splits
 from kd_jax.data.images import cifar, idx, prepared
 from kd_jax.data.source import Source, Splits, subset
 from kd_jax.data.text import corpus, pairs, pronunciations
+from kd_jax.files import path_of
 from kd_jax.resolve import near, resolve
 
 TEXTS = {"text": corpus, "pairs": pairs, "pronunciations": pronunciations}
@@ -105,7 +106,10 @@ def _fields(config: Mapping[str, Any]) -> SimpleNamespace:
         near = difflib.get_close_matches(key, DEFAULTS, n=1, cutoff=0.75)
         if key not in DEFAULTS and near:  # others, such as batch_size, are read elsewhere
             raise ValueError(f"data has no field {key!r}; did you mean {near[0]!r}?")
-    return SimpleNamespace(**{key: config[key] if key in config else value for key, value in DEFAULTS.items()})
+    fields = {key: config[key] if key in config else value for key, value in DEFAULTS.items()}
+    for name in ("directory", "tokenizer"):  # each a path, or a word such as "bible"
+        fields[name] = fields[name] and str(path_of(fields[name], f"data.{name}"))
+    return SimpleNamespace(**fields)
 
 
 def _open(fields: SimpleNamespace, config: Mapping[str, Any]) -> Splits:
@@ -129,7 +133,7 @@ def _open(fields: SimpleNamespace, config: Mapping[str, Any]) -> Splits:
         raise ValueError(f"There is no data set {name!r}. {near(str(name), (*NAMES, 'tfds:NAME', 'module:function'))}")
     made = resolve(name)(config)
     if not isinstance(made, Splits):
-        raise TypeError(f"{name} must return kd_jax.data.source.Splits, it returned {type(made).__name__}")
+        raise ValueError(f"{name} must return kd_jax.data.source.Splits, it returned {type(made).__name__}")
     return made
 
 

@@ -20,6 +20,7 @@ from kd_jax.data.arrays import in_memory
 from kd_jax.data.load import DEFAULTS
 from kd_jax.data.source import DataNotFound, Splits, subset
 from kd_jax.data.splits import hold_out
+from kd_jax.files import path_of
 
 LANGUAGES = ("en", "es", "fr", "it", "ru")
 FOLDER = "/usr/share/asterisk/sounds"
@@ -36,7 +37,7 @@ def languages(config: Mapping[str, Any]) -> Splits:
     stratified fraction `test` of the recordings is the test split. DataNotFound where a language is missing.
     """
     fields = {**DEFAULTS, **config}
-    mel, contour, labels = _recordings(fields["directory"] or FOLDER)
+    mel, contour, labels = _recordings(str(path_of(fields["directory"] or FOLDER, "data.directory")))
     train, test = hold_out(labels, fields["test"], TEST_SEED)
     mean, std = mel[train].mean(), mel[train].std()
     level, width = contour[train].mean((0, 1)), contour[train].std((0, 1))

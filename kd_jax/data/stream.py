@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -39,8 +40,14 @@ def host_batches(
     if workers:
         if not flags.FLAGS.is_parsed():  # Grain's workers read absl flags; in a notebook or a test nobody parses them
             flags.FLAGS.mark_as_parsed()
-        data = data.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+        data = data.mp_prefetch(options, worker_init_fn=_leave_ctrl_c)
     return iter(data)
+
+
+def _leave_ctrl_c(worker: int, workers: int) -> None:
+    """A terminal sends Ctrl-C to workers too; the process that they read for saves first, and then ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _read(source: Source, rows: Rows, local: np.ndarray, seed: int | None, position: int) -> dict[str, np.ndarray]:

@@ -6,6 +6,8 @@ import importlib.util
 import os
 from pathlib import Path
 
+from kd_jax.files import path_of
+
 
 def find_model(name: str, revision: str = "main") -> Path:
     """Returns the folder of `name`: itself; "package:NAME/PATH", inside an installed package; or a model id of the hub.
@@ -22,8 +24,9 @@ def find_model(name: str, revision: str = "main") -> Path:
         if not folder.is_dir():
             raise ValueError(f"{name!r}: there is no folder {folder}.")
         return folder
-    if Path(name).is_dir():
-        return Path(name)
+    place = path_of(name, "the folder of a model")
+    if place.is_dir():
+        return place
     home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
     cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub")) / f"models--{name.replace('/', '--')}"
     reference = cache / "refs" / revision

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,7 +36,7 @@ from kd_jax.models.adapters import LinenModel, NNXModel, as_model
 from kd_jax.models.intercept import Layer, first_input, intercepted
 from kd_jax.models.language.decoder_parts import Dense
 from kd_jax.models.remat import Remat
-from kd_jax.resolve import call, near
+from kd_jax.resolve import call, near, pattern_of
 from kd_jax.types import Array, Model, Outputs, PyTree, Variables
 
 LINEAR = (nn.Dense, nnx.Linear, Dense)  # the layers that can be adapted
@@ -72,7 +71,7 @@ class LoraModel:
         """Returns the first A and B of every targeted kernel [..., in, out] of the base's parameters."""
         flat: dict[tuple, Any] = traverse_util.flatten_dict(base)
         kernels = {path[:-1]: x for path, x in flat.items() if path[-1] == "kernel"}
-        chosen = [path for path in kernels if re.search(self.targets, "/".join(path))]
+        chosen = [path for path in kernels if pattern_of(self.targets, "lora: targets").search("/".join(path))]
         if not chosen:
             names = ["/".join(path) for path in kernels]
             raise ValueError(f"lora: targets={self.targets!r} chooses no layer. {near(self.targets, names)}")

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import re
 from collections.abc import Generator, Mapping
 from typing import Any
 
@@ -21,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd_jax.models.intercept import Layer, first_input, intercepted
+from kd_jax.resolve import pattern_of
 from kd_jax.types import Array, Model, Outputs, PyTree
 
 FLOAT = 32  # this number of bits, or more, leaves a value as it is
@@ -116,7 +116,7 @@ def _rounded_inputs(bits: Array, pattern: str) -> Generator[None]:
     layers = []
 
     def intercept(layer: Layer, /, *args: Any, **kwargs: Any) -> Any:
-        if layer.parameter("kernel") is not None and re.search(pattern, f"{layer.path}/kernel".lstrip("/")):
+        if layer.parameter("kernel") is not None and _fits(pattern, f"{layer.path}/kernel".lstrip("/")):
             layers.append(layer.path)
             args = (rounded_input(first_input(layer, args), bits), *args[1:])
         return layer.call(*args, **kwargs)
@@ -131,14 +131,18 @@ def _rounded_inputs(bits: Array, pattern: str) -> Generator[None]:
 
 def _bits_of(path: tuple, bits: Any, pattern: str, keep: str) -> Any:
     name = jax.tree_util.keystr(path, simple=True, separator="/")
-    if not re.search(pattern, name):
+    if not _fits(pattern, name):
         return None
-    return jnp.maximum(bits, KEPT) if keep and re.search(keep, name) else bits
+    return jnp.maximum(bits, KEPT) if keep and _fits(keep, name) else bits
+
+
+def _fits(pattern: str, name: str) -> bool:
+    return pattern_of(pattern, "quantised: pattern or keep").search(name) is not None
 
 
 def _check_pattern(params: PyTree, pattern: str) -> None:
     names = [jax.tree_util.keystr(p, simple=True, separator="/") for p, _ in jax.tree.leaves_with_path(params)]
-    if not any(re.search(pattern, name) for name in names):
+    if not any(_fits(pattern, name) for name in names):
         raise ValueError(f"No parameter matches {pattern!r}, so none would be rounded. There is: {', '.join(names)}.")
 
 

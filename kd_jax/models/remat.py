@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import jax
 
 from kd_jax.models.intercept import Layer, checkpointed, intercepted
-from kd_jax.resolve import near
+from kd_jax.resolve import near, pattern_of
 from kd_jax.types import Array, Model, Outputs, PyTree
 
 # Those of jax.checkpoint_policies that need no arguments; the first keeps nothing but the inputs of each module.
@@ -60,7 +59,7 @@ def _checkpointed(pattern: str, policy: Any) -> Generator[None]:
     def intercept(layer: Layer, /, *args: Any, **kwargs: Any) -> Any:
         nonlocal inside, chosen
         paths.add(layer.path)
-        if inside or not layer.path or not re.search(pattern, layer.path):
+        if inside or not layer.path or not pattern_of(pattern, "student.remat.modules").search(layer.path):
             return layer.call(*args, **kwargs)
         inside = chosen = True
         try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 
 from kd_jax.core.paths import entry_paths
 from kd_jax.core.terms import calls_of
+from kd_jax.files import path_of
 from kd_jax.models.branches import stacked
 from kd_jax.schemes.offline import watched
 from kd_jax.schemes.online import peer_entries
@@ -58,15 +58,16 @@ def build(
     roles = {**parts.roles, **{name: parts.roles.get(name, role) for name, role in copies.items()}}
     if wrong := [name for name in copies if roles[name].group != STALE]:
         raise ValueError(f"The roles {wrong} are copies of other peers: their group is {STALE!r}.")
+    place = path_of(folder, "codistillation: folder")
     size, first = _intervals(parts.steps, every, burn_in)
 
     def exchange(state: TrainState) -> TrainState:
         step = int(state.step)
         weights = state.params["student"]["student"], state.stats["student"]
-        checksum = publish(Path(folder), step, index, weights)
+        checksum = publish(place, step, index, weights)
         params, stats = dict(state.params[STALE]), dict(state.stats)
         for j, name in zip(others, copies, strict=True):
-            (params[name], stats[name]), other = collect(Path(folder), step, j, (params[name], stats[name]), timeout)
+            (params[name], stats[name]), other = collect(place, step, j, (params[name], stats[name]), timeout)
             if checksum == other:
                 raise ValueError(f"Peers {index} and {j} have the same weights at step {step}: give each its own seed.")
         return state.replace(params={**state.params, STALE: params}, stats=stats)

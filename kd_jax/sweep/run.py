@@ -22,7 +22,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from kd_jax.files import read_json, write_json
+from kd_jax.files import path_of, read_json, write_json
 from kd_jax.report.surface import write_sweep
 from kd_jax.sweep import table
 from kd_jax.sweep.programs import Program, begun, programs_of, train_program
@@ -43,7 +43,7 @@ def run(config: ConfigDict, spec: Spec, directory: str | Path) -> dict[str, Any]
         field, interval = next(iter(spec.ranges.items()))
         limits = f"{interval.kind}:{interval.low}..{interval.high}"
         raise ValueError(f"{field} has a range ({limits}): give --trials to search in it.")
-    start, root = time.monotonic(), Path(directory)
+    start, root = time.monotonic(), path_of(directory, "workdir")
     parallel.start_processes(config.distributed)
     mesh, config = parallel.make_mesh(config.mesh.axes), begun(config, root)
     asked = {"config": workdir.plain(config), "sweep": workdir.plain(spec.choices)}

@@ -18,7 +18,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kd_jax.files import write_json
+from kd_jax.files import path_of, write_json
 from kd_jax.resolve import near
 from kd_jax.sweep.programs import Program, begun, programs_of, train_program
 from kd_jax.sweep.run import RESULTS, check, collect, present, read
@@ -128,7 +128,7 @@ def run(config: ConfigDict, spec: Spec, directory: str | Path, trials: int, prun
     The seeds of the spec are the members of every trial, and the mean of their validation scores its value. The
     test set is scored and never looked at. The table is that of sweep.run.
     """
-    start, root = time.monotonic(), Path(directory)
+    start, root = time.monotonic(), path_of(directory, "workdir")
     parallel.start_processes(config.distributed)
     if jax.process_count() > 1:
         raise ValueError("A search runs in one process; start several with workdirs of their own.")

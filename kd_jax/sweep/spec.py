@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import importlib.util
 import itertools
 import math
 import re
@@ -14,7 +13,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from kd_jax.config.files import add_field, check_field, may_be_new
+from kd_jax.config.files import add_field, check_field, execute, may_be_new
+from kd_jax.files import path_of
 from kd_jax.resolve import near
 
 KINDS = ("log", "uniform", "int")
@@ -53,7 +53,7 @@ def parse(text: str) -> Spec:
 
     Values are Python literals, anything else a string. Raises ValueError for text that is neither.
     """
-    items = _from_file(Path(text.strip())) if text.strip().endswith(".py") else _from_text(text)
+    items = _from_file(path_of(text.strip(), "--sweep")) if text.strip().endswith(".py") else _from_text(text)
     if not items:
         raise ValueError(f"--sweep varies nothing. For example: {EXAMPLE}")
     choices: dict[str, tuple[Any, ...]] = {}
@@ -85,11 +85,7 @@ def _from_text(text: str) -> dict[str, str]:
 def _from_file(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"--sweep: there is no file {str(path)!r}.")
-    spec = importlib.util.spec_from_file_location("sweep_file", path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"--sweep: {str(path)!r} is no Python file.")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = execute(path, "the file of a --sweep")
     if not isinstance(getattr(module, "SWEEP", None), Mapping):
         raise ValueError(f'{path} defines no dict SWEEP, such as SWEEP = {{"seed": (0, 1, 2)}}.')
     for field, values in module.SWEEP.items():

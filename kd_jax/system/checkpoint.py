@@ -1,6 +1,7 @@
 """Checkpoints: saved asynchronously, the last n and the best, verified by checksums; damaged ones are set aside.
 
-A checkpoint holds the arrays of a TrainState (without `frozen`) and a JSON record. No other file imports orbax.
+A checkpoint holds the arrays of a TrainState (without `frozen`) and a JSON record; an export those of one network.
+Neither is used without its checksums. No other file imports orbax.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from kd_jax.files import digest, write_json
+from kd_jax.files import differing, digests, write_json
 from kd_jax.system import parallel
+from kd_jax.system.exports import check_export, seal
 from kd_jax.types import PyTree, TrainState
 
-logging.getLogger("absl").setLevel(logging.WARNING)
+_absl = logging.getLogger("absl")
+_absl.setLevel(logging.WARNING)
+# Orbax logs the errors of its threads with their tracebacks, four times each; they are raised as well.
+_absl.addFilter(lambda record: not (record.exc_info and "orbax" in record.pathname))
 MANIFEST = "checksums.json"
 ARRAYS, RECORD = "state", "record"
-
-
-def _checksums(directory: Path) -> dict[str, str]:
-    files = sorted(p for p in directory.rglob("*") if p.is_file() and p.name != MANIFEST)
-    return {str(p.relative_to(directory)): digest(p) for p in files}
+UNSEALED = f"it has no {MANIFEST}, since its save was cut off"
 
 
 def _saved(state: TrainState) -> dict[str, PyTree]:
@@ -58,6 +59,7 @@ class Checkpoints:
         self._keep = _Keep(max(keep, 1))
         self._open()
         self._sealer: threading.Thread | None = None
+        self._failure: Exception | None = None  # of the sealer
 
     def _open(self) -> None:
         options = ocp.CheckpointManagerOptions(
@@ -82,16 +84,22 @@ class Checkpoints:
 
     def _seal(self, step: int) -> None:
         """Waits until the checkpoint is whole and writes the checksums of its files, against bits that flip later."""
-        self._manager.wait_until_finished()
         directory = self.directory / str(step)
-        if parallel.is_lead() and directory.exists():
-            write_json(directory / MANIFEST, _checksums(directory))
+        try:
+            self._manager.wait_until_finished()
+            if parallel.is_lead() and directory.exists():
+                write_json(directory / MANIFEST, digests(directory, MANIFEST))
+        except Exception as e:  # raised where it is waited for
+            self._failure = e
 
     def wait(self) -> None:
         """Blocks until every save that was started is on disk; raises the error of one that failed."""
         if self._sealer is not None:
             self._sealer.join()
             self._sealer = None
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
         self._manager.wait_until_finished()
         self._manager.check_for_errors()
 
@@ -99,64 +107,97 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def damage(self, step: int) -> str:
-        """Returns what is wrong with the files of this checkpoint, "" where no damage shows."""
+        """Returns what is wrong with the files of this checkpoint, "" where they are those that were sealed."""
         directory = self.directory / str(step)
         manifest = directory / MANIFEST
         if not manifest.exists():
-            return ""  # killed between the last file and the seal: Orbax's own rename says that it is whole
+            return UNSEALED
         try:
-            expected = json.loads(manifest.read_text())
+            return differing(json.loads(manifest.read_text()), digests(directory, MANIFEST))
         except ValueError:
             return f"{MANIFEST} is not readable"
-        checksums = _checksums(directory)
-        changed = [f for f in expected if checksums.get(f) != expected[f]]
-        return f"{len(changed)} of {len(expected)} files are missing or changed ({changed[0]})" if changed else ""
 
     def record(self, step: int) -> dict[str, Any]:
         args = ocp.args.Composite(**{RECORD: ocp.args.JsonRestore()})
         return self._manager.restore(step, args=args)[RECORD]
 
     def restore(self, step: int, template: TrainState) -> TrainState:
-        """Returns the state of `step` with shapes, shardings and `frozen` of `template`."""
+        """Returns the state of `step` with shapes, shardings and `frozen` of `template`; the files are not verified.
+
+        Raises ValueError where it holds another structure.
+        """
         saved = _saved(template)
+        if differ := _differences(_stored(self.directory / str(step) / ARRAYS), saved):
+            raise ValueError(differ)
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, saved)
         args = ocp.args.Composite(**{ARRAYS: ocp.args.StandardRestore(abstract)})
         return template.replace(**self._manager.restore(step, args=args)[ARRAYS])
 
+    def restore_whole(self, step: int, template: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """Returns (state, record) of a step. All processes must call it.
+
+        Raises ValueError where it is damaged, or of another structure than the template: of another version or
+        another scheme.
+        """
+        if problem := self._damage_for_all(step):
+            raise ValueError(
+                f"Checkpoint {step} in {self.directory} is damaged: {problem}. To train again, delete "
+                f"{self.directory.parent}."
+            )
+        problem, restored = "", None
+        try:
+            restored = self.restore(step, template), self.record(step)
+        except Exception as e:  # Orbax and TensorStore raise many kinds
+            problem = str(e).splitlines()[0] if str(e) else type(e).__name__
+        if problem := parallel.first_said(problem):
+            raise ValueError(
+                f"Checkpoint {step} in {self.directory} is incompatible with this run: its files are whole, and "
+                f"{problem.rstrip('.')}. Nothing was changed. Resume with the versions that config.json beside it "
+                "names, or choose another --workdir."
+            )
+        assert restored is not None
+        return restored
+
+    def _damage_for_all(self, step: int) -> str:
+        """The damage that the lead process sees: what is broken for one is not used by any."""
+        return parallel.first_said(self.damage(step) if parallel.is_lead() else "")
+
     def restore_newest(self, template: Callable[[int], TrainState]) -> tuple[TrainState, dict[str, Any]] | None:
         """Returns (state, record) of the newest checkpoint that is whole; None where there is no checkpoint.
 
-        `template(step)` is a state of that step's shapes and shardings. A damaged checkpoint is reported and moved to
-        `damaged/`, and the one before it is tried. Raises RuntimeError when all are damaged.
+        `template(step)` is a state of that step's shapes and shardings. Damaged checkpoints, and one whose save was
+        cut off before its checksums were written, are reported and moved to `damaged/` where an earlier one is whole.
+        Raises ValueError, and moves nothing, where all are damaged or the newest whole one is of another structure: a
+        supervisor that starts the command again must not begin at step 0.
         """
-        steps = self.steps()
-        for step in reversed(steps):
-            # All processes take the same one: what is broken for one of them is set aside by all.
-            problem, restored = parallel.first_said(self.damage(step) if parallel.is_lead() else ""), None
-            if not problem:
-                try:
-                    restored = self.restore(step, template(step)), self.record(step)
-                except Exception as e:  # Orbax and TensorStore raise many kinds for unreadable files
-                    problem = str(e).splitlines()[0] if str(e) else type(e).__name__
-                problem = parallel.first_said(problem)
-            if restored is not None and not problem:
-                return restored
-            if parallel.is_lead():
-                self.report(f"Checkpoint {step} in {self.directory} is damaged: {problem}. Using the one before it.")
-            self._set_aside(step)
-        if steps:
-            raise RuntimeError(
-                f"All checkpoints in {self.directory} ({steps}) are damaged; they were moved to "
-                f"{self.directory.parent}/damaged. Run again to start from the beginning."
+        problems: dict[int, str] = {}
+        for step in reversed(self.steps()):
+            if problem := self._damage_for_all(step):
+                problems[step] = problem
+                continue
+            restored = self.restore_whole(step, template(step))
+            self._set_aside(problems, f"Using {step}.")
+            return restored
+        if [*problems.values()] == [UNSEALED]:  # killed while the first one was saved: nothing came before
+            self._set_aside(problems, "There is none before it: the run begins anew.")
+        elif problems:
+            told = "; ".join(f"{step}: {problem}" for step, problem in problems.items())
+            raise ValueError(
+                f"All checkpoints in {self.directory} are damaged ({told}). To begin at the start, delete that folder."
             )
         return None
 
-    def _set_aside(self, step: int) -> None:
-        if parallel.is_lead():
-            target = self.directory.parent / "damaged" / str(step)
-            shutil.rmtree(target, ignore_errors=True)
-            target.parent.mkdir(exist_ok=True)
-            shutil.move(self.directory / str(step), target)
+    def _set_aside(self, problems: dict[int, str], instead: str) -> None:
+        """Moves checkpoints out of the way of new ones of their steps."""
+        if not problems:
+            return
+        for step, problem in problems.items():
+            if parallel.is_lead():
+                self.report(f"Checkpoint {step} in {self.directory} is damaged: {problem}. {instead}")
+                target = self.directory.parent / "damaged" / str(step)
+                shutil.rmtree(target, ignore_errors=True)
+                target.parent.mkdir(exist_ok=True)
+                shutil.move(self.directory / str(step), target)
         parallel.first_said("")  # the others look into the directory again when it is gone
         self._manager.close()
         self._open()
@@ -167,50 +208,52 @@ class Checkpoints:
 
 
 def save_tree(directory: Path, tree: PyTree) -> None:
-    """Writes a tree of arrays (an exported model) in place of an old one, and waits until it is on disk."""
+    """Writes a tree of arrays (an exported model) and its checksums in place of an old one. All processes call it."""
+    directory = Path(directory).absolute()
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(Path(directory).absolute(), tree, force=True)
+        checkpointer.save(directory, tree, force=True)
+    parallel.on_lead(lambda: seal(directory))
 
 
 def load_tree(directory: Path, template: PyTree) -> PyTree:
-    """Reads a tree of arrays shaped and typed like `template`.
+    """Reads a tree of arrays shaped and typed like `template`, once its files are those that were exported.
 
     A leaf whose template has a sharding is read shard by shard, each process its own: no host or device ever holds
     more. A leaf without one becomes a NumPy array.
-    Raises ValueError that names the leaves that are missing, extra or of another shape.
+    Raises ValueError that names what is damaged, or the leaves that are missing, extra or of another shape.
     """
     directory = Path(directory).absolute()
+    check_export(directory)
+    if differ := _differences(_stored(directory), template):
+        raise ValueError(f"{directory} does not hold this model: {differ}.")
+
+    def target(x: Any) -> Any:  # never the file's sharding: what one topology wrote is read on any other
+        placed = isinstance(getattr(getattr(x, "sharding", None), "mesh", None), jax.sharding.Mesh)
+        return x if placed else np.empty(x.shape, x.dtype)
+
     with ocp.StandardCheckpointer() as checkpointer:
-        try:
-            stored = checkpointer.metadata(directory).item_metadata.tree
-        except Exception as e:
-            raise ValueError(f"{directory} is not a readable kd_jax model export: {type(e).__name__}: {e}") from e
-        have, want = _leaves(stored), _leaves(template)
-        wrong = [f"{p} is not in the file" for p in want if p not in have]
-        wrong += [f"{p} is in the file only" for p in have if p not in want]
-        wrong += [
-            f"{p} has shape {have[p]} in the file, {want[p]} in the model"
-            for p in want
-            if p in have and have[p] != want[p]
-        ]
-        if wrong:
-            raise ValueError(
-                f"{directory} does not hold this model ({len(wrong)} differences): {'; '.join(wrong[:5])}."
-            )
-
-        def target(x: Any) -> Any:  # never the file's sharding: what one topology wrote is read on any other
-            placed = isinstance(getattr(getattr(x, "sharding", None), "mesh", None), jax.sharding.Mesh)
-            return x if placed else np.empty(x.shape, x.dtype)
-
         return checkpointer.restore(directory, jax.tree.map(target, template))
+
+
+def _stored(directory: Path) -> PyTree:
+    """The shapes of the arrays that lie in a folder. Raises ValueError where it is none of arrays."""
+    try:
+        return ocp.StandardCheckpointHandler().metadata(directory).tree
+    except Exception as e:
+        raise ValueError(f"{directory} does not hold arrays that kd_jax reads ({type(e).__name__}: {e})") from e
+
+
+def _differences(stored: PyTree, template: PyTree) -> str:
+    """What is missing, extra or of another shape in the file, "" for nothing."""
+    have, want = _leaves(stored), _leaves(template)
+    wrong = [f"{p} is not in the file" for p in want if p not in have]
+    wrong += [f"{p} is in the file only" for p in have if p not in want]
+    wrong += [
+        f"{p} has shape {have[p]} in the file, {want[p]} in the model" for p in want if p in have and have[p] != want[p]
+    ]
+    return f"{len(wrong)} differences: {'; '.join(wrong[:5])}" if wrong else ""
 
 
 def _leaves(tree: PyTree) -> dict[str, tuple[int, ...]]:
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
     return {jax.tree_util.keystr(p, simple=True, separator="/"): tuple(x.shape) for p, x in leaves}
-
-
-def check_export(folder: Path) -> None:
-    """Raises ValueError where there is no exported model in a folder."""
-    if not folder.is_dir():
-        raise ValueError(f"There is no exported model at {folder}.")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import signal
 import sys
 import threading
 import time
@@ -20,6 +21,8 @@ from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
+
+from kd_jax.system.signals import Interrupted
 
 FOLDER = "kd_jax/processes/"
 BEATS = 5  # within the timeout
@@ -91,10 +94,19 @@ def together() -> Generator[None]:
             raise
         if not isinstance(e, EXPECTED):
             traceback.print_exc()
-        _failing.set()
-        with contextlib.suppress(Exception):
-            _say(_store(), jax.process_index(), f"failed with {type(e).__name__}: {e}")
-        _end(jax.process_index(), f"{type(e).__name__}: {e}")
+        _fail(f"{type(e).__name__}: {e}")
+    except KeyboardInterrupt as e:
+        if jax.process_count() == 1 or isinstance(e, Interrupted):  # all of them stop there
+            raise
+        _fail("Ctrl-C", 128 + signal.SIGINT)
+
+
+def _fail(why: str, status: int = 1) -> None:
+    """Tells the other processes why this one ends, and ends it."""
+    _failing.set()
+    with contextlib.suppress(Exception):
+        _say(_store(), jax.process_index(), f"failed with {why}")
+    _end(jax.process_index(), why, status)
 
 
 def _store() -> Any:
@@ -114,10 +126,10 @@ def _say(client: Any, me: int, line: str) -> None:
     client.key_value_set(f"{FOLDER}{me}", line, allow_overwrite=True)
 
 
-def _end(me: int, message: str) -> None:
+def _end(me: int, message: str, status: int = 1) -> None:
     """Not sys.exit: JAX would wait at its barrier for processes that are in a collective."""
     sys.stdout.flush()
     print(f"\n{message}", file=sys.stderr, flush=True)
     if me == 0:
         time.sleep(LAST_WORDS)  # the coordinator goes with this process, and with it what the others have yet to read
-    os._exit(1)
+    os._exit(status)

@@ -1,17 +1,14 @@
-"""The metrics of a run on their way from the device to files and progress, the nan check, traces, SIGTERM."""
+"""The metrics of a run on their way from the device to files and progress, the nan check, traces."""
 
 from __future__ import annotations
 
 import math
-import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any, TypeVar
 
 import jax
-from jax.experimental import multihost_utils
 
 from kd_jax.system import parallel
 from kd_jax.system.progress import Progress
@@ -22,40 +19,6 @@ T = TypeVar("T")
 
 class NonFiniteLoss(FloatingPointError):
     """A term or a gradient became nan or infinite; the last good checkpoint stays."""
-
-
-class Stopped(SystemExit):
-    """SIGTERM stopped the run after a save; the same command resumes it. As a SystemExit it ends a script with 0."""
-
-
-class Signals:
-    """Turns SIGTERM into a flag that the loop reads between steps; several processes agree on the step to stop at."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def _note(self, signum: int, frame: FrameType | None) -> None:
-        self.asked = True
-
-    def __enter__(self) -> Signals:
-        self._before = None
-        if jax.process_count() > 1:
-            return self  # JAX's own handler stays, which tells the other processes
-        try:
-            self._before = signal.signal(signal.SIGTERM, self._note)
-        except ValueError:  # not in the main thread: a notebook's worker keeps its own handling
-            pass
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
-
-    def stop_at(self, step: int) -> bool:
-        """Returns whether the run stops after this step. All processes must call it."""
-        if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
-        return self.asked
 
 
 class Profile:

@@ -16,7 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from kd_jax.resolve import near
+from kd_jax.resolve import near, pattern_of
 from kd_jax.system import heartbeat, precision
 from kd_jax.types import PyTree, Scheme, TrainState
 
@@ -176,11 +176,11 @@ def param_shardings(params: PyTree, rules: Rules, mesh: Mesh, role: str) -> PyTr
     no parameter.
     """
     used: set[str] = set()
-    flat = _expanded(rules)
+    flat, rules_of = _expanded(rules), f"The sharding rule of {role!r}, "
 
     def sharding(path: tuple, leaf: Any) -> NamedSharding:
         name = _path(path)
-        matches = [(spec, origin) for pattern, spec, origin in flat if re.search(pattern, name)]
+        matches = [(spec, origin) for pattern, spec, origin in flat if pattern_of(pattern, rules_of).search(name)]
         used.update(origin for _, origin in matches)
         return NamedSharding(mesh, _spec(matches[0][0], leaf.shape, mesh, name) if matches else PartitionSpec())
 

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-from kd_jax.files import write_json
+from kd_jax.files import path_of, write_json
 from kd_jax.system import parallel
 
 LOCK, CONFIG = "lock", "config.json"
@@ -218,6 +218,6 @@ def cache_programs(folder: str) -> None:
     """Sets the folder in which compiled programs are stored for later runs; "" leaves JAX's settings as they are."""
     if not folder:
         return
-    jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser().resolve()))
+    jax.config.update("jax_compilation_cache_dir", str(path_of(folder, "compilation_cache").resolve()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     compilation_cache.reset_cache()  # it holds on to the folder of the first program

@@ -33,7 +33,7 @@ def conclude(run: Fit, directory: Path) -> dict[str, Any]:
     for which, at in wanted.items():
         for number in sorted(set(at.values())):  # the best steps of members differ
             if which == "best":
-                run.state = run.checkpoints.restore(number, run.template(number))
+                run.state = run.checkpoints.restore_whole(number, run.template(number))[0]
             scores = {
                 split: run.score(step, split) for split in ("validation", "test") if run.sources[split] is not None
             }

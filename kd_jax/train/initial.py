@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from kd_jax import prng
+from kd_jax.files import path_of
 from kd_jax.resolve import check_kwargs, resolve
 from kd_jax.system.checkpoint import load_tree
 from kd_jax.train.finish import exported
@@ -20,11 +20,9 @@ from kd_jax.types import Array, Model, PyTree, Scheme, Variables
 def checkpoint(model: Model, key: Array, *, shapes: Variables, path: str) -> Variables:
     """Returns the (params, stats) that an export (<workdir>/student/export/last/student) holds.
 
-    `shapes` are those of the model. Raises ValueError where there is no export or one of another model.
+    `shapes` are those of the model. Raises ValueError where there is no export, a damaged one or one of another model.
     """
-    if not Path(path).exists():
-        raise ValueError(f"There is no exported model at {path}. A run has them under <workdir>/<name>/export/.")
-    tree = load_tree(Path(path), exported(*shapes))
+    tree = load_tree(path_of(path, "initial.name"), exported(*shapes))
     return tree["params"], tree.get("stats", {})
 
 

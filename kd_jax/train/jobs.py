@@ -17,9 +17,10 @@ from kd_jax.cache.plan import TeacherCache
 from kd_jax.config.fields import own_data, settled, teachers_of
 from kd_jax.core.paths import roles_read
 from kd_jax.data.source import Source, Splits
+from kd_jax.files import path_of
 from kd_jax.models.adapters import as_model, name_of
 from kd_jax.models.remat import Remat
-from kd_jax.resolve import check_kwargs, resolve
+from kd_jax.resolve import check_kwargs, made, resolve
 from kd_jax.schemes import offline
 from kd_jax.system import precision
 from kd_jax.system.workdir import plain
@@ -34,13 +35,13 @@ def make_model(config: Mapping[str, Any], source: Source) -> Model:
     check_kwargs(config["name"], factory, kwargs)
     if "vocabulary" in inspect.signature(factory).parameters:
         kwargs.setdefault("vocabulary", source.num_classes)
-        return as_model(factory(**kwargs))
+        return as_model(made(config["name"], factory, **kwargs))
     try:
         check_kwargs("", factory, ["num_classes"])
         kwargs.setdefault("num_classes", source.num_classes)
     except ValueError:
         pass
-    return as_model(factory(**kwargs))
+    return as_model(made(config["name"], factory, **kwargs))
 
 
 def note_objects(config: ConfigDict, models: Mapping[str, Model], data: Splits | None) -> ConfigDict:
@@ -199,7 +200,7 @@ def _teacher_job(
     rules = {"student": config.mesh.teacher_rules}
     train = {**teacher.train, "labelled_share": 1.0}
     job = make(name, train, None, depends, roles, sources, rules, teacher.seed)
-    return dataclasses.replace(job, directory=Path(teacher.workdir)) if teacher.workdir else job
+    return dataclasses.replace(job, directory=path_of(teacher.workdir, f"{name}.workdir")) if teacher.workdir else job
 
 
 def _student_role(config: ConfigDict, model: Model) -> Role:

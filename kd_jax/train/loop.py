@@ -7,6 +7,7 @@ the clock is a pure function of (scheme, data, seed), so a killed run that is st
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import time
@@ -22,18 +23,20 @@ from kd_jax.core.evaluate import scored_by
 from kd_jax.core.many import Runs, Single
 from kd_jax.data.batches import batch_shapes
 from kd_jax.data.source import Source
-from kd_jax.files import write_json
+from kd_jax.files import told_of_full_disk, write_json
 from kd_jax.prng import Keys
 from kd_jax.system import heartbeat, parallel, workdir
 from kd_jax.system.checkpoint import Checkpoints
-from kd_jax.system.log import Log, Profile, Signals, Stopped
+from kd_jax.system.log import Log, Profile
 from kd_jax.system.progress import Progress
+from kd_jax.system.signals import Interrupted, Signals, Stopped
 from kd_jax.train import dispatch
 from kd_jax.train.finish import conclude
 from kd_jax.train.fit import DONE, Fit, Settings, Watch
 from kd_jax.types import Scheme, TrainState
 
 
+@told_of_full_disk()
 def fit(
     scheme: Scheme,
     sources: Mapping[str, Source | None],
@@ -49,7 +52,8 @@ def fit(
     `sources` maps split names to data: the stages' splits, "validation" (or None) and "test". Checkpoints are left in
     `<directory>/checkpoints`, the networks alone in `<directory>/export/<last|best>/<role>`. With `members` it trains
     all of them at once, and the results and exports of each are under its number. `watch` is told of each validation.
-    Raises NonFiniteLoss, Stopped, and ValueError for whatever does not fit together, or where another run works there.
+    Raises NonFiniteLoss, Stopped or Interrupted once all is saved, and ValueError for whatever does not fit together,
+    or where another run works there.
     """
     with workdir.locked(directory), jax.set_mesh(mesh):
         run = begin(scheme, sources, settings, mesh, Checkpoints(directory / "checkpoints", settings.keep), members)
@@ -58,22 +62,20 @@ def fit(
         if run.resumed:
             progress.print(f"{title}: resumed at step {step} of {steps}")
         log = Log(directory, run.record, step if run.resumed else None, settings.log_every, progress)
-        try:
-            with (
-                heartbeat.together(),
-                Signals() as signals,
-                Profile(directory / "profile", *settings.profile) as profile,
-            ):
-                train(run, log, signals, profile, watch)
-        except Stopped:
-            progress.print(
-                f"{title}: stopped at step {int(run.state.step)} by SIGTERM and saved; run it again to resume."
-            )
-            raise
-        finally:
-            progress.close()
-            log.close()
-            run.checkpoints.wait()
+        with contextlib.ExitStack() as ends:  # each of them, whatever another raises
+            for end in (run.checkpoints.wait, log.close, progress.close):
+                ends.callback(end)
+            try:
+                with (
+                    heartbeat.together(),
+                    Signals() as signals,
+                    Profile(directory / "profile", *settings.profile) as profile,
+                ):
+                    train(run, log, signals, profile, watch)
+            except (Stopped, Interrupted) as e:
+                at = int(run.state.step)
+                progress.print(f"{title}: stopped at step {at} by {e.by} and saved; run it again to resume.")
+                raise
         results = conclude(run, directory) | {"finished": workdir.now()}
         run.checkpoints.close()
     if lead:
@@ -183,7 +185,10 @@ class InFlight:
 
 
 def train(run: Fit, log: Log, signals: Signals, profile: Profile, watch: Watch | None) -> None:
-    """Takes the steps that are left of every stage. Raises Stopped, with everything saved, when it is asked to stop."""
+    """Takes the steps that are left of every stage.
+
+    Raises Stopped or Interrupted, with everything saved, when it is asked to stop.
+    """
     step, bounds = int(run.state.step), run.bounds
     eval_step = run.eval_step(dataclasses.replace(run.scheme, reference=None))
     began = time.monotonic() - run.record["seconds"]
@@ -215,4 +220,4 @@ def train(run: Fit, log: Log, signals: Signals, profile: Profile, watch: Watch |
                     save(run, log, step, began)
                 if stop:
                     run.checkpoints.wait()
-                    raise Stopped(0)
+                    raise signals.ending()

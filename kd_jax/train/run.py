@@ -18,7 +18,7 @@ from kd_jax.core.paths import entry_paths, roles_read
 from kd_jax.data.batches import batch_shapes
 from kd_jax.data.load import load
 from kd_jax.data.source import Splits
-from kd_jax.files import read_json, write_json
+from kd_jax.files import path_of, read_json, told_of_full_disk, write_json
 from kd_jax.models.adapters import as_model
 from kd_jax.report.verdict import headline_of, judge
 from kd_jax.resolve import call
@@ -58,6 +58,7 @@ def present(config: ConfigDict, results: dict[str, Any], directory: Path) -> dic
 
 
 @heartbeat.together()
+@told_of_full_disk()
 def run(
     config: ConfigDict,
     workdir: str | Path,
@@ -76,7 +77,7 @@ def run(
     when the answers of the teachers are in their caches, and returns nothing.
     Raises ValueError, before anything is trained, for whatever does not fit.
     """
-    start, directory = time.monotonic(), Path(workdir)
+    start, directory = time.monotonic(), path_of(workdir, "workdir")
     cache_programs(config.compilation_cache)
     parallel.start_processes(config.distributed)
     mesh = parallel.make_mesh(config.mesh.axes)

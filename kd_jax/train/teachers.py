@@ -21,9 +21,10 @@ from kd_jax.core.evaluate import extra_inputs, params_inputs
 from kd_jax.core.many import Runs
 from kd_jax.core.paths import lookup, roles_read
 from kd_jax.data.answers import Answers
-from kd_jax.files import read_json, write_json
+from kd_jax.files import path_of, read_json, write_json
 from kd_jax.system import parallel, precision, workdir
-from kd_jax.system.checkpoint import check_export, load_tree
+from kd_jax.system.checkpoint import load_tree
+from kd_jax.system.exports import check_export, check_place
 from kd_jax.train.finish import exported
 from kd_jax.train.fit import DONE, Watch
 from kd_jax.train.initial import check_initial, first_variables, starting_at, takes_teacher
@@ -149,7 +150,7 @@ def _export_of_teacher(fields: ConfigDict, job: Job | None) -> Path | None:
     """Where a teacher lies: what it was trained to, or config.teacher.checkpoint; None where the caller has it."""
     if job is not None:
         return export_of(job, fields.use)
-    return Path(fields.checkpoint) if fields.checkpoint else None
+    return path_of(fields.checkpoint, "teacher.checkpoint") if fields.checkpoint else None
 
 
 def cached_teacher(
@@ -197,7 +198,8 @@ def cached_teacher(
 def check_starts(config: ConfigDict, job: Job, context: Mapping[str, Any]) -> dict[str, tuple[PyTree, PyTree]]:
     """Returns the shapes of (params, stats) of teachers and student that do not start at random, by name.
 
-    `context` holds shapes. Raises ValueError, before anything is trained, where what they start from does not fit.
+    `context` holds shapes. Raises ValueError, before anything is trained, where what they start from does not fit,
+    and where a teacher's checkpoint is missing or damaged.
     """
 
     def inputs(role: Role) -> tuple[PyTree, ...]:
@@ -207,6 +209,9 @@ def check_starts(config: ConfigDict, job: Job, context: Mapping[str, Any]) -> di
     def init(role: Role) -> tuple[PyTree, PyTree]:
         return jax.eval_shape(role.model.init, jax.random.key(0), *inputs(role))
 
+    for name, fields in teachers_of(config).items():
+        if (export := _export_of_teacher(fields, None)) and not (name in job.caches and job.caches[name].whole):
+            check_export(export)
     shapes = {}
     for name, fields in {**teachers_of(config), "student": config.student}.items():
         if fields.initial.name:
@@ -257,16 +262,13 @@ def load_network(
     shardings: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]] | None = None,
     frozen: Mapping[str, PyTree] | None = None,
 ) -> Network:
-    """Reads an exported network; raises ValueError when it is missing or of another model.
+    """Reads an exported network; raises ValueError when it is missing, damaged or of another model.
 
     `path` is that of its logits, `batch` has the shapes of a prepared one. `shardings(params, stats)` are where its
     parameters and statistics are read to; without it they become NumPy arrays. `frozen` {role: parameters} are those
     that it reads as an input: adapters are exported without their base.
     """
-    if not export.exists():
-        raise ValueError(
-            f"There is no exported model at {export}. A finished run has them under <workdir>/<name>/export/."
-        )
+    check_place(export)
     shapes = [lookup({"batch": batch, "extra": extra, "params": frozen or {}}, p) for p in role.inputs]
     params, stats = jax.eval_shape(role.model.init, jax.random.key(0), *shapes)
     fixed = extra_inputs(role, extra)

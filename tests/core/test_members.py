@@ -14,7 +14,7 @@ from kd_jax.core.step import answered, make_prepared_step, make_train_step
 from kd_jax.core.terms import hyper_of
 from kd_jax.schemes import offline
 from kd_jax.system.checkpoint import load_tree
-from kd_jax.system.log import Stopped
+from kd_jax.system.signals import Stopped
 from kd_jax.train import loop
 from kd_jax.train.finish import exported
 from kd_jax.types import Role

@@ -20,7 +20,7 @@ from kd_jax.core.step import make_train_step
 from kd_jax.core.terms import hyper_of
 from kd_jax.system import parallel
 from kd_jax.system.checkpoint import Checkpoints
-from kd_jax.system.log import Signals, Stopped
+from kd_jax.system.signals import Signals, Stopped
 from kd_jax.train import loop
 from kd_jax.train import run as train
 from kd_jax.train.fit import Settings

@@ -160,8 +160,8 @@ def untrained(tmp_path_factory):
     ("checkpoint", "message"),
     [
         ("foreign", "does not hold this model.*stage2/conv/kernel has shape .*12.* in the file, .*8.* in the model"),
-        ("empty", "not a readable kd_jax model export"),
-        ("file", "not a readable kd_jax model export"),
+        ("empty", "There is no exported model at .*empty. Near it lie: .*foreign, .*right"),
+        ("file", "There is no exported model at .*file. Near it lie: .*foreign, .*right"),
         ("right", "on the validation split, config.teacher.min_accuracy asks for 99.00%.*right checkpoint"),
     ],
 )

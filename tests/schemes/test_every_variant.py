@@ -10,7 +10,7 @@ from scheme_checks import CONFIGS, config_module
 from several import finish, start
 
 from kd_jax.config.fields import teachers_of
-from kd_jax.system.log import Signals, Stopped
+from kd_jax.system.signals import Signals, Stopped
 from kd_jax.train import run as train
 from kd_jax.train.fit import DONE
 

@@ -13,7 +13,8 @@ from two_stages import scheme as two_stages
 from kd_jax.data.source import Source
 from kd_jax.schemes import offline
 from kd_jax.system.checkpoint import Checkpoints
-from kd_jax.system.log import NonFiniteLoss, Stopped
+from kd_jax.system.log import NonFiniteLoss
+from kd_jax.system.signals import Stopped
 from kd_jax.train import dispatch, jobs, loop
 from kd_jax.train.check import check_job
 

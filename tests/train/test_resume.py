@@ -1,11 +1,14 @@
 """A run that is killed at any moment and started again ends in the same bytes as one that was not."""
 
+import dataclasses
 import json
 import os
 import random
 import signal
 import time
 
+import jax.numpy as jnp
+import optax
 import pytest
 import toy
 from interrupted import assert_same_end, cut, flip, start, wait_for
@@ -77,8 +80,63 @@ def test_all_checkpoints_damaged(tmp_path):
     loop.fit(scheme(), SOURCES, SETTINGS, tmp_path, toy.mesh(2), "toy")
     for step in Checkpoints(tmp_path / "checkpoints", 2).steps():
         cut(tmp_path / "checkpoints" / str(step))
-    with pytest.raises(RuntimeError, match="All checkpoints .* are damaged"):
+    for _ in range(2):  # a supervisor tries again, and must not begin at step 0
+        with pytest.raises(ValueError, match="All checkpoints .* are damaged .*To begin at the start, delete"):
+            loop.fit(scheme(), SOURCES, SETTINGS, tmp_path, toy.mesh(2), "toy")
+    assert not (tmp_path / "damaged").exists()
+
+
+def resumable(directory, steps=30):
+    """A run of 30 steps, whose checkpoints one of 60 goes on from."""
+    short = dataclasses.replace(scheme().stages[0], steps=steps)
+    plan = dataclasses.replace(scheme(), stages=(short,))
+    loop.fit(plan, SOURCES, SETTINGS, directory, toy.mesh(2), "toy")
+    return Checkpoints(directory / "checkpoints", 2).steps()
+
+
+def test_a_checkpoint_whose_save_was_cut_off_is_not_used(tmp_path, capsys):
+    """Nothing says whether its bytes are those that were saved."""
+    *_, before, newest = resumable(tmp_path)
+    (tmp_path / "checkpoints" / str(newest) / "checksums.json").unlink()
+    loop.fit(scheme(), SOURCES, SETTINGS, tmp_path, toy.mesh(2), "toy")
+    output = capsys.readouterr().out
+    assert f"Checkpoint {newest}" in output and "its save was cut off. Using" in output
+    assert f"resumed at step {before}" in output and (tmp_path / "damaged" / str(newest)).exists()
+
+
+def test_where_the_first_save_was_cut_off_the_run_begins_anew_and_says_so(tmp_path, capsys):
+    assert resumable(tmp_path, 10) == [10]
+    (tmp_path / "checkpoints/10/checksums.json").unlink()
+    run = loop.begin(scheme(), SOURCES, SETTINGS, toy.mesh(2), Checkpoints(tmp_path / "checkpoints", 2))
+    assert int(run.state.step) == 0 and not run.resumed
+    assert "There is none before it: the run begins anew." in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_another_structure_is_incompatible_and_stays(tmp_path, capsys):
+    """Another optimizer, as a newer version may have it: no attempt of a supervisor moves or overwrites anything."""
+    steps = resumable(tmp_path)
+    other = scheme()
+    phase = dataclasses.replace(other.stages[0].phases[0], tx=optax.adam(1e-3))
+    other = dataclasses.replace(other, stages=(dataclasses.replace(other.stages[0], phases=(phase,)),))
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"Checkpoint 30 .* is incompatible .*opt/student/0/mu/.* is not in the"):
+            loop.fit(other, SOURCES, SETTINGS, tmp_path, toy.mesh(2), "toy")
+    assert Checkpoints(tmp_path / "checkpoints", 2).steps() == steps and not (tmp_path / "damaged").exists()
+    assert "damaged" not in capsys.readouterr().out
+
+
+def test_a_best_checkpoint_that_was_damaged_meanwhile_is_not_exported(tmp_path, monkeypatch):
+    """It is read at the end, hours after its save."""
+    conclude = loop.conclude
+
+    def damaged(run, directory):
+        flip(directory / "checkpoints" / str(run.record["best"][""]["step"]))
+        return conclude(run, directory)
+
+    monkeypatch.setattr(loop, "conclude", damaged)
+    with pytest.raises(ValueError, match=r"Checkpoint \d+ in .* is damaged: 1 of .*To train again, delete"):
         loop.fit(scheme(), SOURCES, SETTINGS, tmp_path, toy.mesh(2), "toy")
+    assert not (tmp_path / "done.json").exists()
 
 
 def test_keeps_the_last_ones_and_the_best(unbroken):
@@ -91,10 +149,6 @@ def test_keeps_the_last_ones_and_the_best(unbroken):
 def test_nan_names_the_term_and_the_step_and_keeps_the_last_good_checkpoint(tmp_path):
     bad = scheme()
     phase = bad.stages[0].phases[0]
-    import dataclasses
-
-    import jax.numpy as jnp
-
     kd = dataclasses.replace(
         phase.terms["kd"], kwargs={"temperature": lambda step: jnp.where(step == 24, jnp.nan, 2.0)}
     )

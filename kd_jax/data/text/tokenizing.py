@@ -65,7 +65,10 @@ def make_codec(kind: str, texts: Sequence[str], vocabulary: int) -> Codec:
         raise ValueError(f"data.tokenizer={kind!r}. {near(kind, ('character', 'bpe', 'PATH/tokenizer.json'))}")
     if not Path(kind).is_file():
         raise DataNotFound(f"data.tokenizer={kind!r}: there is no such file.")
-    return of_tokenizer(Tokenizer.from_file(kind))
+    try:
+        return of_tokenizer(Tokenizer.from_file(kind))
+    except Exception as e:  # a bare Exception, from Rust
+        raise ValueError(f"data.tokenizer={kind!r} is no tokenizer.json that can be read: {e}") from e
 
 
 def characters(alphabet: Sequence[str]) -> Codec:
