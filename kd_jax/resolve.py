@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
+from kd_jax.ranges import check_numbers, ranges_of
+
 
 def near(name: str, names: Iterable[str], limit: int = 12) -> str:
     """Returns the tail of an error message: the `names` that were probably meant, or the first few if none is close."""
@@ -66,8 +68,14 @@ def call(name: str, *args: Any, **kwargs: Any) -> Any:
     return fn(*args, **kwargs)
 
 
-def check_kwargs(name: str, fn: Any, kwargs: Iterable[str], positional: int = 0) -> None:
-    """Raises ValueError if `fn` does not take one of the keyword arguments."""
+def check_kwargs(name: str, fn: Any, kwargs: Iterable[str], positional: int = 0, field: str = "") -> None:
+    """Raises ValueError if `fn` does not take one of the keyword arguments, or not its number.
+
+    `kwargs` are names, or a mapping to values: numbers must lie in the ranges that `fn` declares (kd_jax/ranges.py).
+    `field` is the path of the mapping in the config.
+    """
+    if hasattr(kwargs, "items"):
+        check_numbers(field, kwargs, ranges_of(fn), of=name)
     try:
         parameters = inspect.signature(fn).parameters
     except (TypeError, ValueError):  # some builtins tell nothing of themselves
