@@ -33,7 +33,7 @@ class Returned:
 
 
 def check_values(name: str, term: Term, tried: Tried, size: int) -> Returned:
-    """Returns the shapes of a loss; ValueError unless it returns float values, one a row, that have a gradient.
+    """Returns the shapes of a loss; ValueError unless it returns float values that have a gradient.
 
     `tried` is microbatch.alone of the term on a batch of `size` examples.
     """
@@ -52,8 +52,6 @@ def check_values(name: str, term: Term, tried: Tried, size: int) -> Returned:
     returned = Returned(name, loss, size, made.shape, shapes)
     if not jnp.issubdtype(made.dtype, jnp.floating):
         raise ValueError(f"Term {name!r}: a loss returns float values, {loss} returned {made.dtype}{list(made.shape)}.")
-    if made.shape[0] not in {size, *(shape[0] for shape in shapes if shape)}:
-        raise _not_by_row(returned)
     floats = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating)]
 
     def gradients(inputs: list[Any], others: Mapping[str, Any], cotangent: jax.Array) -> list[jax.Array]:
@@ -63,7 +61,11 @@ def check_values(name: str, term: Term, tried: Tried, size: int) -> Returned:
 
         return jax.vjp(of_floats, [inputs[i] for i in floats])[1](cotangent)[0]
 
-    if not floats or not _reads_last(gradients, leaves, others, made):
+    try:
+        learned = bool(floats) and _reads_last(gradients, leaves, others, made)
+    except (TypeError, ValueError) as e:  # the values could be computed: it is the way back that fails
+        raise ValueError(f"Term {name!r}: {loss} cannot be differentiated: {e}") from e
+    if not learned:
         raise ValueError(
             f"Term {name!r}: {loss} has no gradient: its value does not change with {', '.join(term.inputs)} (an "
             "argmax, a rounding or a stop_gradient?), so nothing would be learned from it."
@@ -71,8 +73,15 @@ def check_values(name: str, term: Term, tried: Tried, size: int) -> Returned:
     return returned
 
 
-def check_rows(few: Mapping[str, Returned], many: Mapping[str, Returned]) -> None:
-    """Raises ValueError for a loss whose first axis is not the batch, by its shapes for two sizes of a batch."""
+def check_rows(losses: Iterable[Returned]) -> None:
+    """Raises ValueError for a loss whose first axis is neither the batch nor an input's (all nodes of a graph)."""
+    for one in losses:
+        if one.values[0] not in {one.size, *(shape[0] for shape in one.inputs if shape)}:
+            raise _not_by_row(one)
+
+
+def check_growth(few: Mapping[str, Returned], many: Mapping[str, Returned]) -> None:
+    """Raises ValueError for a loss whose first axis does not grow with the batch as an input's or the batch does."""
     for name, one in few.items():
         other = many[name]
         pairs = {(a[0], b[0]) for a, b in zip(one.inputs, other.inputs, strict=True) if a and b}
@@ -104,8 +113,8 @@ def check_learned(phase: Phase, roles: Mapping[str, Role]) -> None:
 
 def _not_by_row(returned: Returned) -> ValueError:
     return ValueError(
-        f"Term {returned.term!r}: a loss returns one value an example, the batch as first axis; {returned.loss} returned "
-        f"{list(returned.values)} for inputs of {', '.join(map(str, map(list, returned.inputs)))}."
+        f"Term {returned.term!r}: a loss returns one value an example, the batch as first axis; {returned.loss} "
+        f"returned {list(returned.values)} for inputs of {', '.join(map(str, map(list, returned.inputs)))}."
     )
 
 

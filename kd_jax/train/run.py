@@ -24,7 +24,7 @@ from kd_jax.report.verdict import headline_of, judge
 from kd_jax.resolve import call
 from kd_jax.system import heartbeat, parallel
 from kd_jax.system.workdir import cache_programs, check_configs, locked, plain
-from kd_jax.train.check import check_job
+from kd_jax.train.check import check_data, check_job
 from kd_jax.train.fit import DONE
 from kd_jax.train.jobs import Job, make_model, note_objects, plan
 from kd_jax.train.results import collect
@@ -139,6 +139,7 @@ def checked_jobs(
         if name in jobs and fields.use not in ("last", *(["best"] if jobs[name].sources["validation"] else [])):
             raise ValueError(f"{name}.use is 'last', or 'best' where data.validation is not 0; not {fields.use!r}.")
     for job in jobs.values():  # all errors of all jobs come before the first hour of the first
+        check_data(job)
         first = job.scheme.stages[0].data
         check_job(job, batch_shapes(job.sources.get(first) or splits.train, job.settings.batch_size), mesh)
     return jobs, splits
