@@ -16,6 +16,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from kd_jax.ranges import check_numbers, ranges_of
+
 _INSTALLED = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 LIBRARIES = (*_INSTALLED, site.getusersitepackages(), str(Path(__file__).parent))
 ARGUMENTS = re.compile(r"unexpected keyword argument|required (positional|keyword-only) argument|multiple values for")
@@ -130,8 +132,14 @@ def made(name: str, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         raise ValueError(f"{name!r} was called with {', '.join(kwargs) or 'no arguments'}: {e}") from e
 
 
-def check_kwargs(name: str, fn: Any, kwargs: Iterable[str], positional: int = 0) -> None:
-    """Raises ValueError if `fn` does not take one of the keyword arguments."""
+def check_kwargs(name: str, fn: Any, kwargs: Iterable[str], positional: int = 0, field: str = "") -> None:
+    """Raises ValueError if `fn` does not take one of the keyword arguments, or not its number.
+
+    `kwargs` are names, or a mapping to values: numbers must lie in the ranges that `fn` declares (kd_jax/ranges.py).
+    `field` is the path of the mapping in the config.
+    """
+    if hasattr(kwargs, "items"):
+        check_numbers(field, kwargs, ranges_of(fn), of=name)
     try:
         parameters = inspect.signature(fn).parameters
     except (TypeError, ValueError):  # some builtins tell nothing of themselves

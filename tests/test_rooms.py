@@ -7,7 +7,7 @@ from pathlib import Path
 import kd_jax
 
 ROOT = Path(kd_jax.__file__).parent
-BASE = ("types", "prng", "resolve", "files")  # modules that lie beside the rooms, below them all
+BASE = ("types", "ranges", "prng", "resolve", "files")  # modules that lie beside the rooms, below them all
 ROOMS = (
     *("base", "losses", "models", "data", "system", "core", "tasks", "schemes"),
     *("config", "cache", "report", "train", "sweep", "face"),

@@ -13,8 +13,33 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from kd_jax.config.terms import filled, part
+from kd_jax.core import optimizers
 from kd_jax.core.optimizers import with_defaults
+from kd_jax.data import load
 from kd_jax.data.load import DEFAULTS as DATA
+from kd_jax.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, check_numbers
+
+# Where the numbers below must lie: those of a training, of a teacher, of a run. Any other must be finite.
+TRAINING = {
+    **dict.fromkeys(("batch_size", "accumulate"), COUNT),
+    **dict.fromkeys(("epochs", "steps"), NOT_NEGATIVE),
+    "labelled_share": SHARE,
+    "optimizer": optimizers.RANGES,
+}
+TEACHER = {
+    "min_accuracy": SHARE,
+    "seed": NOT_NEGATIVE,
+    "data": load.RANGES,
+    "cache": {"temperature": POSITIVE, **dict.fromkeys(("k", "views"), NOT_NEGATIVE)},
+    "train": TRAINING,
+}
+RUN = {
+    **dict.fromkeys(("log_every", "eval_every", "eval_batch_size", "steps_per_dispatch"), COUNT),
+    **dict.fromkeys(("seed", "view_seed", "keep", "workers", "examples"), NOT_NEGATIVE),
+    "data": load.RANGES,
+    "teacher": TEACHER,
+    "train": TRAINING,
+}
 
 
 def training(**changes) -> ConfigDict:
@@ -173,9 +198,13 @@ def small_digits() -> ConfigDict:
 def settled(config: ConfigDict) -> ConfigDict:
     """Returns a copy with the defaults that depend on other fields written out: of optimizers and of terms.
 
-    It is what a run writes down. Raises ValueError for an optimizer that optax lacks, and for a term without `fn`.
+    It is what a run writes down. Raises ValueError for an optimizer that optax lacks, for a term without `fn`, and for
+    a number out of range.
     """
     config = config.copy_and_resolve_references()
+    several = {"teachers": dict.fromkeys(config.teachers, TEACHER)}
+    several["optimizers"] = dict.fromkeys(config.optimizers, optimizers.RANGES)
+    check_numbers("", config, {**RUN, **several})
     with config.unlocked():
         for fields in (config, config.teacher, *config.teachers.values()):
             fields.train.optimizer = ConfigDict(with_defaults(fields.train.optimizer))

@@ -13,10 +13,14 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
+
 from kd_jax.config.presets import PRESETS, SCHEMES
 from kd_jax.config.terms import filled, part
 from kd_jax.core.paths import Path
 from kd_jax.core.terms import Scheduled, paths_of
+from kd_jax.ranges import FINITE, NOT_NEGATIVE, Range, check_number, ranges_of
 from kd_jax.resolve import check_kwargs, near, resolve
 from kd_jax.types import Memory, Model, Schedule, Term
 
@@ -87,8 +91,15 @@ def _make(fields: Mapping[str, Any], **offered: Any) -> Any:
     factory = resolve(fields["name"])
     taken = inspect.signature(factory).parameters
     offered = {k: v for k, v in offered.items() if k in taken}
-    check_kwargs(fields["name"], factory, fields["kwargs"])
     return factory(**{**offered, **fields["kwargs"]})
+
+
+def _schedule(path: str, fields: Mapping[str, Any], total_steps: int, allowed: Range, of: str = "") -> Schedule:
+    """Returns the schedule; ValueError where a value of it, looked at eleven times in the run, is out of range."""
+    made, last = _make(fields, total_steps=total_steps), max(total_steps - 1, 0)
+    for step in sorted({last * i // 10 for i in range(11)}):
+        check_number(f"{path} at step {step}", np.asarray(made(jnp.int32(step))).tolist(), allowed, of)
+    return made
 
 
 def _is_schedule(value: Any) -> bool:
@@ -96,43 +107,67 @@ def _is_schedule(value: Any) -> bool:
     return hasattr(value, "keys") and set(value.keys()) == {"name", "kwargs"}
 
 
-def _weight(fields: Mapping[str, Any], total_steps: int) -> float | Schedule:
+def _weight(name: str, fields: Mapping[str, Any], total_steps: int) -> float | Schedule:
     weight = float(fields["weight"])
     if not fields["schedule"]["name"]:
         return weight
-    return Scheduled(weight, _make(fields["schedule"], total_steps=total_steps))
+    return Scheduled(weight, _schedule(f"terms.{name}.schedule", fields["schedule"], total_steps, NOT_NEGATIVE))
 
 
 def _connector(fields: Mapping[str, Any]) -> Callable[..., Model] | None:
-    if not fields["name"]:
-        return None
-    builder = resolve(fields["name"])
-    check_kwargs(fields["name"], builder, fields["kwargs"])
-    return functools.partial(builder, **fields["kwargs"])
+    return functools.partial(resolve(fields["name"]), **fields["kwargs"]) if fields["name"] else None
 
 
 def _memory(name: str, fields: Mapping[str, Any], examples: int) -> Memory | None:
     return _make(fields, examples=examples, name=name) if fields["name"] else None
 
 
+def _kwargs(name: str, fields: Mapping[str, Any], total_steps: int) -> dict[str, Any]:
+    """The options of the loss, with the schedules among them made."""
+    ranges, made = ranges_of(resolve(fields["fn"])), dict(fields["kwargs"])
+    for option, value in fields["kwargs"].items():
+        if _is_schedule(value):
+            path, allowed = f"terms.{name}.kwargs.{option}", ranges.get(option, FINITE)
+            made[option] = _schedule(path, value, total_steps, allowed, of=fields["fn"])
+    return made
+
+
+def check_terms(config: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises ValueError for names, arguments and numbers of terms that there are not, without making anything.
+
+    A term without `fn` is the task's, and has a weight alone.
+    """
+    for name, short in config.items():
+        of_task = hasattr(short, "keys") and "fn" not in short
+        fields = short if of_task else filled(name, short)
+        check_number(f"terms.{name}.weight", fields.get("weight", 1.0), NOT_NEGATIVE)
+        if of_task:
+            continue
+        fn, path = resolve(fields["fn"]), f"terms.{name}.kwargs"
+        check_kwargs(fields["fn"], fn, fields["options"])
+        check_kwargs(fields["fn"], fn, fields["kwargs"], field=path)
+        named = {f"{path}.{k}": v for k, v in fields["kwargs"].items() if _is_schedule(v)}
+        named |= {f"terms.{name}.{k}": fields[k] for k in ("schedule", "connector", "memory") if fields[k]["name"]}
+        for where, made in named.items():
+            check_kwargs(made["name"], resolve(made["name"]), made["kwargs"], field=f"{where}.kwargs")
+
+
 def make_terms(config: Mapping[str, Mapping[str, Any]], total_steps: int = 0, examples: int = 0) -> dict[str, Term]:
     """Makes the Terms of a config, for a run of `total_steps` on `examples` training examples.
 
     Of a term `fn` and `inputs` are enough. Raises ValueError for an unknown loss, argument or field, naming what was
-    probably meant.
+    probably meant, and for a number out of range.
     """
     terms = {}
+    check_terms(config)
     for name, short in config.items():
         fields = filled(name, short)
-        fn = resolve(fields["fn"])
-        check_kwargs(fields["fn"], fn, [*fields["kwargs"], *fields["options"]])
-        kwargs = {k: _make(v, total_steps=total_steps) if _is_schedule(v) else v for k, v in fields["kwargs"].items()}
         terms[name] = Term(
-            fn=fn,
+            fn=resolve(fields["fn"]),
             inputs=tuple(fields["inputs"]),
             targets=tuple(fields["targets"]),
-            weight=_weight(fields, total_steps),
-            kwargs=kwargs,
+            weight=_weight(name, fields, total_steps),
+            kwargs=_kwargs(name, fields, total_steps),
             options=dict(fields["options"]),
             where=fields["where"] or None,
             connector=_connector(fields["connector"]),

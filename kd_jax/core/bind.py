@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax import prng
-from kd_jax.core import microbatch
+from kd_jax.core import microbatch, values
 from kd_jax.core.paths import STORES, Path, connector_of, entry_paths, lookup, roles_read
 from kd_jax.core.shapes import apply_shapes, init_shapes, shapes_of
 from kd_jax.core.terms import taps_of, term_value
@@ -56,7 +56,21 @@ def bind(scheme: Scheme, batch: Shapes, accumulate: int = 1) -> tuple[Scheme, di
         few = [{k: jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype) for k, x in batch.items()} for n in rows]
         microbatch.check_terms(*(_walk(scheme, shapes).tried for shapes in few))
     walk = _walk(scheme, batch)
+    _check_rows(scheme, batch, walk)
     return dataclasses.replace(scheme, roles=walk.roles, stages=walk.stages), walk.inputs
+
+
+def _check_rows(scheme: Scheme, batch: Shapes, walk: _Walk) -> None:
+    """A loss has one value a row. Where another axis is as long by chance, a batch twice as large tells both apart."""
+    values.check_rows(walk.returned.values())
+    if all(returned.certain for returned in walk.returned.values()):
+        return
+    twice = {k: jax.ShapeDtypeStruct((2 * x.shape[0], *x.shape[1:]), x.dtype) for k, x in batch.items()}
+    try:
+        larger = _walk(scheme, twice)
+    except (TypeError, ValueError):  # a network that takes this size alone: there is nothing to compare with
+        return
+    values.check_growth(walk.returned, larger.returned)
 
 
 def _check_names(scheme: Scheme) -> None:
@@ -77,16 +91,19 @@ class _Walk:
     """What a walk through the phases of a scheme has gathered, by shapes alone."""
 
     batch: Shapes  # as prepared
+    size: int  # of the batch
     roles: dict[str, Role]  # those of the scheme and the connectors
     stages: tuple[Stage, ...] = ()  # with the connectors called
     inputs: dict[str, tuple[PyTree, ...]] = dataclasses.field(default_factory=dict)  # that initialise each role
     variables: dict[str, tuple[PyTree, PyTree]] = dataclasses.field(default_factory=dict)  # of each role that was run
     read: dict[str, PyTree] = dataclasses.field(default_factory=dict)  # parameters that calls have as an input
     tried: dict[str, microbatch.Tried] = dataclasses.field(default_factory=dict)  # every term, what it reads
+    returned: dict[str, values.Returned] = dataclasses.field(default_factory=dict)  # of every term
 
 
 def _walk(scheme: Scheme, batch: Shapes) -> _Walk:
-    walk = _Walk(prepared_shapes(scheme, batch), dict(scheme.roles))
+    size = next(iter(batch.values())).shape[0]
+    walk = _Walk(prepared_shapes(scheme, batch), size, dict(scheme.roles))
     outside = {"batch": walk.batch, "extra": shapes_of(dict(scheme.extra))}
     walk.read = _read_params(scheme, outside, walk)
     bound: dict[int, tuple[Phase, ...]] = {}  # stages that share a tuple of phases share a program
@@ -110,19 +127,22 @@ def _bound_phase(walk: _Walk, phase: Phase, extra: Shapes) -> Phase:
         _run(walk, phase, call, context)
     for i, kind in enumerate(("params", "stats")):
         context[kind] = {role: variables[i] for role, variables in walk.variables.items()}
-    connectors, terms = [], {}
+    connectors, terms, size = [], {}, walk.size
     for name, term in phase.terms.items():
         if term.connector is not None:
             connectors.append(_connector(walk, phase, name, term.connector, context))
             term = _connected(term, connectors[-1], context)
         _check_term(name, term, context)
-        walk.tried[f"{phase.group}/{name}"] = microbatch.alone(name, term, context)
+        alone = walk.tried[f"{phase.group}/{name}"] = microbatch.alone(name, term, context)
+        walk.returned[f"{phase.group}/{name}"] = values.check_values(name, term, alone, size)
         terms[name] = term
     for name, metric in phase.metrics.items():
         if metric.connector is not None:
             raise ValueError(f"Metric {name!r} has a connector, which nothing would train: leave it out.")
         _check_term(name, metric, context)
-    return dataclasses.replace(phase, forward=(*phase.forward, *connectors), terms=terms)
+    bound = dataclasses.replace(phase, forward=(*phase.forward, *connectors), terms=terms)
+    values.check_learned(bound, walk.roles)
+    return bound
 
 
 def _run(walk: _Walk, phase: Phase, call: Call, context: dict[str, Any]) -> None:
@@ -184,11 +204,11 @@ def _output_shapes(walk: _Walk, call: Call, taps: tuple[str, ...], inputs: tuple
 
 
 def _check_term(name: str, term: Term, context: Mapping[str, Any]) -> None:
-    def value(context: Mapping[str, Any]) -> Any:
+    def value_of(context: Mapping[str, Any]) -> Any:
         kwargs = {k: v(jnp.int32(0)) if callable(v) else v for k, v in term.kwargs.items()}
         return term_value(name, term, context, kwargs)
 
-    jax.eval_shape(value, context)
+    jax.eval_shape(value_of, context)
 
 
 def loaded_variables(scheme: Scheme) -> dict[str, tuple[PyTree, PyTree]]:

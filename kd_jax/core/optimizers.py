@@ -12,21 +12,34 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from kd_jax.ranges import BELOW_ONE, INSIDE, NOT_NEGATIVE, POSITIVE, check_numbers
 from kd_jax.resolve import check_kwargs, near, pattern_of
 
 SCHEDULES = ("constant", "cosine", "linear", "step")
 MOMENTUM = 0.9  # of sgd, unless its kwargs say otherwise
+RANGES = {
+    "learning_rate": POSITIVE,
+    "weight_decay": NOT_NEGATIVE,
+    "clip_norm": NOT_NEGATIVE,
+    "warmup": BELOW_ONE,
+    "boundaries": INSIDE,
+    "decay": POSITIVE,
+    # Of optax's functions, which declare nothing, by the names that they share.
+    "kwargs": {
+        **dict.fromkeys(("momentum", "b1", "b2", "b3"), BELOW_ONE),
+        **dict.fromkeys(("eps", "weight_decay"), NOT_NEGATIVE),
+    },
+}
 
 
 def make_schedule(config: Mapping[str, Any], total_steps: int) -> optax.Schedule:
     """Makes the learning rate of a step: linear warm-up over `warmup` of the run, then `schedule`.
 
     That is constant, cosine or linear to 0, or "step", which multiplies by `decay` at `boundaries`, fractions of the
-    run (epoch 150 of 240 is 0.625). Raises ValueError for another schedule, and for `warmup` outside [0, 1).
+    run (epoch 150 of 240 is 0.625). Raises ValueError for another schedule, and for numbers outside of RANGES.
     """
     name, peak = config["schedule"], config["learning_rate"]
-    if not 0.0 <= config["warmup"] < 1.0:
-        raise ValueError(f"optimizer.warmup is a fraction of the run in [0, 1), not {config['warmup']}.")
+    check_numbers("optimizer", config, RANGES)
     warmup = round(config["warmup"] * total_steps)
     rest = max(total_steps - warmup, 1)
     if name == "constant":

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
+from kd_jax.ranges import Inside, NotNegative, Share
 from kd_jax.types import Array, Schedule
 
 
-def warmup(total_steps: int, fraction: float) -> Schedule:
+def warmup(total_steps: int, fraction: Share[float]) -> Schedule:
     """Returns the schedule min(step / (fraction * total_steps), 1): linear from 0 to 1."""
     steps = max(fraction * total_steps, 1.0)
     return lambda step: jnp.minimum(step / steps, 1.0)
 
 
-def cosine(total_steps: int, start: float, end: float, fraction: float = 1.0) -> Schedule:
+def cosine(total_steps: int, start: float, end: float, fraction: Share[float] = 1.0) -> Schedule:
     """Returns the schedule from start to end along half a cosine over `fraction` of the run, then end."""
     steps = max(fraction * total_steps, 1.0)
 
@@ -28,11 +29,11 @@ def cosine(total_steps: int, start: float, end: float, fraction: float = 1.0) ->
     return value
 
 
-def until(total_steps: int, fraction: float) -> Schedule:
+def until(total_steps: int, fraction: Share[float]) -> Schedule:
     """Returns the schedule 1 in the first `fraction` of the run, then 0, for terms that initialise the student."""
     return lambda step: jnp.where(step < fraction * total_steps, 1.0, 0.0)
 
 
-def steps(total_steps: int, boundaries: tuple[float, ...], decay: float = 0.1) -> Schedule:
+def steps(total_steps: int, boundaries: Inside[tuple[float, ...]], decay: NotNegative[float] = 0.1) -> Schedule:
     """Returns the schedule decay^(number of boundaries passed); boundaries are fractions of the run."""
     return lambda step: decay ** sum(jnp.where(step >= b * total_steps, 1.0, 0.0) for b in boundaries)

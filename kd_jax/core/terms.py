@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from kd_jax.core.paths import Context, calls_in, lookup, taps_in
 from kd_jax.types import Array, Schedule, Stage, Term
@@ -93,6 +94,11 @@ def masked_sum_and_count(values: Array, mask: Array | None) -> tuple[Array, Arra
     return jnp.where(mask != 0, values * mask, 0.0).sum(), mask.sum(dtype=values.dtype)
 
 
+def name_of(fn: Any) -> str:
+    """Returns what messages call a function."""
+    return getattr(fn, "__name__", None) or str(fn)
+
+
 def takes_where(fn: Callable) -> bool:
     try:
         return "where" in inspect.signature(fn).parameters
@@ -125,7 +131,8 @@ def term_values(
         shapes = {
             p: jax.tree.map(jnp.shape, v) for p, v in zip(term.inputs + term.targets, inputs + targets, strict=True)
         }
-        raise ValueError(f"Term {name!r} ({getattr(term.fn, '__name__', term.fn)}) failed on {shapes}: {e}") from e
-    if values.ndim == 0:
-        raise ValueError(f"Term {name!r}: a loss returns one value an example, {term.fn} returned a scalar.")
+        raise ValueError(f"Term {name!r} ({name_of(term.fn)}) failed on {shapes}: {e}") from e
+    if not isinstance(values, (jax.Array, np.ndarray)) or values.ndim == 0:
+        what = "a scalar" if isinstance(values, (jax.Array, np.ndarray, float, int)) else type(values).__name__
+        raise ValueError(f"Term {name!r}: a loss returns one value an example, {name_of(term.fn)} returned {what}.")
     return values, where, inputs

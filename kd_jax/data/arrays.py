@@ -32,6 +32,8 @@ def in_memory(
     """Returns a source from checked arrays; integers [n] are classes, all other labels stay as they are."""
     images, labels = np.asarray(images), np.asarray(labels)
     where = f"{name}/{split}"
+    if not len(images):
+        raise ValueError(f"{where} has no examples")
     if images.dtype != np.uint8:
         if not np.issubdtype(images.dtype, np.floating):
             raise ValueError(f"{where}: images are uint8 in 0..255 or floats, got {images.dtype}")
@@ -93,6 +95,8 @@ def from_arrays(
     """
     train, test, validation = (_with_labels(pair, train[1]) for pair in (train, test, validation))
     x, y = train
+    if not len(x):
+        raise ValueError(f"{name}/train has no examples")
     for kind, other in (("test", test[0]), ("unlabelled", unlabelled), ("validation", validation)):
         other = other[0] if isinstance(other, tuple) else other
         if isinstance(other, np.ndarray) and other.shape[1:] != x.shape[1:]:
@@ -153,13 +157,19 @@ def _statistics(
 def held_out(whole: Splits, fraction: float, seed: int) -> Splits:
     """Takes a validation split out of train where there is none yet, each class in its proportion if there are classes.
 
-    Without any label, and of labels that are no classes, it is drawn from all examples alike.
+    Without any label, and of labels that are no classes, it is drawn from all examples alike. Raises ValueError where
+    one of both would be empty.
     """
     if whole.validation is not None or fraction == 0:
         return whole
     if whole.train.labels is None or whole.train.per_token:
         raise ValueError(f"{whole.train.name}: a stratified validation split needs the labels of train, one an example")
     rest, held = splits.hold_out(splits.strata(whole.train.labels), fraction, seed)
+    if not len(rest) or not len(held):
+        raise ValueError(
+            f"{whole.train.name}: validation={fraction} of {len(whole.train)} examples holds out {len(held)} and "
+            f"leaves {len(rest)} to train on"
+        )
     return Splits(subset(whole.train, rest), subset(whole.train, held, "validation"), whole.test)
 
 
@@ -177,8 +187,8 @@ def digits(test: float) -> Splits:
     images = np.round(raw.images * (255 / 16)).astype(np.uint8)[..., None]
     labels = raw.target.astype(np.int32)
     rest, held = splits.hold_out(labels, test, DIGITS_TEST_SEED)
-    if not len(held):
-        raise ValueError("digits has no test split of its own: data.test must be above 0")
+    if not len(held) or not len(rest):
+        raise ValueError(f"digits has no test split of its own: data.test={test} leaves none, or none to train on")
     names = tuple(map(str, range(10)))
     make = functools.partial(in_memory, "digits", class_names=names, mean=DIGITS_MEAN, std=DIGITS_STD)
     return Splits(make("train", images[rest], labels[rest]), None, make("test", images[held], labels[held]))

@@ -16,7 +16,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kd_jax.resolve import near, resolve
+from kd_jax.ranges import Count, NotNegative, Positive
+from kd_jax.resolve import check_kwargs, near, resolve
 
 Batch = Mapping[str, jax.Array]
 Op = str | Mapping[str, Any]
@@ -89,13 +90,15 @@ def _resolve(op: Op) -> tuple[str, Callable]:
     name = options.pop("name", None)
     ops = IMAGE_OPS | NORMALISED_OPS | BATCH_OPS
     if name in ops:
+        check_kwargs(name, ops[name], options, positional=2)
         return name, functools.partial(ops[name], **options)
     if not isinstance(name, str) or ":" not in name:
         raise ValueError(f"There is no augmentation {name!r}. {near(str(name), ops)}")
+    check_kwargs(name, resolve(name), options, positional=2)
     return name, functools.partial(resolve(name), **options)
 
 
-def pad_crop(key: jax.Array, image: jax.Array, padding: int = 4) -> jax.Array:
+def pad_crop(key: jax.Array, image: jax.Array, padding: NotNegative[int] = 4) -> jax.Array:
     """Cuts a random crop of the image's size out of the image with `padding` zeros on every side."""
     padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
     top, left = _integers(jax.random.uniform(key, (2,)), 2 * padding + 1)
@@ -107,7 +110,7 @@ def flip(key: jax.Array, image: jax.Array) -> jax.Array:
     return jnp.where(jax.random.uniform(key) < 0.5, image[:, ::-1], image)
 
 
-def cutout(key: jax.Array, image: jax.Array, size: int = 8) -> jax.Array:
+def cutout(key: jax.Array, image: jax.Array, size: Count[int] = 8) -> jax.Array:
     """Sets a square of `size` pixels around a random pixel to 0 (the mean colour), clipped at the border.
 
     T. DeVries, G. W. Taylor, "Improved regularization of convolutional neural networks with Cutout", 2017,
@@ -135,7 +138,9 @@ COLOUR_OPS = ("identity", "brightness", "contrast", "solarize", "posterize")
 WARP_OPS = ("translate_x", "translate_y", "rotate", "shear_x", "shear_y")
 
 
-def rand_augment(key: jax.Array, image: jax.Array, num_ops: int = 2, magnitude: float = 5.0) -> jax.Array:
+def rand_augment(
+    key: jax.Array, image: jax.Array, num_ops: Count[int] = 2, magnitude: NotNegative[float] = 5.0
+) -> jax.Array:
     """Applies `num_ops` random operations to a uint8 image, one after the other, all at strength magnitude / 10.
 
     E. D. Cubuk et al., "RandAugment: practical automated data augmentation with a reduced search space", 2019,
@@ -185,7 +190,7 @@ def _warp(
     return jnp.where(inside[..., None], pixels, jnp.uint8(0))
 
 
-def mixup(key: jax.Array, batch: Batch, alpha: float = 0.2) -> dict[str, jax.Array]:
+def mixup(key: jax.Array, batch: Batch, alpha: Positive[float] = 0.2) -> dict[str, jax.Array]:
     """Mixes images: w * image + (1 - w) * partner's image, one w ~ Beta(alpha, alpha) for the batch.
 
     H. Zhang et al., "mixup: beyond empirical risk minimization", 2017, arXiv:1710.09412.
@@ -197,7 +202,7 @@ def mixup(key: jax.Array, batch: Batch, alpha: float = 0.2) -> dict[str, jax.Arr
     return _mixed(batch, image, partner, weight)
 
 
-def cutmix(key: jax.Array, batch: Batch, alpha: float = 1.0) -> dict[str, jax.Array]:
+def cutmix(key: jax.Array, batch: Batch, alpha: Positive[float] = 1.0) -> dict[str, jax.Array]:
     """Puts a box of the partner's image into each image; the weight is the share of the area outside the box.
 
     S. Yun et al., "CutMix: regularization strategy to train strong classifiers with localizable features", 2019,

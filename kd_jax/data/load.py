@@ -14,6 +14,7 @@ from kd_jax.data.images import cifar, idx, prepared
 from kd_jax.data.source import Source, Splits, subset
 from kd_jax.data.text import corpus, pairs, pronunciations
 from kd_jax.files import path_of
+from kd_jax.ranges import BELOW_ONE, COUNT, NOT_NEGATIVE, SHARE, check_numbers
 from kd_jax.resolve import near, resolve
 
 TEXTS = {"text": corpus, "pairs": pairs, "pronunciations": pronunciations}
@@ -42,6 +43,14 @@ DEFAULTS: dict[str, Any] = {
     "image_size": 0,  # streamed images are cropped and resized to it; 0 = as they are (imagenet2012: 224)
 }
 
+RANGES = {
+    "validation": BELOW_ONE,
+    "test": BELOW_ONE,
+    "label_noise": SHARE,
+    **dict.fromkeys(("length", "vocabulary"), COUNT),
+    **dict.fromkeys(("split_seed", "label_seed", "limit", "labels", "eval_limit", "image_size"), NOT_NEGATIVE),
+}
+
 
 def load(config: Mapping[str, Any]) -> Splits:
     """Loads the splits of `config.name`: one of NAMES, "tfds:NAME" or "my.module:function" (config -> Splits).
@@ -50,7 +59,7 @@ def load(config: Mapping[str, Any]) -> Splits:
     hidden (-1); some of the others are made wrong.
     Held-out rows depend on `split_seed` alone, so they are the same for every slice, limit and number of labels.
     Missing fields have the value of DEFAULTS. Raises DataNotFound at once where the data are not on this machine, and
-    ValueError for an unknown name or field.
+    ValueError for an unknown name or field, for a number outside of RANGES, and where a split is left empty.
     """
     fields = _fields(config)
     whole = arrays.held_out(_open(fields, config), fields.validation, fields.split_seed)
@@ -106,6 +115,7 @@ def _fields(config: Mapping[str, Any]) -> SimpleNamespace:
         near = difflib.get_close_matches(key, DEFAULTS, n=1, cutoff=0.75)
         if key not in DEFAULTS and near:  # others, such as batch_size, are read elsewhere
             raise ValueError(f"data has no field {key!r}; did you mean {near[0]!r}?")
+    check_numbers("data", config, RANGES)
     fields = {key: config[key] if key in config else value for key, value in DEFAULTS.items()}
     for name in ("directory", "tokenizer"):  # each a path, or a word such as "bible"
         fields[name] = fields[name] and str(path_of(fields[name], f"data.{name}"))

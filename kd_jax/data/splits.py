@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +29,16 @@ def hold_out(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray
     chosen = [rng.permutation(np.flatnonzero(labels == c))[:q] for c, q in zip(classes, quota, strict=True)]
     held = np.sort(np.concatenate(chosen))
     return np.setdiff1d(np.arange(len(labels)), held), held
+
+
+def check_counts(what: str, total: int, counts: Sequence[int], fields: Any) -> None:
+    """Raises ValueError where the shares `fields.test` and `fields.validation`, rounded to `counts`, empty a split."""
+    test, validation = counts
+    if not test or test + validation >= total or (fields.validation and not validation):
+        raise ValueError(
+            f"{total} {what} with data.test={fields.test} and data.validation={fields.validation} leave "
+            f"{total - test - validation} to train on, {validation} to validate with and {test} to test on."
+        )
 
 
 def strata(labels: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.losses._numerics import flatten, mean_rest, require_same_batch, safe_norm, scalar_like, to_float
+from kd_jax.ranges import NotNegative
 
 Array = jax.Array
 
@@ -88,7 +89,7 @@ def wasserstein_discriminator_loss(fake: Array, real: Array) -> Array:
     return mean_rest(fake) - mean_rest(real)
 
 
-def gradient_penalty(score: Callable[[Array], Array], at: Array, *, centre: Array | float = 1.0) -> Array:
+def gradient_penalty(score: Callable[[Array], Array], at: Array, *, centre: NotNegative[Array | float] = 1.0) -> Array:
     """Computes (||d score(x) / dx||_2 - centre)^2 at x = `at`, the norm over all features of an example.
 
     score: [batch, ...] -> [batch, ...] (averaged over patches), where an example's score depends on no other example;

@@ -20,6 +20,7 @@ from kd_jax.losses._numerics import (
     to_float,
     unit,
 )
+from kd_jax.ranges import Count
 
 Array = jax.Array
 
@@ -154,7 +155,9 @@ def value_relation_loss(student: Array, teacher: Array, *, mask: Array | None = 
     return _relation_kl(_self_scores(s), _self_scores(t), tokens)
 
 
-def self_relation_loss(student: Array, teacher: Array, *, relation_heads: int, mask: Array | None = None) -> Array:
+def self_relation_loss(
+    student: Array, teacher: Array, *, relation_heads: Count[int], mask: Array | None = None
+) -> Array:
     """Computes the mean over relation heads and queries of KL(softmax t, softmax s) of X X' / sqrt(d_r).
 
     X are queries, keys or values of all heads side by side, split into relation heads of width d_r: [batch, length,

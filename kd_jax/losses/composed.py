@@ -39,6 +39,7 @@ from kd_jax.losses.response import (
     topk_kd_loss,
     wsld_loss,
 )
+from kd_jax.ranges import Count, NotNegative, Positive, Share
 from kd_jax.types import Array, Memory
 
 
@@ -58,13 +59,19 @@ wsld_transfer_loss = _teacher_labels_where_none(wsld_loss)
 
 
 @reads_every_logit
-def standardized_kd_loss(student: Array, teacher: Array, *, temperature: Array | float = 2.0) -> Array:
+def standardized_kd_loss(student: Array, teacher: Array, *, temperature: Positive[Array | float] = 2.0) -> Array:
     """Computes kd_loss of standardised logits [..., classes]; returns [...]. Sun et al., 2024, arXiv 2403.01427."""
     return kd_loss(standardize_logits(student), standardize_logits(teacher), temperature=temperature)
 
 
 def curriculum_kd_loss(
-    student: Array, raw: Array, teacher: Array, *, start: float = 1.0, end: float = 20.0, strength: Array | float = 1.0
+    student: Array,
+    raw: Array,
+    teacher: Array,
+    *,
+    start: Positive[float] = 1.0,
+    end: Positive[float] = 20.0,
+    strength: NotNegative[Array | float] = 1.0,
 ) -> Array:
     """Computes kd_loss at T = learned_temperature(raw); `raw`, a number, is trained to make the loss larger.
 
@@ -85,7 +92,9 @@ def review_kd_loss(*maps: Array) -> Array:
     return sum(rest, first)
 
 
-def top_classes_loss(student: Array, teacher: Array, *, k: int = 5, temperature: Array | float = 4.0) -> Array:
+def top_classes_loss(
+    student: Array, teacher: Array, *, k: Count[int] = 5, temperature: Positive[Array | float] = 4.0
+) -> Array:
     """Computes topk_kd_loss with the teacher's k most likely classes, all others in one bucket, both sides at T.
 
     Logits [..., classes] of one shape, ValueError otherwise; returns [...]. k is cut off at the number of classes. It
@@ -103,7 +112,7 @@ def teacher_head_loss(
     teacher_logits: Array,
     *,
     head: Mapping[str, Array],
-    logit_weight: Array | float = 1.0,
+    logit_weight: NotNegative[Array | float] = 1.0,
 ) -> Array:
     """Computes mean (s - t)^2 + logit_weight * softmax_regression_loss(head(s), teacher logits) (SRRL).
 
@@ -121,7 +130,7 @@ def class_attention_transfer_loss(
     teacher: Array,
     teacher_head: Mapping[str, Array],
     *,
-    resolution: int = 2,
+    resolution: Count[int] = 2,
 ) -> Array:
     """Computes class_attention_loss of class activation maps, map @ kernel of the head at every position (CAT-KD).
 
@@ -164,8 +173,8 @@ def contrastive_memory_loss(
     memory: Mapping[str, Array],
     index: Array,
     step: Array,
-    negatives: int = 512,
-    temperature: float = 0.07,
+    negatives: Count[int] = 512,
+    temperature: Positive[float] = 0.07,
     where: Array | None = None,
 ) -> Array:
     """Computes contrastive_representation_loss against the banks of `contrastive_memory` (CRD, arXiv 1910.10699).
@@ -189,10 +198,10 @@ def contrastive_memory_loss(
 def contrastive_memory(
     examples: int,
     *,
-    width: int = 128,
-    momentum: float = 0.5,
-    negatives: int = 512,
-    temperature: float = 0.07,
+    width: Count[int] = 128,
+    momentum: Share[float] = 0.5,
+    negatives: Count[int] = 512,
+    temperature: Positive[float] = 0.07,
 ) -> Memory:
     """Returns the memory of `contrastive_memory_loss`: banks {student, teacher} [examples, width] and the constants.
 

@@ -15,11 +15,12 @@ from kd_jax.losses._numerics import (
     squared,
     to_float,
 )
+from kd_jax.ranges import Portion, Positive
 
 Array = jax.Array
 
 
-def channel_wise_loss(student: Array, teacher: Array, *, temperature: Array | float = 4.0) -> Array:
+def channel_wise_loss(student: Array, teacher: Array, *, temperature: Positive[Array | float] = 4.0) -> Array:
     """Computes T^2 times the mean over channels of KL(p_t, p_s), p = softmax over the positions of a channel at T.
 
     Maps [batch, height, width, channels] of one shape, ValueError otherwise; returns [batch].
@@ -49,7 +50,7 @@ def _affinity(x: Array, scale: float) -> Array:
     return einsum("bmc,bnc->bmn", x, x)
 
 
-def pairwise_affinity_loss(student: Array, teacher: Array, *, scale: float = 0.5) -> Array:
+def pairwise_affinity_loss(student: Array, teacher: Array, *, scale: Portion[float] = 0.5) -> Array:
     """Computes the mean over pairs of regions of (a_s - a_t)^2, a = their cosine, a region = the maxima over a patch.
 
     A patch has `scale` (static) times the map's height and width; the last may be cut off (ceil). Maps [batch, height,
@@ -66,7 +67,7 @@ def pairwise_affinity_loss(student: Array, teacher: Array, *, scale: float = 0.5
     return mean_rest((_affinity(s, scale) - _affinity(t, scale)) ** 2)
 
 
-def pixel_wise_loss(student: Array, teacher: Array, *, temperature: Array | float = 1.0) -> Array:
+def pixel_wise_loss(student: Array, teacher: Array, *, temperature: Positive[Array | float] = 1.0) -> Array:
     """Computes -T^2 sum_c p_t log p_s, averaged over the positions.
 
     Logits [batch, ..., classes] of one shape, ValueError otherwise; returns [batch].
@@ -79,7 +80,7 @@ def pixel_wise_loss(student: Array, teacher: Array, *, temperature: Array | floa
     return mean_rest(values)
 
 
-def localization_loss(student: Array, teacher: Array, *, temperature: Array | float = 10.0) -> Array:
+def localization_loss(student: Array, teacher: Array, *, temperature: Positive[Array | float] = 10.0) -> Array:
     """Computes T^2 KL(p_t, p_s) / bins, p the distributions over the bins of one side of a box.
 
     Logits [..., bins] of one shape, ValueError otherwise; returns [...] (one value a box side).

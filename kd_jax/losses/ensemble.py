@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from kd_jax.losses._numerics import kl, log_probs, squared, to_float
 from kd_jax.losses.task import pick_label, require_labels
+from kd_jax.ranges import Positive
 
 Array = jax.Array
 
@@ -38,7 +39,7 @@ def _divergences(s: Array, t: Array, temperature: Array | float) -> Array:
     return squared(temperature, s) * jnp.stack([kl(log_probs(z, temperature), log_s) for z in t])
 
 
-def average_kl_loss(student_logits: Array, *teacher_logits: Array, temperature: Array | float = 4.0) -> Array:
+def average_kl_loss(student_logits: Array, *teacher_logits: Array, temperature: Positive[Array | float] = 4.0) -> Array:
     """Computes the mean over teachers of T^2 KL(p_k, p_s).
 
     Shapes and errors: see the module. You, Xu, Xu, Tao, "Learning from Multiple Teacher Networks", KDD 2017.
@@ -48,7 +49,9 @@ def average_kl_loss(student_logits: Array, *teacher_logits: Array, temperature: 
     return jnp.mean(_divergences(s, t, temperature), axis=0)
 
 
-def average_logits_loss(student_logits: Array, *teacher_logits: Array, temperature: Array | float = 4.0) -> Array:
+def average_logits_loss(
+    student_logits: Array, *teacher_logits: Array, temperature: Positive[Array | float] = 4.0
+) -> Array:
     """Computes T^2 KL(softmax(mean_k z_k / T), p_s).
 
     Shapes and errors: see the module. You, Xu, Xu, Tao, KDD 2017, "Learning from Multiple Teacher Networks". TextBrewer
@@ -59,7 +62,7 @@ def average_logits_loss(student_logits: Array, *teacher_logits: Array, temperatu
 
 
 def average_probabilities_loss(
-    student_logits: Array, *teacher_logits: Array, temperature: Array | float = 4.0
+    student_logits: Array, *teacher_logits: Array, temperature: Positive[Array | float] = 4.0
 ) -> Array:
     """Computes T^2 KL(mean_k p_k, p_s).
 
@@ -71,7 +74,9 @@ def average_probabilities_loss(
     return squared(temperature, s) * kl(log_mean, log_probs(s, temperature))
 
 
-def entropy_weighted_loss(student_logits: Array, *teacher_logits: Array, temperature: Array | float = 4.0) -> Array:
+def entropy_weighted_loss(
+    student_logits: Array, *teacher_logits: Array, temperature: Positive[Array | float] = 4.0
+) -> Array:
     """Computes 1/K sum_k w_k T^2 KL(p_k, p_s), w_k = 1 - H_k / sum_j H_j, H_k the entropy of teacher k at T 1.
 
     Shapes and errors: see the module. Kwon, Na, Lee, Kim, "Adaptive Knowledge Distillation Based on Entropy" (EBKD),
@@ -88,7 +93,7 @@ def entropy_weighted_loss(student_logits: Array, *teacher_logits: Array, tempera
 
 
 def confidence_weighted_loss(
-    student_logits: Array, *teacher_logits: Array, labels: Array, temperature: Array | float = 4.0
+    student_logits: Array, *teacher_logits: Array, labels: Array, temperature: Positive[Array | float] = 4.0
 ) -> Array:
     """Computes 1/K sum_k w_k T^2 KL(p_k, p_s), w_k = (1 - softmax_k CE_k) / (K - 1), CE_k of teacher k with the label.
 

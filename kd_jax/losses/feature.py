@@ -31,6 +31,7 @@ from kd_jax.losses._numerics import (
     unit,
 )
 from kd_jax.losses.feature_margin import activation_boundary_loss, overhaul_loss, relu_margin
+from kd_jax.ranges import Count, Positive
 
 __all__ = [
     "activation_boundary_loss",
@@ -76,7 +77,7 @@ def feature_sum_loss(student: Array, teacher: Array) -> Array:
     return sum_rest((s - t) ** 2)
 
 
-def attention_transfer_loss(student: Array, teacher: Array, *, p: float = 2) -> Array:
+def attention_transfer_loss(student: Array, teacher: Array, *, p: Positive[float] = 2) -> Array:
     """Computes the mean over positions of (n2(flat mean_C |s|^p) - n2(flat mean_C |t|^p))^2.
 
     Maps [batch, height, width, channels]; channels may differ, and the larger map is pooled to the size of the smaller;
@@ -192,7 +193,9 @@ def hierarchical_context_loss(student: Array, teacher: Array) -> Array:
     return value / total
 
 
-def class_attention_loss(student: Array, teacher: Array, *, resolution: int = 2, normalize: bool = True) -> Array:
+def class_attention_loss(
+    student: Array, teacher: Array, *, resolution: Count[int] = 2, normalize: bool = True
+) -> Array:
     """Computes the mean of (n2(a_s) - n2(a_t))^2, a = class activation maps pooled to resolution x resolution.
 
     n2 is over the positions of a class. Maps [batch, height, width, classes] with equal classes, sizes may differ,

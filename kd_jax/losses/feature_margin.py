@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.losses._numerics import require_same_shape, scalar_like, sum_rest, to_float
+from kd_jax.ranges import NotNegative
 
 Array = jax.Array
 
 
-def activation_boundary_loss(student: Array, teacher: Array, *, margin: Array | float = 1.0) -> Array:
+def activation_boundary_loss(student: Array, teacher: Array, *, margin: NotNegative[Array | float] = 1.0) -> Array:
     """Computes the SUM over features of (s + m)^2 [s > -m, t <= 0] + (s - m)^2 [s <= m, t > 0], before the ReLU.
 
     Both [batch, ...] of one shape, ValueError otherwise; returns [batch]. Not 0 at s == t: only signs and margins

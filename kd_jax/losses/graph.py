@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.losses._numerics import require_same_batch, scalar_like, to_float
+from kd_jax.ranges import Positive
 
 Array = jax.Array
 
@@ -18,7 +19,7 @@ def local_structure_loss(
     *,
     senders: Array,
     receivers: Array,
-    scale: Array | float = 100.0,
+    scale: Positive[Array | float] = 100.0,
     kernel: str = "rbf",
 ) -> Array:
     """Computes KL(P_i(teacher), P_i(student)), P_ij = softmax over the neighbours j of node i of k(x_i, x_j).

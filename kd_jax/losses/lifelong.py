@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from kd_jax.losses._numerics import kl, log_probs, over_classes, require_same_shape, squared, to_float
 from kd_jax.losses.task import pick_label, require_labels
+from kd_jax.ranges import Positive
 
 Array = jax.Array
 
@@ -31,7 +32,7 @@ def rival_cross_entropy_loss(logits: Array, labels: Array, rivals: Array) -> Arr
 
 
 def grouped_kd_loss(
-    student_logits: Array, teacher_logits: Array, groups: Array, *, temperature: Array | float = 2.0
+    student_logits: Array, teacher_logits: Array, groups: Array, *, temperature: Positive[Array | float] = 2.0
 ) -> Array:
     """Computes the sum over groups g of T^2 KL(softmax(t_g / T), softmax(s_g / T)), z_g the logits of the classes of g.
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from kd_jax.losses._numerics import kl, log_probs, require_same_shape, scalar_like, to_float
 from kd_jax.losses.task import pick_label, require_labels
+from kd_jax.ranges import BelowOne, NotNegative
 
 Array = jax.Array
 
@@ -16,8 +17,8 @@ def sequence_reverse_kl_loss(
     teacher_logits: Array,
     labels: Array,
     *,
-    mix: Array | float = 0.2,
-    long: Array | float = 1.0,
+    mix: BelowOne[Array | float] = 0.2,
+    long: NotNegative[Array | float] = 1.0,
 ) -> Array:
     """Computes w_t KL(q_t, p_t) for each token, with the gradient of the reverse KL of whole sequences sampled from q.
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from kd_jax.losses._numerics import kl, log_probs, squared, to_float
 from kd_jax.losses.task import cross_entropy_loss, pick_label, require_labels
+from kd_jax.ranges import BelowOne, Count, Positive
 
 Array = jax.Array
 
@@ -54,7 +55,7 @@ def _from_one(peers: Array, log_teacher: Array, temperature: Array | float) -> A
     return squared(temperature, peers) * jnp.sum(kl(log_teacher[..., None, :], log_probs(peers, temperature)), axis=-1)
 
 
-def peers_cross_entropy_loss(peers: Array, labels: Array, *, smoothing: Array | float = 0.0) -> Array:
+def peers_cross_entropy_loss(peers: Array, labels: Array, *, smoothing: BelowOne[Array | float] = 0.0) -> Array:
     """Computes sum_i cross_entropy_loss(z_i, y): every peer on the same labels.
 
     peers [..., peers, classes]; labels int [...] or probabilities [..., classes]; returns [...]. ValueError on other
@@ -72,7 +73,7 @@ def peers_cross_entropy_loss(peers: Array, labels: Array, *, smoothing: Array | 
     return jnp.sum(cross_entropy_loss(z, labels, smoothing=smoothing), axis=-1)
 
 
-def mutual_kl_loss(*peers: Array, temperature: Array | float = 1.0) -> Array:
+def mutual_kl_loss(*peers: Array, temperature: Positive[Array | float] = 1.0) -> Array:
     """Computes T^2 sum_i 1 / (n - 1) sum_{j != i} KL(p_j, p_i) for n peers; p_i learns, p_j teaches.
 
     Shapes and errors: see the module. Zhang, Xiang, Hospedales, Lu, "Deep Mutual Learning", 2017, arXiv 1706.00384
@@ -86,7 +87,7 @@ def mutual_kl_loss(*peers: Array, temperature: Array | float = 1.0) -> Array:
     return squared(temperature, s) / (number - 1) * jnp.sum(pairs * others, axis=(-2, -1))
 
 
-def peers_kd_loss(peers: Array, teacher: Array, *, temperature: Array | float = 3.0) -> Array:
+def peers_kd_loss(peers: Array, teacher: Array, *, temperature: Positive[Array | float] = 3.0) -> Array:
     """Computes T^2 sum_i KL(p_t, p_i): all peers learn from one teacher, such as their gated ensemble.
 
     peers [..., peers, classes], teacher logits [..., classes], ValueError otherwise; returns [...]. Lan, Zhu, Gong,
@@ -98,7 +99,7 @@ def peers_kd_loss(peers: Array, teacher: Array, *, temperature: Array | float = 
     return _from_one(s, log_probs(t, temperature), temperature)
 
 
-def kdcl_naive_loss(*peers: Array, labels: Array, temperature: Array | float = 2.0) -> Array:
+def kdcl_naive_loss(*peers: Array, labels: Array, temperature: Positive[Array | float] = 2.0) -> Array:
     """Computes T^2 sum_i KL(softmax(z_b / T), p_i), b = the peer of the least cross-entropy with the label.
 
     Shapes and errors: see the module; labels int [...] (-1 gives a finite value without meaning). Guo, Wang, Wu, Yu,
@@ -110,7 +111,9 @@ def kdcl_naive_loss(*peers: Array, labels: Array, temperature: Array | float = 2
     return _from_one(s, log_probs(jnp.take_along_axis(t, best, axis=-2)[..., 0, :], temperature), temperature)
 
 
-def kdcl_linear_loss(*peers: Array, labels: Array, temperature: Array | float = 2.0, iterations: int = 30) -> Array:
+def kdcl_linear_loss(
+    *peers: Array, labels: Array, temperature: Positive[Array | float] = 2.0, iterations: Count[int] = 30
+) -> Array:
     """Computes T^2 sum_i KL(softmax(z / T), p_i), z = sum_k a_k z_k with the shares a of the least cross-entropy.
 
     Shapes, errors and paper as `kdcl_naive_loss`: KDCL-Linear. The shares a (a >= 0, sum a = 1, for each example) come
@@ -121,7 +124,7 @@ def kdcl_linear_loss(*peers: Array, labels: Array, temperature: Array | float = 
     return _from_one(s, log_probs(jnp.sum(share[..., None] * t, axis=-2), temperature), temperature)
 
 
-def best_shares(logits: Array, labels: Array, iterations: int = 30) -> Array:
+def best_shares(logits: Array, labels: Array, iterations: Count[int] = 30) -> Array:
     """Approximates the argmin of cross_entropy(sum_k a_k z_k, y) over a >= 0, sum a = 1: [..., peers].
 
     An iteration is a_k <- a_k exp(-g_k / L), normalised, with g the gradient and L = max_k range(z_k)^2 / 4, a bound of
@@ -143,7 +146,7 @@ def best_shares(logits: Array, labels: Array, iterations: int = 30) -> Array:
     return jnp.exp(jax.lax.fori_loop(0, iterations, improve, start))
 
 
-def kdcl_min_logit_loss(*peers: Array, labels: Array, temperature: Array | float = 2.0) -> Array:
+def kdcl_min_logit_loss(*peers: Array, labels: Array, temperature: Positive[Array | float] = 2.0) -> Array:
     """Computes T^2 sum_i KL(softmax(min_k (z_k - z_k[y]) / T), p_i): each wrong class at its largest gap to the label.
 
     Shapes, errors and paper as `kdcl_naive_loss`: KDCL-MinLogit.
@@ -153,7 +156,7 @@ def kdcl_min_logit_loss(*peers: Array, labels: Array, temperature: Array | float
     return _from_one(s, log_probs(jnp.min(t - wanted[..., None], axis=-2), temperature), temperature)
 
 
-def kdcl_general_loss(*peers: Array, shares: Array, temperature: Array | float = 2.0) -> Array:
+def kdcl_general_loss(*peers: Array, shares: Array, temperature: Positive[Array | float] = 2.0) -> Array:
     """Computes T^2 sum_i KL(sum_k a_k p_k, p_i) with shares a [peers] (>= 0, sum 1), the same for all examples.
 
     Shapes, errors and paper as `kdcl_naive_loss`: KDCL-General, whose shares come from errors on held-out data
@@ -168,7 +171,7 @@ def kdcl_general_loss(*peers: Array, shares: Array, temperature: Array | float =
 
 
 def group_distillation_loss(
-    peers: Array, attention: Array, teachers: Array, *, temperature: Array | float = 3.0
+    peers: Array, attention: Array, teachers: Array, *, temperature: Positive[Array | float] = 3.0
 ) -> Array:
     """Computes T^2 sum_a KL(sum_b w_ab q_b, p_a): peer a learns from the mixture that row a of w makes of all.
 

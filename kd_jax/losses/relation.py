@@ -28,6 +28,7 @@ from kd_jax.losses._numerics import (
     to_float,
     unit,
 )
+from kd_jax.ranges import Count, NotNegative, Positive
 
 Array = jax.Array
 
@@ -127,8 +128,8 @@ def relation_loss(
     student: Array,
     teacher: Array,
     *,
-    distance_weight: Array | float = 25.0,
-    angle_weight: Array | float = 50.0,
+    distance_weight: NotNegative[Array | float] = 25.0,
+    angle_weight: NotNegative[Array | float] = 50.0,
     where: Array | None = None,
 ) -> Array:
     """Computes distance_weight * distance_relation_loss + angle_weight * angle_relation_loss (RKD).
@@ -153,7 +154,12 @@ def similarity_preserving_loss(student: Array, teacher: Array, *, where: Array |
 
 
 def correlation_congruence_loss(
-    student: Array, teacher: Array, *, gamma: Array | float = 0.4, order: int = 2, where: Array | None = None
+    student: Array,
+    teacher: Array,
+    *,
+    gamma: Positive[Array | float] = 0.4,
+    order: Count[int] = 2,
+    where: Array | None = None,
 ) -> Array:
     """Computes mean_j (K(s)_ij - K(t)_ij)^2,
     K(x)_ij = e^(-2 gamma) sum_{p <= order} (2 gamma)^p / p! (n2(x_i) . n2(x_j))^p.
@@ -200,9 +206,9 @@ def probabilistic_transfer_loss(student: Array, teacher: Array, *, where: Array 
 
 def instance_relation_graph_loss(
     *values: Array | Sequence[Array],
-    vertex_weight: Array | float = 0.1,
-    edge_weight: Array | float = 5.0,
-    transformation_weight: Array | float = 5.0,
+    vertex_weight: NotNegative[Array | float] = 0.1,
+    edge_weight: NotNegative[Array | float] = 5.0,
+    transformation_weight: NotNegative[Array | float] = 5.0,
     where: Array | None = None,
 ) -> Array:
     """Computes w_v MSE(logits) + w_e mean over (map 1, map 2, embedding) of MSE(D) + w_t MSE(T).

@@ -19,12 +19,13 @@ from kd_jax.losses._numerics import (
     to_float,
     unit,
 )
+from kd_jax.ranges import Positive, Share
 
 Array = jax.Array
 
 
 def info_nce_loss(
-    student: Array, teacher: Array, *, temperature: Array | float = 0.07, where: Array | None = None
+    student: Array, teacher: Array, *, temperature: Positive[Array | float] = 0.07, where: Array | None = None
 ) -> Array:
     """Computes -log softmax_j(n2(s_i) . n2(t_j) / T) at j = i: the teacher's embedding of i against those of the batch.
 
@@ -57,7 +58,7 @@ def contrastive_constant(
     index: Array,
     negatives: Array,
     *,
-    temperature: Array | float = 0.07,
+    temperature: Positive[Array | float] = 0.07,
     where: Array | None = None,
 ) -> Array:
     """Computes Z = rows of the bank * mean of exp(n2(anchor) . bank[index and negatives] / T), a number.
@@ -80,9 +81,9 @@ def contrastive_representation_loss(
     teacher_bank: Array,
     index: Array,
     negatives: Array,
-    temperature: Array | float = 0.07,
-    student_constant: Array | float | None = None,
-    teacher_constant: Array | float | None = None,
+    temperature: Positive[Array | float] = 0.07,
+    student_constant: Positive[Array | float | None] = None,
+    teacher_constant: Positive[Array | float | None] = None,
     where: Array | None = None,
 ) -> Array:
     """Computes -log(P+ / (P+ + m + 1e-7)) - sum_k log(m / (P_k + m + 1e-7)), summed over both sides.
@@ -129,7 +130,7 @@ def contrastive_representation_loss(
     return keep_rows(side(s, teacher_bank, student_constant) + side(t, student_bank, teacher_constant), mask)
 
 
-def update_memory_bank(bank: Array, embedding: Array, index: Array, *, momentum: Array | float = 0.5) -> Array:
+def update_memory_bank(bank: Array, embedding: Array, index: Array, *, momentum: Share[Array | float] = 0.5) -> Array:
     """Returns the bank with rows n2(momentum * old + (1 - momentum) * n2(embedding)) at `index`.
 
     bank [rows, width], embedding [batch, width], index int [batch] (a row outside the bank, such as `rows`, is
@@ -151,8 +152,8 @@ def similarity_transfer_loss(
     student: Array,
     teacher: Array,
     *,
-    temperature: Array | float = 0.5,
-    wrong_ratio: Array | float = 0.75,
+    temperature: Positive[Array | float] = 0.5,
+    wrong_ratio: Share[Array | float] = 0.75,
     where: Array | None = None,
 ) -> Array:
     """Computes T^2 KL(q_t, q_s), q = softmax_j(cos(augmented view of i, original j) / T) over the batch's originals j.

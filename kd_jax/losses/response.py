@@ -28,6 +28,7 @@ from kd_jax.losses.needs import reads_every_logit
 from kd_jax.losses.response_batch import dist_loss, learned_temperature, multi_level_logit_loss, standardize_logits
 from kd_jax.losses.response_labels import dkd_loss, nkd_loss, wsld_loss
 from kd_jax.losses.response_vocabulary import topk_kd_loss, uld_loss
+from kd_jax.ranges import BelowOne, Positive, Share
 
 __all__ = [
     "adaptive_kl_loss",
@@ -101,7 +102,7 @@ def kd_loss(
     student_logits: Array,
     teacher_logits: Array,
     *,
-    temperature: Array | float = 4.0,
+    temperature: Positive[Array | float] = 4.0,
     axis_name: str | None = None,
 ) -> Array:
     """Computes T^2 KL(p_t, p_s) of the probabilities softmax(z / T).
@@ -119,7 +120,7 @@ def soft_cross_entropy_loss(
     student_logits: Array,
     teacher_logits: Array,
     *,
-    temperature: Array | float = 1.0,
+    temperature: Positive[Array | float] = 1.0,
     axis_name: str | None = None,
 ) -> Array:
     """Computes -T^2 sum_c p_t log p_s, which is kd_loss plus the teacher's entropy and has the gradient of kd_loss.
@@ -147,7 +148,7 @@ def reverse_kl_loss(
     student_logits: Array,
     teacher_logits: Array,
     *,
-    temperature: Array | float = 1.0,
+    temperature: Positive[Array | float] = 1.0,
     axis_name: str | None = None,
 ) -> Array:
     """Computes T^2 KL(p_s, p_t): the student avoids what the teacher finds unlikely.
@@ -165,8 +166,8 @@ def jsd_loss(
     student_logits: Array,
     teacher_logits: Array,
     *,
-    beta: Array | float = 0.5,
-    temperature: Array | float = 1.0,
+    beta: Share[Array | float] = 0.5,
+    temperature: Positive[Array | float] = 1.0,
     axis_name: str | None = None,
 ) -> Array:
     """Computes T^2 [beta KL(p_t, m) + (1 - beta) KL(p_s, m)], m = beta p_t + (1 - beta) p_s.
@@ -193,8 +194,8 @@ def skew_kl_loss(
     student_logits: Array,
     teacher_logits: Array,
     *,
-    alpha: Array | float = 0.1,
-    temperature: Array | float = 1.0,
+    alpha: BelowOne[Array | float] = 0.1,
+    temperature: Positive[Array | float] = 1.0,
     axis_name: str | None = None,
 ) -> Array:
     """Computes T^2 KL(p_t, alpha p_t + (1 - alpha) p_s).
@@ -212,8 +213,8 @@ def skew_reverse_kl_loss(
     student_logits: Array,
     teacher_logits: Array,
     *,
-    alpha: Array | float = 0.1,
-    temperature: Array | float = 1.0,
+    alpha: BelowOne[Array | float] = 0.1,
+    temperature: Positive[Array | float] = 1.0,
     axis_name: str | None = None,
 ) -> Array:
     """Computes T^2 KL(p_s, (1 - alpha) p_t + alpha p_s).
@@ -225,7 +226,7 @@ def skew_reverse_kl_loss(
     return squared(temperature, s) * kl(log_s, _log_mixture(log_s, log_t, scalar_like(alpha, s)), axis_name)
 
 
-def adaptive_kl_loss(student_logits: Array, teacher_logits: Array, *, mu: Array | float = 0.5) -> Array:
+def adaptive_kl_loss(student_logits: Array, teacher_logits: Array, *, mu: Share[Array | float] = 0.5) -> Array:
     """Computes (g_h KL(p_t, p_s) + g_t KL(p_s, p_t)) / (g_h + g_t), g = sum |p_t - p_s| over head and tail of p_t.
 
     The head holds the teacher's most likely classes up to a summed probability of mu, at least one. Logits [...,
@@ -249,7 +250,7 @@ def total_variation_loss(
     student_logits: Array,
     teacher_logits: Array,
     *,
-    temperature: Array | float = 1.0,
+    temperature: Positive[Array | float] = 1.0,
     axis_name: str | None = None,
 ) -> Array:
     """Computes T^2 / 2 sum_c |p_t - p_s|.
@@ -263,7 +264,7 @@ def total_variation_loss(
     return 0.5 * squared(temperature, s) * over_shards(jnp.sum(gap, axis=-1), axis_name)
 
 
-def ttm_loss(student_logits: Array, teacher_logits: Array, *, gamma: Array | float = 0.1) -> Array:
+def ttm_loss(student_logits: Array, teacher_logits: Array, *, gamma: Positive[Array | float] = 0.1) -> Array:
     """Computes KL(q, p_s), q = p_t^gamma / sum p_t^gamma, the student at temperature 1 (gamma = 1 / T of the teacher).
 
     Logits [..., classes] of one shape, ValueError otherwise; returns [...]. Zheng, Yang, "Knowledge Distillation Based
@@ -273,7 +274,7 @@ def ttm_loss(student_logits: Array, teacher_logits: Array, *, gamma: Array | flo
     return kl(log_probs(scalar_like(gamma, s) * t), log_probs(s))
 
 
-def wttm_loss(student_logits: Array, teacher_logits: Array, *, gamma: Array | float = 0.1) -> Array:
+def wttm_loss(student_logits: Array, teacher_logits: Array, *, gamma: Positive[Array | float] = 0.1) -> Array:
     """Computes sum_c p_t^gamma times ttm_loss: examples of which the teacher is unsure weigh more.
 
     Shapes, errors and paper as `ttm_loss`.

@@ -13,6 +13,7 @@ import numpy as np
 
 from kd_jax.losses._numerics import log_probs, scalar_like, squared, to_float
 from kd_jax.losses.task import pick_label
+from kd_jax.ranges import Positive, Share
 
 Array = jax.Array
 
@@ -76,8 +77,8 @@ def aligned_loss(
     teacher_groups: Array,
     student_ids: np.ndarray,
     teacher_ids: np.ndarray,
-    matched_weight: Array | float | None = None,
-    temperature: Array | float = 1.0,
+    matched_weight: Share[Array | float | None] = None,
+    temperature: Positive[Array | float] = 1.0,
 ) -> Array:
     """Computes T^2 [w D(m_t, m_s on shared tokens) + (1 - w) sum |sorted m_t - sorted m_s| on the others].
 
@@ -134,7 +135,7 @@ def likelihood_matching_loss(
     teacher_tokens: Array,
     student_groups: Array,
     teacher_groups: Array,
-    temperature: Array | float = 1.0,
+    temperature: Positive[Array | float] = 1.0,
 ) -> Array:
     """Computes q_t log(q_t / q_s) + (1 - q_t) log((1 - q_t) / (1 - q_s)),
     q = (probability of the group's tokens)^(1 / T).

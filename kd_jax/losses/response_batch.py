@@ -20,6 +20,7 @@ from kd_jax.losses._numerics import (
     squared,
     to_float,
 )
+from kd_jax.ranges import NotNegative, Positive
 
 Array = jax.Array
 
@@ -35,9 +36,9 @@ def dist_loss(
     student_logits: Array,
     teacher_logits: Array,
     *,
-    beta: Array | float = 1.0,
-    gamma: Array | float = 1.0,
-    temperature: Array | float = 1.0,
+    beta: NotNegative[Array | float] = 1.0,
+    gamma: NotNegative[Array | float] = 1.0,
+    temperature: Positive[Array | float] = 1.0,
     where: Array | None = None,
 ) -> Array:
     """Computes T^2 [beta (1 - rho over the classes) + gamma (1 - mean over classes of rho along the batch)].
@@ -73,7 +74,7 @@ def multi_level_logit_loss(
     student_logits: Array,
     teacher_logits: Array,
     *,
-    temperatures: Sequence[Array | float] = (2.0, 3.0, 4.0, 5.0, 6.0),
+    temperatures: Positive[Sequence[Array | float]] = (2.0, 3.0, 4.0, 5.0, 6.0),
     where: Array | None = None,
 ) -> Array:
     """Computes the sum over T of [T^2 KL(p_t, p_s)
@@ -114,7 +115,11 @@ def standardize_logits(logits: Array) -> Array:
 
 
 def learned_temperature(
-    raw: Array, *, start: Array | float = 1.0, end: Array | float = 20.0, strength: Array | float
+    raw: Array,
+    *,
+    start: Positive[Array | float] = 1.0,
+    end: Positive[Array | float] = 20.0,
+    strength: NotNegative[Array | float],
 ) -> Array:
     """Computes start + end * sigmoid(raw), with the gradient of raw multiplied by -strength.
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from kd_jax.losses._numerics import kl, log_probs, over_classes, require_same_shape, scalar_like, squared, to_float
 from kd_jax.losses.task import pick_label, require_labels
+from kd_jax.ranges import NotNegative, Positive
 
 Array = jax.Array
 
@@ -44,9 +45,9 @@ def dkd_loss(
     teacher_logits: Array,
     labels: Array,
     *,
-    alpha: Array | float = 1.0,
-    beta: Array | float = 8.0,
-    temperature: Array | float = 4.0,
+    alpha: NotNegative[Array | float] = 1.0,
+    beta: NotNegative[Array | float] = 8.0,
+    temperature: Positive[Array | float] = 4.0,
 ) -> Array:
     """Computes T^2 [alpha KL(b_t, b_s) + beta KL(o_t, o_s)], b = (p_label, 1 - p_label), o_c = p_c / (1 - p_label).
 
@@ -66,8 +67,8 @@ def nkd_loss(
     teacher_logits: Array,
     labels: Array,
     *,
-    gamma: Array | float = 1.5,
-    temperature: Array | float = 1.0,
+    gamma: NotNegative[Array | float] = 1.5,
+    temperature: Positive[Array | float] = 1.0,
 ) -> Array:
     """Computes -p_t[label] log p_s[label] - gamma T^2 sum over the other classes of o_t log o_s,
     o_c = p_c / (1 - p_label).
@@ -88,7 +89,7 @@ def nkd_loss(
 
 
 def wsld_loss(
-    student_logits: Array, teacher_logits: Array, labels: Array, *, temperature: Array | float = 2.0
+    student_logits: Array, teacher_logits: Array, labels: Array, *, temperature: Positive[Array | float] = 2.0
 ) -> Array:
     """Computes -(1 - exp(-CE_s / (CE_t + 1e-7))) T^2 sum_c p_t log p_s, CE = cross-entropy with the label at T 1.
 

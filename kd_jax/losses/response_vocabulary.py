@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.losses._numerics import kl, log_probs, over_classes, scalar_like, squared, to_float
+from kd_jax.ranges import Positive
 
 Array = jax.Array
 
@@ -15,9 +16,9 @@ def topk_kd_loss(
     teacher_log_probs: Array,
     teacher_ids: Array,
     *,
-    temperature: Array | float = 1.0,
+    temperature: Positive[Array | float] = 1.0,
     tail: str = "bucket",
-    teacher_temperature: Array | float = 1.0,
+    teacher_temperature: Positive[Array | float] = 1.0,
 ) -> Array:
     """Computes T^2 KL(q, p), both over the teacher's k most likely classes and one bucket for all others.
 
@@ -54,7 +55,7 @@ def topk_kd_loss(
     return squared(temperature, s) * kl(all_q, jnp.concatenate([top_s, tail_s], axis=-1))
 
 
-def uld_loss(student_logits: Array, teacher_logits: Array, *, temperature: Array | float = 1.0) -> Array:
+def uld_loss(student_logits: Array, teacher_logits: Array, *, temperature: Positive[Array | float] = 1.0) -> Array:
     """Computes T^2 sum_i |sorted p_s - sorted p_t|_i, largest first, the smaller vocabulary padded with 0.
 
     Logits [..., student classes] and [..., teacher classes], equal leading shapes (ValueError otherwise); returns

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from kd_jax.losses._numerics import kl, log_probs, over_classes, require_same_shape, scalar_like, to_float
 from kd_jax.losses.task import pick_label, require_labels
+from kd_jax.ranges import Inside, Positive, Share
 
 Array = jax.Array
 
@@ -31,8 +32,8 @@ def progressive_loss(
     *,
     predictions: Array,
     index: Array,
-    alpha: Array | float = 0.8,
-    progress: Array | float = 1.0,
+    alpha: Share[Array | float] = 0.8,
+    progress: Share[Array | float] = 1.0,
 ) -> Array:
     """Computes cross-entropy with (1 - a) onehot(label) + a q, a = alpha progress, q = predictions[index].
 
@@ -55,7 +56,7 @@ def progressive_loss(
 
 
 def virtual_teacher_loss(
-    logits: Array, labels: Array, *, correct: Array | float = 0.99, temperature: Array | float = 20.0
+    logits: Array, labels: Array, *, correct: Inside[Array | float] = 0.99, temperature: Positive[Array | float] = 20.0
 ) -> Array:
     """Computes KL(q, softmax(logits)), q = d^(1 / T) / sum d^(1 / T), d = `correct` at the label and even elsewhere.
 

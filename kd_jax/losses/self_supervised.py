@@ -10,11 +10,12 @@ import jax.numpy as jnp
 
 from kd_jax.losses._numerics import best_ranked, einsum, kl, log_probs, scalar_like, squared, to_float, unit
 from kd_jax.losses.task import pick_label
+from kd_jax.ranges import Positive, Share
 
 Array = jax.Array
 
 
-def view_matching_loss(representation: Array, *, temperature: Array | float = 1.0) -> Array:
+def view_matching_loss(representation: Array, *, temperature: Positive[Array | float] = 1.0) -> Array:
     """Computes -log softmax_j(cos(view of i, example j) / T) at j = i, the mean over the views of i.
 
     representation [batch, 1 + views, width], entry 0 of the example itself (ValueError otherwise); returns [batch]. It
@@ -35,8 +36,8 @@ def transformed_kd_loss(
     teacher_logits: Array,
     labels: Array,
     *,
-    temperature: Array | float = 4.0,
-    wrong_ratio: Array | float = 1.0,
+    temperature: Positive[Array | float] = 4.0,
+    wrong_ratio: Share[Array | float] = 1.0,
 ) -> Array:
     """Computes the sum of T^2 KL(p_t, p_s) over an example's views that take part, times batch / (all that take part).
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from kd_jax.losses._numerics import kl, log_probs, over_classes, require_same_shape, squared, to_float
 from kd_jax.losses.ensemble import average_kl_loss, confidence_weighted_loss
+from kd_jax.ranges import Count, Positive
 
 Array = jax.Array
 
@@ -20,8 +21,8 @@ def specialists_loss(
     generalist: Array,
     *specialists: Array,
     classes: tuple[tuple[int, ...], ...],
-    temperature: Array | float = 4.0,
-    top: int = 1,
+    temperature: Positive[Array | float] = 4.0,
+    top: Count[int] = 1,
     dustbin: bool = False,
 ) -> Array:
     """Computes T^2 [KL(p_g, p_s) + sum over active specialists m of KL(p_m, p_s) on the classes S_m and a dustbin].
@@ -71,7 +72,9 @@ def _with_dustbin(log_p: Array, ids: np.ndarray) -> Array:
     return jnp.concatenate([log_p[..., ids], jax.nn.logsumexp(log_p[..., rest], axis=-1, keepdims=True)], axis=-1)
 
 
-def confidence_transfer_loss(student: Array, *teachers_and_labels: Array, temperature: Array | float = 4.0) -> Array:
+def confidence_transfer_loss(
+    student: Array, *teachers_and_labels: Array, temperature: Positive[Array | float] = 4.0
+) -> Array:
     """Computes confidence_weighted_loss of K teachers, and average_kl_loss / K where the label is -1.
 
     Arguments: student, teacher_1, .., teacher_K, labels int [...], -1 for none. The weights of the K teachers have the

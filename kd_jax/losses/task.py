@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from kd_jax.losses._numerics import log_probs, mean_rest, over_shards, require_same_shape, scalar_like, to_float
+from kd_jax.ranges import BelowOne, NotNegative
 
 Array = jax.Array
 
@@ -36,7 +37,7 @@ def _pick_in_shards(log_p: Array, labels: Array, axis_name: str) -> Array:
 
 
 def cross_entropy_loss(
-    logits: Array, labels: Array, *, smoothing: Array | float = 0.0, axis_name: str | None = None
+    logits: Array, labels: Array, *, smoothing: BelowOne[Array | float] = 0.0, axis_name: str | None = None
 ) -> Array:
     """Computes -sum_c y_c log softmax(logits)_c, with y = (1 - smoothing) label + smoothing / classes.
 
@@ -88,7 +89,9 @@ def binary_cross_entropy_loss(logits: Array, labels: Array) -> Array:
     return mean_rest(values * there) / jnp.maximum(mean_rest(there), jnp.finfo(logits.dtype).tiny)
 
 
-def ctc_loss(logits: Array, logit_paddings: Array, labels: Array, label_paddings: Array, *, blank_id: int = 0) -> Array:
+def ctc_loss(
+    logits: Array, logit_paddings: Array, labels: Array, label_paddings: Array, *, blank_id: NotNegative[int] = 0
+) -> Array:
     """Computes -log of the probability of all alignments of `labels` with the frames (optax.ctc_loss, in float32).
 
     logits [batch, frames, classes], logit_paddings [batch, frames] (1 on padding), labels int [batch, length],

@@ -41,6 +41,7 @@ from kd_jax.losses._projection import (
     split_options,
     valid_tokens,
 )
+from kd_jax.ranges import BelowOne, Count, Positive, Share
 
 Array = jax.Array
 # The divergence is infinite where this side lacks a class that the other side has.
@@ -79,7 +80,7 @@ def fused_kd_loss(
     teacher_hidden: Array,
     teacher_head: Head,
     *,
-    temperature: Array | float = 4.0,
+    temperature: Positive[Array | float] = 4.0,
     where: Array | None = None,
     **projection: Unpack[Projection],
 ) -> Array:
@@ -94,7 +95,7 @@ def fused_reverse_kl_loss(
     teacher_hidden: Array,
     teacher_head: Head,
     *,
-    temperature: Array | float = 1.0,
+    temperature: Positive[Array | float] = 1.0,
     where: Array | None = None,
     **projection: Unpack[Projection],
 ) -> Array:
@@ -109,8 +110,8 @@ def fused_jsd_loss(
     teacher_hidden: Array,
     teacher_head: Head,
     *,
-    beta: Array | float = 0.5,
-    temperature: Array | float = 1.0,
+    beta: Share[Array | float] = 0.5,
+    temperature: Positive[Array | float] = 1.0,
     where: Array | None = None,
     **projection: Unpack[Projection],
 ) -> Array:
@@ -126,8 +127,8 @@ def fused_skew_kl_loss(
     teacher_hidden: Array,
     teacher_head: Head,
     *,
-    alpha: Array | float = 0.1,
-    temperature: Array | float = 1.0,
+    alpha: BelowOne[Array | float] = 0.1,
+    temperature: Positive[Array | float] = 1.0,
     where: Array | None = None,
     **projection: Unpack[Projection],
 ) -> Array:
@@ -143,8 +144,8 @@ def fused_skew_reverse_kl_loss(
     teacher_hidden: Array,
     teacher_head: Head,
     *,
-    alpha: Array | float = 0.1,
-    temperature: Array | float = 1.0,
+    alpha: BelowOne[Array | float] = 0.1,
+    temperature: Positive[Array | float] = 1.0,
     where: Array | None = None,
     **projection: Unpack[Projection],
 ) -> Array:
@@ -160,7 +161,7 @@ def fused_total_variation_loss(
     teacher_hidden: Array,
     teacher_head: Head,
     *,
-    temperature: Array | float = 1.0,
+    temperature: Positive[Array | float] = 1.0,
     where: Array | None = None,
     **projection: Unpack[Projection],
 ) -> Array:
@@ -174,7 +175,7 @@ def fused_cross_entropy_loss(
     student_head: Head,
     labels: Array,
     *,
-    smoothing: Array | float = 0.0,
+    smoothing: BelowOne[Array | float] = 0.0,
     where: Array | None = None,
     **projection: Unpack[Projection],
 ) -> Array:
@@ -194,13 +195,13 @@ def fused_loss(
     options: Mapping[str, Array | float],
     *,
     where: Array | None = None,
-    chunk: int = 256,
+    chunk: Count[int] = 256,
     student_bias: Array | None = None,
     teacher_bias: Array | None = None,
     student_transposed: bool = False,
     teacher_transposed: bool = False,
-    student_softcap: Array | float | None = None,
-    teacher_softcap: Array | float | None = None,
+    student_softcap: Positive[Array | float | None] = None,
+    teacher_softcap: Positive[Array | float | None] = None,
     vocabulary: str = "same",
     token_axes: tuple[str, ...] = ("data", "fsdp"),
     vocabulary_axis: str | None = None,

@@ -17,6 +17,7 @@ import numpy as np
 
 from kd_jax.models.adapters import FunctionModel, LinenModel
 from kd_jax.models.layers import norm, uniform_fan_in
+from kd_jax.ranges import Count
 from kd_jax.types import Array, Model
 
 Shape = jax.ShapeDtypeStruct
@@ -128,7 +129,7 @@ class Regressor(nn.Module):
         return nn.relu(x) if self.relu else x
 
 
-def dense(x: Array, features: int, bias: bool = True, name: str | None = None) -> Array:
+def dense(x: Array, features: Count[int], bias: bool = True, name: str | None = None) -> Array:
     uniform = uniform_fan_in(x.shape[-1])
     return nn.Dense(features, use_bias=bias, kernel_init=uniform, bias_init=uniform, name=name)(x)
 

@@ -36,6 +36,7 @@ from kd_jax.models.adapters import LinenModel, NNXModel, as_model
 from kd_jax.models.intercept import Layer, first_input, intercepted
 from kd_jax.models.language.decoder_parts import Dense
 from kd_jax.models.remat import Remat
+from kd_jax.ranges import Count, Positive
 from kd_jax.resolve import call, near, pattern_of
 from kd_jax.types import Array, Model, Outputs, PyTree, Variables
 
@@ -132,8 +133,8 @@ class LoraModel:
 
 def lora(
     module: nn.Module | LinenModel | NNXModel | Mapping[str, Any],
-    rank: int = 8,
-    alpha: float = 16.0,
+    rank: Count[int] = 8,
+    alpha: Positive[float] = 16.0,
     targets: str = r"attention/(query|value)$",
 ) -> LoraModel:
     """Returns `module`, or what a config says of it as {name, kwargs}, with adapters. Default targets: the paper's."""

@@ -13,10 +13,11 @@ import numpy as np
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.connectors import Shape, check_maps, dense, resize_map
 from kd_jax.models.layers import conv, norm, torch_default, uniform_fan_in
+from kd_jax.ranges import BelowOne, Count, Positive
 from kd_jax.types import Array, Model
 
 
-def vid_regressor(student: Shape, teacher: Shape, *, initial_variance: float = 5.0) -> Model:
+def vid_regressor(student: Shape, teacher: Shape, *, initial_variance: Positive[float] = 5.0) -> Model:
     """Returns (predicted mean of the teacher's value, raw scale of each channel [Ct]); variance = softplus(raw) + 1e-5.
 
     Mean: three dense layers without bias on the last axis, Ct wide, ReLU between; maps are resized to the teacher's
@@ -43,7 +44,7 @@ def review_kd_fusion(*shapes: Shape, width: int | None = None) -> Model:
     return LinenModel(ReviewFusion(tuple(t.shape[1:] for t in teachers), width))
 
 
-def simkd_projector(student: Shape, teacher: Shape, *, factor: int = 2) -> Model:
+def simkd_projector(student: Shape, teacher: Shape, *, factor: Count[int] = 2) -> Model:
     """Maps to the teacher's shape by 1 x 1, 3 x 3, 1 x 1 convolutions, each with BatchNorm and ReLU.
 
     The teacher's head classifies the result. Where the student's map is smaller it is enlarged; the published code
@@ -54,7 +55,7 @@ def simkd_projector(student: Shape, teacher: Shape, *, factor: int = 2) -> Model
     return LinenModel(SimKDProjector(teacher.shape[1:], factor))
 
 
-def mgd_generator(student: Shape, teacher: Shape, *, ratio: float = 0.15, mask: str = "channel") -> Model:
+def mgd_generator(student: Shape, teacher: Shape, *, ratio: BelowOne[float] = 0.15, mask: str = "channel") -> Model:
     """Applies convolution 3 x 3, ReLU, convolution 3 x 3 to the student's map; training zeroes a share `ratio` of it.
 
     `mask`: "channel" for classification, "pixel" for dense prediction. Other channel counts and sizes are aligned
@@ -66,7 +67,7 @@ def mgd_generator(student: Shape, teacher: Shape, *, ratio: float = 0.15, mask: 
     return LinenModel(MGDGenerator(teacher.shape[1:], ratio, mask))
 
 
-def factor_paraphraser(teacher: Shape, target: Shape | None = None, *, rate: float = 0.5) -> Model:
+def factor_paraphraser(teacher: Shape, target: Shape | None = None, *, rate: Positive[float] = 0.5) -> Model:
     """Reconstructs the teacher's map from `rate` times as many channels; the tap "factor" is the narrow map.
 
     Trained on the reconstruction alone, before the student. Kim et al., "Paraphrasing Complex Network: Network
@@ -96,7 +97,7 @@ def srrl_connector(student: Shape, teacher: Shape, teacher_logits: Shape) -> Mod
     return LinenModel(SRRLConnector(teacher.shape[-1]))
 
 
-def embed_pair(student: Shape, teacher: Shape, *, dim: int = 128, normalize: bool = True) -> Model:
+def embed_pair(student: Shape, teacher: Shape, *, dim: Count[int] = 128, normalize: bool = True) -> Model:
     """Flattens student and teacher, both inputs, and embeds each linearly in `dim` dimensions: a pair of embeddings.
 
     With `normalize` each has length 1: Tian et al., "Contrastive Representation Distillation", 2020, arXiv 1910.10699.

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from kd_jax.models.layers import classify
+from kd_jax.ranges import BelowOne
 from kd_jax.types import Array
 
 
@@ -36,6 +37,8 @@ class MLP(nn.Module):
         return classify(x, self.num_classes)
 
 
-def mlp(num_classes: int, widths: tuple[int, ...] = (64,), dropout: float = 0.0, dtype: Any = "float32") -> MLP:
+def mlp(
+    num_classes: int, widths: tuple[int, ...] = (64,), dropout: BelowOne[float] = 0.0, dtype: Any = "float32"
+) -> MLP:
     """Returns an MLP; `widths=()` is a linear classifier."""
     return MLP(num_classes, tuple(widths), dropout, dtype)

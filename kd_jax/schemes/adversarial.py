@@ -12,6 +12,7 @@ from kd_jax.core.paths import Path, calls_in
 from kd_jax.core.terms import calls_of
 from kd_jax.losses import adversarial
 from kd_jax.losses.adversarial import gradient_penalty
+from kd_jax.ranges import NotNegative
 from kd_jax.resolve import near
 from kd_jax.schemes.offline import watched
 from kd_jax.types import Array, Call, Model, Outputs, Parts, Phase, PyTree, Role, Scheme, Stage, Term
@@ -29,14 +30,14 @@ PENALTIES = {"": 0.0, "real": 0.0, "between": 1.0}  # where the slope is taken -
 def build(
     parts: Parts,
     kind: str = "non_saturating",
-    weight: float = 0.1,
+    weight: NotNegative[float] = 0.1,
     fake: str = "student.logits",
     real: str = "teacher.logits",
     through: str = "",
     condition: tuple[str, ...] = (),
     n_critic: int = 1,
     penalty: str = "",
-    penalty_weight: float = 10.0,
+    penalty_weight: NotNegative[float] = 10.0,
 ) -> Scheme:
     """Builds steps of `n_critic` updates of the discriminator D, then one of the student on terms + weight * fool(D).
 

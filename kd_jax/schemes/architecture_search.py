@@ -14,6 +14,7 @@ import numpy as np
 from kd_jax.core.paths import Path
 from kd_jax.models.vision.supernet import MixedCNN
 from kd_jax.models.vision.supernet_costs import architecture_weights
+from kd_jax.ranges import NotNegative
 from kd_jax.schemes import offline
 from kd_jax.schemes.redirect import redirect
 from kd_jax.schemes.subnetworks import (
@@ -35,9 +36,9 @@ HALVES = ("alpha_half", "weight_half")
 def build(
     parts: Parts,
     cost: str = "parameters",
-    budget: float = 0.0,
-    penalty: float = 1.0,
-    search_steps: int = 0,
+    budget: NotNegative[float] = 0.0,
+    penalty: NotNegative[float] = 1.0,
+    search_steps: NotNegative[int] = 0,
     start: str = "scratch",
 ) -> Scheme:
     """Builds two stages: a search that mixes operations by weights softmax(alpha), then the training of the winner.

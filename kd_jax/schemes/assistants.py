@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from kd_jax.ranges import BelowOne
 from kd_jax.resolve import near
 from kd_jax.schemes.offline import watched
 from kd_jax.schemes.redirect import reading, renamed
@@ -21,7 +22,7 @@ def build(
     chain: tuple[str, ...] = (),
     steps: Mapping[str, int] | None = None,
     dense: bool = False,
-    drop: float = 0.0,
+    drop: BelowOne[float] = 0.0,
 ) -> Scheme:
     """Builds one stage for each network of the chain, on the terms of the config for "student" and "teacher".
 

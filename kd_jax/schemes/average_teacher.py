@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.core.terms import calls_of
+from kd_jax.ranges import BelowOne
 from kd_jax.schemes import offline
 from kd_jax.types import Array, Call, Parts, PyTree, Scheme, TrainState
 
 AVERAGE = "average"
 
 
-def build(parts: Parts, decay: float = 0.99, inputs: tuple[str, ...] = ()) -> Scheme:
+def build(parts: Parts, decay: BelowOne[float] = 0.99, inputs: tuple[str, ...] = ()) -> Scheme:
     """Builds offline distillation whose terms may read the outputs of the role "average".
 
     After every step average = d average + (1 - d) student, d = min(decay, 1 - 1 / (step + 2)): a plain mean at first.

@@ -24,6 +24,7 @@ from kd_jax.losses.data_free import (
     information_entropy_loss,
     one_hot_loss,
 )
+from kd_jax.ranges import BelowOne, NotNegative
 from kd_jax.resolve import near
 from kd_jax.system import parallel, precision
 from kd_jax.types import Array, Call, Parts, Phase, PyTree, Schedule, Scheme, Stage, Term, TrainState
@@ -33,15 +34,15 @@ def build(
     parts: Parts,
     n_generator: int = 1,
     n_student: int = 5,
-    disagreement: float = 1.0,
+    disagreement: NotNegative[float] = 1.0,
     adversarial: tuple[str, ...] = (),
-    one_hot: float = 0.0,
-    activation: float = 0.0,
-    entropy: float = 0.0,
-    statistics: float = 0.0,
+    one_hot: NotNegative[float] = 0.0,
+    activation: NotNegative[float] = 0.0,
+    entropy: NotNegative[float] = 0.0,
+    statistics: NotNegative[float] = 0.0,
     tap: str = "embedding",
     norms: Mapping[str, str] | None = None,
-    before: float = 0.0,
+    before: BelowOne[float] = 0.0,
 ) -> Scheme:
     """Builds steps of `n_generator` updates of the role "generator", then `n_student` of the student, on new images.
 

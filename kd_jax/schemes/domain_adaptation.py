@@ -7,11 +7,12 @@ import dataclasses
 import jax
 import optax
 
+from kd_jax.ranges import NotNegative
 from kd_jax.schemes import offline
 from kd_jax.types import Call, Parts, Phase, Role, Scheme, Stage, TrainState
 
 
-def build(parts: Parts, *, statistics_steps: int = 50) -> Scheme:
+def build(parts: Parts, *, statistics_steps: NotNegative[int] = 50) -> Scheme:
     """Builds a stage "statistics", then offline distillation for the other steps, whose terms may read "adapted".
 
     The role "adapted" starts as a copy of the teacher. In the first stage it reads target batches in training mode,

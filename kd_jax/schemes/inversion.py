@@ -13,19 +13,20 @@ from kd_jax.core.metrics import agreement
 from kd_jax.losses.data_free import image_norm_loss, image_variation_loss
 from kd_jax.losses.response import jsd_loss
 from kd_jax.losses.task import cross_entropy_loss
+from kd_jax.ranges import Inside, NotNegative
 from kd_jax.schemes.data_free import needs, samples, statistics_terms
 from kd_jax.types import Array, Call, Parts, Phase, Scheme, Stage, Term, TrainState
 
 
 def build(
     parts: Parts,
-    synthesis: float = 0.5,
+    synthesis: Inside[float] = 0.5,
     rounds: int = 1,
-    label: float = 1.0,
-    statistics: float = 1.0,
-    variation: float = 0.0,
-    norm: float = 0.0,
-    compete: float = 0.0,
+    label: NotNegative[float] = 1.0,
+    statistics: NotNegative[float] = 1.0,
+    variation: NotNegative[float] = 0.0,
+    norm: NotNegative[float] = 0.0,
+    compete: NotNegative[float] = 0.0,
     norms: Mapping[str, str] | None = None,
 ) -> Scheme:
     """Builds `rounds` of two stages: the next block of images is made, then the student learns on all made so far.

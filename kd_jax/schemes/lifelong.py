@@ -12,6 +12,7 @@ import numpy as np
 
 from kd_jax.core.paths import calls_in
 from kd_jax.core.terms import calls_of
+from kd_jax.ranges import NotNegative
 from kd_jax.resolve import near
 from kd_jax.schemes import exemplars, lifelong_summary
 from kd_jax.tasks.units import share_of
@@ -50,11 +51,11 @@ def build(
     parts: Parts,
     scenario: str = "class",
     joint: bool = False,
-    memory: int = 0,
-    replay: int = 64,
+    memory: NotNegative[int] = 0,
+    replay: NotNegative[int] = 64,
     choose: str = "herding",
     tap: str = "embedding",
-    expert_steps: int = 0,
+    expert_steps: NotNegative[int] = 0,
 ) -> Scheme:
     """Builds stage k from the source "taskK" of data.task_streams; the tasks share config.train.steps equally.
 

@@ -10,6 +10,7 @@ import jax
 from kd_jax.core.paths import Path
 from kd_jax.core.terms import calls_of
 from kd_jax.losses.task import cross_entropy_loss
+from kd_jax.ranges import BelowOne, Count, NotNegative, Portion, Share
 from kd_jax.schemes import offline
 from kd_jax.schemes.continuations import ENTRIES, make_sampler, prompts_of
 from kd_jax.types import Array, Call, Parts, Scheme, Stage, Term, TrainState
@@ -20,15 +21,15 @@ PreUpdate = Callable[[TrainState, Mapping[str, Array], Array], Mapping[str, Arra
 
 def build(
     parts: Parts,
-    share: float = 0.5,
-    warmup: float = 0.5,
-    prompt: int = 32,
+    share: Portion[float] = 0.5,
+    warmup: BelowOne[float] = 0.5,
+    prompt: NotNegative[int] = 32,
     sampler: str = "student",
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    mix: float = 0.2,
-    proposals: int = 4,
+    temperature: NotNegative[float] = 1.0,
+    top_k: NotNegative[int] = 0,
+    top_p: Portion[float] = 1.0,
+    mix: Share[float] = 0.2,
+    proposals: Count[int] = 4,
     decoding: str = "models.language.decoder.decoding",
 ) -> Scheme:
     """Builds a stage of cross-entropy on the data, then one that replaces the texts of a share of the batches.

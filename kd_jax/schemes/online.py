@@ -15,6 +15,7 @@ import numpy as np
 from kd_jax.core.paths import Path, entry_paths, lookup
 from kd_jax.core.terms import calls_of
 from kd_jax.models.branches import stacked
+from kd_jax.ranges import Count, NotNegative
 from kd_jax.resolve import near
 from kd_jax.schemes.offline import watched
 from kd_jax.types import Array, Call, Parts, Phase, PyTree, Role, Scheme, Stage, Term, TrainState
@@ -122,8 +123,8 @@ def kdcl_general(
     leader: int = 0,
     rounds: int = 10,
     split: str = "validation",
-    limit: int = 1024,
-    ridge: float = 1e-3,
+    limit: Count[int] = 1024,
+    ridge: NotNegative[float] = 1e-3,
 ) -> Scheme:
     """Builds `build` with "extra.peer_shares" [peers]: the weights of the ensemble of least error on held-out data.
 

@@ -15,6 +15,7 @@ import numpy as np
 from kd_jax.core import metrics
 from kd_jax.core.paths import lookup
 from kd_jax.core.terms import masked_sum_and_count
+from kd_jax.ranges import BelowOne, Count, NotNegative, Portion, Share
 from kd_jax.schemes.continuations import ENTRIES, make_sampler, prompts_of, with_labels
 from kd_jax.schemes.on_policy import sampled
 from kd_jax.types import Array, Parts, Scheme, TrainState
@@ -24,17 +25,17 @@ STORED = ("tokens", "segments", "label")
 
 def build(
     parts: Parts,
-    warmup: float = 0.5,
-    prompt: int = 32,
-    start: float = 0.0,
-    growth: float = 0.1,
+    warmup: BelowOne[float] = 0.5,
+    prompt: NotNegative[int] = 32,
+    start: Share[float] = 0.0,
+    growth: NotNegative[float] = 0.1,
     tolerance: float = 0.1,
-    every: int = 50,
-    capacity: int = 1024,
-    held_out: int = 64,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
+    every: Count[int] = 50,
+    capacity: Count[int] = 1024,
+    held_out: Count[int] = 64,
+    temperature: NotNegative[float] = 1.0,
+    top_k: NotNegative[int] = 0,
+    top_p: Portion[float] = 1.0,
     decoding: str = "models.language.decoder.decoding",
 ) -> Scheme:
     """Builds a stage of cross-entropy on the data, then one in which a batch is the student's text with chance phi.

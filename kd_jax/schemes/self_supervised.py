@@ -13,13 +13,16 @@ from kd_jax.losses.self_supervised import view_matching_loss
 from kd_jax.models.adapters import as_model
 from kd_jax.models.projection import head
 from kd_jax.models.views import Views
+from kd_jax.ranges import NotNegative, Share
 from kd_jax.schemes.offline import watched
 from kd_jax.types import Array, Call, Parts, Phase, Role, Scheme, Stage, Term
 
 VIEWS = ("batch.image", "batch.rotated")
 
 
-def build(parts: Parts, tap: str = "embedding", head_steps: int = 0, head_share: float = 0.25) -> Scheme:
+def build(
+    parts: Parts, tap: str = "embedding", head_steps: NotNegative[int] = 0, head_share: Share[float] = 0.25
+) -> Scheme:
     """Builds two stages: the teacher's head learns to match rotated images with originals, then the student learns.
 
     A batch holds every image and its three rotations by 90 degrees; both networks run on all four, and both have a

@@ -14,6 +14,7 @@ import numpy as np
 
 from kd_jax.models.language.beam_search import beam_search
 from kd_jax.models.language.generation import generate
+from kd_jax.ranges import Count, NotNegative
 from kd_jax.resolve import near
 from kd_jax.schemes import offline
 from kd_jax.schemes.continuations import (
@@ -36,14 +37,14 @@ WRITTEN = ("tokens", "segments", "label")  # the entries of extra.generated
 
 def build(
     parts: Parts,
-    prompt: int = 32,
-    beams: int = 4,
-    temperature: float = 0.0,
+    prompt: NotNegative[int] = 32,
+    beams: NotNegative[int] = 4,
+    temperature: NotNegative[float] = 0.0,
     choose: str = "best",
-    rows: int = 0,
+    rows: NotNegative[int] = 0,
     length_penalty: float = 1.0,
     answer: str = "",
-    batch: int = 64,
+    batch: Count[int] = 64,
     decoding: str = "models.language.decoder.decoding",
 ) -> Scheme:
     """Builds offline distillation on texts that the teacher writes before the first step.

@@ -12,6 +12,7 @@ import numpy as np
 
 from kd_jax.losses.response import kd_loss
 from kd_jax.models.vision.supernet import SlimCNN
+from kd_jax.ranges import NotNegative, Positive
 from kd_jax.schemes import offline
 from kd_jax.schemes.redirect import redirect
 from kd_jax.schemes.subnetworks import (
@@ -32,12 +33,12 @@ from kd_jax.types import Call, Headline, Parts, Phase, Role, Scheme, Stage, Term
 def build(
     parts: Parts,
     cost: str = "parameters",
-    budget: float = 0.0,
+    budget: NotNegative[float] = 0.0,
     exponents: tuple[float, float] = (0.0, -1.0),
     candidates: int = 256,
-    randoms: int = 2,
-    temperature: float = 1.0,
-    search_steps: int = 0,
+    randoms: NotNegative[int] = 2,
+    temperature: Positive[float] = 1.0,
+    search_steps: NotNegative[int] = 0,
     start: str = "inherit",
 ) -> Scheme:
     """Builds two stages: the training of a supernet, then that of its sub-network with the highest reward.

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from kd_jax.models.language.generation import generate
+from kd_jax.ranges import Count, NotNegative
 from kd_jax.schemes.continuations import Prompts, decoding_of, first_cache, prompts_of, rows_of, weights
 from kd_jax.system import parallel
 from kd_jax.types import Role, TrainState
@@ -20,9 +21,9 @@ Summary = Callable[[TrainState, Mapping[str, Any]], list[dict[str, Any]]]
 def samples(
     roles: Mapping[str, Role],
     sources: Mapping[str, Any],
-    prompt: int = 32,
-    count: int = 3,
-    temperature: float = 0.8,
+    prompt: NotNegative[int] = 32,
+    count: Count[int] = 3,
+    temperature: NotNegative[float] = 0.8,
     role: str = "student",
     decoding: str = "models.language.decoder.decoding",
 ) -> Summary:
@@ -46,9 +47,9 @@ def exact_match(
     sources: Mapping[str, Any],
     answer: str = "",
     prefix: str = "",
-    count: int = 256,
-    shown: int = 3,
-    batch: int = 64,
+    count: Count[int] = 256,
+    shown: NotNegative[int] = 3,
+    batch: Count[int] = 64,
     role: str = "student",
     decoding: str = "models.language.decoder.decoding",
 ) -> Summary:
@@ -102,10 +103,10 @@ def final(text: str, pattern: str) -> str | None:
 def error_rate(
     roles: Mapping[str, Role],
     sources: Mapping[str, Any],
-    prompt: int = 1,
-    count: int = 512,
-    batch: int = 128,
-    shown: int = 5,
+    prompt: NotNegative[int] = 1,
+    count: Count[int] = 512,
+    batch: Count[int] = 128,
+    shown: NotNegative[int] = 5,
     role: str = "student",
     decoding: str = "models.language.seq2seq.decoding",
 ) -> Summary:

@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from kd_jax.config.fields import settled, teachers_of, whole_terms
+from kd_jax.config.knowledge import check_terms
 from kd_jax.core import optimizers
 from kd_jax.core.evaluate import scored_by
 from kd_jax.core.many import KINDS, Members, Runs, Single, obstacle, stack
@@ -79,8 +80,15 @@ def share_teachers(config: ConfigDict, root: Path) -> None:
 
 def programs_of(config: ConfigDict, points: Sequence[Point], root: Path, mesh: Mesh) -> list[Program]:
     """Groups the points by what must be compiled anew. Raises ValueError, before any training, for what is wrong."""
+    for point in points:
+        check_point(config, point)
     traced = {f for point in points for f in point if _may_be_traced(f, config)}
     return list(_split(config, points, traced, root, mesh))
+
+
+def check_point(config: ConfigDict, point: Point) -> None:
+    """Raises ValueError for a value of another type or out of range, also where the number will be traced."""
+    check_terms(settled(apply(config, point)).terms)
 
 
 def _groups(points: Iterable[Point], traced: set[str]) -> Iterable[tuple[Point, list[Point]]]:
@@ -95,8 +103,6 @@ def _groups(points: Iterable[Point], traced: set[str]) -> Iterable[tuple[Point, 
 def _split(config: ConfigDict, points: Iterable[Point], traced: set[str], root: Path, mesh: Mesh) -> Iterable[Program]:
     for fixed, group in _groups(points, traced):
         shared = settled(apply(config, fixed))
-        for point in group:
-            apply(shared, point)  # wrong types are told before anything is trained
         identity = {"config": workdir.plain(shared), "points": workdir.plain(group)}
         directory = root / "runs" / workdir.fingerprint(identity)
         share_teachers(shared, root)

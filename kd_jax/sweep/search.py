@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from kd_jax.files import path_of, write_json
 from kd_jax.resolve import near
-from kd_jax.sweep.programs import Program, begun, programs_of, train_program
+from kd_jax.sweep.programs import Program, begun, check_point, programs_of, train_program
 from kd_jax.sweep.run import RESULTS, check, collect, present, read
 from kd_jax.sweep.spec import Point, Spec
 from kd_jax.system import parallel, workdir
@@ -63,6 +63,14 @@ def suggest(trial: Any, spec: Spec) -> Point:
         else:
             point[field] = trial.suggest_float(field, interval.low, interval.high, log=interval.kind == "log")
     return point
+
+
+def ends(spec: Spec) -> list[Point]:
+    """Returns points that have, between them, every choice and both ends of every range: all that can be proposed."""
+    values = {**spec.choices, **{f: (r.low, r.high) for f, r in spec.ranges.items()}}
+    values |= {f: (int(r.low), int(r.high)) for f, r in spec.ranges.items() if r.kind == "int"}
+    first = {field: options[0] for field, options in values.items()}
+    return [{**first, field: option} for field, options in values.items() for option in options]
 
 
 def search(
@@ -137,6 +145,8 @@ def run(config: ConfigDict, spec: Spec, directory: str | Path, trials: int, prun
     ranges = {f: (r.kind, r.low, r.high) for f, r in spec.ranges.items()}
     asked = {"config": workdir.plain(config), "sweep": workdir.plain(spec.choices), "ranges": workdir.plain(ranges)}
     asked |= {"pruner": pruner}  # and any number of trials: with more of them a search goes on
+    for point in ends(spec):
+        check_point(config, point)
     optuna_module()  # where it is missing, say so before the workdir is made
     first = programs_of(config, [{**_first(spec), "seed": seeds[0]}], root, mesh)[0]
     check(root, asked, first.digests["student"])

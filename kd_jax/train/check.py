@@ -7,16 +7,53 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from kd_jax.core.bind import bind, init_state, variable_shapes
 from kd_jax.core.evaluate import runs_of, scored_by
 from kd_jax.data.batches import train_batches
+from kd_jax.data.source import Source
 from kd_jax.resolve import near
 from kd_jax.system import parallel
 from kd_jax.train.dispatch import check_dispatch
 from kd_jax.train.jobs import Job
 from kd_jax.types import Outputs, PyTree, Scheme, TrainState
+
+
+def check_data(job: Job) -> None:
+    """Raises ValueError for a split without examples, labels of no class, and labels of one class to learn from alone.
+
+    Says where a batch holds examples several times.
+    """
+    trained = {stage.data for stage in job.scheme.stages}
+    for split in sorted({*trained, "validation", "test", *job.scheme.stage_splits}):
+        source = job.sources.get(split)
+        if source is None:
+            continue
+        where, count = f"{source.name}/{split}", job.settings.batch_size
+        if not len(source):
+            raise ValueError(f"{job.name}: {where} has no examples.")
+        if split in trained and len(source) < count:
+            print(f"{job.name}: a batch of {count} holds examples of {where} twice: there are {len(source)}")
+        _check_labels(job, source, where, split in trained)
+
+
+def _check_labels(job: Job, source: Source, where: str, trained: bool) -> None:
+    labels = source.labels
+    if labels is None or labels.dtype != np.int32 or not (labels.ndim == 1 or source.per_token):
+        return
+    low, high = labels.min(), labels.max()
+    if low < -1 or high >= source.num_classes:
+        raise ValueError(
+            f"{job.name}: the labels of {where} are {low}..{high}; they must be 0..{source.num_classes - 1}, -1 = none."
+        )
+    known = labels[labels >= 0]
+    if trained and job.name != "student" and len(known) and known.min() == high:
+        raise ValueError(
+            f"{job.name}: all labels of {where} are {high}: from one class there is nothing to learn. Other data are "
+            "needed, or config.baseline=False where only the teacher's answers matter."
+        )
 
 
 def check_job(job: Job, batch: Mapping[str, Any], mesh: Mesh) -> dict[str, tuple[PyTree, PyTree]]:

@@ -24,7 +24,7 @@ from kd_jax.report.verdict import headline_of, judge
 from kd_jax.resolve import call
 from kd_jax.system import heartbeat, parallel
 from kd_jax.system.workdir import cache_programs, check_configs, locked, plain
-from kd_jax.train.check import check_job
+from kd_jax.train.check import check_data, check_job
 from kd_jax.train.fit import DONE
 from kd_jax.train.identify import digests_of, with_digests
 from kd_jax.train.jobs import Job, make_model, note_objects, plan
@@ -150,6 +150,7 @@ def checked_jobs(
             raise ValueError(f"{name}.use is 'last', or 'best' where data.validation is not 0; not {fields.use!r}.")
     shapes = {}
     for name, job in jobs.items():  # all errors of all jobs come before the first hour of the first
+        check_data(job)
         first = job.sources.get(job.scheme.stages[0].data) or splits.train
         shapes[name] = check_job(job, batch_shapes(first, job.settings.batch_size), mesh)
     return with_digests(jobs, digests_of(config, planned, shapes, networks or {}, teacher_variables)), splits

@@ -73,6 +73,7 @@ def terms_of(task: Task, fields: Mapping[str, Any] | None, source: Source, steps
     for name, term in named.items():
         if name not in of_task or set(term) - {"weight"}:
             raise ValueError(f"Term {name!r} has no `fn`, and is none of the task's. {near(name, of_task)}")
+    knowledge.check_terms(named)
     made = knowledge.make_terms({n: t for n, t in fields.items() if n not in named}, steps, len(source))
     return made | {n: dataclasses.replace(of_task[n], weight=float(t.get("weight", 1.0))) for n, t in named.items()}
 

@@ -226,7 +226,7 @@ def test_bad_ops():
         run({"padding": 2})
     with pytest.raises(ValueError, match="'their_missing:op': no module"):
         run("their_missing:op")
-    with pytest.raises(TypeError, match="paddding"):
+    with pytest.raises(ValueError, match="no argument 'paddding'. Did you mean 'padding'"):
         run({"name": "pad_crop", "paddding": 2})
     with pytest.raises(ValueError, match="only one of mixup, cutmix"):
         run("mixup", "cutmix")

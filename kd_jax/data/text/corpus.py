@@ -38,11 +38,7 @@ def load(fields: SimpleNamespace) -> Splits:
     documents = read_documents(fields.directory or BIBLE)
     order = splits.shuffled(len(documents), fields.split_seed)
     counts = [round(share * len(documents)) for share in (fields.test, fields.validation)]
-    if not counts[0] or sum(counts) >= len(documents):
-        raise ValueError(
-            f"{len(documents)} documents with test={fields.test} and validation={fields.validation} leave "
-            f"{len(documents) - sum(counts)} to train on and {counts[0]} to test on."
-        )
+    splits.check_counts("documents", len(documents), counts, fields)
     test, validation, train = np.split(order, np.cumsum(counts))
     texts = {
         split: [documents[i] for i in np.sort(rows)]

@@ -48,10 +48,7 @@ def load(fields: SimpleNamespace) -> Splits:
     records = sums() if where == ARITHMETIC else read_jsonl(Path(where).expanduser())
     order = splits.shuffled(len(records), fields.split_seed)
     counts = [round(share * len(records)) for share in (fields.test, fields.validation)]
-    if not counts[0] or sum(counts) >= len(records):
-        raise ValueError(
-            f"{len(records)} pairs with test={fields.test}, validation={fields.validation} leave none to train."
-        )
+    splits.check_counts("pairs", len(records), counts, fields)
     test, validation, train = np.split(order, np.cumsum(counts))
     # The alphabet is that of all kinds of responses, so that networks trained on different ones share it.
     texts = [LABEL + EXPLAIN, *(" ".join(_strings(record)) for record in records)]

@@ -45,8 +45,7 @@ def of_words(readings: dict[str, list[str]], fields: SimpleNamespace) -> Splits:
     ]
     order = splits.shuffled(len(words), fields.split_seed)
     counts = [round(share * len(words)) for share in (fields.test, fields.validation)]
-    if not counts[0] or sum(counts) >= len(words):
-        raise ValueError(f"{len(words)} words, test={fields.test}, validation={fields.validation}: a split is empty.")
+    splits.check_counts("words", len(words), counts, fields)
     test, validation, train = np.split(order, np.cumsum(counts))
 
     def source(split: str, rows: np.ndarray) -> Source:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.models.layers import Tap
+from kd_jax.ranges import BelowOne
 from kd_jax.types import Array
 
 Graph = Mapping[str, Array]
@@ -103,17 +104,17 @@ class GNN(nn.Module):
         return self.layer(self.num_classes, last=True, name="head")(drop(x), graph)[node]
 
 
-def gcn(num_classes: int, widths: tuple[int, ...] = (64,), dropout: float = 0.5) -> GNN:
+def gcn(num_classes: int, widths: tuple[int, ...] = (64,), dropout: BelowOne[float] = 0.5) -> GNN:
     """Returns graph convolutions with ReLU between them and dropout before each."""
     return GNN(num_classes, tuple(widths), GCNLayer, nn.relu, dropout)
 
 
-def sage(num_classes: int, widths: tuple[int, ...] = (64,), dropout: float = 0.5) -> GNN:
+def sage(num_classes: int, widths: tuple[int, ...] = (64,), dropout: BelowOne[float] = 0.5) -> GNN:
     """Returns GraphSAGE with the mean aggregator on all neighbours (none are sampled)."""
     return GNN(num_classes, tuple(widths), SAGELayer, nn.relu, dropout)
 
 
-def gat(num_classes: int, widths: tuple[int, ...] = (64,), heads: int = 4, dropout: float = 0.5) -> GNN:
+def gat(num_classes: int, widths: tuple[int, ...] = (64,), heads: int = 4, dropout: BelowOne[float] = 0.5) -> GNN:
     """Returns graph attention with ELU between; `widths` are of all heads together."""
 
     def layer(features: int, last: bool = False, **kwargs: Any) -> GATLayer:

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from kd_jax.models.layers import Tap, classify, conv, norm
+from kd_jax.ranges import BelowOne
 from kd_jax.types import Array
 
 
@@ -52,7 +53,11 @@ class CNN(nn.Module):
 
 
 def cnn(
-    num_classes: int, widths: tuple[int, ...] = (16, 32), hidden: int = 0, dropout: float = 0.0, dtype: Any = "float32"
+    num_classes: int,
+    widths: tuple[int, ...] = (16, 32),
+    hidden: int = 0,
+    dropout: BelowOne[float] = 0.0,
+    dtype: Any = "float32",
 ) -> CNN:
     """Returns a CNN: a 3 x 3 convolution a width, max-pooling between, mean over space, dense layer if `hidden` > 0."""
     return CNN(num_classes, tuple(widths), hidden, dropout, dtype)
