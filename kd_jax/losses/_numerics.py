@@ -179,9 +179,7 @@ def unit(x: Array, axis: int | tuple[int, ...] = -1, eps: float = 1e-12) -> Arra
     return jnp.where(live, x / jnp.sqrt(jnp.where(live, sq, 1)), 0)
 
 
-def center(
-    x: Array, axis: int | tuple[int, ...], mask: Array | None = None, there: Array | None = None
-) -> Array:
+def center(x: Array, axis: int | tuple[int, ...], mask: Array | None = None, there: Array | None = None) -> Array:
     """Computes x minus its mean over `axis`, exactly 0 where x is constant.
 
     Only entries of `mask` (bool) count, and of these only the classes that are `there` (bool).

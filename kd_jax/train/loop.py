@@ -26,11 +26,12 @@ from kd_jax.files import write_json
 from kd_jax.prng import Keys
 from kd_jax.system import heartbeat, parallel, workdir
 from kd_jax.system.checkpoint import Checkpoints
-from kd_jax.system.log import Log, Profile, Signals, Stopped
+from kd_jax.system.log import Log, NonFiniteLoss, Profile, Signals, Stopped
 from kd_jax.system.progress import Progress
 from kd_jax.train import dispatch
 from kd_jax.train.finish import conclude
 from kd_jax.train.fit import DONE, Fit, Settings, Watch
+from kd_jax.train.nonfinite import cause_of
 from kd_jax.types import Scheme, TrainState
 
 
@@ -65,6 +66,10 @@ def fit(
                 Profile(directory / "profile", *settings.profile) as profile,
             ):
                 train(run, log, signals, profile, watch)
+        except NonFiniteLoss as e:
+            if cause := cause_of(run, e.step):
+                raise NonFiniteLoss(e.what, e.step, cause) from None
+            raise
         except Stopped:
             progress.print(
                 f"{title}: stopped at step {int(run.state.step)} by SIGTERM and saved; run it again to resume."

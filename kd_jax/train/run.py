@@ -27,6 +27,7 @@ from kd_jax.system.workdir import cache_programs, check_configs, locked, plain
 from kd_jax.train.check import check_job
 from kd_jax.train.fit import DONE
 from kd_jax.train.jobs import Job, make_model, note_objects, plan
+from kd_jax.train.nonfinite import require_numbers
 from kd_jax.train.results import collect
 from kd_jax.train.scores import seen_shapes
 from kd_jax.train.teachers import export_of, finish_or_resume, load_network, teach
@@ -78,6 +79,7 @@ def run(
     networks = {role: as_model(m) for role, m in (("student", student), ("teacher", teacher)) if m is not None}
     config = note_objects(config, networks, data)
     jobs, splits = checked_jobs(config, directory, mesh, networks, data, teacher_variables is not None)
+    require_numbers("teacher_variables", teacher_variables)
     check_configs({job.directory: job.config for job in jobs.values()})
     if until not in ("", "cache") or (until and not jobs["student"].caches):
         raise ValueError(f"until={until!r}: a run ends at '', or at 'cache' where a teacher.cache.directory is given.")

@@ -192,9 +192,7 @@ TABLE = (
         "channel_wise": Row(dense.channel_wise_loss, MAP, options={"temperature": 2.0}, invariant=("shift_rows",)),
         "pairwise_affinity": Row(dense.pairwise_affinity_loss, (B, 5, 4, 3), (B, 5, 4, 2), invariant=("scale_rows",)),
         "pairwise_affinity twins": Row(dense.pairwise_affinity_loss, (B, 5, 4, 3)),
-        "pixel_wise": Row(
-            dense.pixel_wise_loss, MAP, options={"temperature": 2.0}, equal="minimum", impossible=True
-        ),
+        "pixel_wise": Row(dense.pixel_wise_loss, MAP, options={"temperature": 2.0}, equal="minimum", impossible=True),
         "localization": logits_row(dense.localization_loss, shape=(2, 4, C)),
         "discriminator": Row(adversarial.discriminator_loss, (B, 3), equal="anything"),
         "least_squares_discriminator": Row(adversarial.least_squares_discriminator_loss, (B, 3), equal="anything"),
