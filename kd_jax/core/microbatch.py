@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd_jax.core.paths import lookup
-from kd_jax.core.terms import context_of, paths_of, term_values
+from kd_jax.core.terms import context_of, has_rows, paths_of, term_values
 from kd_jax.types import Array, PyTree, Term
 
 Tried = tuple[Term, PyTree]
@@ -98,16 +98,20 @@ def alone(name: str, term: Term, context: Mapping[str, Any]) -> Tried:
     paths = paths_of(term)  # inputs apart from the rest, since the same value as both would hide what a loss does
     entries = {f"input{i}": path for i, path in enumerate(paths[:inputs])}
     others = {path: f"value{i}" for i, path in enumerate(dict.fromkeys(paths[inputs:]))}
-    new = {path: f"batch.{entry}" for path, entry in others.items()}
+    entries |= {entry: path for path, entry in others.items()}
+    values = {entry: lookup(context, path) for entry, path in entries.items()}
+    # What has no rows of examples stays where a mask does not reach.
+    axes = {entry: max((len(x.shape) for x in jax.tree.leaves(value)), default=0) for entry, value in values.items()}
+    homes = {entry: "batch" if has_rows(path, axes[entry]) else "extra" for entry, path in entries.items()}
+    new = {path: f"{homes[entry]}.{entry}" for path, entry in others.items()}
     plain = dataclasses.replace(
         term,
-        inputs=tuple(f"batch.{entry}" for entry in entries),
+        inputs=tuple(f"{homes[f'input{i}']}.input{i}" for i in range(inputs)),
         targets=tuple(new[path] for path in term.targets),
         options={k: new[path] for k, path in term.options.items()},
         where=term.where and new[term.where],
     )
-    entries |= {entry: path for path, entry in others.items()}
-    return plain, {"batch": {entry: lookup(context, path) for entry, path in entries.items()}}
+    return plain, {home: {e: values[e] for e in values if homes[e] == home} for home in ("batch", "extra")}
 
 
 def _relates(term: Term, full: PyTree, half: PyTree) -> bool:

@@ -1,6 +1,7 @@
 """How a Term becomes a number: the stop-gradient rule, schedules, masked reduction.
 
-The one gradient rule: a term's inputs are differentiated, everything else is stopped.
+The one gradient rule: a term's inputs are differentiated, everything else is stopped, and masked rows of both are
+cleared before the loss sees them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax.core.paths import Context, calls_in, lookup, taps_in
+from kd_jax.core.paths import STORES, Context, Path, calls_in, lookup, taps_in
 from kd_jax.types import Array, Schedule, Stage, Term
 
 
@@ -106,6 +107,36 @@ def takes_where(fn: Callable) -> bool:
         return False
 
 
+def has_rows(path: str, axes: int, mask: str = "") -> bool:
+    """Returns whether what `path` leads to, of so many axes, can have a row for each example that `mask` leads to.
+
+    Stores have none, but for the store that the mask is from. What a connector returns beside its examples has one axis
+    (a scale for each channel).
+    """
+    at, of_mask = Path.parse(path), Path.parse(mask)
+    if at.kind in STORES:
+        return at.kind == "batch" or (at.kind, at.owner) == (of_mask.kind, of_mask.owner)
+    return axes > 1 or not (at.connected and at.rest)
+
+
+def _cleared(value: Any, path: str, where: Array, mask: str) -> Any:
+    """Returns the value at `path` with its masked rows at 1 and without a gradient, whatever they held (NaN too).
+
+    Rows are those of float arrays whose first axes are those of the mask. 1 and not 0: a length, a logarithm or a
+    quotient of it is finite.
+    """
+
+    def clear(x: Any) -> Any:
+        axes = jnp.ndim(x)
+        if jnp.shape(x)[: where.ndim] != where.shape or not has_rows(path, axes, mask):
+            return x
+        if not jnp.issubdtype(jnp.result_type(x), jnp.inexact):
+            return x
+        return jnp.where((where != 0).reshape(where.shape + (1,) * (axes - where.ndim)), x, 1)
+
+    return jax.tree.map(clear, value)
+
+
 def term_value(
     name: str, term: Term, context: Context, kwargs: Mapping[str, Any]
 ) -> tuple[Array, Array, tuple[Any, ...]]:
@@ -119,14 +150,20 @@ def term_values(
 ) -> tuple[Array, Array | None, tuple[Any, ...]]:
     """Returns (what the loss returns, the mask, its inputs); `bind` has put connectors before the inputs."""
     context = context_of(name, term, context)
-    inputs: tuple[Any, ...] = tuple(lookup(context, p) for p in term.inputs)
-    targets = tuple(jax.lax.stop_gradient(lookup(context, p)) for p in term.targets)
-    options = {k: jax.lax.stop_gradient(lookup(context, p)) for k, p in term.options.items()}
     where = jax.lax.stop_gradient(lookup(context, term.where)) if term.where else None
+    inputs: tuple[Any, ...] = tuple(lookup(context, p) for p in term.inputs)
+
+    def read(path: str) -> Any:
+        value = lookup(context, path)
+        return value if where is None else _cleared(value, path, where, term.where)
+
+    real = tuple(map(read, term.inputs))
+    targets = tuple(jax.lax.stop_gradient(read(p)) for p in term.targets)
+    options = {k: jax.lax.stop_gradient(read(p)) for k, p in term.options.items()}
     if where is not None and takes_where(term.fn):
         options["where"] = where
     try:
-        values = term.fn(*inputs, *targets, **kwargs, **options)
+        values = term.fn(*real, *targets, **kwargs, **options)
     except (TypeError, ValueError) as e:
         shapes = {
             p: jax.tree.map(jnp.shape, v) for p, v in zip(term.inputs + term.targets, inputs + targets, strict=True)

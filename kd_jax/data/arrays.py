@@ -38,8 +38,7 @@ def in_memory(
         if not np.issubdtype(images.dtype, np.floating):
             raise ValueError(f"{where}: images are uint8 in 0..255 or floats, got {images.dtype}")
         images = images.astype(np.float32)
-        if not np.isfinite(images).all():
-            raise ValueError(f"{where}: the images hold values that are not finite")
+        _require_finite(where, "images" if images.ndim == 4 else "features", images)
     if images.ndim not in (2, 4):
         raise ValueError(f"{where}: expected images [n, H, W, C] or features [n, d], got shape {images.shape}")
     if labels.shape[:1] != (len(images),):
@@ -55,6 +54,10 @@ def in_memory(
         raise ValueError(
             f"{where}: labels are 0..{len(class_names) - 1} (-1 = none), got {labels.min()}..{labels.max()}"
         )
+    if labels.dtype.kind == "f" and np.isinf(labels).any():
+        raise ValueError(f"{where}: labels are numbers, or nan for none, and some are infinite")
+    if not (np.isfinite([*mean, *std]).all() and min(std, default=1) > 0):
+        raise ValueError(f"{where}: mean and std are finite and std is above 0, got {tuple(mean)} and {tuple(std)}")
     if not len(mean) == len(std) == images.shape[-1]:
         raise ValueError(f"{where}: mean and std need {images.shape[-1]} values each, got {len(mean)} and {len(std)}")
     return Source(
@@ -69,6 +72,16 @@ def in_memory(
         images=np.ascontiguousarray(images),
         fields=dict(fields or {}),
     )
+
+
+def _require_finite(where: str, what: str, values: np.ndarray) -> None:
+    """Raises ValueError that says how many examples hold NaN or infinity, and which is the first."""
+    wrong = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))
+    if len(wrong):
+        raise ValueError(
+            f"{where}: {len(wrong)} of {len(values)} {what} hold values that are not finite (NaN or infinity), the "
+            f"first is number {wrong[0]}"
+        )
 
 
 def from_arrays(

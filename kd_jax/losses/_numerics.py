@@ -84,6 +84,51 @@ def over_classes(temperature: Array | float, like: Array) -> Array:
     return temperature[..., None] if temperature.ndim else temperature
 
 
+def possible(*logits: Array) -> Array:
+    """Returns bool: the classes that at least one of the networks can say, those of a logit above -inf (or NaN)."""
+    return functools.reduce(jnp.logical_or, (z != -jnp.inf for z in logits))
+
+
+def difference(a: Array, b: Array) -> Array:
+    """Computes a - b, and 0 where both are -inf."""
+    return jnp.where(possible(a, b), a - b, 0)
+
+
+def mean_possible(values: Array, there: Array) -> Array:
+    """Computes the mean over the last axis of the values of the classes that are `there` (bool)."""
+    return jnp.mean(jnp.where(there, values, 0), axis=-1) * of_all(there, values)
+
+
+def of_all(there: Array, like: Array) -> Array:
+    """Returns what turns a mean over all classes into one over those that are `there`: exactly 1 where all are."""
+    return there.shape[-1] / jnp.maximum(jnp.sum(there, axis=-1), 1).astype(like.dtype)
+
+
+def softened(logits: Array, temperature: Array | float) -> Array:
+    """Computes logits / T; at -inf nothing is divided, or a temperature that is learned would get 0 * inf."""
+    there = possible(logits)
+    return jnp.where(there, jnp.where(there, logits, 0) / over_classes(temperature, logits), -jnp.inf)
+
+
+def log_softmax(x: Array) -> Array:
+    """Computes log softmax over the last axis, and -inf with gradient 0 (not NaN) where all is -inf."""
+    there = jnp.any(possible(x), axis=-1, keepdims=True)
+    return jnp.where(there, jax.nn.log_softmax(jnp.where(there, x, 0), axis=-1), -jnp.inf)
+
+
+def log_sum(x: Array, axis: int = -1, keepdims: bool = False, weights: Array | None = None) -> Array:
+    """Computes log sum weights * exp(x), and -inf with gradient 0 (not NaN) where all is -inf."""
+    there = jnp.any(possible(x), axis=axis, keepdims=True)
+    total = jax.nn.logsumexp(jnp.where(there, x, 0), axis=axis, keepdims=True, b=weights)
+    total = jnp.where(there, total, -jnp.inf)
+    return total if keepdims else jnp.squeeze(total, axis)
+
+
+def expected(p: Array, values: Array) -> Array:
+    """Computes sum p * values over the last axis; classes with p = 0 count as 0, be their value -inf."""
+    return jnp.sum(p * jnp.where(p != 0, values, 0), axis=-1)
+
+
 def log_probs(logits: Array, temperature: Array | float = 1.0, axis_name: str | None = None) -> Array:
     """Computes log softmax(logits / T) over the last axis, sharded over a mesh axis or not.
 
@@ -94,7 +139,7 @@ def log_probs(logits: Array, temperature: Array | float = 1.0, axis_name: str | 
             f"a softmax over one logit {logits.shape} is 1 whatever the network says: one output is for "
             "losses.task.binary_cross_entropy_loss, mean_squared_loss or logit_mse_loss"
         )
-    scaled = logits / over_classes(temperature, logits)
+    scaled = softened(logits, temperature)
     if axis_name is None:
         return jax.nn.log_softmax(scaled, axis=-1)
     peak = jax.lax.pmax(jax.lax.stop_gradient(jnp.max(scaled, axis=-1, keepdims=True)), axis_name)
@@ -134,22 +179,34 @@ def unit(x: Array, axis: int | tuple[int, ...] = -1, eps: float = 1e-12) -> Arra
     return jnp.where(live, x / jnp.sqrt(jnp.where(live, sq, 1)), 0)
 
 
-def center(x: Array, axis: int | tuple[int, ...], mask: Array | None = None) -> Array:
-    """Computes x minus its mean over `axis`, exactly 0 where x is constant; only entries of `mask` (bool) count."""
+def center(x: Array, axis: int | tuple[int, ...], mask: Array | None = None, there: Array | None = None) -> Array:
+    """Computes x minus its mean over `axis`, exactly 0 where x is constant.
+
+    Only entries of `mask` (bool) count, and of these only the classes that are `there` (bool).
+    """
     if mask is None:
         mask = jnp.ones(x.shape, bool)
+    number = jnp.maximum(jnp.sum(mask, axis=axis, keepdims=True), 1).astype(x.dtype)
+    share: Array | float = 1.0
+    if there is not None:
+        mask = mask & there
+        share = number / jnp.maximum(jnp.sum(mask, axis=axis, keepdims=True), 1).astype(x.dtype)  # exactly 1 if all are
     # The mean is taken after a constant has been removed: the mean of equal numbers is off by a rounding error, which
     # a division by their standard deviation would blow up.
     peak = jnp.max(jnp.where(mask, x, -jnp.inf), axis=axis, keepdims=True)
     x = x - jax.lax.stop_gradient(jnp.where(jnp.isfinite(peak), peak, 0))
-    number = jnp.maximum(jnp.sum(mask, axis=axis, keepdims=True), 1).astype(x.dtype)
-    mean = jnp.sum(jnp.where(mask, x, 0), axis=axis, keepdims=True) / number
+    mean = jnp.sum(jnp.where(mask, x, 0), axis=axis, keepdims=True) / number * share
     return jnp.where(mask, x - mean, 0)
+
+
+def absolute(x: Array) -> Array:
+    """Computes |x| with gradient 0 at 0, where that of jnp.abs is 1."""
+    return x * jnp.sign(x)
 
 
 def smooth_l1(difference: Array) -> Array:
     """Computes the Huber loss with delta 1: d^2 / 2 for |d| < 1, else |d| - 1/2."""
-    size = jnp.abs(difference)
+    size = absolute(difference)
     return jnp.where(size < 1, 0.5 * difference * difference, size - 0.5)
 
 

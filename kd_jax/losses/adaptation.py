@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from kd_jax.losses._numerics import count, keep_rows, log_probs, row_mask, to_float
+from kd_jax.losses._numerics import count, expected, keep_rows, log_probs, row_mask, to_float
 
 Array = jax.Array
 
@@ -28,4 +28,4 @@ def information_loss(logits: Array, *, where: Array | None = None) -> Array:
     mean = jnp.sum(keep_rows(p, mask), axis=0) / count(mask, p)
     # The limit of p log p at 0 is 0, and far below float32 a logarithm would be -inf.
     diversity = -jnp.sum(jnp.where(mean > 0, mean * jnp.log(jnp.where(mean > 0, mean, 1)), 0))
-    return keep_rows(-jnp.sum(p * log_p, axis=-1) - diversity, mask)
+    return keep_rows(-expected(p, log_p) - diversity, mask)

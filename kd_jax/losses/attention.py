@@ -40,6 +40,11 @@ def _token_mean(values: Array, mask: Array) -> Array:
     return jnp.sum(jnp.where(mask, values, 0), axis=1) / number
 
 
+def _real_scores(scores: Array, tokens: Array) -> Array:
+    """Sets scores [batch, heads, length, length] of other queries and keys to 0 in value and gradient."""
+    return jnp.where(tokens[:, None, :, None] & tokens[:, None, None, :], scores, 0)
+
+
 def attention_score_loss(student: Array, teacher: Array, *, mask: Array | None = None) -> Array:
     """Computes the mean of (s - t)^2 of attention SCORES (before the softmax).
 
@@ -57,6 +62,7 @@ def attention_score_loss(student: Array, teacher: Array, *, mask: Array | None =
     if s.ndim != 4 or s.shape[2] != s.shape[3]:
         raise ValueError(f"attention_score_loss: a mask needs scores [batch, heads, length, length], got {s.shape}")
     tokens = _token_mask(mask, s.shape[0], s.shape[2], "attention_score_loss")
+    s, t = _real_scores(s, tokens), _real_scores(t, tokens)
     by_key = jnp.where(tokens[:, None, None, :], (s - t) ** 2, 0)
     by_query = jnp.sum(by_key, axis=(1, 3)) / s.shape[1]
     return _token_mean(by_query, tokens) / jnp.maximum(jnp.sum(tokens, axis=1), 1).astype(s.dtype)
@@ -73,6 +79,7 @@ def hidden_state_loss(student: Array, teacher: Array, *, mask: Array | None = No
     if mask is None:
         return mean_rest((s - t) ** 2)
     tokens = _token_mask(mask, s.shape[0], s.shape[1], "hidden_state_loss")
+    s, t = keep_rows(s, tokens), keep_rows(t, tokens)
     return _token_mean(jnp.mean((s - t) ** 2, axis=tuple(range(2, s.ndim))), tokens)
 
 
@@ -95,7 +102,7 @@ def cosine_embedding_loss(
         raise ValueError(f"{what}: expected [batch, width] or [batch, length, width], got {s.shape}")
     rows = row_mask(where, s.shape[0], what)
     tokens = _token_mask(mask, s.shape[0], s.shape[1], what) & rows[:, None]
-    s, t = keep_rows(s, rows), keep_rows(t, rows)
+    s, t = keep_rows(s, tokens), keep_rows(t, tokens)
 
     def direction(x: Array) -> Array:
         sq = jnp.sum(x * x, axis=-1, keepdims=True)
@@ -114,7 +121,8 @@ def _relation_kl(student: Array, teacher: Array, tokens: Array) -> Array:
 
     def log_relation(scores: Array) -> Array:
         # A large number rather than -inf: an example without a single token must stay finite.
-        return jax.nn.log_softmax(jnp.where(tokens[:, None, None, :], scores, -1e30), axis=-1)
+        scores = jnp.where(tokens[:, None, None, :], _real_scores(scores, tokens), -1e30)
+        return jax.nn.log_softmax(scores, axis=-1)
 
     return _token_mean(jnp.mean(kl(log_relation(teacher), log_relation(student)), axis=1), tokens)
 
@@ -134,8 +142,9 @@ def attention_relation_loss(student: Array, teacher: Array, *, mask: Array | Non
     return _relation_kl(s, t, _token_mask(mask, s.shape[0], s.shape[2], "attention_relation_loss"))
 
 
-def _self_scores(x: Array) -> Array:
-    """Computes x x' / sqrt(d) for x [batch, heads, length, d]."""
+def _self_scores(x: Array, tokens: Array) -> Array:
+    """Computes x x' / sqrt(d) for x [batch, heads, length, d], its padding 0."""
+    x = jnp.where(tokens[:, None, :, None], x, 0)
     return einsum("bhqd,bhkd->bhqk", x, x) / x.shape[-1] ** 0.5
 
 
@@ -152,7 +161,7 @@ def value_relation_loss(student: Array, teacher: Array, *, mask: Array | None = 
             f"got student {s.shape} and teacher {t.shape}"
         )
     tokens = _token_mask(mask, s.shape[0], s.shape[2], "value_relation_loss")
-    return _relation_kl(_self_scores(s), _self_scores(t), tokens)
+    return _relation_kl(_self_scores(s, tokens), _self_scores(t, tokens), tokens)
 
 
 def self_relation_loss(
@@ -183,7 +192,7 @@ def self_relation_loss(
         return jnp.swapaxes(x.reshape(*x.shape[:2], relation_heads, -1), 1, 2)
 
     tokens = _token_mask(mask, s.shape[0], s.shape[1], "self_relation_loss")
-    return _relation_kl(_self_scores(heads(s)), _self_scores(heads(t)), tokens)
+    return _relation_kl(_self_scores(heads(s), tokens), _self_scores(heads(t), tokens), tokens)
 
 
 def patient_loss(student: Array, teacher: Array) -> Array:

@@ -10,10 +10,15 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.losses._numerics import (
+    absolute,
     count,
+    difference,
+    flatten,
     keep_rows,
     log_probs,
+    mean_possible,
     mean_rest,
+    possible,
     require_same_shape,
     row_mask,
     safe_norm,
@@ -21,11 +26,6 @@ from kd_jax.losses._numerics import (
 )
 
 Array = jax.Array
-
-
-def _absolute(x: Array) -> Array:
-    """Computes |x| with gradient 0 at 0, where that of jnp.abs is 1."""
-    return x * jnp.sign(x)
 
 
 def disagreement_loss(student_logits: Array, teacher_logits: Array) -> Array:
@@ -38,7 +38,8 @@ def disagreement_loss(student_logits: Array, teacher_logits: Array) -> Array:
     """
     student, teacher = to_float(student_logits, teacher_logits)
     require_same_shape("disagreement_loss", student, teacher)
-    return mean_rest(_absolute(student - teacher))
+    there = flatten(possible(student, teacher))
+    return mean_possible(flatten(absolute(difference(student, teacher))), there)
 
 
 def one_hot_loss(logits: Array) -> Array:
@@ -57,7 +58,7 @@ def activation_loss(features: Array) -> Array:
     features [batch, ...]; returns [batch]. DAFL, arXiv 1904.01186.
     """
     (features,) = to_float(features)
-    return -mean_rest(_absolute(features))
+    return -mean_rest(absolute(features))
 
 
 def information_entropy_loss(logits: Array, *, where: Array | None = None) -> Array:

@@ -7,9 +7,12 @@ import jax.numpy as jnp
 
 from kd_jax.losses._numerics import (
     einsum,
+    expected,
     kl,
     log_probs,
     mean_rest,
+    of_all,
+    possible,
     require_maps,
     require_same_shape,
     squared,
@@ -75,8 +78,7 @@ def pixel_wise_loss(student: Array, teacher: Array, *, temperature: Positive[Arr
     """
     s, t = to_float(student, teacher)
     require_same_shape("pixel_wise_loss", s, t)
-    terms = jnp.exp(log_probs(t, temperature)) * log_probs(s, temperature)
-    values = squared(temperature, s) * -jnp.sum(terms, axis=-1)
+    values = squared(temperature, s) * -expected(jnp.exp(log_probs(t, temperature)), log_probs(s, temperature))
     return mean_rest(values)
 
 
@@ -89,4 +91,5 @@ def localization_loss(student: Array, teacher: Array, *, temperature: Positive[A
     """
     s, t = to_float(student, teacher)
     require_same_shape("localization_loss", s, t)
-    return squared(temperature, s) * kl(log_probs(t, temperature), log_probs(s, temperature)) / s.shape[-1]
+    divergence = kl(log_probs(t, temperature), log_probs(s, temperature))
+    return squared(temperature, s) * divergence / s.shape[-1] * of_all(possible(s, t), s)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from kd_jax.losses._numerics import kl, log_probs, squared, to_float
+from kd_jax.losses._numerics import expected, kl, log_probs, log_sum, squared, to_float
 from kd_jax.losses.task import pick_label, require_labels
 from kd_jax.ranges import Positive
 
@@ -70,7 +70,7 @@ def average_probabilities_loss(
     """
     s, t = _inputs("average_probabilities_loss", student_logits, teacher_logits)
     log_t = jnp.stack([log_probs(z, temperature) for z in t])
-    log_mean = jax.nn.logsumexp(log_t, axis=0) - jnp.log(t.shape[0])
+    log_mean = log_sum(log_t, axis=0) - jnp.log(t.shape[0])
     return squared(temperature, s) * kl(log_mean, log_probs(s, temperature))
 
 
@@ -85,8 +85,7 @@ def entropy_weighted_loss(
     """
     s, t = _inputs("entropy_weighted_loss", student_logits, teacher_logits)
     log_p = log_probs(t)
-    p = jnp.exp(log_p)
-    entropy = -jnp.sum(p * jnp.where(p > 0, log_p, 0), axis=-1)
+    entropy = -expected(jnp.exp(log_p), log_p)
     total = jnp.sum(entropy, axis=0, keepdims=True)
     share = jnp.where(total > 0, entropy / jnp.where(total > 0, total, 1), 1 / t.shape[0])
     return jnp.mean((1 - share) * _divergences(s, t, temperature), axis=0)

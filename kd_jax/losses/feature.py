@@ -13,14 +13,18 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.losses._numerics import (
+    absolute,
     adaptive_average_pool,
     center,
     count,
+    difference,
     einsum,
     flatten,
     keep_rows,
+    mean_possible,
     mean_rest,
     pool_to_smaller,
+    possible,
     require_maps,
     require_same_channels,
     require_same_shape,
@@ -91,7 +95,9 @@ def attention_transfer_loss(student: Array, teacher: Array, *, p: Positive[float
     s, t = pool_to_smaller(s, t)
 
     def attention(x: Array) -> Array:
-        return unit(flatten(jnp.mean(jnp.abs(x) ** p, axis=-1)))
+        live = x != 0  # below p = 1 the slope at 0 is infinite
+        power = jnp.where(live, absolute(jnp.where(live, x, 1)) ** p, 0)
+        return unit(flatten(jnp.mean(power, axis=-1)))
 
     return mean_rest((attention(s) - attention(t)) ** 2)
 
@@ -150,7 +156,7 @@ def factor_transfer_loss(student: Array, teacher: Array) -> Array:
     """
     s, t = to_float(student, teacher)
     require_same_shape("factor_transfer_loss", s, t)
-    return jnp.mean(jnp.abs(unit(flatten(s)) - unit(flatten(t))), axis=1)
+    return jnp.mean(absolute(unit(flatten(s)) - unit(flatten(t))), axis=1)
 
 
 def variational_information_loss(predicted_mean: Array, teacher: Array, raw_scale: Array) -> Array:
@@ -262,4 +268,4 @@ def softmax_regression_loss(student_head_logits: Array, teacher_logits: Array) -
     """
     s, t = to_float(student_head_logits, teacher_logits)
     require_same_shape("softmax_regression_loss", s, t)
-    return jnp.mean((s - t) ** 2, axis=-1)
+    return mean_possible(difference(s, t) ** 2, possible(s, t))

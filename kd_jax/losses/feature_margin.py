@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from kd_jax.losses._numerics import require_same_shape, scalar_like, sum_rest, to_float
+from kd_jax.losses._numerics import absolute, require_same_shape, scalar_like, sum_rest, to_float
 from kd_jax.ranges import NotNegative
 
 Array = jax.Array
@@ -50,7 +50,7 @@ def relu_margin(bn_scale: Array, bn_bias: Array) -> Array:
     """
     scale, mean = to_float(bn_scale, bn_bias)
     require_same_shape("relu_margin (bn_scale, bn_bias)", scale, mean)
-    scale = jnp.abs(scale)
+    scale = absolute(scale)
     live = scale > 0
     z = mean / jnp.where(live, scale, 1)
     below = jax.scipy.stats.norm.cdf(-z)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from kd_jax.losses._numerics import kl, log_probs, over_classes, require_same_shape, squared, to_float
+from kd_jax.losses._numerics import kl, log_probs, require_same_shape, softened, squared, to_float
 from kd_jax.losses.task import pick_label, require_labels
 from kd_jax.ranges import Positive
 
@@ -49,7 +49,7 @@ def grouped_kd_loss(
         )
 
     def log_p(z: Array) -> Array:
-        scaled = (z / over_classes(temperature, z))[:, None]
+        scaled = softened(z, temperature)[:, None]
         return log_probs(jnp.where(groups[None], scaled, _NEVER))
 
     return squared(temperature, s) * jnp.sum(kl(log_p(t), log_p(s)), axis=-1)

@@ -43,7 +43,7 @@ def sequence_reverse_kl_loss(
     number = _later(counted.astype(s.dtype))
     later = jax.lax.stop_gradient(_later(reward) / jnp.maximum(number, 1))
     weight = jax.lax.stop_gradient(jnp.where(counted, jnp.exp(picked_s - sampled_from), 0))
-    policy = -later * picked_s
+    policy = -later * jnp.where(counted, picked_s, 0)
     return weight * (kl(log_s, log_t) + scalar_like(long, s) * (policy - jax.lax.stop_gradient(policy)))
 
 

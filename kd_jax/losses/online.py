@@ -12,7 +12,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from kd_jax.losses._numerics import kl, log_probs, squared, to_float
+from kd_jax.losses._numerics import expected, kl, log_probs, log_sum, possible, squared, to_float
 from kd_jax.losses.task import cross_entropy_loss, pick_label, require_labels
 from kd_jax.ranges import BelowOne, Count, Positive
 
@@ -121,7 +121,14 @@ def kdcl_linear_loss(
     """
     s, t = _halves("kdcl_linear_loss", peers)
     share = best_shares(t, labels, iterations)
-    return _from_one(s, log_probs(jnp.sum(share[..., None] * t, axis=-2), temperature), temperature)
+    return _from_one(s, log_probs(_mixed_logits(share, t), temperature), temperature)
+
+
+def _mixed_logits(share: Array, logits: Array) -> Array:
+    """Computes sum_k a_k z_k over the peers, -inf where a peer of a share above 0 has -inf."""
+    there = possible(logits)
+    mixed = jnp.sum(share[..., None] * jnp.where(there, logits, 0), axis=-2)
+    return jnp.where(jnp.any(~there & (share[..., None] > 0), axis=-2), -jnp.inf, mixed)
 
 
 def best_shares(logits: Array, labels: Array, iterations: Count[int] = 30) -> Array:
@@ -134,12 +141,13 @@ def best_shares(logits: Array, labels: Array, iterations: Count[int] = 30) -> Ar
     (logits,) = to_float(logits)
     labels = _each_label("best_shares", labels, logits)
     wanted = pick_label(logits, labels)
-    bound = jnp.max((jnp.max(logits, axis=-1) - jnp.min(logits, axis=-1)) ** 2, axis=-1, keepdims=True) / 4
+    least = jnp.min(jnp.where(possible(logits), logits, jnp.inf), axis=-1)
+    bound = jnp.max((jnp.max(logits, axis=-1) - least) ** 2, axis=-1, keepdims=True) / 4
     bound = jnp.maximum(bound, 1e-12)
 
     def improve(_, log_share: Array) -> Array:
-        mixed = jnp.sum(jnp.exp(log_share)[..., None] * logits, axis=-2, keepdims=True)
-        gradient = jnp.sum(jax.nn.softmax(mixed, axis=-1) * logits, axis=-1) - wanted
+        mixed = _mixed_logits(jnp.exp(log_share), logits)[..., None, :]
+        gradient = expected(jax.nn.softmax(mixed, axis=-1), logits) - wanted
         return jax.nn.log_softmax(log_share - gradient / bound, axis=-1)
 
     start = jnp.full(wanted.shape, -jnp.log(wanted.shape[-1]), logits.dtype)
@@ -167,7 +175,7 @@ def kdcl_general_loss(*peers: Array, shares: Array, temperature: Positive[Array 
     if shares.shape != s.shape[-2:-1]:
         raise ValueError(f"kdcl_general_loss: {s.shape[-2]} peers need as many shares, got shape {shares.shape}")
     each = jnp.broadcast_to(shares[:, None], s.shape[-2:]).reshape((1,) * (s.ndim - 2) + s.shape[-2:])
-    return _from_one(s, jax.nn.logsumexp(log_probs(t, temperature), axis=-2, b=each), temperature)
+    return _from_one(s, log_sum(log_probs(t, temperature), axis=-2, weights=each), temperature)
 
 
 def group_distillation_loss(
@@ -191,5 +199,5 @@ def group_distillation_loss(
     s, t = s[..., :count, :], t[..., :count, :]
     log_q = log_probs(t, temperature)[..., None, :, :]
     each = jnp.broadcast_to(w[..., None], w.shape + s.shape[-1:])
-    log_mixed = jax.nn.logsumexp(jnp.broadcast_to(log_q, each.shape), axis=-2, b=each)
+    log_mixed = log_sum(jnp.broadcast_to(log_q, each.shape), axis=-2, weights=each)
     return squared(temperature, s) * jnp.sum(kl(log_mixed, log_probs(s, temperature)), axis=-1)

@@ -15,10 +15,15 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.losses._numerics import (
+    absolute,
+    difference,
+    expected,
     kl,
     log_probs,
+    mean_possible,
     over_classes,
     over_shards,
+    possible,
     require_same_shape,
     scalar_like,
     squared,
@@ -65,7 +70,10 @@ def _both(what: str, student_logits: Array, teacher_logits: Array) -> tuple[Arra
 def _log_mixture(log_p: Array, log_q: Array, share: Array) -> Array:
     """Computes log(share p + (1 - share) q); the share is a number, or one value for each leading position."""
     share = over_classes(share, log_p)
-    return jnp.logaddexp(jnp.log(share) + log_p, jnp.log1p(-share) + log_q)
+    of_p, of_q = jnp.log(share) + log_p, jnp.log1p(-share) + log_q
+    there = possible(of_p, of_q)  # the gradient of logaddexp is NaN where both are -inf
+    mixed = jnp.logaddexp(jnp.where(there, of_p, 0), jnp.where(there, of_q, 0))
+    return jnp.where(there, mixed, -jnp.inf)
 
 
 def _mixture_terms(log_p: Array, log_q: Array, share: Array) -> tuple[Array, Array]:
@@ -130,7 +138,7 @@ def soft_cross_entropy_loss(
     """
     s, t = _both("soft_cross_entropy_loss", student_logits, teacher_logits)
     log_s, log_t = log_probs(s, temperature, axis_name), log_probs(t, temperature, axis_name)
-    return -squared(temperature, s) * over_shards(jnp.sum(jnp.exp(log_t) * log_s, axis=-1), axis_name)
+    return -squared(temperature, s) * over_shards(expected(jnp.exp(log_t), log_s), axis_name)
 
 
 @reads_every_logit
@@ -141,7 +149,7 @@ def logit_mse_loss(student_logits: Array, teacher_logits: Array) -> Array:
     Compression", KDD 2006; Ba, Caruana, "Do Deep Nets Really Need to be Deep?", 2014, arXiv 1312.6184.
     """
     s, t = _both("logit_mse_loss", student_logits, teacher_logits)
-    return jnp.mean((s - t) ** 2, axis=-1)
+    return mean_possible(difference(s, t) ** 2, possible(s, t))
 
 
 def reverse_kl_loss(
@@ -260,7 +268,7 @@ def total_variation_loss(
     """
     s, t = _both("total_variation_loss", student_logits, teacher_logits)
     log_s, log_t = log_probs(s, temperature, axis_name), log_probs(t, temperature, axis_name)
-    gap = jnp.abs(jnp.exp(log_t) - jnp.exp(log_s))
+    gap = absolute(jnp.exp(log_t) - jnp.exp(log_s))
     return 0.5 * squared(temperature, s) * over_shards(jnp.sum(gap, axis=-1), axis_name)
 
 

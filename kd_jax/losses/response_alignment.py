@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax.losses._numerics import log_probs, scalar_like, squared, to_float
+from kd_jax.losses._numerics import absolute, log_probs, scalar_like, squared, to_float
 from kd_jax.losses.task import pick_label
 from kd_jax.ranges import Positive, Share
 
@@ -113,7 +113,10 @@ def aligned_loss(
     matched = jnp.zeros(valid.shape, log_s.dtype)
     if student_ids.size:
         a, b = log_t[..., teacher_ids], log_s[..., student_ids]
-        matched = jnp.sum(jnp.exp(a) * (a - b) - jnp.exp(a) + jnp.exp(b), axis=-1)
+        both = jnp.exp(a) > 0
+        matched = jnp.sum(
+            jnp.exp(a) * (jnp.where(both, a, 0) - jnp.where(both, b, 0)) - jnp.exp(a) + jnp.exp(b), axis=-1
+        )
     others = [np.setdiff1d(np.arange(z.shape[-1]), i) for z, i in ((log_s, student_ids), (log_t, teacher_ids))]
     size = max(map(len, others))
 
@@ -121,7 +124,7 @@ def aligned_loss(
         m = -jnp.sort(-jnp.exp(log_m[..., ids]), axis=-1)
         return jnp.pad(m, ((0, 0), (0, 0), (0, size - len(ids))))
 
-    unmatched = jnp.sum(jnp.abs(ranked(log_s, others[0]) - ranked(log_t, others[1])), axis=-1)
+    unmatched = jnp.sum(absolute(ranked(log_s, others[0]) - ranked(log_t, others[1])), axis=-1)
     weight = scalar_like(student_ids.size / log_t.shape[-1] if matched_weight is None else matched_weight, log_s)
     value = squared(temperature, log_s) * (weight * matched + (1 - weight) * unmatched)
     return jnp.where(valid, value, 0)

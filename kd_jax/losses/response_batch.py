@@ -13,6 +13,9 @@ from kd_jax.losses._numerics import (
     keep_rows,
     kl,
     log_probs,
+    mean_possible,
+    of_all,
+    possible,
     require_same_shape,
     row_mask,
     safe_norm,
@@ -25,9 +28,9 @@ from kd_jax.ranges import NotNegative, Positive
 Array = jax.Array
 
 
-def _pearson(a: Array, b: Array, axis: int, mask: Array) -> Array:
+def _pearson(a: Array, b: Array, axis: int, mask: Array, there: Array) -> Array:
     """Computes sum ab / (|a| |b| + 1e-8) of centred a, b; 0 with gradient 0 where either is constant."""
-    a, b = center(a, axis, mask), center(b, axis, mask)
+    a, b = center(a, axis, mask, there), center(b, axis, mask, there)
     norms = safe_norm(a, axis) * safe_norm(b, axis)
     return jnp.where(norms > 0, jnp.sum(a * b, axis=axis) / (norms + 1e-8), 0)
 
@@ -63,9 +66,10 @@ def dist_loss(
         return keep_rows(jnp.exp(log_probs(logits, temperature)).reshape(rows, classes), mask)
 
     p_s, p_t = probabilities(s), probabilities(t)
+    there = possible(s, t).reshape(rows, classes)
     full = jnp.broadcast_to(mask[:, None], p_s.shape)
-    between_classes = 1 - _pearson(p_s, p_t, 1, jnp.ones(p_s.shape, bool))
-    within_class = 1 - jnp.mean(_pearson(p_s, p_t, 0, full))
+    between_classes = 1 - _pearson(p_s, p_t, 1, jnp.ones(p_s.shape, bool), there)
+    within_class = 1 - mean_possible(_pearson(p_s, p_t, 0, full, there), jnp.any(full & there, axis=0))
     values = scalar_like(beta, s) * between_classes + scalar_like(gamma, s) * within_class
     return squared(temperature, s) * keep_rows(values, mask).reshape(leading)
 
@@ -90,6 +94,7 @@ def multi_level_logit_loss(
     if s.ndim != 2:
         raise ValueError(f"multi_level_logit_loss: expected logits [batch, classes], got {s.shape}")
     mask = row_mask(where, s.shape[0], "multi_level_logit_loss")
+    there = jnp.any(possible(s, t) & mask[:, None], axis=0)
     s, t = keep_rows(s, mask), keep_rows(t, mask)
     total = jnp.zeros(s.shape[:1], s.dtype)
     for temperature in temperatures:
@@ -97,6 +102,7 @@ def multi_level_logit_loss(
         p_s, p_t = keep_rows(jnp.exp(log_s), mask), keep_rows(jnp.exp(log_t), mask)
         batch = jnp.sum((einsum("ic,jc->ij", p_t, p_t) - einsum("ic,jc->ij", p_s, p_s)) ** 2, axis=1)
         classes = jnp.sum((einsum("ic,id->cd", p_t, p_t) - einsum("ic,id->cd", p_s, p_s)) ** 2) / s.shape[1]
+        classes = classes * of_all(there, s)
         total = total + squared(temperature, s) * kl(log_t, log_s) + batch + classes
     return keep_rows(total, mask)
 
@@ -106,12 +112,15 @@ def standardize_logits(logits: Array) -> Array:
 
     logits [..., classes]; returns the same shape, for any logit loss. Gradients flow through mean and std.
     Sun, Ren, Li, Wang, Cao, "Logit Standardization in Knowledge Distillation", 2024, arXiv 2403.01427.
-    Equal logits give 0 with gradient 0 (published: 1e7).
+    Equal logits give 0 with gradient 0 (published: 1e7); classes of logit -inf keep it and do not count.
     """
     (z,) = to_float(logits)
-    z = center(z, -1)
-    deviation = safe_norm(z, -1, keepdims=True) / max(z.shape[-1] - 1, 1) ** 0.5
-    return jnp.where(deviation > 0, z / (deviation + 1e-7), 0)
+    there = possible(z)
+    z = center(z, -1, there=there)
+    more, all_but_one = jnp.sum(there, axis=-1, keepdims=True) - 1, max(z.shape[-1] - 1, 1)
+    deviation = safe_norm(z, -1, keepdims=True) / all_but_one**0.5
+    deviation = deviation * jnp.sqrt(all_but_one / jnp.maximum(more, 1).astype(z.dtype))  # times 1 where all are there
+    return jnp.where(there, jnp.where(deviation > 0, z / (deviation + 1e-7), 0), -jnp.inf)
 
 
 def learned_temperature(

@@ -5,7 +5,18 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from kd_jax.losses._numerics import kl, log_probs, over_classes, require_same_shape, scalar_like, squared, to_float
+from kd_jax.losses._numerics import (
+    expected,
+    kl,
+    log_probs,
+    log_softmax,
+    log_sum,
+    require_same_shape,
+    scalar_like,
+    softened,
+    squared,
+    to_float,
+)
 from kd_jax.losses.task import pick_label, require_labels
 from kd_jax.ranges import NotNegative, Positive
 
@@ -29,15 +40,15 @@ def _is_label(labels: Array, classes: int) -> Array:
 def _binary(logits: Array, labels: Array, temperature: Array | float) -> Array:
     """Computes log (p_label, 1 - p_label) at T: [..., 2]."""
     log_p = log_probs(logits, temperature)
-    rest = jax.nn.logsumexp(jnp.where(_is_label(labels, logits.shape[-1]), -jnp.inf, log_p), axis=-1)
+    rest = log_sum(jnp.where(_is_label(labels, logits.shape[-1]), -jnp.inf, log_p))
     return jnp.stack([pick_label(log_p, labels), rest], axis=-1)
 
 
 def _others(logits: Array, labels: Array, temperature: Array | float) -> Array:
     """Computes log softmax(z / T) over all classes but the label, -inf at the label."""
-    scaled = logits / over_classes(temperature, logits)
     # After the division: a temperature that is learned would get the gradient inf * 0.
-    return jax.nn.log_softmax(jnp.where(_is_label(labels, logits.shape[-1]), -jnp.inf, scaled), axis=-1)
+    scaled = softened(logits, temperature)
+    return log_softmax(jnp.where(_is_label(labels, logits.shape[-1]), -jnp.inf, scaled))
 
 
 def dkd_loss(
@@ -81,10 +92,9 @@ def nkd_loss(
     """
     s, t, labels = _inputs("nkd_loss", student_logits, teacher_logits, labels)
     weight = jax.lax.stop_gradient(jnp.exp(pick_label(log_probs(t), labels)))
-    target = -weight * pick_label(log_probs(s), labels)
+    target = -weight * jnp.where(weight > 0, pick_label(log_probs(s), labels), 0)
     log_s, log_t = _others(s, labels, temperature), _others(t, labels, temperature)
-    p_t = jnp.exp(log_t)
-    others = -jnp.sum(p_t * jnp.where(p_t > 0, log_s, 0), axis=-1)
+    others = -expected(jnp.exp(log_t), log_s)
     return target + scalar_like(gamma, s) * squared(temperature, s) * others
 
 
@@ -101,5 +111,5 @@ def wsld_loss(
     hard_s = -pick_label(log_probs(s), labels)
     hard_t = -pick_label(log_probs(t), labels)
     weight = jax.lax.stop_gradient(1 - jnp.exp(-hard_s / (hard_t + 1e-7)))
-    soft = -jnp.sum(jnp.exp(log_probs(t, temperature)) * log_probs(s, temperature), axis=-1)
+    soft = -expected(jnp.exp(log_probs(t, temperature)), log_probs(s, temperature))
     return weight * squared(temperature, s) * soft

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from kd_jax.losses._numerics import kl, log_probs, over_classes, scalar_like, squared, to_float
+from kd_jax.losses._numerics import absolute, kl, log_probs, log_sum, over_classes, scalar_like, squared, to_float
 from kd_jax.ranges import Positive
 
 Array = jax.Array
@@ -47,7 +47,7 @@ def topk_kd_loss(
     if tail == "renormalize" or ids.shape[-1] == s.shape[-1]:
         return squared(temperature, s) * kl(jax.nn.log_softmax(power * log_q, axis=-1), top_s)
     in_top = jnp.put_along_axis(jnp.zeros(s.shape, bool), ids, True, axis=-1, inplace=False)
-    tail_s = jax.nn.logsumexp(jnp.where(in_top, -jnp.inf, log_s), axis=-1, keepdims=True)
+    tail_s = log_sum(jnp.where(in_top, -jnp.inf, log_s), keepdims=True)
     mass = -jnp.expm1(jax.nn.logsumexp(log_q, axis=-1, keepdims=True))
     live = mass > 1e-7
     tail_q = jnp.where(live, power * jnp.log(jnp.where(live, mass, 1)), -jnp.inf)
@@ -74,7 +74,7 @@ def uld_loss(student_logits: Array, teacher_logits: Array, *, temperature: Posit
         p = -jnp.sort(-jnp.exp(log_probs(logits, temperature)), axis=-1)
         return jnp.pad(p, [(0, 0)] * (p.ndim - 1) + [(0, size - p.shape[-1])])
 
-    gap = jnp.abs(sorted_probabilities(s) - sorted_probabilities(t))
+    gap = absolute(sorted_probabilities(s) - sorted_probabilities(t))
     return squared(temperature, s) * jnp.sum(gap, axis=-1)
 
 

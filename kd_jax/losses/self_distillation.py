@@ -8,7 +8,17 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from kd_jax.losses._numerics import kl, log_probs, over_classes, require_same_shape, scalar_like, to_float
+from kd_jax.losses._numerics import (
+    expected,
+    kl,
+    log_probs,
+    mean_possible,
+    over_classes,
+    possible,
+    require_same_shape,
+    scalar_like,
+    to_float,
+)
 from kd_jax.losses.task import pick_label, require_labels
 from kd_jax.ranges import Inside, Positive, Share
 
@@ -23,7 +33,7 @@ def consistency_loss(student_logits: Array, teacher_logits: Array) -> Array:
     """
     s, t = to_float(student_logits, teacher_logits)
     require_same_shape("consistency_loss", s, t)
-    return jnp.mean((jnp.exp(log_probs(s)) - jnp.exp(log_probs(t))) ** 2, axis=-1)
+    return mean_possible((jnp.exp(log_probs(s)) - jnp.exp(log_probs(t))) ** 2, possible(s, t))
 
 
 def progressive_loss(
@@ -52,7 +62,7 @@ def progressive_loss(
     log_p, previous = log_probs(logits), predictions[index]
     strength = scalar_like(alpha, logits) * scalar_like(progress, logits)
     strength = jnp.where(previous.sum(-1) > 0, strength, 0)
-    return -(1 - strength) * pick_label(log_p, labels) - strength * jnp.sum(previous * log_p, axis=-1)
+    return -(1 - strength) * pick_label(log_p, labels) - strength * expected(previous, log_p)
 
 
 def virtual_teacher_loss(
@@ -73,5 +83,8 @@ def virtual_teacher_loss(
     labels = require_labels("virtual_teacher_loss", labels, logits)
     correct = scalar_like(correct, logits)
     is_label = jnp.expand_dims(jnp.arange(classes), tuple(range(labels.ndim))) == labels[..., None]
-    log_d = jnp.where(is_label, jnp.log(correct), jnp.log1p(-correct) - jnp.log(classes - 1.0))
+    there = possible(logits)
+    others = jnp.maximum(jnp.sum(there, axis=-1, keepdims=True) - 1, 1).astype(logits.dtype)
+    even = jnp.log1p(-correct) - jnp.log(classes - 1.0) + jnp.log((classes - 1) / others)  # plus 0 where all are there
+    log_d = jnp.where(is_label, jnp.log(correct), jnp.where(there, even, -jnp.inf))
     return kl(log_probs(log_d / over_classes(temperature, logits)), log_probs(logits))

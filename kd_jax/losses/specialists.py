@@ -9,7 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax.losses._numerics import kl, log_probs, over_classes, require_same_shape, squared, to_float
+from kd_jax.losses._numerics import (
+    kl,
+    log_probs,
+    log_softmax,
+    log_sum,
+    require_same_shape,
+    softened,
+    squared,
+    to_float,
+)
 from kd_jax.losses.ensemble import average_kl_loss, confidence_weighted_loss
 from kd_jax.ranges import Count, Positive
 
@@ -47,9 +56,9 @@ def specialists_loss(
         if dustbin:
             log_m = _with_dustbin(log_probs(z, temperature), ids)
         else:
-            within = jax.nn.log_softmax(z[..., ids] / over_classes(temperature, z), axis=-1)  # 0 where S_m is one class
+            within = log_softmax(softened(z[..., ids], temperature))  # 0 where S_m is one class
             mass = _with_dustbin(log_g, ids)
-            share = jax.nn.logsumexp(mass[..., :-1], axis=-1, keepdims=True)
+            share = log_sum(mass[..., :-1], keepdims=True)
             log_m = jnp.concatenate([share + within, mass[..., -1:]], axis=-1)
         active = jnp.isin(best, ids).any(-1)
         total += jnp.where(active, kl(log_m, _with_dustbin(log_s, ids)), 0)
@@ -69,7 +78,7 @@ def _class_ids(chosen: tuple[int, ...], number: int) -> np.ndarray:
 def _with_dustbin(log_p: Array, ids: np.ndarray) -> Array:
     """Returns [..., len(ids) + 1]: the log-probabilities of the classes `ids`, then that of all others together."""
     rest = np.setdiff1d(np.arange(log_p.shape[-1]), ids)
-    return jnp.concatenate([log_p[..., ids], jax.nn.logsumexp(log_p[..., rest], axis=-1, keepdims=True)], axis=-1)
+    return jnp.concatenate([log_p[..., ids], log_sum(log_p[..., rest], keepdims=True)], axis=-1)
 
 
 def confidence_transfer_loss(

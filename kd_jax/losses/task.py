@@ -6,7 +6,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from kd_jax.losses._numerics import log_probs, mean_rest, over_shards, require_same_shape, scalar_like, to_float
+from kd_jax.losses._numerics import (
+    expected,
+    log_probs,
+    mean_possible,
+    mean_rest,
+    over_shards,
+    possible,
+    require_same_shape,
+    scalar_like,
+    to_float,
+)
 from kd_jax.ranges import BelowOne, NotNegative
 
 Array = jax.Array
@@ -59,10 +69,19 @@ def cross_entropy_loss(
                 f"cross_entropy_loss: label probabilities must have the shape of the logits, "
                 f"got logits {logits.shape} and labels {labels.shape}"
             )
-        hard = -over_shards(jnp.sum(labels.astype(log_p.dtype) * log_p, axis=-1), axis_name)
+        hard = -over_shards(expected(labels.astype(log_p.dtype), log_p), axis_name)
     smoothing = scalar_like(smoothing, log_p)
-    mean = jnp.mean(log_p, axis=-1) if axis_name is None else jax.lax.pmean(jnp.mean(log_p, axis=-1), axis_name)
-    return (1 - smoothing) * hard - smoothing * mean
+    return (1 - smoothing) * hard - smoothing * _mean_of_classes(log_p, axis_name)
+
+
+def _mean_of_classes(log_p: Array, axis_name: str | None) -> Array:
+    """Computes the mean of log p over the classes that are possible."""
+    there = possible(log_p)
+    if axis_name is None:
+        return mean_possible(log_p, there)
+    mean = jax.lax.pmean(jnp.mean(jnp.where(there, log_p, 0), axis=-1), axis_name)
+    number = over_shards(jnp.sum(there, axis=-1), axis_name)
+    return mean * (log_p.shape[-1] * jax.lax.axis_size(axis_name) / jnp.maximum(number, 1).astype(log_p.dtype))
 
 
 def mean_squared_loss(prediction: Array, target: Array) -> Array:
@@ -85,7 +104,10 @@ def binary_cross_entropy_loss(logits: Array, labels: Array) -> Array:
     require_same_shape("binary_cross_entropy_loss", logits, labels)
     there = (labels >= 0).astype(logits.dtype)  # 0 for nan too
     labels = jnp.where(labels >= 0, labels, 0.0)
-    values = -labels * jax.nn.log_sigmoid(logits) - (1 - labels) * jax.nn.log_sigmoid(-logits)
+    # -inf times 0: a label of 0 or 1 that the network is sure of
+    yes = jnp.where(labels != 0, jax.nn.log_sigmoid(jnp.where(labels != 0, logits, 0)), 0)
+    no = jnp.where(labels != 1, jax.nn.log_sigmoid(jnp.where(labels != 1, -logits, 0)), 0)
+    values = -labels * yes - (1 - labels) * no
     return mean_rest(values * there) / jnp.maximum(mean_rest(there), jnp.finfo(logits.dtype).tiny)
 
 

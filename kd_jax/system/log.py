@@ -17,8 +17,21 @@ from kd_jax.system.writers import Accumulator, JsonlWriter, TensorBoardWriter, f
 T = TypeVar("T")
 
 
+COMMON_CAUSES = (
+    "Common causes: the learning rate, a weight in config.terms, a temperature near 0, a class that the student "
+    "excludes (logit -inf) and the teacher does not."
+)
+
+
 class NonFiniteLoss(FloatingPointError):
-    """A term or a gradient became nan or infinite; the last good checkpoint stays."""
+    """A term or a gradient (`what`) became nan or infinite at `step`; the last good checkpoint stays."""
+
+    def __init__(self, what: str, step: int, cause: str = COMMON_CAUSES) -> None:
+        super().__init__(
+            f"{what} became nan or infinite at step {step}. "
+            f"The checkpoints in the run's folder are from before. {cause}"
+        )
+        self.what, self.step = what, step
 
 
 class Profile:
@@ -137,11 +150,7 @@ class Log:
         ]
         bad = first_non_finite((step, dict(sorted(values.items(), key=_sums_last))) for step, values in ready)
         if bad:
-            raise NonFiniteLoss(
-                f"{bad[1]!r} became nan or infinite at step {bad[0]}. "
-                "The checkpoints in the run's folder are from before. "
-                "Common causes: the learning rate, a weight in config.terms, a temperature near 0."
-            )
+            raise NonFiniteLoss(repr(bad[1]), bad[0])
         self._report(ready)
         self.record["accumulator"] = self.sums.state()
 

@@ -10,8 +10,11 @@ import jax
 
 from kd_jax.core.bind import evaluated_roles
 from kd_jax.core.evaluate import extra_inputs, role_variables
+from kd_jax.core.many import Single
 from kd_jax.system.checkpoint import save_tree
+from kd_jax.system.log import NonFiniteLoss
 from kd_jax.train.fit import Fit
+from kd_jax.train.nonfinite import nan_scores
 from kd_jax.types import PyTree, TrainState
 
 
@@ -37,11 +40,21 @@ def conclude(run: Fit, directory: Path) -> dict[str, Any]:
             scores = {
                 split: run.score(step, split) for split in ("validation", "test") if run.sources[split] is not None
             }
+            if isinstance(run.members, Single):  # of several, one that diverged leaves the others alone
+                _require_scores(scores, number)
             for i, prefix in enumerate(run.prefixes):
                 if at[prefix] == number:
                     scored[prefix][which] = {"step": number, **_scores_of(prefix, scores)}
                     export(run, run.members.one(run.state, i), directory / "export" / prefix / which)
     return results | run.members.joined([*scored.values()])
+
+
+def _require_scores(scores: Mapping[str, Mapping[str, Mapping[str, Any]]], step: int) -> None:
+    """Raises NonFiniteLoss where the last update left a network whose scores are nan: no later step would tell."""
+    for split, entries in scores.items():
+        for entry, values in entries.items():
+            if wrong := nan_scores(values):
+                raise NonFiniteLoss(f"{wrong[0]!r} of {entry} on the {split} split", step)
 
 
 def _scores_of(prefix: str, scores: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

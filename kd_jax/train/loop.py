@@ -27,12 +27,13 @@ from kd_jax.files import told_of_full_disk, write_json
 from kd_jax.prng import Keys
 from kd_jax.system import heartbeat, parallel, workdir
 from kd_jax.system.checkpoint import Checkpoints
-from kd_jax.system.log import Log, Profile
+from kd_jax.system.log import Log, NonFiniteLoss, Profile
 from kd_jax.system.progress import Progress
 from kd_jax.system.signals import Interrupted, Signals, Stopped
 from kd_jax.train import dispatch
 from kd_jax.train.finish import conclude
 from kd_jax.train.fit import DONE, Fit, Settings, Watch
+from kd_jax.train.nonfinite import cause_of
 from kd_jax.types import Scheme, TrainState
 
 
@@ -72,6 +73,10 @@ def fit(
                     Profile(directory / "profile", *settings.profile) as profile,
                 ):
                     train(run, log, signals, profile, watch)
+            except NonFiniteLoss as e:
+                if cause := cause_of(run, e.step):
+                    raise NonFiniteLoss(e.what, e.step, cause) from None
+                raise
             except (Stopped, Interrupted) as e:
                 at = int(run.state.step)
                 progress.print(f"{title}: stopped at step {at} by {e.by} and saved; run it again to resume.")

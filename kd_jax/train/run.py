@@ -28,6 +28,7 @@ from kd_jax.train.check import check_data, check_job
 from kd_jax.train.fit import DONE
 from kd_jax.train.identify import digests_of, with_digests
 from kd_jax.train.jobs import Job, make_model, note_objects, plan
+from kd_jax.train.nonfinite import require_numbers
 from kd_jax.train.results import collect
 from kd_jax.train.scores import seen_shapes
 from kd_jax.train.teachers import check_exports, export_of, finish_or_resume, load_network, teach
@@ -84,6 +85,7 @@ def run(
     networks = {role: as_model(m) for role, m in (("student", student), ("teacher", teacher)) if m is not None}
     config = note_objects(config, networks, data)
     jobs, splits = checked_jobs(config, directory, mesh, networks, data, teacher_variables)
+    require_numbers("teacher_variables", teacher_variables)
     check_jobs(jobs)
     if until not in ("", "cache") or (until and not jobs["student"].caches):
         raise ValueError(f"until={until!r}: a run ends at '', or at 'cache' where a teacher.cache.directory is given.")

@@ -15,6 +15,7 @@ from kd_jax.data.batches import batch_shapes, eval_batches
 from kd_jax.system import parallel
 from kd_jax.tasks.units import name_of, unit_of
 from kd_jax.train.jobs import Job
+from kd_jax.train.nonfinite import require_scores
 from kd_jax.types import PyTree, Role, Scheme, TrainState
 
 
@@ -77,6 +78,7 @@ def check_teacher(job: Job, name: str, config: ConfigDict, scores: Mapping[str, 
     headline, wanted = scored_by(job.scheme).headline, config.min_accuracy
     split = "validation" if job.sources["validation"] is not None else "test"
     values = scores.get(split, {})
+    require_scores(name, scores)
     if values.get(headline.metric) is None:
         why = f"no example of the {split} split has a label" if scores else mismatch(job, job.scheme.roles[name])
         print(f"{name}: not scored: {why}" + ("" if scores else "; agreement with it is left out"))

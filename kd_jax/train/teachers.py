@@ -30,6 +30,7 @@ from kd_jax.train.fit import DONE, Watch
 from kd_jax.train.initial import check_initial, first_variables, starting_at, takes_teacher
 from kd_jax.train.jobs import Job
 from kd_jax.train.loop import fit
+from kd_jax.train.nonfinite import require_numbers
 from kd_jax.train.results import Network, measured
 from kd_jax.train.scores import check_teacher, score_teacher, seen_shapes
 from kd_jax.types import PyTree, Role, Variables
@@ -87,7 +88,9 @@ def _start_of_student(
     copied = takes_teacher(config.student.initial) and "teacher" in taught
     teacher = taught["teacher"].variables() if copied else None
     model = student.scheme.roles["student"].model
-    return first_variables(config.student.initial, "student", model, config.seed, teacher, shapes["student"])
+    start = first_variables(config.student.initial, "student", model, config.seed, teacher, shapes["student"])
+    require_numbers("config.student.initial", start)
+    return start
 
 
 def _teach_one(
@@ -104,6 +107,7 @@ def _teach_one(
     if first is None and not fields.checkpoint:
         asked = student.caches[name].role if name in student.caches else student.scheme.roles[name]
         first = first_variables(fields.initial, name, asked.model, fields.seed, shapes=shapes)
+        require_numbers(f"config.{name}.initial", first)
     if name in jobs:
         scheme = starting_at(jobs[name].scheme, "student", first)
         jobs = {**jobs, name: dataclasses.replace(jobs[name], scheme=scheme)}
@@ -117,7 +121,11 @@ def _teach_one(
         network, variables = _read_teacher(config, jobs, name, first, mesh)
         role = student.scheme.roles[name]
         as_trained = variables if role.dtype == precision.INT8 else None
+        require_numbers(name, variables)
         role = dataclasses.replace(role, initial=(precision.stored(variables[0], role.dtype), variables[1]))
+        if role.dtype:
+            no_room = f"config.{name}.dtype has no room for its numbers."
+            require_numbers(f"{name} in {role.dtype}", role.initial, no_room)
         taught = Taught(role, {}, lambda: variables, network, finished)
         scores = score_teacher(student, role, student.settings.rules.get(name, ()), mesh, as_trained)
     check_teacher(jobs["student"], name, fields, scores)

@@ -25,6 +25,7 @@ class Row:
     positive: bool = True
     where: bool = False
     logits: bool = False  # one value for each position, and huge entries are tried
+    impossible: bool | None = None  # classes of logit -inf may be added; None: as `logits` (not where arrays name each)
     axes: int = 1  # the trailing axes of logits that one value is about: 2 where it is about all peers or views
     invariant: tuple[str, ...] = ()
     mismatch: bool = True  # a teacher with another batch size raises ValueError that names both shapes

@@ -112,9 +112,9 @@ SCHEME_TABLE = {
     },
     "local_structure uneven": Row(functools.partial(graph.local_structure_loss, **EDGES), (B, 2, 3), (B, 4)),
     "rival_cross_entropy": alone_logits(
-        functools.partial(lifelong.rival_cross_entropy_loss, rivals=RIVALS), extras=LABELS
+        functools.partial(lifelong.rival_cross_entropy_loss, rivals=RIVALS), extras=LABELS, impossible=False
     ),
-    "grouped_kd": logits_row(functools.partial(lifelong.grouped_kd_loss, groups=TASKS)),
+    "grouped_kd": logits_row(functools.partial(lifelong.grouped_kd_loss, groups=TASKS), impossible=False),
     "peers_cross_entropy": alone_logits(
         online.peers_cross_entropy_loss, shape=(B, 3, C), axes=2, extras=LABELS, options={"smoothing": 0.1}
     ),
@@ -144,6 +144,7 @@ SCHEME_TABLE = {
         functools.partial(self_distillation.progressive_loss, **SEEN),
         extras=LABELS | {"index": np.array([1, 5, 0, 3], np.int32)},
         options={"alpha": 0.8, "progress": 0.5},
+        impossible=False,
     ),
     "virtual_teacher": alone_logits(
         self_distillation.virtual_teacher_loss, extras=LABELS, options={"correct": 0.9, "temperature": 2.0}

@@ -20,7 +20,7 @@ def fused_cross_entropy(s, t, labels, **options):
 
 
 def row(fn, *invariant, **kwargs):
-    return logits_row(fused(fn), *invariant, where=True, **kwargs)
+    return logits_row(fused(fn), *invariant, where=True, impossible=False, **kwargs)
 
 
 VOCABULARY_TABLE = {
@@ -35,6 +35,7 @@ VOCABULARY_TABLE = {
         extras=LABELS,
         options={"smoothing": 0.1},
         where=True,
+        impossible=False,
         equal="anything",
         mismatch=False,
     ),

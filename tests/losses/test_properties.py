@@ -12,6 +12,10 @@ import pytest
 from jax.test_util import check_grads
 from loss_table import TABLE, B, Row, cast, each, pair, shapes, size
 
+from kd_jax.core.terms import term_value
+from kd_jax.types import Outputs, Term
+
+STUDENT, REAL = "student.logits", "batch.real"
 BIG = 1e4  # a gradient above this on a degenerate input is the 1 / eps of a norm that should not be there
 
 
@@ -137,6 +141,78 @@ def test_masked_rows_take_no_part(name):
     nobody, gradients = run(name, student, teacher, extras=row.extras | {"where": np.zeros(B, bool)})
     assert np.all(nobody == 0)
     assert_finite(nobody, gradients)
+
+
+@parametrize(lambda row: not row.where)
+def test_masked_rows_of_a_term_may_hold_nan(name):
+    """In a term a masked row is cleared before the loss: its gradient is 0 whatever it holds, others stay to the bit.
+
+    Losses that take `where` clear it themselves too: the test above.
+    """
+    row = TABLE[name]
+    student, teacher = pair(row)
+    real = np.arange(size(row)) != 1
+    context = {"teacher": Outputs(teacher, {}), "batch": {"real": real}}
+    term = Term(lambda s, t: row.fn(s, t, **row.extras, **row.options), (STUDENT,), ("teacher.logits",), where=REAL)
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, argnums=(0, 1))
+    def mean(student, teacher):
+        outputs = {"student": Outputs(student, {}), "teacher": Outputs(teacher, {})}
+        total, count, _ = term_value(name, term, context | outputs, {})
+        return total / count
+
+    value, gradients = mean(student, teacher)
+    assert np.isfinite(value) and np.any(jax.tree.leaves(gradients[0])[0])
+    for hold in (np.nan, -np.inf):
+        dirty = functools.partial(each, lambda x, hold=hold: x.at[1].set(hold))
+        for pair_of in ((dirty(student), dirty(teacher)), (student, dirty(teacher))):
+            again, others = mean(*pair_of)
+            assert again == value
+            for g, expected in zip(jax.tree.leaves(others[0]), jax.tree.leaves(gradients[0]), strict=True):
+                np.testing.assert_array_equal(g, expected)
+                assert not np.any(np.asarray(g)[1])
+            assert not any(np.any(np.asarray(g)) for g in jax.tree.leaves(others[1]))  # a target
+
+
+@parametrize(lambda row: row.logits if row.impossible is None else row.impossible)
+def test_impossible_classes_change_nothing(name):
+    """With two more classes of logit -inf on both sides, values and gradients are those of the others; theirs are 0.
+
+    Rows whose arrays name each class have tests of their own. The labels of a binary cross-entropy are no classes of
+    one softmax: one that is impossible is a label that is 0 for sure, and counts.
+    """
+    row = TABLE[name]
+    student, teacher = pair(row)
+    values, gradients = run(name, student, teacher)
+
+    def more(x):  # attention between two peers has no classes
+        return x if x.shape[-1] < 3 else jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, 2)], constant_values=-jnp.inf)
+
+    padded_values, padded = run(name, each(more, student), each(more, teacher))
+    np.testing.assert_allclose(padded_values, values, rtol=1e-5, atol=1e-6)
+    for g, expected in zip(jax.tree.leaves(padded), jax.tree.leaves(gradients), strict=True):
+        np.testing.assert_allclose(g[..., : expected.shape[-1]], expected, rtol=1e-4, atol=1e-6)
+        assert not np.any(np.asarray(g)[..., expected.shape[-1] :])
+
+
+@parametrize(lambda row: "mask" in row.extras)
+def test_tokens_that_the_mask_leaves_out_may_hold_nan(name):
+    row = TABLE[name]
+    student, teacher = pair(row)
+    keep, length = row.extras["mask"], row.extras["mask"].shape[1]
+    values, gradients = run(name, student, teacher)
+
+    def dirty(x):
+        for axis in (a for a in range(1, x.ndim) if x.shape[a] == length):
+            at = keep.reshape([len(keep)] + [length if a == axis else 1 for a in range(1, x.ndim)])
+            x = jnp.where(at, x, jnp.nan)
+        return x
+
+    again, others = run(name, each(dirty, student), each(dirty, teacher))
+    np.testing.assert_array_equal(again, values)
+    for g, expected in zip(jax.tree.leaves(others), jax.tree.leaves(gradients), strict=True):
+        np.testing.assert_array_equal(g, expected)
 
 
 @parametrize(lambda row: row.where or row.logits)
