@@ -16,6 +16,7 @@ from kd_jax.cache.model import Store
 from kd_jax.cache.plan import TeacherCache
 from kd_jax.config.fields import own_data, settled, teachers_of
 from kd_jax.core.paths import roles_read
+from kd_jax.data.load import SHAPING, replaced
 from kd_jax.data.source import Source, Splits
 from kd_jax.models.adapters import as_model, name_of
 from kd_jax.models.remat import Remat
@@ -51,11 +52,29 @@ def note_objects(config: ConfigDict, models: Mapping[str, Model], data: Splits |
             config[role].model = ConfigDict({"name": name_of(model), "kwargs": {"given": plain(model)}})
         if data is not None:
             train, labelled = data.train, int(data.train.labelled.sum())
-            config.data = ConfigDict({"name": train.name})
+            acting = _acting_on_objects(config, train.name)
+            config.data = ConfigDict({"name": train.name, **acting})
             config.data.given = f"{len(train)} examples of shape {train.image_shape}, {labelled} with a label"
-            for teacher in teachers_of(config).values():
-                teacher.data = ConfigDict()
     return config
+
+
+def _acting_on_objects(config: ConfigDict, name: str) -> dict[str, Any]:
+    """The fields of config.data that act on data given as an object; says which of the others they replace.
+
+    A teacher's own `data` is left with those fields alone. Raises ValueError where it asks for other data.
+    """
+    for role, teacher in teachers_of(config).items():
+        if asked := replaced({k: v for k, v in teacher.data.items() if v is not None}):
+            shown = ", ".join(f"{k}={v!r}" for k, v in asked.items())
+            raise ValueError(
+                f"config.{role}.data asks for {shown}, and data= is what every network reads: only "
+                f"{', '.join(SHAPING)} act on it."
+            )
+        teacher.data = ConfigDict({k: teacher.data[k] for k in SHAPING}, convert_dict=False)
+    if other := replaced(config.data):
+        shown = ", ".join(f"{k}={v!r}" for k, v in other.items())
+        print(f"data: {name!r}, given as an object, takes the place of config.data's {shown}")
+    return {k: config.data[k] for k in SHAPING}
 
 
 def teacher_role(model: Model, config: ConfigDict) -> Role:

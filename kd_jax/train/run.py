@@ -16,7 +16,7 @@ from kd_jax.config.fields import own_data, teachers_of
 from kd_jax.core.bind import evaluated_roles
 from kd_jax.core.paths import entry_paths, roles_read
 from kd_jax.data.batches import batch_shapes
-from kd_jax.data.load import load
+from kd_jax.data.load import check_seeds, load, shaped
 from kd_jax.data.source import Splits
 from kd_jax.files import read_json, write_json
 from kd_jax.models.adapters import as_model
@@ -66,7 +66,8 @@ def run(
     """Trains (or loads) the teacher, the baseline and the student of `config` in `workdir`; returns results.json.
 
     `student` and `teacher` replace the configured models by a Flax module or a Model, `teacher_variables` gives the
-    teacher's (params, stats), `data` replaces the configured data (kd_jax.from_arrays makes it from NumPy arrays).
+    teacher's (params, stats), `data` takes the place of what config.data reads (kd_jax.from_arrays makes it from NumPy
+    arrays); labels, label_noise, limit and the other fields of data.load.SHAPING act on it, also those of teachers.
     A workdir with an unfinished run of the same config is resumed, with a finished one read. `until="cache"` ends
     when the answers of the teachers are in their caches, and returns nothing.
     Raises ValueError, before anything is trained, for whatever does not fit.
@@ -157,9 +158,10 @@ def jobs_of(
     config: ConfigDict, directory: Path, networks: Mapping[str, Model] | None = None, data: Splits | None = None
 ) -> tuple[dict[str, Job], Splits]:
     """Returns (the trainings of the config, the student's data), untrained; `networks` replace some models by role."""
-    splits, teachers = data or load(config.data), teachers_of(config)
+    check_seeds(config.data)
+    splits, teachers = shaped(data, config.data) if data else load(config.data), teachers_of(config)
     sources = {**splits._asdict(), **_called(config.splits, splits)}
-    teacher_sources = {name: _splits_of(config, t, splits)._asdict() for name, t in teachers.items()}
+    teacher_sources = {name: _splits_of(config, t, splits, data)._asdict() for name, t in teachers.items()}
     named, networks = {"student": config.student, **teachers, **config.roles}, networks or {}
     models = {r: networks.get(r) or make_model(fields["model"], splits.train) for r, fields in named.items()}
     return plan(config, directory, models, sources, teacher_sources, _called(config.extra, splits)), splits
@@ -170,6 +172,8 @@ def _called(part: Mapping[str, Any], splits: Splits) -> dict[str, Any]:
     return dict(call(part["name"], splits, **part["kwargs"])) if part["name"] else {}
 
 
-def _splits_of(config: ConfigDict, teacher: ConfigDict, splits: Splits) -> Splits:
+def _splits_of(config: ConfigDict, teacher: ConfigDict, splits: Splits, data: Splits | None) -> Splits:
     fields = own_data(config, teacher)
-    return splits if fields == dict(config.data) else load(fields)
+    if fields == dict(config.data):
+        return splits
+    return shaped(data, fields) if data else load(fields)
