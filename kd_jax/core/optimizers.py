@@ -48,10 +48,17 @@ def make_schedule(config: Mapping[str, Any], total_steps: int) -> optax.Schedule
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), main], [warmup])
 
 
-def path_mask(pattern: str, matching: bool = True):
-    """Returns a function of params: `matching` for those whose path matches `pattern`, the opposite for the others."""
+def path_mask(pattern: str, field: str, matching: bool = True):
+    """Returns a function of params: `matching` for those whose path matches `pattern`, the opposite for the others.
+
+    It raises ValueError where `pattern`, of optimizer.`field`, matches none: such an optimizer would do nothing.
+    """
 
     def mask(params):
+        paths = [jax.tree_util.keystr(p, simple=True, separator="/") for p, _ in jax.tree.leaves_with_path(params)]
+        if paths and not any(re.search(pattern, path) for path in paths):
+            raise ValueError(f"optimizer.{field}={pattern!r} matches no parameter. {near(pattern, paths)}")
+
         def keep(path, _):
             is_match = re.search(pattern, jax.tree_util.keystr(path, simple=True, separator="/")) is not None
             return is_match == matching
@@ -97,15 +104,17 @@ def make_optimizer(config: Mapping[str, Any], total_steps: int) -> optax.Gradien
     check_kwargs(f"optax.{name}", factory, kwargs)
     if kwargs.get("weight_decay") and config["decay_pattern"] != ".*":
         check_kwargs(f"optax.{name}", factory, ["mask"])
-        kwargs.setdefault("mask", path_mask(config["decay_pattern"]))
+        kwargs.setdefault("mask", path_mask(config["decay_pattern"], "decay_pattern"))
     parts = []
     if config["clip_norm"]:
         parts.append(optax.clip_by_global_norm(config["clip_norm"]))
     if config["weight_decay"]:
-        parts.append(optax.add_decayed_weights(config["weight_decay"], mask=path_mask(config["decay_pattern"])))
+        parts.append(
+            optax.add_decayed_weights(config["weight_decay"], mask=path_mask(config["decay_pattern"], "decay_pattern"))
+        )
     parts.append(factory(make_schedule(config, total_steps), **kwargs))
     if config["trained"] != ".*":
-        parts.append(optax.masked(optax.set_to_zero(), path_mask(config["trained"], matching=False)))
+        parts.append(optax.masked(optax.set_to_zero(), path_mask(config["trained"], "trained", matching=False)))
     return optax.chain(*parts)
 
 

@@ -125,8 +125,8 @@ def check_seeds(config: Mapping[str, Any]) -> None:
     draws = any(getattr(fields, k) for k in drawing) or tuple(fields.train_slice) != (0, 0)
     if fields.split_seed and not draws and "split_seed" not in _reads(fields.name):
         raise ValueError(
-            f"data.split_seed={fields.split_seed} decides which example is in which split, and of {fields.name} nothing "
-            f"is divided: data.{', data.'.join(drawing)} and data.train_slice are 0."
+            f"data.split_seed={fields.split_seed} decides which example is in which split, and of {fields.name} "
+            f"nothing is divided: data.{', data.'.join(drawing)} and data.train_slice are 0."
         )
 
 

@@ -190,7 +190,7 @@ def _members(config: ConfigDict, points: Sequence[Point], scheme: Scheme) -> Mem
 def train_program(program: Program, mesh: Mesh, watch: Watch | None = None) -> list[dict[str, Any]]:
     """Trains what a program lacks; returns a dict for every point, with its scores at the last and the best step."""
     jobs, _ = train.jobs_of(program.config, program.directory)
-    jobs = train.untrained(program.config, jobs)
+    jobs = train.untrained(jobs)
     jobs, *_ = teachers.teach(program.config, jobs, mesh)
     job, members, count = jobs["student"], program.members, len(program.points)
     way: dict[str, Any] = {}  # how the members are run, and what was measured to choose it

@@ -15,6 +15,7 @@ from kd_jax.data.batches import train_batches
 from kd_jax.resolve import near
 from kd_jax.system import parallel
 from kd_jax.train.dispatch import check_dispatch
+from kd_jax.train.effect import check_effect
 from kd_jax.train.jobs import Job
 from kd_jax.types import Outputs, Scheme, TrainState
 
@@ -50,6 +51,7 @@ def check_job(job: Job, batch: Mapping[str, Any], mesh: Mesh) -> None:
     create = functools.partial(init_state, scheme, inputs)
     state = jax.eval_shape(create, jax.random.key(0), variable_shapes(scheme, inputs))
     _check_answers(job, scheme, state, batch)
+    check_effect(job, scheme, inputs, batch)
     parallel.check_roles(settings.rules, scheme)
     parallel.state_shardings(state, settings.rules, mesh)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -137,8 +137,11 @@ def plan(
     sources: Mapping[str, Source | None],
     teacher_sources: Mapping[str, Mapping[str, Source | None]],
     extra: Mapping[str, Any] | None = None,
+    ready: Set[str] = frozenset(),
 ) -> dict[str, Job]:
     """Returns the trainings of a run in order: the teachers on their labels, the student without and with them.
+
+    Teachers that are `ready` are loaded, and need none.
 
     The baseline makes as many steps as the student, on the labelled examples only. `sources` are those of the student,
     `teacher_sources` those of each teacher; `models` has a model for every role that the config names.
@@ -147,7 +150,7 @@ def plan(
     if taken := {"student", "baseline"} & {*teachers} or {"student", *teachers} & {*config.roles}:
         raise ValueError(f"The names {sorted(taken)} are taken: config.teachers and config.roles need others.")
     make = partial(_job, config, directory, extra)
-    learning = {name: teacher for name, teacher in teachers.items() if not as_loaded(teacher)}
+    learning = {name: teacher for name, teacher in teachers.items() if not (name in ready or as_loaded(teacher))}
     jobs = {name: _teacher_job(make, config, name, models[name], teacher_sources[name]) for name in learning}
     asked = _asked_once(config, models)
     roles, rules = _roles_of_student(config, models, asked)
@@ -197,7 +200,9 @@ def _job(
     build: Callable[[Parts], Scheme] | None = offline.build,
 ) -> Job:
     """A training that learns `terms` (None: the task's) by `build` (None: config.scheme); `depends` identify it."""
-    scheme = make_scheme(config, train, terms, roles, sources, build, extra)
+    # A teacher is the student of its own training, and config.optimizers.student is not its optimizer.
+    own = {} if name in teachers_of(config) else None
+    scheme = make_scheme(config, train, terms, roles, sources, build, extra, own)
     common = ("prepare", "extra", "task", "summary", "log_every", "eval_every")
     depends = {**depends, **{k: config[k] for k in common}}
     if view_seed is not None:
