@@ -158,6 +158,8 @@ class Task:
     `finish(sums, collected) -> {metric: value}` on the host: sums over the whole split in float64; `collected` is
     {"scored": arrays of the split that is scored, <split of `reads`>: its arrays}. None says "not measured".
     `headline` is (metric, sign, unit, error metric).
+    `chance(labels) -> value`: the headline's, of a split's labels, where every answer is the labels' frequencies; a
+    teacher that is not better is said to be at chance level.
     `rows` are the lines of the summary table, {metric: (label, unit)}; without it every number is shown by its name.
     `watch(path, batch) -> {name: Term}`: metrics of the main output at `path` that a training shows live.
     `show(Shown) -> sections` of the report (kd_jax/report/sections.py).
@@ -168,6 +170,7 @@ class Task:
     sums: Callable[[Run, Mapping[str, Array], Outputs | None, Array], Sums]
     finish: Callable[[Mapping[str, tuple[Any, Any]], Mapping[str, Mapping[str, Any]]], Mapping[str, Any]]
     headline: Headline  # or a plain tuple of its four, which becomes one
+    chance: Callable[[Any], float] | None = None
     collect: Callable[[Run, Mapping[str, Array], Array], Mapping[str, Array]] | None = None
     reads: tuple[str, ...] = ()
     rows: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)

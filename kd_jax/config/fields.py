@@ -12,6 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from kd_jax.config import effects
 from kd_jax.config.terms import filled, part
 from kd_jax.core import optimizers
 from kd_jax.core.optimizers import with_defaults
@@ -199,18 +200,38 @@ def settled(config: ConfigDict) -> ConfigDict:
     """Returns a copy with the defaults that depend on other fields written out: of optimizers and of terms.
 
     It is what a run writes down. Raises ValueError for an optimizer that optax lacks, for a term without `fn`, and for
-    a number out of range.
+    a number out of range or a field of an optimizer that another field keeps from acting.
     """
-    config = config.copy_and_resolve_references()
+    config, defaults = config.copy_and_resolve_references(), training().optimizer
     several = {"teachers": dict.fromkeys(config.teachers, TEACHER)}
     several["optimizers"] = dict.fromkeys(config.optimizers, optimizers.RANGES)
     check_numbers("", config, {**RUN, **several})
+    for where, fields in _optimizers(config).items():
+        effects.check_optimizer(where, fields, defaults)
     with config.unlocked():
         for fields in (config, config.teacher, *config.teachers.values()):
             fields.train.optimizer = ConfigDict(with_defaults(fields.train.optimizer))
         config.optimizers = ConfigDict({group: with_defaults(fields) for group, fields in config.optimizers.items()})
         config.terms = whole_terms(config.terms)
     return config
+
+
+def _optimizers(config: ConfigDict) -> dict[str, Mapping[str, Any]]:
+    """The optimizers of a config by where they stand."""
+    named = {"config": config, **{f"config.{name}": teacher for name, teacher in teachers_of(config).items()}}
+    trained = {f"{where}.train.optimizer": fields.train.optimizer for where, fields in named.items()}
+    return trained | {f"config.optimizers.{group}": fields for group, fields in config.optimizers.items()}
+
+
+def check_effects(config: ConfigDict, handed_over: bool = False) -> None:
+    """Raises ValueError for a field that another field keeps from acting.
+
+    `handed_over` says that the caller of the run has the parameters of "teacher".
+    """
+    effects.check_parts(config)
+    effects.check_student(config, base())
+    for name, teacher in {"teacher": config.teacher, **config.teachers}.items():
+        effects.check_teacher(name, teacher, teacher_fields(), handed_over and name == "teacher")
 
 
 def whole_terms(terms: Mapping[str, Any]) -> ConfigDict:

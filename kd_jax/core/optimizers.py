@@ -61,10 +61,18 @@ def make_schedule(config: Mapping[str, Any], total_steps: int) -> optax.Schedule
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), main], [warmup])
 
 
-def path_mask(pattern: str | re.Pattern[str], matching: bool = True):
-    """Returns a function of params: `matching` for those whose path matches `pattern`, the opposite for the others."""
+def path_mask(pattern: str | re.Pattern[str], field: str, matching: bool = True):
+    """Returns a function of params: `matching` for those whose path matches `pattern`, the opposite for the others.
+
+    It raises ValueError where `pattern`, of optimizer.`field`, matches none: such an optimizer would do nothing.
+    """
 
     def mask(params):
+        paths = [jax.tree_util.keystr(p, simple=True, separator="/") for p, _ in jax.tree.leaves_with_path(params)]
+        if paths and not any(re.search(pattern, path) for path in paths):
+            text = getattr(pattern, "pattern", pattern)
+            raise ValueError(f"optimizer.{field}={text!r} matches no parameter. {near(pattern, paths)}")
+
         def keep(path, _):
             is_match = re.search(pattern, jax.tree_util.keystr(path, simple=True, separator="/")) is not None
             return is_match == matching
@@ -108,7 +116,7 @@ def make_optimizer(config: Mapping[str, Any], total_steps: int) -> optax.Gradien
     name, kwargs = config["name"], config["kwargs"]
     factory = _factory(name)
     check_kwargs(f"optax.{name}", factory, kwargs)
-    decayed = path_mask(pattern_of(config["decay_pattern"], "optimizer.decay_pattern"))
+    decayed = path_mask(pattern_of(config["decay_pattern"], "optimizer.decay_pattern"), "decay_pattern")
     if kwargs.get("weight_decay") and config["decay_pattern"] != ".*":
         check_kwargs(f"optax.{name}", factory, ["mask"])
         kwargs.setdefault("mask", decayed)
@@ -120,7 +128,7 @@ def make_optimizer(config: Mapping[str, Any], total_steps: int) -> optax.Gradien
     parts.append(factory(make_schedule(config, total_steps), **kwargs))
     if config["trained"] != ".*":
         trained = pattern_of(config["trained"], "optimizer.trained")
-        parts.append(optax.masked(optax.set_to_zero(), path_mask(trained, matching=False)))
+        parts.append(optax.masked(optax.set_to_zero(), path_mask(trained, "trained", matching=False)))
     return optax.chain(*parts)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from kd_jax.models.training_flags import Heard, heard_in
 from kd_jax.types import Array, Model, Outputs, PyTree
 
 _traced: weakref.WeakKeyDictionary[Model, dict] = weakref.WeakKeyDictionary()
@@ -33,6 +34,17 @@ def apply_shapes(
         return model.apply(params, stats, *inputs, train=train, key=key, taps=taps)[0]
 
     return _traced_once(model, (train, taps), outputs, (*variables, *inputs))
+
+
+def heard_shapes(model: Model, variables: tuple[PyTree, PyTree], inputs: tuple) -> Heard:
+    """Returns which layers of the model act as in training when it is called for training."""
+
+    def trace(key: Array, params: PyTree, stats: PyTree, *inputs: PyTree) -> None:
+        heard.append(heard_in(lambda: model.apply(params, stats, *inputs, train=True, key=key)))
+
+    heard: list[Heard] = []
+    jax.eval_shape(trace, jax.random.key(0), *variables, *inputs)
+    return heard[0]
 
 
 def _traced_once(model: Model, how: tuple, fn: Callable[..., PyTree], arguments: tuple) -> PyTree:

@@ -20,6 +20,23 @@ from kd_jax.resolve import near, resolve
 TEXTS = {"text": corpus, "pairs": pairs, "pronunciations": pronunciations}
 IMAGES = ("digits", "fashion_mnist", "mnist", "cifar10", "cifar100", "imagenet2012", "arrays")
 NAMES = (*IMAGES, *TEXTS)
+_TOKENS = ("test", "validation", "split_seed", "length", "directory")
+# The fields that say how the data of a name are read; those of "module:function" are what it takes of its config.
+READING: dict[str, tuple[str, ...]] = {
+    "digits": ("test",),
+    "arrays": ("directory",),
+    **dict.fromkeys(idx.SETS, ("directory",)),
+    **dict.fromkeys(cifar.SETS, ("directory", "download")),
+    "imagenet2012": ("directory", "image_size", "test"),
+    "text": (*_TOKENS, "tokenizer", "vocabulary", "packing"),
+    "pairs": (*_TOKENS, "tokenizer", "vocabulary", "rationale"),
+    "pronunciations": _TOKENS,
+}
+# The fields that act on whatever was read, also on the data that are handed over as an object.
+SHAPING = (
+    *("split_seed", "validation", "train_slice", "limit", "labels", "label_seed", "classes"),
+    *("label_noise", "eval_limit"),
+)
 
 DEFAULTS: dict[str, Any] = {
     "name": "digits",
@@ -34,7 +51,7 @@ DEFAULTS: dict[str, Any] = {
     "label_seed": 0,  # which N
     "classes": (),  # train on the examples of these classes only, numbered as before; () = all
     "label_noise": 0.0,  # this share of the labels of train is replaced by another class, drawn by label_seed
-    "eval_limit": 0,  # evaluate on N examples of the validation and N of the test split; 0 = all
+    "eval_limit": 0,  # evaluate on at most N examples of the validation and N of the test split; 0 = all
     "length": 128,  # tokens a row (text); documents are never in two splits: validation and test are shares of them
     "tokenizer": "character",  # character | bpe (learned from the training split) | a tokenizer.json
     "vocabulary": 1024,  # tokens of bpe
@@ -59,10 +76,26 @@ def load(config: Mapping[str, Any]) -> Splits:
     hidden (-1); some of the others are made wrong.
     Held-out rows depend on `split_seed` alone, so they are the same for every slice, limit and number of labels.
     Missing fields have the value of DEFAULTS. Raises DataNotFound at once where the data are not on this machine, and
-    ValueError for an unknown name or field, for a number outside of RANGES, and where a split is left empty.
+    ValueError for an unknown name or field, for one that these data do not have, for a number outside of RANGES, and
+    where a split is left empty.
     """
     fields = _fields(config)
-    whole = arrays.held_out(_open(fields, config), fields.validation, fields.split_seed)
+    _check_reading(fields)
+    return shaped(_open(fields, config), config)
+
+
+def shaped(whole: Splits, config: Mapping[str, Any]) -> Splits:
+    """Applies the fields SHAPING to splits that were read: `load` says in which order.
+
+    Raises ValueError where they do not fit, such as a share to hold out of data with a validation split of their own.
+    """
+    fields = _fields(config)
+    if whole.validation is not None and fields.validation and "validation" not in _reads(fields.name):
+        raise ValueError(
+            f"data.validation={fields.validation} holds examples out of train, and {whole.train.name} has a validation "
+            f"split of its own, of {len(whole.validation)} examples: set data.validation=0."
+        )
+    whole = arrays.held_out(whole, fields.validation, fields.split_seed)
     train = whole.train
     rows = _rows(len(train), fields)
     if len(rows) < len(train):
@@ -84,6 +117,56 @@ def load(config: Mapping[str, Any]) -> Splits:
         )
     evaluated = [_few(source, fields) for source in (whole.validation, whole.test)]
     return Splits(train, *evaluated)
+
+
+def replaced(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields of `config` that say what is read and how, where they are not the defaults."""
+    return {k: config[k] for k, v in DEFAULTS.items() if k not in SHAPING and k in config and not _same(config[k], v)}
+
+
+def check_seeds(config: Mapping[str, Any]) -> None:
+    """Raises ValueError for a seed of the data from which nothing is drawn."""
+    fields = _fields(config)
+    if fields.label_seed and not (fields.labels or fields.label_noise):
+        raise ValueError(
+            f"data.label_seed={fields.label_seed} chooses which labels are kept or made wrong, and data.labels and "
+            "data.label_noise are 0."
+        )
+    drawing = ("validation", "limit", "labels", "eval_limit")
+    draws = any(getattr(fields, k) for k in drawing) or tuple(fields.train_slice) != (0, 0)
+    if fields.split_seed and not draws and "split_seed" not in _reads(fields.name):
+        raise ValueError(
+            f"data.split_seed={fields.split_seed} decides which example is in which split, and of {fields.name} "
+            f"nothing is divided: data.{', data.'.join(drawing)} and data.train_slice are 0."
+        )
+
+
+def _reads(name: str) -> tuple[str, ...]:
+    """The fields that reading the data of a name takes."""
+    if name.startswith("tfds:"):
+        return READING["imagenet2012"]
+    return READING.get(name, tuple(DEFAULTS) if ":" in name else ())
+
+
+def _same(value: Any, default: Any) -> bool:
+    return tuple(value) == default if isinstance(default, tuple) else value == default
+
+
+def _check_reading(fields: SimpleNamespace) -> None:
+    """Raises ValueError for a field that the data of this name do not read."""
+    reads = _reads(fields.name)
+    for key, value in DEFAULTS.items():
+        if key in ("name", *SHAPING) or key in reads or _same(getattr(fields, key), value) or not reads:
+            continue
+        having = [name for name, taken in READING.items() if key in taken]
+        raise ValueError(
+            f"data.{key}={getattr(fields, key)!r} has no effect on {fields.name}: it is of {', '.join(having)}."
+        )
+    if fields.name in ("text", "pairs") and fields.tokenizer != "bpe" and fields.vocabulary != DEFAULTS["vocabulary"]:
+        raise ValueError(
+            f"data.vocabulary={fields.vocabulary} is the number of tokens of 'bpe', and data.tokenizer is "
+            f"{fields.tokenizer!r}."
+        )
 
 
 def _class_labels(source: Source, field: str) -> np.ndarray:
@@ -153,7 +236,7 @@ def _rows(n: int, fields: SimpleNamespace) -> np.ndarray:
     stop = stop or n
     if not 0 <= start < stop <= n:
         raise ValueError(f"train_slice={tuple(fields.train_slice)} is not inside the {n} training examples")
-    if fields.limit < 0:
-        raise ValueError(f"limit={fields.limit} is negative")
+    if not 0 <= fields.limit <= stop - start:
+        raise ValueError(f"limit={fields.limit}: there are {stop - start} training examples to take them from; 0 = all")
     rows = splits.shuffled(n, fields.split_seed)[start:stop]
     return np.sort(rows[: fields.limit or None])

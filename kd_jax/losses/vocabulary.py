@@ -245,3 +245,12 @@ def fused_loss(
     transposed = frozenset(k for k, h in heads.items() if h.transposed)
     settings = Settings(loss, chunk, transposed, classes, token_axes, vocabulary_axis)
     return chunked_loss(settings, tokens, shared, valid_tokens(name, where, leading)).reshape(leading)
+
+
+# The losses whose arguments are hidden states and a head of each side: core/heads.py holds them against the networks.
+FUSED = frozenset(
+    {
+        *(fused_kd_loss, fused_reverse_kl_loss, fused_jsd_loss, fused_skew_kl_loss, fused_skew_reverse_kl_loss),
+        *(fused_total_variation_loss, fused_cross_entropy_loss),
+    }
+)

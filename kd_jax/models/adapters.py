@@ -19,10 +19,9 @@ import jax
 from flax import nnx, traverse_util
 
 from kd_jax.models.intercept import intercept_calls, runs_again
+from kd_jax.models.training_flags import flags_of
 from kd_jax.types import Array, Model, Outputs, PyTree
 
-# How networks in the wild are told that they train; True means "give it `train`", False "give it `not train`".
-_FLAGS = {"train": True, "training": True, "is_training": True, "deterministic": False, "use_running_average": False}
 # Linen collections that are no state: what was sown in this call, and zeros that only a gradient of an output needs.
 _NOT_STATE = ("params", "intermediates", "perturbations")
 
@@ -31,7 +30,7 @@ _NOT_STATE = ("params", "intermediates", "perturbations")
 class LinenModel:
     """A Flax Linen module: params = the "params" collection, stats = all other lasting collections by name.
 
-    The module is called as `module(*inputs)`, with `train`, `training` or `deterministic` if its `__call__` has one.
+    The module is called as `module(*inputs)`, with the flags of models.training_flags.FLAGS that its `__call__` has.
     It may return an array (or any pytree), `Outputs`, or a pair (main output, mapping name -> array).
     In training every random stream ("dropout" and others) is drawn from the step's key. Values that the module
     sows into "intermediates" are taps too, by the path of the module and the name.
@@ -41,7 +40,7 @@ class LinenModel:
     module: nn.Module
 
     def init(self, key: Array, *inputs: Array) -> tuple[PyTree, PyTree]:
-        variables = self.module.init(key, *inputs, **_flags(self.module.__call__, train=False))
+        variables = self.module.init(key, *inputs, **flags_of(self.module.__call__, train=False))
         return variables["params"] if "params" in variables else {}, _without(variables, _NOT_STATE)
 
     def apply(
@@ -62,7 +61,7 @@ class LinenModel:
             rngs=rngs,
             mutable=[*(stats if train else ()), *(["intermediates"] if taps else ())],
             capture_intermediates=tapped if taps else False,
-            **_flags(self.module.__call__, train=train),
+            **flags_of(self.module.__call__, train=train),
         )
         features = {}
         for path, value in traverse_util.flatten_dict(dict(updated.get("intermediates") or {})).items():
@@ -104,7 +103,7 @@ class NNXModel:
         )
         _attach_more(module, abstract_params, params)
         module.train() if train else module.eval()
-        flags = _flags(module.__call__, train=train)
+        flags = flags_of(module.__call__, train=train)
         intercept_calls(module, lambda path: path != "" and ("*" in taps or path in taps))
         result, sown = nnx.capture(_without_captures_in_lists, nnx.Intermediate)(module, *inputs, **flags)
         features = {}
@@ -121,8 +120,9 @@ class NNXModel:
 class FunctionModel:
     """Two plain functions without state: `init_fn(key, *inputs) -> params`, `apply_fn(params, *inputs) -> output`.
 
-    `apply_fn` also gets `train=` and `key=` if it names them; it returns the main output or `Outputs`, whose features
-    are all the taps there are. A network with state (BatchNorm) is a class with the two methods of kd_jax.types.Model.
+    `apply_fn` also gets `key=`, and `train=` or another of FLAGS, if it names them; it returns the main output or
+    `Outputs`, whose features are all the taps there are. A network with state (BatchNorm) is a class with the two
+    methods of kd_jax.types.Model.
     """
 
     init_fn: Callable[..., PyTree]
@@ -134,8 +134,8 @@ class FunctionModel:
     def apply(
         self, params: PyTree, stats: PyTree, *inputs: Array, train: bool, key: Array, taps: tuple[str, ...] = ()
     ) -> tuple[Outputs, PyTree]:
-        named = inspect.signature(self.apply_fn).parameters
-        result = self.apply_fn(params, *inputs, **_without({"train": train, "key": key}, {"train", "key"} - set(named)))
+        more = {"key": key} if "key" in inspect.signature(self.apply_fn).parameters else {}
+        result = self.apply_fn(params, *inputs, **flags_of(self.apply_fn, train), **more)
         return _select(result, {}, taps, lambda: _as_outputs(result).features), stats
 
 
@@ -182,11 +182,6 @@ def print_taps(network: Model | nn.Module, *inputs: Any) -> None:
     width = max(map(len, shapes), default=0)
     for path, value in shapes.items():
         print(f"{path:<{width}}  {value.dtype}{list(value.shape)}")
-
-
-def _flags(call: Callable[..., Any], train: bool) -> dict[str, bool]:
-    parameters = inspect.signature(call).parameters
-    return {name: train if positive else not train for name, positive in _FLAGS.items() if name in parameters}
 
 
 def _without(mapping: Mapping[str, Any], names: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ running text is its first tokens; the prompt of a pair (prompt, response) is all
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ from kd_jax.resolve import near, resolve
 from kd_jax.system import precision
 from kd_jax.types import Array, Parts, Role, TrainState
 
+_told: weakref.WeakSet[Any] = weakref.WeakSet()  # sources of which it was said that prompts leave little room
 ENTRIES = ("tokens", "segments", "label", "labelled", "target")
 SAMPLERS = ("student", "teacher", "mixed", "speculative")
 
@@ -77,7 +79,23 @@ def prompts_of(source: Any, prompt: int) -> Prompts:
     slots = prompt or int(np.argmax(source.labels >= 0, axis=1).max()) + 1
     if not 0 < slots <= length:
         raise ValueError(f"prompt={prompt}: rows have {length} tokens.")
+    if not prompt and source not in _told:
+        _told.add(source)
+        _tell_room(source, slots)
     return Prompts(slots, bool(prompt), length, source.end)
+
+
+def _tell_room(source: Any, slots: int) -> None:
+    """Says so where the longest prompt leaves less room than answers of the data need: all answers get the same."""
+    room, counted = source.images.shape[1] + 1 - slots, source.labels >= 0
+    answers = counted.sum(1)
+    if answers.max(initial=0) > room:
+        median = int(np.median(np.argmax(counted, axis=1))) + 1
+        print(
+            f"{source.name}/{source.split}: the longest prompt has {slots} tokens (the median {median}) and leaves "
+            f"{room} of a row for every answer that is written; {100 * np.mean(answers > room):.1f}% of the data's "
+            f"answers are longer, up to {answers.max()}: data.length={slots + answers.max() - 1} has room for all"
+        )
 
 
 def decoding_of(role: Role, decoding: str) -> Decoding:

@@ -214,8 +214,7 @@ def _members(config: ConfigDict, points: Sequence[Point], scheme: Scheme) -> Mem
 def train_program(program: Program, mesh: Mesh, watch: Watch | None = None) -> list[dict[str, Any]]:
     """Trains what a program lacks; returns a dict for every point, with its scores at the last and the best step."""
     jobs, _ = train.jobs_of(program.config, program.directory)
-    jobs = train.untrained(program.config, jobs)
-    jobs = with_digests(jobs, program.digests)
+    jobs = with_digests(train.untrained(jobs), program.digests)
     jobs, *_ = teachers.teach(program.config, jobs, mesh)
     members, count = program.members, len(program.points)
     job = _shared(jobs["student"], program.points, members)

@@ -9,10 +9,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from kd_jax.core import metrics
 from kd_jax.tasks.classify_show import show
-from kd_jax.tasks.common import means, require_labels
+from kd_jax.tasks.common import entropy, frequencies, means, require_labels
 from kd_jax.tasks.logits import calibration_error, check_classes, class_sums, cross_entropy, watch
 from kd_jax.types import Array, Headline, Outputs, Run, Task, Term
 
@@ -42,11 +43,17 @@ def task(source: Any = None, headline: str = "accuracy") -> Task:
         sums=sums,
         finish=finish,
         headline=HEADLINES[headline],
+        chance=entropy if headline == "nll" else majority,
         rows=ROWS,
         watch=watch,
         show=show,
         name="classify",
     )
+
+
+def majority(labels: np.ndarray) -> float:
+    """Returns the accuracy of always answering the commonest class of the labels; nan where there is none."""
+    return float(frequencies(labels).max(initial=0.0)) or math.nan
 
 
 def terms(source: Any) -> dict[str, Term]:

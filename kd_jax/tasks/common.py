@@ -42,6 +42,18 @@ def ratio(total: Any, count: Any) -> float | None:
     return float(total) / float(count) if float(count) > 0 else None
 
 
+def frequencies(labels: np.ndarray) -> np.ndarray:
+    """Returns how often each class occurs among the labels that are not -1, as shares; [] where there is none."""
+    counts = np.bincount(labels[labels >= 0].reshape(-1))
+    return counts[counts > 0] / max(counts.sum(), 1)
+
+
+def entropy(labels: np.ndarray) -> float:
+    """Returns the nll, in nats, of answers that are the frequencies of the labels."""
+    shares = frequencies(labels)
+    return float(-(shares * np.log(shares)).sum())
+
+
 def standard_error(mean: float | None, mean_of_squares: float | None, count: float) -> float | None:
     """Returns sqrt((E[x^2] - E[x]^2) / n): the standard error of a mean over n independent examples."""
     if mean is None or mean_of_squares is None:

@@ -7,13 +7,15 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from kd_jax.core import metrics
-from kd_jax.tasks.common import means, require_labels
+from kd_jax.tasks.common import entropy, means, require_labels
 from kd_jax.tasks.logits import calibration_error, check_classes, class_sums, cross_entropy, watch
 from kd_jax.types import Array, Headline, Outputs, Run, Task, Term
 
+ARRAYS = (jax.Array, jax.ShapeDtypeStruct)
 ROWS = {
     "perplexity": ("perplexity", ""),
     "nll": ("NLL, nats a token", ""),
@@ -33,6 +35,7 @@ def task(source: Any = None) -> Task:
         sums=sums,
         finish=finish,
         headline=Headline("nll", -1, "nats", "nll_error"),
+        chance=entropy,
         rows=ROWS,
         watch=watch,
         name="tokens",
@@ -46,8 +49,10 @@ def terms(source: Any) -> dict[str, Term]:
 
 
 def check(outputs: Outputs, batch: Mapping[str, Any], source: Any = None) -> None:
-    """Raises ValueError unless the output is [batch, length, vocabulary]."""
-    check_classes(outputs, batch["label"], source, "[batch, length, vocabulary]")
+    """Raises ValueError unless the output is [batch, length, vocabulary], or wider: heads are padded with rows."""
+    classes = (jnp.shape(outputs.logits) or (0,))[-1] if isinstance(outputs.logits, ARRAYS) else 0
+    wide = source is not None and classes > source.num_classes
+    check_classes(outputs, batch["label"], None if wide else source, "[batch, length, vocabulary]")
 
 
 def sums(run: Run, batch: Mapping[str, Array], reference: Outputs | None, key: Array) -> dict[str, Any]:

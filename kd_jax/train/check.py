@@ -17,6 +17,7 @@ from kd_jax.data.source import Source
 from kd_jax.resolve import near
 from kd_jax.system import parallel
 from kd_jax.train.dispatch import check_dispatch
+from kd_jax.train.effect import check_effect
 from kd_jax.train.jobs import Job
 from kd_jax.types import Outputs, PyTree, Scheme, TrainState
 
@@ -88,6 +89,7 @@ def check_job(job: Job, batch: Mapping[str, Any], mesh: Mesh) -> dict[str, tuple
     create, shapes = functools.partial(init_state, scheme, inputs), variable_shapes(scheme, inputs)
     state = jax.eval_shape(create, jax.random.key(0), shapes)
     _check_answers(job, scheme, state, batch)
+    check_effect(job, scheme, inputs, batch)
     parallel.check_roles(settings.rules, scheme)
     parallel.state_shardings(state, settings.rules, mesh)
     return shapes

@@ -10,10 +10,15 @@ from typing import Any
 import jax
 
 from kd_jax import prng
+from kd_jax.core.paths import lookup
 from kd_jax.files import path_of
+from kd_jax.models.adapters import name_of
+from kd_jax.models.variables import variables_from
 from kd_jax.resolve import check_kwargs, resolve
 from kd_jax.system.checkpoint import load_tree
 from kd_jax.train.finish import exported
+from kd_jax.train.jobs import Job
+from kd_jax.train.scores import seen_shapes
 from kd_jax.types import Array, Model, PyTree, Scheme, Variables
 
 
@@ -90,3 +95,18 @@ def check_initial(
         differ = sorted(k for k in {*shapes[0], *shapes[1]} if shapes[0].get(k) != shapes[1].get(k))
         lines = [f"{k}: {shapes[0].get(k, 'nothing')}, not {shapes[1].get(k, 'nothing')}" for k in differ]
         raise ValueError(f"config.{role}.initial gives parameters that the model has not:\n  " + "\n  ".join(lines))
+
+
+def handed_over(variables: Any, job: Job) -> Variables:
+    """Returns the (params, stats) of the teacher in the student's `job` from what the caller of the run has of it.
+
+    Raises ValueError, before anything is trained, where they are not those of the teacher's model.
+    """
+    role = job.caches["teacher"].role if "teacher" in job.caches else job.scheme.roles["teacher"]
+    context = {"batch": seen_shapes(job), "extra": job.scheme.extra}
+    inputs = [lookup(context, p) for p in role.inputs]
+    wanted = jax.eval_shape(role.model.init, jax.random.key(0), *inputs)
+    try:
+        return variables_from(variables, wanted)
+    except ValueError as e:
+        raise ValueError(f"teacher_variables are not those of the teacher ({name_of(role.model)}): {e}") from e

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from kd_jax.cache.model import Store
 from kd_jax.cache.plan import TeacherCache
 from kd_jax.config.fields import own_data, settled, teachers_of
 from kd_jax.core.paths import roles_read
+from kd_jax.data.load import SHAPING, replaced
 from kd_jax.data.source import Source, Splits
 from kd_jax.files import path_of
 from kd_jax.models.adapters import as_model, name_of
@@ -52,11 +53,29 @@ def note_objects(config: ConfigDict, models: Mapping[str, Model], data: Splits |
             config[role].model = ConfigDict({"name": name_of(model), "kwargs": {"given": plain(model)}})
         if data is not None:
             train, labelled = data.train, int(data.train.labelled.sum())
-            config.data = ConfigDict({"name": train.name})
+            acting = _acting_on_objects(config, train.name)
+            config.data = ConfigDict({"name": train.name, **acting})
             config.data.given = f"{len(train)} examples of shape {train.image_shape}, {labelled} with a label"
-            for teacher in teachers_of(config).values():
-                teacher.data = ConfigDict()
     return config
+
+
+def _acting_on_objects(config: ConfigDict, name: str) -> dict[str, Any]:
+    """The fields of config.data that act on data given as an object; says which of the others they replace.
+
+    A teacher's own `data` is left with those fields alone. Raises ValueError where it asks for other data.
+    """
+    for role, teacher in teachers_of(config).items():
+        if asked := replaced({k: v for k, v in teacher.data.items() if v is not None}):
+            shown = ", ".join(f"{k}={v!r}" for k, v in asked.items())
+            raise ValueError(
+                f"config.{role}.data asks for {shown}, and data= is what every network reads: only "
+                f"{', '.join(SHAPING)} act on it."
+            )
+        teacher.data = ConfigDict({k: teacher.data[k] for k in SHAPING}, convert_dict=False)
+    if other := replaced(config.data):
+        shown = ", ".join(f"{k}={v!r}" for k, v in other.items())
+        print(f"data: {name!r}, given as an object, takes the place of config.data's {shown}")
+    return {k: config.data[k] for k in SHAPING}
 
 
 def teacher_role(model: Model, config: ConfigDict) -> Role:
@@ -120,8 +139,11 @@ def plan(
     sources: Mapping[str, Source | None],
     teacher_sources: Mapping[str, Mapping[str, Source | None]],
     extra: Mapping[str, Any] | None = None,
+    ready: Set[str] = frozenset(),
 ) -> dict[str, Job]:
     """Returns the trainings of a run in order: the teachers on their labels, the student without and with them.
+
+    Teachers that are `ready` are loaded, and need none.
 
     The baseline makes as many steps as the student, on the labelled examples only. `sources` are those of the student,
     `teacher_sources` those of each teacher; `models` has a model for every role that the config names.
@@ -130,7 +152,7 @@ def plan(
     if taken := {"student", "baseline"} & {*teachers} or {"student", *teachers} & {*config.roles}:
         raise ValueError(f"The names {sorted(taken)} are taken: config.teachers and config.roles need others.")
     make = partial(_job, config, directory, extra)
-    learning = {name: teacher for name, teacher in teachers.items() if not as_loaded(teacher)}
+    learning = {name: teacher for name, teacher in teachers.items() if not (name in ready or as_loaded(teacher))}
     jobs = {name: _teacher_job(make, config, name, models[name], teacher_sources[name]) for name in learning}
     asked = _asked_once(config, models)
     roles, rules = _roles_of_student(config, models, asked)
@@ -180,7 +202,9 @@ def _job(
     build: Callable[[Parts], Scheme] | None = offline.build,
 ) -> Job:
     """A training that learns `terms` (None: the task's) by `build` (None: config.scheme); `depends` identify it."""
-    scheme = make_scheme(config, train, terms, roles, sources, build, extra)
+    # A teacher is the student of its own training, and config.optimizers.student is not its optimizer.
+    own = {} if name in teachers_of(config) else None
+    scheme = make_scheme(config, train, terms, roles, sources, build, extra, own)
     common = ("prepare", "extra", "task", "summary", "log_every", "eval_every")
     depends = {**depends, **{k: config[k] for k in common}}
     if view_seed is not None:

@@ -12,11 +12,11 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kd_jax.config.fields import own_data, teachers_of
+from kd_jax.config.fields import check_effects, own_data, teachers_of
 from kd_jax.core.bind import evaluated_roles
 from kd_jax.core.paths import entry_paths, roles_read
 from kd_jax.data.batches import batch_shapes
-from kd_jax.data.load import load
+from kd_jax.data.load import check_seeds, load, shaped
 from kd_jax.data.source import Splits
 from kd_jax.files import path_of, read_json, told_of_full_disk, write_json
 from kd_jax.models.adapters import as_model
@@ -25,8 +25,10 @@ from kd_jax.resolve import call
 from kd_jax.system import heartbeat, parallel
 from kd_jax.system.workdir import cache_programs, check_configs, locked, plain
 from kd_jax.train.check import check_data, check_job
+from kd_jax.train.effect import check_run
 from kd_jax.train.fit import DONE
 from kd_jax.train.identify import digests_of, with_digests
+from kd_jax.train.initial import handed_over
 from kd_jax.train.jobs import Job, make_model, note_objects, plan
 from kd_jax.train.nonfinite import require_numbers
 from kd_jax.train.results import collect
@@ -66,14 +68,16 @@ def run(
     *,
     student: Any = None,
     teacher: Any = None,
-    teacher_variables: tuple[PyTree, PyTree] | None = None,
+    teacher_variables: Any = None,
     data: Splits | None = None,
     until: str = "",
 ) -> dict[str, Any]:
     """Trains (or loads) the teacher, the baseline and the student of `config` in `workdir`; returns results.json.
 
-    `student` and `teacher` replace the configured models by a Flax module or a Model, `teacher_variables` gives the
-    teacher's (params, stats), `data` replaces the configured data (kd_jax.from_arrays makes it from NumPy arrays).
+    `student` and `teacher` replace the configured models by a Flax module or a Model, `teacher_variables` are the
+    teacher's parameters in any of models.variables.FORMS, `data` takes the place of what config.data reads
+    (kd_jax.from_arrays makes it from NumPy arrays); labels, label_noise, limit and the other fields of
+    data.load.SHAPING act on it, also those of teachers.
     A workdir with an unfinished run of the same config is resumed, with a finished one read. `until="cache"` ends
     when the answers of the teachers are in their caches, and returns nothing.
     Raises ValueError, before anything is trained, for whatever does not fit.
@@ -85,7 +89,10 @@ def run(
     networks = {role: as_model(m) for role, m in (("student", student), ("teacher", teacher)) if m is not None}
     config = note_objects(config, networks, data)
     jobs, splits = checked_jobs(config, directory, mesh, networks, data, teacher_variables)
-    require_numbers("teacher_variables", teacher_variables)
+    if teacher_variables is not None:
+        teacher_variables = handed_over(teacher_variables, jobs["student"])
+        require_numbers("teacher_variables", teacher_variables)
+    check_run(config, jobs)
     check_jobs(jobs)
     if until not in ("", "cache") or (until and not jobs["student"].caches):
         raise ValueError(f"until={until!r}: a run ends at '', or at 'cache' where a teacher.cache.directory is given.")
@@ -145,8 +152,8 @@ def checked_jobs(
     The jobs have the digests of what they depend on. Teachers that are loaded, as is one with `teacher_variables`, need
     no training.
     """
-    planned, splits = jobs_of(config, directory, networks, data)
-    jobs = untrained(config, planned, teacher_variables is not None)
+    planned, splits = jobs_of(config, directory, networks, data, teacher_variables is not None)
+    jobs = untrained(planned)
     for name, fields in teachers_of(config).items():
         if name in jobs and fields.use not in ("last", *(["best"] if jobs[name].sources["validation"] else [])):
             raise ValueError(f"{name}.use is 'last', or 'best' where data.validation is not 0; not {fields.use!r}.")
@@ -155,6 +162,8 @@ def checked_jobs(
         check_data(job)
         first = job.sources.get(job.scheme.stages[0].data) or splits.train
         shapes[name] = check_job(job, batch_shapes(first, job.settings.batch_size), mesh)
+    if teacher_variables is not None:  # in one form, whatever the caller's
+        teacher_variables = handed_over(teacher_variables, jobs["student"])
     return with_digests(jobs, digests_of(config, planned, shapes, networks or {}, teacher_variables)), splits
 
 
@@ -164,25 +173,31 @@ def check_jobs(jobs: Mapping[str, Job]) -> None:
     check_configs(configs, {job.directory: job.digests for job in jobs.values()})
 
 
-def untrained(config: ConfigDict, jobs: Mapping[str, Job], loaded: bool = False) -> dict[str, Job]:
-    """Returns the jobs without those of teachers that are loaded, or whose answers are all stored."""
-    teachers = teachers_of(config)
-    there = {name for name in teachers if teachers[name].checkpoint or (name == "teacher" and loaded)}
+def untrained(jobs: Mapping[str, Job]) -> dict[str, Job]:
+    """Returns the jobs without those of teachers whose answers are all stored."""
     whole = {name for name, cache in jobs["student"].caches.items() if cache.whole}
-    there |= {name for name in whole if name in jobs and not (jobs[name].directory / DONE).exists()}
+    there = {name for name in whole if name in jobs and not (jobs[name].directory / DONE).exists()}
     return {name: job for name, job in jobs.items() if name not in there}
 
 
 def jobs_of(
-    config: ConfigDict, directory: Path, networks: Mapping[str, Model] | None = None, data: Splits | None = None
+    config: ConfigDict,
+    directory: Path,
+    networks: Mapping[str, Model] | None = None,
+    data: Splits | None = None,
+    loaded: bool = False,
 ) -> tuple[dict[str, Job], Splits]:
     """Returns (the trainings of the config, the student's data), untrained; `networks` replace some models by role."""
-    splits, teachers = data or load(config.data), teachers_of(config)
+    check_effects(config, loaded)
+    check_seeds(config.data)
+    splits, teachers = shaped(data, config.data) if data else load(config.data), teachers_of(config)
     sources = {**splits._asdict(), **_called(config.splits, splits)}
-    teacher_sources = {name: _splits_of(config, t, splits)._asdict() for name, t in teachers.items()}
+    teacher_sources = {name: _splits_of(config, t, splits, data)._asdict() for name, t in teachers.items()}
     named, networks = {"student": config.student, **teachers, **config.roles}, networks or {}
     models = {r: networks.get(r) or make_model(fields["model"], splits.train) for r, fields in named.items()}
-    return plan(config, directory, models, sources, teacher_sources, _called(config.extra, splits)), splits
+    ready = {name for name, fields in teachers.items() if fields.checkpoint or (name == "teacher" and loaded)}
+    extra = _called(config.extra, splits)
+    return plan(config, directory, models, sources, teacher_sources, extra, ready), splits
 
 
 def _called(part: Mapping[str, Any], splits: Splits) -> dict[str, Any]:
@@ -190,6 +205,8 @@ def _called(part: Mapping[str, Any], splits: Splits) -> dict[str, Any]:
     return dict(call(part["name"], splits, **part["kwargs"])) if part["name"] else {}
 
 
-def _splits_of(config: ConfigDict, teacher: ConfigDict, splits: Splits) -> Splits:
+def _splits_of(config: ConfigDict, teacher: ConfigDict, splits: Splits, data: Splits | None) -> Splits:
     fields = own_data(config, teacher)
-    return splits if fields == dict(config.data) else load(fields)
+    if fields == dict(config.data):
+        return splits
+    return shaped(data, fields) if data else load(fields)

@@ -18,6 +18,7 @@ from kd_jax.core.prepare import preparation_of
 from kd_jax.data.source import Source
 from kd_jax.resolve import call, near
 from kd_jax.tasks.choose import task_of
+from kd_jax.train.used import check_used
 from kd_jax.types import Parts, Role, Scheme, Task, Term, TrainState
 
 Summary = Callable[[TrainState, Mapping[str, Any]], list[dict[str, Any]]]
@@ -39,13 +40,20 @@ def make_scheme(
     sources: Mapping[str, Source | None],
     build: Callable[[Parts], Scheme] | None = None,
     extra: Mapping[str, Any] | None = None,
+    own: Mapping[str, Any] | None = None,
 ) -> Scheme:
-    """Returns the scheme (config.scheme if no `build` is given) with terms, optimizers, and view of the data."""
-    source = sources["train"]
+    """Returns the scheme (config.scheme if no `build` is given) with terms, optimizers, and view of the data.
+
+    `own` are the optimizers of groups that have one beside that of `train`: config.optimizers, unless it is given.
+    """
+    source, whole = sources["train"], build is None
     steps, build = num_steps(train, len(source)), build or partial(call, config.scheme.name, **config.scheme.kwargs)
+    groups: set[str] = set()  # whose optimizer the scheme asks for
 
     def make_tx(count: int, group: str = "student") -> optax.GradientTransformation:
-        return optimizers.make_optimizer(config.optimizers.get(group) or train["optimizer"], count)
+        groups.add(group)
+        groups_own = config.optimizers if own is None else own
+        return optimizers.make_optimizer(groups_own.get(group) or train["optimizer"], count)
 
     views = dict(train["views"])
     if any(teacher.view == "clean" for teacher in teachers_of(config).values()):
@@ -54,6 +62,8 @@ def make_scheme(
     task = task_of(config.task, source)
     parts = Parts(roles, terms_of(task, terms, source, steps), steps, make_tx, prepare, sources, task)
     built = build(parts)
+    if whole:
+        check_used(config, train, built, groups)
     if config.summary["name"]:
         summary = call(config.summary["name"], built.roles, sources, **config.summary["kwargs"])
         built = dataclasses.replace(built, summary=_both(built.summary, summary))

@@ -86,6 +86,7 @@ def check_teacher(job: Job, name: str, config: ConfigDict, scores: Mapping[str, 
             raise ValueError(f"config.{name}.min_accuracy asks for {wanted}, and the {name} cannot be scored: {why}.")
         return
     print(f"{name}: {name_of(headline)} {unit_of(headline).text(values[headline.metric])} on the {split} split")
+    _tell_chance(job, name, split, values)
     if "agreement_as_trained" in values:
         agreement, kl = (values[f"{k}_as_trained"] for k in ("agreement", "kl"))
         print(f"{name} in {config.dtype}: {100 * agreement:.2f}% of its answers are those of the floats, KL {kl:.2g}")
@@ -96,6 +97,21 @@ def check_teacher(job: Job, name: str, config: ConfigDict, scores: Mapping[str, 
             f"The {name} has {100 * values['accuracy']:.2f}% on the {split} split, "
             f"config.{name}.min_accuracy asks for {100 * wanted:.2f}%. "
             "Is it the right checkpoint, with the same classes in the same order and the same input scaling?"
+        )
+
+
+def _tell_chance(job: Job, name: str, split: str, values: Mapping[str, Any]) -> None:
+    """Says so where a teacher is not better, by two standard errors, than the frequencies of the labels alone."""
+    task, source = scored_by(job.scheme), job.sources[split]
+    if task.chance is None or source is None or source.labels is None:
+        return
+    headline, chance = task.headline, task.chance(source.labels)
+    if headline.sign * (values[headline.metric] - chance) <= 2 * (values.get(headline.error) or 0.0):
+        text = unit_of(headline).text
+        print(
+            f"{name}: at chance level: {name_of(headline)} {text(values[headline.metric])}, and the frequencies of the "
+            f"{split} split's labels alone give {text(chance)}. Is it the right checkpoint, with the same classes in "
+            "the same order and the same input scaling?"
         )
 
 

@@ -10,7 +10,6 @@ import pytest
 from flax import nnx
 
 from kd_jax.config import base, knowledge, part, training
-from kd_jax.data.load import load
 from kd_jax.models.adapters import LinenModel, NNXModel
 from kd_jax.models.lora import lora
 from kd_jax.models.quantised import Quantised, rounded_params
@@ -252,11 +251,10 @@ def network(width):
 
 def test_a_run_with_a_checkpointed_nnx_student(tmp_path):
     config = digits()
-    splits = load(config.data)
-    results = [train.run(config, tmp_path / "plain", data=splits, teacher=network(16), student=network(8))]
+    results = [train.run(config, tmp_path / "plain", teacher=network(16), student=network(8))]
     config.teacher.workdir = str(tmp_path / "plain" / "teacher")
     config.student.remat = dict(policy="nothing_saveable", modules=r"blocks/\d$")
-    results.append(train.run(config, tmp_path / "remat", data=splits, teacher=network(16), student=network(8)))
+    results.append(train.run(config, tmp_path / "remat", teacher=network(16), student=network(8)))
     plain, remat = (each["models"]["student"]["last"]["test"] for each in results)
     assert plain["accuracy"] > 0.5
     assert remat["nll"] == pytest.approx(plain["nll"], rel=1e-3)
@@ -272,8 +270,7 @@ def test_a_run_whose_student_is_the_nnx_teacher_with_adapters(tmp_path):
     config.student.initial = part("models.lora.from_teacher")
     config.train.optimizer.learning_rate = 0.01
     student = lora(network(16), rank=2, targets="layers")
-    splits = load(config.data)
-    models = train.run(config, tmp_path, data=splits, teacher=network(16), student=student)["models"]
+    models = train.run(config, tmp_path, teacher=network(16), student=student)["models"]
     assert models["student"]["parameters"] == 2 * 2 * 2 * 16  # two layers, each with A [16, 2] and B [2, 16]
     teacher, adapted = (models[name]["last"]["test"] for name in ("teacher", "student"))
     assert teacher["accuracy"] > 0.8 and adapted["agreement"] > 0.9

@@ -12,7 +12,6 @@ from flax import nnx
 
 import kd_jax
 from kd_jax.config import base, compose, term, training
-from kd_jax.data.load import load
 
 NOTEBOOK = Path(__file__).parents[2] / "colabs" / "quickstart.ipynb"
 
@@ -71,22 +70,20 @@ def test_own_network_and_arrays_take_less_than_25_lines(tmp_path, monkeypatch):
 
 
 def test_nnx_teacher_teaches_a_linen_student(tmp_path):
-    splits = load(digits().data)
     config = digits("kd+feature")
     paths = dict(inputs=("student.features:norm",), targets=("teacher.features:norm",))
     config.terms.hint.update(dict(weight=1.0, **paths))
     networks = dict(teacher=kd_jax.NNXModel(lambda rngs: NNXNet(rngs)), student=Net(8))
-    results = kd_jax.run(config, tmp_path, data=splits, **networks)
+    results = kd_jax.run(config, tmp_path, **networks)
     models = results["models"]
     assert (models["teacher"]["name"], models["student"]["name"]) == ("NNXNet", "Net")
     assert models["teacher"]["last"]["test"]["accuracy"] > 0.8 and models["student"]["last"]["test"]["accuracy"] > 0.7
-    assert kd_jax.run(config, tmp_path, data=splits, **networks) == results
+    assert kd_jax.run(config, tmp_path, **networks) == results
     with pytest.raises(ValueError, match="(?s)student.model.kwargs.given.*width = 8.*width = 12"):
-        kd_jax.run(config, tmp_path, data=splits, teacher=networks["teacher"], student=Net(12))
+        kd_jax.run(config, tmp_path, teacher=networks["teacher"], student=Net(12))
 
 
 def test_plain_functions_learn_from_a_teacher_that_was_trained_elsewhere(tmp_path):
-    splits = load(digits().data)
     teacher = kd_jax.LinenModel(Net(32))
     params, stats = teacher.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
 
@@ -95,7 +92,7 @@ def test_plain_functions_learn_from_a_teacher_that_was_trained_elsewhere(tmp_pat
 
     student = kd_jax.FunctionModel(lambda key, x: {"w": jnp.zeros((x[0].size, 10)), "b": jnp.zeros((1, 10))}, linear)
     config = digits()
-    inputs = dict(data=splits, teacher=teacher, student=student, teacher_variables=(params, stats))
+    inputs = dict(teacher=teacher, student=student, teacher_variables=(params, stats))
     config.teacher.min_accuracy = 0.5
     with pytest.raises(ValueError, match="min_accuracy asks for 50.00%"):
         kd_jax.run(config, tmp_path, **inputs)

@@ -1,0 +1,98 @@
+"""Fields that cannot act, because of another field, are refused before anything is loaded.
+
+Every function here raises ValueError that names both. What needs the data or the networks to be known is checked in
+train/check.py; which fields of config.data act on which data, in data/load.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+_NAMELESS = ("task", "model")  # the task of the data takes kwargs; a config without a teacher may keep its model's
+_UNTAUGHT = ("checkpoint", "workdir", "min_accuracy", "dtype")  # of a teacher: they need a network
+
+
+def check_parts(config: Mapping[str, Any], path: str = "config") -> None:
+    """Refuses kwargs of a part that names nothing, anywhere in the config; config.task is that of the data then."""
+    for key, value in config.items():
+        if not hasattr(value, "items"):
+            continue
+        where = f"{path}.{key}"
+        if {*value.keys()} == {"name", "kwargs"} and not value["name"] and value["kwargs"] and key not in _NAMELESS:
+            raise ValueError(f"{where}.kwargs={dict(value['kwargs'])} have no effect: {where}.name is ''.")
+        check_parts(value, where)
+
+
+def check_optimizer(where: str, fields: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Refuses what the schedule of an optimizer does not read, and a weight decay that is told twice or decays nothing.
+
+    `fields` are those of the user, before core.optimizers.with_defaults moves the decay to the kwargs.
+    """
+    if fields["schedule"] != "step":
+        for key in ("boundaries", "decay"):
+            value, default = fields[key], defaults[key]
+            if (tuple(value) if isinstance(default, tuple) else value) != default:
+                raise ValueError(
+                    f"{where}.{key}={value} is of the schedule 'step', and {where}.schedule is {fields['schedule']!r}."
+                )
+    inside, decay = fields["kwargs"].get("weight_decay"), fields["weight_decay"]
+    if inside is not None and decay not in (0.0, defaults["weight_decay"], inside):
+        raise ValueError(
+            f"{where}.weight_decay={decay} and {where}.kwargs.weight_decay={inside} are one number: give one of them."
+        )
+    if fields["decay_pattern"] != ".*" and not decay and not inside:
+        raise ValueError(f"{where}.decay_pattern={fields['decay_pattern']!r} has no effect: weight_decay is 0.")
+
+
+def check_teacher(name: str, teacher: ConfigDict, defaults: ConfigDict, handed_over: bool = False) -> None:
+    """Refuses fields of a teacher of which only one can count, and those of a cache that there is not."""
+    where = f"config.{name}"
+    if not teacher.model.name:
+        named = [f for f in _UNTAUGHT if teacher[f]] + [f for f in ("initial",) if teacher[f].name]
+        if named or handed_over:
+            what = f"{where}.{named[0]} is set" if named else "teacher_variables are given"
+            raise ValueError(f"{what}, and there is no teacher: {where}.model.name is ''.")
+        return
+    source = "teacher_variables" if handed_over else f"{where}.checkpoint" if teacher.checkpoint else ""
+    if handed_over and teacher.checkpoint:
+        raise ValueError(f"teacher_variables and {where}.checkpoint both are the teacher's parameters: give one.")
+    if source and teacher.initial.name:
+        raise ValueError(f"{source} and {where}.initial both say what the teacher starts from: give one.")
+    if source and teacher.use != defaults.use:
+        raise ValueError(f"{where}.use={teacher.use!r} is of a teacher that this run trains, and {source} is given.")
+    if source and teacher.workdir and teacher.cache.directory != "auto":
+        raise ValueError(f"{where}.workdir is where a teacher is trained, and {source} is given.")
+    if teacher.train.labelled_share not in (defaults.train.labelled_share, 1.0):
+        raise ValueError(
+            f"{where}.train.labelled_share={teacher.train.labelled_share} has no effect: a teacher learns from "
+            "labelled examples alone."
+        )
+    _check_cache(where, teacher.cache, defaults.cache)
+
+
+def _check_cache(where: str, cache: ConfigDict, defaults: ConfigDict) -> None:
+    for key, default in defaults.items():
+        value = tuple(cache[key]) if isinstance(default, tuple) else cache[key]
+        if not cache.directory and value != default:
+            raise ValueError(f"{where}.cache.{key}={value!r} has no effect: {where}.cache.directory is ''.")
+    if cache.directory and not cache.k and cache.temperature != defaults.temperature:
+        raise ValueError(
+            f"{where}.cache.temperature={cache.temperature} is of the k largest, and {where}.cache.k=0 stores all."
+        )
+
+
+def check_student(config: ConfigDict, defaults: ConfigDict) -> None:
+    """Refuses modules to compute again without a policy, and addresses of processes that are not started."""
+    remat, distributed = config.student.remat, config.distributed
+    if not remat.policy and remat.modules != defaults.student.remat.modules:
+        raise ValueError(
+            f"config.student.remat.modules={remat.modules!r} has no effect: config.student.remat.policy is ''."
+        )
+    for key, default in defaults.distributed.items():
+        if not distributed.enabled and distributed[key] != default:
+            raise ValueError(
+                f"config.distributed.{key}={distributed[key]!r} has no effect: config.distributed.enabled is False."
+            )

@@ -1,0 +1,112 @@
+"""What a training was asked for and would not do, seen from shapes before its first step.
+
+Each check raises ValueError that names the setting and why it cannot act.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from kd_jax.core.bind import prepared_shapes, variable_shapes
+from kd_jax.core.heads import check_heads
+from kd_jax.core.paths import Path, calls_in, connector_of
+from kd_jax.core.shapes import heard_shapes, shapes_of
+from kd_jax.core.terms import paths_of
+from kd_jax.data.batches import answers_fit
+from kd_jax.models.training_flags import FLAGS
+from kd_jax.train.fit import Settings
+from kd_jax.train.jobs import Job
+from kd_jax.train.used import phases_of
+from kd_jax.types import Phase, PyTree, Scheme
+
+SHARE = 0.5  # the default of labelled_share; 1.0 is what happens anyway where every example has a label
+
+
+def check_effect(job: Job, scheme: Scheme, inputs: Mapping[str, tuple[PyTree, ...]], batch: Mapping[str, Any]) -> None:
+    """Raises ValueError for what the job would not do; `scheme` and `inputs` are those of core.bind."""
+    _check_settings(job)
+    prepared, variables = prepared_shapes(scheme, batch), variable_shapes(scheme, inputs)
+    context = {"batch": prepared, "extra": shapes_of(dict(scheme.extra)), "variables": variables}
+    context |= {kind: {n: v[i] for n, v in variables.items()} for i, kind in enumerate(("params", "stats"))}
+    for phase in phases_of(scheme):
+        if "mix_label" in prepared:
+            _check_labels(phase)
+        _check_connectors(phase, scheme)
+        check_heads(phase, scheme.roles, context)
+    for role in _trained(scheme):
+        if role in variables:
+            _check_flags(role, scheme, variables[role], inputs[role])
+
+
+def check_run(config: ConfigDict, jobs: Mapping[str, Job]) -> None:
+    """Raises ValueError for what would act in none of the trainings of one run."""
+    if config.members != "auto":
+        raise ValueError(f"config.members={config.members!r} has no effect: it is of sweeps, and this is one run.")
+    steps = max(sum(stage.steps for stage in job.scheme.stages) for job in jobs.values())
+    if config.profile[1] and config.profile[0] >= steps:
+        raise ValueError(f"config.profile={tuple(config.profile)}: no training is longer than {steps} steps.")
+
+
+def _trained(scheme: Scheme) -> list[str]:
+    """The roles that run as in training and are changed by it."""
+    called = {call.role for phase in phases_of(scheme) for call in phase.forward if call.train}
+    return [name for name, role in scheme.roles.items() if role.group and name in called]
+
+
+def _check_settings(job: Job) -> None:
+    settings: Settings = job.settings
+    sources = [s for name in {stage.data for stage in job.scheme.stages} if (s := job.sources.get(name)) is not None]
+    if settings.workers and all(map(answers_fit, sources)):
+        raise ValueError(
+            f"config.workers={settings.workers} processes would decode streamed data, and {sources[0].name} is in "
+            "memory: set config.workers=0."
+        )
+    share = settings.labelled_share
+    if share not in (None, SHARE, 1.0) and all(source.labelled.all() for source in sources):
+        raise ValueError(
+            f"config.train.labelled_share={share} has no effect: every training example of {sources[0].name} has a "
+            "label."
+        )
+
+
+def _check_labels(phase: Phase) -> None:
+    """Mixed images have two labels: a loss that asks for one would learn from the first alone."""
+    for name, term in phase.terms.items():
+        for path in (*term.inputs, *term.targets, *term.options.values()):
+            where = Path.parse(path)
+            if where.kind == "batch" and where.owner == "label":
+                raise ValueError(
+                    f"Term {name!r} reads {path!r}, the label of one image, and config.train.augment mixes two (mixup, "
+                    "cutmix): leave one of the two out. 'batch.target' has the mixture, for losses of probabilities."
+                )
+
+
+def _check_connectors(phase: Phase, scheme: Scheme) -> None:
+    """A connector whose inputs nobody trains learns for the terms that read it; where there are none, for nothing."""
+    calls = {call.name or call.role: call for call in phase.forward}
+    for name in phase.terms:
+        connector = calls.get(connector_of(name))
+        if connector is None:
+            continue
+        read = [calls[call] for call in calls_in(connector.inputs) if call in calls]
+        readers = [n for n, t in phase.terms.items() if n != name and connector_of(name) in calls_in(paths_of(t))]
+        if not readers and not any(scheme.roles[call.role].group for call in read):
+            raise ValueError(
+                f"Term {name!r} trains its connector and nothing else: it reads {', '.join(connector.inputs)}, of "
+                f"networks that stay as they are, and no other term reads {connector_of(name)!r}."
+            )
+
+
+def _check_flags(name: str, scheme: Scheme, variables: tuple[PyTree, PyTree], inputs: tuple[PyTree, ...]) -> None:
+    """Dropout that stays off in training is refused, averages that stay as they are (fine-tuning) are said."""
+    heard = heard_shapes(scheme.roles[name].model, variables, inputs)
+    if heard.idle and not heard.dropping:
+        raise ValueError(
+            f"The {name} has dropout ({', '.join(sorted(heard.idle)[:3])}) that stays off in training: a network is "
+            f"told that it trains by an argument of its call, {', '.join(FLAGS)}; or by module.train() (NNX)."
+        )
+    if heard.frozen and not heard.normalising:
+        print(f"{name}: every BatchNorm ({sorted(heard.frozen)[0]}, ...) uses its stored averages in training too")
