@@ -50,6 +50,7 @@ class Program:
     why: str  # a point is run by itself; "" where it is not
     data: str  # its name
     headline: Headline  # what validation judges by
+    eval_every: int  # steps between two of its evaluations
 
 
 def begun(config: ConfigDict, root: Path) -> ConfigDict:
@@ -112,7 +113,8 @@ def _split(config: ConfigDict, points: Iterable[Point], traced: set[str], root: 
         else:
             members = Single(int(shared.seed)) if why else _members(shared, group, scheme)
             choice = root / "members" / f"{workdir.fingerprint(shared)}-{len(group)}.json"
-            yield Program(shared, group, directory, members, choice, why, splits.train.name, scored_by(scheme).headline)
+            shown = splits.train.name, scored_by(scheme).headline, jobs["student"].settings.eval_every
+            yield Program(shared, group, directory, members, choice, why, *shown)
 
 
 def _may_be_traced(field: str, config: ConfigDict) -> bool:

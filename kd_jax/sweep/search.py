@@ -143,7 +143,7 @@ def run(config: ConfigDict, spec: Spec, directory: str | Path, trials: int, prun
 
     def objective(point: Point, report: Report) -> float:
         latest[:] = programs_of(config, [{**point, "seed": seed} for seed in seeds], root, mesh)
-        runs = runs_of[workdir.fingerprint(point)] = _train_trial(latest, len(seeds), config, mesh, report)
+        runs = runs_of[workdir.fingerprint(point)] = _train_trial(latest, len(seeds), mesh, report)
         return _value(point, runs, latest[0].headline)
 
     with workdir.locked(root):
@@ -169,14 +169,12 @@ def run(config: ConfigDict, spec: Spec, directory: str | Path, trials: int, prun
     return present(results, root)
 
 
-def _train_trial(
-    programs: Sequence[Program], seeds: int, config: ConfigDict, mesh: Mesh, report: Report
-) -> list[dict[str, Any]]:
+def _train_trial(programs: Sequence[Program], seeds: int, mesh: Mesh, report: Report) -> list[dict[str, Any]]:
     """Trains the programs of a trial; returns their runs."""
     runs: list[dict[str, Any]] = []
     for program in programs:
         whole = len(program.points) == seeds  # part of a trial does not judge it
-        runs += train_program(program, mesh, _watch(program, config, report) if whole else None)
+        runs += train_program(program, mesh, _watch(program, report) if whole else None)
     return runs
 
 
@@ -189,12 +187,12 @@ def _value(point: Point, runs: Sequence[Mapping[str, Any]], headline: Headline) 
     return headline.sign * value
 
 
-def _watch(program: Program, config: ConfigDict, report: Report) -> Callable[[int, list[float]], None]:
+def _watch(program: Program, report: Report) -> Callable[[int, list[float]], None]:
     """Returns what tells the trial the mean score of its seeds, and ends it where the pruner says so."""
 
     def watch(step: int, values: list[float]) -> None:
         try:
-            report(-(-step // config.eval_every), program.headline.sign * statistics.fmean(values))
+            report(-(-step // program.eval_every), program.headline.sign * statistics.fmean(values))
         except BaseException:
             print(f"cut short at step {step}: {', '.join(f'{k}={v}' for k, v in program.points[0].items())}")
             raise
