@@ -81,7 +81,7 @@ def _doubted(cell: str, model: Mapping[str, Any], path: tuple[str, ...]) -> str:
         return cell
     if (why := cost.doubt(model, *path)) == "unstable":
         low, high = cost.quartiles(model, *path) or (0.0, 0.0)
-        return f"{low:.3g}–{_milliseconds(high)}, unstable"
+        return f"{low:.2g}–{high:.2g} ms, unstable"
     if path[1:2] == ("test",) and verdict.of_cached_answers(model):
         why = "cached"
     return f"{cell}, {why}" if why else cell

@@ -167,6 +167,8 @@ def _rows(name: str, records: Sequence[Mapping[str, Any]], codec: Codec, mode: s
     api = [record for record in records if "tokens" in record]
     if api and len(api) < len(records):
         raise ValueError(f"{name}: {len(api)} of {len(records)} lines have tokens and top_logprobs: all or none.")
+    if api and mode != "none":
+        raise ValueError(f"data.rationale is 'none' where lines have tokens and top_logprobs: {name} has them.")
     if api:
         return answers(api, codec)
     pairs = [codec.encode(pair) for record in records for pair in _tasks(record, mode)]
