@@ -35,7 +35,7 @@ def runner(config: Any, splits: Any, size: int, scratch: str) -> tuple[Any, floa
     scheme = common.digits_scheme(config, "response", splits)
     scheme = dataclasses.replace(scheme, stages=(dataclasses.replace(scheme.stages[0], steps=10**6),))
     config.steps_per_dispatch, config.eval_every = size, 10**6
-    settings = jobs.make_settings(config, config.train, 0, None, {})
+    settings = jobs.make_settings(config, config.train, config.train.steps, 0, None, {})
     mesh = common.one_device()
     with jax.set_mesh(mesh):
         checkpoints = Checkpoints(Path(scratch) / str(size), 1)

@@ -79,7 +79,7 @@ def main() -> None:
     scheme = common.digits_scheme(config, "response", splits)
     steps = 10**7  # never reached
     scheme = dataclasses.replace(scheme, stages=(dataclasses.replace(scheme.stages[0], steps=steps),))
-    settings = jobs.make_settings(config, config.train, 0, None, {})
+    settings = jobs.make_settings(config, config.train, config.train.steps, 0, None, {})
     start, readings = time.monotonic(), []
     original, reached, due = fit.train_batches, 0, [args.every]
 

@@ -37,7 +37,7 @@ def main() -> None:
     scheme = common.digits_scheme(config, "response", splits)
     steps = (args.segments + 2) * SEGMENT
     scheme = dataclasses.replace(scheme, stages=(dataclasses.replace(scheme.stages[0], steps=steps),))
-    settings = jobs.make_settings(config, config.train, 0, None, {})
+    settings = jobs.make_settings(config, config.train, steps, 0, None, {})
     real: list[float] = []
     bare: list[float] = []
     original = fit.train_batches

@@ -35,6 +35,11 @@ class Store:
             raise ValueError(f"teacher.cache: k is 0 or more, temperature above 0; {self.k} and {self.temperature}.")
 
     @property
+    def exact(self) -> bool:
+        """Tells whether what is stored is all that the teacher said; else its k largest, or rounded."""
+        return self.k == 0 and self.dtype == "float32"
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Returns the names of the fields of an answer."""
         packed = ["log_probs" if self.k else "logits", *(f"features:{tap}" for tap in self.features)]

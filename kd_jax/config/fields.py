@@ -158,7 +158,8 @@ def base() -> ConfigDict:
         dict(enabled=False, coordinator_address="", num_processes=-1, process_id=-1, heartbeat_timeout_seconds=100)
     )
     config.log_every = 50
-    config.eval_every = 500  # steps between two evaluations on the validation split, each saved as a checkpoint
+    # Steps between two evaluations on the validation split, each saved as a checkpoint; None = a tenth of a training.
+    config.eval_every = placeholder(int)
     config.eval_batch_size = 256
     config.steps_per_dispatch = 1  # steps in one program over data on the device; best a divisor of eval_every
     config.keep = 2  # checkpoints kept beside the best one

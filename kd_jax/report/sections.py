@@ -22,7 +22,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from kd_jax.report.verdict import headline_of, models
-from kd_jax.tasks.units import name_of, score_text
+from kd_jax.tasks.units import MISSING, name_of, score_text
 
 NEEDED = {
     "table": ("columns", "rows"),
@@ -68,6 +68,8 @@ def text(section: Mapping[str, Any]) -> str:
 
 
 def shown(value: Any) -> str:
+    if value is None:  # not measured
+        return MISSING
     if isinstance(value, float):
         return f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

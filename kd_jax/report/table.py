@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kd_jax.report import sections, verdict
+from kd_jax.report import cost, sections, verdict
 from kd_jax.report.verdict import number
 from kd_jax.tasks.units import MISSING, percent
 
@@ -45,7 +45,7 @@ def _plain(value: float) -> str:
 
 
 def rows(results: Mapping[str, Any]) -> list[Row]:
-    """Returns the lines of the summary table; what no model has is left out."""
+    """Returns the lines of the summary table; what no model has is left out, but for costs that were not counted."""
     trained, noun = verdict.models(results), verdict.noun_of(results)
     plan: list[tuple[str, str, tuple[str, ...], Callable[[float], str]]] = [
         ("Cost", "parameters", ("parameters",), quantity),
@@ -63,15 +63,28 @@ def rows(results: Mapping[str, Any]) -> list[Row]:
     headline, table = verdict.headline_of(results), []
     for section, label, path, show in plan:
         values = {role: number(model, *path) for role, model in trained.items()}
-        if all(value is None for value in values.values()):
+        measured = section == "Cost" and any(path[0] in model for model in trained.values())
+        if all(value is None for value in values.values()) and not measured:
             continue
         cells = {role: MISSING if value is None else show(value) for role, value in values.items()}
         if path[-1] == headline.metric and headline.error:
             label = f"{label} in %, ± error" if headline.unit == "%" else f"{label}, ± error"
             errors = {role: number(model, *path[:-1], headline.error) for role, model in trained.items()}
             cells = {role: _with_error(cells[role], values[role], errors[role], headline.unit) for role in cells}
-        table.append(Row(section, label, cells))
+        table.append(Row(section, label, {role: _doubted(cells[role], trained[role], path) for role in cells}))
     return table
+
+
+def _doubted(cell: str, model: Mapping[str, Any], path: tuple[str, ...]) -> str:
+    """The cell with what its number is not: a stable timing, one of this run, a score of the teacher itself."""
+    if cell == MISSING:
+        return cell
+    if (why := cost.doubt(model, *path)) == "unstable":
+        low, high = cost.quartiles(model, *path) or (0.0, 0.0)
+        return f"{low:.2g}–{high:.2g} ms, unstable"
+    if path[1:2] == ("test",) and verdict.of_cached_answers(model):
+        why = "cached"
+    return f"{cell}, {why}" if why else cell
 
 
 def _with_error(cell: str, value: float | None, error: float | None, unit: str) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import numbers
 from collections.abc import Mapping
 from typing import Any
 
+from kd_jax.report.cost import duration, listed, number, size_of
 from kd_jax.tasks.units import Unit, name_of, percent, signed, unit_of
 from kd_jax.types import Headline
 
@@ -43,15 +43,6 @@ class Verdict:
         }
 
 
-def number(tree: Any, *path: str) -> float | None:
-    """Returns the finite number at `path` in nested dicts, or None: any part may be missing, None or nan."""
-    for key in path:
-        tree = tree.get(key) if isinstance(tree, Mapping) else None
-    if isinstance(tree, bool) or not isinstance(tree, numbers.Real) or not math.isfinite(tree):
-        return None
-    return float(tree)
-
-
 def models(results: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Returns the models that the run has, in the order teacher, baseline, student."""
     trained = results.get("models") or {}
@@ -74,15 +65,21 @@ def score(model: Mapping[str, Any] | None, headline: Headline, split: str = "tes
     return number(model, "last", split, headline.metric)
 
 
+def of_cached_answers(model: Mapping[str, Any]) -> str:
+    """Returns what the scores of a cached teacher are of, where they are not its own; "" where they are."""
+    return str((model.get("last") or {}).get("of") or "")
+
+
 def difference(results: Mapping[str, Any], role: str, other: str) -> tuple[float, float | None] | None:
     """Returns (how much better `role` is than `other`, two standard errors of it or None), last step, test set.
 
-    None where a score is missing. The errors are added as if the models were tested on different examples. They share
-    the test set, so the true error of the difference is smaller: calling it noise is the cautious side.
+    None where a score is missing, or is that of what a cache holds of a teacher. The errors are added as if the models
+    were tested on different examples. They share the test set, so the true error of the difference is smaller: calling
+    it noise is the cautious side.
     """
     headline, trained = headline_of(results), models(results)
     a, b = (score(trained.get(name), headline) for name in (role, other))
-    if a is None or b is None:
+    if a is None or b is None or any(of_cached_answers(trained[name]) for name in (role, other)):
         return None
     errors = [number(trained[name], "last", "test", headline.error) for name in (role, other)]
     return headline.sign * (a - b), None if None in errors else 2 * math.hypot(*errors)
@@ -102,7 +99,7 @@ def judge(results: Mapping[str, Any]) -> Verdict:
     first, second, facts = [*answer.paragraphs, *_labels(results)], [], [*answer.facts]
     for paragraph, (sentences, more) in (
         (first, _gap(results, headline, unit_of(headline))),
-        (second, _size(trained, noun)),
+        (second, size_of(trained, noun)),
         (second, _fidelity(trained, noun)),
         (second, _cost(trained)),
     ):
@@ -145,17 +142,47 @@ def _gain(results: Mapping[str, Any], headline: Headline, unit: Unit) -> Verdict
     facts = ((f"{unit.difference(headline.sign * gain)} ± {error.rstrip('%')}", f"{tile} (± two standard errors)"),)
     examples = number(results, "data", "test")
     test = f"a test set of {int(examples):,} {noun}s" if examples else "the test set"
-    size_of_error = unit.plot(noise) if headline.unit == "%" else noise
+    measured, early = (size, unit.plot(noise) if headline.unit == "%" else noise), _too_early(trained, headline)
     if abs(gain) <= noise:
-        words.append(f"That difference of {change} is inside the noise of {test} {margin}: it may as well be zero.")
-        text = f"Not measurably: {subject}{change} is within noise."
-        return Verdict("noise", text, tuple(words), facts, size, size_of_error)
-    words.append(f"That difference of {change} is more than {test} leaves open {margin}.")
+        inside = f"That difference of {change} is inside the noise of {test} {margin}: it may as well be zero."
+        text = f"Not measurably: {subject}{change} is within noise.{' Train longer.' if early else ''}"
+        return Verdict("noise", text, (*words, inside, *early), facts, *measured)
+    words += [f"That difference of {change} is more than {test} leaves open {margin}.", *early]
     if gain > 0:
-        text = f"Yes: {subject}{change} {against} training alone."
-        return Verdict("gain", text, tuple(words), facts, size, size_of_error)
+        return Verdict("gain", f"Yes: {subject}{change} {against} training alone.", tuple(words), facts, *measured)
+    if early:  # who learns faster may be overtaken: that is no answer yet
+        text = f"Not known yet: {subject}{change} against training alone, and all were still improving. Train longer."
+        return Verdict("unknown", text, tuple(words), facts, *measured)
     words.append("This student would have been better off without its teacher.")
-    return Verdict("loss", f"No: {subject}{change} against training alone.", tuple(words), facts, size, size_of_error)
+    return Verdict("loss", f"No: {subject}{change} against training alone.", tuple(words), facts, *measured)
+
+
+def _too_early(trained: Mapping[str, Mapping[str, Any]], headline: Headline) -> list[str]:
+    """A sentence where every network that the run trained was still improving when its training ended."""
+    names = [role for role, model in trained.items() if model.get("curve")]
+    if not {"baseline", "student"} <= {*names} or not all(_improving(trained[role], headline) for role in names):
+        return []
+    return [
+        f"{listed(names).capitalize()} were all still improving when training ended: on validation the last "
+        f"{name_of(headline)} of each is its best, by more than two standard errors over all in the first nine tenths "
+        "of its steps. Train longer."
+    ]
+
+
+def _improving(model: Mapping[str, Any], headline: Headline) -> bool:
+    """Whether the last evaluation is the best, by more than its noise over those before the last tenth of the steps.
+
+    Fewer than four evaluations, or scores of unknown error, do not show that.
+    """
+    metric, error = (f"validation_{name}" for name in (headline.metric, headline.error))
+    points = [(p, number(p, metric)) for p in model["curve"]]
+    points = [(number(p, "step") or 0.0, headline.sign * value, p) for p, value in points if value is not None]
+    noise = number(points[-1][2], error) if len(points) >= 4 else None
+    if noise is None:
+        return False
+    (end, last, _), before = points[-1], points[:-1]
+    earlier = [value for step, value, _ in before if step <= 0.9 * end]
+    return bool(earlier) and last > max(value for _, value, _ in before) and last - max(earlier) > 2 * noise
 
 
 def _compared(results: Mapping[str, Any], unit: Unit, metric: str, student: float, baseline: float) -> str:
@@ -207,29 +234,6 @@ def _gap(results: Mapping[str, Any], headline: Headline, unit: Unit) -> tuple[li
     return [words], [(signed(f"{100 * share:.0f}%"), "of the gap to the teacher closed")]
 
 
-def _size(trained: Mapping[str, Mapping[str, Any]], one: str) -> tuple[list[str], list[tuple[str, str]]]:
-    comparisons = (
-        (("parameters",), "is", "smaller", "larger", "as many parameters"),
-        (("flops",), "needs", "fewer FLOPs", "more FLOPs", "as many FLOPs"),
-        (("latency_ms", "1"), "is", f"faster on one {one}", f"slower on one {one}", f"as long on one {one}"),
-        (("latency_ms", "128"), "is", *(f"{how} on 128 {one}s" for how in ("faster", "slower", "as long"))),
-    )
-    words, facts = [], []
-    for path, verb, less, more, same in comparisons:
-        teacher, student = number(trained.get("teacher"), *path), number(trained["student"], *path)
-        if not teacher or not student:
-            continue
-        ratio = max(teacher / student, student / teacher)
-        how = less if teacher > student else more
-        if ratio < 1.05:
-            words.append(f"{'takes' if same.startswith('as long') else 'needs'} about {same}")
-            continue
-        words.append(f"{verb} {times(ratio)} {how}")
-        if path != ("latency_ms", "128"):  # one speed is enough for the tiles
-            facts.append((times(ratio), f"{how} than the teacher"))
-    return ([f"Against the teacher, the student {_listed(words)}."] if words else []), facts
-
-
 def _fidelity(trained: Mapping[str, Mapping[str, Any]], noun: str) -> tuple[list[str], list[tuple[str, str]]]:
     student = number(trained["student"], "last", "test", "agreement")
     if student is None:
@@ -248,7 +252,7 @@ def _cost(trained: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[tup
         parts.append(f"training the student took {student / baseline:.1f} times as long as training the baseline")
     if teacher:
         parts.append(f"the teacher took {duration(teacher)} to train")
-    return ([f"The price: {_listed(parts)}."] if parts else []), []
+    return ([f"The price: {listed(parts)}."] if parts else []), []
 
 
 def caveats(results: Mapping[str, Any]) -> list[str]:
@@ -267,6 +271,7 @@ def caveats(results: Mapping[str, Any]) -> list[str]:
         lines.append("The “best” rows were selected without a recorded validation set; do not report them.")
     else:
         lines.append("Nothing was selected on validation: all numbers are those of the last step.")
+    lines += _cached(trained.get("teacher") or {})
     lines.append(
         "One run with one seed: the ± given is the sampling error of the test set only. Between seeds the same "
         "recipe differs too, often by as much; repeat with other seeds before relying on a small difference."
@@ -274,15 +279,15 @@ def caveats(results: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def times(ratio: float) -> str:
-    return f"{ratio:.0f}×" if ratio >= 9.95 else f"{ratio:.1f}×"
-
-
-def duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _listed(words: list[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+def _cached(teacher: Mapping[str, Any]) -> list[str]:
+    """What was compared with the teacher where a cache holds less than it said."""
+    stored = teacher.get("answers")
+    if not stored:
+        return []
+    what = f"its {stored['k']} largest log-probabilities and the sum of the rest" if stored["k"] else "its logits"
+    own = of_cached_answers(teacher)
+    whose = f"of these, its {own}, as it is not on this machine" if own else "the teacher's own"
+    return [
+        f"The teacher was asked once, and {what} kept in {stored['dtype']}: agreement, divergence from it and examples "
+        f"are by what was kept. The scores in its column are {whose}."
+    ]

@@ -11,6 +11,7 @@ import jax
 from kd_jax.core.paths import lookup
 from kd_jax.models.exits import EarlyExit
 from kd_jax.schemes import offline
+from kd_jax.system.cost import flops_of
 from kd_jax.tasks.units import name_of, score_text
 from kd_jax.types import Parts, Scheme, TrainState
 
@@ -66,6 +67,6 @@ def _costs(parts: Parts, state: TrainState, exits: tuple[str, ...]) -> dict[str,
         model = EarlyExit(role.model, name)
         needed = model.keep(*variables, *inputs)
         infer = jax.jit(lambda p, s, *x, model=model: model.apply(p, s, *x, train=False, key=key)[0].logits)
-        analysis = infer.lower(*needed, *inputs).compile().cost_analysis() or {}
-        costs[name] = sum(x.size for x in jax.tree.leaves(needed[0])), analysis.get("flops")
+        flops = flops_of(infer.lower(*needed, *inputs).compile())
+        costs[name] = sum(x.size for x in jax.tree.leaves(needed[0])), flops
     return costs

@@ -54,6 +54,7 @@ class Program:
     data: str  # its name
     headline: Headline  # what validation judges by
     digests: Mapping[str, workdir.Digests]  # by job, of what they depend on beside the config
+    eval_every: int  # steps between two of its evaluations
 
 
 def begun(config: ConfigDict, root: Path) -> ConfigDict:
@@ -122,8 +123,9 @@ def _split(config: ConfigDict, points: Iterable[Point], traced: set[str], root: 
             members = Single(int(shared.seed)) if why else _members(shared, group, scheme)
             choice = root / "members" / f"{workdir.fingerprint(shared)}-{len(group)}.json"
             _check_folders(jobs, group, members)
-            name, headline = splits.train.name, scored_by(scheme).headline
-            yield Program(shared, group, directory, members, choice, why, name, headline, digests_in(jobs))
+            shown = splits.train.name, scored_by(scheme).headline, digests_in(jobs)
+            every = jobs["student"].settings.eval_every
+            yield Program(shared, group, directory, members, choice, why, *shown, every)
 
 
 def _check_folders(jobs: Mapping[str, Job], points: Sequence[Point], members: Runs) -> None:

@@ -220,7 +220,7 @@ def _watch(program: Program, report: Report) -> Callable[[int, list[float]], Non
 
     def watch(step: int, values: list[float]) -> None:
         try:
-            report(-(-step // program.config.eval_every), program.headline.sign * statistics.fmean(values))
+            report(-(-step // program.eval_every), program.headline.sign * statistics.fmean(values))
         except BaseException:
             print(f"cut short at step {step}: {', '.join(f'{k}={v}' for k, v in program.points[0].items())}")
             raise

@@ -1,46 +1,95 @@
-"""The cost of a model: parameters, bytes, FLOPs by XLA's count, measured latency."""
+"""The cost of networks: parameters, bytes, FLOPs by XLA's count, and latency in rounds that all of them share."""
 
 from __future__ import annotations
 
-import statistics
+import dataclasses
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from kd_jax.types import Model, PyTree
 
+BATCHES = (1, 128)
+ROUNDS, FEWEST, SECONDS = 50, 3, 3.0  # of a batch size: at most, at least, and after how long for each network
 
-def cost(
-    model: Model, params: PyTree, stats: PyTree, inputs: Callable[[int], tuple[PyTree, ...]], repeats: int = 20
-) -> dict[str, Any]:
-    """Measures the inference forward pass: {"parameters", "bytes", "flops" of one example, "latency_ms"}.
 
-    "latency_ms" is {"1": milliseconds, "128": milliseconds} by batch size: the median of `repeats` calls, or of as many
-    as fit into 3 s, after compilation, on one device that holds the inputs. `inputs(batch)` makes inputs of that many
-    examples. "flops" is None where XLA does not count them.
+@dataclasses.dataclass(frozen=True)
+class Forward:
+    """A network as it answers in use; `inputs(batch)` makes inputs of that many examples."""
+
+    model: Model
+    params: PyTree
+    stats: PyTree
+    inputs: Callable[[int], tuple[PyTree, ...]]
+
+
+def costs(networks: Mapping[str, Forward]) -> dict[str, dict[str, Any]]:
+    """Measures inference: {name: {"parameters", "bytes", "flops", "latency_ms", "latency_spread_ms"}}.
+
+    "latency_ms" is {"1": milliseconds, "128": milliseconds} by batch size: the median of calls after compilation, on
+    one device that holds the inputs; "latency_spread_ms" has [first, third quartile] in its place. A round calls every
+    network once, so that what else the machine does meets all of them alike. Networks that compile to one program, such
+    as a student and its baseline, are one measurement. "flops" of one example is None where XLA does not count them.
     """
-    leaves = jax.tree.leaves(params)
+    measured = {batch: _measured(networks, batch) for batch in BATCHES}
+    result = {}
+    for name, network in networks.items():
+        leaves = jax.tree.leaves(network.params)
+        result[name] = {
+            "parameters": sum(x.size for x in leaves),
+            "bytes": sum(x.size * x.dtype.itemsize for x in leaves),
+            "flops": measured[1][name][0],
+            "latency_ms": {str(batch): float(np.median(measured[batch][name][1])) for batch in BATCHES},
+            "latency_spread_ms": {
+                str(batch): [float(q) for q in np.quantile(measured[batch][name][1], (0.25, 0.75))] for batch in BATCHES
+            },
+        }
+    return result
 
+
+def flops_of(compiled: Any) -> float | None:
+    """Returns the FLOPs that XLA counts in a compiled program; None where it does not know: it says 0 or -1 then."""
+    flops = (compiled.cost_analysis() or {}).get("flops")
+    return float(flops) if flops and math.isfinite(flops) and flops > 0 else None
+
+
+def _measured(networks: Mapping[str, Forward], batch: int) -> dict[str, tuple[float | None, list[float]]]:
+    """{name: (FLOPs, milliseconds of the rounds)} at one batch size."""
+    programs: dict[str, tuple[Any, tuple]] = {}  # by the text of what is compiled: shapes and operations, no values
+    text_of = {}
+    for name, network in networks.items():
+        args = (network.params, network.stats, *network.inputs(batch))
+        lowered = _infer(network.model).lower(*args)
+        text_of[name] = lowered.as_text()
+        if text_of[name] not in programs:
+            programs[text_of[name]] = lowered.compile(), jax.device_put(args, jax.local_devices()[0])
+    rounds = dict(zip(programs, _rounds(list(programs.values())), strict=True))
+    return {name: (flops_of(programs[text][0]), rounds[text]) for name, text in text_of.items()}
+
+
+def _infer(model: Model) -> Any:
     @jax.jit
     def infer(params: PyTree, stats: PyTree, *x: PyTree) -> Any:
         return model.apply(params, stats, *x, train=False, key=jax.random.key(0))[0].logits
 
-    flops = (infer.lower(params, stats, *inputs(1)).compile().cost_analysis() or {}).get("flops")
-    return {
-        "parameters": sum(x.size for x in leaves),
-        "bytes": sum(x.size * x.dtype.itemsize for x in leaves),
-        "flops": float(flops) if flops else None,
-        "latency_ms": {str(b): _latency(infer, (params, stats, *inputs(b)), repeats) for b in (1, 128)},
-    }
+    return infer
 
 
-def _latency(fn: Any, args: tuple, repeats: int) -> float:
-    jax.block_until_ready(fn(*args))
-    seconds = []
-    while len(seconds) < repeats and sum(seconds) < 3:
-        start = time.perf_counter()
-        jax.block_until_ready(fn(*args))
-        seconds.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(seconds)
+def _rounds(programs: Sequence[tuple[Any, tuple]]) -> list[list[float]]:
+    """The milliseconds of every call of each program, one call of each in a round."""
+    for program, args in programs:
+        jax.block_until_ready(program(*args))
+    spent: list[list[float]] = [[] for _ in programs]
+    began = time.perf_counter()
+    for count in range(ROUNDS):
+        if count >= FEWEST and time.perf_counter() - began > SECONDS * len(programs):
+            break
+        for (program, args), milliseconds in zip(programs, spent, strict=True):
+            start = time.perf_counter()
+            jax.block_until_ready(program(*args))
+            milliseconds.append(1e3 * (time.perf_counter() - start))
+    return spent

@@ -159,6 +159,8 @@ def _loss_first(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 def _number(name: str, value: Any) -> str:
     value = float(value)
+    if math.isnan(value) and name != "loss":  # nothing was counted, such as the accuracy of a batch without labels
+        return "-"
     if not math.isfinite(value):
         return str(value)
     if name.endswith(PERCENT):

@@ -139,7 +139,7 @@ def _records_until(path: Path, last_step: int) -> bytes:
 
 
 class TensorBoardWriter:
-    """Writes scalars as TensorBoard event files (tensorboardX, no TensorFlow) and leaves out arrays and None.
+    """Writes scalars as TensorBoard event files (tensorboardX, no TensorFlow) and leaves out arrays, None and nan.
 
     Event files cannot be cut, so a resumed run tells TensorBoard to hide all that was written after `resume_step`; with
     None it hides all that the directory held. `enabled=False` does nothing.
@@ -158,7 +158,7 @@ class TensorBoardWriter:
         if self._writer is None:
             return
         for name, value in sorted(values.items()):
-            if value is not None and not isinstance(value, str) and np.ndim(value) == 0:
+            if value is not None and not isinstance(value, str) and np.ndim(value) == 0 and not np.isnan(value):
                 self._writer.add_scalar(name, float(value), step)
 
     def close(self) -> None:

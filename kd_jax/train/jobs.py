@@ -88,14 +88,20 @@ def teacher_role(model: Model, config: ConfigDict) -> Role:
 
 
 def make_settings(
-    config: ConfigDict, train: Mapping[str, Any], seed: int, view_seed: int | None, rules: Mapping[str, Any]
+    config: ConfigDict,
+    train: Mapping[str, Any],
+    steps: int,
+    seed: int,
+    view_seed: int | None,
+    rules: Mapping[str, Any],
 ) -> Settings:
+    """Returns how a training of so many `steps` is run."""
     return Settings(
         batch_size=train["batch_size"],
         seed=seed,
         view_seed=view_seed,
         log_every=config.log_every,
-        eval_every=config.eval_every,
+        eval_every=tenth(steps, config.steps_per_dispatch) if config.eval_every is None else config.eval_every,
         eval_batch_size=config.eval_batch_size,
         labelled_share=train["labelled_share"],
         keep=config.keep,
@@ -105,6 +111,12 @@ def make_settings(
         profile=tuple(config.profile),
         rules=rules,
     )
+
+
+def tenth(steps: int, per_dispatch: int) -> int:
+    """Returns the steps between ten evaluations, in whole dispatches: the last may come earlier than the others."""
+    size = max(per_dispatch, 1)
+    return max(-(-steps // (10 * size)), 1) * size
 
 
 def as_loaded(teacher: Mapping[str, Any]) -> bool:
@@ -209,7 +221,8 @@ def _job(
     depends = {**depends, **{k: config[k] for k in common}}
     if view_seed is not None:
         depends["view_seed"] = view_seed
-    settings = make_settings(config, train, seed, view_seed, rules)
+    steps = sum(stage.steps for stage in scheme.stages)
+    settings = make_settings(config, train, steps, seed, view_seed, rules)
     return Job(name, scheme, sources, settings, directory / name, {k: plain(v) for k, v in depends.items()})
 
 

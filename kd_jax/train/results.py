@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from kd_jax.config.fields import teachers_of
 from kd_jax.core.evaluate import scored_by
 from kd_jax.core.paths import calls_in, entry_paths, lookup, taps_in
 from kd_jax.data.source import Source, Splits
-from kd_jax.system.cost import cost
+from kd_jax.system.cost import Forward, costs
 from kd_jax.system.workdir import git_hash, plain, versions
 from kd_jax.train.jobs import Job
 from kd_jax.types import Model, Outputs, PyTree, Role, Shown
@@ -46,7 +46,8 @@ def curve(path: Path, entry: str) -> list[dict[str, Any]]:
 class Network:
     """A trained network as the report measures it; `fixed` holds the inputs that do not come from the batch.
 
-    `cost` was measured before, of a teacher of which only the answers are here.
+    What stands in for a cached teacher has no parameters: `cost` was measured when its answers were stored, and
+    `whole` reads the teacher itself where it is on this machine.
     """
 
     model: Model
@@ -56,6 +57,7 @@ class Network:
     fixed: Mapping[str, PyTree]
     path: str  # of the main output that is reported
     cost: Mapping[str, Any] | None = None
+    whole: Callable[[], Network] | None = None
 
     @property
     def variables(self) -> tuple[PyTree, PyTree]:
@@ -100,7 +102,8 @@ def collect(
     """
     train, task = jobs["student"].source, scored_by(jobs["student"].scheme)
     names = [*teachers_of(config), *(n for n in ("baseline", "student") if n in finished)]
-    models = {name: model_entry(name, config, finished, teacher_scores, jobs, networks) for name in names}
+    costs_of = measured(networks, train, jobs["student"].scheme.prepare) if config.report else {}
+    models = {name: model_entry(name, config, finished, teacher_scores, jobs, costs_of.get(name, {})) for name in names}
     sections = _sections(config, finished, models, networks, jobs["student"], splits)
     title = " to ".join(models[n]["name"] for n in ("teacher", "student") if n in models)
     return {
@@ -149,14 +152,15 @@ def model_entry(
     finished: Mapping[str, Mapping[str, Any]],
     teacher_scores: Mapping[str, Mapping[str, Any]],
     jobs: Mapping[str, Job],
-    networks: Mapping[str, Network],
+    cost: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Returns what results.json says of one network: its name, cost, training, scores, and where it lies."""
     teachers = teachers_of(config)
     model = teachers[name].model if name in teachers else config.student.model
-    entry: dict[str, Any] = {"name": model.name.rpartition(".")[2]}
-    if config.report:
-        entry |= measured(networks[name], jobs["student"].source, jobs["student"].scheme.prepare)
+    entry: dict[str, Any] = {"name": model.name.rpartition(".")[2], **cost}
+    if name in (caches := jobs["student"].caches) and not caches[name].store.exact:
+        store = caches[name].store
+        entry["answers"] = {"k": store.k, "dtype": store.dtype}  # what student and baseline are compared with
     if name not in finished:
         return entry | {"last": {"step": None, **teacher_scores[name]}}
     result, job = finished[name], jobs[name]
@@ -236,14 +240,20 @@ def joined(sections_of: Mapping[str, list[Mapping[str, Any]]]) -> list[dict[str,
     return list(made.values())
 
 
-def measured(network: Network, source: Source, prepare: Any) -> dict[str, Any]:
-    """Measures size, FLOPs and latency of a network on the first example of a source, repeated."""
-    if network.cost is not None:
-        return dict(network.cost)
+def measured(networks: Mapping[str, Network], source: Source, prepare: Any) -> dict[str, dict[str, Any]]:
+    """Measures networks side by side, on the first example of a source, repeated; returns their costs by name.
+
+    A cached teacher that is not on this machine has the cost that was measured with its answers, "latency_apart".
+    """
     one = prepare(source.batch(1), jax.random.key(0), False)
 
-    def inputs(batch: int) -> tuple[PyTree, ...]:
-        repeated = {name: jnp.repeat(value, batch, axis=0) for name, value in one.items()}
-        return network.inputs(repeated)
+    def forward(network: Network) -> Forward:
+        def inputs(batch: int) -> tuple[PyTree, ...]:
+            repeated = {name: jnp.repeat(value, batch, axis=0) for name, value in one.items()}
+            return network.inputs(repeated)
 
-    return cost(network.model, network.params, network.stats, inputs)
+        return Forward(network.model, network.params, network.stats, inputs)
+
+    here = {name: n.whole() if n.whole else n for name, n in networks.items() if n.whole or n.cost is None}
+    before = {name: {**n.cost, "latency_apart": True} for name, n in networks.items() if name not in here and n.cost}
+    return {**before, **costs({name: forward(network) for name, network in here.items()})}

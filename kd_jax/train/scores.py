@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from kd_jax.cache.plan import TeacherCache
 from kd_jax.core.evaluate import evaluate, gather, make_eval_step, scored_by
 from kd_jax.core.paths import lookup
+from kd_jax.data.answers import manifest_of
 from kd_jax.data.batches import batch_shapes, eval_batches
-from kd_jax.system import parallel
+from kd_jax.data.source import Source
+from kd_jax.files import read_json, write_json
+from kd_jax.system import parallel, precision
+from kd_jax.system.workdir import fingerprint, plain
 from kd_jax.tasks.units import name_of, unit_of
 from kd_jax.train.jobs import Job
 from kd_jax.train.nonfinite import require_scores
+from kd_jax.train.results import Network
 from kd_jax.types import PyTree, Role, Scheme, TrainState
+
+SCORES = "scores.json"
+CACHED = "cached answers"  # in place of the teacher's own: the "of" of its scores
 
 
 def score_teacher(
@@ -58,6 +70,40 @@ def score_teacher(
     return {split: {compared.get(k, k): v for k, v in values.items()} for split, values in scores.items()}
 
 
+def score_cached(config: ConfigDict, job: Job, cache: TeacherCache, network: Network, mesh: Mesh) -> dict[str, Any]:
+    """Returns the scores of a teacher that is asked no more; `job` has its answers, `network` stands in for it.
+
+    Answers that are stored whole are scored themselves. Where only the largest are stored, or rounded ones, the teacher
+    itself is scored, once for each task and set of labels, and SCORES beside the answers keeps that. If it is not on
+    this machine, and was never scored so, the scores are those of the stored answers, and "of" says it.
+    """
+    if cache.store.exact:
+        return score_teacher(job, network.role, (), mesh)
+    stored = read_json(cache.folder / SCORES) or {}
+    asked = {
+        "answers": {split: manifest_of(cache.folder / split)["about"] for split in cache.splits},
+        "labels": {name: _digest_of_labels(source) for name, source in job.sources.items() if source is not None},
+        "task": plain(config.task),
+    }
+    if (key := fingerprint(asked)) in stored:
+        return stored[key]
+    if network.whole is None:
+        scores = score_teacher(job, network.role, (), mesh)
+        return {**scores, "of": CACHED} if scores else {}
+    params, stats = network.whole().variables
+    role = dataclasses.replace(cache.role, initial=(precision.stored(params, cache.role.dtype), stats))
+    sources = {name: source and dataclasses.replace(source, answers={}) for name, source in job.sources.items()}
+    scores = score_teacher(dataclasses.replace(job, sources=sources), role, config.mesh.teacher_rules, mesh)
+    if parallel.is_lead():
+        write_json(cache.folder / SCORES, {**stored, key: scores})
+    return scores
+
+
+def _digest_of_labels(source: Source) -> str:
+    """The SHA-256 of the labels that the scores depend on; of a streamed set, where they come with the examples, ""."""
+    return "" if source.labels is None else hashlib.sha256(np.ascontiguousarray(source.labels).tobytes()).hexdigest()
+
+
 def mismatch(job: Job, role: Role) -> str:
     """Returns why the answers of a frozen role cannot be scored as those of the job's task; "" where they can."""
     raw = batch_shapes(job.source, job.settings.batch_size)
@@ -85,7 +131,8 @@ def check_teacher(job: Job, name: str, config: ConfigDict, scores: Mapping[str, 
         if wanted:
             raise ValueError(f"config.{name}.min_accuracy asks for {wanted}, and the {name} cannot be scored: {why}.")
         return
-    print(f"{name}: {name_of(headline)} {unit_of(headline).text(values[headline.metric])} on the {split} split")
+    of = f", of its {scores['of']}: it is not on this machine" if "of" in scores else ""
+    print(f"{name}: {name_of(headline)} {unit_of(headline).text(values[headline.metric])} on the {split} split{of}")
     _tell_chance(job, name, split, values)
     if "agreement_as_trained" in values:
         agreement, kl = (values[f"{k}_as_trained"] for k in ("agreement", "kl"))

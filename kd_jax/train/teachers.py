@@ -32,7 +32,7 @@ from kd_jax.train.jobs import Job
 from kd_jax.train.loop import fit
 from kd_jax.train.nonfinite import require_numbers
 from kd_jax.train.results import Network, measured
-from kd_jax.train.scores import check_teacher, score_teacher, seen_shapes
+from kd_jax.train.scores import check_teacher, score_cached, score_teacher, seen_shapes
 from kd_jax.types import PyTree, Role, Variables
 
 COST = "cost.json"
@@ -116,7 +116,7 @@ def _teach_one(
         network, load, answers = cached_teacher(config, jobs, student.caches[name], first, mesh)
         jobs = with_answers(jobs, {name: answers})
         taught = Taught(network.role, {}, lambda: load().variables, network, finished)
-        scores = score_teacher(jobs["student"], taught.role, (), mesh)
+        scores = score_cached(config, jobs["student"], student.caches[name], network, mesh)
     else:
         network, variables = _read_teacher(config, jobs, name, first, mesh)
         role = student.scheme.roles[name]
@@ -192,7 +192,7 @@ def cached_teacher(
         rules = config.mesh.teacher_rules
         build(cache, teacher.variables, mesh, rules=rules, files=files, trained=trained)
         if config.report and parallel.is_lead():
-            write_json(cache.folder / COST, measured(teacher, job.source, job.scheme.prepare))
+            write_json(cache.folder / COST, measured({name: teacher}, job.source, job.scheme.prepare)[name])
         del teacher  # from here on nobody has its parameters
     elif not here and parallel.is_lead():
         print(f"{name}: it is not on this machine; its answers are in {cache.folder}")
@@ -200,7 +200,8 @@ def cached_teacher(
     answers = opened(cache, files=files, trained=trained, parameters=parameters)
     role = dataclasses.replace(cache.stand_in, initial=({}, {}))
     cost = read_json(cache.folder / COST) or {}
-    return Network(role.model, {}, {}, role, {}, f"{name}.logits", cost), load, answers
+    network = Network(role.model, {}, {}, role, {}, f"{name}.logits", cost, load if here else None)
+    return network, load, answers
 
 
 def check_starts(config: ConfigDict, job: Job, context: Mapping[str, Any]) -> dict[str, tuple[PyTree, PyTree]]:

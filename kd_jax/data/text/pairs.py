@@ -8,8 +8,11 @@ One JSON object a line. The response is learned, the prompt is not (its labels a
 
 The last kind is all that distillation needs of a model behind an API: the tokens that it wrote, and the
 log-probabilities of its likeliest tokens at each. Token texts are looked up in the tokenizer of the student, which
-should be that of the API's model; an alternative that is no single token there counts to the rest. The user has to
-check whether the terms of a service allow training on its outputs, and under which licence the result may be used.
+should be that of the API's model; an alternative that is no single token there counts to the rest. Bytes inside a
+character all have one text: ids, as "token_id:53", tell them apart. The tokens must spell the "answer", where it is
+there too. After the last token the end is learned, as certain, unless the API lists it as a token with alternatives;
+with "finish_reason": "length" there is none. The user has to check whether the terms of a service allow training on its
+outputs, and under which licence the result may be used.
 """
 
 from __future__ import annotations
@@ -24,14 +27,13 @@ import numpy as np
 
 from kd_jax.data import splits
 from kd_jax.data.source import DataNotFound, Source, Splits
+from kd_jax.data.text.api import NEVER, answers, flaw
 from kd_jax.data.text.tokenizing import Codec, make_codec, rows_source
 from kd_jax.resolve import near
 
 RATIONALES = ("none", "first", "task")
 ARITHMETIC = "arithmetic"
 LABEL, EXPLAIN = "[answer] ", "[explain] "  # task prefixes of rationale="task"
-TOP = 20  # the most top_logprobs that are read at a token
-NEVER = -1e9  # the log-probability of what fills up a short list: no mass, and finite
 
 
 def load(fields: SimpleNamespace) -> Splits:
@@ -67,21 +69,25 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise DataNotFound(f"data.name='pairs' reads the JSONL file data.directory={str(path)!r}, which is not there.")
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
             api = "tokens" in record
-            texts = [record["prompt"], *(record["tokens"] if api else [record["answer"], record.get("rationale", "")])]
-            fits = all(isinstance(text, str) for text in texts)
-            fits = fits and (not api or len(record["tokens"]) == len(record["top_logprobs"]))
+            texts = [
+                record["prompt"],
+                record.get("answer", "") if api else record["answer"],
+                record.get("rationale", ""),
+            ]
+            wrong = "" if all(isinstance(text, str) for text in texts) else "prompt and answer are texts"
+            wrong = wrong or (flaw(record) if api else "")
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{path}, line {number}: {error!r}; see kd_jax/data/text/pairs.py for what a line holds."
             ) from error
-        if not fits:
-            raise ValueError(f"{path}, line {number}: prompt and answer are texts, and top_logprobs is one a token.")
+        if wrong:
+            raise ValueError(f"{path}, line {number}: {wrong}; see kd_jax/data/text/pairs.py for what a line holds.")
         records.append(record)
     return records
 
@@ -158,35 +164,9 @@ def _rows(name: str, records: Sequence[Mapping[str, Any]], codec: Codec, mode: s
     api = [record for record in records if "tokens" in record]
     if api and len(api) < len(records):
         raise ValueError(f"{name}: {len(api)} of {len(records)} lines have tokens and top_logprobs: all or none.")
+    if api and mode != "none":
+        raise ValueError(f"data.rationale is 'none' where lines have tokens and top_logprobs: {name} has them.")
     if api:
-        top = min(TOP, max(len(at_token) for record in api for at_token in record["top_logprobs"]), codec.size)
-        ids = _ids_of_texts(codec)
-        return [_api_row(record, codec, ids, top) for record in api], top
+        return answers(api, codec)
     pairs = [codec.encode(pair) for record in records for pair in _tasks(record, mode)]
     return [([codec.start, *prompt], [*response, codec.end], None) for prompt, response in pairs], 0
-
-
-def _ids_of_texts(codec: Codec) -> dict[str, int]:
-    return {codec.decode([i]): i for i in reversed(range(codec.size)) if codec.decode([i])}
-
-
-def _api_row(record: Mapping[str, Any], codec: Codec, ids: Mapping[str, int], top: int) -> tuple:
-    """Returns the prompt, the response without an end, and (ids [tokens, k], log-probabilities [tokens, k]).
-
-    Raises ValueError for a token that the tokenizer does not have: positions after it would not correspond.
-    """
-    missing = [text for text in record["tokens"] if text not in ids]
-    if missing:
-        raise ValueError(
-            f"The API's token {missing[0]!r} of the prompt {record['prompt']!r} is no token of data.tokenizer: name "
-            "the tokenizer of its model, or distil from the texts alone (prompt and answer)."
-        )
-    chosen = np.empty((len(record["tokens"]), top), np.int32)
-    values = np.full(chosen.shape, NEVER, np.float32)
-    for i, at_token in enumerate(record["top_logprobs"]):
-        tops = sorted(((p, ids[text]) for text, p in at_token.items() if text in ids), reverse=True)[:top]
-        free = [t for t in range(top + len(tops)) if t not in {token for _, token in tops}]
-        chosen[i] = [*(token for _, token in tops), *free[: top - len(tops)]]
-        values[i, : len(tops)] = [p for p, _ in tops]
-    prompt = codec.encode([record["prompt"]])[0]
-    return [codec.start, *prompt], [ids[text] for text in record["tokens"]], (chosen, values)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, SupportsIndex
 
@@ -21,7 +21,10 @@ PADS = ("<pad>", "[PAD]", "<|pad|>", "<|endoftext|>", "</s>", "<eos>")
 
 
 class Codec(NamedTuple):
-    """A tokenizer: `encode` returns ids without special tokens, `decode` leaves special tokens out."""
+    """A tokenizer: `encode` returns ids without special tokens, `decode` leaves special tokens out.
+
+    `special` are those by name.
+    """
 
     size: int
     pad: int
@@ -29,6 +32,7 @@ class Codec(NamedTuple):
     end: int
     encode: Callable[[Sequence[str]], list[list[int]]]
     decode: Callable[[Iterable[SupportsIndex]], str]
+    special: Mapping[str, int]
 
 
 def rows_source(
@@ -79,7 +83,8 @@ def characters(alphabet: Sequence[str]) -> Codec:
     def encode(texts: Sequence[str]) -> list[list[int]]:
         return [[ids.get(character, UNKNOWN) for character in text] for text in texts]
 
-    return Codec(len(names), PAD, START, END, encode, lambda tokens: "".join(names[int(t)] for t in tokens))
+    special = {name: i for i, name in enumerate(SPECIAL)}
+    return Codec(len(names), PAD, START, END, encode, lambda tokens: "".join(names[int(t)] for t in tokens), special)
 
 
 def learned(texts: Sequence[str], vocabulary: int) -> Tokenizer:
@@ -118,7 +123,6 @@ def of_tokenizer(tokenizer: Tokenizer) -> Codec:
     def decode(tokens: Iterable[SupportsIndex]) -> str:
         return tokenizer.decode([int(t) for t in tokens], skip_special_tokens=True)
 
-    end = special("the end", ENDS)
-    return Codec(
-        max(vocabulary.values()) + 1, special("padding", PADS), special("the start", STARTS), end, encode, decode
-    )
+    pad, start, end = special("padding", PADS), special("the start", STARTS), special("the end", ENDS)
+    named = {token.content: i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    return Codec(max(vocabulary.values()) + 1, pad, start, end, encode, decode, named)
