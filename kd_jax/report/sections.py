@@ -21,6 +21,7 @@ import matplotlib.image
 import numpy as np
 from matplotlib.axes import Axes
 
+from kd_jax.report.labels import legend_above
 from kd_jax.report.verdict import headline_of, models
 from kd_jax.tasks.units import name_of, score_text
 
@@ -115,7 +116,7 @@ def draw_lines(axes: Axes, section: Mapping[str, Any]) -> None:
     axes.set_xlabel(section["x_label"])
     axes.set_ylabel(section["y_label"])
     if len(section["lines"]) > 1:
-        axes.legend()
+        legend_above(axes)
 
 
 HTML = {"table": table, "images": images, "texts": texts}  # of lines there is a figure

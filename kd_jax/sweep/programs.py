@@ -33,6 +33,7 @@ from kd_jax.system.log import NonFiniteLoss
 from kd_jax.train import run as train
 from kd_jax.train import teachers
 from kd_jax.train.fit import Watch
+from kd_jax.train.jobs import Job
 from kd_jax.types import Headline, Scheme, Term
 
 RATE = "train.optimizer.learning_rate"
@@ -53,10 +54,10 @@ class Program:
 
 
 def begun(config: ConfigDict, root: Path) -> ConfigDict:
-    """Returns the config with what all runs of a sweep share: students only, one order of the data, a compile cache."""
+    """Returns the config with what all runs of a sweep share: no reports, one order of the data, a compile cache."""
     config = config.copy_and_resolve_references()
     config.terms = whole_terms(config.terms)
-    config.baseline, config.report, config.examples = False, False, 0
+    config.report, config.examples = False, 0
     config.view_seed = config.seed if config.view_seed is None else config.view_seed
     if config.members not in ("auto", *KINDS):
         raise ValueError(f"config.members is 'auto', {', '.join(map(repr, KINDS))}, not {config.members!r}.")
@@ -110,7 +111,7 @@ def _split(config: ConfigDict, points: Iterable[Point], traced: set[str], root: 
         elif opaque:
             yield from _split(config, group, traced - opaque, root, mesh)
         else:
-            members = Single(int(shared.seed)) if why else _members(shared, group, scheme)
+            members = Single(int(shared.seed)) if why else members_of(shared, group, scheme)
             choice = root / "members" / f"{workdir.fingerprint(shared)}-{len(group)}.json"
             yield Program(shared, group, directory, members, choice, why, splits.train.name, scored_by(scheme).headline)
 
@@ -169,7 +170,7 @@ def _value(config: ConfigDict, field: str) -> Any:
     return config
 
 
-def _members(config: ConfigDict, points: Sequence[Point], scheme: Scheme) -> Members:
+def members_of(config: ConfigDict, points: Sequence[Point], scheme: Scheme) -> Members:
     """Returns the points as members: their seeds, and the scheme's hyper-parameters with their numbers in place."""
     hypers = []
     for point in points:
@@ -187,16 +188,29 @@ def _members(config: ConfigDict, points: Sequence[Point], scheme: Scheme) -> Mem
     return Members(tuple(int(point.get("seed", config.seed)) for point in points), stack(hypers))
 
 
-def train_program(program: Program, mesh: Mesh, watch: Watch | None = None) -> list[dict[str, Any]]:
-    """Trains what a program lacks; returns a dict for every point, with its scores at the last and the best step."""
+def taught(program: Program, mesh: Mesh) -> tuple[dict[str, Job], dict[str, Any]]:
+    """Returns (the jobs of a program with their teachers in place, the scores of the teachers); trains what is missing.
+
+    The baseline is among the jobs where the config asks for one.
+    """
     jobs, _ = train.jobs_of(program.config, program.directory)
     jobs = train.untrained(program.config, jobs)
-    jobs, *_ = teachers.teach(program.config, jobs, mesh)
-    job, members, count = jobs["student"], program.members, len(program.points)
+    jobs, _, _, scores = teachers.teach(program.config, jobs, mesh)
+    return jobs, scores
+
+
+def train_program(program: Program, mesh: Mesh, watch: Watch | None = None) -> list[dict[str, Any]]:
+    """Trains what a program lacks; returns a dict for every point, with its scores at the last and the best step."""
+    return train_job(program, taught(program, mesh)[0]["student"], mesh, watch)
+
+
+def train_job(program: Program, job: Job, mesh: Mesh, watch: Watch | None = None) -> list[dict[str, Any]]:
+    """Trains `job` with the members of the program: what train_program does, of another job than the student's."""
+    members, count = program.members, len(program.points)
     way: dict[str, Any] = {}  # how the members are run, and what was measured to choose it
     if isinstance(members, Members):
         depends = job.config | {"members": workdir.plain(program.points)}
-        job = dataclasses.replace(job, name=f"{count} students", config=depends)
+        job = dataclasses.replace(job, name=f"{count} {job.name}s", config=depends)
         how = program.config.members
         if how == "auto":
             how, way = fastest(job, members, mesh, program.choice)
