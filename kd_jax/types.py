@@ -162,7 +162,7 @@ class Task:
     teacher that is not better is said to be at chance level.
     `rows` are the lines of the summary table, {metric: (label, unit)}; without it every number is shown by its name.
     `watch(path, batch) -> {name: Term}`: metrics of the main output at `path` that a training shows live.
-    `show(Shown) -> sections` of the report (kd_jax/report/sections.py).
+    `show(Shown) -> sections` of the report (kd_jax/report/forms.py).
     """
 
     terms: Callable[[Any], Mapping[str, Term]]
@@ -179,7 +179,16 @@ class Task:
     name: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "headline", Headline(*self.headline))
+        headline = self.headline
+        if not isinstance(headline, (tuple, list)) or not 1 <= len(headline) <= 4 or [*headline, 1][1] not in (1, -1):
+            raise ValueError(
+                f"The headline of a task is (metric, +1 or -1, unit, error metric), such as "
+                f"('iou', 1, '%', 'iou_error'), not {headline!r}."
+            )
+        for name, row in self.rows.items():
+            if not isinstance(row, (tuple, list)) or len(row) != 2:
+                raise ValueError(f"The rows of a task are {{metric: (label, unit)}}; that of {name!r} is {row!r}.")
+        object.__setattr__(self, "headline", Headline(*headline))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,7 +239,7 @@ class Scheme:
     read; its key is the same in every step, so that an example's picture depends on its index and view alone.
     `stage_splits` are scored after every stage, for the record; `summary(state, record) -> sections` adds to the
     report what the scheme alone knows: `record["stages"]` holds the scores after every stage, and
-    kd_jax/report/sections.py says what a section is.
+    kd_jax/report/forms.py says what a section is.
     """
 
     roles: Mapping[str, Role]

@@ -14,6 +14,7 @@ import numpy as np
 
 from kd_jax.core.bind import evaluated_roles
 from kd_jax.core.paths import Path, entry_paths, lookup, roles_read, taps_in
+from kd_jax.resolve import near
 from kd_jax.system import parallel, precision
 from kd_jax.types import Array, Outputs, PyTree, Role, Run, Scheme, Task, TrainState
 
@@ -132,10 +133,15 @@ def evaluate(
     `collected` is {entry: {split: arrays}} of the further splits that the task reads.
     """
     sums, arrays = gather(step, state, batches, key)
-    return {
+    scores = {
         entry: dict(task.finish(sums[entry], {"scored": arrays[entry], **(collected or {}).get(entry, {})}))
         for entry in sums
     }
+    for values in scores.values():
+        for what, metric in (("headline", task.headline.metric), ("headline's error", task.headline.error)):
+            if metric and metric not in values:
+                raise ValueError(f"The task's {what} is {metric!r}, which it does not measure. {near(metric, values)}")
+    return scores
 
 
 def gather(

@@ -11,6 +11,17 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from kd_jax.report import verdict
+from kd_jax.report.labels import (
+    ASIDE,
+    DASHES,
+    MARKERS,
+    SIZES,
+    draw_to_the_edge,
+    legend_above,
+    limits,
+    moved,
+    side_by_side,
+)
 from kd_jax.report.style import LIGHT, TERMS
 from kd_jax.report.table import quantity
 from kd_jax.report.verdict import number
@@ -18,8 +29,6 @@ from kd_jax.tasks.units import name_of, unit_of
 
 MAX_POINTS = 300  # of a curve
 NOT_TERMS = {"step", "loss", "learning_rate", "lr", "examples_per_second", "gradient_norm"}
-DASHES = {"teacher": (0, (6, 2)), "baseline": (0, (2, 1.5)), "student": "solid"}
-MARKERS = {"teacher": "s", "baseline": "^", "student": "o"}
 
 
 def curve(model: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -53,45 +62,59 @@ def draw_loss(axes: Axes, results: Mapping[str, Any]) -> None:
     for index, name in enumerate(names):
         steps, values = curve(model, name)
         colour = LIGHT["ink"] if name == "loss" else LIGHT[TERMS[(index - 1) % len(TERMS)]]
-        axes.plot(steps, values, color=colour, label=name, lw=2.2 if name == "loss" else 1.5)
+        mark = "o" if len(steps) == 1 else "none"
+        axes.plot(steps, values, marker=mark, color=colour, label=name, lw=2.2 if name == "loss" else 1.5)
         lows.append(values.min())
         highs.append(values.max())
     if min(lows) > 0 and max(highs) / min(lows) > 20:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set_title("Loss of the student")
-    axes.legend(loc="upper right", ncols=2)
+    legend_above(axes, "Loss of the student" + _count([len(curve(model, name)[0]) for name in names], "record"))
     _steps(axes)
 
 
-def has_validation(results: Mapping[str, Any]) -> bool:
+def _count(lengths: list[int], what: str) -> str:
+    """What a title says of curves that are single points."""
+    return f", one {what}" if max(lengths) == 1 else ""
+
+
+def evaluations(results: Mapping[str, Any]) -> dict[str, int]:
+    """Returns how often each model that was evaluated on validation was, {} if none was."""
     column = f"validation_{verdict.headline_of(results).metric}"
-    return any(len(curve(model, column)[0]) for model in verdict.models(results).values())
+    lengths = {role: len(curve(model, column)[0]) for role, model in verdict.models(results).items()}
+    return {role: length for role, length in lengths.items() if length}
 
 
 def draw_validation(axes: Axes, results: Mapping[str, Any]) -> None:
     headline = verdict.headline_of(results)
-    unit, name = unit_of(headline), name_of(headline)
-    settled = []
-    for role, model in verdict.models(results).items():
+    unit, name, counts = unit_of(headline), name_of(headline), evaluations(results)
+    settled, ends = [], []
+    single = {role: 1.0 for role, count in counts.items() if count == 1}
+    points = side_by_side(axes, single)
+    for role in counts:
+        model, above = verdict.models(results)[role], 3 - SIZES[role] / 100
         steps, values = curve(model, f"validation_{headline.metric}")
-        if not len(steps):
-            continue
         heights = [unit.plot(value) for value in values]
-        axes.plot(steps, heights, color=LIGHT[role], ls=DASHES[role], label=role)
-        settled += heights[len(heights) // 4 :]
+        place = points.get(role) or moved(axes, up=ASIDE.get(role, 0.0))
+        mark = {"marker": MARKERS[role], "ls": "none", "mec": LIGHT["card"], "mew": 0.7}
+        style = mark | {"ms": 7.5} if role in single else {"ls": DASHES[role], "lw": 1.7}
+        drawn = axes.plot(steps, heights, label=role, color=LIGHT[role], zorder=2, transform=place, **style)
+        draw_to_the_edge(axes, drawn)
+        ends.append(steps[-1])
+        settled += heights[len(heights) // 4 :]  # the first steps would flatten the rest
         step, best = number(model, "best", "step"), number(model, "best", "validation", headline.metric)
         if None not in (step, best):
-            height = unit.plot(best)
-            axes.plot(step, height, MARKERS[role], color=LIGHT[role], ms=7, mec=LIGHT["card"], clip_on=False)
-            settled.append(height)
+            settled.append(unit.plot(best))
+            if role not in single:
+                mark |= {"ms": SIZES[role], "color": LIGHT[role], "clip_on": False, "zorder": above}
+                axes.plot(step, settled[-1], transform=place, **mark)
     low, high = min(settled), max(settled)
     margin = max(0.06 * (high - low), 0.5 if headline.unit == "%" else 0.01 * abs(low))
-    top = min(100.5, high + margin) if headline.unit == "%" else high + margin
-    axes.set_ylim(max(0, low - margin) if low >= 0 else low - margin, top)  # the first steps would flatten the rest
-    axes.set_title(f"Validation {name}" + (f" ({unit.axis})" if unit.axis else ""))
-    axes.legend(loc="lower right" if headline.sign > 0 else "upper right")
+    axes.set_ylim(*limits(low, high, margin, headline.unit == "%"))
+    title = f"Validation {name}" + (f" ({unit.axis})" if unit.axis else "")
+    legend_above(axes, title + _count([*counts.values()], "evaluation"))
+    axes.set_xlim(right=1.05 * max(ends))
     _steps(axes)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from kd_jax.report.labels import legend_above
 from kd_jax.report.style import LIGHT
 from kd_jax.report.verdict import number
 
@@ -53,4 +54,4 @@ def draw_example(left: Axes, right: Axes, example: Mapping[str, Any], names: Seq
     temperature = number(example, "temperature")
     softness = "" if temperature is None else f" at temperature {temperature:g}"
     right.set_xlabel(f"probability{softness} (%)")
-    right.legend(loc="lower right")
+    legend_above(right)

@@ -16,8 +16,9 @@ from matplotlib.rcsetup import cycler
 from matplotlib.ticker import NullLocator
 
 from kd_jax.report import verdict
-from kd_jax.report.curves import MARKERS, draw_loss, draw_validation, has_loss, has_validation
+from kd_jax.report.curves import draw_loss, draw_validation, evaluations, has_loss
 from kd_jax.report.examples import draw_example
+from kd_jax.report.labels import MARKERS, legend_above, limits, side_by_side
 from kd_jax.report.style import LIGHT, TERMS
 from kd_jax.report.table import quantity
 from kd_jax.report.verdict import number
@@ -84,7 +85,7 @@ def plot_curves(results: Mapping[str, Any]) -> Figure:
 
     Raises ValueError where no model has a curve.
     """
-    draws = [draw for draw, has in ((draw_loss, has_loss), (draw_validation, has_validation)) if has(results)]
+    draws = [draw for draw, has in ((draw_loss, has_loss), (draw_validation, evaluations)) if has(results)]
     if not draws:
         raise ValueError("no model of these results has a curve")
     return figure_of(draws, results)
@@ -160,41 +161,35 @@ def tradeoff_title(results: Mapping[str, Any], cost: str) -> str:
 
 
 def draw_tradeoff(axes: Axes, results: Mapping[str, Any], cost: str) -> None:
-    pairs, share = _costs(results, cost), verdict.headline_of(results).unit == "%"
-    largest = max((number(model, "parameters") or 1) for model in verdict.models(results).values())
-    for role, (x, y, error) in pairs.items():
-        model = verdict.models(results)[role]
-        area = 90 + 1100 * (number(model, "parameters") or 0) / largest
-        axes.errorbar(x, y, error, color=LIGHT[role], lw=1.3, zorder=2)
-        axes.scatter(x, y, area, color=LIGHT[role], alpha=0.28, lw=0, zorder=3)
-        axes.scatter(x, y, 34, color=LIGHT[role], marker=MARKERS[role], zorder=4)
-        # Baseline and student sit at the same cost: one label goes to either side.
-        side = -1 if role == "baseline" else 1
-        axes.annotate(
-            f"{role}\n{y:.1f}" if share else f"{role}\n{y:.4g}",
-            (x, y),
-            (side * (6 + math.sqrt(area) / 2), 0),
-            textcoords="offset points",
-            ha="left" if side > 0 else "right",
-            va="center",
-            color=LIGHT[role],
-            weight="bold",
-        )
-    places = [x for x, *_ in pairs.values()]
+    pairs, headline, trained = _costs(results, cost), verdict.headline_of(results), verdict.models(results)
+    largest = max((number(model, "parameters") or 1) for model in trained.values())
+    places = {role: x for role, (x, *_) in pairs.items()}
     axes.set_xscale("log")
-    spread = max(2.2, (max(places) / min(places)) ** 0.55)
-    axes.set_xlim(min(places) / spread, max(places) * spread)
-    low, high = axes.get_ylim()
-    axes.set_ylim(low - 0.25 * (high - low) - 0.3, high + 0.25 * (high - low) + 0.3)
+    spread = max(2.2, (max(places.values()) / min(places.values())) ** 0.55)
+    axes.set_xlim(min(places.values()) / spread, max(places.values()) * spread)
+    transforms, ends = side_by_side(axes, places), []
+    for role, (x, y, error) in pairs.items():
+        area = 90 + 1100 * (number(trained[role], "parameters") or 0) / largest
+        style = {"color": LIGHT[role], "transform": transforms[role], "clip_on": False}
+        low, high = y - (error or 0), y + (error or 0)
+        if headline.unit == "%" and y <= 100:
+            low, high = max(0.0, low), min(100.0, high)
+        axes.plot([x, x], [low, high], lw=1.3, zorder=2, **style)
+        axes.scatter([x], [y], area, alpha=0.28, lw=0, zorder=3, **style)
+        shown = f"{role} {y:.1f}" if headline.unit == "%" else f"{role} {y:.4g}"
+        axes.plot([x], [y], MARKERS[role], ms=6, label=shown, zorder=4, **style)
+        ends += [low, high]
+    margin = 0.2 * (max(ends) - min(ends)) + 0.3
+    axes.set_ylim(*limits(min(ends), max(ends), margin, headline.unit == "%"))
     # The models' own costs are the ticks; those that would be written over each other are thinned.
     ticks: list[float] = []
-    for x in sorted(places):
+    for x in sorted(places.values()):
         if not ticks or x / ticks[-1] > spread**0.35:
             ticks.append(x)
     axes.set_xticks(ticks, [quantity(x) for x in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel(COSTS[cost][1].format(verdict.noun_of(results)))
-    axes.set_title(tradeoff_title(results, cost))
+    legend_above(axes, tradeoff_title(results, cost), handle=1.0)
 
 
 def draw_dots(axes: Axes, section: Mapping[str, Any]) -> None:
@@ -202,11 +197,13 @@ def draw_dots(axes: Axes, section: Mapping[str, Any]) -> None:
     if section["band"]:
         axes.axvspan(-section["band"], section["band"], color=LIGHT["band"], lw=0, zorder=0)
     axes.axvline(0, color=LIGHT["muted"], lw=1)
-    for role, values in section["series"].items():
+    count = len(section["series"])
+    for i, (role, values) in enumerate(section["series"].items()):
         heights = np.array([math.nan if v is None else v for v in values])
-        axes.plot(heights, places, MARKERS[role], color=LIGHT[role], ms=6, label=f"vs {role}")
+        row = places + 0.28 * (i - (count - 1) / 2)  # one below the other, or equal ones would hide each other
+        axes.plot(heights, row, MARKERS[role], color=LIGHT[role], ms=6, label=f"vs {role}")
     axes.set_yticks(places, section["names"])
     axes.set_ylim(len(places) - 0.4, -0.6)
     axes.grid(axis="y", lw=0.5)
     axes.set_xlabel(section["x_label"])
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
+    legend_above(axes, handle=1.0)

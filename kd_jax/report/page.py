@@ -122,19 +122,29 @@ def _summary(results: Mapping[str, Any]) -> str:
 
 
 def _curves(results: Mapping[str, Any]) -> str:
-    parts = []
+    parts, evaluated = [], curves.evaluations(results)
     if curves.has_loss(results):
         figure = figures.figure_of([curves.draw_loss], results)
         parts.append(_figure(figure, "Loss of the student over steps", "loss"))
-    if curves.has_validation(results):
+    if evaluated:
         figure = figures.figure_of([curves.draw_validation], results)
         parts.append(_figure(figure, "Validation scores of the models over steps", "validation"))
     if not parts:
         return ""
-    metric = name_of(verdict.headline_of(results))
-    lead = f"The student's loss with its terms, and the {metric} on held-out {verdict.noun_of(results)}s. "
-    lead += "Marks: the best steps."
+    lead = _lead_of_curves(results, evaluated)
     return _section("How they learned", lead, f'<div class="grid">{"".join(parts)}</div>')
+
+
+def _lead_of_curves(results: Mapping[str, Any], evaluated: Mapping[str, int]) -> str:
+    loss = "The student's loss with its terms" if curves.has_loss(results) else ""
+    if not evaluated:
+        return f"{loss}; nothing was evaluated on validation."
+    metric = name_of(verdict.headline_of(results))
+    scores = f"{'the' if loss else 'The'} {metric} on held-out {verdict.noun_of(results)}s"
+    lead = f"{loss}, and {scores}. " if loss else f"{scores}. "
+    if max(evaluated.values()) > 1:
+        return lead + "Marks: the best steps. Equal curves are drawn side by side."
+    return lead + "One evaluation each, so there are points and no curves: a smaller eval_every makes more."
 
 
 def _tradeoff(results: Mapping[str, Any]) -> str:
@@ -154,7 +164,7 @@ def _tradeoff(results: Mapping[str, Any]) -> str:
     return _section(
         f"Size, speed, {name_of(headline)}",
         f"{better} and to the left is better. Areas are proportional to the number of parameters; vertical lines are "
-        "± two standard errors of the test set.",
+        "± two standard errors of the test set. Models of one cost stand side by side.",
         f'<div class="grid">{"".join(parts)}</div>',
     )
 
@@ -163,33 +173,47 @@ def _sections(results: Mapping[str, Any]) -> str:
     """What scheme and task alone know."""
     parts = []
     for i, section in enumerate(sections.all_sections(results)):
-        parts.append(_section(section["title"], section["lead"], _content(section, f"section{i}")))
+        content = _content(section, f"section{i}", verdict.noun_of(results))
+        parts.append(_section(section["title"], section["lead"], content))
     return "\n".join(parts)
 
 
-def _content(section: Mapping[str, Any], prefix: str) -> str:
+def _content(section: Mapping[str, Any], prefix: str, noun: str) -> str:
     if section["kind"] == "lines":
         figure = figures.figure_of([lambda axes, _: sections.draw_lines(axes, section)], {})
         return f'<div class="grid">{_figure(figure, section["title"], prefix)}</div>'
     if section["kind"] == "dots":
         return _figure(figures.plot_dots(section), section["title"], prefix)
     if section["kind"] == "examples":
-        return _examples(section)
+        return _examples(section, noun)
     return sections.HTML[section["kind"]](section)
 
 
-def _examples(section: Mapping[str, Any]) -> str:
+def _examples(section: Mapping[str, Any], noun: str) -> str:
     legend = "".join(
         f'<span><span class="dot" style="background:var(--{role})"></span>{role}</span>'
         for role in ("teacher", "student")
     )
-    cards = "\n".join(_example(example, section["names"]) for example in section["examples"])
+    cards = "\n".join(_example(example, section["names"], noun) for example in section["examples"])
     return f'<p class="legend">{legend}</p>\n<div class="grid">\n{cards}\n</div>'
 
 
-def _example(example: Mapping[str, Any], names: Sequence[str]) -> str:
-    label, shown = int(example["label"]), top_classes(example)
-    picture = f'<img src="{_png(example)}" alt="test image, {escape(class_name(names, label))}">'
+def _example(example: Mapping[str, Any], names: Sequence[str], noun: str) -> str:
+    label, image = int(example["label"]), image_array(example)
+    alt = f"test {noun}, {class_name(names, label)}"
+    picture = f'<img src="{sections.png(image)}" alt="{escape(alt)}">' if image is not None else ""
+    temperature = number(example, "temperature")
+    softness = "" if temperature is None else f"<p>Softened at temperature {temperature:g}</p>"
+    said = "".join(f"<dt>{who}</dt><dd>{what}</dd>" for who, what in _says(example, names))
+    return (
+        f'<div class="card example{"" if picture else " bare"}">{picture}<dl>{said}</dl>{softness}'
+        f'<div class="bars">{_bars(example, names)}</div></div>'
+    )
+
+
+def _says(example: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str, str]]:
+    """(who, what they call the example, as HTML): the label, and the likeliest class by each model."""
+    label = int(example["label"])
     says = [("label", f"<b>{escape(class_name(names, label))}</b>")]
     for role in verdict.ROLES:
         probabilities = example.get(role)
@@ -197,9 +221,13 @@ def _example(example: Mapping[str, Any], names: Sequence[str]) -> str:
             top = max(range(len(probabilities)), key=probabilities.__getitem__)
             wrong = ' <b class="wrong">✗</b>' if label >= 0 and top != label else ""
             says.append((role, f"{escape(class_name(names, top))}, {percent(probabilities[top])}{wrong}"))
-    softened = {
-        role: example[f"{role}_soft"] for role in ("teacher", "student") if example.get(f"{role}_soft") is not None
-    }
+    return says
+
+
+def _bars(example: Mapping[str, Any], names: Sequence[str]) -> str:
+    """The softened probabilities of teacher and student for the classes that are shown."""
+    label, shown, roles = int(example["label"]), top_classes(example), ("teacher", "student")
+    softened = {role: example[f"{role}_soft"] for role in roles if example.get(f"{role}_soft") is not None}
     largest = max(values[i] for values in softened.values() for i in shown) or 1.0
     bars = []
     for i in shown:
@@ -210,20 +238,7 @@ def _example(example: Mapping[str, Any], names: Sequence[str]) -> str:
         )
         hard = " hard" if i == label else ""
         bars.append(f'<span class="label{hard}">{escape(class_name(names, i))}</span><span>{lengths}</span>')
-    temperature = number(example, "temperature")
-    softness = "" if temperature is None else f"<p>Softened at temperature {temperature:g}</p>"
-    said = "".join(f"<dt>{who}</dt><dd>{what}</dd>" for who, what in says)
-    return (
-        f'<div class="card example">{picture if image_array(example) is not None else "<span></span>"}'
-        f'<dl>{said}</dl>{softness}<div class="bars">{"".join(bars)}</div></div>'
-    )
-
-
-def _png(example: Mapping[str, Any]) -> str:
-    image = image_array(example)
-    if image is None:
-        return ""
-    return sections.png(image)
+    return "".join(bars)
 
 
 def _reproduce(results: Mapping[str, Any]) -> str:

@@ -1,12 +1,6 @@
 """What a scheme alone knows, in the report: the sections of Scheme.summary, and the scores of all that it evaluates.
 
-A section is a dict with "kind", "title" and "lead" (a sentence), and
-    table   "columns": names, "rows": lists of texts or numbers
-    images  "images": lists [H][W] or [H][W][3] of 0..255, "labels": a text for each
-    lines   "x_label", "y_label", "lines": {name: [[x, y], ...]}; "marks": True draws points that no line joins
-    texts   "texts": texts of several lines, "labels": a text for each
-    dots    "names", "series": {role: a number for each name}, "band": half a width around 0 or None, "x_label"
-    examples  "examples": what teacher and student say of single ones (report/examples.py), "names" of the classes
+kd_jax/report/forms.py says what a section is.
 """
 
 from __future__ import annotations
@@ -21,27 +15,11 @@ import matplotlib.image
 import numpy as np
 from matplotlib.axes import Axes
 
+from kd_jax.report.labels import legend_above
 from kd_jax.report.verdict import headline_of, models
 from kd_jax.tasks.units import MISSING, name_of, score_text
 
-NEEDED = {
-    "table": ("columns", "rows"),
-    "images": ("images", "labels"),
-    "lines": ("x_label", "y_label", "lines"),
-    "texts": ("texts", "labels"),
-    "dots": ("names", "series", "band", "x_label"),
-    "examples": ("examples", "names"),
-}
 IN_TERMINAL = ("table", "images", "lines", "texts")
-
-
-def check_section(section: Mapping[str, Any]) -> None:
-    """Raises ValueError for a section that cannot be shown."""
-    if section.get("kind") not in NEEDED:
-        raise ValueError(f"A section of the report is one of {', '.join(NEEDED)}, not {section.get('kind')!r}.")
-    missing = [name for name in ("title", "lead", *NEEDED[section["kind"]]) if name not in section]
-    if missing:
-        raise ValueError(f"The section {section.get('title', '')!r} lacks {', '.join(missing)}.")
 
 
 def all_sections(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -117,7 +95,7 @@ def draw_lines(axes: Axes, section: Mapping[str, Any]) -> None:
     axes.set_xlabel(section["x_label"])
     axes.set_ylabel(section["y_label"])
     if len(section["lines"]) > 1:
-        axes.legend()
+        legend_above(axes)
 
 
 HTML = {"table": table, "images": images, "texts": texts}  # of lines there is a figure

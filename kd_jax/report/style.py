@@ -8,6 +8,7 @@ LIGHT = {
     "ink": "#1c2126",
     "muted": "#5c646c",
     "rule": "#dcdad5",
+    "edge": "#cbc8c1",
     "band": "#eceae5",
     "teacher": "#0072b2",
     "baseline": "#7a828a",
@@ -25,6 +26,7 @@ DARK = {
     "ink": "#e9e7e2",
     "muted": "#a3abb3",
     "rule": "#363c42",
+    "edge": "#4a525a",
     "band": "#2a2f34",
     "teacher": "#56b4e9",
     "baseline": "#98a1aa",
@@ -57,7 +59,12 @@ h2{font-size:1.15rem;font-weight:650;margin:44px 0 4px}
 h3{font-size:.95rem;font-weight:650;margin:0 0 2px}
 .lead{color:var(--muted);margin:0 0 14px;max-width:72ch}
 .card{background:var(--card);border:1px solid var(--rule);border-radius:12px;padding:18px 20px;min-width:0}
-.card:has(> table){overflow-x:auto}
+.card+.card{margin-top:12px}.grid>.card{margin:0}
+.card:has(> table){overflow-x:auto;background:linear-gradient(to right,var(--card) 30%,transparent) 0 0/40px 100%,
+linear-gradient(to left,var(--card) 30%,transparent) 100% 0/40px 100%,
+linear-gradient(to right,var(--edge),transparent) 0 0/14px 100%,
+linear-gradient(to left,var(--edge),transparent) 100% 0/14px 100%,var(--card);
+background-repeat:no-repeat;background-attachment:local,local,scroll,scroll,scroll}
 .verdict{margin-top:22px;padding:26px 28px;border-left:6px solid var(--muted)}
 .verdict.gain{border-left-color:var(--good)}.verdict.loss{border-left-color:var(--bad)}
 .verdict .question{margin:0;color:var(--muted);font-size:.95rem}
@@ -78,10 +85,12 @@ table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th,td{padding:6px 10px;text-align:right;vertical-align:baseline}
 th:first-child,td:first-child{text-align:left;padding-left:0}
 th:last-child,td:last-child{padding-right:0}
-thead th{border-bottom:2px solid var(--ink);font-weight:650}
+thead th{white-space:nowrap;border-bottom:2px solid var(--ink);font-weight:650}
 thead small{display:block;font-weight:400;color:var(--muted)}
 tbody th{font-weight:400;text-align:left}td{white-space:nowrap}
 tbody tr+tr:not(.section) :is(th,td){border-top:1px solid var(--rule)}
+@media (max-width:560px){tbody th[scope=row],
+thead :is(th,td):first-child{position:sticky;left:0;background:var(--card)}}
 .section th{padding-top:18px;font-size:.8rem;font-weight:650;color:var(--muted);letter-spacing:.02em}
 .name{white-space:nowrap}
 .dot{display:inline-block;width:.7em;height:.7em;border-radius:50%;margin-right:.4em}
@@ -90,6 +99,7 @@ tbody tr+tr:not(.section) :is(th,td){border-top:1px solid var(--rule)}
 background:var(--band)}
 .example dl{display:grid;grid-template-columns:max-content 1fr;gap:1px 10px;margin:0;font-size:.88rem;line-height:1.5;
 align-content:center}
+.example.bare{grid-template-columns:1fr}
 .example dt{color:var(--muted)}.example dd{margin:0}.wrong{color:var(--bad)}
 .example p{grid-column:1/-1;margin:10px 0 0;font-size:.82rem;color:var(--muted)}
 .bars{grid-column:1/-1;display:grid;grid-template-columns:minmax(4.5em,max-content) 1fr;gap:6px 10px;align-items:center;

@@ -14,6 +14,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from kd_jax.report.figures import WIDTH, ShownFigure, styled
+from kd_jax.report.labels import DASHES, draw_to_the_edge, leave_out_overlapping, legend_above, limits
 from kd_jax.report.page import svg
 from kd_jax.report.sections import table
 from kd_jax.report.style import CSS, LIGHT
@@ -62,11 +63,13 @@ def plot_surface(results: Mapping[str, Any]) -> Figure | None:
         figure = ShownFigure(figsize=(1.25 * WIDTH, 0.95 * WIDTH), layout="constrained")
         axes = figure.subplots()
         if len(shown) == 1:
-            draw_line(axes, same, shown[0], headline)
+            draw_line(axes, same, shown[0], headline, results.get("models") or {})
         else:
             draw_map(figure, axes, same, shown[0], shown[1], headline)
         at = ", ".join(f"{_end(k)} {v}" for k, v in fixed.items())
-        axes.set_title(f"Validation {headline.metric} ({headline.unit})" + (f" at {at}" if at else ""))
+        unit = f" ({headline.unit})" if headline.unit else ""
+        legend_above(axes, f"Validation {headline.metric.replace('_', ' ')}{unit}" + (f" at {at}" if at else ""))
+        leave_out_overlapping(axes)
     return figure
 
 
@@ -99,12 +102,32 @@ def _scale(axis: Any, set_scale: Any, values: np.ndarray) -> None:
         axis.set_ticks([], minor=True)
 
 
-def draw_line(axes: Axes, rows: Sequence[Mapping[str, Any]], field: str, headline: Headline) -> None:
-    """Draws the validation score over one number, with bars of two standard errors."""
+def draw_line(
+    axes: Axes,
+    rows: Sequence[Mapping[str, Any]],
+    field: str,
+    headline: Headline,
+    models: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Draws the validation score over one number, with bars of two standard errors; level lines for the `models`."""
     rows = sorted(rows, key=lambda row: row["setting"][field])
-    values, factor = _values(rows, field), 200 if headline.unit == "%" else 2
-    errors = [factor * row["error"] for row in rows]
-    axes.errorbar(values, _measured(rows, headline), errors, color=LIGHT["student"], marker="o", capsize=3)
+    values, heights = _values(rows, field), _measured(rows, headline)
+    share = headline.unit == "%"
+    errors = np.array([(200 if share else 2) * row["error"] for row in rows])
+    ends = [*(heights - errors), *(heights + errors)]
+    if share and max(heights) <= 100:
+        ends = [min(max(end, 0.0), 100.0) for end in ends]
+    bars = np.abs(np.reshape(ends, (2, -1)) - heights)
+    style = {"marker": "o", "capsize": 3, "clip_on": False, "zorder": 3}
+    axes.errorbar(values, heights, bars, color=LIGHT["student"], label="student", **style)
+    for name, model in models.items():
+        if "validation" in model and model["validation"]["mean"] is not None:
+            level = (100 if share else 1) * model["validation"]["mean"]
+            colour = LIGHT[name if name in DASHES else "term1"]
+            draw_to_the_edge(axes, [axes.axhline(level, color=colour, ls=DASHES.get(name, ":"), label=name)])
+            ends.append(level)
+    margin = 0.08 * (max(ends) - min(ends)) + 1e-3 * abs(max(ends))
+    axes.set_ylim(*limits(min(ends), max(ends), margin, share))
     _scale(axes.xaxis, axes.set_xscale, values)
     axes.set_xlabel(f"{_end(field)} (bars: two standard errors)")
 
@@ -119,18 +142,17 @@ def draw_map(figure: Figure, axes: Axes, rows: Sequence[Mapping[str, Any]], x: s
         axes.contourf(columns, lines, surface, levels=12, cmap=SCALE)
     points = axes.scatter(xs, ys, 90, z, cmap=SCALE, edgecolors=LIGHT["ink"], lw=0.8, zorder=3)
     axes.plot(xs[0], ys[0], "o", ms=16, mfc="none", mec=LIGHT["student"], mew=2.2, zorder=4)
-    if len(rows) <= 40:
-        for a, b, c in zip(xs, ys, z, strict=True):
-            axes.annotate(
-                f"{c:.3g}",
-                (a, b),
-                (0, 9),
-                textcoords="offset points",
-                ha="center",
-                fontsize=9,
-                zorder=5,
-                bbox={"boxstyle": "round,pad=0.15", "fc": LIGHT["card"], "ec": "none", "alpha": 0.75},
-            )
+    for a, b, c in zip(xs, ys, z, strict=True):  # the best first: numbers that would lie on a better one go
+        axes.annotate(
+            f"{c:.3g}",
+            (a, b),
+            (0, 10),
+            textcoords="offset points",
+            ha="center",
+            fontsize=9,
+            zorder=5,
+            bbox={"boxstyle": "round,pad=0.15", "fc": LIGHT["card"], "ec": "none", "alpha": 0.75},
+        )
     _scale(axes.xaxis, axes.set_xscale, xs)
     _scale(axes.yaxis, axes.set_yscale, ys)
     axes.set_xlabel(_end(x))
@@ -145,7 +167,13 @@ def _page(results: Mapping[str, Any], figure: Figure | None) -> str:
     answer, *more = results["conclusion"]
     why = "\n".join(f'<p class="why">{escape(line)}</p>' for line in more)
     picture = f'<figure class="card">{svg(figure, "response surface", "s")}</figure>' if figure is not None else ""
-    lead = "Mean ± standard deviation over seeds at the last step; ± error: standard error on validation. Best first."
+    headline = Headline(**results["headline"])
+    unit = f" in {headline.unit}" if headline.unit else ""
+    lead = (
+        f"{headline.metric.replace('_', ' ').capitalize()}{unit}, at the last step: mean ± standard deviation over "
+        "seeds; ± error: standard error on validation. Best first."
+    )
+    surface = f"<section><h2>Response surface</h2>{picture}</section>\n" if picture else ""
     note = (
         "Each run is one of its own with the options under “alone” in sweep.json added to the command, without "
         "--sweep: all share the order of the data and the augmented pictures, so the spread over seeds is that of "
@@ -157,7 +185,7 @@ def _page(results: Mapping[str, Any], figure: Figure | None) -> str:
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{CSS}</style>\n</head>\n<body>\n'
         f"<main><header><h1>{title}</h1><p>{escape(str(results['device']))}</p></header>\n"
         f'<section class="card verdict"><p class="answer">{escape(answer)}</p>\n{why}</section>\n'
-        f'<section><h2>Response surface</h2>{picture}</section>\n<section><h2>Settings</h2><p class="lead">{lead}</p>'
+        f'{surface}<section><h2>Settings</h2><p class="lead">{escape(lead)}</p>'
         f"{rows}</section>\n<section><h2>Reproduce</h2><pre>{escape(results['command'])}</pre></section>\n"
         f'<div class="caveat"><p>{note}</p></div></main>\n</body>\n</html>\n'
     )

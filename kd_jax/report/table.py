@@ -46,7 +46,7 @@ def _plain(value: float) -> str:
 
 def rows(results: Mapping[str, Any]) -> list[Row]:
     """Returns the lines of the summary table; what no model has is left out, but for costs that were not counted."""
-    trained, noun = verdict.models(results), verdict.noun_of(results)
+    trained, noun, headline = verdict.models(results), verdict.noun_of(results), verdict.headline_of(results)
     plan: list[tuple[str, str, tuple[str, ...], Callable[[float], str]]] = [
         ("Cost", "parameters", ("parameters",), quantity),
         ("Cost", "size in memory", ("bytes",), _bytes),
@@ -59,8 +59,9 @@ def rows(results: Mapping[str, Any]) -> list[Row]:
     ]
     for which, title in (("last", "Test set, last step"), ("best", "Test set, best step by validation")):
         plan += [(title, "step", (which, "step"), lambda value: f"{value:,.0f}")]
-        plan += [(title, label, (which, "test", name), show) for label, name, show in _metrics(results)]
-    headline, table = verdict.headline_of(results), []
+        metrics = [metric for metric in _metrics(results) if metric[1] != headline.error]  # that is the ± of another
+        plan += [(title, label, (which, "test", name), show) for label, name, show in metrics]
+    table = []
     for section, label, path, show in plan:
         values = {role: number(model, *path) for role, model in trained.items()}
         measured = section == "Cost" and any(path[0] in model for model in trained.values())

@@ -100,7 +100,7 @@ def judge(results: Mapping[str, Any]) -> Verdict:
     for paragraph, (sentences, more) in (
         (first, _gap(results, headline, unit_of(headline))),
         (second, size_of(trained, noun)),
-        (second, _fidelity(trained, noun)),
+        (second, _fidelity(trained, "token" if (results.get("data") or {}).get("per_token") else noun)),
         (second, _cost(trained)),
     ):
         paragraph += sentences
@@ -264,7 +264,7 @@ def caveats(results: Mapping[str, Any]) -> list[str]:
     lines = []
     if chosen and held_out:
         lines.append(
-            f"Selected on validation ({int(held_out):,} held-out examples): the step of each “best” row "
+            f"Selected on validation ({int(held_out):,} held-out {noun_of(results)}s): the step of each “best” row "
             f"({', '.join(chosen)}). This run selected nothing else; the answer at the top is that of the last step."
         )
     elif chosen:

@@ -58,10 +58,10 @@ class Program:
 
 
 def begun(config: ConfigDict, root: Path) -> ConfigDict:
-    """Returns the config with what all runs of a sweep share: students only, one order of the data, a compile cache."""
+    """Returns the config with what all runs of a sweep share: no reports, one order of the data, a compile cache."""
     config = config.copy_and_resolve_references()
     config.terms = whole_terms(config.terms)
-    config.baseline, config.report, config.examples = False, False, 0
+    config.report, config.examples = False, 0
     config.view_seed = config.seed if config.view_seed is None else config.view_seed
     if config.members not in ("auto", *KINDS):
         raise ValueError(f"config.members is 'auto', {', '.join(map(repr, KINDS))}, not {config.members!r}.")
@@ -120,7 +120,7 @@ def _split(config: ConfigDict, points: Iterable[Point], traced: set[str], root: 
         elif opaque:
             yield from _split(config, group, traced - opaque, root, mesh)
         else:
-            members = Single(int(shared.seed)) if why else _members(shared, group, scheme)
+            members = Single(int(shared.seed)) if why else members_of(shared, group, scheme)
             choice = root / "members" / f"{workdir.fingerprint(shared)}-{len(group)}.json"
             _check_folders(jobs, group, members)
             shown = splits.train.name, scored_by(scheme).headline, digests_in(jobs)
@@ -133,12 +133,12 @@ def _check_folders(jobs: Mapping[str, Job], points: Sequence[Point], members: Ru
     train.check_jobs({**jobs, "student": _shared(jobs["student"], points, members)})
 
 
-def _shared(student: Job, points: Sequence[Point], members: Runs) -> Job:
+def _shared(job: Job, points: Sequence[Point], members: Runs) -> Job:
     """The training of all points at once; of the one point where it is run by itself."""
     if not isinstance(members, Members):
-        return student
-    config = student.config | {"members": workdir.plain(points)}
-    return dataclasses.replace(student, name=f"{len(points)} students", config=config)
+        return job
+    config = job.config | {"members": workdir.plain(points)}
+    return dataclasses.replace(job, name=f"{len(points)} {job.name}s", config=config)
 
 
 def _may_be_traced(field: str, config: ConfigDict) -> bool:
@@ -195,7 +195,7 @@ def _value(config: ConfigDict, field: str) -> Any:
     return config
 
 
-def _members(config: ConfigDict, points: Sequence[Point], scheme: Scheme) -> Members:
+def members_of(config: ConfigDict, points: Sequence[Point], scheme: Scheme) -> Members:
     """Returns the points as members: their seeds, and the scheme's hyper-parameters with their numbers in place."""
     hypers = []
     for point in points:
@@ -213,13 +213,26 @@ def _members(config: ConfigDict, points: Sequence[Point], scheme: Scheme) -> Mem
     return Members(tuple(int(point.get("seed", config.seed)) for point in points), stack(hypers))
 
 
-def train_program(program: Program, mesh: Mesh, watch: Watch | None = None) -> list[dict[str, Any]]:
-    """Trains what a program lacks; returns a dict for every point, with its scores at the last and the best step."""
+def taught(program: Program, mesh: Mesh) -> tuple[dict[str, Job], dict[str, Any]]:
+    """Returns (the jobs of a program with their teachers in place, the scores of the teachers); trains what is missing.
+
+    The baseline is among the jobs where the config asks for one.
+    """
     jobs, _ = train.jobs_of(program.config, program.directory)
     jobs = with_digests(train.untrained(jobs), program.digests)
-    jobs, *_ = teachers.teach(program.config, jobs, mesh)
+    jobs, _, _, scores = teachers.teach(program.config, jobs, mesh)
+    return jobs, scores
+
+
+def train_program(program: Program, mesh: Mesh, watch: Watch | None = None) -> list[dict[str, Any]]:
+    """Trains what a program lacks; returns a dict for every point, with its scores at the last and the best step."""
+    return train_job(program, taught(program, mesh)[0]["student"], mesh, watch)
+
+
+def train_job(program: Program, job: Job, mesh: Mesh, watch: Watch | None = None) -> list[dict[str, Any]]:
+    """Trains `job` with the members of the program: what train_program does, of another job than the student's."""
     members, count = program.members, len(program.points)
-    job = _shared(jobs["student"], program.points, members)
+    job = _shared(job, program.points, members)
     way: dict[str, Any] = {}  # how the members are run, and what was measured to choose it
     if isinstance(members, Members):
         how = program.config.members

@@ -26,6 +26,7 @@ from kd_jax.files import path_of, read_json, write_json
 from kd_jax.report.surface import write_sweep
 from kd_jax.sweep import table
 from kd_jax.sweep.programs import Program, begun, programs_of, train_program
+from kd_jax.sweep.references import references
 from kd_jax.sweep.spec import Spec
 from kd_jax.system import parallel, workdir
 from kd_jax.types import Headline
@@ -57,11 +58,12 @@ def run(config: ConfigDict, spec: Spec, directory: str | Path) -> dict[str, Any]
         workdir.claim(root, asked)
         for program in programs:
             runs += train_program(program, mesh)
+        models = references(config, runs, programs[0].headline, root, mesh)
     if not parallel.is_lead():
         return {}
     results = (
         asked
-        | collect(runs, programs[0].headline)
+        | collect(runs, programs[0].headline, models)
         | {
             "title": f"{config.title or programs[0].data}: sweep of {len(runs)} runs",
             "wall_seconds": time.monotonic() - start,
@@ -79,15 +81,21 @@ def describe(programs: Sequence[Program]) -> None:
         print(f"{len(program.points)} run{'s' * (len(program.points) > 1)} in one program{why}")
 
 
-def collect(runs: Sequence[Mapping[str, Any]], headline: Headline) -> dict[str, Any]:
-    """Returns what sweep.json says of finished runs: the table over seeds, the conclusion, and how they were made."""
+def collect(
+    runs: Sequence[Mapping[str, Any]], headline: Headline, models: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Returns what sweep.json says of finished runs: the table over seeds, the conclusion, and how they were made.
+
+    `models` are the teacher and the baseline that the best setting is compared with (references.references).
+    """
     rows = table.summarise(runs, headline)
-    columns, lines = table.table(rows, headline)
+    columns, lines = table.table(rows, headline, models)
     return {
         "rows": rows,
         "columns": columns,
         "lines": lines,
-        "conclusion": table.conclusion(rows, headline),
+        "conclusion": table.conclusion(rows, headline, models),
+        "models": dict(models or {}),
         "headline": headline._asdict(),
         "runs": list(runs),
         "command": shlex.join(sys.argv),

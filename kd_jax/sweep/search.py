@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from kd_jax.files import path_of, write_json
 from kd_jax.resolve import near
 from kd_jax.sweep.programs import Program, begun, check_point, programs_of, train_program
+from kd_jax.sweep.references import references
 from kd_jax.sweep.run import RESULTS, check, collect, present, read
 from kd_jax.sweep.spec import Point, Spec
 from kd_jax.system import parallel, workdir
@@ -176,10 +177,14 @@ def run(config: ConfigDict, spec: Spec, directory: str | Path, trials: int, prun
         if name not in runs_of:  # of an earlier process: read back
             objective(point, lambda *_: None)
         runs += runs_of[name]
+    if not runs:
+        raise ValueError(f"All {len(ended)} trials diverged or were cut short: there is nothing to choose from.")
+    with workdir.locked(root):
+        models = references(config, runs, latest[0].headline, root, mesh)
     results = (
         asked
         | {"trials": trials}
-        | collect(runs, latest[0].headline)
+        | collect(runs, latest[0].headline, models)
         | {
             "title": f"{config.title or latest[0].data}: search of {len(ended)} trials, "
             f"{len(ended) - len(complete)} cut short",

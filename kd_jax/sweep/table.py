@@ -24,13 +24,12 @@ def summarise(runs: Sequence[Mapping[str, Any]], headline: Headline) -> list[Row
     """
     settings: dict[str, list[Mapping[str, Any]]] = {}
     for run in runs:
-        setting = {k: v for k, v in run["point"].items() if k != "seed"}
-        settings.setdefault(json.dumps(setting, sort_keys=True, default=str), []).append(run)
+        settings.setdefault(json.dumps(setting_of(run["point"]), sort_keys=True, default=str), []).append(run)
     rows = []
     for group in settings.values():
         fine = [run for run in group if not run["diverged"]]
         row: dict[str, Any] = {
-            "setting": {k: v for k, v in group[0]["point"].items() if k != "seed"},
+            "setting": setting_of(group[0]["point"]),
             "seeds": len(group),
             "diverged": len(group) - len(fine),
             "validation": _spread([r["validation"] for r in fine]),
@@ -41,6 +40,11 @@ def summarise(runs: Sequence[Mapping[str, Any]], headline: Headline) -> list[Row
             row["error"] = math.sqrt((row["validation"]["std"] or 0.0) ** 2 / len(fine) + noise)
         rows.append(row)
     return sorted(rows, key=lambda r: (r["diverged"] > 0, -headline.sign * (r["validation"]["mean"] or 0.0)))
+
+
+def setting_of(point: Mapping[str, Any]) -> Row:
+    """Returns what runs that differ in their seed alone have in common."""
+    return {field: value for field, value in point.items() if field != "seed"}
 
 
 def _spread(values: list[float]) -> dict[str, float | None]:
@@ -81,17 +85,26 @@ def cell(spread: Mapping[str, float | None], headline: Headline) -> str:
     return score(spread["mean"], headline) + ("" if spread["std"] is None else f" ± {score(spread['std'], headline)}")
 
 
-def table(rows: Sequence[Row], headline: Headline) -> tuple[list[str], list[list[str]]]:
-    """Returns (columns, lines) for people: mean ± standard deviation over seeds."""
-    names = short_names(list(rows[0]["setting"]))
-    columns = [*names.values(), "validation", "± error", "test", "seeds"]
+def table(
+    rows: Sequence[Row], headline: Headline, models: Mapping[str, Row] | None = None
+) -> tuple[list[str], list[list[str]]]:
+    """Returns (columns, lines) for people: mean ± standard deviation over seeds; after the settings the `models`."""
+    fields = list(rows[0]["setting"])
+    columns = ["model", *short_names(fields).values(), "validation", "± error", "test", "seeds"]
     lines = []
     for row in rows:
-        seeds = f"{row['seeds']}" + (f" ({row['diverged']} diverged)" if row["diverged"] else "")
-        error = score(row["error"], headline) if "error" in row else "-"
         values = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in row["setting"].values()]
-        lines.append([*values, cell(row["validation"], headline), error, cell(row["test"], headline), seeds])
+        lines.append(["student", *values, *_scores(row, headline)])
+    for name, model in (models or {}).items():
+        if "validation" in model:
+            lines.append([name, *("" for _ in fields), *_scores(model, headline)])
     return columns, lines
+
+
+def _scores(row: Row, headline: Headline) -> list[str]:
+    seeds = f"{row['seeds']}" + (f" ({row['diverged']} diverged)" if row["diverged"] else "")
+    error = score(row["error"], headline) if "error" in row else "-"
+    return [cell(row["validation"], headline), error, cell(row["test"], headline), seeds]
 
 
 def text(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -102,34 +115,46 @@ def text(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     )
 
 
-def conclusion(rows: Sequence[Row], headline: Headline) -> list[str]:
+def conclusion(rows: Sequence[Row], headline: Headline, models: Mapping[str, Row] | None = None) -> list[str]:
     """Writes sentences: the best setting by validation, how sure that is, and what the test set says of it."""
     sound = [row for row in rows if not row["diverged"]]
     if not sound:
         return ["Every setting diverged in at least one run: there is no best one. Try smaller learning rates."]
-    best, unit, metric = sound[0], "%" if headline.unit == "%" else "", headline.metric
+    best, unit, metric = sound[0], "%" if headline.unit == "%" else "", headline.metric.replace("_", " ")
     names = short_names(list(best["setting"]))
     what = ", ".join(f"{names[k]}={v}" for k, v in best["setting"].items()) or "the only setting"
     count = f"{best['seeds']} seed{'s' * (best['seeds'] > 1)}"
     value, error = (score(x, headline) for x in (best["validation"]["mean"], best["error"]))
     lines = [
-        f"Best by validation: {what}, {metric} {value}{unit} ± {error} (standard error over {count} and the validation "
-        "examples)."
+        f"Best by validation: {what}.",
+        f"Its {metric} on validation is {value} ± {error}{unit} (standard error over {count} and the validation "
+        "examples).",
     ]
     close = rivals(rows)
     if close:
         gap = abs(best["validation"]["mean"] - close[0]["validation"]["mean"])
-        many = "The runner-up is" if len(close) == 1 else f"{len(close)} settings, the runner-up first, are"
         noise = 2 * math.hypot(best["error"], close[0]["error"])
-        lines.append(
-            f"{many} within noise of it (the runner-up by {score(gap, headline)}; two standard errors of the "
-            f"difference are {score(noise, headline)}): more seeds or examples would tell them apart."
-        )
+        near = f"by {score(gap, headline)}; two standard errors of the difference are {score(noise, headline)}"
+        if len(close) == 1:
+            lines.append(f"The runner-up is within noise of it ({near}): more seeds or examples would tell them apart.")
+        else:
+            lines.append(
+                f"{len(close)} settings are within noise of it (the runner-up {near}): more seeds or examples would "
+                "tell them apart."
+            )
     elif len(sound) > 1:
         lines.append("It is ahead of every other setting by more than two standard errors of the difference.")
     if len(sound) > 1:
         lines.append(
             f"As the best of {len(sound)} it looks better on validation than it is; the test set chose nothing."
         )
-    lines.append(f"On the test set its {metric} is {cell(best['test'], headline)}{unit} at the last step.")
+    others = [
+        f"the {name}'s {cell(model['test'], headline)}{unit}"
+        for name, model in (models or {}).items()
+        if "test" in model and model["test"]["mean"] is not None
+    ]
+    against = f"; {' and '.join(others)}" if others else ""
+    lines.append(f"On the test set its {metric} is {cell(best['test'], headline)}{unit} at the last step{against}.")
+    if "baseline" in (models or {}):
+        lines.append("The baseline is the same network with the same seeds and learning rate, trained on labels alone.")
     return lines

@@ -11,6 +11,7 @@ import jax
 from kd_jax.core.bind import evaluated_roles
 from kd_jax.core.evaluate import extra_inputs, role_variables
 from kd_jax.core.many import Single
+from kd_jax.report.forms import check_sections
 from kd_jax.system.checkpoint import save_tree
 from kd_jax.system.log import NonFiniteLoss
 from kd_jax.train.fit import Fit
@@ -30,6 +31,7 @@ def conclude(run: Fit, directory: Path) -> dict[str, Any]:
     step = run.eval_step(run.scheme)
     scored: dict[str, dict[str, Any]] = {prefix: {} for prefix in run.prefixes}
     results |= run.members.sections(run.scheme, run.state, run.record)
+    check_sections(results.get("sections", []), "The scheme's summary")
     wanted = {"last": dict.fromkeys(run.prefixes, int(run.state.step))}
     if best:
         wanted["best"] = {prefix: best[prefix]["step"] for prefix in run.prefixes}

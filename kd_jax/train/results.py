@@ -19,10 +19,12 @@ from kd_jax.config.fields import teachers_of
 from kd_jax.core.evaluate import scored_by
 from kd_jax.core.paths import calls_in, entry_paths, lookup, taps_in
 from kd_jax.data.source import Source, Splits
+from kd_jax.report.forms import check_sections
+from kd_jax.resolve import near
 from kd_jax.system.cost import Forward, costs
 from kd_jax.system.workdir import git_hash, plain, versions
 from kd_jax.train.jobs import Job
-from kd_jax.types import Model, Outputs, PyTree, Role, Shown
+from kd_jax.types import Model, Outputs, PyTree, Role, Shown, Task
 
 SCHEMA = 2  # of results.json: another number where a reader must look elsewhere
 MOST = 1000  # test examples among which a task chooses what it shows
@@ -104,6 +106,8 @@ def collect(
     names = [*teachers_of(config), *(n for n in ("baseline", "student") if n in finished)]
     costs_of = measured(networks, train, jobs["student"].scheme.prepare) if config.report else {}
     models = {name: model_entry(name, config, finished, teacher_scores, jobs, costs_of.get(name, {})) for name in names}
+    if jobs["student"].scheme.reference:
+        _say_what_rows_lack(task, models)
     sections = _sections(config, finished, models, networks, jobs["student"], splits)
     title = " to ".join(models[n]["name"] for n in ("teacher", "student") if n in models)
     return {
@@ -134,16 +138,22 @@ def _sections(
     job: Job,
     splits: Splits,
 ) -> list[dict[str, Any]]:
-    """What the schemes of all trainings, and the task, add to the report; each section is checked."""
+    """What the schemes of all trainings, and the task, add to the report."""
     task, sections = scored_by(job.scheme), joined({name: r.get("sections", []) for name, r in finished.items()})
     if config.report and task.show is not None:
-        sections += task.show(shown(config.examples, models, networks, job, splits))
-    if sections:
-        from kd_jax.report.sections import check_section  # here, since Matplotlib takes long to import
-
-        for section in sections:
-            check_section(section)
+        made = task.show(shown(config.examples, models, networks, job, splits))
+        sections += check_sections(made, f"show of the task {task.name or config.task.name!r}")
     return sections
+
+
+def _say_what_rows_lack(task: Task, models: Mapping[str, Any]) -> None:
+    """Says which rows of the table the task names and no model has; without a teacher some have nothing to measure."""
+    splits = [values for model in models.values() for values in model.get("last", {}).values()]
+    measured = {name for values in splits if isinstance(values, Mapping) for name in values}
+    for name in (name for name in task.rows if name not in measured):
+        print(
+            f"The task's rows name {name!r}, which it does not measure: that line is left out. {near(name, measured)}"
+        )
 
 
 def model_entry(

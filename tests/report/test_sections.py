@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from kd_jax.report import page, sections, table
+from kd_jax.report import forms, page, table
 
 TABLE = {
     "kind": "table",
@@ -62,8 +62,8 @@ def test_tables_are_on_the_terminal_too():
 
 def test_a_section_that_cannot_be_shown_is_named():
     for section in (TABLE, IMAGES, LINES):
-        sections.check_section(section)
+        forms.check_section(section)
     with pytest.raises(ValueError, match="'Bits' lacks columns, rows"):
-        sections.check_section({"kind": "table", "title": "Bits", "lead": ""})
+        forms.check_section({"kind": "table", "title": "Bits", "lead": ""})
     with pytest.raises(ValueError, match="table, images, lines, texts, dots, examples, not 'plot'"):
-        sections.check_section({"kind": "plot"})
+        forms.check_section({"kind": "plot"})

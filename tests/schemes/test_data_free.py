@@ -25,7 +25,7 @@ from kd_jax.models.adapters import as_model
 from kd_jax.models.mlp import mlp
 from kd_jax.models.vision.cnn import cnn
 from kd_jax.models.vision.generators import generator, image_bank
-from kd_jax.report.sections import check_section
+from kd_jax.report.forms import check_section
 from kd_jax.schemes import data_free, inversion
 from kd_jax.train.check import check_job
 from kd_jax.train.jobs import make_model, plan
