@@ -95,7 +95,8 @@ def _split(config: ConfigDict, points: Iterable[Point], traced: set[str], root: 
         shared = settled(apply(config, fixed))
         for point in group:
             apply(shared, point)  # wrong types are told before anything is trained
-        identity = {"config": workdir.plain(shared), "points": workdir.plain(group)}
+        # Students are the same with and without a baseline beside them.
+        identity = {"config": workdir.plain(shared) | {"baseline": False}, "points": workdir.plain(group)}
         directory = root / "runs" / workdir.fingerprint(identity)
         share_teachers(shared, root)
         jobs, splits = train.checked_jobs(shared, directory, mesh)
