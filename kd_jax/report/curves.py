@@ -28,6 +28,7 @@ from kd_jax.report.verdict import number
 from kd_jax.tasks.units import name_of, unit_of
 
 MAX_POINTS = 300  # of a curve
+AGAIN = ("-", "--", ":", "-.")  # the lines of terms that share a colour
 NOT_TERMS = {"step", "loss", "learning_rate", "lr", "examples_per_second", "gradient_norm"}
 
 
@@ -62,8 +63,9 @@ def draw_loss(axes: Axes, results: Mapping[str, Any]) -> None:
     for index, name in enumerate(names):
         steps, values = curve(model, name)
         colour = LIGHT["ink"] if name == "loss" else LIGHT[TERMS[(index - 1) % len(TERMS)]]
-        mark = "o" if len(steps) == 1 else "none"
-        axes.plot(steps, values, marker=mark, color=colour, label=name, lw=2.2 if name == "loss" else 1.5)
+        mark, again = "o" if len(steps) == 1 else "none", max(0, index - 1) // len(TERMS)  # a colour used before
+        dashes = AGAIN[again % len(AGAIN)]
+        axes.plot(steps, values, marker=mark, ls=dashes, color=colour, label=name, lw=2.2 if name == "loss" else 1.5)
         lows.append(values.min())
         highs.append(values.max())
     if min(lows) > 0 and max(highs) / min(lows) > 20:

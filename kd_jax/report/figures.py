@@ -175,7 +175,7 @@ def draw_tradeoff(axes: Axes, results: Mapping[str, Any], cost: str) -> None:
         if headline.unit == "%" and y <= 100:
             low, high = max(0.0, low), min(100.0, high)
         axes.plot([x, x], [low, high], lw=1.3, zorder=2, **style)
-        axes.scatter([x], [y], area, alpha=0.28, lw=0, zorder=3, **style)
+        axes.scatter([x], [y], area, alpha=0.28, lw=0, zorder=3, **style | {"clip_on": True})
         shown = f"{role} {y:.1f}" if headline.unit == "%" else f"{role} {y:.4g}"
         axes.plot([x], [y], MARKERS[role], ms=6, label=shown, zorder=4, **style)
         ends += [low, high]

@@ -9,40 +9,47 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.legend import Legend
 from matplotlib.transforms import Bbox, ScaledTranslation, Transform, TransformedBbox
 
 MARKERS = {"teacher": "s", "baseline": "^", "student": "o"}
 SIZES = {"teacher": 9.5, "student": 8.0, "baseline": 6.0}  # in points; the largest lies lowest, so a tie shows all
 DASHES = {"teacher": (0, (6, 2)), "baseline": (0, (2, 1.5)), "student": "solid"}
 ASIDE = {"teacher": 1.7, "baseline": -1.7}  # points by which a curve is moved up: equal ones run side by side
+GAP = 8.0  # points between axes, legend and title; a mark at 100 % stands out by 6.5
 APART = 9.0  # points between models of one cost
 FREE = 1.04  # of the height of the axes: a curve at 100 % is drawn whole
 
 
 def legend_above(axes: Axes, title: str = "", handle: float = 2.2) -> None:
     """Puts the legend between the title and the axes, in as many columns as fit the panel; `handle` is in letters."""
-    entries = len(axes.get_legend_handles_labels()[1])
-    gap, figure = 6.0, axes.figure  # points
-    if not entries:
+    entries, figure = len(axes.get_legend_handles_labels()[1]), axes.get_figure(root=True)
+    if not entries or figure is None:
         axes.set_title(title)
         return
-    panels = {round(a.get_position().x0, 3) for a in figure.axes}
-    width = figure.bbox.width * 0.86 / len(panels)
-    for columns in range(min(entries, 4), 0, -1):
-        legend = axes.legend(
-            loc="lower left",
-            bbox_to_anchor=(0, 1),
-            bbox_transform=axes.transAxes + ScaledTranslation(0, gap / 72, figure.dpi_scale_trans),
-            ncols=columns,
-            borderpad=0,
-            borderaxespad=0,
-            handlelength=handle,
-            columnspacing=1.2,
-        )
-        box = legend.get_window_extent()
-        if box.width <= width:
-            break
-    axes.set_title(title, pad=box.height * 72 / figure.dpi + 2 * gap if title else None)
+    width = figure.bbox.width * 0.86 / len({round(a.get_position().x0, 3) for a in figure.axes})
+    columns = min(entries, 4)
+    legend = _legend(axes, columns, handle)
+    while columns > 1 and legend.get_window_extent().width > width:
+        columns -= 1
+        legend = _legend(axes, columns, handle)
+    height = legend.get_window_extent().height / figure.dpi
+    axes.set_title(title, pad=72 * height + 2 * GAP)
+    figure.set_figheight(figure.get_figheight() + max(0.0, height - 0.4))  # many names take no room from the axes
+
+
+def _legend(axes: Axes, columns: int, handle: float) -> Legend:
+    above = axes.transAxes + ScaledTranslation(0, GAP / 72, axes.figure.dpi_scale_trans)
+    return axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        bbox_transform=above,
+        ncols=columns,
+        borderpad=0,
+        borderaxespad=0,
+        handlelength=handle,
+        columnspacing=1.2,
+    )
 
 
 def limits(low: float, high: float, margin: float, share: bool) -> tuple[float, float]:
@@ -81,7 +88,9 @@ def side_by_side(axes: Axes, places: Mapping[str, float]) -> dict[str, Transform
 
 def leave_out_overlapping(axes: Axes) -> None:
     """Hides the annotations of finished axes that would be written over those made before them."""
-    axes.figure.draw_without_rendering()
+    figure = axes.get_figure(root=True)
+    if figure is not None:
+        figure.draw_without_rendering()
     boxes: list[Bbox] = []
     for text in axes.texts:
         box = text.get_window_extent()

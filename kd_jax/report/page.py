@@ -108,7 +108,8 @@ def _summary(results: Mapping[str, Any]) -> str:
         if row.section != section:
             section = row.section
             lines.append(
-                f'<tr class="section"><th scope="colgroup" colspan="{1 + len(trained)}">{escape(section)}</th></tr>'
+                f'<tr class="section"><th scope="colgroup" colspan="{1 + len(trained)}"><span>{escape(section)}</span>'
+                "</th></tr>"
             )
         cells = "".join(f"<td>{escape(cell)}</td>" for cell in row.cells.values())
         lines.append(f'<tr><th scope="row">{escape(row.label)}</th>{cells}</tr>')

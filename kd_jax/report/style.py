@@ -60,11 +60,9 @@ h3{font-size:.95rem;font-weight:650;margin:0 0 2px}
 .lead{color:var(--muted);margin:0 0 14px;max-width:72ch}
 .card{background:var(--card);border:1px solid var(--rule);border-radius:12px;padding:18px 20px;min-width:0}
 .card+.card{margin-top:12px}.grid>.card{margin:0}
-.card:has(> table){overflow-x:auto;background:linear-gradient(to right,var(--card) 30%,transparent) 0 0/40px 100%,
-linear-gradient(to left,var(--card) 30%,transparent) 100% 0/40px 100%,
-linear-gradient(to right,var(--edge),transparent) 0 0/14px 100%,
-linear-gradient(to left,var(--edge),transparent) 100% 0/14px 100%,var(--card);
-background-repeat:no-repeat;background-attachment:local,local,scroll,scroll,scroll}
+.card:has(> table){overflow-x:auto;background:
+linear-gradient(to left,var(--card) 30%,transparent) 100% 0/40px 100% no-repeat local,
+linear-gradient(to left,var(--edge),transparent) 100% 0/14px 100% no-repeat scroll,var(--card)}
 .verdict{margin-top:22px;padding:26px 28px;border-left:6px solid var(--muted)}
 .verdict.gain{border-left-color:var(--good)}.verdict.loss{border-left-color:var(--bad)}
 .verdict .question{margin:0;color:var(--muted);font-size:.95rem}
@@ -89,8 +87,10 @@ thead th{white-space:nowrap;border-bottom:2px solid var(--ink);font-weight:650}
 thead small{display:block;font-weight:400;color:var(--muted)}
 tbody th{font-weight:400;text-align:left}td{white-space:nowrap}
 tbody tr+tr:not(.section) :is(th,td){border-top:1px solid var(--rule)}
-@media (max-width:560px){tbody th[scope=row],
-thead :is(th,td):first-child{position:sticky;left:0;background:var(--card)}}
+.section span{position:sticky;left:0;display:inline-block}
+@media (max-width:560px){.card:has(> table)>table{margin-left:-14px}
+tbody th[scope],thead :is(th,td):first-child{padding-left:14px!important}
+tbody th[scope=row],thead :is(th,td):first-child{position:sticky;left:-14px;background:var(--card)}}
 .section th{padding-top:18px;font-size:.8rem;font-weight:650;color:var(--muted);letter-spacing:.02em}
 .name{white-space:nowrap}
 .dot{display:inline-block;width:.7em;height:.7em;border-radius:50%;margin-right:.4em}

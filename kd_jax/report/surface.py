@@ -176,7 +176,7 @@ def _page(results: Mapping[str, Any], figure: Figure | None) -> str:
     surface = f"<section><h2>Response surface</h2>{picture}</section>\n" if picture else ""
     note = (
         "Each run is one of its own with the options under “alone” in sweep.json added to the command, without "
-        "--sweep: all share the order of the data and the augmented pictures, so the spread over seeds is that of "
+        "--sweep: all share the order of the data and what augmentation draws, so the spread over seeds is that of "
         "initial weights and dropout."
     )
     rows = table({"columns": results["columns"], "rows": results["lines"]})

@@ -104,7 +104,8 @@ def _groups(points: Iterable[Point], traced: set[str]) -> Iterable[tuple[Point, 
 def _split(config: ConfigDict, points: Iterable[Point], traced: set[str], root: Path, mesh: Mesh) -> Iterable[Program]:
     for fixed, group in _groups(points, traced):
         shared = settled(apply(config, fixed))
-        identity = {"config": workdir.plain(shared), "points": workdir.plain(group)}
+        # Students are the same with and without a baseline beside them.
+        identity = {"config": workdir.plain(shared) | {"baseline": False}, "points": workdir.plain(group)}
         directory = root / "runs" / workdir.fingerprint(identity)
         share_teachers(shared, root)
         jobs, splits = train.checked_jobs(shared, directory, mesh)

@@ -70,6 +70,26 @@ def test_legends_are_above_the_axes(make_results, tied):
     assert check_legends(report.plot_dark_knowledge(results)) == 1
 
 
+def test_no_two_terms_look_alike(make_results):
+    results = make_results(examples=0)
+    for record in results["models"]["student"]["curve"]:
+        record |= {f"term {i}": 1.0 + i for i in range(12)}
+    lines = report.plot_curves(results).axes[0].lines
+    assert len({(to_hex(line.get_color()), line.get_linestyle()) for line in lines}) == len(lines) == 15
+
+
+def test_nothing_reaches_a_legend(tied):
+    """Marks at 100 % stand out of the axes, and the areas of the models would reach the names above."""
+    for figure in (drawn(report.plot_tradeoff(tied)), drawn(report.plot_curves(tied))):
+        for axes in figure.axes:
+            floor = axes.get_legend().get_window_extent().y0
+            for line in axes.lines:
+                half = line.get_markersize() / 2 * figure.dpi / 72 if line.get_marker() not in ("None", "none") else 0
+                top = line.get_transform().transform(np.column_stack(line.get_data()).astype(float))[:, 1].max() + half
+                assert top < floor
+            assert all(areas.get_clip_on() for areas in axes.collections)
+
+
 def test_legends_of_sections_are_above_the_axes():
     section = {
         "x_label": "cost",

@@ -72,6 +72,14 @@ def test_page_is_well_formed_and_complete(full):
     assert "prefers-color-scheme" in html and 'name="viewport"' in html
 
 
+def test_wide_tables_scroll_by_themselves(full):
+    """On a phone a table is wider than the page; its first column stays, and its rows are in a card that scrolls."""
+    css, _, body = full[1].partition("</style>")
+    assert re.search(r"\.card:has\(> table\)\{[^}]*overflow-x:auto", css)
+    assert re.search(r"tbody th\[scope=row\][^{]*\{position:sticky;left:", css)
+    assert body.count("<table>") == body.count('<div class="card"><table>') > 0
+
+
 def test_page_is_self_contained(full):
     checker, _ = _check(full[1])
     for tag, name, value in checker.attributes:

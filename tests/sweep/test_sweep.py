@@ -157,6 +157,36 @@ def test_a_sweep_from_cached_answers_is_the_sweep(swept, tmp_path):
             chex.assert_trees_all_close(run["last"][split]["student"], same["last"][split]["student"], rtol=1e-3)
 
 
+def test_a_sweep_has_its_teacher_and_baseline(swept, tmp_path):
+    root, _, results = swept
+    best = next(run for run in results["runs"] if run["point"][RATE] == results["rows"][0]["setting"][RATE])
+    alone = apply(tiny(), {**best["point"], "view_seed": 0})
+    assert alone.baseline  # as a run of its own trains it
+    models = train.run(alone, tmp_path)["models"]
+    baseline, teacher = results["models"]["baseline"], results["models"]["teacher"]
+    assert [run["point"]["seed"] for run in baseline["runs"]] == [0, 3] and baseline["seeds"] == 2
+    same = next(run for run in baseline["runs"] if run["point"]["seed"] == best["point"]["seed"])
+    for split in ("validation", "test"):
+        assert same[split] == pytest.approx(models["baseline"]["last"][split]["accuracy"], abs=0.02)
+        assert teacher["last"][split] == models["teacher"]["last"][split]
+    chex.assert_trees_all_close(
+        network(Path(same["export"])), network(tmp_path / "baseline" / "export" / "last"), rtol=1e-4, atol=1e-5
+    )
+    assert baseline["validation"]["mean"] == pytest.approx(np.mean([run["validation"] for run in baseline["runs"]]))
+    assert [line[0] for line in results["lines"]] == ["student"] * 8 + ["teacher", "baseline"]
+    assert Path(teacher["export"]).exists() and "the baseline's" in results["conclusion"][-2]
+    page = (root / "sweep.html").read_text()
+    assert '<th scope="row">baseline</th>' in page and '<th scope="row">teacher</th>' in page
+
+
+def test_a_sweep_without_a_baseline(tmp_path):
+    config = tiny()
+    config.baseline = False
+    results = sweep.run(config, parse("seed=0,1"), tmp_path)
+    assert [*results["models"]] == ["teacher"] and not (tmp_path / "baselines").exists()
+    assert [line[0] for line in results["lines"]] == ["student", "teacher"]
+
+
 def network(folder):
     model = mlp(10, widths=(8,))
     params = model.init(jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32), train=False)["params"]
@@ -237,11 +267,12 @@ def test_table_best_and_uncertainty():
     np.testing.assert_allclose(rows[1]["error"], 0.02)
     assert [row["setting"][TEMPERATURE] for row in table.rivals(rows)] == [4.0]
     said = " ".join(table.conclusion(rows, HEADLINE))
-    assert "temperature=2.0, weight=0.5, accuracy 91.00% ± 1.00" in said and "The runner-up is within noise" in said
+    assert "Best by validation: temperature=2.0, weight=0.5. Its accuracy on validation is 91.00 ± 1.00%" in said
+    assert "The runner-up is within noise of it (by 0.00" in said
     assert "81.00 ± 1.41%" in said  # on the test set, which chose nothing
     columns, lines = table.table(rows, HEADLINE)
-    assert columns[:2] == ["temperature", "weight"] and lines[3][-1] == "2 (1 diverged)"
-    assert lines[0] == ["2", "0.5", "91.00 ± 1.41", "1.00", "81.00 ± 1.41", "2"]
+    assert columns[:3] == ["model", "temperature", "weight"] and lines[3][-1] == "2 (1 diverged)"
+    assert lines[0] == ["student", "2", "0.5", "91.00 ± 1.41", "1.00", "81.00 ± 1.41", "2"]
 
 
 def test_noise_of_the_examples_counts_and_one_seed_is_allowed():
@@ -257,7 +288,10 @@ def test_noise_of_the_examples_counts_and_one_seed_is_allowed():
 def test_nll_is_minimised():
     runs = [r | {"validation": 1 - r["validation"]} for r in made({1.0: [0.3], 2.0: [0.6]})]
     rows = table.summarise(runs, HEADLINES["nll"])
-    assert rows[0]["setting"][TEMPERATURE] == 2.0 and "nll 0.4000" in table.conclusion(rows, HEADLINES["nll"])[0]
+    assert (
+        rows[0]["setting"][TEMPERATURE] == 2.0
+        and "nll on validation is 0.4000" in table.conclusion(rows, HEADLINES["nll"])[1]
+    )
 
 
 def test_surface(tmp_path):
