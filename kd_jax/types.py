@@ -91,7 +91,8 @@ class Term:
     `inputs`, `targets`, `where` and the values of `options` are paths into the step's context, such as
     `student.logits`, `teacher.features:stage2`, `batch.label`, `extra.queue`, `params.teacher.head`, `step`, `memory`.
     Inputs are differentiated; targets, options and `where` are stop_gradient'ed.
-    `fn` returns one value an example; `where` names a mask over examples, given to `fn` too if it takes one.
+    `fn` returns one value an example; `where` names a mask over examples, given to `fn` too if it takes one. What `fn`
+    gets is cleared there: masked rows of float arrays, of the batch and of what networks return, are 1.
     Floats in `weight` and `kwargs` are traced, so changing them never recompiles; callables there are
     schedules of the step; anything else is static. `connector` builds a model from the shapes of the inputs
     and targets; it is trained with the phase's group and maps the inputs to what `fn` gets in their place; later

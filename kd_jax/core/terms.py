@@ -119,7 +119,7 @@ def has_rows(path: str, axes: int, mask: str = "") -> bool:
     return axes > 1 or not (at.connected and at.rest)
 
 
-def _cleared(value: Any, path: str, where: Array, mask: str) -> Any:
+def cleared(value: Any, path: str, where: Array, mask: str) -> Any:
     """Returns the value at `path` with its masked rows at 1 and without a gradient, whatever they held (NaN too).
 
     Rows are those of float arrays whose first axes are those of the mask. 1 and not 0: a length, a logarithm or a
@@ -155,7 +155,7 @@ def term_values(
 
     def read(path: str) -> Any:
         value = lookup(context, path)
-        return value if where is None else _cleared(value, path, where, term.where)
+        return value if where is None else cleared(value, path, where, term.where)
 
     real = tuple(map(read, term.inputs))
     targets = tuple(jax.lax.stop_gradient(read(p)) for p in term.targets)

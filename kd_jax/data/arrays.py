@@ -162,7 +162,8 @@ def _statistics(
     if mean is None:
         mean = tuple(np.mean(x, axis=axes, dtype=np.float64) / scale)
     if std is None:
-        deviation = np.std(x, axis=axes, dtype=np.float64) / scale
+        with np.errstate(invalid="ignore"):  # infinity among x, which `in_memory` names
+            deviation = np.std(x, axis=axes, dtype=np.float64) / scale
         std = tuple(np.where(deviation > 1e-6, deviation, 1.0))  # a constant feature stays 0, not 0/0
     return mean, std
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kd_jax.core.paths import Path, lookup
 from kd_jax.core.step import answered
+from kd_jax.core.terms import cleared
 from kd_jax.train.fit import Fit
-from kd_jax.types import Array, Outputs, PyTree, TrainState
+from kd_jax.types import Array, Phase, PyTree, TrainState
 
 KIND = "NaN or infinity"  # -inf is left alone: it is the logit of a class that cannot be
 
@@ -53,44 +55,63 @@ def nan_scores(values: Mapping[str, Any]) -> list[str]:
 
 
 def cause_of(run: Fit, step: int) -> str:
-    """Says what else than the training made `step` end in a nan, by asking data and frozen networks again; "" if none.
+    """Says which data or frozen networks held NaN in `step`, as far as its terms and networks read and count them.
 
-    Every process must call it.
+    "" where none did. The batch is read and answered again; every process must call this.
     """
     number = max(i for i, start in enumerate(run.bounds[:-1]) if start < step)
     stage = run.scheme.stages[number]
     for role, variables in run.state.frozen.items():
         if wrong := _wrong_arrays(variables):
-            return f"It comes from the {role}, which is frozen: {wrong}."
+            return f"Of the {role}, which is frozen, {wrong}."
 
-    def count(state: TrainState, raw: Mapping[str, Array], key: Array) -> tuple[dict[str, Array], dict[str, Array]]:
+    def count(state: TrainState, raw: Mapping[str, Array], key: Array) -> dict[str, Array]:
         seen, answers = answered(run.scheme, stage, state, raw, key)
-        said: dict[str, Outputs] = {name: outputs for phase in answers for name, outputs in phase.items()}
-        data = {**{name: x for name, x in seen.items() if name not in ("label", "target")}}  # nan there is "none"
-        return _rows_lost(data, len(raw["index"])), _rows_lost(said, len(raw["index"]))
+        rows: dict[str, Array] = {}
+        for phase, said in zip(stage.phases, answers or [{}] * len(stage.phases), strict=True):
+            for who, value in _read(phase, {"batch": seen, **said}):
+                rows[who] = rows.get(who, False) | _rows_lost(value, len(raw["index"]))
+        return {who: lost.sum() for who, lost in rows.items()}
 
     batch = next(iter(run.batches(stage.data, step - 1 - run.bounds[number], 1)))
-    data, networks = jax.device_get(jax.jit(count)(run.state, batch, run.keys.view))
-    for name, rows in data.items():
+    counts = jax.device_get(jax.jit(count)(run.state, batch, run.keys.view))
+    for who, rows in sorted(counts.items(), key=lambda item: not item[0].startswith("batch.")):
         if rows:
-            return f"It comes from the data: batch.{name} holds {KIND} in {rows} of {len(batch['index'])} examples."
-    for name, rows in networks.items():
-        if rows:
-            return (
-                f"It comes from the {name}, which is frozen: its answers hold {KIND} in {rows} of "
-                f"{len(batch['index'])} examples, its parameters and the data none."
-            )
+            what = f"{KIND} in {rows} of {len(batch['index'])} examples of that batch"
+            of_data = who.startswith("batch.")
+            return f"The data hold {what}: {who}." if of_data else f"The {who}, which is frozen, answered with {what}."
     return ""
 
 
-def _rows_lost(trees: Mapping[str, PyTree], size: int) -> dict[str, Array]:
-    """{name: in how many of the `size` examples a float array of the tree has a number lost}."""
-    counts = {}
-    for name, tree in trees.items():
-        rows = [x.reshape(size, -1) for x in jax.tree.leaves(tree) if _is_float(x) and x.shape[:1] == (size,)]
-        lost = [_lost(x).any(axis=1) for x in rows]
-        counts[name] = jnp.sum(jnp.stack(lost).any(axis=0)) if lost else jnp.int32(0)
-    return counts
+def _read(phase: Phase, context: Mapping[str, Any]) -> Iterator[tuple[str, PyTree]]:
+    """Yields (frozen network or entry of the batch, a value of it that a call or a term of the phase reads)."""
+    for call in phase.forward:
+        yield from ((_whose(path), lookup(context, path)) for path in call.inputs if _here(path, context))
+    for term in phase.terms.values():
+        masked = term.where is not None and _here(term.where, context, labels=True)
+        for path in (path for path in (*term.inputs, *term.targets) if _here(path, context)):
+            value = lookup(context, path)
+            yield _whose(path), cleared(value, path, lookup(context, term.where), term.where) if masked else value
+
+
+def _here(path: str, context: Mapping[str, Any], labels: bool = False) -> bool:
+    """Is it in the batch, or of a network that answered? Among labels a nan is none."""
+    at = Path.parse(path)
+    if at.kind == "batch":
+        return labels or at.owner not in ("label", "target")
+    return at.call in context
+
+
+def _whose(path: str) -> str:
+    at = Path.parse(path)
+    return f"batch.{at.owner}" if at.kind == "batch" else at.call
+
+
+def _rows_lost(tree: PyTree, size: int) -> Array:
+    """Bool [size]: the examples of which a float array of the tree holds NaN or infinity."""
+    rows = [x.reshape(size, -1) for x in jax.tree.leaves(tree) if _is_float(x) and x.shape[:1] == (size,)]
+    lost = [_lost(x).any(axis=1) for x in rows]
+    return jnp.stack(lost).any(axis=0) if lost else jnp.zeros(size, bool)
 
 
 def _is_float(x: Any) -> bool:

@@ -123,8 +123,8 @@ ROWS = [
     ),
     Mistake(
         "a hint from a teacher's feature that overflows",
-        "'hint' became nan or infinite at step 1…It comes from the teacher, which is frozen: its answers hold NaN or "
-        "infinity in 14 of 16 examples",
+        "'hint' became nan or infinite at step 1…The teacher, which is frozen, answered with NaN or infinity in 14 of "
+        "16 examples of that batch",
         endless,
         when="training",
     ),
@@ -132,7 +132,7 @@ ROWS = [
     Mistake("infinity in an example", "the first is number 3", spoiled(3, -np.inf)),
     Mistake(
         "NaN in a further array that a term reads",
-        "It comes from the data: batch.soft holds NaN or infinity in 16 of 16 examples",
+        "The data hold NaN or infinity in 16 of 16 examples of that batch: batch.soft",
         field_of_nan,
         when="training",
     ),
