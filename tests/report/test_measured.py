@@ -71,14 +71,14 @@ def test_scores_of_cached_answers_are_marked_and_close_no_gap(make_results):
     teacher["answers"] = {"k": 5, "dtype": "uint8"}
     assert "closes 58% of the gap" in said(results)  # its own scores, whatever the cache holds
     told = " ".join(verdict.caveats(results))
-    assert "its 5 largest log-probabilities and the sum of the rest kept in uint8" in told
-    assert "The scores in its column are the teacher's own." in told
+    assert "The teacher's 5 largest log-probabilities and the sum of the rest were cached in uint8" in told
+    assert "The scores in its column are its own." in told
     teacher["last"]["of"] = "cached answers"
     assert "gap" not in said(results)
     assert row(results, "NLL", "Test set, last")["teacher"].endswith(", cached")
-    assert "The scores in its column are of these, its cached answers" in " ".join(verdict.caveats(results))
+    assert "The scores in its column are of its cached answers too" in " ".join(verdict.caveats(results))
     teacher["answers"] = {"k": 0, "dtype": "float16"}
-    assert "its logits kept in float16" in " ".join(verdict.caveats(results))
+    assert "logits were cached in float16" in " ".join(verdict.caveats(results))
 
 
 def climbing(results, roles=verdict.ROLES, final=0.05, error=0.01, last=1_000):
