@@ -284,10 +284,10 @@ def _cached(teacher: Mapping[str, Any]) -> list[str]:
     stored = teacher.get("answers")
     if not stored:
         return []
-    what = f"its {stored['k']} largest log-probabilities and the sum of the rest" if stored["k"] else "its logits"
+    what = f"{stored['k']} largest log-probabilities and the sum of the rest" if stored["k"] else "logits"
     own = of_cached_answers(teacher)
-    whose = f"of these, its {own}, as it is not on this machine" if own else "the teacher's own"
+    whose = f"of its {own} too, as it is not on this machine" if own else "its own"
     return [
-        f"The teacher was asked once, and {what} kept in {stored['dtype']}: agreement, divergence from it and examples "
-        f"are by what was kept. The scores in its column are {whose}."
+        f"The teacher's {what} were cached in {stored['dtype']}: agreement, divergence from it and examples are by "
+        f"these. The scores in its column are {whose}."
     ]

@@ -63,12 +63,12 @@ def _measured(networks: Mapping[str, Forward], batch: int) -> dict[str, tuple[fl
     text_of = {}
     for name, network in networks.items():
         args = (network.params, network.stats, *network.inputs(batch))
-        lowered = _infer(network.model).lower(*args)
+        lowered = _infer(network.model).lower(*jax.eval_shape(lambda *x: x, *args))  # wherever the arguments lie
         text_of[name] = lowered.as_text()
         if text_of[name] not in programs:
             programs[text_of[name]] = lowered.compile(), jax.device_put(args, jax.local_devices()[0])
-    rounds = dict(zip(programs, _rounds(list(programs.values())), strict=True))
-    return {name: (flops_of(programs[text][0]), rounds[text]) for name, text in text_of.items()}
+    milliseconds = dict(zip(programs, rounds(list(programs.values())), strict=True))
+    return {name: (flops_of(programs[text][0]), milliseconds[text]) for name, text in text_of.items()}
 
 
 def _infer(model: Model) -> Any:
@@ -79,8 +79,8 @@ def _infer(model: Model) -> Any:
     return infer
 
 
-def _rounds(programs: Sequence[tuple[Any, tuple]]) -> list[list[float]]:
-    """The milliseconds of every call of each program, one call of each in a round."""
+def rounds(programs: Sequence[tuple[Any, tuple]]) -> list[list[float]]:
+    """Calls every program once in each round; returns the milliseconds of the calls of each."""
     for program, args in programs:
         jax.block_until_ready(program(*args))
     spent: list[list[float]] = [[] for _ in programs]

@@ -30,7 +30,9 @@ def test_fields_from_the_command_line():
         "--config.teacher.data.train_slice=(0, 100)",
         "--config.student.model.kwargs={'widths': (4, 8, 8), 'stem_width': 4}",
         "--noconfig.baseline",
+        "--config.eval_every=30",
     )
+    assert config.eval_every == 30
     assert config.terms.kd.kwargs.temperature == 2.0 and config.train.batch_size == 32 and not config.baseline
     assert own_data(config, config.teacher)["train_slice"] == (0, 100) and config.data.train_slice == (0, 0)
     assert config.student.model.kwargs.widths == (4, 8, 8)

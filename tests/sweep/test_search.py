@@ -68,3 +68,13 @@ def test_search_trains_and_reads_back(tmp_path, monkeypatch):
     (tmp_path / "sweep.json").unlink()  # killed before the end: finished trials are read, not tried anew
     again = search.run(config, spec, tmp_path, 2)
     assert again["rows"] == results["rows"] and again["tried"] == results["tried"]
+
+
+def test_evaluations_are_counted_where_they_are_a_tenth_of_the_trial(tmp_path):
+    optuna = pytest.importorskip("optuna")
+    config = tiny()
+    config.eval_every = None
+    search.run(config, parse(f"{RATE}=log:0.01..0.3"), tmp_path, 1)
+    journal = optuna.storages.journal.JournalFileBackend(str(tmp_path / search.STORY))
+    study = optuna.load_study(study_name="search", storage=optuna.storages.JournalStorage(journal))
+    assert sorted(study.trials[0].intermediate_values) == [1, 2, 3, 4, 5, 6]  # of 12 steps, after every second

@@ -54,6 +54,19 @@ def test_num_steps(config, expected):
     assert num_steps({**config, "batch_size": 16}, 100) == expected
 
 
+@pytest.mark.parametrize(
+    ("steps", "per_dispatch", "every"),
+    [(1000, 1, 100), (1001, 1, 101), (7, 1, 1), (1, 1, 1), (1000, 8, 104), (12, 5, 5), (4, 8, 8)],
+)
+def test_ten_evaluations_a_training_unless_the_config_says_how_many(steps, per_dispatch, every):
+    config = base()
+    config.steps_per_dispatch = per_dispatch
+    made = functools.partial(jobs.make_settings, config, config.train, steps, 0, None, {})
+    assert made().eval_every == every and -(-steps // every) <= 10
+    config.eval_every = 3
+    assert made().eval_every == 3
+
+
 @pytest.mark.parametrize(("steps", "epochs"), [(0, 0.0), (5, 1.0), (-5, 0.0), (0, -1.0)])
 def test_the_length_is_given_once(steps, epochs):
     with pytest.raises(ValueError, match=f"either train.steps or train.epochs, not steps={steps}, epochs={epochs}"):
