@@ -21,11 +21,13 @@ def start(directory: Path, pause: float = 0.0) -> subprocess.Popen:
 
 
 def wait_for(process: subprocess.Popen, word: str, count: int) -> None:
+    lines = []
     for line in process.stdout:
+        lines.append(line)
         count -= word in line
         if count == 0:
             return
-    raise AssertionError(f"the run ended with {process.wait()} before {word}")
+    raise AssertionError(f"the run ended with {process.wait()} before {word}: {''.join(lines)}")
 
 
 def exports(directory: Path, member: str = "") -> dict:
