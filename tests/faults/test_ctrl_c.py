@@ -79,7 +79,9 @@ def test_a_command_that_starts_ends_at_once(moment, tmp_path):
     process.send_signal(signal.SIGINT)
     output = process.communicate(timeout=60)[0]
     # The first imports are Python's own and those of kd_jax.cli: nothing hears a signal there.
-    assert process.returncode in (130, -2)[:times] and "Traceback" not in output or "kd_jax.cli import main" in output, output
+    assert (
+        process.returncode in (130, -2)[:times] and "Traceback" not in output or "kd_jax.cli import main" in output
+    ), output
 
 
 def test_a_second_one_ends_a_compilation_at_once(tmp_path):
