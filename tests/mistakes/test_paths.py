@@ -76,8 +76,8 @@ ROWS = [
     Mistake("no workdir", "workdir=None is no path", lambda folder: kd_jax.run(config(), None, data=data())),
     Mistake(
         "a workdir that is a file",
-        "A run cannot write into …file (File exists): choose another --workdir",
-        lambda folder: kd_jax.run(config(), a_file(folder), data=data()),
+        "A run cannot write into …run (File exists): choose another --workdir",
+        lambda folder: ((folder / "run").write_text(""), run(folder)),
     ),
     Mistake(
         "cache.directory that is a file",
