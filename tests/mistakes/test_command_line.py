@@ -3,13 +3,16 @@
 import sys
 from importlib import metadata
 
+import jax
+import numpy as np
 import pytest
 from absl import flags
-from mistakes import Mistake, check, config, each, run, wrong
+from mistakes import MLP, Mistake, check, config, each, run, wrong
 from scheme_checks import CONFIGS
 
 from kd_jax import cli
 from kd_jax.files import DiskFull
+from kd_jax.models.lora import lora
 from kd_jax.sweep import spec
 
 GOOD = "import kd_jax\n\n\ndef get_config():\n    return kd_jax.base()\n"
@@ -209,6 +212,11 @@ ROWS = [
         "student.remat.modules that is none",
         "student.remat.modules='block(' is no regular expression",
         wrong(student__remat__policy="nothing_saveable", student__remat__modules="block("),
+    ),
+    Mistake(
+        "targets of LoRA that are none",
+        "lora: targets='*query' is no regular expression",
+        lambda _: lora(MLP(), targets="*query").adapters(jax.random.key(0), {"head": {"kernel": np.zeros((2, 2))}}),
     ),
 ]
 

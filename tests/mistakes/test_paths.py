@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mistakes import MLP, Mistake, check, config, data, each, run
+from safetensors.numpy import save_file
 
 import kd_jax
+from kd_jax.models.safetensors_io import Tensors, read_config
 
 GS = "gs://mine/run"
 
@@ -53,7 +55,26 @@ def tokenizer(folder):
     return run(folder, config(**fields), data=None)
 
 
+def model_folder(name):
+    """Reads a folder of a published model in which one file was cut off."""
+
+    def do(folder):
+        (folder / "config.json").write_text('{"model_type": "bert"}')
+        save_file({"a": np.zeros(100)}, folder / "model.safetensors")
+        path = folder / name
+        path.write_bytes(path.read_bytes()[:-10])
+        return read_config(folder), Tensors(folder)
+
+    return do
+
+
 ROWS = [
+    Mistake("a published model's config.json cut off", "config.json is not readable: ", model_folder("config.json")),
+    Mistake(
+        "a published model's weights cut off",
+        "model.safetensors is not readable: it is cut off or of another kind",
+        model_folder("model.safetensors"),
+    ),
     Mistake(
         "a workdir in a bucket",
         "workdir='gs://mine/run': gs:// is not supported. Mount it as a folder",
