@@ -56,11 +56,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name != "losses":
+        requirements.check()
     if name in _ROOMS:
         return importlib.import_module(f"kd_jax.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'kd_jax' has no attribute {name!r}. It has: {', '.join(__all__)}.")
-    requirements.check()
     value = globals()[name] = getattr(importlib.import_module(_HOME[name]), name)
     return value
 

@@ -160,7 +160,7 @@ def asked(arguments: list[str]) -> tuple[str, ConfigDict, list[str]]:
         print(shown.configs())
         sys.exit()
     name, arguments = files.asked_for(arguments)
-    file, _, variant = name.partition(":")
+    file, _, variant = str(path_of(name, "--config")).partition(":")
     path = files.locate(file)
     words = variant.split(",")
     if "help" in words:

@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 
 from kd_jax.config.terms import filled
 from kd_jax.config.variants import HELP, HelpAsked, Words
-from kd_jax.files import path_of
 from kd_jax.resolve import near, run_by_user
 
 PACKAGE = Path(__file__).parents[1]
@@ -31,7 +30,7 @@ def folder() -> Path:
 
 def locate(name: str) -> Path:
     """Returns the file: as named, or of that name among the installed ones. Raises ValueError with the near names."""
-    for path in (path_of(name, "--config"), Path("configs") / name, INSTALLED / name.removeprefix("configs/")):
+    for path in (Path(name), Path("configs") / name, INSTALLED / name.removeprefix("configs/")):
         if path.is_file():
             return path
     raise ValueError(f"There is no config file {name!r}. {near(name, map(str, folder().glob('*.py')))}")

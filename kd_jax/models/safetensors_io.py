@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from flax import traverse_util
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from kd_jax.resolve import near
@@ -61,7 +61,7 @@ class Tensors(Mapping[str, np.ndarray]):
             raise ValueError(f"{folder} has neither {WEIGHTS} nor {INDEX}; it has {files}.")
         if missing := [name for name in files if not (folder / name).exists()]:
             raise ValueError(f"{index} names files that are not there: {', '.join(missing)}.")
-        self._files = [safe_open(folder / name, "np") for name in files]
+        self._files = [_opened(folder / name) for name in files]
         self._where = {name: file for file in self._files for name in file.keys()}
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -83,7 +83,17 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.exists():
         raise ValueError(f"{folder} has no {CONFIG}: it is no Hugging Face model.")
-    return json.loads(path.read_text())
+    try:
+        return json.loads(path.read_text())
+    except ValueError as e:
+        raise ValueError(f"{path} is not readable: {e}") from e
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return safe_open(path, "np")
+    except SafetensorError as e:
+        raise ValueError(f"{path} is not readable: it is cut off or of another kind ({e})") from e
 
 
 def read_params(

@@ -222,8 +222,8 @@ def load_tree(directory: Path, template: PyTree) -> PyTree:
     more. A leaf without one becomes a NumPy array.
     Raises ValueError that names what is damaged, or the leaves that are missing, extra or of another shape.
     """
-    directory = Path(directory).absolute()
     check_export(directory)
+    directory = Path(directory).absolute()
     if differ := _differences(_stored(directory), template):
         raise ValueError(f"{directory} does not hold this model: {differ}.")
 

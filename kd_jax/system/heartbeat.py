@@ -22,7 +22,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from kd_jax.system.signals import Interrupted
+from kd_jax.system.signals import stopped_by
 
 FOLDER = "kd_jax/processes/"
 BEATS = 5  # within the timeout
@@ -96,7 +96,7 @@ def together() -> Generator[None]:
             traceback.print_exc()
         _fail(f"{type(e).__name__}: {e}")
     except KeyboardInterrupt as e:
-        if jax.process_count() == 1 or isinstance(e, Interrupted):  # all of them stop there
+        if jax.process_count() == 1 or stopped_by(e):  # all of them stop there
             raise
         _fail("Ctrl-C", 128 + signal.SIGINT)
 

@@ -176,7 +176,7 @@ def param_shardings(params: PyTree, rules: Rules, mesh: Mesh, role: str) -> PyTr
     no parameter.
     """
     used: set[str] = set()
-    flat, rules_of = _expanded(rules), f"The sharding rule of {role!r}, "
+    flat, rules_of = _expanded(rules), f"The sharding rules of {role!r}: pattern"
 
     def sharding(path: tuple, leaf: Any) -> NamedSharding:
         name = _path(path)

@@ -13,17 +13,11 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
+SAVED = "Stopped by Ctrl-C and saved: run it again to go on."
+
 
 class Stopped(SystemExit):
     """SIGTERM stopped the run after a save; the same command resumes it. As a SystemExit it ends a script with 0."""
-
-    by = "SIGTERM"
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, or a notebook's stop button, stopped the run after a save; the same call resumes it."""
-
-    by = "Ctrl-C"
 
 
 class Signals:
@@ -70,6 +64,14 @@ class Signals:
             return multihost_utils.reached_preemption_sync_point(step)
         return self.asked
 
-    def ending(self) -> Stopped | Interrupted:
+    def ending(self) -> Stopped | KeyboardInterrupt:
         """Returns what is raised once all is saved."""
-        return Interrupted("Stopped by Ctrl-C and saved: run it again to go on.") if self.interrupted else Stopped(0)
+        return KeyboardInterrupt(SAVED) if self.interrupted else Stopped(0)
+
+
+def stopped_by(error: BaseException) -> str:
+    """Returns "SIGTERM" or "Ctrl-C" for the end of a run that saved first, "" for any other error."""
+    if isinstance(error, Stopped):
+        return "SIGTERM"
+    # No class of its own: of a subclass Python does not know that Ctrl-C ended the script, nor does the shell.
+    return "Ctrl-C" if isinstance(error, KeyboardInterrupt) and error.args == (SAVED,) else ""

@@ -29,7 +29,7 @@ from kd_jax.system import heartbeat, parallel, workdir
 from kd_jax.system.checkpoint import Checkpoints
 from kd_jax.system.log import Log, NonFiniteLoss, Profile
 from kd_jax.system.progress import Progress
-from kd_jax.system.signals import Interrupted, Signals, Stopped
+from kd_jax.system.signals import Signals, Stopped, stopped_by
 from kd_jax.train import dispatch
 from kd_jax.train.finish import conclude
 from kd_jax.train.fit import DONE, Fit, Settings, Watch
@@ -53,8 +53,8 @@ def fit(
     `sources` maps split names to data: the stages' splits, "validation" (or None) and "test". Checkpoints are left in
     `<directory>/checkpoints`, the networks alone in `<directory>/export/<last|best>/<role>`. With `members` it trains
     all of them at once, and the results and exports of each are under its number. `watch` is told of each validation.
-    Raises NonFiniteLoss, Stopped or Interrupted once all is saved, and ValueError for whatever does not fit together,
-    or where another run works there.
+    Raises NonFiniteLoss, Stopped or KeyboardInterrupt once all is saved, and ValueError for whatever does not fit
+    together, or where another run works there.
     """
     with workdir.locked(directory), jax.set_mesh(mesh):
         run = begin(scheme, sources, settings, mesh, Checkpoints(directory / "checkpoints", settings.keep), members)
@@ -77,9 +77,10 @@ def fit(
                 if cause := cause_of(run, e.step):
                     raise NonFiniteLoss(e.what, e.step, cause) from None
                 raise
-            except (Stopped, Interrupted) as e:
-                at = int(run.state.step)
-                progress.print(f"{title}: stopped at step {at} by {e.by} and saved; run it again to resume.")
+            except (Stopped, KeyboardInterrupt) as e:
+                if by := stopped_by(e):
+                    at = int(run.state.step)
+                    progress.print(f"{title}: stopped at step {at} by {by} and saved; run it again to resume.")
                 raise
         results = conclude(run, directory) | {"finished": workdir.now()}
         run.checkpoints.close()
@@ -192,7 +193,7 @@ class InFlight:
 def train(run: Fit, log: Log, signals: Signals, profile: Profile, watch: Watch | None) -> None:
     """Takes the steps that are left of every stage.
 
-    Raises Stopped or Interrupted, with everything saved, when it is asked to stop.
+    Raises Stopped or KeyboardInterrupt, with everything saved, when it is asked to stop.
     """
     step, bounds = int(run.state.step), run.bounds
     eval_step = run.eval_step(dataclasses.replace(run.scheme, reference=None))

@@ -1,4 +1,8 @@
 import dataclasses
+import multiprocessing
+import os
+import signal
+import time
 
 import jax
 import numpy as np
@@ -77,6 +81,21 @@ def test_worker_processes_change_nothing(toy, rows_over):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batches, "RESIDENT_BYTES", 0)  # too large for the device: read on the host
         same(here, list(train_batches(source, num_steps=5, workers=2, **settings)))
+
+
+def test_workers_read_on_at_ctrl_c(toy, rows_over):
+    """A terminal sends it to them too, and the process that they read for saves first."""
+    settings = {"batch_size": 8, "seed": 0, "sharding": rows_over(1), "labelled_share": 0.5, "num_steps": 12}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batches, "RESIDENT_BYTES", 0)
+        read = train_batches(dataclasses.replace(toy.train), workers=1, **settings)
+        first = next(read)
+        children = multiprocessing.active_children()
+        assert children
+        for child in children:
+            os.kill(child.pid, signal.SIGINT)
+        time.sleep(0.5)
+        same(list(train_batches(toy.train, **settings)), [first, *read])
 
 
 def test_labelled_rows_come_first(toy, rows_over):

@@ -10,7 +10,7 @@ import subprocess
 import chex
 import pytest
 import toy
-from interrupted import assert_same_end, wait_for
+from interrupted import assert_same_end, command, wait_for
 from interrupted import start as begin
 from killable import SETTINGS, SOURCES, scheme
 
@@ -50,11 +50,26 @@ def test_a_full_disk_ends_the_run_with_a_message_and_loses_nothing_saved(disk, u
         while True:
             f.write(b"0" * 4096)
     output = process.communicate(timeout=120)[0]
-    assert process.returncode != 0 and "No space left on device" in output
+    assert process.returncode != 0
+    assert "kd_jax.files.DiskFull: No space left on device. Nothing saved is lost: make room" in output
     filler.unlink()
     assert Checkpoints(run / "checkpoints", 2).steps()[-1] >= 10
     fit(run)
     assert_same_end(run, unbroken)
+
+
+def test_a_command_says_last_that_the_disk_is_full(disk):
+    process = command(":long", f"--workdir={disk / 'run'}")
+    wait_for(process, "teacher", 3)
+    with open(disk / "filler", "wb", buffering=0) as f, pytest.raises(OSError):
+        while True:
+            f.write(b"0" * 4096)
+    *_, message, hint = process.communicate(timeout=120)[0].strip().splitlines()
+    assert process.returncode == 1 and hint == "(KD_JAX_TRACEBACK=1 shows where.)"
+    assert message == (
+        "DiskFull: No space left on device. Nothing saved is lost: make room, and the same command goes on from the "
+        "last checkpoint."
+    )
 
 
 def test_a_read_only_folder_is_refused_at_once(disk):

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,12 +21,27 @@ def start(directory: Path, pause: float = 0.0) -> subprocess.Popen:
     return several.start_script("killable.py", directory, pause)
 
 
+def command(*arguments: str) -> subprocess.Popen:
+    """launch.py with the config of small_config.py; the first argument is its word."""
+    word, *rest = arguments
+    line = [
+        sys.executable,
+        str(several.ROOT / "launch.py"),
+        f"--config={several.HELPERS / 'small_config.py'}{word}",
+        *rest,
+    ]
+    pipe = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(line, cwd=several.ROOT, env={**several.ENVIRONMENT, "PYTHONUNBUFFERED": "1"}, **pipe)
+
+
 def wait_for(process: subprocess.Popen, word: str, count: int) -> None:
+    lines = []
     for line in process.stdout:
+        lines.append(line)
         count -= word in line
         if count == 0:
             return
-    raise AssertionError(f"the run ended with {process.wait()} before {word}")
+    raise AssertionError(f"the run ended with {process.wait()} before {word}: {''.join(lines)}")
 
 
 def exports(directory: Path, member: str = "") -> dict:
