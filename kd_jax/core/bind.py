@@ -62,7 +62,6 @@ def bind(scheme: Scheme, batch: Shapes, accumulate: int = 1) -> tuple[Scheme, di
 
 def _check_rows(scheme: Scheme, batch: Shapes, walk: _Walk) -> None:
     """A loss has one value a row. Where another axis is as long by chance, a batch twice as large tells both apart."""
-    values.check_rows(walk.returned.values())
     if all(returned.certain for returned in walk.returned.values()):
         return
     twice = {k: jax.ShapeDtypeStruct((2 * x.shape[0], *x.shape[1:]), x.dtype) for k, x in batch.items()}
@@ -70,7 +69,7 @@ def _check_rows(scheme: Scheme, batch: Shapes, walk: _Walk) -> None:
         larger = _walk(scheme, twice)
     except (TypeError, ValueError):  # a network that takes this size alone: there is nothing to compare with
         return
-    values.check_growth(walk.returned, larger.returned)
+    values.check_rows(walk.returned, larger.returned)
 
 
 def _check_names(scheme: Scheme) -> None:

@@ -7,6 +7,7 @@ cleared before the loss sees them.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -97,6 +98,8 @@ def masked_sum_and_count(values: Array, mask: Array | None) -> tuple[Array, Arra
 
 def name_of(fn: Any) -> str:
     """Returns what messages call a function."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
     return getattr(fn, "__name__", None) or str(fn)
 
 

@@ -73,19 +73,16 @@ def check_values(name: str, term: Term, tried: Tried, size: int) -> Returned:
     return returned
 
 
-def check_rows(losses: Iterable[Returned]) -> None:
-    """Raises ValueError for a loss whose first axis is neither the batch nor an input's (all nodes of a graph)."""
-    for one in losses:
-        if one.values[0] not in {one.size, *(shape[0] for shape in one.inputs if shape)}:
-            raise _not_by_row(one)
+def check_rows(few: Mapping[str, Returned], many: Mapping[str, Returned]) -> None:
+    """Raises ValueError for a loss whose first axis is not the batch, by its shapes for two sizes of a batch.
 
-
-def check_growth(few: Mapping[str, Returned], many: Mapping[str, Returned]) -> None:
-    """Raises ValueError for a loss whose first axis does not grow with the batch as an input's or the batch does."""
+    It grows as the batch does, or as that of an input (the views of a batch). A loss of what is no batch (parameters,
+    all nodes of a graph) may have any.
+    """
     for name, one in few.items():
         other = many[name]
         pairs = {(a[0], b[0]) for a, b in zip(one.inputs, other.inputs, strict=True) if a and b}
-        growing = {pair for pair in pairs if len({*pair}) == 2}  # none: what it reads is no batch (a graph, a bank)
+        growing = {pair for pair in pairs if len({*pair}) == 2}
         if growing and (one.values[0], other.values[0]) not in {*growing, (one.size, other.size)}:
             raise _not_by_row(one)
 
