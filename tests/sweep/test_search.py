@@ -68,3 +68,18 @@ def test_search_trains_and_reads_back(tmp_path, monkeypatch):
     (tmp_path / "sweep.json").unlink()  # killed before the end: finished trials are read, not tried anew
     again = search.run(config, spec, tmp_path, 2)
     assert again["rows"] == results["rows"] and again["tried"] == results["tried"]
+
+
+def test_a_search_of_trials_that_all_diverge_says_so(tmp_path):
+    pytest.importorskip("optuna")
+    spec = parse("train.optimizer.learning_rate=1e20,1e21")
+    with pytest.raises(ValueError, match="All 2 trials diverged or were cut short before they had a score"):
+        search.run(tiny(), spec, tmp_path, 2)
+
+
+def test_evaluations_are_counted_by_the_trials_own_interval(tmp_path, monkeypatch):
+    optuna = pytest.importorskip("optuna")
+    numbers = []
+    monkeypatch.setattr(optuna.trial.Trial, "report", lambda trial, value, step: numbers.append(step))
+    search.run(tiny(), parse("eval_every=6"), tmp_path, 1)
+    assert numbers == [1, 2]  # of 12 steps; by the base config's interval of 4 they were 2 and 3
