@@ -48,8 +48,8 @@ def check_run(config: ConfigDict, jobs: Mapping[str, Job]) -> None:
     sources = [source for job in jobs.values() for source in job.sources.values() if source is not None]
     if config.workers and all(map(answers_fit, sources)):
         raise ValueError(
-            f"config.workers={config.workers} processes would decode streamed data, and {sources[0].name} is in memory: "
-            "set config.workers=0."
+            f"config.workers={config.workers} processes would decode streamed data, and {sources[0].name} is in "
+            "memory: set config.workers=0."
         )
     steps = max(sum(stage.steps for stage in job.scheme.stages) for job in jobs.values())
     if config.profile[1] and config.profile[0] >= steps:

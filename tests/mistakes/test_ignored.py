@@ -90,7 +90,10 @@ DATA = [
         wrong(data__validation=0.1),
     ),
     Mistake(
-        "more training examples than there are", "limit=5000: there are 96 training examples", wrong(data__limit=5000)
+        "more training examples than there are",
+        "data.limit=5000: there are no more than 96 training examples",
+        wrong(data__limit=5000),
+        goes_on=True,
     ),
     Mistake(
         "a teacher on other data than those given",
