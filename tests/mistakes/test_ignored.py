@@ -78,6 +78,13 @@ PARAPHRASER = {
         connector=part("models.connectors.linear"),
     )
 }
+CONNECTED_TO_NOTHING = {
+    "own": term(
+        "losses.feature.feature_hint_loss",
+        ("student.features:embedding",),
+        connector=part("models.connectors.auto"),
+    )
+}
 DATA = [
     Mistake(
         "labels are to be hidden, more than the given arrays have",
@@ -278,6 +285,16 @@ LOSSES = [
         "a connector that learns for nobody",
         "Term 'own' trains its connector and nothing else: it reads teacher.features:embedding",
         lambda folder: run(folder, config({**compose("kd"), **PARAPHRASER})),
+    ),
+    Mistake(
+        "a connector to nothing",
+        "Term 'own': its connector gets the shapes of inputs and targets (student.features:embedding): auto() missing",
+        lambda folder: run(folder, config({**compose("kd"), **CONNECTED_TO_NOTHING})),
+    ),
+    Mistake(
+        "a view of the pictures that nobody reads",
+        "config.train.views.other: no network or term reads batch.other",
+        lambda folder: run(folder, config(train__views={"other": ("flip",)}), data=images()),
     ),
     Mistake(
         "one long prompt among short ones",
