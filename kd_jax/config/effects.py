@@ -70,6 +70,9 @@ def check_teacher(name: str, teacher: ConfigDict, defaults: ConfigDict, handed_o
             f"{where}.train.labelled_share={teacher.train.labelled_share} has no effect: a teacher learns from "
             "labelled examples alone."
         )
+    for view in teacher.train.views:
+        if f"batch.{view}" not in teacher.inputs:
+            raise ValueError(f"{where}.train.views.{view}: the {name} reads {tuple(teacher.inputs)}, not batch.{view}.")
     _check_cache(where, teacher.cache, defaults.cache)
 
 

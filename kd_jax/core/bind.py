@@ -158,8 +158,14 @@ def _connector(walk: _Walk, phase: Phase, name: str, connector: Callable[..., Mo
     if Path.parse(role).call != role:
         raise ValueError(f"Term {name!r} needs another name: '.' and '@' part the words of the path to its connector.")
     if role not in walk.roles:
-        shapes = (lookup(context, p) for p in (*term.inputs, *term.targets))
-        walk.roles[role] = Role(connector(*shapes), term.inputs, phase.group)
+        paths = (*term.inputs, *term.targets)
+        try:
+            model = connector(*(lookup(context, p) for p in paths))
+        except TypeError as e:
+            raise ValueError(
+                f"Term {name!r}: its connector gets the shapes of inputs and targets ({', '.join(paths)}): {e}"
+            ) from e
+        walk.roles[role] = Role(model, term.inputs, phase.group)
     call = Call(role, term.inputs)
     _run(walk, phase, call, context)
     return call

@@ -46,7 +46,7 @@ DEFAULTS: dict[str, Any] = {
     "validation": 0.0,  # fraction of train, stratified; ignored where the data come with a validation split
     "test": 0.2,  # stratified and fixed, for data without a test split of their own (digits)
     "train_slice": (0, 0),  # rows of the shuffled train split, such as (0, 20000); (a, 0) = from a on
-    "limit": 0,  # train on the first N of them only; 0 = all
+    "limit": 0,  # train on at most N of them, the first; 0 = all
     "labels": 0,  # keep the labels of N training examples, balanced; 0 = all
     "label_seed": 0,  # which N
     "classes": (),  # train on the examples of these classes only, numbered as before; () = all
@@ -236,7 +236,9 @@ def _rows(n: int, fields: SimpleNamespace) -> np.ndarray:
     stop = stop or n
     if not 0 <= start < stop <= n:
         raise ValueError(f"train_slice={tuple(fields.train_slice)} is not inside the {n} training examples")
-    if not 0 <= fields.limit <= stop - start:
-        raise ValueError(f"limit={fields.limit}: there are {stop - start} training examples to take them from; 0 = all")
+    if fields.limit < 0:
+        raise ValueError(f"limit={fields.limit} is negative")
+    if fields.limit > n:  # no error, since ":tiny" limits whatever data there are
+        print(f"data.limit={fields.limit}: there are no more than {n} training examples")
     rows = splits.shuffled(n, fields.split_seed)[start:stop]
     return np.sort(rows[: fields.limit or None])

@@ -21,11 +21,11 @@ def variables_from(given: Any, wanted: Variables) -> Variables:
     Stats may be left out where a network has none, and a Linen module's without the name of their only collection.
     Raises ValueError that names what is missing, left over, or of another shape.
     """
-    pair = given if isinstance(given, (tuple, list)) and len(given) == 2 else (given, {})
-    pair = tuple(meta.unbox(part) for part in pair)
-    if jax.tree.structure(pair) == jax.tree.structure(wanted):
-        _check_shapes(_by_path(pair), _by_path(wanted))
-        return pair
+    for form in (tuple(given), (given, {})) if isinstance(given, (tuple, list)) else ((given, {}),):
+        pair = meta.unbox(form)
+        if jax.tree.structure(pair) == jax.tree.structure(wanted):
+            _check_shapes(_by_path(pair), _by_path(wanted))
+            return pair
     values = _values(given)
     places = {path: _origin(path, values) for path in _by_path(wanted)}
     missing = [_shown(path) for path, origin in places.items() if origin not in values]

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from kd_jax.core.bind import bind, init_state, variable_shapes
+from kd_jax.core.bind import bind, init_optimizers, init_state, variable_shapes
 from kd_jax.core.evaluate import runs_of, scored_by
 from kd_jax.data.batches import train_batches
 from kd_jax.data.source import Source
@@ -89,6 +89,9 @@ def check_job(job: Job, batch: Mapping[str, Any], mesh: Mesh) -> dict[str, tuple
     create, shapes = functools.partial(init_state, scheme, inputs), variable_shapes(scheme, inputs)
     state = jax.eval_shape(create, jax.random.key(0), shapes)
     _check_answers(job, scheme, state, batch)
+    later = state
+    for number in range(1, len(scheme.stages)):  # an optimizer of a later stage may match no parameter
+        later = jax.eval_shape(functools.partial(init_optimizers, scheme, stage=number), later)
     check_effect(job, scheme, inputs, batch)
     parallel.check_roles(settings.rules, scheme)
     parallel.state_shardings(state, settings.rules, mesh)

@@ -45,6 +45,12 @@ def check_run(config: ConfigDict, jobs: Mapping[str, Job]) -> None:
     """Raises ValueError for what would act in none of the trainings of one run."""
     if config.members != "auto":
         raise ValueError(f"config.members={config.members!r} has no effect: it is of sweeps, and this is one run.")
+    sources = [source for job in jobs.values() for source in job.sources.values() if source is not None]
+    if config.workers and all(map(answers_fit, sources)):
+        raise ValueError(
+            f"config.workers={config.workers} processes would decode streamed data, and {sources[0].name} is in "
+            "memory: set config.workers=0."
+        )
     steps = max(sum(stage.steps for stage in job.scheme.stages) for job in jobs.values())
     if config.profile[1] and config.profile[0] >= steps:
         raise ValueError(f"config.profile={tuple(config.profile)}: no training is longer than {steps} steps.")
@@ -59,11 +65,6 @@ def _trained(scheme: Scheme) -> list[str]:
 def _check_settings(job: Job) -> None:
     settings: Settings = job.settings
     sources = [s for name in {stage.data for stage in job.scheme.stages} if (s := job.sources.get(name)) is not None]
-    if settings.workers and all(map(answers_fit, sources)):
-        raise ValueError(
-            f"config.workers={settings.workers} processes would decode streamed data, and {sources[0].name} is in "
-            "memory: set config.workers=0."
-        )
     share = settings.labelled_share
     if share not in (None, SHARE, 1.0) and all(source.labelled.all() for source in sources):
         raise ValueError(

@@ -19,7 +19,7 @@ def check_used(config: ConfigDict, train: Mapping[str, Any], scheme: Scheme, gro
 
     `groups` are those whose optimizer the scheme asked for.
     """
-    paths = {str(path) for path in _paths(scheme)}
+    paths = _paths(scheme)
     used = {call.role for phase in phases_of(scheme) for call in phase.forward}
     used |= {*evaluated_roles(scheme), *scheme.copies, *roles_read(paths), *calls_in(paths)}
     used |= {role.initial for role in scheme.roles.values() if isinstance(role.initial, str)}

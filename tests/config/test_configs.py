@@ -174,7 +174,6 @@ def take_two_steps(config, splits: Splits, directory: Path, **widths) -> dict:
     for network in (config.student, config.teacher):
         network.model.kwargs.update(widths)
     config.train.update(dict(steps=2, epochs=0.0, batch_size=16))
-    config.data.limit = 0
     config.update(dict(baseline=False, workers=0, report=False, examples=0, eval_batch_size=16))
     teacher = make_model(config.teacher.model, splits.train)
     image = np.zeros((1, *splits.train.image_shape), np.float32)

@@ -78,3 +78,18 @@ def test_evaluations_are_counted_where_they_are_a_tenth_of_the_trial(tmp_path):
     journal = optuna.storages.journal.JournalFileBackend(str(tmp_path / search.STORY))
     study = optuna.load_study(study_name="search", storage=optuna.storages.JournalStorage(journal))
     assert sorted(study.trials[0].intermediate_values) == [1, 2, 3, 4, 5, 6]  # of 12 steps, after every second
+
+
+def test_a_search_of_trials_that_all_diverge_says_so(tmp_path):
+    pytest.importorskip("optuna")
+    spec = parse("train.optimizer.learning_rate=1e20,1e21")
+    with pytest.raises(ValueError, match="All 2 trials diverged or were cut short before they had a score"):
+        search.run(tiny(), spec, tmp_path, 2)
+
+
+def test_evaluations_are_counted_by_the_trials_own_interval(tmp_path, monkeypatch):
+    optuna = pytest.importorskip("optuna")
+    numbers = []
+    monkeypatch.setattr(optuna.trial.Trial, "report", lambda trial, value, step: numbers.append(step))
+    search.run(tiny(), parse("eval_every=6"), tmp_path, 1)
+    assert numbers == [1, 2]  # of 12 steps; by the base config's interval of 4 they were 2 and 3
