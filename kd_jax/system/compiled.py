@@ -91,10 +91,10 @@ def slots_of(kind: type) -> tuple[str, ...]:
 
 @functools.lru_cache(4096)
 def file_of(kind: type) -> str:
-    """Returns the file of a class, by its methods or else its module; "" of one that was written in a notebook."""
+    """Returns the file of a class, by the user's methods in it or else its module; "" where that is a notebook."""
     methods = (inspect.unwrap(m) for m in vars(kind).values() if isinstance(m, types.FunctionType))
     files = [m.__code__.co_filename for m in methods if isinstance(m, types.FunctionType)]
-    written = [file for file in files if file != GENERATED]
+    written = [file for file in files if file != GENERATED and not is_installed(file)]
     if written:
         return written[0]
     module = sys.modules.get(kind.__module__)

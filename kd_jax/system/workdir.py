@@ -124,13 +124,14 @@ def _changed_fields(old: Any, new: Any) -> list[str]:
 
 
 def _refusal(folders: str, fields: Sequence[str], things: Sequence[str]) -> str:
-    if fields:
-        first = f"Another config was run in {folders}; this one cannot resume it. These fields differ:"
-    else:
-        first = f"What was run in {folders} was given something else; this run cannot resume it or read its results:"
-    more = ["And beside the config:"] if fields and things else []
+    given = "; ".join(dict.fromkeys(things))
+    if not fields:
+        back = "Take it back to resume or read that run, or choose another --workdir."
+        return f"{folders} holds a run that was given something else: {given}. {back}"
+    first = f"Another config was run in {folders}; this one cannot resume it. These fields differ:"
+    more = [f"And it was given something else: {given}."] if given else []
     last = "Take them back to resume, or choose another --workdir."
-    return "\n".join([first, *dict.fromkeys(fields), *more, *dict.fromkeys(f"  {thing}" for thing in things), last])
+    return "\n".join([first, *dict.fromkeys(fields), *more, last])
 
 
 def changed_things(old: Digests | None, new: Digests) -> list[str]:

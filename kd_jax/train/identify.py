@@ -119,11 +119,9 @@ def _paths(config: ConfigDict, teacher: str) -> Iterator[tuple[str, Path]]:
 def _path(name: str) -> Path | None:
     """The file or folder that a name means; None where it is none that is on this machine."""
     place = Path(name).expanduser()
-    if place.is_file():
-        return place
     try:
-        return find_model(str(place))
-    except (ValueError, OSError):
+        return place if place.is_file() else find_model(str(place))
+    except (ValueError, OSError):  # no model's name, or no name of a file at all
         return None
 
 

@@ -261,6 +261,10 @@ def test_built_beside_the_teacher_and_used_where_the_teacher_is_not(tmp_path, ca
         assert first["models"][which]["last"]["test"] == second["models"][which]["last"]["test"]
     with pytest.raises(CacheError, match="teacher.trained.teacher.train.augment: expected"):
         run(trained(str(tmp_path / "cache"), augment=()), tmp_path / "c", **options)
+    data = splits()
+    data = data._replace(train=data.train.with_labels(data.train.labels[::-1].copy()))
+    with pytest.raises(CacheError, match="teacher.trained.digests.data.train.label: expected"):
+        run(trained(str(tmp_path / "cache")), tmp_path / "e", data=data, **options)
     config = trained("auto")  # where the teacher is there its parameters decide
     config.teacher.seed = 9
     run(config, tmp_path / "d", until="cache", **options)
