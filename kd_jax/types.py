@@ -171,13 +171,13 @@ class Task:
     sums: Callable[[Run, Mapping[str, Array], Outputs | None, Array], Sums]
     finish: Callable[[Mapping[str, tuple[Any, Any]], Mapping[str, Mapping[str, Any]]], Mapping[str, Any]]
     headline: Headline  # or a plain tuple of its four, which becomes one
-    chance: Callable[[Any], float] | None = None
     collect: Callable[[Run, Mapping[str, Array], Array], Mapping[str, Array]] | None = None
     reads: tuple[str, ...] = ()
     rows: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
     watch: Callable[[str, str], Mapping[str, Term]] | None = None
     show: Callable[[Shown], list[dict[str, Any]]] | None = None
     name: str = ""
+    chance: Callable[[Any], float] | None = None
 
     def __post_init__(self) -> None:
         headline = self.headline
