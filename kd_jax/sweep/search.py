@@ -177,8 +177,6 @@ def run(config: ConfigDict, spec: Spec, directory: str | Path, trials: int, prun
         if name not in runs_of:  # of an earlier process: read back
             objective(point, lambda *_: None)
         runs += runs_of[name]
-    if not runs:
-        raise ValueError(f"All {len(ended)} trials diverged or were cut short: there is nothing to choose from.")
     with workdir.locked(root):
         models = references(config, runs, latest[0].headline, root, mesh)
     results = (

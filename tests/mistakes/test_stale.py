@@ -18,7 +18,7 @@ from kd_jax.config import term
 from kd_jax.sweep import run as sweep
 from kd_jax.sweep import search
 from kd_jax.sweep.spec import parse
-from kd_jax.system.log import Signals, Stopped
+from kd_jax.system.signals import Signals, Stopped
 
 VARIABLES = MLP(16).init(jax.random.key(0), np.zeros((1, FEATURES), np.float32))["params"], {}
 OTHER = jax.tree.map(lambda x: x + 1.0, VARIABLES)
