@@ -61,7 +61,7 @@ def test_files_and_modules_exist(page):
         for name in re.findall(r"python -m benchmarks\.(\w+)", words):
             assert (ROOT / "benchmarks" / f"{name}.py").exists(), name
         for name in re.findall(r"(?<![\w./])kd_jax\.[\w.]*\w", words):
-            resolve(name) if "." in name.removeprefix("kd_jax.") else getattr(
+            resolve(name.removeprefix("kd_jax.")) if "." in name.removeprefix("kd_jax.") else getattr(
                 importlib.import_module("kd_jax"), name[7:]
             )
         for name in re.findall(r"(?<![\w./])(?:losses|models|core|schemes)\.\w+\.[\w.]*\w", words):

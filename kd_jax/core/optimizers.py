@@ -71,7 +71,7 @@ def path_mask(pattern: str | re.Pattern[str], field: str, matching: bool = True)
         paths = [jax.tree_util.keystr(p, simple=True, separator="/") for p, _ in jax.tree.leaves_with_path(params)]
         if paths and not any(re.search(pattern, path) for path in paths):
             text = getattr(pattern, "pattern", pattern)
-            raise ValueError(f"optimizer.{field}={text!r} matches no parameter. {near(pattern, paths)}")
+            raise ValueError(f"optimizer.{field}={text!r} matches no parameter. {near(text, paths)}")
 
         def keep(path, _):
             is_match = re.search(pattern, jax.tree_util.keystr(path, simple=True, separator="/")) is not None

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.extend.core import Var
 
 from kd_jax.core.microbatch import Tried
-from kd_jax.core.paths import Path
+from kd_jax.core.paths import Path, lookup
 from kd_jax.core.terms import name_of, term_values
 from kd_jax.types import Phase, Role, Term
 
@@ -38,14 +38,16 @@ def check_values(name: str, term: Term, tried: Tried, size: int) -> Returned:
     `tried` is microbatch.alone of the term on a batch of `size` examples.
     """
     alone, read = tried
-    entries = [path.removeprefix("batch.") for path in alone.inputs]
-    leaves, structure = jax.tree.flatten([read["batch"][entry] for entry in entries])
+    leaves, structure = jax.tree.flatten([lookup(read, path) for path in alone.inputs])
     kwargs = {k: v(jnp.int32(0)) if callable(v) else v for k, v in term.kwargs.items()}
-    others = {k: v for k, v in read["batch"].items() if k not in entries}
+    places = [(where.kind, where.owner) for where in map(Path.parse, alone.inputs)]
+    others = {kind: {k: v for k, v in held.items() if (kind, k) not in places} for kind, held in read.items()}
 
     def values(inputs: list[Any], others: Mapping[str, Any]) -> jax.Array:
-        batch = {**others, **dict(zip(entries, jax.tree.unflatten(structure, inputs), strict=True))}
-        return term_values(name, alone, {"batch": batch}, kwargs)[0]
+        context = {kind: dict(held) for kind, held in others.items()}
+        for (kind, owner), value in zip(places, jax.tree.unflatten(structure, inputs), strict=True):
+            context[kind][owner] = value
+        return term_values(name, alone, context, kwargs)[0]
 
     made, loss = jax.eval_shape(values, leaves, others), name_of(term.fn)
     shapes = tuple(leaf.shape for leaf in leaves)

@@ -27,8 +27,8 @@ TEXTS = {"kind": "texts", "title": "Written", "lead": "By the student.", "texts"
 DOTS = {"kind": "dots", "title": "Gaps", "lead": "x", "names": ["a", "b"], "band": None, "x_label": "points"}
 EXAMPLES = {"kind": "examples", "title": "Shown", "lead": "x", "examples": [{"label": 1}], "names": ["a", "b"]}
 
-mine = types.ModuleType("mine")  # a user's file, as a config names it; each row puts its own function there
-sys.modules["mine"] = mine
+# A user's file, as a config names it; each row puts its own function there.
+mine = sys.modules.setdefault("mine", types.ModuleType("mine"))
 
 
 def task(**fields):

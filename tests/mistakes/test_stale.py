@@ -250,9 +250,9 @@ ROWS = [
             edited("my_starts", START, "zeros(x", "ones(x", student__initial__name="my_starts:zeros")),
     Mistake("another export at the teacher's path",
             f"{REFUSED}the files differ to which these point: teacher.checkpoint", teacher_at_a_path),
-    Mistake("the student's export deleted", "There is no exported model at …/student/export/last/student. The student "
+    Mistake("the student's export deleted", "There is no exported model at …/student/export/last/student. …The student "
             "was finished …: take the folder back, or delete …/done.json", deleted("student/export")),
-    Mistake("the teacher's export deleted", "There is no exported model at …/teacher/export/last/student. The teacher",
+    Mistake("the teacher's export deleted", "There is no exported model at …/teacher/export/last/student. …The teacher",
             deleted("teacher/export")),
     Mistake("a run of an older version", f"{REFUSED}config.json is of an older version, which did not note them",
             then(given(), older)),
