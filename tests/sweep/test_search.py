@@ -68,6 +68,7 @@ def test_search_trains_and_reads_back(tmp_path, monkeypatch):
     (tmp_path / "sweep.json").unlink()  # killed before the end: finished trials are read, not tried anew
     again = search.run(config, spec, tmp_path, 2)
     assert again["rows"] == results["rows"] and again["tried"] == results["tried"]
+    assert len(search.run(config, spec, tmp_path, 3)["tried"]) == 3  # more trials continue it
 
 
 def test_evaluations_are_counted_where_they_are_a_tenth_of_the_trial(tmp_path):
