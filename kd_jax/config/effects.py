@@ -1,7 +1,7 @@
 """Fields that cannot act, because of another field, are refused before anything is loaded.
 
-Every function that checks raises ValueError that names both. What needs the data or the networks to be known is checked in
-train/check.py; which fields of config.data act on which data, in data/load.py.
+Every function that checks raises ValueError that names both. What needs the data or the networks to be known is checked
+in train/effect.py and train/used.py; which fields of config.data act on which data, in data/load.py.
 """
 
 from __future__ import annotations
