@@ -1,7 +1,7 @@
 """Fields that cannot act, because of another field, are refused before anything is loaded.
 
-Every function here raises ValueError that names both. What needs the data or the networks to be known is checked in
-train/check.py; which fields of config.data act on which data, in data/load.py.
+Every function that checks raises ValueError that names both. What needs the data or the networks to be known is checked
+in train/effect.py and train/used.py; which fields of config.data act on which data, in data/load.py.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ _NAMELESS = ("task", "model")  # the task of the data takes kwargs; a config wit
 _UNTAUGHT = ("checkpoint", "workdir", "min_accuracy", "dtype")  # of a teacher: they need a network
 
 
-def check_parts(config: Mapping[str, Any], path: str = "config") -> None:
-    """Refuses kwargs of a part that names nothing, anywhere in the config; config.task is that of the data then."""
+def tell_parts(config: Mapping[str, Any], path: str = "config") -> None:
+    """Says which parts have kwargs and name nothing: no error, since an empty name switches off what a file names."""
     for key, value in config.items():
         if not hasattr(value, "items"):
             continue
         where = f"{path}.{key}"
         if {*value.keys()} == {"name", "kwargs"} and not value["name"] and value["kwargs"] and key not in _NAMELESS:
-            raise ValueError(f"{where}.kwargs={dict(value['kwargs'])} have no effect: {where}.name is ''.")
-        check_parts(value, where)
+            print(f"{where}.kwargs={dict(value['kwargs'])} have no effect: {where}.name is ''")
+        tell_parts(value, where)
 
 
 def check_optimizer(where: str, fields: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:

@@ -229,7 +229,7 @@ def check_effects(config: ConfigDict, handed_over: bool = False) -> None:
 
     `handed_over` says that the caller of the run has the parameters of "teacher".
     """
-    effects.check_parts(config)
+    effects.tell_parts(config)
     effects.check_student(config, base())
     for name, teacher in {"teacher": config.teacher, **config.teachers}.items():
         effects.check_teacher(name, teacher, teacher_fields(), handed_over and name == "teacher")

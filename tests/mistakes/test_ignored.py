@@ -233,6 +233,7 @@ NETWORKS = [
         "arguments of a function that is not named",
         "config.extra.kwargs={'seed': 1} have no effect: config.extra.name is ''",
         wrong(extra__kwargs={"seed": 1}),
+        goes_on=True,
     ),
     Mistake(
         "a way to run members of one run",
