@@ -167,8 +167,8 @@ def test_other_schedules_end_with_the_run(name, expected):
     ("changes", "message"),
     [
         ({"schedule": "cosin"}, "optimizer.schedule 'cosin' is unknown. Did you mean 'cosine'"),
-        ({"warmup": 1.0}, r"fraction of the run in \[0, 1\), not 1.0"),
-        ({"warmup": -0.1}, "not -0.1"),
+        ({"warmup": 1.0}, r"warmup is 1.0; it must be in \[0, 1\)"),
+        ({"warmup": -0.1}, r"warmup is -0.1; it must be in \[0, 1\)"),
         ({"name": "adamm"}, "optimizer.name 'adamm' is not in optax. Did you mean .*'adam'"),
         ({"name": "losses"}, "'losses' is not in optax"),
         ({"name": "adam", "kwargs": {"momentum": 0.9}}, "'optax.adam' takes no argument 'momentum'"),
