@@ -117,7 +117,7 @@ def test_users_function(monkeypatch):
     monkeypatch.setitem(sys.modules, "their_data", module)
     splits = load({"name": "their_data:splits", "limit": 12, "validation": 0.5, "labels": 4})
     assert [len(source) for source in splits] == [12, 20, 12] and splits.train.labelled.sum() == 4
-    with pytest.raises(TypeError, match="must return"):
+    with pytest.raises(ValueError, match="must return"):
         load({"name": "their_data:wrong"})
 
 
