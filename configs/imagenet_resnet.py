@@ -22,16 +22,7 @@ on one GPU (not run by us).
 from ml_collections import ConfigDict
 
 from kd_jax.config import PRESETS, base, compose, finish, parse, scheme_of, training, with_four_stages
-
-KD = {"temperature": 1.0, "weight": 0.5}
-ON_IMAGENET = {  # where the published options differ from those on CIFAR
-    "kd": KD,
-    "response": KD,
-    "dkd": {"beta": 0.5, "temperature": 1.0},
-    "dist": {"temperature": 1.0},
-    "nkd": {"gamma": 1.5, "temperature": 1.0},
-    "wsld": {"weight": 2.5, "temperature": 2.0},
-}
+from kd_jax.config.pairs import ON_IMAGENET
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -46,9 +37,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.train = training(batch_size=256, epochs=100.0, augment=("flip",), optimizer=optimizer)
     config.teacher.train = config.train.copy_and_resolve_references()
     terms = with_four_stages(compose(variant.knowledge, **ON_IMAGENET))
-    if {"kd", "response"} & set(variant.knowledge.split("+")):
-        terms["ce"]["weight"] = 0.5
-    config.terms, config.scheme = ConfigDict(terms), ConfigDict(scheme_of(variant.knowledge))
+    config.terms, config.scheme = ConfigDict(terms), ConfigDict(scheme_of(variant.knowledge, terms))
     config.mesh.student_rules = config.mesh.teacher_rules = ((r"kernel", "fsdp"),)
     config.workers = 8
     config.log_every, config.eval_every, config.eval_batch_size = 100, 5000, 512

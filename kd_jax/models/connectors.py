@@ -29,15 +29,16 @@ def linear(student: Shape, teacher: Shape) -> Model:
     return LinenModel(Projection(teacher.shape[-1]))
 
 
-def conv1x1(student: Shape, teacher: Shape, *, norm: bool = False) -> Model:
+def conv1x1(student: Shape, teacher: Shape, *, norm: bool = False, resize: bool = True) -> Model:
     """Applies a 1 x 1 convolution to the map and resizes it: the result has the teacher's shape.
 
     Smaller sizes are averaged (adaptive average pooling), larger ones interpolated linearly. With `norm` a BatchNorm
     takes the place of the bias: the connector of Heo et al., "A Comprehensive Overhaul of Feature Distillation",
-    2019, arXiv 1904.01866. ValueError unless both are maps.
+    2019, arXiv 1904.01866. Without `resize` the map stays as large as it is, for losses that pool the larger of two.
+    ValueError unless both are maps.
     """
     check_maps("conv1x1", student, teacher)
-    return LinenModel(Projection(teacher.shape[-1], teacher.shape[1:3], norm))
+    return LinenModel(Projection(teacher.shape[-1], teacher.shape[1:3] if resize else None, norm))
 
 
 def conv_regressor(student: Shape, teacher: Shape, *, relu: bool = True) -> Model:
@@ -63,6 +64,13 @@ def conv_regressor(student: Shape, teacher: Shape, *, relu: bool = True) -> Mode
             f"{_pair(student, teacher)}; conv1x1 resizes any map"
         )
     return LinenModel(Regressor(teacher.shape[-1], kind, size, relu))
+
+
+def boundary_regressor(student: Shape, teacher: Shape) -> Model:
+    """Returns the identity between equal shapes, else `conv_regressor` without ReLU: AB's, as RepDistiller has it."""
+    if student.shape[1:] == teacher.shape[1:]:
+        return FunctionModel(lambda key, x: {}, lambda params, x: x)
+    return conv_regressor(student, teacher, relu=False)
 
 
 def resize(student: Shape, teacher: Shape) -> Model:

@@ -19,9 +19,10 @@ def build(parts: Parts) -> Scheme:
     teachers = [name for name, role in parts.roles.items() if role.group is None and name in named]
     if "teacher" in named and "teacher" not in parts.roles:
         raise ValueError(f"The terms {sorted(parts.terms)} need a teacher, and there is none.")
-    forward = [Call("student", parts.roles["student"].inputs)]
+    learns = "student" in named  # or connectors alone do
+    forward = [Call("student", parts.roles["student"].inputs)] if learns else []
     forward += [Call(name, parts.roles[name].inputs, train=False) for name in teachers]
-    metrics = watched(parts)
+    metrics = watched(parts) if learns else {}
     phase = Phase("student", tuple(forward), parts.terms, parts.make_tx(parts.steps), metrics)
     reference = "teacher" if "teacher" in parts.roles else None
     return Scheme(parts.roles, (Stage(parts.steps, (phase,)),), reference=reference, task=parts.task)

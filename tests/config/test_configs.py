@@ -14,6 +14,7 @@ from kd_jax.config import PRESETS, compose, with_four_stages
 from kd_jax.config.fields import own_data, settled
 from kd_jax.config.files import words_of
 from kd_jax.config.knowledge import make_terms
+from kd_jax.config.pairs import FOUR_STAGES
 from kd_jax.config.presets import SCHEMES
 from kd_jax.data.arrays import from_arrays
 from kd_jax.data.batches import batch_shapes
@@ -115,7 +116,7 @@ def test_published_pairs_in_shapes(pair):
         0.01 if student in ("MobileNetV2", "ShuffleNetV1", "ShuffleNetV2") else 0.05
     )
     assert config.teacher.train.optimizer.learning_rate == 0.05
-    assert (teacher in PAIRS.FOUR_STAGES) == (student in PAIRS.FOUR_STAGES) == ("at_stage4" in config.terms)
+    assert (teacher in FOUR_STAGES) == (student in FOUR_STAGES) == ("at_stage4" in config.terms)
     check_student(config)
 
 
@@ -124,8 +125,10 @@ def test_published_pairs_in_shapes(pair):
     [
         ("resnet32x4-resnet8x4", "ab+ofd+fsp+review_kd"),
         ("vgg13-vgg8", "ab+ofd+fsp+review_kd"),
-        ("vgg13-MobileNetV2", "vid"),  # its stages are linear: there is no pre_activation for ab and ofd
-        ("wrn40-2-ShuffleNetV1", "ab+ofd+vid"),
+        ("vgg13-MobileNetV2", "ab+ofd+vid+cat_kd+srrl"),  # its stages are linear, and their own pre-activations
+        ("wrn40-2-ShuffleNetV1", "ab+ofd+vid+cat_kd+srrl"),
+        ("resnet32x4-ShuffleNetV2", "ab+ofd+review_kd+cat_kd+srrl+ickd"),
+        ("ResNet50-vgg8", "ab+ofd+review_kd+cat_kd+ickd"),
     ],
 )
 def test_published_methods_across_architectures_in_shapes(pair, methods):

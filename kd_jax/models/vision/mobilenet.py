@@ -2,8 +2,9 @@
 
 Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", 2018, arXiv 1801.04381; the layout is that of
 Tian et al., arXiv 1910.10699: ReLU, not ReLU6; the first block also has its 1 x 1 convolution; no dropout.
-Taps: stem, stage1 to stage4 (ends of the 24, 32, 96 and 320 wide groups times `width`; linear, so there is no
-pre_activation), groupN_blockM, embedding, head.
+Taps: stem, stage1 to stage4 (ends of the 24, 32, 96 and 320 wide groups times `width`; linear, so that
+stageN/pre_activation is the same value), groupN_blockM, final (what is pooled, after the last 1 x 1 convolution),
+embedding, head.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from kd_jax.models.layers import ConvNorm, DepthwiseConv, Tap, classify, norm
+from kd_jax.models.layers import ConvNorm, DepthwiseConv, Tap, classify_map, norm
 from kd_jax.types import Array
 
 # (expanded, channels, blocks, stride, the stage that ends here)
@@ -43,6 +44,14 @@ class InvertedResidual(nn.Module):
         return x + y if x.shape == y.shape else y
 
 
+class LinearStage(nn.Module):
+    """The value of a stage under two names: no activation follows, so it is its own pre-activation."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        return Tap(name="pre_activation")(x)
+
+
 class MobileNetV2(nn.Module):
     num_classes: int
     width: float = 0.5
@@ -63,9 +72,9 @@ class MobileNetV2(nn.Module):
                     dtype,
                     name=f"group{i}_block{j}",
                 )(x, train)
-            x = Tap(name=stage)(x) if stage else x
+            x = LinearStage(name=stage)(x) if stage else x
         x = ConvNorm(self.last, 1, dtype=dtype, name="last")(x, train)
-        return classify(x.mean((1, 2)), self.num_classes, nn.initializers.normal(0.01), nn.initializers.zeros)
+        return classify_map(x, self.num_classes, nn.initializers.normal(0.01), nn.initializers.zeros)
 
 
 def mobilenet_v2(num_classes: int, dtype: Any = "float32", **options: Any) -> MobileNetV2:
