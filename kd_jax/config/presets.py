@@ -4,7 +4,7 @@ Weights are those of the scripts that the field compares itself on (RepDistiller
 CIFAR-sized networks with taps stage1..3, final and embedding; nothing here was tuned on our data. Where the authors
 have a value for each pair of networks the one here is resnet32x4 -> resnet8x4's; kd_jax/config/pairs.py has the others.
 Cross-entropy sees labelled examples only, teacher terms see all. Schedules count in fractions of the run: 20 epochs of
-240 are 1/12; warm-ups rise in every step where the authors' rise once an epoch.
+240 are 1/12, and warm-ups rise 240 times in a run, once an epoch of the published length.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ def logits(
 
     def preset(weight: float = weight, ce: float = ce, warmup: float = warmup, **changes: Any) -> Terms:
         targets = ("teacher.logits", *(("batch.label",) if labels else ()))
-        schedule = part("core.schedules.warmup", fraction=warmup) if warmup else None
+        # DKD's factor of an epoch, from 1, is epoch / 20.
+        schedule = part("core.schedules.warmup", fraction=warmup, stairs=240, first=1) if warmup else None
         values = {k: float(v) if isinstance(v, int) else v for k, v in {**kwargs, **changes}.items()}
         kd = term(fn, ("student.logits",), targets, weight=weight, kwargs=values, schedule=schedule)
         return {**supervised(ce), "kd": kd}

@@ -50,7 +50,7 @@ def overhaul(weight: float = 1e-3, stages: int = 3, norms: Sequence[str] = ()) -
             features("teacher", tap),
             weight=weight * 2.0 ** (i - stages),
             options={"norm": f"params.teacher.{norms[i - 1]}"} if norms else {},
-            connector=part("models.connectors.conv1x1", norm=True, resize=False),
+            connector=part("models.connectors.conv1x1", norm=True, resize=False, normal=True),
         )
     return terms
 
@@ -108,7 +108,7 @@ def review(weight: float = 5.0, stages: int = 3, warmup: float = 1 / 12, before:
         *sides,
         weight=weight,
         connector=part("models.method_connectors.review_kd_fusion"),
-        schedule=part("core.schedules.warmup", fraction=warmup) if warmup else None,
+        schedule=part("core.schedules.warmup", fraction=warmup, stairs=240) if warmup else None,
     )
     return {**supervised(), "review": kd}
 

@@ -139,8 +139,13 @@ def _connector(walk: _Walk, phase: Phase, name: str, connector: Callable[..., Mo
     if Path.parse(role).call != role:
         raise ValueError(f"Term {name!r} needs another name: '.' and '@' part the words of the path to its connector.")
     if role not in walk.roles:
-        shapes = (lookup(context, p) for p in (*term.inputs, *term.targets))
-        walk.roles[role] = Role(connector(*shapes), term.inputs, phase.group)
+        shapes = [lookup(context, p) for p in (*term.inputs, *term.targets)]
+        try:
+            made = connector(*shapes)
+        except TypeError as e:  # a path too many, or too few, for this connector
+            paths = ", ".join((*term.inputs, *term.targets))
+            raise ValueError(f"Term {name!r}: its connector does not take {paths}: {e}") from e
+        walk.roles[role] = Role(made, term.inputs, phase.group)
     call = Call(role, term.inputs)
     _run(walk, phase, call, context)
     return call

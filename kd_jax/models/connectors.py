@@ -29,16 +29,17 @@ def linear(student: Shape, teacher: Shape) -> Model:
     return LinenModel(Projection(teacher.shape[-1]))
 
 
-def conv1x1(student: Shape, teacher: Shape, *, norm: bool = False, resize: bool = True) -> Model:
+def conv1x1(student: Shape, teacher: Shape, *, norm: bool = False, resize: bool = True, normal: bool = False) -> Model:
     """Applies a 1 x 1 convolution to the map and resizes it: the result has the teacher's shape.
 
     Smaller sizes are averaged (adaptive average pooling), larger ones interpolated linearly. With `norm` a BatchNorm
     takes the place of the bias: the connector of Heo et al., "A Comprehensive Overhaul of Feature Distillation",
-    2019, arXiv 1904.01866. Without `resize` the map stays as large as it is, for losses that pool the larger of two.
+    2019, arXiv 1904.01866, whose code starts it `normal`, with variance 2 / channels of the teacher. Without `resize`
+    the map stays as large as it is, for losses that pool the larger of two.
     ValueError unless both are maps.
     """
     check_maps("conv1x1", student, teacher)
-    return LinenModel(Projection(teacher.shape[-1], teacher.shape[1:3] if resize else None, norm))
+    return LinenModel(Projection(teacher.shape[-1], teacher.shape[1:3] if resize else None, norm, normal))
 
 
 def conv_regressor(student: Shape, teacher: Shape, *, relu: bool = True) -> Model:
@@ -103,15 +104,17 @@ class Projection(nn.Module):
     features: int
     size: tuple[int, int] | None = None
     norm: bool = False
+    normal: bool = False
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         # Both steps are linear along different axes, so their order is free: shrink first, enlarge last.
         shrinks = self.size is not None and self.size[0] * self.size[1] < x.shape[1] * x.shape[2]
         x = resize_map(x, self.size) if shrinks else x
-        x = dense(x, self.features, bias=not self.norm, name="dense")
+        first = nn.initializers.normal((2 / self.features) ** 0.5) if self.normal else None
+        x = dense(x, self.features, bias=not self.norm, name="dense", kernel_init=first)
         x = resize_map(x, self.size) if self.size is not None else x
-        return norm(train, name="norm")(x) if self.norm else x
+        return norm(train, None, name="norm")(x) if self.norm else x
 
 
 class Regressor(nn.Module):
@@ -132,13 +135,13 @@ class Regressor(nn.Module):
             x = nn.Conv(self.features, self.size, (2, 2), ((1, 1), (1, 1)), **options)(x)
         else:
             x = nn.Conv(self.features, self.size, padding="VALID", **options)(x)
-        x = norm(train, name="norm")(x)
+        x = norm(train, None, name="norm")(x)
         return nn.relu(x) if self.relu else x
 
 
-def dense(x: Array, features: int, bias: bool = True, name: str | None = None) -> Array:
+def dense(x: Array, features: int, bias: bool = True, name: str | None = None, kernel_init: Any = None) -> Array:
     uniform = uniform_fan_in(x.shape[-1])
-    return nn.Dense(features, use_bias=bias, kernel_init=uniform, bias_init=uniform, name=name)(x)
+    return nn.Dense(features, use_bias=bias, kernel_init=kernel_init or uniform, bias_init=uniform, name=name)(x)
 
 
 def resize_map(x: Array, size: tuple[int, int]) -> Array:

@@ -116,7 +116,7 @@ class SRRLConnector(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        x = nn.relu(norm(train, name="norm")(dense(x, self.features, bias=False, name="dense")))
+        x = nn.relu(norm(train, None, name="norm")(dense(x, self.features, bias=False, name="dense")))
         return x.mean((1, 2)) if x.ndim == 4 else x
 
 
@@ -144,15 +144,15 @@ class ReviewFusion(nn.Module):
         for i in reversed(range(len(self.shapes))):
             shape = self.shapes[i]
             x = maps[i] if maps[i].ndim == 4 else maps[i][:, None, None, :]
-            x = conv(self.width, 1, kernel_init=kernel_init, name=f"conv{i}_in")(x)
-            x = norm(train, name=f"norm{i}_in")(x)
+            x = conv(self.width, 1, dtype=None, kernel_init=kernel_init, name=f"conv{i}_in")(x)
+            x = norm(train, None, name=f"norm{i}_in")(x)
             if left is not None:
                 left = _nearest(left, x.shape[1:3])
                 attention = nn.sigmoid(dense(jnp.concatenate([x, left], -1), 2, name=f"attention{i}"))
                 x = x * attention[..., :1] + left * attention[..., 1:]
             left = x = _nearest(x, shape[:2] if len(shape) == 3 else (1, 1))
-            y = conv(shape[-1], 3, kernel_init=kernel_init, name=f"conv{i}_out")(x)
-            fused.append(norm(train, name=f"norm{i}_out")(y).reshape(-1, *shape))
+            y = conv(shape[-1], 3, dtype=None, kernel_init=kernel_init, name=f"conv{i}_out")(x)
+            fused.append(norm(train, None, name=f"norm{i}_out")(y).reshape(-1, *shape))
         return tuple(reversed(fused))
 
 
@@ -166,8 +166,8 @@ class SimKDProjector(nn.Module):
         x = _pooled_to(x, self.shape)
         widths = (channels // self.factor, channels // self.factor, channels)
         for i, (features, size) in enumerate(zip(widths, (1, 3, 1), strict=True)):
-            x = conv(features, size, kernel_init=torch_default, name=f"conv{i}")(x)
-            x = nn.relu(norm(train, name=f"norm{i}")(x))
+            x = conv(features, size, dtype=None, kernel_init=torch_default, name=f"conv{i}")(x)
+            x = nn.relu(norm(train, None, name=f"norm{i}")(x))
         return x
 
 
@@ -197,7 +197,7 @@ class Paraphraser(nn.Module):
             x = _conv3(x, features, f"encoder{i}", _leaky)
         factor = x
         for i, features in enumerate((self.factor, self.channels, self.channels)):
-            x = _conv3(x, features, f"decoder{i}", _leaky)
+            x = _conv3(x, features, f"decoder{i}", _leaky, transposed=True)
         return x, {"factor": factor}
 
 
@@ -208,7 +208,7 @@ class Translator(nn.Module):
     def __call__(self, x: Array, train: bool) -> Array:
         x = resize_map(x, self.shape[:2])
         for i, features in enumerate((x.shape[-1], self.shape[-1], self.shape[-1])):
-            x = _leaky(norm(train, name=f"norm{i}")(_conv3(x, features, f"conv{i}")))
+            x = _leaky(norm(train, None, name=f"norm{i}")(_conv3(x, features, f"conv{i}")))
         return x
 
 
@@ -220,7 +220,7 @@ class EmbedPair(nn.Module):
     def __call__(self, student: Array, teacher: Array) -> tuple[Array, Array]:
         pair = []
         for name, x in (("student", student), ("teacher", teacher)):
-            x = dense(x.reshape(x.shape[0], -1), self.dim, name=name).astype(jnp.float32)
+            x = dense(x.reshape(x.shape[0], -1), self.dim, name=name)
             length = jnp.sqrt(jnp.maximum((x * x).sum(-1, keepdims=True), 1e-12))
             pair.append(x / length if self.normalize else x)
         return pair[0], pair[1]
@@ -230,8 +230,12 @@ def _leaky(x: Array) -> Array:
     return nn.leaky_relu(x, 0.1)
 
 
-def _conv3(x: Array, features: int, name: str, activation=lambda x: x) -> Array:
-    uniform = uniform_fan_in(9 * x.shape[-1])
+def _conv3(x: Array, features: int, name: str, activation=lambda x: x, transposed: bool = False) -> Array:
+    """A 3 x 3 convolution of stride 1; a transposed one is the same but for its first weights.
+
+    PyTorch takes the outputs of a transposed convolution for its fan in.
+    """
+    uniform = uniform_fan_in(9 * (features if transposed else x.shape[-1]))
     return activation(nn.Conv(features, (3, 3), padding=1, kernel_init=uniform, bias_init=uniform, name=name)(x))
 
 
