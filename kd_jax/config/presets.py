@@ -118,7 +118,7 @@ PRESETS: dict[str, Callable[..., Terms]] = {
     "ttm": logits(f"{_RESPONSE}ttm_loss", 45.0, gamma=0.1),
     # What the authors add to CRD; their repository has no weight of WTTM alone.
     "wttm": logits(f"{_RESPONSE}wttm_loss", 4.0, gamma=0.2),
-    "mlkd": logits(f"{_RESPONSE}multi_level_logit_loss", 0.9, 0.1),
+    "mlkd": published.multi_level,
     "ctkd": published.curriculum,
     "topk_kd": top_classes,
     "uld": logits(f"{_RESPONSE}uld_loss", 0.9, 0.1, temperature=1.0),

@@ -156,6 +156,27 @@ def curriculum(weight: float = 0.9, ce: float = 0.1, rising: float = 1 / 24) -> 
     return {**supervised(ce), "kd": kd}
 
 
+def multi_level(weight: float = 0.9, ce: float = 0.1, strong: bool = False) -> Terms:
+    """Returns the terms of MLKD (CVPR 2023): KD, relations of examples and of classes, each at T 2 to 6.
+
+    The half is what the authors' masks of low confidence come to: of examples and classes they take those at or below
+    the median, and the script applies them as a factor. `strong` adds what is learned on a second, strong view,
+    {"strong": "batch.strong"} of schemes.offline.build; without it this is the weak view's half of the method.
+    """
+    fn = "losses.composed.several_temperatures_kd_loss"
+    weak, other = (("student.logits",), ("teacher.logits",)), (("student_strong.logits",), ("teacher_strong.logits",))
+    kd = term("losses.response.multi_level_logit_loss", *weak, weight=weight / 2)
+    terms = {**supervised(ce), "kd": kd}
+    if not strong:
+        return terms
+    return {
+        **terms,
+        "ce_strong": {**terms["ce"], "inputs": ("student_strong.logits",)},
+        "kd_strong": term(fn, *other, weight=weight, kwargs={"temperatures": (3.0, 4.0, 5.0)}),
+        "kd_weak": term(fn, *weak, weight=weight, kwargs={"temperatures": (2.0, 6.0)}),
+    }
+
+
 def masked_generation(weight: float = 1.2e-3) -> Terms:
     """Returns the terms of MGD (arXiv 2205.01529): the teacher's last map, generated from the student's masked one."""
     paths = features("student", ("final",)), features("teacher", ("final",))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -66,6 +66,17 @@ wsld_transfer_loss = _teacher_labels_where_none(wsld_loss)
 def standardized_kd_loss(student: Array, teacher: Array, *, temperature: Array | float = 2.0) -> Array:
     """Computes kd_loss of standardised logits [..., classes]; returns [...]. Sun et al., 2024, arXiv 2403.01427."""
     return kd_loss(standardize_logits(student), standardize_logits(teacher), temperature=temperature)
+
+
+def several_temperatures_kd_loss(
+    student: Array, teacher: Array, *, temperatures: Sequence[float] = (3.0, 4.0, 5.0)
+) -> Array:
+    """Computes the sum over T of kd_loss. Logits [..., classes] of one shape; returns [...].
+
+    Jin, Wang, Lin, "Multi-Level Logit Distillation", CVPR 2023, take it on a second view of each example.
+    """
+    first, *rest = (kd_loss(student, teacher, temperature=t) for t in temperatures)
+    return sum(rest, first)
 
 
 def curriculum_kd_loss(

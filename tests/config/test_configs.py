@@ -172,11 +172,11 @@ def streamed(source: Source) -> Source:
     return Source(labels=None, fetch=fetch, size=len(source), **facts)
 
 
-def take_two_steps(config, splits: Splits, directory: Path, **widths) -> dict:
+def take_steps(config, splits: Splits, directory: Path, steps: int = 2, **widths) -> dict:
     """A run with an untrained teacher from a checkpoint."""
     for network in (config.student, config.teacher):
         network.model.kwargs.update(widths)
-    config.train.update(dict(steps=2, epochs=0.0, batch_size=16))
+    config.train.update(dict(steps=steps, epochs=0.0, batch_size=16))
     config.update(dict(baseline=False, workers=0, report=False, examples=0, eval_batch_size=16))
     teacher = make_model(config.teacher.model, splits.train)
     image = np.zeros((1, *splits.train.image_shape), np.float32)
@@ -190,15 +190,18 @@ def test_imagenet_takes_steps_on_streamed_images_over_eight_devices(tmp_path):
     config.mesh.axes.fsdp = 2
     images = pictures((32, 32, 3))
     splits = Splits(streamed(images.train), None, streamed(images.test))
-    results = take_two_steps(config, splits, tmp_path, widths=(8, 8, 8, 8), stem_width=8, blocks=(1, 1, 1, 1))
+    results = take_steps(config, splits, tmp_path, widths=(8, 8, 8, 8), stem_width=8, blocks=(1, 1, 1, 1))
     assert results["models"]["student"]["steps"] == 2 and "test" in results["models"]["student"]["last"]
     assert train.run(config, tmp_path / "run", data=splits) == results
 
 
-def test_a_pair_takes_steps_over_eight_devices(tmp_path):
-    config = PAIRS.get_config("resnet32x4-resnet8x4,fitnet,tiny")
-    results = take_two_steps(config, pictures((8, 8, 3)), tmp_path, widths=(4, 8, 8), stem_width=4, blocks=(1, 1, 1))
-    assert results["models"]["student"]["steps"] == 2
+@pytest.mark.parametrize("method", ["fitnet", "mlkd", "ft"])
+def test_a_pair_takes_steps_over_eight_devices(tmp_path, method):
+    config = PAIRS.get_config(f"resnet32x4-resnet8x4,{method},tiny")
+    steps = 9 if method == "ft" else 2  # the first stage has a ninth of them
+    narrow = dict(widths=(4, 8, 8), stem_width=4, blocks=(1, 1, 1))
+    results = take_steps(config, pictures((8, 8, 3)), tmp_path, steps, **narrow)
+    assert results["models"]["student"]["steps"] == steps
 
 
 def test_teacher_and_student_of_fashion_mnist_share_no_image(monkeypatch):

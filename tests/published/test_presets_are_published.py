@@ -84,6 +84,24 @@ def test_recipes():
         assert train.optimizer.boundaries == (150 / 240, 180 / 240, 210 / 240)
 
 
+def test_multi_level_logits_see_two_views():
+    """.1 (CE weak + strong) + .9 (1/2 of all levels, weak; KD strong at 3, 4, 5; KD weak at 2, 6); 480 epochs, .025."""
+    config = config_of("cifar100_pairs", f"{PAIR},mlkd")
+    terms = config.terms
+    assert {n: t.weight for n, t in terms.items()} == {
+        "ce": 0.1,
+        "ce_strong": 0.1,
+        "kd": 0.45,
+        "kd_strong": 0.9,
+        "kd_weak": 0.9,
+    }
+    assert (terms.kd_strong.kwargs.temperatures, terms.kd_weak.kwargs.temperatures) == ((3.0, 4.0, 5.0), (2.0, 6.0))
+    assert (config.train.epochs, config.train.optimizer.learning_rate) == (480.0, 0.025)
+    shuffled = config_of("cifar100_pairs", "resnet32x4-ShuffleNetV2,mlkd").train
+    assert (shuffled.epochs, shuffled.optimizer.learning_rate) == (960.0, 0.01)
+    assert config_of("cifar100_pairs", "wrn40-2-ShuffleNetV1,mlkd").train.epochs == 480.0
+
+
 @pytest.mark.parametrize("method", ["ab", "fsp", "ft"])
 def test_first_stages(method):
     """30 epochs before the 240, on its own terms, at a constant rate: 0.01 for FT with a residual student."""
