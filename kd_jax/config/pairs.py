@@ -119,22 +119,40 @@ def origin(method: str, pair: str) -> str:
     return f"; {' and '.join(lacking)} with the options of resnet32x4-resnet8x4: none published" if lacking else ""
 
 
-# ImageNet, ResNet34 -> ResNet18 (mdistiller, torchdistill, cls_KD, MGD, LSKD, CTKD, MLKD, CAT-KD): 100 epochs, so that
-# a warm-up of one epoch is none. `ce` is the weight of the cross-entropy where it is not 1.
-ON_IMAGENET: dict[str, Options] = {
-    "kd": {"temperature": 1.0, "weight": 0.5, "ce": 0.5},
-    "response": {"temperature": 1.0, "weight": 0.5, "ce": 0.5},
-    "dkd": {"beta": 0.5, "temperature": 1.0, "warmup": 0.0},
+# ImageNet (mdistiller, torchdistill, cls_KD, MGD, LSKD, CTKD, MLKD, CAT-KD, clovaai): 100 epochs, so that a warm-up of
+# one epoch is none. `ce` is the weight of the cross-entropy where it is not 1.
+_KD = {"temperature": 1.0, "weight": 0.5, "ce": 0.5}
+_ANY_ON_IMAGENET: dict[str, Options] = {
+    "kd": _KD,
+    "response": _KD,
     "dist": {"temperature": 1.0},
     "nkd": {"gamma": 1.5, "temperature": 1.0},
     "wsld": {"weight": 2.5, "temperature": 2.0},
     "crd": {"negatives": 16384},
-    "review_kd": {"weight": 1.0, "stages": 4, "warmup": 0.0, "before": ("student", "teacher")},
     "mgd": {"weight": 7e-5},
-    "lskd": {"ce": 1.0, "temperature": 2.0, "weight": 9.0},
-    "ctkd": {"ce": 1.0, "weight": 1.0, "rising": 5 / 120},
-    "cat_kd": {"weight": 0.5, "normalize": False, "resolution": 4},
     "ab": {"stages": 4},
     "fsp": {"stages": 4},
-    "ofd": {"stages": 4, "norms": tuple(f"stage{i}.block{n - 1}.conv2.norm" for i, n in enumerate((3, 4, 6, 3), 1))},
+}
+_REVIEW = {"stages": 4, "warmup": 0.0, "before": ("student", "teacher")}
+_DKD = {"temperature": 1.0, "warmup": 0.0}
+ON_IMAGENET: dict[str, dict[str, Options]] = {
+    "resnet34-resnet18": {
+        **_ANY_ON_IMAGENET,
+        "dkd": {**_DKD, "beta": 0.5},
+        "review_kd": {**_REVIEW, "weight": 1.0},
+        "lskd": {"ce": 1.0, "temperature": 2.0, "weight": 9.0},
+        "ctkd": {"ce": 1.0, "weight": 1.0, "rising": 5 / 120},
+        "cat_kd": {"weight": 0.5, "normalize": False, "resolution": 4},
+        "mlkd": {"ce": 0.5, "weight": 0.5},
+        "ofd": {
+            "stages": 4,
+            "norms": tuple(f"stage{i}.block{n - 1}.conv2.norm" for i, n in enumerate((3, 4, 6, 3), 1)),
+        },
+    },
+    "resnet50-MobileNetV1": {
+        **_ANY_ON_IMAGENET,
+        "dkd": {**_DKD, "beta": 2.0},
+        "review_kd": {**_REVIEW, "weight": 8.0},
+        "ofd": {"stages": 4, "weight": 1e-4, "norms": norms_of("ResNet50")},
+    },
 }

@@ -97,7 +97,15 @@ def test_every_data_set_of_the_first_config(variant):
     check_student(module("cifar_resnet").get_config(variant))
 
 
-@pytest.mark.parametrize("variant", ["", "at+fitnet+dist,bfloat16,tiny"])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        "",
+        "at+fitnet+dist,bfloat16,tiny",
+        "resnet50-MobileNetV1,kd+at+review_kd+ofd+crd+srrl,tiny",
+        "cat_kd+mgd+ofd,tiny",
+    ],
+)
 def test_imagenet_in_shapes(variant):
     config = module("imagenet_resnet").get_config(variant)
     assert config.train.optimizer.boundaries == (0.3, 0.6, 0.9)

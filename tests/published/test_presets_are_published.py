@@ -56,6 +56,17 @@ def test_values_on_imagenet(method):
         assert at(terms, path) == value, path
 
 
+@pytest.mark.parametrize("method", values.IMAGENET_MOBILE)
+def test_values_on_imagenet_for_mobilenet(method):
+    config = config_of("imagenet_resnet", f"resnet50-MobileNetV1,{method}")
+    assert (config.teacher.model.name, config.student.model.name) == (
+        "models.vision.resnet.resnet50",
+        "models.vision.mobilenet.mobilenet_v1",
+    )
+    for path, value in values.IMAGENET_MOBILE[method].items():
+        assert at(config.terms, path) == value, path
+
+
 def test_taps_of_review_kd():
     """The student after, the teacher before its ReLU, four stages where there are four; ImageNet: both before."""
     for pair, stages in ((PAIR, 3), ("ResNet50-vgg8", 4)):

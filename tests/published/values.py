@@ -59,3 +59,14 @@ IMAGENET = {
     "crd": {"embed.weight": 0.8, "embed.kwargs.negatives": 16384},
     "dist": {"kd.weight": 2.0, "kd.kwargs.temperature": 1.0},
 }
+
+# ImageNet, ResNet50 -> MobileNetV1: mdistiller configs/imagenet/r50_mv1.
+IMAGENET_MOBILE = {
+    "kd": {"ce.weight": 0.5, "kd.weight": 0.5, "kd.kwargs.temperature": 1.0},
+    "at": {"at_stage4.weight": 1000.0},
+    "dkd": {"kd.kwargs.beta": 2.0, "kd.kwargs.temperature": 1.0},
+    "review_kd": {"review.weight": 8.0},
+    "ofd": {"ofd_stage4.weight": 1e-4},
+    "crd": {"embed.weight": 0.8, "embed.kwargs.negatives": 16384},
+    "dist": {"kd.weight": 2.0, "kd.kwargs.temperature": 1.0},
+}
