@@ -22,7 +22,7 @@ from kd_jax.config import PRESETS, base, compose, finish, parse, scheme_of, trai
 DATA = ("cifar10", "cifar100", "fashion_mnist", "digits")
 
 
-def cifar(config: ConfigDict) -> None:
+def cifar(config: ConfigDict, _: str) -> None:
     config.data.validation, config.data.download = 0.1, True
     step = dict(schedule="step", learning_rate=0.05)
     config.train = training(batch_size=64, epochs=240.0, augment=("pad_crop", "flip"), optimizer=step)
@@ -30,8 +30,9 @@ def cifar(config: ConfigDict) -> None:
     config.eval_every = 3520  # five epochs of 45,000 images
 
 
-def fashion_mnist(config: ConfigDict) -> None:
+def fashion_mnist(config: ConfigDict, knowledge: str) -> None:
     config.terms = ConfigDict(with_four_stages(config.terms.to_dict()))
+    config.scheme = ConfigDict(scheme_of(knowledge, config.terms))
     config.student.model = dict(name="models.vision.cnn.cnn", kwargs=dict(widths=(8, 12, 16, 16)))
     config.teacher.model = dict(name="models.vision.cnn.cnn", kwargs=dict(widths=(16, 32, 64, 128)))
     config.data.update(dict(validation=0.05, train_slice=(20000, 41000), labels=1000))
@@ -42,7 +43,7 @@ def fashion_mnist(config: ConfigDict) -> None:
     config.log_every, config.eval_every = 50, 250
 
 
-def digits(config: ConfigDict) -> None:
+def digits(config: ConfigDict, _: str) -> None:
     config.student.model.name = "models.vision.cifar_resnet.resnet8"
     config.teacher.model.name = "models.vision.cifar_resnet.resnet20"
     config.data.update(dict(validation=0.125, labels=100))
@@ -57,7 +58,7 @@ def get_config(arg: str = "") -> ConfigDict:
     variant = parse(arg, data=DATA, knowledge=PRESETS)
     config.data.name = variant.data
     config.terms, config.scheme = ConfigDict(compose(variant.knowledge)), ConfigDict(scheme_of(variant.knowledge))
-    {"digits": digits, "fashion_mnist": fashion_mnist}.get(variant.data, cifar)(config)
+    {"digits": digits, "fashion_mnist": fashion_mnist}.get(variant.data, cifar)(config, variant.knowledge)
     few = dict(limit=512, eval_limit=128, labels=min(config.data.labels, 100))
     batch = dict(train=dict(batch_size=32), teacher=dict(train=dict(batch_size=32)))
     return finish(config, variant, steps=10, tiny=dict(data=few, log_every=5, **batch))

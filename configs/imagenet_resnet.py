@@ -1,7 +1,8 @@
-"""ResNet34 -> ResNet18 on ImageNet-1k.
+"""ResNet34 -> ResNet18, and ResNet50 -> MobileNetV1, on ImageNet-1k.
 
-python launch.py --config=configs/imagenet_resnet.py[:METHOD,bfloat16,tiny]
+python launch.py --config=configs/imagenet_resnet.py[:PAIR,METHOD,bfloat16,tiny]
 
+PAIR      resnet34-resnet18 (default) or resnet50-MobileNetV1
 METHOD    a name of kd_jax.config.presets: kd (default), at, dkd, dist, ...; or several, kd+at, whose terms are added
 bfloat16  both networks compute in bfloat16 (parameters, BatchNorm averages, logits and losses stay float32)
 tiny      a few steps on a few small images: does everything work?
@@ -22,33 +23,27 @@ on one GPU (not run by us).
 from ml_collections import ConfigDict
 
 from kd_jax.config import PRESETS, base, compose, finish, parse, scheme_of, training, with_four_stages
+from kd_jax.config.pairs import ON_IMAGENET
 
-KD = {"temperature": 1.0, "weight": 0.5}
-ON_IMAGENET = {  # where the published options differ from those on CIFAR
-    "kd": KD,
-    "response": KD,
-    "dkd": {"beta": 0.5, "temperature": 1.0},
-    "dist": {"temperature": 1.0},
-    "nkd": {"gamma": 1.5, "temperature": 1.0},
-    "wsld": {"weight": 2.5, "temperature": 2.0},
+MODELS = {
+    "resnet34-resnet18": ("resnet.resnet34", "resnet.resnet18"),
+    "resnet50-MobileNetV1": ("resnet.resnet50", "mobilenet.mobilenet_v1"),
 }
 
 
 def get_config(arg: str = "") -> ConfigDict:
     config = base()
-    variant = parse(arg, data=("imagenet2012",), knowledge=PRESETS, flags=("bfloat16",))
+    variant = parse(arg, variants=tuple(MODELS), data=("imagenet2012",), knowledge=PRESETS, flags=("bfloat16",))
     dtype = "bfloat16" if "bfloat16" in variant.flags else "float32"
     config.data.update(dict(name="imagenet2012", validation=0.01))
-    config.student.model = dict(name="models.vision.resnet.resnet18", kwargs=dict(dtype=dtype))
-    config.teacher.model = dict(name="models.vision.resnet.resnet34", kwargs=dict(dtype=dtype))
+    for role, name in zip((config.teacher, config.student), MODELS[variant.variant], strict=True):
+        role.model = dict(name=f"models.vision.{name}", kwargs=dict(dtype=dtype))
     optimizer = dict(learning_rate=0.1, weight_decay=1e-4, schedule="step", boundaries=(0.3, 0.6, 0.9))
     # Random resized crops are made where the images are decoded.
     config.train = training(batch_size=256, epochs=100.0, augment=("flip",), optimizer=optimizer)
     config.teacher.train = config.train.copy_and_resolve_references()
-    terms = with_four_stages(compose(variant.knowledge, **ON_IMAGENET))
-    if {"kd", "response"} & set(variant.knowledge.split("+")):
-        terms["ce"]["weight"] = 0.5
-    config.terms, config.scheme = ConfigDict(terms), ConfigDict(scheme_of(variant.knowledge))
+    terms = with_four_stages(compose(variant.knowledge, **ON_IMAGENET[variant.variant]))
+    config.terms, config.scheme = ConfigDict(terms), ConfigDict(scheme_of(variant.knowledge, terms))
     config.mesh.student_rules = config.mesh.teacher_rules = ((r"kernel", "fsdp"),)
     config.workers = 8
     config.log_every, config.eval_every, config.eval_batch_size = 100, 5000, 512

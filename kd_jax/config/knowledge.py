@@ -16,7 +16,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax.config.presets import PRESETS, SCHEMES
+from kd_jax.config.presets import FIRST, FIRST_SHARE, PRESETS, SCHEMES
 from kd_jax.config.terms import filled, part
 from kd_jax.core.paths import Path
 from kd_jax.core.terms import Scheduled, paths_of
@@ -59,13 +59,16 @@ def _keeper(name: str, chosen: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def with_four_stages(terms: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the terms for networks of four stages; a preset is written for three.
+    """Returns the terms for networks of four stages; a preset is written for three, unless it has four already.
 
     A term on the last stage alone moves to the fourth. A term on every stage is added for the fourth, with the weight
     that the third had; where the weights grow by a factor from stage to stage (AB, OFD), the others are divided by it.
     """
     result = {name: copy.deepcopy(fields) for name, fields in terms.items()}
+    written = {re.sub(r"_stage\d$", "", n) for n, f in terms.items() if "stage4" in f"{f['inputs']} {f['targets']}"}
     for name, fields in terms.items():
+        if name.removesuffix("_stage3") in written:
+            continue
         paths = {side: tuple(p.replace("stage3", "stage4") for p in fields[side]) for side in ("inputs", "targets")}
         if set(re.findall(r"stage\d", str(paths))) != {"stage4"}:
             continue
@@ -78,12 +81,23 @@ def with_four_stages(terms: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def scheme_of(names: str) -> dict[str, Any]:
-    """Returns the scheme that presets such as "feature+response" run in; ValueError where two need different ones."""
-    schemes = {SCHEMES[name] for name in names.split("+") if name in SCHEMES} or {"schemes.offline.build"}
-    if len(schemes) > 1:
-        raise ValueError(f"{names!r} needs the schemes {sorted(schemes)} at once.")
-    return part(schemes.pop())
+def scheme_of(names: str, terms: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Returns the scheme that presets such as "feature+response" run in; `terms` are theirs, `compose(names)` if None.
+
+    Presets with terms that are trained alone first (AB, FSP, FT) make two stages. Raises ValueError where two presets
+    need different schemes.
+    """
+    terms = compose(names) if terms is None else terms
+    patterns = [FIRST[name] for name in names.split("+") if name in FIRST]
+    alone = tuple(term for term in terms if any(re.match(pattern, term) for pattern in patterns))
+    schemes = {SCHEMES[name] for name in names.split("+") if name in SCHEMES}
+    if len(schemes) + bool(alone) > 1:
+        raise ValueError(f"{names!r} needs several schemes at once: {sorted(schemes)}{' and stages' * bool(alone)}.")
+    if not alone:
+        return part(*(schemes or {"schemes.offline.build"}))
+    after = tuple(term for term in terms if term not in alone)
+    first = {"name": "first", "share": FIRST_SHARE, "terms": alone}
+    return part("schemes.stages.build", stages=(first, {"name": "task", "share": 1 - FIRST_SHARE, "terms": after}))
 
 
 def _make(fields: Mapping[str, Any], **offered: Any) -> Any:
@@ -118,8 +132,8 @@ def _connector(fields: Mapping[str, Any]) -> Callable[..., Model] | None:
     return functools.partial(resolve(fields["name"]), **fields["kwargs"]) if fields["name"] else None
 
 
-def _memory(name: str, fields: Mapping[str, Any], examples: int) -> Memory | None:
-    return _make(fields, examples=examples, name=name) if fields["name"] else None
+def _memory(name: str, fields: Mapping[str, Any], examples: int, labels: Any) -> Memory | None:
+    return _make(fields, examples=examples, labels=labels, name=name) if fields["name"] else None
 
 
 def _kwargs(name: str, fields: Mapping[str, Any], total_steps: int) -> dict[str, Any]:
@@ -152,8 +166,10 @@ def check_terms(config: Mapping[str, Mapping[str, Any]]) -> None:
             check_kwargs(made["name"], resolve(made["name"]), made["kwargs"], field=f"{where}.kwargs")
 
 
-def make_terms(config: Mapping[str, Mapping[str, Any]], total_steps: int = 0, examples: int = 0) -> dict[str, Term]:
-    """Makes the Terms of a config, for a run of `total_steps` on `examples` training examples.
+def make_terms(
+    config: Mapping[str, Mapping[str, Any]], total_steps: int = 0, examples: int = 0, labels: Any = None
+) -> dict[str, Term]:
+    """Makes the Terms of a config, for a run of `total_steps` on `examples` training examples with these `labels`.
 
     Of a term `fn` and `inputs` are enough. Raises ValueError for an unknown loss, argument or field, naming what was
     probably meant, and for a number out of range.
@@ -171,7 +187,7 @@ def make_terms(config: Mapping[str, Mapping[str, Any]], total_steps: int = 0, ex
             options=dict(fields["options"]),
             where=fields["where"] or None,
             connector=_connector(fields["connector"]),
-            memory=_memory(name, fields["memory"], examples),
+            memory=_memory(name, fields["memory"], examples, labels),
         )
     return in_order(terms)
 

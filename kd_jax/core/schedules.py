@@ -12,8 +12,18 @@ from kd_jax.ranges import Inside, NotNegative, Share
 from kd_jax.types import Array, Schedule
 
 
-def warmup(total_steps: int, fraction: Share[float]) -> Schedule:
-    """Returns the schedule min(step / (fraction * total_steps), 1): linear from 0 to 1."""
+def warmup(
+    total_steps: int, fraction: Share[float], stairs: NotNegative[int] = 0, first: NotNegative[int] = 0
+) -> Schedule:
+    """Returns the schedule min(step / (fraction * total_steps), 1): linear from 0 to 1.
+
+    With `stairs` it rises where one of so many equal stretches of the run begins (an epoch each, if there are so many),
+    as published code does: (stretch + first) / (fraction * stairs), stretches counted from 0.
+    """
+    if stairs and total_steps:
+        stairs = min(stairs, total_steps)
+        length = total_steps / stairs
+        return lambda step: jnp.minimum((step // length + first) / (fraction * stairs), 1.0)
     steps = max(fraction * total_steps, 1.0)
     return lambda step: jnp.minimum(step / steps, 1.0)
 

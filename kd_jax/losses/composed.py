@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from kd_jax.losses._numerics import (
+    absolute,
     adaptive_average_pool,
+    flatten,
     log_probs,
+    pool_to_smaller,
     require_maps,
     require_same_shape,
     scalar_like,
     to_float,
+    unit,
 )
 from kd_jax.losses.feature import (
     class_attention_loss,
     feature_hint_loss,
     hierarchical_context_loss,
     overhaul_loss,
+    relu_margin,
     softmax_regression_loss,
 )
 from kd_jax.losses.needs import reads_every_logit
@@ -62,6 +68,17 @@ wsld_transfer_loss = _teacher_labels_where_none(wsld_loss)
 def standardized_kd_loss(student: Array, teacher: Array, *, temperature: Positive[Array | float] = 2.0) -> Array:
     """Computes kd_loss of standardised logits [..., classes]; returns [...]. Sun et al., 2024, arXiv 2403.01427."""
     return kd_loss(standardize_logits(student), standardize_logits(teacher), temperature=temperature)
+
+
+def several_temperatures_kd_loss(
+    student: Array, teacher: Array, *, temperatures: Sequence[float] = (3.0, 4.0, 5.0)
+) -> Array:
+    """Computes the sum over T of kd_loss. Logits [..., classes] of one shape; returns [...].
+
+    Jin, Wang, Lin, "Multi-Level Logit Distillation", CVPR 2023, take it on a second view of each example.
+    """
+    first, *rest = (kd_loss(student, teacher, temperature=t) for t in temperatures)
+    return sum(rest, first)
 
 
 def curriculum_kd_loss(
@@ -131,6 +148,7 @@ def class_attention_transfer_loss(
     teacher_head: Mapping[str, Array],
     *,
     resolution: Count[int] = 2,
+    normalize: bool = True,
 ) -> Array:
     """Computes class_attention_loss of class activation maps, map @ kernel of the head at every position (CAT-KD).
 
@@ -146,44 +164,99 @@ def class_attention_transfer_loss(
         return adaptive_average_pool(x, (resolution, resolution)) @ kernel
 
     s, t = activation_maps(student, student_head), activation_maps(teacher, teacher_head)
-    return class_attention_loss(s, t, resolution=resolution)
+    return class_attention_loss(s, t, resolution=resolution, normalize=normalize)
+
+
+def pooled_hint_loss(student: Array, teacher: Array) -> Array:
+    """Computes feature_hint_loss of two maps, the larger pooled to the size of the smaller: SimKD, arXiv 2203.14001.
+
+    Maps [batch, height, width, channels] with equal channels, ValueError otherwise; returns [batch].
+    """
+    require_maps("pooled_hint_loss", student, teacher)
+    return feature_hint_loss(*pool_to_smaller(*to_float(student, teacher)))
+
+
+def factor_attention_loss(student: Array, teacher: Array) -> Array:
+    """Computes the mean over positions of |n2(flat mean_C s^2) - n2(flat mean_C t^2)| of two factors.
+
+    Maps [batch, height, width, channels]; the larger is pooled to the smaller; returns [batch]. What RepDistiller
+    publishes results of as FT (Kim et al., 2018, arXiv 1802.04977), with weight 200; the paper's form is
+    `factor_transfer_loss`. The gradient at s = t is 0.
+    """
+    require_maps("factor_attention_loss", student, teacher)
+    student, teacher = pool_to_smaller(*to_float(student, teacher))
+    s, t = (unit(flatten(jnp.mean(x**2, axis=-1))) for x in (student, teacher))
+    return jnp.mean(absolute(s - t), axis=1)
+
+
+def overhaul_norm_loss(student: Array, teacher: Array, *, norm: Mapping[str, Array]) -> Array:
+    """Computes overhaul_loss with the margin of the teacher's last BatchNorm, {"scale", "bias"} [channels].
+
+    Pre-activations [batch, height, width, channels] (the student's connected); a larger map is pooled to the smaller;
+    returns [batch]. Heo et al., 2019, arXiv 1904.01866.
+    """
+    require_maps("overhaul_norm_loss", student, teacher)
+    student, teacher = pool_to_smaller(*to_float(student, teacher))
+    return overhaul_loss(student, teacher, relu_margin(norm["scale"], norm["bias"]))
 
 
 def overhaul_batch_loss(student: Array, teacher: Array) -> Array:
     """Computes overhaul_loss, where the margin of a channel is the mean of the teacher's negative values in the batch.
 
-    Pre-activations [batch, height, width, channels] of one shape (the student's connected); returns [batch].
-    Heo et al., 2019, arXiv 1904.01866, who take the same expectation from the BatchNorm's Gaussian (`relu_margin`).
+    Pre-activations [batch, height, width, channels] (the student's connected); a larger map is pooled to the smaller;
+    returns [batch]. For teachers whose last BatchNorm nobody names: Heo et al., 2019, arXiv 1904.01866, take the same
+    expectation from its Gaussian (`overhaul_norm_loss`).
     """
-    (teacher,) = to_float(teacher)
+    require_maps("overhaul_batch_loss", student, teacher)
+    student, teacher = pool_to_smaller(*to_float(student, teacher))
     negative = jnp.where(teacher < 0, teacher, 0).sum((0, 1, 2))
     margin = negative / jnp.maximum((teacher < 0).sum((0, 1, 2)), 1).astype(teacher.dtype)
     return overhaul_loss(student, teacher, margin)
 
 
-def negative_rows(step: Array, batch: int, rows: int, count: int) -> Array:
-    """Draws row numbers [batch, count] that depend on the step alone, so that a resumed run draws the same."""
-    return jax.random.randint(jax.random.fold_in(jax.random.key(0), step), (batch, count), 0, rows)
+def negative_rows(step: Array, index: Array, classes: Mapping[str, Array], number: int) -> Array:
+    """Draws row numbers [batch, number] of other classes, with replacement; a function of the step alone.
+
+    So a resumed run draws the same. `classes` are the tables of `class_tables`, `index` int [batch] the rows drawn for.
+    """
+    start, size = classes["start"][index][:, None], classes["size"][index][:, None]
+    rows = classes["order"].shape[0]
+    key = jax.random.fold_in(jax.random.key(0), step)
+    drawn = jax.random.randint(key, (index.shape[0], number), 0, jnp.maximum(rows - size, 1))
+    return classes["order"][jnp.where(drawn >= start, drawn + size, drawn)]
+
+
+def class_tables(examples: int, labels: np.ndarray | None = None) -> dict[str, Array]:
+    """Returns {"order": rows by class, "start", "size": of each row's class in that order}, int32 [examples].
+
+    A row without a label (-1), or any where `labels` is None, is in no class: its negatives come from all rows.
+    """
+    if labels is None:
+        labels = np.full(examples, -1)
+    order = np.argsort(labels, kind="stable")
+    found, first, sizes = np.unique(labels[order], return_index=True, return_counts=True)
+    at = np.searchsorted(found, labels)
+    start, size = first[at], np.where(labels < 0, 0, sizes[at])
+    return {k: jnp.asarray(v, jnp.int32) for k, v in (("order", order), ("start", start), ("size", size))}
 
 
 def contrastive_memory_loss(
     student: Array,
     teacher: Array,
     *,
-    memory: Mapping[str, Array],
+    memory: Mapping[str, Any],
     index: Array,
     step: Array,
-    negatives: Count[int] = 512,
+    negatives: Count[int] = 16384,
     temperature: Positive[float] = 0.07,
     where: Array | None = None,
 ) -> Array:
     """Computes contrastive_representation_loss against the banks of `contrastive_memory` (CRD, arXiv 1910.10699).
 
-    student, teacher [batch, width], where bool [batch]; returns [batch]. Negatives are drawn with replacement from all
-    examples, so that about one in (number of classes) has the same label; the authors draw them from other classes,
-    which needs the labels of all.
+    student, teacher [batch, width], index int and where bool [batch]; returns [batch]. Negatives are drawn with
+    replacement from the examples of other classes, as the authors' code does.
     """
-    rows = negative_rows(step, student.shape[0], memory["student"].shape[0], negatives)
+    rows = negative_rows(step, jnp.asarray(index), memory["classes"], negatives)
     options = dict(index=index, negatives=rows, temperature=temperature, where=where)
     constants = {}
     for side, anchor, bank in (("student", student, memory["teacher"]), ("teacher", teacher, memory["student"])):
@@ -198,14 +271,16 @@ def contrastive_memory_loss(
 def contrastive_memory(
     examples: int,
     *,
+    labels: np.ndarray | None = None,
     width: Count[int] = 128,
     momentum: Share[float] = 0.5,
-    negatives: Count[int] = 512,
+    negatives: Count[int] = 16384,
     temperature: Positive[float] = 0.07,
 ) -> Memory:
-    """Returns the memory of `contrastive_memory_loss`: banks {student, teacher} [examples, width] and the constants.
+    """Returns the memory of `contrastive_memory_loss`: banks {student, teacher} [examples, width], constants, classes.
 
-    `examples` is the size of the training set. The term reads its memory at the path "memory".
+    `examples` is the size of the training set, `labels` int [examples] are its classes (`class_tables`). The term reads
+    its memory at the path "memory".
     """
     edge = (width / 3) ** -0.5
     keys = jax.random.split(jax.random.key(0))
@@ -213,10 +288,11 @@ def contrastive_memory(
         side: jax.random.uniform(key, (examples, width), minval=-edge, maxval=edge)
         for side, key in zip(("student", "teacher"), keys, strict=True)
     } | {"student_constant": jnp.zeros(()), "teacher_constant": jnp.zeros(())}
+    first["classes"] = class_tables(examples, labels)
 
     def update(memory: dict[str, Array], inputs: tuple[Array, ...], context: Mapping[str, Any]) -> dict[str, Array]:
         index, (student, teacher) = context["batch"]["index"], inputs
-        rows = negative_rows(context["step"], student.shape[0], examples, negatives)
+        rows = negative_rows(context["step"], index, memory["classes"], negatives)
         new = dict(memory)
         for side, anchor, bank in (("student", student, memory["teacher"]), ("teacher", teacher, memory["student"])):
             fresh = contrastive_constant(anchor, bank, index, rows, temperature=temperature)

@@ -175,7 +175,12 @@ def variational_information_loss(predicted_mean: Array, teacher: Array, raw_scal
 
 
 def variational_connector_loss(predicted_mean: Array, raw_scale: Array, teacher: Array) -> Array:
-    """Computes variational_information_loss of a Term's arguments: the connector's outputs, then the target."""
+    """Computes variational_information_loss of a Term's arguments: the connector's outputs, then the target.
+
+    A map of the teacher that is larger than the prediction is pooled to it.
+    """
+    if predicted_mean.ndim == 4 and teacher.ndim == 4:
+        predicted_mean, teacher = pool_to_smaller(predicted_mean, teacher)
     return variational_information_loss(predicted_mean, teacher, raw_scale)
 
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.losses._numerics import (
+    absolute,
     adaptive_average_pool,
     count,
     einsum,
@@ -167,7 +168,7 @@ def correlation_congruence_loss(
     student [batch, ...], teacher [batch, ...] (widths may differ), where bool [batch]; returns [batch]. Raises
     ValueError on other batch sizes. Peng, Jin, Liu, Zhou, Wu, Liu, Li, Zhang, "Correlation Congruence for Knowledge
     Distillation" (CC), 2019, arXiv 1904.01802. The paper's Taylor series of the Gaussian kernel; the authors' code sums
-    products of consecutive rows instead, which depends on the order of the batch. A dead row has similarity 0, with
+    products of consecutive rows instead (`consecutive_congruence_loss`). A dead row has similarity 0, with
     gradient 0.
     """
     s, t, mask = _rows("correlation_congruence_loss", student, teacher, where)
@@ -180,6 +181,26 @@ def correlation_congruence_loss(
 
     valid = mask[:, None] & mask[None, :]
     return jnp.sum(jnp.where(valid, (kernel(s) - kernel(t)) ** 2, 0), axis=1) / count(mask, s)
+
+
+def consecutive_congruence_loss(student: Array, teacher: Array, *, where: Array | None = None) -> Array:
+    """Computes sum_d |s_i - t_i|_d |s_j - t_j|_d * n / (n - 1), j the row after i, of n (valid) rows; 0 for the last.
+
+    student, teacher [batch, ...] of one shape, where bool [batch]; returns [batch]. Raises ValueError on other shapes.
+    What RepDistiller publishes results of as CC (Peng et al., 2019, arXiv 1904.01802), with weight 0.02: its value, the
+    mean over the n - 1 pairs, is the mean over rows here. It depends on the order of the batch; the paper's kernel is
+    `correlation_congruence_loss`. The gradient at s = t is 0.
+    """
+    s, t, mask = _rows("consecutive_congruence_loss", student, teacher, where)
+    require_same_shape("consecutive_congruence_loss", s, t)
+    difference = absolute(s - t)
+    rows = jnp.arange(s.shape[0])
+    # The valid row after row i: the smallest index above i that is not masked, or `batch`.
+    after = jax.lax.cummin(jnp.where(mask, rows, s.shape[0])[::-1])[::-1]
+    after = jnp.concatenate([after[1:], jnp.full((1,), s.shape[0], after.dtype)])
+    paired = jnp.take(difference, after, axis=0, mode="fill", fill_value=0)
+    valid = count(mask, s)
+    return jnp.sum(difference * paired, axis=1) * valid / jnp.maximum(valid - 1, 1)
 
 
 def probabilistic_transfer_loss(student: Array, teacher: Array, *, where: Array | None = None) -> Array:

@@ -30,15 +30,17 @@ def linear(student: Shape, teacher: Shape) -> Model:
     return LinenModel(Projection(teacher.shape[-1]))
 
 
-def conv1x1(student: Shape, teacher: Shape, *, norm: bool = False) -> Model:
+def conv1x1(student: Shape, teacher: Shape, *, norm: bool = False, resize: bool = True, normal: bool = False) -> Model:
     """Applies a 1 x 1 convolution to the map and resizes it: the result has the teacher's shape.
 
     Smaller sizes are averaged (adaptive average pooling), larger ones interpolated linearly. With `norm` a BatchNorm
     takes the place of the bias: the connector of Heo et al., "A Comprehensive Overhaul of Feature Distillation",
-    2019, arXiv 1904.01866. ValueError unless both are maps.
+    2019, arXiv 1904.01866, whose code starts it `normal`, with variance 2 / channels of the teacher. Without `resize`
+    the map stays as large as it is, for losses that pool the larger of two.
+    ValueError unless both are maps.
     """
     check_maps("conv1x1", student, teacher)
-    return LinenModel(Projection(teacher.shape[-1], teacher.shape[1:3], norm))
+    return LinenModel(Projection(teacher.shape[-1], teacher.shape[1:3] if resize else None, norm, normal))
 
 
 def conv_regressor(student: Shape, teacher: Shape, *, relu: bool = True) -> Model:
@@ -64,6 +66,13 @@ def conv_regressor(student: Shape, teacher: Shape, *, relu: bool = True) -> Mode
             f"{_pair(student, teacher)}; conv1x1 resizes any map"
         )
     return LinenModel(Regressor(teacher.shape[-1], kind, size, relu))
+
+
+def boundary_regressor(student: Shape, teacher: Shape) -> Model:
+    """Returns the identity between equal shapes, else `conv_regressor` without ReLU: AB's, as RepDistiller has it."""
+    if student.shape[1:] == teacher.shape[1:]:
+        return FunctionModel(lambda key, x: {}, lambda params, x: x)
+    return conv_regressor(student, teacher, relu=False)
 
 
 def resize(student: Shape, teacher: Shape) -> Model:
@@ -96,15 +105,17 @@ class Projection(nn.Module):
     features: int
     size: tuple[int, int] | None = None
     norm: bool = False
+    normal: bool = False
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         # Both steps are linear along different axes, so their order is free: shrink first, enlarge last.
         shrinks = self.size is not None and self.size[0] * self.size[1] < x.shape[1] * x.shape[2]
         x = resize_map(x, self.size) if shrinks else x
-        x = dense(x, self.features, bias=not self.norm, name="dense")
+        first = nn.initializers.normal((2 / self.features) ** 0.5) if self.normal else None
+        x = dense(x, self.features, bias=not self.norm, name="dense", kernel_init=first)
         x = resize_map(x, self.size) if self.size is not None else x
-        return norm(train, name="norm")(x) if self.norm else x
+        return norm(train, None, name="norm")(x) if self.norm else x
 
 
 class Regressor(nn.Module):
@@ -125,13 +136,13 @@ class Regressor(nn.Module):
             x = nn.Conv(self.features, self.size, (2, 2), ((1, 1), (1, 1)), **options)(x)
         else:
             x = nn.Conv(self.features, self.size, padding="VALID", **options)(x)
-        x = norm(train, name="norm")(x)
+        x = norm(train, None, name="norm")(x)
         return nn.relu(x) if self.relu else x
 
 
-def dense(x: Array, features: Count[int], bias: bool = True, name: str | None = None) -> Array:
+def dense(x: Array, features: Count[int], bias: bool = True, name: str | None = None, kernel_init: Any = None) -> Array:
     uniform = uniform_fan_in(x.shape[-1])
-    return nn.Dense(features, use_bias=bias, kernel_init=uniform, bias_init=uniform, name=name)(x)
+    return nn.Dense(features, use_bias=bias, kernel_init=kernel_init or uniform, bias_init=uniform, name=name)(x)
 
 
 def resize_map(x: Array, size: tuple[int, int]) -> Array:

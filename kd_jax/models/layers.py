@@ -115,6 +115,12 @@ def classify(x: Array, num_classes: int, kernel_init: Any = None, bias_init: Any
     return head(x.astype(jnp.float32))
 
 
+def classify_map(x: Array, num_classes: int, kernel_init: Any = None, bias_init: Any = None) -> Array:
+    """Maps [batch, height, width, channels] to the logits of its mean over space; taps "final" (the map) and those of
+    `classify`."""
+    return classify(Tap(name="final")(x).mean((1, 2)), num_classes, kernel_init, bias_init)
+
+
 def shuffle_channels(x: Array, groups: int) -> Array:
     *shape, channels = x.shape
     return x.reshape(*shape, groups, channels // groups).swapaxes(-1, -2).reshape(x.shape)

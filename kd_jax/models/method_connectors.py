@@ -20,9 +20,9 @@ from kd_jax.types import Array, Model
 def vid_regressor(student: Shape, teacher: Shape, *, initial_variance: Positive[float] = 5.0) -> Model:
     """Returns (predicted mean of the teacher's value, raw scale of each channel [Ct]); variance = softplus(raw) + 1e-5.
 
-    Mean: three dense layers without bias on the last axis, Ct wide, ReLU between; maps are resized to the teacher's
-    size first, where the published code pools the larger side. Ahn et al., "Variational Information Distillation for
-    Knowledge Transfer", 2019, arXiv 1904.05835.
+    Mean: three dense layers without bias on the last axis, Ct wide, ReLU between. A map larger than the teacher's is
+    pooled first; where the teacher's is larger, `variational_connector_loss` pools that. Ahn et al., "Variational
+    Information Distillation for Knowledge Transfer", 2019, arXiv 1904.05835; sizes as RepDistiller.
     """
     raw = float(np.log(np.expm1(initial_variance - 1e-5)))
     if student.ndim != teacher.ndim or student.ndim not in (2, 4):
@@ -45,11 +45,11 @@ def review_kd_fusion(*shapes: Shape, width: int | None = None) -> Model:
 
 
 def simkd_projector(student: Shape, teacher: Shape, *, factor: Count[int] = 2) -> Model:
-    """Maps to the teacher's shape by 1 x 1, 3 x 3, 1 x 1 convolutions, each with BatchNorm and ReLU.
+    """Maps to the teacher's channels by 1 x 1, 3 x 3, 1 x 1 convolutions, each with BatchNorm and ReLU.
 
-    The teacher's head classifies the result. Where the student's map is smaller it is enlarged; the published code
-    pools the teacher's instead. Chen et al., "Knowledge Distillation with the Reused Teacher Classifier", 2022,
-    arXiv 2203.14001.
+    The teacher's head classifies the mean of the result. A map larger than the teacher's is pooled first; where the
+    teacher's is larger, the loss pools that (`pooled_hint_loss`), as the authors' code. Chen et al., "Knowledge
+    Distillation with the Reused Teacher Classifier", 2022, arXiv 2203.14001.
     """
     check_maps("simkd_projector", student, teacher)
     return LinenModel(SimKDProjector(teacher.shape[1:], factor))
@@ -88,12 +88,16 @@ def factor_translator(student: Shape, factor: Shape) -> Model:
 
 
 def srrl_connector(student: Shape, teacher: Shape, teacher_logits: Shape) -> Model:
-    """Widens the student's embedding [batch, Cs] for the teacher's head: dense, BatchNorm, ReLU.
+    """Widens the student's map [batch, height, width, Cs] for the teacher's head, 1 x 1 convolution without bias,
+    BatchNorm, ReLU, and takes its mean over space: [batch, Ct].
 
-    Yang et al., "Knowledge Distillation via Softmax Regression Representation Learning", ICLR 2021.
+    Yang et al., "Knowledge Distillation via Softmax Regression Representation Learning", ICLR 2021, as the authors'
+    code. An embedding [batch, Cs] counts as a map of one position, as in SimKD's repository.
     """
-    if student.ndim != 2 or teacher.ndim != 2:
-        raise ValueError(f"srrl_connector connects two embeddings, got {student.shape} and {teacher.shape}")
+    if student.ndim not in (2, 4) or teacher.ndim != 2:
+        raise ValueError(
+            f"srrl_connector connects a map or an embedding to an embedding, got {student.shape} and {teacher.shape}"
+        )
     return LinenModel(SRRLConnector(teacher.shape[-1]))
 
 
@@ -113,7 +117,8 @@ class SRRLConnector(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        return nn.relu(norm(train, name="norm")(dense(x, self.features, bias=False, name="dense")))
+        x = nn.relu(norm(train, None, name="norm")(dense(x, self.features, bias=False, name="dense")))
+        return x.mean((1, 2)) if x.ndim == 4 else x
 
 
 class VIDRegressor(nn.Module):
@@ -122,7 +127,7 @@ class VIDRegressor(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
-        x = resize_map(x, self.shape[:2]) if x.ndim == 4 else x
+        x = _pooled_to(x, self.shape) if x.ndim == 4 else x
         channels = self.shape[-1]
         for i in range(3):
             x = dense(nn.relu(x) if i else x, channels, bias=False, name=f"dense{i}")
@@ -140,15 +145,15 @@ class ReviewFusion(nn.Module):
         for i in reversed(range(len(self.shapes))):
             shape = self.shapes[i]
             x = maps[i] if maps[i].ndim == 4 else maps[i][:, None, None, :]
-            x = conv(self.width, 1, kernel_init=kernel_init, name=f"conv{i}_in")(x)
-            x = norm(train, name=f"norm{i}_in")(x)
+            x = conv(self.width, 1, dtype=None, kernel_init=kernel_init, name=f"conv{i}_in")(x)
+            x = norm(train, None, name=f"norm{i}_in")(x)
             if left is not None:
                 left = _nearest(left, x.shape[1:3])
                 attention = nn.sigmoid(dense(jnp.concatenate([x, left], -1), 2, name=f"attention{i}"))
                 x = x * attention[..., :1] + left * attention[..., 1:]
             left = x = _nearest(x, shape[:2] if len(shape) == 3 else (1, 1))
-            y = conv(shape[-1], 3, kernel_init=kernel_init, name=f"conv{i}_out")(x)
-            fused.append(norm(train, name=f"norm{i}_out")(y).reshape(-1, *shape))
+            y = conv(shape[-1], 3, dtype=None, kernel_init=kernel_init, name=f"conv{i}_out")(x)
+            fused.append(norm(train, None, name=f"norm{i}_out")(y).reshape(-1, *shape))
         return tuple(reversed(fused))
 
 
@@ -159,11 +164,11 @@ class SimKDProjector(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         channels = self.shape[-1]
-        x = resize_map(x, self.shape[:2])
+        x = _pooled_to(x, self.shape)
         widths = (channels // self.factor, channels // self.factor, channels)
         for i, (features, size) in enumerate(zip(widths, (1, 3, 1), strict=True)):
-            x = conv(features, size, kernel_init=torch_default, name=f"conv{i}")(x)
-            x = nn.relu(norm(train, name=f"norm{i}")(x))
+            x = conv(features, size, dtype=None, kernel_init=torch_default, name=f"conv{i}")(x)
+            x = nn.relu(norm(train, None, name=f"norm{i}")(x))
         return x
 
 
@@ -193,7 +198,7 @@ class Paraphraser(nn.Module):
             x = _conv3(x, features, f"encoder{i}", _leaky)
         factor = x
         for i, features in enumerate((self.factor, self.channels, self.channels)):
-            x = _conv3(x, features, f"decoder{i}", _leaky)
+            x = _conv3(x, features, f"decoder{i}", _leaky, transposed=True)
         return x, {"factor": factor}
 
 
@@ -204,7 +209,7 @@ class Translator(nn.Module):
     def __call__(self, x: Array, train: bool) -> Array:
         x = resize_map(x, self.shape[:2])
         for i, features in enumerate((x.shape[-1], self.shape[-1], self.shape[-1])):
-            x = _leaky(norm(train, name=f"norm{i}")(_conv3(x, features, f"conv{i}")))
+            x = _leaky(norm(train, None, name=f"norm{i}")(_conv3(x, features, f"conv{i}")))
         return x
 
 
@@ -216,7 +221,7 @@ class EmbedPair(nn.Module):
     def __call__(self, student: Array, teacher: Array) -> tuple[Array, Array]:
         pair = []
         for name, x in (("student", student), ("teacher", teacher)):
-            x = dense(x.reshape(x.shape[0], -1), self.dim, name=name).astype(jnp.float32)
+            x = dense(x.reshape(x.shape[0], -1), self.dim, name=name)
             length = jnp.sqrt(jnp.maximum((x * x).sum(-1, keepdims=True), 1e-12))
             pair.append(x / length if self.normalize else x)
         return pair[0], pair[1]
@@ -226,9 +231,18 @@ def _leaky(x: Array) -> Array:
     return nn.leaky_relu(x, 0.1)
 
 
-def _conv3(x: Array, features: int, name: str, activation=lambda x: x) -> Array:
-    uniform = uniform_fan_in(9 * x.shape[-1])
+def _conv3(x: Array, features: int, name: str, activation=lambda x: x, transposed: bool = False) -> Array:
+    """A 3 x 3 convolution of stride 1; a transposed one is the same but for its first weights.
+
+    PyTorch takes the outputs of a transposed convolution for its fan in.
+    """
+    uniform = uniform_fan_in(9 * (features if transposed else x.shape[-1]))
     return activation(nn.Conv(features, (3, 3), padding=1, kernel_init=uniform, bias_init=uniform, name=name)(x))
+
+
+def _pooled_to(x: Array, shape: tuple[int, ...]) -> Array:
+    """Pools a map to the height and width of `shape` where it is larger."""
+    return resize_map(x, (min(x.shape[1], shape[0]), min(x.shape[2], shape[1])))
 
 
 def _nearest(x: Array, size: tuple[int, int]) -> Array:

@@ -22,7 +22,7 @@ class ReusedHead:
 
     student: Model
     teacher: Model
-    tap: str = "stage3"
+    tap: str = "final"
     factor: int = 2
 
     def _projector(self, *inputs: Array) -> tuple[Model, PyTree]:

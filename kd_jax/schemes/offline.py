@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from kd_jax.core.terms import calls_of
 from kd_jax.types import Call, Parts, Phase, Scheme, Stage, Term
 
 
-def build(parts: Parts) -> Scheme:
+def build(parts: Parts, views: Mapping[str, str] | None = None) -> Scheme:
     """Builds one stage in which the student learns from the terms of the config.
 
     Every network reads the inputs of its role, so teacher and student see the same view (Beyer et al. 2022, arXiv
     2106.05237). A frozen role runs in training only if a term reads it. The role "teacher" is in any case the reference
-    that the student is compared with.
+    that the student is compared with. `views` {name: path} are further pictures, {"strong": "batch.strong"} of
+    config.train.views: terms read what a network answers to one as "student_strong.logits", "teacher_strong.logits".
     """
     if not parts.terms:
         raise ValueError("config.terms is empty: knowledge.compose('response') fills it.")
@@ -19,9 +22,15 @@ def build(parts: Parts) -> Scheme:
     teachers = [name for name, role in parts.roles.items() if role.group is None and name in named]
     if "teacher" in named and "teacher" not in parts.roles:
         raise ValueError(f"The terms {sorted(parts.terms)} need a teacher, and there is none.")
-    forward = [Call("student", parts.roles["student"].inputs)]
+    learns = "student" in named  # or connectors alone do
+    forward = [Call("student", parts.roles["student"].inputs)] if learns else []
     forward += [Call(name, parts.roles[name].inputs, train=False) for name in teachers]
-    metrics = watched(parts)
+    for view, path in (views or {}).items():
+        seen = [name for name in parts.roles if f"{name}_{view}" in named]
+        if not seen:
+            raise ValueError(f"views: no term reads an answer to {view!r}, such as 'student_{view}.logits'.")
+        forward += [Call(name, (path,), train=name == "student", name=f"{name}_{view}") for name in seen]
+    metrics = watched(parts) if learns else {}
     phase = Phase("student", tuple(forward), parts.terms, parts.make_tx(parts.steps), metrics)
     reference = "teacher" if "teacher" in parts.roles else None
     return Scheme(parts.roles, (Stage(parts.steps, (phase,)),), reference=reference, task=parts.task)

@@ -6,9 +6,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kd_jax.core.paths import Path, calls_in, connector_of
+from kd_jax.core.terms import paths_of
 from kd_jax.resolve import near
 from kd_jax.schemes import offline
-from kd_jax.types import Parts, Scheme, Stage
+from kd_jax.types import Call, Parts, Phase, Scheme, Stage
 
 
 def build(parts: Parts, stages: Sequence[Mapping[str, Any]]) -> Scheme:
@@ -33,9 +35,21 @@ def build(parts: Parts, stages: Sequence[Mapping[str, Any]]) -> Scheme:
             return parts.make_tx(count, name)
 
         plain = offline.build(dataclasses.replace(parts, terms=terms, steps=steps, make_tx=make_tx)).stages[0]
-        built.append(dataclasses.replace(plain, name=stage["name"], selects=last))
+        phases = tuple(_with_connectors(phase, parts) for phase in plain.phases)
+        built.append(dataclasses.replace(plain, name=stage["name"], selects=last, phases=phases))
     reference = "teacher" if "teacher" in parts.roles else None
     return Scheme(parts.roles, tuple(built), reference=reference, task=parts.task)
+
+
+def _with_connectors(phase: Phase, parts: Parts) -> Phase:
+    """The phase, which also calls the connectors of terms of another stage that its terms read, as they are."""
+    read = {Path.parse(path).connected for term in phase.terms.values() for path in paths_of(term)}
+    resting = {name: parts.terms[name] for name in sorted(read - {*phase.terms, ""})}
+    called = {call.role for call in phase.forward}
+    frozen = sorted(calls_in(path for term in resting.values() for path in term.inputs) - called)
+    calls = [Call(name, parts.roles[name].inputs, train=False) for name in frozen]
+    calls += [Call(connector_of(name), term.inputs, train=False) for name, term in resting.items()]
+    return dataclasses.replace(phase, forward=(*phase.forward, *calls))
 
 
 def _check(parts: Parts, stages: Sequence[Mapping[str, Any]]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -84,8 +85,16 @@ def terms_of(task: Task, fields: Mapping[str, Any] | None, source: Source, steps
         if name not in of_task or set(term) - {"weight"}:
             raise ValueError(f"Term {name!r} has no `fn`, and is none of the task's. {near(name, of_task)}")
     knowledge.check_terms(named)
-    made = knowledge.make_terms({n: t for n, t in fields.items() if n not in named}, steps, len(source))
+    made = knowledge.make_terms(
+        {n: t for n, t in fields.items() if n not in named}, steps, len(source), _classes_of(source)
+    )
     return made | {n: dataclasses.replace(of_task[n], weight=float(t.get("weight", 1.0))) for n, t in named.items()}
+
+
+def _classes_of(source: Source) -> np.ndarray | None:
+    """The class of each example, -1 where it has none; None where an example has no single class."""
+    labels = source.labels
+    return labels if labels is not None and labels.ndim == 1 and labels.dtype == np.int32 else None
 
 
 def _both(first: Summary | None, second: Summary) -> Summary:

@@ -14,6 +14,7 @@ from kd_jax.config import PRESETS, compose, with_four_stages
 from kd_jax.config.fields import own_data, settled
 from kd_jax.config.files import words_of
 from kd_jax.config.knowledge import make_terms
+from kd_jax.config.pairs import FOUR_STAGES
 from kd_jax.config.presets import SCHEMES
 from kd_jax.data.arrays import from_arrays
 from kd_jax.data.batches import batch_shapes
@@ -96,7 +97,15 @@ def test_every_data_set_of_the_first_config(variant):
     check_student(module("cifar_resnet").get_config(variant))
 
 
-@pytest.mark.parametrize("variant", ["", "at+fitnet+dist,bfloat16,tiny"])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        "",
+        "at+fitnet+dist,bfloat16,tiny",
+        "resnet50-MobileNetV1,kd+at+review_kd+ofd+crd+srrl,tiny",
+        "cat_kd+mgd+ofd,tiny",
+    ],
+)
 def test_imagenet_in_shapes(variant):
     config = module("imagenet_resnet").get_config(variant)
     assert config.train.optimizer.boundaries == (0.3, 0.6, 0.9)
@@ -115,7 +124,7 @@ def test_published_pairs_in_shapes(pair):
         0.01 if student in ("MobileNetV2", "ShuffleNetV1", "ShuffleNetV2") else 0.05
     )
     assert config.teacher.train.optimizer.learning_rate == 0.05
-    assert (teacher in PAIRS.FOUR_STAGES) == (student in PAIRS.FOUR_STAGES) == ("at_stage4" in config.terms)
+    assert (teacher in FOUR_STAGES) == (student in FOUR_STAGES) == ("at_stage4" in config.terms)
     check_student(config)
 
 
@@ -124,8 +133,10 @@ def test_published_pairs_in_shapes(pair):
     [
         ("resnet32x4-resnet8x4", "ab+ofd+fsp+review_kd"),
         ("vgg13-vgg8", "ab+ofd+fsp+review_kd"),
-        ("vgg13-MobileNetV2", "vid"),  # its stages are linear: there is no pre_activation for ab and ofd
-        ("wrn40-2-ShuffleNetV1", "ab+ofd+vid"),
+        ("vgg13-MobileNetV2", "ab+ofd+vid+cat_kd+srrl"),  # its stages are linear, and their own pre-activations
+        ("wrn40-2-ShuffleNetV1", "ab+ofd+vid+cat_kd+srrl"),
+        ("resnet32x4-ShuffleNetV2", "ab+ofd+review_kd+cat_kd+srrl+ickd"),
+        ("ResNet50-vgg8", "ab+ofd+review_kd+cat_kd+ickd"),
     ],
 )
 def test_published_methods_across_architectures_in_shapes(pair, methods):
@@ -169,11 +180,11 @@ def streamed(source: Source) -> Source:
     return Source(labels=None, fetch=fetch, size=len(source), **facts)
 
 
-def take_two_steps(config, splits: Splits, directory: Path, **widths) -> dict:
+def take_steps(config, splits: Splits, directory: Path, steps: int = 2, **widths) -> dict:
     """A run with an untrained teacher from a checkpoint."""
     for network in (config.student, config.teacher):
         network.model.kwargs.update(widths)
-    config.train.update(dict(steps=2, epochs=0.0, batch_size=16))
+    config.train.update(dict(steps=steps, epochs=0.0, batch_size=16))
     config.update(dict(baseline=False, workers=0, report=False, examples=0, eval_batch_size=16))
     teacher = make_model(config.teacher.model, splits.train)
     image = np.zeros((1, *splits.train.image_shape), np.float32)
@@ -187,15 +198,18 @@ def test_imagenet_takes_steps_on_streamed_images_over_eight_devices(tmp_path):
     config.mesh.axes.fsdp = 2
     images = pictures((32, 32, 3))
     splits = Splits(streamed(images.train), None, streamed(images.test))
-    results = take_two_steps(config, splits, tmp_path, widths=(8, 8, 8, 8), stem_width=8, blocks=(1, 1, 1, 1))
+    results = take_steps(config, splits, tmp_path, widths=(8, 8, 8, 8), stem_width=8, blocks=(1, 1, 1, 1))
     assert results["models"]["student"]["steps"] == 2 and "test" in results["models"]["student"]["last"]
     assert train.run(config, tmp_path / "run", data=splits) == results
 
 
-def test_a_pair_takes_steps_over_eight_devices(tmp_path):
-    config = PAIRS.get_config("resnet32x4-resnet8x4,fitnet,tiny")
-    results = take_two_steps(config, pictures((8, 8, 3)), tmp_path, widths=(4, 8, 8), stem_width=4, blocks=(1, 1, 1))
-    assert results["models"]["student"]["steps"] == 2
+@pytest.mark.parametrize("method", ["fitnet", "mlkd", "ft"])
+def test_a_pair_takes_steps_over_eight_devices(tmp_path, method):
+    config = PAIRS.get_config(f"resnet32x4-resnet8x4,{method},tiny")
+    steps = 9 if method == "ft" else 2  # the first stage has a ninth of them
+    narrow = dict(widths=(4, 8, 8), stem_width=4, blocks=(1, 1, 1))
+    results = take_steps(config, pictures((8, 8, 3)), tmp_path, steps, **narrow)
+    assert results["models"]["student"]["steps"] == steps
 
 
 def test_teacher_and_student_of_fashion_mnist_share_no_image(monkeypatch):

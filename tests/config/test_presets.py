@@ -25,7 +25,8 @@ def digits():
     config.train.steps = 100
     splits = load(config.data)
     for name in ("student", "teacher"):  # equal widths, which FSP asks for
-        config[name].model = dict(name="models.vision.cnn.cnn", kwargs=dict(widths=(4, 8, 8)))
+        small = dict(widths=(4, 8, 8), stem_width=4)
+        config[name].model = dict(name="models.vision.cifar_resnet.resnet8", kwargs=small)
     models = {r: jobs.make_model(config[r].model, splits.train) for r in ("student", "teacher")}
     roles = {"student": Role(models["student"], group="student"), "teacher": Role(models["teacher"])}
     data = [splits.train.example(i) for i in range(8)]
@@ -40,13 +41,13 @@ def terms_of(names):
     terms = {}
     for name in names:
         for key, fields in knowledge.compose(name).items():
-            shared = key in ("ce", "ft_paraphraser")  # one for all, or named by a path
-            terms[key if shared else f"{name}-{key}".replace("+", "-")] = fields
+            terms[key if key == "ce" else f"{name}-{key}".replace("+", "-")] = fields
     return terms
 
 
+FIRST = ["ab", "fsp", "ft"]  # two stages
 ALONE = [["simkd"], ["dist+fitnet"]]  # a scheme of its own; several in one
-TOGETHER = [n for n in PRESETS if [n] not in ALONE]
+TOGETHER = [n for n in PRESETS if [n] not in ALONE and n not in FIRST]
 
 
 @pytest.mark.parametrize("names", [*ALONE, *(TOGETHER[i : i + 12] for i in range(0, len(TOGETHER), 12))], ids="-".join)
@@ -72,6 +73,24 @@ def test_presets(digits, names):
         assert any(jax.tree.leaves(moved)) or not jax.tree.leaves(moved), role
 
 
+@pytest.mark.parametrize("name", FIRST)
+def test_terms_that_are_trained_alone_first(digits, name):
+    config, roles, source, batch = digits
+    terms = knowledge.compose(name)
+    config.scheme = knowledge.scheme_of(name)
+    scheme = make_scheme(config, config.train, terms, roles, {"train": source})
+    scheme, inputs = bind(scheme, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch))
+    first, task = scheme.stages
+    assert (first.steps, task.steps, first.selects, task.selects) == (11, 89, False, True)  # 30 and 240 of 270
+    state = jax.jit(lambda: init_state(scheme, inputs, KEY, {}))()
+    after, metrics = jax.jit(make_train_step(scheme, first))(state, batch, hyper_of(first), KEY)
+    assert set(metrics) >= {n for n in terms if knowledge.FIRST[name] in n} and "ce" not in metrics
+    after, metrics = jax.jit(make_train_step(scheme, task))(after, batch, hyper_of(task), KEY)
+    assert set(metrics) >= {"ce"} and not [n for n in metrics if n.startswith(knowledge.FIRST[name])]
+    if name == "ft":  # the student learns from the paraphraser, which rests
+        assert "ft" in metrics and np.isfinite(float(metrics["ft"][0]))
+
+
 def test_simkd_answers_through_the_teachers_head(digits):
     config, roles, source, batch = digits
     config.scheme = knowledge.scheme_of("simkd")
@@ -85,9 +104,9 @@ def test_simkd_answers_through_the_teachers_head(digits):
     params, stats = state.params["student"]["student"], state.stats["student"]
     images = scheme.prepare(batch, KEY, False)["image"]
     model = scheme.roles["student"].model
-    out, _ = model.apply(params, stats, images, train=False, key=KEY, taps=("projected", "stage3"))
-    teacher = roles["teacher"].model.apply(*state.frozen["teacher"], images, train=False, key=KEY, taps=("stage3",))[0]
-    assert out.features["projected"].shape == teacher.features["stage3"].shape
+    out, _ = model.apply(params, stats, images, train=False, key=KEY, taps=("projected", "final"))
+    teacher = roles["teacher"].model.apply(*state.frozen["teacher"], images, train=False, key=KEY, taps=("final",))[0]
+    assert out.features["projected"].shape == teacher.features["final"].shape
     pooled = np.asarray(out.features["projected"]).mean((1, 2))
     np.testing.assert_allclose(
         out.logits, pooled @ head["kernel"] + np.asarray(head["bias"])[None], rtol=1e-4, atol=1e-5

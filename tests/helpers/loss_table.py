@@ -135,6 +135,7 @@ TABLE = (
             where=True,
             invariant=("scale_rows", "permute_batch"),
         ),
+        "consecutive_congruence": Row(relation.consecutive_congruence_loss, (B, 6), where=True),
         "probabilistic_transfer": Row(
             relation.probabilistic_transfer_loss, (B, 6), where=True, invariant=("scale_rows", "permute_batch")
         ),

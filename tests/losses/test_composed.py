@@ -146,7 +146,8 @@ def memory_at(step=2, constants=(0.0, 0.0)):
 
 
 compiled_crd = jax.jit(functools.partial(composed.contrastive_memory_loss, negatives=NEGATIVES))
-draw = jax.jit(composed.negative_rows, static_argnums=(1, 2, 3))
+draw = jax.jit(composed.negative_rows, static_argnums=3)
+ANY = composed.class_tables(EXAMPLES)  # no labels: negatives come from all rows
 
 
 def crd(memory, step, student=EMBEDDINGS[0], teacher=EMBEDDINGS[1], **options):
@@ -155,7 +156,7 @@ def crd(memory, step, student=EMBEDDINGS[0], teacher=EMBEDDINGS[1], **options):
 
 
 def direct(memory, step, **constants):
-    rows = draw(jnp.int32(step), B, EXAMPLES, NEGATIVES)
+    rows = draw(jnp.int32(step), INDEX, ANY, NEGATIVES)
     banks = {f"{side}_bank": memory[side] for side in ("student", "teacher")}
     loss = representation.contrastive_representation_loss
     return run(loss, *EMBEDDINGS, index=INDEX, negatives=rows, temperature=0.5, **banks, **constants)
@@ -170,14 +171,26 @@ def test_contrastive_memory_is_the_loss_on_the_negatives_of_the_step():
 
 
 def test_negatives_are_a_function_of_the_step_alone():
-    rows = [np.asarray(draw(jnp.int32(step), B, EXAMPLES, NEGATIVES)) for step in (2, 2, 3)]
+    rows = [np.asarray(draw(jnp.int32(step), INDEX, ANY, NEGATIVES)) for step in (2, 2, 3)]
     np.testing.assert_array_equal(rows[0], rows[1])
     assert (rows[0] != rows[2]).any()
-    np.testing.assert_array_equal(rows[0], composed.negative_rows(jnp.int32(2), B, EXAMPLES, NEGATIVES))
-    many = np.asarray(draw(jnp.int32(5), 100, EXAMPLES, 50))
+    np.testing.assert_array_equal(rows[0], composed.negative_rows(jnp.int32(2), INDEX, ANY, NEGATIVES))
+    many = np.asarray(draw(jnp.int32(5), np.zeros(100, np.int32), ANY, 50))
     assert many.min() == 0 and many.max() == EXAMPLES - 1
     counts = np.bincount(many.ravel(), minlength=EXAMPLES)
     assert np.abs(counts / counts.mean() - 1).max() < 0.2
+
+
+def test_negatives_are_of_other_classes():
+    labels = np.array([2, 0, 1, 0, 2, 2, -1, 1, 0, 2, -1, 0], np.int32)
+    tables = composed.class_tables(EXAMPLES, labels)
+    index = np.arange(EXAMPLES, dtype=np.int32)
+    rows = np.asarray(draw(jnp.int32(3), index, tables, 500))
+    for i, label in enumerate(labels):
+        others = np.flatnonzero(labels != label) if label >= 0 else np.arange(EXAMPLES)  # -1: no class
+        assert {*rows[i]} == {*others}
+        shares = np.bincount(rows[i], minlength=EXAMPLES)[others] / 500 * len(others)
+        assert np.abs(shares - 1).max() < 0.5  # each equally often
 
 
 def test_the_memory_follows_the_batch_and_keeps_its_first_constants():
@@ -193,7 +206,7 @@ def test_the_memory_follows_the_batch_and_keeps_its_first_constants():
         moved = 0.5 * rows[INDEX] + 0.5 * x / np.linalg.norm(x, axis=1, keepdims=True)
         rows[INDEX] = moved / np.linalg.norm(moved, axis=1, keepdims=True)
         close(after[side], rows)
-    rows = np.concatenate([INDEX[:, None], draw(context["step"], B, EXAMPLES, NEGATIVES)], 1)
+    rows = np.concatenate([INDEX[:, None], draw(context["step"], INDEX, ANY, NEGATIVES)], 1)
     for side, x, other in (("student", EMBEDDINGS[0], "teacher"), ("teacher", EMBEDDINGS[1], "student")):
         unit = x / np.linalg.norm(x, axis=1, keepdims=True)
         scores = np.einsum("id,ikd->ik", unit, np.asarray(first[other])[rows]) / 0.5

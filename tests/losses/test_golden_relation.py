@@ -283,3 +283,15 @@ def test_similarity_transfer(check):
         lambda s, t: similarity_transfer(s, t, 0.5, 0.6),
         *draw((4, 4, 3), (4, 4, 3), seed=5),
     )
+
+
+def test_consecutive_congruence():
+    s, t = np.random.default_rng(3).normal(size=(2, 6, 4)).astype(np.float32)
+    difference = np.abs(s - t)
+    expected = np.mean(np.sum(difference[:-1] * difference[1:], axis=1))  # RepDistiller's CC
+    np.testing.assert_allclose(relation.consecutive_congruence_loss(s, t).mean(), expected, rtol=1e-6)
+    mask = np.array([True, False, True, True, False, True])  # the row after a row is the next that counts
+    values = np.asarray(relation.consecutive_congruence_loss(s, t, where=mask))
+    np.testing.assert_allclose(values[mask], relation.consecutive_congruence_loss(s[mask], t[mask]), rtol=1e-6)
+    gradient = jax.grad(lambda s: relation.consecutive_congruence_loss(s, t).sum())(jnp.asarray(t))
+    np.testing.assert_array_equal(gradient, 0.0)

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -131,9 +133,16 @@ def test_cifar_100(make, published, by_hand):
     assert published in (None, by_hand)
 
 
+def mobilenet_v1_by_hand():
+    widths = (32, 64, 128, 128, 256, 256, *(512,) * 6, 1024, 1024)
+    blocks = sum(9 * a + 2 * a + a * b + 2 * b for a, b in itertools.pairwise(widths))
+    return 27 * 32 + 64 + blocks + 1024 * 1000 + 1000
+
+
 @pytest.mark.parametrize(
     ("make", "published", "by_hand"),
     [
+        (mobilenet.mobilenet_v1, 4_231_976, mobilenet_v1_by_hand()),
         (resnet.resnet18, 11_689_512, resnet_by_hand((2, 2, 2, 2), False, 7, 1000)),
         (resnet.resnet34, 21_797_672, resnet_by_hand((3, 4, 6, 3), False, 7, 1000)),
         (resnet.resnet50, 25_557_032, resnet_by_hand((3, 4, 6, 3), True, 7, 1000)),

@@ -45,7 +45,7 @@ class CNN(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         dtype = jnp.dtype(self.dtype)
-        x = conv_stages(x, self.widths, train, dtype).mean((1, 2))
+        x = Tap(name="final")(conv_stages(x, self.widths, train, dtype)).mean((1, 2))
         if self.hidden:
             x = nn.relu(nn.Dense(self.hidden, dtype=dtype, kernel_init=nn.initializers.he_normal(), name="hidden")(x))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)

@@ -2,7 +2,7 @@
 
 He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", 2015, arXiv 1512.03385. As in torchvision, a
 bottleneck has its stride in the 3 x 3 convolution. Taps: stem, stageN, stageN/pre_activation (the sum before the last
-ReLU), stageN/blockM (a block's sum before its ReLU), embedding, head.
+ReLU), stageN/blockM (a block's sum before its ReLU), final (what is pooled), embedding, head.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from kd_jax.models.layers import ConvNorm, Tap, classify
+from kd_jax.models.layers import ConvNorm, Tap, classify_map
 from kd_jax.types import Array
 
 
@@ -82,7 +82,7 @@ class ResNet(nn.Module):
         for i, (blocks, width) in enumerate(zip(self.blocks, self.widths, strict=True)):
             stage = ResidualStage(blocks, width, 1 if i == 0 else 2, self.bottleneck, dtype, name=f"stage{i + 1}")
             x = stage(x, train)
-        return classify(x.mean((1, 2)), self.num_classes)
+        return classify_map(x, self.num_classes)
 
 
 def resnet18(num_classes: int, dtype: Any = "float32", **options: Any) -> ResNet:

@@ -2,7 +2,8 @@
 
 Zhang et al., "ShuffleNet", 2017, arXiv 1707.01083; Ma et al., "ShuffleNet V2", 2018, arXiv 1807.11164; the layout is
 that of Tian et al., arXiv 1910.10699: the stem is a 1 x 1 convolution without stride or pooling.
-Taps: stem, stage1 to stage3, stageN/pre_activation, stageN/blockM, embedding, head.
+Taps: stem, stage1 to stage3, stageN/pre_activation, stageN/blockM, final (what is pooled), embedding,
+head.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from kd_jax.models.layers import ConvNorm, DepthwiseConv, Tap, classify, norm, shuffle_channels, torch_default
+from kd_jax.models.layers import ConvNorm, DepthwiseConv, Tap, classify_map, norm, shuffle_channels, torch_default
 from kd_jax.types import Array
 
 
@@ -116,7 +117,7 @@ class ShuffleNet(nn.Module):
                 x = StageV2(units, width, dtype, name=name)(x, train)
         if self.last:
             x = ConvNorm(self.last, 1, dtype=dtype, kernel_init=torch_default, name="last")(x, train)
-        return classify(x.mean((1, 2)), self.num_classes)
+        return classify_map(x, self.num_classes)
 
 
 def shufflenet_v1(num_classes: int, dtype: Any = "float32", **options: Any) -> ShuffleNet:

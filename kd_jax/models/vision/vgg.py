@@ -2,7 +2,7 @@
 
 Simonyan, Zisserman, "Very Deep Convolutional Networks", 2014, arXiv 1409.1556; the layout is that of Tian et al.,
 arXiv 1910.10699: no pooling between the last two stages below 64 x 64, mean pooling instead of dense layers.
-Taps: stem, stage1 to stage4 (after the ReLU), stageN/pre_activation, embedding, head.
+Taps: stem, stage1 to stage4 (after the ReLU), stageN/pre_activation, final (what is pooled), embedding, head.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from kd_jax.models.layers import Tap, classify, conv, norm
+from kd_jax.models.layers import Tap, classify_map, conv, norm
 from kd_jax.types import Array
 
 _SMALL = nn.initializers.normal(0.01)
@@ -49,7 +49,7 @@ class VGG(nn.Module):
             if 0 < i < 4 or (i == 4 and large):
                 x = nn.max_pool(x, (2, 2), (2, 2))
             x = VGGStage(convolutions, width, dtype, name=f"stage{i}" if i else "stem")(x, train)
-        return classify(x.mean((1, 2)), self.num_classes, _SMALL, nn.initializers.zeros)
+        return classify_map(x, self.num_classes, _SMALL, nn.initializers.zeros)
 
 
 def vgg8(num_classes: int, dtype: Any = "float32", **options: Any) -> VGG:

@@ -2,7 +2,7 @@
 
 Zagoruyko, Komodakis, "Wide Residual Networks", 2016, arXiv 1605.07146. Taps: stem (no activation), stageN (the
 residual sum, as published distillation code uses it), stageN/pre_activation (that sum after the BatchNorm which the
-next stage begins with), stageN/blockM, embedding, head.
+next stage begins with), stageN/blockM, final (what is pooled: after BatchNorm and ReLU), embedding, head.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from kd_jax.models.layers import classify, conv, norm
+from kd_jax.models.layers import classify_map, conv, norm
 from kd_jax.types import Array
 
 
@@ -78,7 +78,7 @@ class WideResNet(nn.Module):
             stride, blocks, name = 1 if i == 0 else 2, (self.depth - 4) // 6, f"stage{i + 1}"
             stage = WideStage(blocks, width * self.widen, stride, self.dropout, dtype, name=name)
             x = stage.activate(stage(x, train), train)
-        return classify(x.mean((1, 2)), self.num_classes, bias_init=nn.initializers.zeros)
+        return classify_map(x, self.num_classes, bias_init=nn.initializers.zeros)
 
 
 def wrn_16_1(num_classes: int, dtype: Any = "float32", **options: Any) -> WideResNet:
