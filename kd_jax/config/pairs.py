@@ -28,12 +28,12 @@ PAIRS = (
 )
 
 
-def _row(field: str, values: str) -> dict[str, dict[str, float]]:
+def _row(field: str, values: str) -> dict[str, Options]:
     """{pair: {field: value}} of a row of 13 values; "-" where there is none."""
     return {p: {field: float(v)} for p, v in zip(PAIRS, values.split(), strict=True) if v != "-"}
 
 
-def _rows(fields: str, values: str) -> dict[str, dict[str, float]]:
+def _rows(fields: str, values: str) -> dict[str, Options]:
     """{pair: {field: value, ...}} of 13 groups "value,value"."""
     names = fields.split(",")
     groups = zip(PAIRS, values.split(), strict=True)

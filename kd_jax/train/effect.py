@@ -93,7 +93,8 @@ def _check_connectors(phase: Phase, scheme: Scheme) -> None:
         if connector is None:
             continue
         read = [calls[call] for call in calls_in(connector.inputs) if call in calls]
-        readers = [n for n, t in phase.terms.items() if n != name and connector_of(name) in calls_in(paths_of(t))]
+        others = [t for p in phases_of(scheme) for n, t in p.terms.items() if n != name]  # also of a later stage
+        readers = [term for term in others if connector_of(name) in calls_in(paths_of(term))]
         if not readers and not any(scheme.roles[call.role].group for call in read):
             raise ValueError(
                 f"Term {name!r} trains its connector and nothing else: it reads {', '.join(connector.inputs)}, of "
