@@ -113,7 +113,7 @@ def draw_line(
     rows = sorted(rows, key=lambda row: row["setting"][field])
     values, heights = _values(rows, field), _measured(rows, headline)
     share = headline.unit == "%"
-    errors = np.array([(200 if share else 2) * row["error"] for row in rows])
+    errors = np.array([(200 if share else 2) * (row["error"] or 0.0) for row in rows])
     ends = [*(heights - errors), *(heights + errors)]
     if share and max(heights) <= 100:
         ends = [min(max(end, 0.0), 100.0) for end in ends]

@@ -254,7 +254,7 @@ def train_job(program: Program, job: Job, mesh: Mesh, watch: Watch | None = None
             raise ValueError(f"A sweep chooses by the {headline.metric} on validation, where no example has a label.")
         values = last["validation"][entry]
         diverged = not all(math.isfinite(v) for v in values.values() if isinstance(v, float))
-        noise = values.get(headline.error) or 0.0
+        noise = values.get(headline.error)  # None: the task measures none
         run = {"point": point, "diverged": diverged, **judged, "noise": noise, **scores}
         run |= {"export": str(job.directory / "export" / f"{prefix}last"), "program": {"members": count, **way}}
         run["seconds"] = results["seconds"]

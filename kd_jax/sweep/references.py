@@ -53,7 +53,7 @@ def _teacher(fields: ConfigDict, scores: Mapping[str, Mapping[str, Any]], headli
     values = {split: (scores.get(split) or {}).get(headline.metric) for split in ("validation", "test")}
     if None in values.values():
         return entry
-    noise = scores["validation"].get(headline.error) or 0.0
+    noise = scores["validation"].get(headline.error)
     run = {"point": {"seed": fields.seed}, "diverged": False, "noise": noise, **values}
     return entry | table.summarise([run], headline)[0]
 

@@ -17,9 +17,10 @@ def summarise(runs: Sequence[Mapping[str, Any]], headline: Headline) -> list[Row
     """Returns one row a setting, best first: {"setting", "seeds", "diverged", "validation", "test", "error"}.
 
     `runs` have "point", "diverged", the headline's "validation" and "test" scores at the last step, and "noise", the
-    standard error of the validation score over its examples. Runs that differ in `seed` alone are one setting.
-    "validation" and "test" are {"mean", "std"} (std of one run is None) over the runs that did not diverge; "error" is
-    the standard error of the mean on validation, sqrt(std^2 / seeds + mean noise^2): other seeds, and other examples.
+    standard error of the validation score over its examples (None where the task measures none). Runs that differ in
+    `seed` alone are one setting. "validation" and "test" are {"mean", "std"} (std of one run is None) over the runs
+    that did not diverge; "error" is the standard error of the mean on validation, sqrt(std^2 / seeds + mean noise^2):
+    other seeds, and other examples; without noise that over seeds, and None for one seed.
     A setting in which a run diverged comes last.
     """
     settings: dict[str, list[Mapping[str, Any]]] = {}
@@ -36,8 +37,7 @@ def summarise(runs: Sequence[Mapping[str, Any]], headline: Headline) -> list[Row
             "test": _spread([r["test"] for r in fine]),
         }
         if fine:
-            noise = statistics.fmean(r["noise"] ** 2 for r in fine)
-            row["error"] = math.sqrt((row["validation"]["std"] or 0.0) ** 2 / len(fine) + noise)
+            row["error"] = _error(row["validation"]["std"], [r["noise"] for r in fine])
         rows.append(row)
     return sorted(rows, key=lambda r: (r["diverged"] > 0, -headline.sign * (r["validation"]["mean"] or 0.0)))
 
@@ -53,14 +53,27 @@ def _spread(values: list[float]) -> dict[str, float | None]:
     return {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
 
 
+def _error(std: float | None, noises: list[float | None]) -> float | None:
+    known = [noise for noise in noises if noise is not None]
+    if std is None and not known:
+        return None
+    return math.sqrt((std or 0.0) ** 2 / len(noises) + (statistics.fmean(n**2 for n in known) if known else 0.0))
+
+
 def rivals(rows: Sequence[Row]) -> list[Row]:
-    """Returns the settings that the best one does not beat by more than two standard errors of the difference."""
+    """Returns the settings that the best one does not beat by more than two standard errors of the difference.
+
+    Where an error is not known nothing is beaten.
+    """
     best, *others = [row for row in rows if not row["diverged"]]
-    return [
-        row
-        for row in others
-        if abs(best["validation"]["mean"] - row["validation"]["mean"]) <= 2 * math.hypot(best["error"], row["error"])
-    ]
+    return [row for row in others if not _beats(best, row)]
+
+
+def _beats(best: Row, row: Row) -> bool:
+    if best["error"] is None or row["error"] is None:
+        return False
+    gap = abs(best["validation"]["mean"] - row["validation"]["mean"])
+    return gap > 2 * math.hypot(best["error"], row["error"])
 
 
 def short_names(fields: Sequence[str]) -> dict[str, str]:
@@ -103,7 +116,7 @@ def table(
 
 def _scores(row: Row, headline: Headline) -> list[str]:
     seeds = f"{row['seeds']}" + (f" ({row['diverged']} diverged)" if row["diverged"] else "")
-    error = score(row["error"], headline) if "error" in row else "-"
+    error = "-" if row.get("error") is None else score(row["error"], headline)
     return [cell(row["validation"], headline), error, cell(row["test"], headline), seeds]
 
 
@@ -123,38 +136,47 @@ def conclusion(rows: Sequence[Row], headline: Headline, models: Mapping[str, Row
     best, unit, metric = sound[0], "%" if headline.unit == "%" else "", headline.metric.replace("_", " ")
     names = short_names(list(best["setting"]))
     what = ", ".join(f"{names[k]}={v}" for k, v in best["setting"].items()) or "the only setting"
-    count = f"{best['seeds']} seed{'s' * (best['seeds'] > 1)}"
-    value, error = (score(x, headline) for x in (best["validation"]["mean"], best["error"]))
-    lines = [
-        f"Best by validation: {what}.",
-        f"Its {metric} on validation is {value} ± {error}{unit} (standard error over {count} and the validation "
-        "examples).",
-    ]
-    close = rivals(rows)
-    if close:
-        gap = abs(best["validation"]["mean"] - close[0]["validation"]["mean"])
-        noise = 2 * math.hypot(best["error"], close[0]["error"])
-        near = f"by {score(gap, headline)}; two standard errors of the difference are {score(noise, headline)}"
-        if len(close) == 1:
-            lines.append(f"The runner-up is within noise of it ({near}): more seeds or examples would tell them apart.")
-        else:
-            lines.append(
-                f"{len(close)} settings are within noise of it (the runner-up {near}): more seeds or examples would "
-                "tell them apart."
-            )
-    elif len(sound) > 1:
-        lines.append("It is ahead of every other setting by more than two standard errors of the difference.")
+    value = score(best["validation"]["mean"], headline)
+    lines = [f"Best by validation: {what}.", f"Its {metric} on validation is {value}{_sureness(best, headline, unit)}."]
     if len(sound) > 1:
+        lines.append(_against_others(sound, headline))
         lines.append(
             f"As the best of {len(sound)} it looks better on validation than it is; the test set chose nothing."
         )
+    return [*lines, *_on_the_test_set(best, headline, unit, models or {})]
+
+
+def _sureness(best: Row, headline: Headline, unit: str) -> str:
+    count = f"{best['seeds']} seed{'s' * (best['seeds'] > 1)}"
+    if best["error"] is None:
+        return f"{unit}, of {count}; how far another seed or other examples would move it was not measured"
+    return f" ± {score(best['error'], headline)}{unit} (standard error over {count} and the validation examples)"
+
+
+def _against_others(sound: Sequence[Row], headline: Headline) -> str:
+    """How the best setting stands to the others."""
+    best, close = sound[0], rivals(sound)
+    if any(row["error"] is None for row in sound):
+        return "Nothing tells it from the other settings: more seeds would."
+    if not close:
+        return "It is ahead of every other setting by more than two standard errors of the difference."
+    gap = abs(best["validation"]["mean"] - close[0]["validation"]["mean"])
+    noise = 2 * math.hypot(best["error"], close[0]["error"])
+    near = f"by {score(gap, headline)}; two standard errors of the difference are {score(noise, headline)}"
+    who = "The runner-up is" if len(close) == 1 else f"{len(close)} settings are"
+    near = near if len(close) == 1 else f"the runner-up {near}"
+    return f"{who} within noise of it ({near}): more seeds or examples would tell them apart."
+
+
+def _on_the_test_set(best: Row, headline: Headline, unit: str, models: Mapping[str, Row]) -> list[str]:
+    metric = headline.metric.replace("_", " ")
     others = [
         f"the {name}'s {cell(model['test'], headline)}{unit}"
-        for name, model in (models or {}).items()
+        for name, model in models.items()
         if "test" in model and model["test"]["mean"] is not None
     ]
     against = f"; {' and '.join(others)}" if others else ""
-    lines.append(f"On the test set its {metric} is {cell(best['test'], headline)}{unit} at the last step{against}.")
-    if "baseline" in (models or {}):
+    lines = [f"On the test set its {metric} is {cell(best['test'], headline)}{unit} at the last step{against}."]
+    if "baseline" in models:
         lines.append("The baseline is the same network with the same seeds and learning rate, trained on labels alone.")
     return lines

@@ -294,6 +294,19 @@ def test_nll_is_minimised():
     )
 
 
+def test_an_error_that_nobody_measured_is_none():
+    """A task may measure no standard error: one seed says nothing of the noise then, several say something."""
+    rows = table.summarise(made({1.0: [0.8], 2.0: [0.9]}, noise=None), HEADLINE)
+    assert [row["error"] for row in rows] == [None, None] and len(table.rivals(rows)) == 1
+    said = " ".join(table.conclusion(rows, HEADLINE))
+    assert "90.00%, of 1 seed; how far another seed" in said and "Nothing tells it from the other settings" in said
+    assert "±" not in said and "ahead" not in said
+    assert [line[-3] for line in table.table(rows, HEADLINE)[1]] == ["-", "-"]
+    rows = table.summarise(made({1.0: [0.8, 0.82], 2.0: [0.9, 0.92]}, noise=None), HEADLINE)
+    np.testing.assert_allclose(rows[0]["error"], 0.01)  # 0.02 / sqrt(2) / sqrt(2)
+    assert "ahead of every other setting" in " ".join(table.conclusion(rows, HEADLINE))
+
+
 def test_surface(tmp_path):
     runs = made({1.0: [0.8], 2.0: [0.9], 4.0: [0.85]})
     more = [r | {"point": {**r["point"], "terms.kd.weight": 0.9}, "validation": r["validation"] - 0.01} for r in runs]
