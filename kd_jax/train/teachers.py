@@ -65,7 +65,8 @@ def teach(
     networks; scores), each by name.
     """
     jobs, student = dict(jobs), jobs["student"]
-    shapes = check_starts(config, student, {"batch": seen_shapes(student), "extra": student.scheme.extra})
+    context = {"batch": seen_shapes(student), "extra": student.scheme.extra}
+    shapes = check_starts(config, student, context, jobs.get("baseline"))
     taught: dict[str, Taught] = {}
     for name in teachers_of(config):
         handed_over = teacher_variables if name == "teacher" else None
@@ -204,11 +205,13 @@ def cached_teacher(
     return network, load, answers
 
 
-def check_starts(config: ConfigDict, job: Job, context: Mapping[str, Any]) -> dict[str, tuple[PyTree, PyTree]]:
+def check_starts(
+    config: ConfigDict, job: Job, context: Mapping[str, Any], baseline: Job | None = None
+) -> dict[str, tuple[PyTree, PyTree]]:
     """Returns the shapes of (params, stats) of teachers and student that do not start at random, by name.
 
-    `context` holds shapes. Raises ValueError, before anything is trained, where what they start from does not fit,
-    and where a teacher's checkpoint is missing or damaged.
+    `job` is the student's, `context` holds shapes. Raises ValueError, before anything is trained, where what they start
+    from does not fit, also the network of the baseline, and where a teacher's checkpoint is missing or damaged.
     """
 
     def inputs(role: Role) -> tuple[PyTree, ...]:
@@ -228,6 +231,13 @@ def check_starts(config: ConfigDict, job: Job, context: Mapping[str, Any]) -> di
             role, teacher = roles[name], roles.get("teacher")
             check_initial(fields.initial, name, role.model, inputs(role), teacher and init(teacher))
             shapes[name] = init(role)
+    if baseline is not None and config.student.initial.name:
+        plain = baseline.scheme.roles["student"]  # a scheme may have put the student's network into another (SimKD)
+        if jax.tree.structure(init(plain)) != jax.tree.structure(shapes["student"]):
+            raise ValueError(
+                f"config.student.initial={config.student.initial.name!r} is of the network that {config.scheme.name} "
+                "makes of the student; the baseline, the plain network, cannot start there. Set config.baseline=False."
+            )
     return shapes
 
 
