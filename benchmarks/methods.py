@@ -5,14 +5,17 @@ python -m benchmarks.methods [--data digits fashion] [--seeds 3] [--methods kd c
 Weights, temperatures and taps are the published ones for CIFAR, untuned here. Runs are shorter and networks smaller
 than in benchmarks.main_table, so that over 40 methods take an hour on one core. A run that was interrupted goes on
 where it was; several processes may share the work with --data or --methods and one workdir, and a last call without
-them prints the whole table.
+them prints the whole table. --keep leaves the record's rows of other methods as they are, each with its commit: for a
+change that touches some methods alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -20,6 +23,7 @@ from benchmarks import common
 from benchmarks.main_table import table
 from configs import cifar_resnet
 from kd_jax.config import PRESETS
+from kd_jax.system.workdir import git_hash
 from kd_jax.train.run import RESULTS
 
 ALIASES = ("supervised", "response", "attention", "relation")
@@ -47,6 +51,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=METHODS, choices=METHODS)
     parser.add_argument("--workdir", default="runs/methods")
     parser.add_argument("--finished", action="store_true", help="leave out what is not trained yet")
+    parser.add_argument("--keep", action="store_true", help="keep the record's rows of methods that are not named")
     args = parser.parse_args()
     rows = []
     for data in args.data:
@@ -55,7 +60,18 @@ def main() -> None:
         if args.finished:
             methods = [m for m in methods if all((root / m / str(s) / RESULTS).exists() for s in range(args.seeds))]
         rows += table(data, methods, args.seeds, root, partial(configure, data))
-    common.write("methods", rows, seeds=args.seeds)
+    rows = [row | {"git": git_hash()} for row in rows]
+    common.write("methods", with_record(rows) if args.keep else rows, seeds=args.seeds)
+
+
+def with_record(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, and those of the record for other methods, in the order of the presets."""
+    record = json.loads((common.RESULTS / "methods.json").read_text())
+    new = {(row["data"], row["knowledge"]) for row in rows}
+    old = [{"git": record["machine"]["git"], **row} for row in record["rows"]]
+    order = {name: i for i, name in enumerate(METHODS)}
+    merged = [row for row in old if (row["data"], row["knowledge"]) not in new] + rows
+    return sorted(merged, key=lambda row: (row["data"], order.get(row["knowledge"], -1)))
 
 
 if __name__ == "__main__":
