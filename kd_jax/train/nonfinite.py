@@ -39,10 +39,13 @@ def _wrong_arrays(variables: PyTree) -> str:
     return f"{len(wrong)} of {len(jax.tree.leaves(variables))} arrays hold {KIND}: {shown}"
 
 
-def require_scores(who: str, scores: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raises ValueError where a score, {split: {metric: value}}, of `who` is nan: a network's outputs are."""
+def require_scores(who: str, scores: Mapping[str, Any]) -> None:
+    """Raises ValueError where a score, {split: {metric: value}}, of `who` is nan: a network's outputs are.
+
+    What else the scores hold (of what they are) is no mapping.
+    """
     for split, values in scores.items():
-        if wrong := nan_scores(values):
+        if isinstance(values, Mapping) and (wrong := nan_scores(values)):
             raise ValueError(
                 f"The {who} answers with NaN on the {split} split: its {', '.join(wrong)} cannot be computed. "
                 "Do its inputs have the scale that it was trained with, and its numbers room in its dtype?"
