@@ -132,7 +132,7 @@ ON_IMAGENET: dict[str, Options] = {
     "review_kd": {"weight": 1.0, "stages": 4, "warmup": 0.0, "before": ("student", "teacher")},
     "mgd": {"weight": 7e-5},
     "lskd": {"ce": 1.0, "temperature": 2.0, "weight": 9.0},
-    "ctkd": {"ce": 1.0, "weight": 1.0, "rising": 5 / 120},
+    "ctkd": {"ce": 1.0, "weight": 1.0, "rising": 5 / 120, "epochs": 120},
     "cat_kd": {"weight": 0.5, "normalize": False, "resolution": 4},
     "ab": {"stages": 4},
     "fsp": {"stages": 4},
