@@ -1,4 +1,4 @@
-"""The methods that benchmarks/trajectories.py compares, each as its source publishes it, and why others are left out."""
+"""The methods that benchmarks/trajectories.py compares, each as its source publishes it, and why others are not."""
 
 from __future__ import annotations
 

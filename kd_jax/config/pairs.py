@@ -44,7 +44,7 @@ _CAT = _row("weight", "12 1.5 .7 - 1.8 15 4.5 15 40 - 600 600 80")
 _NORMALIZED = ("MobileNetV2", "ShuffleNetV1", "ShuffleNetV2")
 
 # method -> {pair: options of its preset}
-OF_PAIR: dict[str, dict[str, Options]] = {
+OF_PAIR: Mapping[str, Mapping[str, Options]] = {
     "dkd": _row("beta", "6 6 2 - 2 8 6 6 8 - 8 8 8"),
     "review_kd": _row("weight", "5 5 .6 - 1 5 - - - - 5 8 5"),
     "cat_kd": {

@@ -263,7 +263,7 @@ def contrastive_memory(
     """
     edge = (width / 3) ** -0.5
     keys = jax.random.split(jax.random.key(0))
-    first = {
+    first: dict[str, Any] = {
         side: jax.random.uniform(key, (examples, width), minval=-edge, maxval=edge)
         for side, key in zip(("student", "teacher"), keys, strict=True)
     } | {"student_constant": jnp.zeros(()), "teacher_constant": jnp.zeros(())}
