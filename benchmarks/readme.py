@@ -217,7 +217,7 @@ def vocabulary() -> list[str]:
 
 def trajectories() -> list[str]:
     """Returns the table of the cases; a note, or a limit that is not that of all, stands behind the method."""
-    columns = ("reference", "loss", "weights", "loss of moved", "weights of moved")
+    columns = ("reference", "loss", "weights", "loss of moved", "weights of moved", "weights of labels alone")
     return table(
         ("method", *columns),
         ((f"{row['method']}{_note(row)}", *(row[c] for c in columns)) for row in results("trajectories")),

@@ -9,8 +9,9 @@ the presets. Where a weight changes by epoch a step stands for an epoch; where t
 half of the steps are theirs.
 
 Columns: the largest relative difference of the loss over the steps; the distance of the student's last weights over how
-far they moved; and the same of the reference against itself, started from weights moved by 1e-15: what rounding does to
-this training. Fails where a row is above its limit, 1e-6 unless the case says why not.
+far they moved; both of the reference against itself, started from weights moved by 1e-15: what rounding does to this
+training; and the weights of the reference against those after as many steps on the labels alone: what the method does.
+Fails where a row is above its limit, 1e-6 unless the case says why not.
 """
 
 from __future__ import annotations
@@ -70,9 +71,9 @@ def batch_of(source: Source, number: int) -> dict[str, np.ndarray]:
     }
 
 
-def network(depth: str, widths: tuple[int, ...]) -> LinenModel:
+def network(depth: str, widths: tuple[int, ...], large_stem: bool = False) -> LinenModel:
     build = getattr(cifar_resnet, depth)
-    return LinenModel(build(CLASSES, dtype="float64", widths=widths, stem_width=widths[0]))
+    return LinenModel(build(CLASSES, "float64", widths=widths, stem_width=widths[0], large_stem=large_stem))
 
 
 def config_of(name: str, case: Case, steps: int) -> ConfigDict:
@@ -125,8 +126,8 @@ def weights_of(state: TrainState, moved: float = 0.0) -> tuple[Weights, dict[str
 
 def theirs(
     case: Case, state: TrainState, source: Source, steps: int, moved: float = 0.0
-) -> tuple[list[float], np.ndarray]:
-    """(the loss of each step, the student's last weights) in PyTorch, from the first state of kd_jax."""
+) -> tuple[list[float], Weights]:
+    """(the loss of each step, the student with its last weights) in PyTorch, from the first state of kd_jax."""
     student, connectors = weights_of(state, moved)
     teacher = Weights(*state.frozen["teacher"], train=False)
     everything = [v for w in (student, *connectors.values()) for v in w.values.values()]
@@ -162,12 +163,7 @@ def theirs(
             loss.backward()
             optimizer.step()  # passes over what has no gradient
             values.append(loss.item())
-    return values, student.flat(_unused(case))
-
-
-def _unused(case: Case) -> str:
-    """The student's own head, which SimKD replaces: PyTorch leaves it, here it decays."""
-    return "head" if case.loss is features.simkd else "\n"
+    return values, student
 
 
 def taught(source: Source, widths: tuple[int, ...]) -> tuple[Any, Any]:
@@ -187,21 +183,28 @@ def compared(name: str, source: Source, teacher: tuple[Any, Any], steps: int) ->
     """One row, with the numbers as they are."""
     case = CASES[name]
     roles = {
-        "student": Role(network("resnet8", NARROW), group="student"),
+        "student": Role(network("resnet8", NARROW, case.small_maps), group="student"),
         "teacher": Role(network("resnet14", case.teacher), initial=teacher),
     }
     scheme, first = begun(config_of(name, case, steps), roles, source)
     first = jax.device_get(first)
     here, last = ours(scheme, jax.tree.map(jnp.asarray, first), source, steps)
-    there, weights = theirs(case, first, source, steps)
-    again, moved_weights = theirs(case, first, source, steps, moved=1e-15)
-    start, end = (weights_of(state)[0].flat(_unused(case)) for state in (first, jax.device_get(last)))
-    way = np.linalg.norm(weights - start)
+    there, reference = theirs(case, first, source, steps)
+    again, moved = theirs(case, first, source, steps, moved=1e-15)
+    _, labels_alone = theirs(dataclasses.replace(case, loss=losses.ce, first=None), first, source, steps)
+    # SimKD replaces the student's own head: PyTorch leaves it, here it decays.
+    unused = "head" if case.loss is features.simkd else "\n"
+    start, end = weights_of(first)[0], weights_of(jax.device_get(last))[0]
+
+    def distance(network: Weights) -> float:
+        return float(np.linalg.norm(network.flat(unused) - reference.flat(unused)))
+
     return {
         "loss": difference(here, there),
-        "weights": float(np.linalg.norm(end - weights) / way),
+        "weights": distance(end) / distance(start),
         "loss of moved": difference(again, there),
-        "weights of moved": float(np.linalg.norm(moved_weights - weights) / way),
+        "weights of moved": distance(moved) / distance(start),
+        "weights of labels alone": distance(labels_alone) / distance(start),
     }
 
 

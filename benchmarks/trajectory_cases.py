@@ -17,7 +17,10 @@ RD, MD = "RepDistiller", "mdistiller"
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A method as `source` publishes it. `first` is the loss of a stage of its own, before `loss`, at `first_rate`."""
+    """A method as `source` publishes it. `first` is the loss of a stage of its own, before `loss`, at `first_rate`.
+
+    With `small_maps` the student's maps are a quarter of the teacher's in height and width, by a stem of ImageNet.
+    """
 
     loss: Callable[[losses.Step], Tensor]
     source: str
@@ -28,6 +31,7 @@ class Case:
     first_rate: float = 0.05
     nesterov: bool = False
     teacher: tuple[int, ...] = WIDE
+    small_maps: bool = False
     limit: float = LIMIT
     note: str = ""
 
@@ -62,6 +66,16 @@ CASES = {
     "sp": Case(losses.sp, RD),
     "pkt": Case(losses.pkt, RD),
     "cc": Case(losses.cc, RD),
+    **{
+        f"{name}, smaller maps": Case(loss, source, name, small_maps=True)
+        for name, loss, source in (
+            ("at", features.at, RD),
+            ("nst", features.nst, RD),
+            ("vid", features.vid, RD),
+            ("ofd", features.ofd, MD),
+            ("simkd", features.simkd, "SimKD"),
+        )
+    },
     "crd": Case(losses.crd, RD, note=f"{NEGATIVES} negatives in place of 16,384"),
 }
 

@@ -11,6 +11,12 @@ from benchmarks.trajectory_losses import STAGES, Step, ce
 from benchmarks.trajectory_torch import Taps
 
 
+def to_smaller(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Pools the larger of two maps to the size of the smaller, as all published code here does."""
+    size = min(s.shape[2], t.shape[2])
+    return F.adaptive_avg_pool2d(s, (size, size)), F.adaptive_avg_pool2d(t, (size, size))
+
+
 def fitnet(x: Step) -> Tensor:
     return ce(x) + 100 * F.mse_loss(parts.regressor(x.connectors["hint"], x.student["stage2"]), x.teacher["stage2"])
 
@@ -19,12 +25,13 @@ def at(x: Step) -> Tensor:
     def attention(f: Tensor) -> Tensor:
         return F.normalize((f**2).mean(1).flatten(1))
 
-    return ce(x) + 1000 * sum((attention(s) - attention(t)).pow(2).mean() for s, t in x.stages())
+    pairs = (to_smaller(s, t) for s, t in x.stages())
+    return ce(x) + 1000 * sum((attention(s) - attention(t)).pow(2).mean() for s, t in pairs)
 
 
 def nst(x: Step) -> Tensor:
     def value(s: Tensor, t: Tensor) -> Tensor:
-        s, t = (F.normalize(f.flatten(2), dim=2) for f in (s, t))
+        s, t = (F.normalize(f.flatten(2), dim=2) for f in to_smaller(s, t))
 
         def kernel(a: Tensor, b: Tensor) -> Tensor:
             return (a @ b.transpose(1, 2)).pow(2).mean()
@@ -36,12 +43,12 @@ def nst(x: Step) -> Tensor:
 
 def vid(x: Step) -> Tensor:
     total = ce(x)
-    for name in STAGES:
-        w, mean = x.connectors[f"vid_{name}"], x.student[name]
+    for name, (s, t) in zip(STAGES, x.stages(), strict=True):
+        w, (mean, target) = x.connectors[f"vid_{name}"], to_smaller(s, t)
         for i in range(3):
             mean = w.dense(f"dense{i}", F.relu(mean) if i else mean)
         variance = (F.softplus(w["raw_scale"]) + 1e-5)[None, :, None, None]
-        total = total + 0.5 * ((mean - x.teacher[name]) ** 2 / variance + variance.log()).mean()
+        total = total + 0.5 * ((mean - target) ** 2 / variance + variance.log()).mean()
     return total
 
 
@@ -59,7 +66,7 @@ def ofd(x: Step) -> Tensor:
     """The margin is E[v | v < 0] of a Gaussian with bias and scale of the teacher's last BatchNorm."""
     total = ce(x)
     for i, (name, (s, t)) in enumerate(zip(STAGES, x.stages("/pre_activation"), strict=True)):
-        s = parts.projection(x.connectors[f"ofd_{name}"], s)
+        s, t = to_smaller(parts.projection(x.connectors[f"ofd_{name}"], s), t)
         last = f"{name}/block1/conv2/norm"
         mean, scale = x.teacher_weights[f"{last}/bias"], x.teacher_weights[f"{last}/scale"].abs()
         normal = torch.distributions.Normal(0.0, 1.0)
@@ -147,4 +154,5 @@ def srrl(x: Step) -> Tensor:
 
 def simkd(x: Step) -> Tensor:
     """No labels: the student's map, projected, is to be the teacher's."""
-    return F.mse_loss(parts.projector(x.connectors["simkd"], x.student["final"]), x.teacher["final"])
+    s, t = to_smaller(x.student["final"], x.teacher["final"])
+    return F.mse_loss(parts.projector(x.connectors["simkd"], s), t)

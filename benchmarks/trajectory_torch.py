@@ -68,7 +68,9 @@ class Weights:
 
 def resnet(w: Weights, x: Tensor) -> Taps:
     """Returns the taps of kd_jax.models.vision.cifar_resnet, and the logits."""
-    taps = {"stem": (x := F.relu(w.conv_norm("stem", x)))}
+    large = w["stem/conv/kernel"].shape[-1] == 7
+    taps = {"stem": (x := F.relu(w.conv_norm("stem", x, 2 if large else 1)))}
+    x = F.max_pool2d(x, 3, 2, 1) if large else x
     for stage in ("stage1", "stage2", "stage3"):
         block = 0
         while f"{(name := f'{stage}/block{block}')}/conv1/conv/kernel" in w:
