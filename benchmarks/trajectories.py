@@ -236,6 +236,8 @@ def main() -> None:
     args = parser.parse_args()
     if unknown := {*args.methods} - {*CASES}:
         parser.error(f"no case for {', '.join(sorted(unknown))}; there are {', '.join(CASES)}")
+    if not 2 <= args.steps <= 240:
+        parser.error(f"--steps is 2 to 240, each an epoch of the 240, not {args.steps}")
     jax.config.update("jax_enable_x64", True)
     torch.set_num_threads(1)  # on a busy machine OpenMP's threads wait for one another
     above = []

@@ -45,7 +45,7 @@ CASES = {
     "dist": Case(losses.dist, "DIST_KD"),
     "lskd": Case(losses.lskd, "logit-standardization-KD"),
     "ttm": Case(losses.ttm, "TTM"),
-    "wttm": Case(losses.wttm, "TTM"),
+    "wttm": Case(losses.wttm, "TTM", note="the weight is that beside CRD; its repository has none alone"),
     "ctkd": Case(losses.ctkd, "CTKD"),
     "fitnet": Case(features.fitnet, RD),
     "at": Case(features.at, RD),
@@ -55,7 +55,9 @@ CASES = {
     "ab, equal widths": Case(losses.ce, RD, "ab", first=features.ab, teacher=NARROW),
     "ofd": Case(features.ofd, MD, note="the teacher is in eval mode; mdistiller leaves it in training mode"),
     "fsp": Case(losses.ce, RD, first=features.fsp, teacher=NARROW),
-    "ft": Case(features.ft, RD, first=features.reconstruction, first_rate=0.01),
+    "ft": Case(
+        features.ft, RD, first=features.reconstruction, first_rate=0.01, note="attention of the factors, as there"
+    ),
     "review_kd": Case(features.review_kd, "ReviewKD", rate=0.1, nesterov=True),
     "cat_kd": Case(features.cat_kd, "CAT-KD"),
     "cat_kd, normalised": Case(features.cat_kd_normalized, "CAT-KD", "cat_kd", "resnet32x4-ShuffleNetV1", rate=0.01),
