@@ -14,7 +14,7 @@ SCRIPT = """
 import sys
 from benchmarks import trajectories as t
 t.CASES["wrong"] = t.Case(t.losses.sp, "", "at")
-sys.argv = ["trajectories", "kd", "vid", "review_kd", "wrong", "--steps=5"]
+sys.argv = ["trajectories", "vid", "review_kd", "wrong", "--steps=5"]
 t.main()
 """
 
@@ -23,10 +23,10 @@ def test_training_equals_that_of_pytorch():
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
         cwd=Path(__file__).parents[2],
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        env={**os.environ, "XLA_FLAGS": ""},  # conftest's make steps in float64 thirty times slower
         capture_output=True,
         text=True,
     )
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1] == "Further from PyTorch than their limit: wrong."
-    assert [line.split()[0] for line in done.stdout.splitlines()] == ["kd", "vid", "review_kd", "wrong"]
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["vid", "review_kd", "wrong"]
