@@ -69,12 +69,17 @@ PAPERS = {
 }
 
 
-def results(name: str) -> list[dict[str, Any]]:
-    """Returns the rows of a benchmark's record."""
+def record(name: str) -> dict[str, Any]:
+    """Returns what a benchmark left in benchmarks/results."""
     path = RESULTS / f"{name}.json"
     if not path.exists():
         raise SystemExit(f"There is no {path}: python -m benchmarks.{name} makes it.")
-    return json.loads(path.read_text())["rows"]
+    return json.loads(path.read_text())
+
+
+def results(name: str) -> list[dict[str, Any]]:
+    """Returns the rows of a benchmark's record."""
+    return record(name)["rows"]
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
@@ -210,6 +215,28 @@ def vocabulary() -> list[str]:
     return table(columns.split(", "), lines)
 
 
+def trajectories() -> list[str]:
+    """Returns the table of the cases; a note, or a limit that is not that of all, stands behind the method."""
+    columns = ("reference", "loss", "weights", "loss of moved", "weights of moved", "weights of labels alone")
+    return table(
+        ("method", *columns),
+        ((f"{row['method']}{_note(row)}", *(row[c] for c in columns)) for row in results("trajectories")),
+    )
+
+
+def _note(row: Mapping[str, Any]) -> str:
+    parts = [row["note"]] if row["note"] else []
+    parts += [f"limit {row['limit']}"] if float(row["limit"]) != 1e-6 else []
+    return f" ({'; '.join(parts)})" if parts else ""
+
+
+def trajectories_without() -> list[str]:
+    reasons: dict[str, list[str]] = {}
+    for preset, reason in record("trajectories")["without"].items():
+        reasons.setdefault(reason, []).append(f"`{preset}`")
+    return table(("presets", "why"), ((", ".join(presets), reason) for reason, presets in reasons.items()))
+
+
 def plain(name: str) -> list[str]:
     """Returns the rows as they are."""
     rows = results(name)
@@ -230,6 +257,7 @@ def written(pages: Mapping[Path, str], name: str, lines: Sequence[str]) -> dict[
 def with_tables(pages: Mapping[Path, str]) -> Mapping[Path, str]:
     """Returns the pages with every table as the records in benchmarks/results have it."""
     makers = (main_table, methods, schemes, cache, sweep, encoders, decoders, torch_peer, vocabulary)
+    makers += (trajectories, trajectories_without)
     tables = {maker.__name__: maker() for maker in makers} | {name: plain(name) for name in PLAIN}
     for name, lines in tables.items():
         pages = written(pages, name, lines)

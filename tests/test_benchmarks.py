@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import readme
+from kd_jax.config import PRESETS
+
 NAMES = sorted(path.stem for path in (Path(__file__).parent.parent / "benchmarks").glob("*.py") if path.stem[0] != "_")
 
 
@@ -16,3 +19,10 @@ def test_imports(name):
         if e.name.partition(".")[0] in ("kd_jax", "benchmarks", "configs"):
             raise
         pytest.skip(f"{e.name} comes with an extra")
+
+
+def test_every_preset_has_a_trajectory_or_a_reason():
+    record = readme.record("trajectories")
+    compared = {row["preset"] for row in record["rows"]}
+    assert compared | {*record["without"]} == {*PRESETS}
+    assert not compared & {*record["without"]}

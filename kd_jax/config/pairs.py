@@ -44,7 +44,7 @@ _CAT = _row("weight", "12 1.5 .7 - 1.8 15 4.5 15 40 - 600 600 80")
 _NORMALIZED = ("MobileNetV2", "ShuffleNetV1", "ShuffleNetV2")
 
 # method -> {pair: options of its preset}
-OF_PAIR: dict[str, dict[str, Options]] = {
+OF_PAIR: Mapping[str, Mapping[str, Options]] = {
     "dkd": _row("beta", "6 6 2 - 2 8 6 6 8 - 8 8 8"),
     "review_kd": _row("weight", "5 5 .6 - 1 5 - - - - 5 8 5"),
     "cat_kd": {
@@ -141,7 +141,7 @@ ON_IMAGENET: dict[str, dict[str, Options]] = {
         "dkd": {**_DKD, "beta": 0.5},
         "review_kd": {**_REVIEW, "weight": 1.0},
         "lskd": {"ce": 1.0, "temperature": 2.0, "weight": 9.0},
-        "ctkd": {"ce": 1.0, "weight": 1.0, "rising": 5 / 120},
+        "ctkd": {"ce": 1.0, "weight": 1.0, "rising": 5 / 120, "epochs": 120},
         "cat_kd": {"weight": 0.5, "normalize": False, "resolution": 4},
         "mlkd": {"ce": 0.5, "weight": 0.5},
         "ofd": {

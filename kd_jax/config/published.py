@@ -139,18 +139,20 @@ def teacher_head(weight: float = 1.0) -> Terms:
     return {**supervised(), "srrl": kd}
 
 
-def curriculum(weight: float = 0.9, ce: float = 0.1, rising: float = 1 / 24) -> Terms:
+def curriculum(weight: float = 0.9, ce: float = 0.1, rising: float = 1 / 24, epochs: int = 240) -> Terms:
     """Returns the terms of CTKD (arXiv 2211.16231): KD whose temperature, 15.6 at first, is trained to make it harder.
 
-    The strength of that grows from 0 to 1 along half a cosine over the first 10 of 240 epochs (`rising`), in every step
-    where the authors' does once an epoch.
+    The strength of that grows from 0 to 1 along half a cosine over the first 10 of 240 `epochs` (`rising`), at the
+    beginning of each, as in the authors' code.
     """
+    # Their factor of an epoch, from 1, is the cosine at epoch / 10.
+    rise = part("core.schedules.cosine", start=0.0, end=1.0, fraction=rising, stairs=epochs, first=1)
     kd = term(
         "losses.composed.curriculum_kd_loss",
         ("student.logits",),
         ("teacher.logits",),
         weight=weight,
-        kwargs={"strength": part("core.schedules.cosine", start=0.0, end=1.0, fraction=rising)},
+        kwargs={"strength": rise},
         connector=part("models.connectors.learned_scalar", first=1.0),
     )
     return {**supervised(ce), "kd": kd}

@@ -28,13 +28,22 @@ def warmup(
     return lambda step: jnp.minimum(step / steps, 1.0)
 
 
-def cosine(total_steps: int, start: float, end: float, fraction: Share[float] = 1.0) -> Schedule:
-    """Returns the schedule from start to end along half a cosine over `fraction` of the run, then end."""
-    steps = max(fraction * total_steps, 1.0)
+def cosine(
+    total_steps: int,
+    start: float,
+    end: float,
+    fraction: Share[float] = 1.0,
+    stairs: NotNegative[int] = 0,
+    first: NotNegative[int] = 0,
+) -> Schedule:
+    """Returns the schedule from start to end along half a cosine over `fraction` of the run, then end.
+
+    `stairs` and `first` are those of `warmup`.
+    """
+    done = warmup(total_steps, fraction, stairs, first)
 
     def value(step: Array) -> Array:
-        done = jnp.minimum(step / steps, 1.0)
-        return end + (start - end) * 0.5 * (1.0 + jnp.cos(jnp.pi * done))
+        return end + (start - end) * 0.5 * (1.0 + jnp.cos(jnp.pi * done(step)))
 
     return value
 

@@ -50,15 +50,16 @@ def hyper_of(stage: Stage) -> dict[str, dict[str, Any]]:
     """Returns the numeric hyper-parameters of a stage as arrays: a step traces them, so changing one never recompiles.
 
     They are {group: {"learning_rate_scale": 1, "terms": {term: {"weight": w, "kwargs": {option: value}}}}}. A schedule
-    is not among them, except for the number that a Scheduled multiplies by.
+    is not among them, except for the number that a Scheduled multiplies by. They are float32, float64 where JAX is told
+    to use it.
     """
     hyper: dict[str, dict[str, Any]] = {}
     for phase in stage.phases:
         group = hyper.setdefault(phase.group, {"learning_rate_scale": jnp.float32(1.0), "terms": {}})
         for name, term in phase.terms.items():
-            kwargs = {k: jnp.asarray(v, jnp.float32) for k, v in term.kwargs.items() if isinstance(v, float)}
+            kwargs = {k: jnp.asarray(v, float) for k, v in term.kwargs.items() if isinstance(v, float)}
             number = term.weight.weight if isinstance(term.weight, Scheduled) else term.weight
-            weight = {"weight": jnp.asarray(number, jnp.float32)} if not callable(number) else {}
+            weight = {"weight": jnp.asarray(number, float)} if not callable(number) else {}
             group["terms"][name] = {**weight, "kwargs": kwargs}
     return hyper
 

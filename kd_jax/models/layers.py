@@ -108,11 +108,12 @@ def uniform_fan_in(fan_in: int) -> Any:
 
 
 def classify(x: Array, num_classes: int, kernel_init: Any = None, bias_init: Any = None, name: str = "head") -> Array:
-    """Maps embeddings to logits; taps "embedding", "head". The head computes in float32: losses need exact logits."""
+    """Maps embeddings to logits; taps "embedding", "head". The head computes in float32 or wider: losses need
+    exact logits."""
     default = uniform_fan_in(x.shape[-1])
     x = Tap(name="embedding")(x)
     head = nn.Dense(num_classes, kernel_init=kernel_init or default, bias_init=bias_init or default, name=name)
-    return head(x.astype(jnp.float32))
+    return head(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
 
 
 def classify_map(x: Array, num_classes: int, kernel_init: Any = None, bias_init: Any = None) -> Array:

@@ -64,7 +64,7 @@ class ReusedHead:
         projected, projector_stats = projector.apply(
             params["projector"], stats["projector"], student_outputs.features[self.tap], train=train, key=second
         )
-        pooled = projected.logits.astype(jnp.float32).mean((1, 2))
+        pooled = projected.logits.astype(jnp.promote_types(projected.logits.dtype, jnp.float32)).mean((1, 2))
         head = jax.lax.stop_gradient(stats["head"])
         logits = pooled @ head["kernel"] + jnp.expand_dims(head["bias"], 0)
         stats = {"student": student_stats, "projector": projector_stats, "head": stats["head"]}
