@@ -84,7 +84,7 @@ CASES = {
 _GENERAL = "a general loss without a recipe for these pairs; value and gradient are tested in tests/losses"
 _OTHER = "published for other networks or data; value and gradient are tested in tests/losses"
 WITHOUT = {
-    "mlkd": "its authors train on a weak and a strong view with RandAugment, the preset on one view",
+    "mlkd": "it learns from two views of each image, and the comparison has one batch as it stands",
     "mgd": "its mask is drawn in every step; published for ImageNet",
     **dict.fromkeys(("soft_ce", "logit_mse", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "akl", "tv"), _GENERAL),
     **dict.fromkeys(("topk_kd", "uld", "feature", "info_nce"), _GENERAL),
