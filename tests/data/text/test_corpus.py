@@ -50,7 +50,8 @@ def test_padding_gives_every_document_rows_of_its_own():
 @pytest.mark.parametrize("tokenizer", ["character", "bpe"])
 def test_splits_hold_whole_documents_and_decode_to_them(tmp_path, tokenizer):
     texts = write(tmp_path / "text.txt")
-    splits = load(fields(tmp_path / "text.txt", tokenizer=tokenizer, vocabulary=300, packing="padded", length=96))
+    of_bpe = {"vocabulary": 300} if tokenizer == "bpe" else {}
+    splits = load(fields(tmp_path / "text.txt", tokenizer=tokenizer, packing="padded", length=96, **of_bpe))
     texts_of = {}
     for source in splits:
         assert source.entry == "tokens" and source.per_token and source.images.dtype == np.int32
