@@ -88,8 +88,10 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
             wrong = "" if all(isinstance(text, str) for text in texts) else "prompt and answer are texts"
             wrong = wrong or (flaw(record) if api else "")
         except (ValueError, KeyError, TypeError) as error:
+            what = f"no JSON, {error}" if isinstance(error, json.JSONDecodeError) else str(error)
+            what = what if isinstance(error, ValueError) else repr(error)
             raise ValueError(
-                f"{path}, line {number}: {error}; see kd_jax/data/text/pairs.py for what a line holds."
+                f"{path}, line {number}: {what}; see kd_jax/data/text/pairs.py for what a line holds."
             ) from error
         if wrong:
             raise ValueError(f"{path}, line {number}: {wrong}; see kd_jax/data/text/pairs.py for what a line holds.")
