@@ -186,6 +186,8 @@ def run(config: ConfigDict, name: str, rest: list[str]) -> None:
     default = f"runs/{title}-{'sweep-' * bool(SWEEP.value)}{workdir.fingerprint(what)}"
     try:
         directory = path_of(WORKDIR.value or default, "--workdir")
+        if SWEEP.value and BUILD_CACHE.value:
+            raise ValueError("--build_cache is of one run, and --sweep trains many: build the cache first, without it.")
         if TRIALS.value and SWEEP.value:
             search.run(config, spec.parse(SWEEP.value), directory, TRIALS.value, PRUNER.value)
         elif SWEEP.value:

@@ -33,6 +33,14 @@ def read_json(path: Path) -> dict[str, Any] | None:
         return None
 
 
+def read_utf8(path: Path) -> str:
+    """Returns the text of a user's file; raises ValueError, with its name, where it is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as e:
+        raise ValueError(f"{path} is no text in UTF-8: byte {e.start} is {e.object[e.start]:#04x}.") from e
+
+
 def digest(path: Path) -> str:
     """Returns the SHA-256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as f:

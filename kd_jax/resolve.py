@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 import re
@@ -36,7 +37,11 @@ def near(name: str, names: Iterable[str], limit: int = 12) -> str:
 
 def _public(module: ModuleType) -> list[str]:
     names = [n for n, v in vars(module).items() if not n.startswith("_") and callable(v)]
-    return names + [m.name for m in pkgutil.iter_modules(getattr(module, "__path__", []))]
+    return names + _submodules(module)
+
+
+def _submodules(module: ModuleType) -> list[str]:
+    return [m.name for m in pkgutil.iter_modules(getattr(module, "__path__", []))]
 
 
 def place_of(error: BaseException) -> str:
@@ -88,6 +93,9 @@ def _module(name: str, full: str) -> ModuleType:
                 raise  # the module exists and fails on an import of its own
             parent, _, missing = e.name.rpartition(".")
             near_by = parent and near(missing, _public(importlib.import_module(parent)))
+            package, _, rest = full.rpartition(".")
+            if ":" not in full and importlib.util.find_spec(full.partition(".")[0]):
+                near_by = f"One of a module of your own has a colon: '{package}:{rest}'."
             raise ValueError(
                 f"{full!r}: no module {e.name!r}. {near_by or 'Is it installed and on the path?'}"
             ) from None
@@ -101,14 +109,25 @@ def resolve(name: str) -> Any:
         return name
     if ":" in name:
         module_name, _, attribute = name.partition(":")
+        if "/" in module_name or module_name.endswith(".py"):
+            raise ValueError(
+                f"{name!r} names a file. A module is named as in an import, '{Path(module_name).stem}:{attribute}', "
+                "with its folder on the path (PYTHONPATH)."
+            )
     else:
         module_name, _, attribute = name.rpartition(".")
         module_name = f"kd_jax.{module_name}" if module_name else "kd_jax"
     obj: Any = _module(module_name, name)
     for part in attribute.split("."):
+        if not hasattr(obj, part) and isinstance(obj, ModuleType) and part in _submodules(obj):
+            obj = _module(f"{obj.__name__}.{part}", name)
+            continue
         if not hasattr(obj, part):
             raise ValueError(f"{name!r}: {getattr(obj, '__name__', obj)!r} has no {part!r}. {near(part, _public(obj))}")
         obj = getattr(obj, part)
+    if isinstance(obj, ModuleType):
+        inside = [n for n in (attribute.rpartition(".")[2], "build", "task") if hasattr(obj, n)] or _public(obj)
+        raise ValueError(f"{name!r} is a module: name what is in it, such as '{name}.{inside[0]}'.")
     return obj
 
 

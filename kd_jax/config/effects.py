@@ -11,8 +11,29 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from kd_jax.resolve import near
+
 _NAMELESS = ("task", "model")  # the task of the data takes kwargs; a config without a teacher may keep its model's
+# Whose names the user chooses; load.py knows the fields of data, and a function of the user may read others.
+_FREE = ("kwargs", "terms", "teachers", "roles", "optimizers", "views", "axes", "data")
 _UNTAUGHT = ("checkpoint", "workdir", "min_accuracy", "dtype")  # of a teacher: they need a network
+
+
+def check_names(where: str, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Refuses a field that `defaults` lack: nothing would read it. A ConfigDict takes any name that Python assigns."""
+    for key, value in config.items():
+        if key not in defaults:
+            below = sorted((p for p in _paths(defaults) if p.endswith(f".{key}")), key=len)
+            hint = f"Did you mean {where}.{below[0]}?" if below else near(key, defaults)
+            raise ValueError(f"{where} has no field {key!r}. {hint}")
+        if key not in _FREE and hasattr(value, "items") and hasattr(defaults[key], "items"):
+            check_names(f"{where}.{key}", value, defaults[key])
+
+
+def _paths(fields: Mapping[str, Any]) -> list[str]:
+    """The paths of all fields: "train", "train.optimizer", ..."""
+    inner = {key: _paths(value) for key, value in fields.items() if hasattr(value, "items")}
+    return [*fields, *(f"{key}.{path}" for key, paths in inner.items() for path in paths)]
 
 
 def tell_parts(config: Mapping[str, Any], path: str = "config") -> None:
@@ -27,7 +48,7 @@ def tell_parts(config: Mapping[str, Any], path: str = "config") -> None:
 
 
 def check_optimizer(where: str, fields: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Refuses what the schedule of an optimizer does not read, and a weight decay that is told twice or decays nothing.
+    """Refuses what the schedule of an optimizer does not read, and a rate or decay that is told twice or does nothing.
 
     `fields` are those of the user, before core.optimizers.with_defaults moves the decay to the kwargs.
     """
@@ -38,6 +59,8 @@ def check_optimizer(where: str, fields: Mapping[str, Any], defaults: Mapping[str
                 raise ValueError(
                     f"{where}.{key}={value} is of the schedule 'step', and {where}.schedule is {fields['schedule']!r}."
                 )
+    if "learning_rate" in fields["kwargs"]:
+        raise ValueError(f"{where}.kwargs.learning_rate: the learning rate is {where}.learning_rate.")
     inside, decay = fields["kwargs"].get("weight_decay"), fields["weight_decay"]
     if inside is not None and decay not in (0.0, defaults["weight_decay"], inside):
         raise ValueError(

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from kd_jax.config import effects
-from kd_jax.config.terms import filled, part
+from kd_jax.config.terms import filled, part, weight_of
 from kd_jax.core import optimizers
 from kd_jax.core.optimizers import with_defaults
 from kd_jax.data import load
@@ -200,13 +200,18 @@ def small_digits() -> ConfigDict:
 def settled(config: ConfigDict) -> ConfigDict:
     """Returns a copy with the defaults that depend on other fields written out: of optimizers and of terms.
 
-    It is what a run writes down. Raises ValueError for an optimizer that optax lacks, for a term without `fn`, and for
-    a number out of range or a field of an optimizer that another field keeps from acting.
+    It is what a run writes down. Raises ValueError for a field that nothing reads, for an optimizer that optax lacks,
+    for a term without `fn`, and for a number out of range or a field of an optimizer that another keeps from acting.
     """
     config, defaults = config.copy_and_resolve_references(), training().optimizer
     several = {"teachers": dict.fromkeys(config.teachers, TEACHER)}
     several["optimizers"] = dict.fromkeys(config.optimizers, optimizers.RANGES)
     check_numbers("", config, {**RUN, **several})
+    effects.check_names("config", config, base())
+    for name, teacher in config.teachers.items():
+        effects.check_names(f"config.teachers.{name}", teacher, teacher_fields())
+    for group, fields in config.optimizers.items():
+        effects.check_names(f"config.optimizers.{group}", fields, defaults)
     for where, fields in _optimizers(config).items():
         effects.check_optimizer(where, fields, defaults)
     with config.unlocked():
@@ -242,7 +247,7 @@ def whole_terms(terms: Mapping[str, Any]) -> ConfigDict:
     """
     of_task = {name: fields for name, fields in terms.items() if hasattr(fields, "keys") and {*fields} <= {"weight"}}
     whole = {name: filled(name, fields) for name, fields in terms.items() if name not in of_task}
-    weights = {name: {"weight": float(fields.get("weight", 1.0))} for name, fields in of_task.items()}
+    weights = {name: {"weight": weight_of(name, fields)} for name, fields in of_task.items()}
     return ConfigDict({name: (whole | weights)[name] for name in terms})
 
 

@@ -21,7 +21,7 @@ from kd_jax.config.terms import filled, part
 from kd_jax.core.paths import Path
 from kd_jax.core.terms import Scheduled, paths_of
 from kd_jax.ranges import FINITE, NOT_NEGATIVE, Range, check_number, ranges_of
-from kd_jax.resolve import check_kwargs, near, resolve
+from kd_jax.resolve import check_kwargs, made, near, resolve
 from kd_jax.types import Memory, Model, Schedule, Term
 
 
@@ -31,13 +31,22 @@ def compose(names: str, **options: Mapping[str, Any]) -> dict[str, Any]:
     Presets share the cross-entropy `ce`, with the smallest of their weights. Where two presets have another term of one
     name, the preset of that name keeps it, or else the first; the other term is called after its preset: "kd+dkd" has
     `kd` and `dkd`. The same preset twice, also under two names ("kd+response"), counts once. `options` go to the
-    presets by name: compose("feature", feature={"tap": "stage1"}). Raises ValueError for a preset that does not exist.
+    presets by name: compose("feature", feature={"tap": "stage1"}). Raises ValueError for a preset that does not
+    exist, here or there.
     """
+    if not isinstance(names, str):
+        raise ValueError(f"compose takes one text, such as 'kd+fitnet', not {names!r}.")
+    for name in options:
+        if name not in PRESETS:
+            raise ValueError(
+                f"compose({names!r}, {name}=...): options go to a preset by its name, such as "
+                f"compose('kd', kd={{'temperature': 2.0}}). {near(name, PRESETS)}"
+            )
     chosen: dict[str, dict[str, Any]] = {}  # preset -> its terms
     for preset in names.split("+"):
         if preset not in PRESETS:
             raise ValueError(f"Knowledge {preset!r} is unknown. {near(preset, PRESETS)}")
-        terms = PRESETS[preset](**options.get(preset, {}))
+        terms = made(preset, PRESETS[preset], **options.get(preset, {}))
         if terms not in chosen.values():
             chosen[preset] = terms
     shared = [terms["ce"] for terms in chosen.values() if "ce" in terms]
@@ -162,8 +171,8 @@ def check_terms(config: Mapping[str, Mapping[str, Any]]) -> None:
         check_kwargs(fields["fn"], fn, fields["kwargs"], field=path)
         named = {f"{path}.{k}": v for k, v in fields["kwargs"].items() if _is_schedule(v)}
         named |= {f"terms.{name}.{k}": fields[k] for k in ("schedule", "connector", "memory") if fields[k]["name"]}
-        for where, made in named.items():
-            check_kwargs(made["name"], resolve(made["name"]), made["kwargs"], field=f"{where}.kwargs")
+        for where, made_by in named.items():
+            check_kwargs(made_by["name"], resolve(made_by["name"]), made_by["kwargs"], field=f"{where}.kwargs")
 
 
 def make_terms(

@@ -66,7 +66,22 @@ def filled(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     for field in ("inputs", "targets"):
         if isinstance(fields.get(field, ()), str):
             raise ValueError(f"Term {name!r}: {field} are several paths, ({fields[field]!r},), not one string.")
-    return term(**fields)
+    for field in ("connector", "schedule", "memory"):
+        if isinstance(fields.get(field), str):
+            raise ValueError(
+                f"Term {name!r}: {field} is {{'name': 'module.function', 'kwargs': {{...}}}}, not {fields[field]!r}."
+            )
+    return term(**{**fields, "weight": weight_of(name, fields)})
+
+
+def weight_of(name: str, fields: Mapping[str, Any]) -> float:
+    """Returns the weight of the term called `name`, 1 where it says none; raises ValueError for what is no number."""
+    try:
+        return float(fields.get("weight", 1.0))
+    except (TypeError, ValueError) as e:
+        raise ValueError(
+            f"Term {name!r}: weight is a number, not {fields['weight']!r}; `schedule` changes it over the run."
+        ) from e
 
 
 def supervised(weight: float = 1.0) -> Terms:

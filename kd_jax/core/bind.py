@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax.errors import FlaxError
 
 from kd_jax import prng
 from kd_jax.core import microbatch, values
@@ -203,7 +204,7 @@ def _output_shapes(walk: _Walk, call: Call, taps: tuple[str, ...], inputs: tuple
         if call.role not in walk.variables:
             walk.variables[call.role] = init_shapes(model, walk.inputs[call.role])
         return apply_shapes(model, walk.variables[call.role], inputs, call.train, taps)
-    except (TypeError, ValueError, KeyError) as e:
+    except (TypeError, ValueError, KeyError, FlaxError) as e:
         shapes = dict(zip(call.inputs, jax.tree.map(lambda x: x.shape, inputs), strict=True))
         raise ValueError(f"Role {call.role!r} cannot take {shapes}: {e}") from e
 

@@ -19,6 +19,8 @@ import numpy as np
 from kd_jax.core.paths import STORES, Context, Path, calls_in, lookup, taps_in
 from kd_jax.types import Array, Schedule, Stage, Term
 
+UNTRACED = (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError)  # pages about tracing
+
 
 def paths_of(term: Term) -> tuple[str, ...]:
     """Returns every path that the term reads."""
@@ -172,7 +174,10 @@ def term_values(
         shapes = {
             p: jax.tree.map(jnp.shape, v) for p, v in zip(term.inputs + term.targets, inputs + targets, strict=True)
         }
-        raise ValueError(f"Term {name!r} ({name_of(term.fn)}) failed on {shapes}: {e}") from e
+        why = str(e)
+        if isinstance(e, UNTRACED):
+            why = f"{why.splitlines()[0]} A loss is compiled: jnp.where in place of `if`, jnp of np, and no float()."
+        raise ValueError(f"Term {name!r} ({name_of(term.fn)}) failed on {shapes}: {why}") from e
     if not isinstance(values, (jax.Array, np.ndarray)) or values.ndim == 0:
         what = "a scalar" if isinstance(values, (jax.Array, np.ndarray, float, int)) else type(values).__name__
         raise ValueError(f"Term {name!r}: a loss returns one value an example, {name_of(term.fn)} returned {what}.")

@@ -11,6 +11,7 @@ import numpy as np
 
 from kd_jax.data import splits
 from kd_jax.data.source import DataNotFound, Source, Splits, subset
+from kd_jax.resolve import near
 
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -106,14 +107,20 @@ def from_arrays(
     arrays by split and name, {"train": {"age": [n]}, "test": ...}, for the rows of the pairs. `mean` and `std` are
     taken from the training images, per channel, unless given. Raises ValueError where shapes or types do not fit.
     """
+    pairs = {"train": train, "test": test}
+    pairs |= {} if isinstance(validation, (int, float)) else {"validation": validation}
+    _check_pairs(name, pairs, fields or {})
     train, test, validation = (_with_labels(pair, train[1]) for pair in (train, test, validation))
     x, y = train
     if not len(x):
         raise ValueError(f"{name}/train has no examples")
+    if isinstance(unlabelled, tuple):
+        raise ValueError(f"{name}: unlabelled are images alone, an array, not a tuple")
+    unlabelled = None if unlabelled is None else np.asarray(unlabelled)
     for kind, other in (("test", test[0]), ("unlabelled", unlabelled), ("validation", validation)):
         other = other[0] if isinstance(other, tuple) else other
-        if isinstance(other, np.ndarray) and other.shape[1:] != x.shape[1:]:
-            raise ValueError(f"{kind} images are {other.shape[1:]}, those of train {x.shape[1:]}")
+        if isinstance(other, np.ndarray):
+            _check_alike(name, kind, other, x)
     if unlabelled is not None:
         if (fields or {}).get("train"):
             raise ValueError(f"{name}: fields of train and `unlabelled` do not go together: give -1 or nan as labels")
@@ -134,6 +141,28 @@ def from_arrays(
     return splits_of_pairs if held else held_out(splits_of_pairs, validation, split_seed)
 
 
+def _check_pairs(name: str, pairs: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
+    """Raises ValueError for a split that is no pair, and for fields of a split that is not given as one."""
+    for split, pair in pairs.items():
+        if not (isinstance(pair, (tuple, list)) and len(pair) == 2):
+            what = f"an array {pair.shape}" if isinstance(pair, np.ndarray) else f"a {type(pair).__name__}"
+            raise ValueError(f"{name}/{split} is a pair (x, y), where y = None is no labels, not {what}")
+    for split in fields:
+        if split not in pairs:
+            raise ValueError(f"{name}: fields of {split!r}, of which there are no arrays. {near(split, pairs)}")
+
+
+def _check_alike(name: str, kind: str, images: np.ndarray, train: np.ndarray) -> None:
+    """Raises ValueError where images are of another shape, or on another scale, than those of train."""
+    if images.shape[1:] != train.shape[1:]:
+        raise ValueError(f"{kind} images are {images.shape[1:]}, those of train {train.shape[1:]}")
+    if (images.dtype == np.uint8) != (train.dtype == np.uint8):
+        raise ValueError(
+            f"{name}: {kind} images are {images.dtype}, those of train {train.dtype}: uint8 is divided by 255, floats "
+            "are taken as they are"
+        )
+
+
 def outputs_of(labels: np.ndarray) -> int:
     """Returns how many outputs labels ask for: the largest integer of [n] + 1, else the length of the last axis."""
     if labels.ndim == 1:
@@ -142,11 +171,15 @@ def outputs_of(labels: np.ndarray) -> int:
 
 
 def _with_labels(pair: Any, like: Any) -> Any:
-    """Returns the pair as arrays, with labels of "none" where y is None; a fraction is returned as it is."""
+    """Returns the pair as arrays, with labels of "none" where y is None; a fraction is returned as it is.
+
+    One truth value an example is one of two classes.
+    """
     if not isinstance(pair, (tuple, list)):
         return pair
     x, y = pair
-    return np.asarray(x), _no_labels(len(x), like) if y is None else np.asarray(y)
+    labels = _no_labels(len(x), like) if y is None else np.asarray(y)
+    return np.asarray(x), labels.astype(np.int32) if labels.dtype == bool and labels.ndim == 1 else labels
 
 
 def _no_labels(count: int, like: Any) -> np.ndarray:
@@ -157,6 +190,9 @@ def _no_labels(count: int, like: Any) -> np.ndarray:
 def _statistics(
     x: np.ndarray, mean: tuple[float, ...] | None, std: tuple[float, ...] | None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    for what, numbers in (("mean", mean), ("std", std)):
+        if numbers is not None and np.ndim(numbers) != 1:
+            raise ValueError(f"{what} has one number a channel, such as (0.5,), not {numbers!r}")
     axes = tuple(range(x.ndim - 1))
     scale = 255.0 if x.dtype == np.uint8 else 1.0
     if mean is None:

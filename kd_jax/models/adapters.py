@@ -140,17 +140,19 @@ class FunctionModel:
 
 
 def as_model(network: Any) -> Model:
-    """Returns a Linen module, or an object with `Model`'s methods, as a Model; TypeError says how to wrap the rest."""
+    """Returns a Linen module, or an object with `Model`'s methods, as a Model; ValueError says how to wrap the rest."""
     if isinstance(network, nn.Module):
         return LinenModel(network)
     if isinstance(network, type):
-        raise TypeError(f"expected a network, got the class {network.__name__}: call it, as in {network.__name__}(...)")
+        raise ValueError(
+            f"expected a network, got the class {network.__name__}: call it, as in {network.__name__}(...)"
+        )
     if isinstance(network, nnx.Module):
         name = type(network).__name__
-        raise TypeError(f"an NNX module holds its own parameters: give NNXModel(lambda rngs: {name}(..., rngs=rngs))")
+        raise ValueError(f"an NNX module holds its own parameters: give NNXModel(lambda rngs: {name}(..., rngs=rngs))")
     if isinstance(network, Model) and {"train", "key", "taps"} <= set(inspect.signature(network.apply).parameters):
         return network
-    raise TypeError(
+    raise ValueError(
         f"expected a Linen module or an object with init(key, *inputs) and apply(params, stats, *inputs, train, key, "
         f"taps), got {type(network).__name__}; wrap plain functions with FunctionModel(init_fn, apply_fn)"
     )
@@ -189,6 +191,8 @@ def _without(mapping: Mapping[str, Any], names: Any) -> dict[str, Any]:
 
 
 def _as_outputs(result: Any) -> Outputs:
+    if result is None:
+        raise ValueError("the network returns nothing: does its call end in `return`?")
     if isinstance(result, Outputs):
         return result
     if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping):

@@ -142,6 +142,11 @@ def run(config: ConfigDict, spec: Spec, directory: str | Path, trials: int, prun
     if jax.process_count() > 1:
         raise ValueError("A search runs in one process; start several with workdirs of their own.")
     mesh, config = parallel.make_mesh(config.mesh.axes), begun(config, root)
+    if set(spec.fields) <= {"seed"}:
+        raise ValueError(
+            "--trials search, and this --sweep varies the seed alone, of which every trial has all values: leave "
+            "--trials out, or add a field such as train.optimizer.learning_rate=log:1e-3..1e-1."
+        )
     seeds = spec.choices.get("seed", (config.seed,))
     ranges = {f: (r.kind, r.low, r.high) for f, r in spec.ranges.items()}
     asked = {"config": workdir.plain(config), "sweep": workdir.plain(spec.choices), "ranges": workdir.plain(ranges)}

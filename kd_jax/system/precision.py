@@ -32,6 +32,8 @@ def check_dtype(dtype: str, field: str) -> None:
         valid = False
     if not valid:
         raise ValueError(f"{field} is a type such as 'bfloat16', or 'int8' for weights alone, not {dtype!r}.")
+    if dtype not in ("", INT8) and jax.dtypes.canonicalize_dtype(dtype) != jnp.dtype(dtype):
+        raise ValueError(f"{field}={dtype!r} needs JAX_ENABLE_X64=1: without it JAX keeps float32 in its place.")
 
 
 def stored(params: PyTree, dtype: str | None) -> PyTree:

@@ -8,12 +8,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.errors import FlaxError
 from jax.sharding import Mesh
 
 from kd_jax.core.bind import bind, init_optimizers, init_state, variable_shapes
 from kd_jax.core.evaluate import runs_of, scored_by
 from kd_jax.data.batches import train_batches
 from kd_jax.data.source import Source
+from kd_jax.models.adapters import name_of
 from kd_jax.resolve import near
 from kd_jax.system import parallel
 from kd_jax.train.dispatch import check_dispatch
@@ -85,7 +87,7 @@ def check_job(job: Job, batch: Mapping[str, Any], mesh: Mesh) -> dict[str, tuple
     for split in job.scheme.stage_splits:
         if job.sources.get(split) is None:
             raise ValueError(f"{job.name}: the scheme scores {split!r}. {near(split, job.sources)}")
-    scheme, inputs = bind(job.scheme, batch, settings.accumulate)
+    scheme, inputs = _bound(job, batch)
     create, shapes = functools.partial(init_state, scheme, inputs), variable_shapes(scheme, inputs)
     state = jax.eval_shape(create, jax.random.key(0), shapes)
     _check_answers(job, scheme, state, batch)
@@ -98,6 +100,17 @@ def check_job(job: Job, batch: Mapping[str, Any], mesh: Mesh) -> dict[str, tuple
     return shapes
 
 
+def _bound(job: Job, batch: Mapping[str, Any]) -> tuple[Scheme, dict[str, tuple[PyTree, ...]]]:
+    """As core.bind.bind; an error of a teacher says so, which is the "student" of its own training."""
+    try:
+        return bind(job.scheme, batch, job.settings.accumulate)
+    except ValueError as e:
+        if job.name in ("student", "baseline"):
+            raise
+        network = name_of(job.scheme.roles["student"].model)
+        raise ValueError(f"The training of the {job.name} ({network}), in which it is the student: {e}") from e
+
+
 def _check_answers(job: Job, scheme: Scheme, state: TrainState, batch: Mapping[str, Any]) -> None:
     """All that is evaluated must answer as the task asks; a reference that does not is compared with nobody."""
 
@@ -105,7 +118,16 @@ def _check_answers(job: Job, scheme: Scheme, state: TrainState, batch: Mapping[s
         prepared = scheme.prepare(batch, jax.random.key(0), False) if scheme.prepare else batch
         return {entry: run() for entry, run in runs_of(scheme, state, prepared, jax.random.key(0)).items()}
 
-    for entry, outputs in jax.eval_shape(answers, state, batch).items():
+    size, trained = job.settings.eval_batch_size, job.settings.batch_size
+    batch = {k: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype) for k, x in batch.items()}
+    try:
+        evaluated = jax.eval_shape(answers, state, batch)
+    except (TypeError, ValueError, FlaxError) as e:
+        raise ValueError(
+            f"{job.name}: evaluation, of {size} examples at a time (config.eval_batch_size; training has batches of "
+            f"{trained}), fails: {e}"
+        ) from e
+    for entry, outputs in evaluated.items():
         if entry == scheme.reference and entry not in scheme.evaluate:
             continue
         called = job.name if job.name not in ("student", "baseline") else entry

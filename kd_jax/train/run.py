@@ -82,6 +82,13 @@ def run(
     when the answers of the teachers are in their caches, and returns nothing.
     Raises ValueError, before anything is trained, for whatever does not fit.
     """
+    if not isinstance(config, ConfigDict):
+        raise ValueError(
+            f"run(config, workdir): config is what kd_jax.base() or get_config() makes, not {config!r:.80}"
+        )
+    if data is not None and not isinstance(data, Splits):
+        kind = type(data).__name__
+        raise ValueError(f"data is what kd_jax.from_arrays(train=(x, y), test=(x, y)) makes, not a {kind}.")
     start, directory = time.monotonic(), path_of(workdir, "workdir")
     cache_programs(config.compilation_cache)
     parallel.start_processes(config.distributed)

@@ -276,18 +276,18 @@ def test_as_model():
     assert isinstance(as_model(Net()), LinenModel)
     model = NNXModel(NNXNet)
     assert as_model(model) is model
-    with pytest.raises(TypeError, match="got the class Net: call it"):
+    with pytest.raises(ValueError, match="got the class Net: call it"):
         as_model(Net)
-    with pytest.raises(TypeError, match="NNXModel"):
+    with pytest.raises(ValueError, match="NNXModel"):
         as_model(NNXNet(nnx.Rngs(0)))
-    with pytest.raises(TypeError, match="FunctionModel"):
+    with pytest.raises(ValueError, match="FunctionModel"):
         as_model(lambda x: x)
 
     class Haiku:
         def init(self, rng, x): ...
         def apply(self, params, rng, x): ...
 
-    with pytest.raises(TypeError, match="expected a Linen module"):
+    with pytest.raises(ValueError, match="expected a Linen module"):
         as_model(Haiku())
 
 

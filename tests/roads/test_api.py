@@ -132,5 +132,5 @@ def test_own_loss_from_the_users_module(tmp_path, monkeypatch):
     ],
 )
 def test_what_is_no_network_says_how_to_wrap_it(network, message, tmp_path):
-    with pytest.raises(TypeError, match=message):
+    with pytest.raises(ValueError, match=message):
         kd_jax.run(digits(), tmp_path, student=network)

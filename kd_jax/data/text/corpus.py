@@ -21,6 +21,7 @@ import numpy as np
 from kd_jax.data import splits
 from kd_jax.data.source import DataNotFound, Source, Splits
 from kd_jax.data.text.tokenizing import Codec, make_codec, rows_source
+from kd_jax.files import read_utf8
 from kd_jax.resolve import near
 
 PACKINGS = ("packed", "padded")
@@ -63,9 +64,9 @@ def read_documents(where: str) -> list[str]:
         return bible_chapters()
     path = Path(where).expanduser()
     if path.is_dir():
-        texts = [p.read_text(encoding="utf-8") for p in sorted(path.rglob("*.txt"))]
+        texts = [read_utf8(p) for p in sorted(path.rglob("*.txt"))]
     elif path.is_file():
-        texts = re.split(r"\n\s*\n", path.read_text(encoding="utf-8"))
+        texts = re.split(r"\n\s*\n", read_utf8(path))
     else:
         raise DataNotFound(
             f"data.directory={where!r} is neither a text file nor a folder of .txt files. 'bible' is the King James "

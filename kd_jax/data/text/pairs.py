@@ -29,6 +29,7 @@ from kd_jax.data import splits
 from kd_jax.data.source import DataNotFound, Source, Splits
 from kd_jax.data.text.api import NEVER, answers, flaw
 from kd_jax.data.text.tokenizing import Codec, make_codec, rows_source
+from kd_jax.files import read_utf8
 from kd_jax.resolve import near
 
 RATIONALES = ("none", "first", "task")
@@ -69,12 +70,16 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise DataNotFound(f"data.name='pairs' reads the JSONL file data.directory={str(path)!r}, which is not there.")
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(read_utf8(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
+            if not isinstance(record, dict):
+                raise ValueError("one object a line, {...}, as JSONL has them")
             api = "tokens" in record
+            if missing := {"prompt", *(() if api else ("answer",))} - set(record):
+                raise ValueError(f"no {' or '.join(sorted(missing, reverse=True))} among {', '.join(record)}")
             texts = [
                 record["prompt"],
                 record.get("answer", "") if api else record["answer"],
@@ -83,8 +88,10 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
             wrong = "" if all(isinstance(text, str) for text in texts) else "prompt and answer are texts"
             wrong = wrong or (flaw(record) if api else "")
         except (ValueError, KeyError, TypeError) as error:
+            what = f"no JSON, {error}" if isinstance(error, json.JSONDecodeError) else str(error)
+            what = what if isinstance(error, ValueError) else repr(error)
             raise ValueError(
-                f"{path}, line {number}: {error!r}; see kd_jax/data/text/pairs.py for what a line holds."
+                f"{path}, line {number}: {what}; see kd_jax/data/text/pairs.py for what a line holds."
             ) from error
         if wrong:
             raise ValueError(f"{path}, line {number}: {wrong}; see kd_jax/data/text/pairs.py for what a line holds.")

@@ -158,8 +158,9 @@ def test_the_end_of_an_answer_is_learned(tmp_path, end):
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ('{"prompt": "a"}', r"line 2: KeyError\('answer'\)"),
-        ("{prompt: 1}", "line 2: JSONDecodeError"),
+        ('{"prompt": "a"}', "line 2: no answer among prompt;"),
+        ('["a", "b"]', "line 2: one object a line"),
+        ("{prompt: 1}", "line 2: no JSON, Expecting property name"),
         ('{"prompt": "a", "answer": 3}', "line 2: prompt and answer are texts"),
         ('{"prompt": "a", "tokens": ["b"], "top_logprobs": []}', "line 2: 1 tokens and 0 top_logprobs"),
         ('{"prompt": "a", "tokens": "b", "top_logprobs": []}', "line 2: tokens are a list of texts"),
