@@ -60,9 +60,9 @@ def test_splits_hold_whole_documents_and_decode_to_them(tmp_path, tokenizer):
     assert {k: len(v) for k, v in texts_of.items()} == {"train": 21, "validation": 3, "test": 6}
     lost = set.union(*texts_of.values()) ^ set(texts)
     assert all("\N{REPLACEMENT CHARACTER}" in text for text in lost - set(texts))  # characters that train lacks
-    again = load(fields(tmp_path / "text.txt", tokenizer=tokenizer, vocabulary=300, packing="padded", length=96))
+    again = load(fields(tmp_path / "text.txt", tokenizer=tokenizer, packing="padded", length=96, **of_bpe))
     np.testing.assert_array_equal(splits.test.images, again.test.images)
-    other = load(fields(tmp_path / "text.txt", tokenizer=tokenizer, vocabulary=300, packing="padded", split_seed=1))
+    other = load(fields(tmp_path / "text.txt", tokenizer=tokenizer, packing="padded", split_seed=1, **of_bpe))
     assert {other.test.decode(row[row >= 0]) for row in other.test.labels} != texts_of["test"]
 
 
