@@ -30,7 +30,8 @@ Deviations: dml's peers learn at once and not by turns. okddip mixes the peers' 
 the code mixes logits and differentiates them as targets too. kdcl_linear finds its mixture by 30 steps of mirror
 descent; kdcl_general is on digits only. 2 % of the training images are held out to choose the best epoch
 (--config.data.validation=0 is the published protocol); batches that are not whole run into the next epoch.
-Cost: 115,000 (one, okddip) or 153,000 (dml) steps of two to four small networks, and the baseline: hours on a GPU.
+Cost: 115,000 (one, okddip) or 153,000 (dml) steps of two to four small networks, and the baseline: hours on a
+GPU, an estimate, since we did not run them at full size.
 """
 
 from ml_collections import ConfigDict

@@ -10,15 +10,16 @@ Polino, Pascanu, Alistarh, "Model compression via distillation and quantization"
 distillation. Read from the authors' code (antspy/quantized_distillation @bb500b7, cifar100_test.py, the fourth student,
 and cnn_models): Wide ResNet 28-20 to 16-10, both with dropout 0.3; 200 epochs, batch 110, SGD at 0.1 with Nesterov,
 x0.2 after 60, 120 and 160, weight decay 5e-4, crops with padding 4 and flips; 0.3 CE + 0.7 KD at T 2, where their KL is
-a mean over the 100 classes as well: 0.007 KD here. The gradient goes to float weights as if nothing were rounded. Of
-the paper, from memory and checked against no source here: 76.31 with 4 bits, teacher 77.21. From memory too, its sizes
-(36.5 M parameters) are those of a 28-10: --config.teacher.model.kwargs.widen=10, a quarter of the cost.
+a mean over the 100 classes as well: 0.007 KD here. The gradient goes to float weights as if nothing were rounded.
+Of the paper, from memory and checked against no source here: 76.31 with 4 bits, teacher 77.21 of 36.5 M parameters,
+which is the size of a 28-10: --config.teacher.model.kwargs.widen=10, a quarter of the cost.
 
 Deviations: they round all parameters but the first and the last one, in buckets of 256 from the smallest to the largest
 value; we round kernels, symmetrically, a step for each output channel, the one of least squared error, and those of the
 stem and the head to no less than 8 bits. Beside the student: the same bits without a teacher, the float student and the
-float student rounded afterwards. 2 % of the training images are held out to choose the best epoch. Cost: a 28-20 has
-146 M parameters and its 89,000 steps take days on a GPU; the four students a day more.
+float student rounded afterwards. 2 % of the training images are held out to choose the best epoch.
+Cost, estimated, since we did not run it at full size: a 28-20 has 146 M parameters and its 89,000 steps take days on a
+GPU, the students a day more.
 """
 
 from ml_collections import ConfigDict

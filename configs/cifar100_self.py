@@ -36,8 +36,8 @@ between maps, on all exits.
 born_again: no authors' code was found, and the recipe is that of Wide ResNets (200 epochs, x0.2 at 60, 120 and 160,
 Nesterov), which we could not check; weights 1 and 1, T 1. We state no number.
 2 % of the training images are held out to choose the best epoch; --config.data.validation=0 is the published protocol.
-Cost: 77,000 to 115,000 steps a network, of born_again 230,000 of a large one: hours on a GPU, days for born_again; each
-with a baseline, --config.baseline=False without.
+Cost: 77,000 to 115,000 steps a network, of born_again 230,000 of a large one: hours on a GPU, days for born_again
+(estimates: we did not run them at full size); each with a baseline, --config.baseline=False without.
 """
 
 import math

@@ -17,7 +17,8 @@ The table has their README's top-1, of the best epoch on the test set. Deviation
 the colours differ in the fourth digit; 2 % of the training images are held out to choose the best epoch
 (--config.data.validation=0 is the published protocol). The other rows of their README have students that saw the
 rotated images too, and are no reference for configs/cifar100_pairs.py.
-Cost: a step has 256 images, four times those of cifar100_pairs.py: half a day a student on a GPU.
+Cost: a step has 256 images, four times those of cifar100_pairs.py: half a day a student on a GPU, an
+estimate, since we did not run it at full size.
 """
 
 from ml_collections import ConfigDict

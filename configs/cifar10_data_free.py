@@ -33,7 +33,8 @@ we repeat the border, optimises one batch of 256 to the end where ours are drawn
 Adam's moments moving between) and keeps the best step. zskt's teacher recipe is ours:
 200 epochs, x0.2 at 60, 120 and 160.
 No real image trains the student, so there is no baseline (--config.baseline=True trains it on labels, as many steps).
-Cost on a GPU: dafl days, zskt 880,000 small updates, a day; inversion 160,000 steps, a day.
+Cost, estimated, since we did not run them at full size: dafl days on a GPU, zskt (880,000 small updates) and inversion
+(160,000 steps) a day.
 """
 
 import math

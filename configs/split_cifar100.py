@@ -17,12 +17,12 @@ flips. Of the paper, from memory and checked against no source here: average acc
 44.4 for LwF with its loss (LwF.MC).
 
 Deviations, for which those numbers are near, not the same, experiment: iCaRL has a sigmoid a class and its binary
-cross-entropy, at a rate of 2.0, which a softmax does not stand: ours is 0.1, not tuned. It classifies by the nearest
+cross-entropy, at a rate of 2.0, where our softmax has 0.1, not tuned. It classifies by the nearest
 mean of the exemplars, and keeps 2,000 of them at any time, where we keep 20 of each class for good (as many in the
 end). It mixes exemplars into the batch; we draw 128 of them beside it. Their last stage has no ReLU. One order of the
 classes (--config.splits.kwargs.order_seed for others; they take ten). LwF's own code is another network and other data;
-it first trains a new head alone. Weights are 1. There is no baseline: joint goes through the same stages. Cost: 27,000
-steps of one or two small networks: an hour on a GPU; joint as many.
+it first trains a new head alone. Weights are 1. There is no baseline: joint goes through the same stages.
+Cost, estimated, since we did not run it at full size: 27,000 steps of one or two small networks, an hour on a GPU.
 """
 
 from ml_collections import ConfigDict
