@@ -12,7 +12,7 @@ MADE = {"cifar10": "cifar10", "cifar100": "cifar100", "imagenet2012": "imagenet"
 
 
 def on_images(config: ConfigDict, variant: Variant, title: str, name: str, validation: float = 0.02) -> None:
-    """Sets the title and config.data to `name`, cifar10, cifar100 or imagenet2012; CIFAR is fetched where it lacks.
+    """Sets the title and config.data to `name`, cifar10, cifar100 or imagenet2012; a missing CIFAR is fetched.
 
     With the flag "synthetic" the images are made (kd_jax.data.images.synthetic): any machine runs the recipe, its
     numbers mean nothing, and the title says so first.

@@ -27,6 +27,9 @@ FILES = (
     "cifar100_search",
 )
 METHODS = [(name, word) for name in FILES for word in words_of(module(name)).variants or ("response",)]
+# Their networks or lengths differ, the road is that of a word which is checked in every run of the tests.
+ALIKE = {"9600", "300", "deit_small", "deit_base", "w8", "kdcl_linear", "label_smoothing"}
+ALIKE |= {*words_of(module("cifar100_sskd")).variants} - {"resnet56-resnet20", "vgg13-MobileNetV2"}
 SIZES = {"cifar10": (10, 32), "cifar100": (100, 32), "imagenet": (1000, 64)}
 
 
@@ -37,7 +40,9 @@ def made(name: str) -> Splits:
     return synthetic.made(name, classes, side, max(2 * classes, 2500), classes, *synthetic.CIFAR100)
 
 
-@pytest.mark.parametrize(("name", "method"), METHODS)
+@pytest.mark.parametrize(
+    ("name", "method"), [pytest.param(*pair, marks=pytest.mark.slow if pair[1] in ALIKE else ()) for pair in METHODS]
+)
 def test_every_method_passes_the_checks_at_its_full_size(tmp_path, name, method):
     """Names, fields and shapes of all networks and terms; nothing is trained."""
     config = module(name).get_config(f"{method},synthetic")
