@@ -1,6 +1,7 @@
 """What a file in configs/ needs: fields with their defaults, knowledge as terms, and the words behind the colon."""
 
 from kd_jax.config.fields import base, role, small_digits, teacher_fields, training
+from kd_jax.config.images import on_images
 from kd_jax.config.knowledge import compose, scheme_of, with_four_stages
 from kd_jax.config.presets import PRESETS
 from kd_jax.config.terms import Terms, features, kd_term, part, response, supervised, term
@@ -16,6 +17,7 @@ __all__ = [
     "finish",
     "kd_term",
     "make_tiny",
+    "on_images",
     "parse",
     "part",
     "response",

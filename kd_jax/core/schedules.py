@@ -28,6 +28,16 @@ def warmup(
     return lambda step: jnp.minimum(step / steps, 1.0)
 
 
+def sigmoid(total_steps: int, fraction: Share[float], stairs: NotNegative[int] = 0) -> Schedule:
+    """Returns the schedule exp(-5 (1 - t)^2), t that of `warmup`: from 0.007 to 1, steepest in the middle.
+
+    The ramp of Laine, Aila, "Temporal Ensembling for Semi-Supervised Learning", 2016, arXiv 1610.02242, which the code
+    of ONE and OKDDip takes.
+    """
+    rise = warmup(total_steps, fraction, stairs)
+    return lambda step: jnp.exp(-5.0 * (1.0 - rise(step)) ** 2)
+
+
 def cosine(
     total_steps: int,
     start: float,

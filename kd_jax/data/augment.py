@@ -2,7 +2,7 @@
 
 An example's random numbers come from fold_in(fold_in(key, index), view), so one (index, view) is one picture in any
 batch, and a teacher's answer to it can be stored. Only mixup and cutmix depend on the batch.
-Order: crops, flips and colours on the stored values, then normalisation to float, then cutout, then mixing.
+Order: crops, flips and colours on the stored values, then normalisation to float, then cutout and erasing, then mixing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kd_jax.ranges import Count, NotNegative, Positive
+from kd_jax.ranges import Count, NotNegative, Positive, Share
 from kd_jax.resolve import check_kwargs, near, resolve
 
 Batch = Mapping[str, jax.Array]
@@ -123,6 +123,25 @@ def cutout(key: jax.Array, image: jax.Array, size: Count[int] = 8) -> jax.Array:
     return jnp.where(hidden[..., None], 0, image)
 
 
+def random_erasing(key: jax.Array, image: jax.Array, probability: Share[float] = 0.25) -> jax.Array:
+    """Fills a box of 2 to 33 % of the image with normal noise, in the share `probability` of the cases.
+
+    Z. Zhong et al., "Random Erasing Data Augmentation", 2017, arXiv:1708.04896, with the settings of timm: height to
+    width from 0.3 to 1 / 0.3, noise of its own for each pixel. A side longer than the image's is cut off; timm draws
+    again.
+    """
+    height, width, _ = image.shape
+    draw, paint = jax.random.split(key)
+    applies, size, shape, *place = jax.random.uniform(draw, (5,))
+    area, ratio = (0.02 + (1 / 3 - 0.02) * size) * height * width, 0.3 ** (1 - 2 * shape)
+    hidden = applies < probability
+    for axis, (length, at, side) in enumerate(zip((height, width), place, (area * ratio, area / ratio), strict=True)):
+        side = jnp.minimum(jnp.round(jnp.sqrt(side)).astype(jnp.int32), length)
+        span = _span(length, (at * (length - side + 1)).astype(jnp.int32), side)
+        hidden = hidden & jnp.expand_dims(span, 1 - axis)
+    return jnp.where(hidden[..., None], jax.random.normal(paint, image.shape, image.dtype), image)
+
+
 def _integers(chance: jax.Array, count: int) -> jax.Array:
     """Maps uniform values in [0, 1) to 0 .. count - 1: cheaper than randint, which draws twice."""
     return (chance * count).astype(jnp.int32)
@@ -224,6 +243,20 @@ def cutmix(key: jax.Array, batch: Batch, alpha: Positive[float] = 1.0) -> dict[s
     return _mixed(batch, image, partner, 1 - jnp.mean(box, dtype=jnp.float32))
 
 
+def mixup_or_cutmix(
+    key: jax.Array,
+    batch: Batch,
+    mixup_alpha: Positive[float] = 0.8,
+    cutmix_alpha: Positive[float] = 1.0,
+    cutmix_share: Share[float] = 0.5,
+) -> dict[str, jax.Array]:
+    """Applies `cutmix` in the share `cutmix_share` of the steps, else `mixup`, as DeiT does (arXiv:2012.12877)."""
+    choice, key = jax.random.split(key)
+    cut, mixed = cutmix(key, batch, cutmix_alpha), mixup(key, batch, mixup_alpha)
+    is_cut = jax.random.uniform(choice) < cutmix_share
+    return jax.tree.map(lambda one, other: jnp.where(is_cut, one, other), cut, mixed)
+
+
 def _partners(key: jax.Array, labelled: jax.Array) -> jax.Array:
     """Returns int32 [B]: a random permutation of the labelled rows among themselves, and of the others."""
     chance = jax.random.uniform(key, labelled.shape)
@@ -238,5 +271,5 @@ def _mixed(batch: Batch, image: jax.Array, partner: jax.Array, weight: jax.Array
 
 
 IMAGE_OPS: dict[str, Callable] = {"pad_crop": pad_crop, "flip": flip, "rand_augment": rand_augment}
-NORMALISED_OPS: dict[str, Callable] = {"cutout": cutout}
-BATCH_OPS: dict[str, Callable] = {"mixup": mixup, "cutmix": cutmix}
+NORMALISED_OPS: dict[str, Callable] = {"cutout": cutout, "random_erasing": random_erasing}
+BATCH_OPS: dict[str, Callable] = {"mixup": mixup, "cutmix": cutmix, "mixup_or_cutmix": mixup_or_cutmix}

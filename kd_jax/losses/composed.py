@@ -73,10 +73,7 @@ def standardized_kd_loss(student: Array, teacher: Array, *, temperature: Positiv
 def several_temperatures_kd_loss(
     student: Array, teacher: Array, *, temperatures: Sequence[float] = (3.0, 4.0, 5.0)
 ) -> Array:
-    """Computes the sum over T of kd_loss. Logits [..., classes] of one shape; returns [...].
-
-    Jin, Wang, Lin, "Multi-Level Logit Distillation", CVPR 2023, take it on a second view of each example.
-    """
+    """Computes the sum over T of kd_loss. Logits [..., classes] of one shape; returns [...]. Jin et al., CVPR 2023."""
     first, *rest = (kd_loss(student, teacher, temperature=t) for t in temperatures)
     return sum(rest, first)
 
@@ -179,9 +176,8 @@ def pooled_hint_loss(student: Array, teacher: Array) -> Array:
 def factor_attention_loss(student: Array, teacher: Array) -> Array:
     """Computes the mean over positions of |n2(flat mean_C s^2) - n2(flat mean_C t^2)| of two factors.
 
-    Maps [batch, height, width, channels]; the larger is pooled to the smaller; returns [batch]. What RepDistiller
-    publishes results of as FT (Kim et al., 2018, arXiv 1802.04977), with weight 200; the paper's form is
-    `factor_transfer_loss`. The gradient at s = t is 0.
+    Maps [batch, height, width, channels]; the larger is pooled to the smaller; returns [batch]. RepDistiller's FT (Kim
+    et al., 2018, arXiv 1802.04977), of weight 200; the paper's form is `factor_transfer_loss`.
     """
     require_maps("factor_attention_loss", student, teacher)
     student, teacher = pool_to_smaller(*to_float(student, teacher))
@@ -203,9 +199,8 @@ def overhaul_norm_loss(student: Array, teacher: Array, *, norm: Mapping[str, Arr
 def overhaul_batch_loss(student: Array, teacher: Array) -> Array:
     """Computes overhaul_loss, where the margin of a channel is the mean of the teacher's negative values in the batch.
 
-    Pre-activations [batch, height, width, channels] (the student's connected); a larger map is pooled to the smaller;
-    returns [batch]. For teachers whose last BatchNorm nobody names: Heo et al., 2019, arXiv 1904.01866, take the same
-    expectation from its Gaussian (`overhaul_norm_loss`).
+    Shapes as `overhaul_norm_loss`. For teachers whose last BatchNorm nobody names: Heo et al., 2019, arXiv 1904.01866,
+    take the same expectation from its Gaussian.
     """
     require_maps("overhaul_batch_loss", student, teacher)
     student, teacher = pool_to_smaller(*to_float(student, teacher))

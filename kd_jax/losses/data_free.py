@@ -109,6 +109,21 @@ def image_variation_loss(images: Array) -> Array:
     return mean_rest((images[:, 1:] - images[:, :-1]) ** 2) + mean_rest((images[:, :, 1:] - images[:, :, :-1]) ** 2)
 
 
+def image_prior_loss(images: Array) -> Array:
+    """Computes the sum of ||x_ij - x_kl||_2 over the batch, for vertical, horizontal and both diagonal neighbours.
+
+    images [batch, height, width, channels], ValueError otherwise; returns [batch], one value for all. Four norms of the
+    batch as a whole, which are not squared, as in the code of DeepInversion, arXiv 1912.08795.
+    """
+    (images,) = to_float(images)
+    if images.ndim != 4 or min(images.shape[1:3]) < 2:
+        raise ValueError(f"image_prior_loss: expected images [batch, height, width, channels], got {images.shape}")
+    down, right = images[:, 1:] - images[:, :-1], images[:, :, 1:] - images[:, :, :-1]
+    falling, rising = images[:, 1:, 1:] - images[:, :-1, :-1], images[:, 1:, :-1] - images[:, :-1, 1:]
+    value = sum(safe_norm(difference.reshape(-1)) for difference in (down, right, falling, rising))
+    return jnp.full(images.shape[:1], value)
+
+
 def image_norm_loss(images: Array) -> Array:
     """Computes mean x^2 over all but the batch: pixels stay near the mean colour, which is 0 after normalisation.
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd_jax.core.metrics import agreement
-from kd_jax.losses.data_free import image_norm_loss, image_variation_loss
+from kd_jax.losses.data_free import image_norm_loss, image_prior_loss, image_variation_loss
 from kd_jax.losses.response import jsd_loss
 from kd_jax.losses.task import cross_entropy_loss
 from kd_jax.ranges import Inside, NotNegative
@@ -26,6 +26,7 @@ def build(
     statistics: NotNegative[float] = 1.0,
     variation: NotNegative[float] = 0.0,
     norm: NotNegative[float] = 0.0,
+    prior: NotNegative[float] = 0.0,
     compete: NotNegative[float] = 0.0,
     norms: Mapping[str, str] | None = None,
 ) -> Scheme:
@@ -35,12 +36,13 @@ def build(
     `synthesis` of its steps. The pixels minimise
         label * cross-entropy(teacher, the class each image is meant to be)
         + statistics * sum over BatchNorms of batch_norm_statistics_loss + variation * image_variation_loss
-        + norm * image_norm_loss - compete * JSD(student, teacher)
+        + norm * image_norm_loss + prior * image_prior_loss - compete * JSD(student, teacher)
     and stay within the range of real pixels. `compete` acts from the second round on, when there is a student (Adaptive
     DeepInversion). The student minimises parts.terms. `norms`: see data_free.statistics_terms.
     Yin, Molchanov, Li, Alvarez, Mallya, Hoiem, Jha, Kautz, "Dreaming to Distill: Data-free Knowledge Transfer via
     DeepInversion", 2020, arXiv 1912.08795. They optimise one batch after the other; here every step draws a new batch
-    of the block, the first layer weighs as much as the others, and `variation` and `norm` default to 0.
+    of the block, the first layer weighs as much as the others, and `variation`, `norm` and `prior` (theirs) default to
+    0.
     """
     needs(parts, "bank")
     size = _bank_size(parts)
@@ -53,7 +55,9 @@ def build(
         )
     images = Call("bank", ("batch.index", "extra.window"))
     teacher = Call("teacher", ("bank.logits",), train=False)
-    terms = _terms(parts, norms, {"label": label, "statistics": statistics, "variation": variation, "norm": norm})
+    terms = _terms(
+        parts, norms, {"label": label, "statistics": statistics, "variation": variation, "norm": norm, "prior": prior}
+    )
     paint = parts.make_tx(making, "bank")
     rival, rivalry = (), {}
     if compete:
@@ -86,16 +90,17 @@ def build(
 
 def _terms(parts: Parts, norms: Mapping[str, str] | None, weights: Mapping[str, float]) -> dict[str, Term]:
     """Returns the terms that the pixels minimise, without those whose weight is 0."""
-    variation, norm, label = (float(weights[name]) for name in ("variation", "norm", "label"))
+    variation, norm, prior, label = (float(weights[name]) for name in ("variation", "norm", "prior", "label"))
     terms = {
         "label": Term(cross_entropy_loss, ("teacher.logits",), ("bank.features:label",), weight=label),
         "variation": Term(image_variation_loss, ("bank.logits",), weight=variation),
         "norm": Term(image_norm_loss, ("bank.logits",), weight=norm),
+        "prior": Term(image_prior_loss, ("bank.logits",), weight=prior),
     }
     terms = {name: term for name, term in terms.items() if term.weight}
     terms |= statistics_terms(parts, weights["statistics"], norms)
     if not terms:
-        raise ValueError("The images have nothing to learn: give label, statistics, variation or norm a weight.")
+        raise ValueError("The images have nothing to learn: give label, statistics, variation, norm or prior a weight.")
     return terms
 
 

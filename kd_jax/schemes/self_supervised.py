@@ -21,7 +21,11 @@ VIEWS = ("batch.image", "batch.rotated")
 
 
 def build(
-    parts: Parts, tap: str = "embedding", head_steps: NotNegative[int] = 0, head_share: Share[float] = 0.25
+    parts: Parts,
+    tap: str = "embedding",
+    head_steps: NotNegative[int] = 0,
+    head_share: Share[float] = 0.25,
+    crops: tuple[str, ...] = (),
 ) -> Scheme:
     """Builds two stages: the teacher's head learns to match rotated images with originals, then the student learns.
 
@@ -31,8 +35,9 @@ def build(
     `student_head.logits` and `teacher_head.logits` [batch, 4, width]: configs/contrastive.py has the published ones.
     The teacher does not change. The first stage has `head_steps` steps, or if 0 the share `head_share` of
     config.train.steps (the authors: 60 of 240 epochs); the second has config.train.steps.
-    Xu, Liu, Li, Loy, "Knowledge Distillation Meets Self-Supervision", 2020, arXiv 2006.07114. The authors crop each
-    rotated image anew; here the one augmented picture is rotated.
+    `crops` are three names of config.train.views, one for each rotation: the authors crop each rotated image anew. With
+    () the one augmented picture is rotated.
+    Xu, Liu, Li, Loy, "Knowledge Distillation Meets Self-Supervision", 2020, arXiv 2006.07114.
     """
     if "teacher" not in parts.roles:
         raise ValueError("SSKD needs a teacher, and there is none (config.teacher.model.name).")
@@ -41,6 +46,10 @@ def build(
         raise ValueError(
             f"The teacher's head must make at least 1 step; got head_steps={head_steps} and head_share={head_share} "
             f"of {parts.steps} steps."
+        )
+    if len(crops) not in (0, 3):
+        raise ValueError(
+            f"SSKD rotates three pictures of each image, or the one; crops={tuple(crops)} names {len(crops)}."
         )
     roles = dict(parts.roles)
     for name, group in (("student", "student"), ("teacher", "teacher_head")):
@@ -60,10 +69,10 @@ def build(
     forward = (*calls["student"], *calls["teacher"], *others)
     second = Phase("student", forward, parts.terms, parts.make_tx(parts.steps), watched(parts))
     stages = (Stage(count, (first,), name="teacher_head", selects=False), Stage(parts.steps, (second,), name="student"))
-    return Scheme(roles, stages, reference="teacher", prepare=_rotating(parts.prepare), task=parts.task)
+    return Scheme(roles, stages, reference="teacher", prepare=_rotating(parts.prepare, tuple(crops)), task=parts.task)
 
 
-def _rotating(prepare: Any) -> Any:
+def _rotating(prepare: Any, crops: tuple[str, ...]) -> Any:
     """Adds to a prepared training batch `rotated` [batch, 3, size, size, channels]: by 90, 180 and 270 degrees."""
 
     def with_rotations(batch: Mapping[str, Array], key: Array, train: bool) -> Mapping[str, Array]:
@@ -73,7 +82,10 @@ def _rotating(prepare: Any) -> Any:
             return prepared
         if image.ndim != 4 or image.shape[1] != image.shape[2]:
             raise ValueError(f"SSKD rotates square images [batch, size, size, channels], these are {image.shape}.")
-        turned = [jnp.rot90(image, k, axes=(1, 2)) for k in (1, 2, 3)]
+        if missing := [name for name in crops if name not in prepared]:
+            raise ValueError(f"SSKD rotates crops={crops}, and config.train.views has no {missing}.")
+        pictures = [prepared[name] for name in crops] or [image] * 3
+        turned = [jnp.rot90(picture, k, axes=(1, 2)) for k, picture in enumerate(pictures, 1)]
         return {**prepared, "rotated": jnp.stack(turned, axis=1)}
 
     return with_rotations

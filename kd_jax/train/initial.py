@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 from kd_jax import prng
 from kd_jax.core.paths import lookup
@@ -95,6 +96,16 @@ def check_initial(
         differ = sorted(k for k in {*shapes[0], *shapes[1]} if shapes[0].get(k) != shapes[1].get(k))
         lines = [f"{k}: {shapes[0].get(k, 'nothing')}, not {shapes[1].get(k, 'nothing')}" for k in differ]
         raise ValueError(f"config.{role}.initial gives parameters that the model has not:\n  " + "\n  ".join(lines))
+
+
+def check_baseline(config: ConfigDict, student: Variables, plain: Variables) -> None:
+    """Raises ValueError where a scheme has put the student's network into another (SimKD) that config.student.initial is
+    of: the baseline, the `plain` network, cannot start there. Both are shapes."""
+    if jax.tree.structure(student) != jax.tree.structure(plain):
+        raise ValueError(
+            f"config.student.initial={config.student.initial.name!r} is of the network that {config.scheme.name} makes "
+            "of the student; the baseline, the plain network, cannot start there. Set config.baseline=False."
+        )
 
 
 def handed_over(variables: Any, job: Job) -> Variables:

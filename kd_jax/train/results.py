@@ -106,7 +106,7 @@ def collect(
     names = [*teachers_of(config), *(n for n in ("baseline", "student") if n in finished)]
     costs_of = measured(networks, train, jobs["student"].scheme.prepare) if config.report else {}
     models = {name: model_entry(name, config, finished, teacher_scores, jobs, costs_of.get(name, {})) for name in names}
-    if jobs["student"].scheme.reference:
+    if _is_scored(models.get(jobs["student"].scheme.reference or "", {})):
         _say_what_rows_lack(task, models)
     sections = _sections(config, finished, models, networks, jobs["student"], splits)
     title = " to ".join(models[n]["name"] for n in ("teacher", "student") if n in models)
@@ -144,6 +144,12 @@ def _sections(
         made = task.show(shown(config.examples, models, networks, job, splits))
         sections += check_sections(made, f"show of the task {task.name or config.task.name!r}")
     return sections
+
+
+def _is_scored(model: Mapping[str, Any]) -> bool:
+    """Whether a network has any score: a teacher of other classes has none, and nobody is compared with it."""
+    splits = [values for values in model.get("last", {}).values() if isinstance(values, Mapping)]
+    return any(value is not None for values in splits for value in values.values())
 
 
 def _say_what_rows_lack(task: Task, models: Mapping[str, Any]) -> None:

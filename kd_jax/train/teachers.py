@@ -27,7 +27,7 @@ from kd_jax.system.checkpoint import load_tree
 from kd_jax.system.exports import check_export, check_place
 from kd_jax.train.finish import exported
 from kd_jax.train.fit import DONE, Watch
-from kd_jax.train.initial import check_initial, first_variables, starting_at, takes_teacher
+from kd_jax.train.initial import check_baseline, check_initial, first_variables, starting_at, takes_teacher
 from kd_jax.train.jobs import Job
 from kd_jax.train.loop import fit
 from kd_jax.train.nonfinite import require_numbers
@@ -210,8 +210,8 @@ def check_starts(
 ) -> dict[str, tuple[PyTree, PyTree]]:
     """Returns the shapes of (params, stats) of teachers and student that do not start at random, by name.
 
-    `job` is the student's, `context` holds shapes. Raises ValueError, before anything is trained, where what they start
-    from does not fit, also the network of the baseline, and where a teacher's checkpoint is missing or damaged.
+    `job` is the student's, `context` holds shapes. Raises ValueError, before anything is trained, where a start does not
+    fit its network, or the baseline's, and where a teacher's checkpoint is missing or damaged.
     """
 
     def inputs(role: Role) -> tuple[PyTree, ...]:
@@ -232,12 +232,7 @@ def check_starts(
             check_initial(fields.initial, name, role.model, inputs(role), teacher and init(teacher))
             shapes[name] = init(role)
     if baseline is not None and config.student.initial.name:
-        plain = baseline.scheme.roles["student"]  # a scheme may have put the student's network into another (SimKD)
-        if jax.tree.structure(init(plain)) != jax.tree.structure(shapes["student"]):
-            raise ValueError(
-                f"config.student.initial={config.student.initial.name!r} is of the network that {config.scheme.name} "
-                "makes of the student; the baseline, the plain network, cannot start there. Set config.baseline=False."
-            )
+        check_baseline(config, shapes["student"], init(baseline.scheme.roles["student"]))
     return shapes
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd_jax.core.schedules import cosine, steps, until, warmup
+from kd_jax.core.schedules import cosine, sigmoid, steps, until, warmup
 
 HALF = 0.5**0.5  # cos 45 degrees
 
@@ -19,6 +19,11 @@ HALF = 0.5**0.5  # cos 45 degrees
         (warmup(2400, 1 / 12, stairs=240, first=1), {0: 0.05, 9: 0.05, 10: 0.1, 189: 0.95, 190: 1.0, 2399: 1.0}),
         (warmup(2400, 1 / 12, stairs=240), {0: 0.0, 9: 0.0, 10: 0.05, 199: 0.95, 200: 1.0}),
         (warmup(10, 0.5, stairs=5), {1: 0.0, 2: 0.4, 4: 0.8, 6: 1.0}),
+        (sigmoid(100, 0.5), {0: np.exp(-5), 25: np.exp(-1.25), 50: 1.0, 99: 1.0}),
+        (
+            sigmoid(3000, 80 / 300, stairs=300),
+            {9: np.exp(-5), 10: np.exp(-5 * (79 / 80) ** 2), 800: 1.0},
+        ),
         (cosine(100, 1.0, 0.0), {0: 1.0, 25: 0.5 + HALF / 2, 50: 0.5, 100: 0.0, 200: 0.0}),
         (cosine(240, 0.0, 1.0, 1 / 24), {0: 0.0, 5: 0.5, 10: 1.0, 240: 1.0}),  # rises as it falls
         # CTKD's strength: cos(epoch pi / 10), epochs of 10 steps from 1.

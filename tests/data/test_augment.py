@@ -110,6 +110,24 @@ def test_cutout_hides_one_clipped_square():
     assert (np.asarray(step(batch)["image"])[hidden] == 0).all()
 
 
+def test_random_erasing_fills_one_box_with_noise_in_a_quarter_of_the_cases():
+    count, side = 2000, 16
+    images = jnp.zeros((count, side, side, 3))
+    keys = jax.random.split(jax.random.key(0), count)
+    erased = np.asarray(jax.vmap(augment.random_erasing)(keys, images) != 0).all(-1)
+    assert erased.any((1, 2)).mean() == pytest.approx(0.25, abs=0.03)
+    boxes = [np.nonzero(one) for one in erased if one.any()]
+    sides = np.array([[np.ptp(rows) + 1, np.ptp(columns) + 1] for rows, columns in boxes])
+    assert all(len(rows) == height * width for (rows, _), (height, width) in zip(boxes, sides, strict=True))
+    shares = sides.prod(1) / side**2
+    assert 0.01 < shares.min() < 0.05 and 0.25 < shares.max() < 0.38  # of 2 to 33 %, in whole pixels
+    assert shares.mean() == pytest.approx((0.02 + 1 / 3) / 2, abs=0.02)
+    always = np.asarray(jax.vmap(lambda k, x: augment.random_erasing(k, x, 1.0))(keys, images))
+    assert (always != 0).any((1, 2, 3)).all()
+    noise = always[always != 0]
+    assert noise.mean() == pytest.approx(0, abs=0.02) and noise.std() == pytest.approx(1, abs=0.02)
+
+
 def test_rand_augment_of_no_strength_is_the_image():
     batch = batch_of(32)
     np.testing.assert_array_equal(stored(batch, {"name": "rand_augment", "magnitude": 0}), batch["image"])
@@ -193,6 +211,25 @@ def test_cutmix_weight_is_the_area_that_is_left():
         if moved.any():
             rows, columns = np.flatnonzero(moved.any(1)), np.flatnonzero(moved.any(0))
             assert moved.sum() == len(rows) * len(columns)
+
+
+def test_mixup_or_cutmix_is_one_of_the_two_in_each_step():
+    batch = batch_of(16) | {"image": jnp.asarray(np.random.default_rng(0).normal(size=(16, 8, 8, 3)), jnp.float32)}
+    either = jax.jit(augment.mixup_or_cutmix, static_argnames="cutmix_share")
+    ops = {"mixup": (jax.jit(augment.mixup), 0.8), "cutmix": (jax.jit(augment.cutmix), 1.0)}
+    drawn = []
+    for seed in range(40):
+        key = jax.random.key(seed)
+        image, inner = either(key, batch)["image"], jax.random.split(key)[1]
+        drawn += [
+            n for n, (op, alpha) in ops.items() if np.allclose(image, op(inner, batch, alpha)["image"], atol=1e-5)
+        ]
+    assert len(drawn) == 40 and 10 < drawn.count("cutmix") < 30
+    for share, name in ((0.0, "mixup"), (1.0, "cutmix")):
+        op, alpha = ops[name]
+        np.testing.assert_allclose(
+            either(key, batch, cutmix_share=share)["image"], op(inner, batch, alpha)["image"], atol=1e-5
+        )
 
 
 def test_eight_devices_give_the_same_pictures(rows_over):

@@ -100,6 +100,7 @@ SCHEME_TABLE = {
     "image_variation": alone_row(
         data_free.image_variation_loss, "shift_rows", "permute_classes", "permute_batch", shape=MAP
     ),
+    "image_prior": alone_row(data_free.image_prior_loss, "permute_classes", "permute_batch", shape=MAP),
     "image_norm": alone_row(data_free.image_norm_loss, "permute_classes", "permute_batch", shape=MAP),
     **{
         f"local_structure {kernel}": Row(

@@ -40,6 +40,16 @@ def variation(x):
     )
 
 
+def prior(x):
+    """Of the pixels one at a time: each with its neighbours below, to the right, and below on either side."""
+    x, total = np.asarray(x), 0.0
+    for rows, columns in ((1, 0), (0, 1), (1, 1), (1, -1)):
+        moved = np.roll(x, (-rows, -columns), (1, 2))
+        start, end = max(-columns, 0), x.shape[2] - max(columns, 0)
+        total += np.linalg.norm((moved - x)[:, : x.shape[1] - rows, start:end])
+    return total
+
+
 @pytest.mark.parametrize(
     ("loss", "reference", "arrays", "wrt"),
     [
@@ -49,9 +59,10 @@ def variation(x):
         (data_free.information_entropy_loss, entropy, (LOGITS,), (0,)),
         (data_free.batch_norm_statistics_loss, statistics, (MAPS, MEAN, VAR), (0,)),
         (data_free.image_variation_loss, variation, (IMAGES,), (0,)),
+        (data_free.image_prior_loss, prior, (IMAGES,), (0,)),
         (data_free.image_norm_loss, lambda x: np.mean(x**2), (IMAGES,), (0,)),
     ],
-    ids=["disagreement", "one_hot", "activation", "entropy", "statistics", "variation", "norm"],
+    ids=["disagreement", "one_hot", "activation", "entropy", "statistics", "variation", "prior", "norm"],
 )
 def test_against_numpy(check, loss, reference, arrays, wrt):
     check(loss, reference, *arrays, wrt=wrt)
@@ -106,3 +117,5 @@ def test_bad_shapes():
         data_free.batch_norm_statistics_loss(MAPS, MEAN[:3], VAR)
     with pytest.raises(ValueError, match="expected images"):
         data_free.image_variation_loss(LOGITS)
+    with pytest.raises(ValueError, match="image_prior_loss: expected images"):
+        data_free.image_prior_loss(LOGITS)

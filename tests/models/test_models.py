@@ -178,3 +178,20 @@ def test_vit_logits_are_the_class_head_in_training():
     assert tap_shapes(model, x)["block0/attention/scores"].shape == (2, 2, 6, 6)
     with pytest.raises(ValueError, match="multiple of patch=4"):
         tap_shapes(model, jnp.ones((1, 9, 8, 3)))
+
+
+def test_drop_path_leaves_out_branches_of_whole_examples_and_none_of_the_first_block():
+    block = vit.TransformerBlock(heads=2, hidden=8, dropout=0.0, dtype="float32", drop_path=0.5)
+    x = jax.random.normal(KEY, (64, 3, 4))
+    params = block.init(KEY, x, False)
+    whole = block.apply(params, x, False) - x
+    dropped = block.apply(params, x, True, rngs={"dropout": jax.random.key(1)}) - x
+    still = np.asarray(jnp.all(dropped == 0, axis=(1, 2)))
+    assert 4 < still.sum() < 30  # both branches: a quarter of 64
+
+    assert not np.allclose(dropped[~still], whole[~still])  # and what it has is enlarged
+    network = LinenModel(vit.vit(10, patch=4, width=8, depth=1, heads=2, drop_path=0.9))
+    state = network.init(KEY, jnp.ones((4, 8, 8, 3)))
+    image = jax.random.normal(KEY, (4, 8, 8, 3))
+    train, evaluate = (network.apply(*state, image, train=t, key=KEY)[0].logits for t in (True, False))
+    np.testing.assert_array_equal(train, evaluate)  # of one block, which is the first

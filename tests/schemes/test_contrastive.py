@@ -88,11 +88,23 @@ def test_rotations():
         bind(scheme, toy.shapes(toy.batch()))
 
 
+def test_rotations_of_pictures_that_were_cropped_anew():
+    crops, data = ("one", "two", "three"), batch()
+    more = {name: data["image"] + i for i, name in enumerate(crops, 1)}
+    parts = make_parts("sskd")
+    parts = dataclasses.replace(parts, prepare=lambda *args: {**make_parts("sskd").prepare(*args), **more})
+    prepared = self_supervised.build(parts, tap="hidden", crops=crops).prepare(data, jax.random.key(0), True)
+    for k, name in enumerate(crops, 1):
+        np.testing.assert_array_equal(prepared["rotated"][:, k - 1], np.rot90(more[name], k, axes=(1, 2)))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (dict(tap="hiden"), "hidden"),
         (dict(head_steps=0, head_share=0.0), "at least 1 step"),
+        (dict(crops=("one", "two")), "three pictures of each image"),
+        (dict(crops=("one", "two", "three")), r"config.train.views has no \['one', 'two', 'three'\]"),
     ],
 )
 def test_bad_options(options, message):

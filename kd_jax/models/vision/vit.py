@@ -47,21 +47,28 @@ class TransformerBlock(nn.Module):
     hidden: int
     dropout: float
     dtype: Any
+    drop_path: float = 0.0
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         y = Attention(self.heads, self.dtype, name="attention")(_layer_norm(self.dtype, "norm1")(x))
-        x = x + nn.Dropout(self.dropout, deterministic=not train)(y)
+        x = x + self._kept(nn.Dropout(self.dropout, deterministic=not train)(y), train, "drop_path1")
         y = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=_INIT, name="mlp1")(_layer_norm(self.dtype, "norm2")(x))
         y = nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=_INIT, name="mlp2")(nn.gelu(y, approximate=False))
-        return x + nn.Dropout(self.dropout, deterministic=not train)(y)
+        return x + self._kept(nn.Dropout(self.dropout, deterministic=not train)(y), train, "drop_path2")
+
+    def _kept(self, y: Array, train: bool, name: str) -> Array:
+        """Returns y, or 0 for the share `drop_path` of the examples, the others enlarged to make up for it."""
+        return nn.Dropout(self.drop_path, broadcast_dims=(1, 2), deterministic=not train, name=name)(y)
 
 
 class ViT(nn.Module):
     """A vision transformer; with a distillation token, its logits depend on `train`.
 
     In training they are those of the class head, so that the labels teach it, in evaluation the mean of both heads. The
-    teacher's loss reads the tap head_distillation.
+    teacher's loss reads the tap head_distillation. `drop_path` is stochastic depth (Huang et al., 2016, arXiv
+    1603.09382): in training the last block leaves out its branches for that share of the examples, earlier ones for
+    less, linearly, the first for none.
     """
 
     num_classes: int
@@ -73,6 +80,7 @@ class ViT(nn.Module):
     dropout: float = 0.0
     distillation_token: bool = False
     dtype: Any = "float32"
+    drop_path: float = 0.0
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -100,7 +108,8 @@ class ViT(nn.Module):
         x = nn.Dropout(self.dropout, deterministic=not train)(Tap(name="stem")(x))
         for i in range(self.depth):
             hidden = self.width * self.mlp_ratio
-            x = TransformerBlock(self.heads, hidden, self.dropout, dtype, name=f"block{i}")(x, train)
+            drop_path = self.drop_path * i / max(self.depth - 1, 1)
+            x = TransformerBlock(self.heads, hidden, self.dropout, dtype, drop_path, name=f"block{i}")(x, train)
         x = _layer_norm(dtype, "norm")(x)
         logits = classify(x[:, 0], self.num_classes, _INIT, nn.initializers.zeros)
         if not self.distillation_token:
