@@ -99,8 +99,10 @@ def check_initial(
 
 
 def check_baseline(config: ConfigDict, student: Variables, plain: Variables) -> None:
-    """Raises ValueError where a scheme has put the student's network into another (SimKD) that config.student.initial is
-    of: the baseline, the `plain` network, cannot start there. Both are shapes."""
+    """Raises ValueError where the network that a scheme makes of the student (SimKD) is not that of the baseline.
+
+    Both are shapes; config.student.initial is of one of them.
+    """
     if jax.tree.structure(student) != jax.tree.structure(plain):
         raise ValueError(
             f"config.student.initial={config.student.initial.name!r} is of the network that {config.scheme.name} makes "

@@ -210,8 +210,8 @@ def check_starts(
 ) -> dict[str, tuple[PyTree, PyTree]]:
     """Returns the shapes of (params, stats) of teachers and student that do not start at random, by name.
 
-    `job` is the student's, `context` holds shapes. Raises ValueError, before anything is trained, where a start does not
-    fit its network, or the baseline's, and where a teacher's checkpoint is missing or damaged.
+    `job` is the student's, `context` holds shapes. Raises ValueError, before anything is trained, where a start does
+    not fit its network, or the baseline's, and where a teacher's checkpoint is missing or damaged.
     """
 
     def inputs(role: Role) -> tuple[PyTree, ...]:
