@@ -189,7 +189,7 @@ def test_a_run_starts_from_weights_and_from_its_teacher(tmp_path):
     config.teacher.initial.kwargs = ConfigDict(dict(folder=str(tmp_path / "teacher")))
     config.teacher.train.steps = 0
     config.train.update(dict(steps=2, batch_size=8))
-    config.train.optimizer.learning_rate = 0.0
+    config.train.optimizer.learning_rate = 1e-30
     config.update(dict(report=False, baseline=False, eval_batch_size=8, eval_every=2))
     config.data.update(dict(validation=0.0))
     results = train.run(config, tmp_path / "run")
