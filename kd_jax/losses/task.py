@@ -119,6 +119,8 @@ def ctc_loss(
     logits [batch, frames, classes], logit_paddings [batch, frames] (1 on padding), labels int [batch, length],
     label_paddings [batch, length] (1 on padding); returns [batch], not divided by the length. Raises ValueError on
     shapes that do not fit. Graves, Fernandez, Gomez, Schmidhuber, "Connectionist Temporal Classification", ICML 2006.
+    Labels that need more frames than there are (one each, and one between two equal neighbours) are impossible: inf,
+    as in PyTorch, with gradient 0; optax has about 1e5. A term's `where` leaves such examples out.
     """
     logits, logit_paddings, label_paddings = to_float(logits, logit_paddings, label_paddings)
     labels = jnp.asarray(labels)
@@ -128,4 +130,8 @@ def ctc_loss(
             f"ctc_loss: logits {logits.shape} need paddings of shape {logits.shape[:2]}, got {logit_paddings.shape}; "
             f"labels {labels.shape} need paddings of the same shape, got {label_paddings.shape}"
         )
-    return optax.ctc_loss(logits, logit_paddings, labels, label_paddings, blank_id=blank_id)
+    value = optax.ctc_loss(logits, logit_paddings, labels, label_paddings, blank_id=blank_id)
+    counted = label_paddings == 0
+    repeated = (labels[:, 1:] == labels[:, :-1]) & counted[:, 1:] & counted[:, :-1]  # a blank stands between them
+    needed = counted.sum(1) + repeated.sum(1)
+    return jnp.where((logit_paddings == 0).sum(1) < needed, jnp.inf, value)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -99,3 +101,16 @@ def test_confidence_needs_two_teachers():
     s, t = draw((3, 4), (3, 4))
     with pytest.raises(ValueError, match="two"):
         ensemble.confidence_weighted_loss(s, t, labels=jnp.array(LABELS))
+
+
+def test_ctc_of_labels_that_do_not_fit_is_infinite():
+    """Two equal labels need a blank between them: three frames."""
+    logits = np.random.default_rng(0).normal(size=(3, 4, 3)).astype(np.float32)
+    logit_paddings = np.array([[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 0, 1]], np.float32)
+    labels, label_paddings = np.array([[1, 1], [1, 2], [1, 1]]), np.zeros((3, 2), np.float32)
+    loss = functools.partial(task.ctc_loss, logit_paddings=logit_paddings, labels=labels, label_paddings=label_paddings)
+    values = loss(logits)
+    np.testing.assert_array_equal(np.isinf(values), [True, False, False])
+    np.testing.assert_allclose(values[2], ctc(logits[2, :3], [1, 1]), rtol=1e-4)
+    gradient = jax.grad(lambda x: loss(x)[0])(jnp.asarray(logits))
+    np.testing.assert_array_equal(gradient, 0.0)
