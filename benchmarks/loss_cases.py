@@ -93,11 +93,16 @@ def _by_name(loss: Callable[..., jax.Array], *names: str) -> Callable[..., jax.A
 
 def _crd_memory(negatives, s, t, student_bank, teacher_bank, index):
     memory = {"student": student_bank, "teacher": teacher_bank, "student_constant": 0.0, "teacher_constant": 0.0}
+    memory["classes"] = composed.class_tables(student_bank.shape[0])
     return composed.contrastive_memory_loss(s, t, memory=memory, index=index, step=0, negatives=negatives)
 
 
 def _cat_kd(s, s_kernel, t, t_kernel):
     return composed.class_attention_transfer_loss(s, {"kernel": s_kernel}, t, {"kernel": t_kernel})
+
+
+def _overhaul_norm(s, t, scale, bias):
+    return composed.overhaul_norm_loss(s, t, norm={"scale": scale, "bias": bias})
 
 
 def _srrl(s, t, z, kernel, bias):
@@ -171,6 +176,7 @@ def table(small: bool = False) -> dict[str, Case]:
         "topk_kd_loss": Case((z,), (top, Input(top, classes))),
         "standardized_kd_loss": Case((z,), (z,)),
         "curriculum_kd_loss": Case((z, ()), (z,)),
+        "several_temperatures_kd_loss": Case((z,), (z,)),
         "confidence_weighted_loss": Case(
             (z,), (z, z, z, labels), _by_name(ensemble.confidence_weighted_loss, "labels")
         ),
@@ -185,6 +191,10 @@ def table(small: bool = False) -> dict[str, Case]:
         "variational_connector_loss": Case((m, (channels,)), (m,)),
         "overhaul_loss": Case((m,), (m, (channels,))),
         "overhaul_batch_loss": Case((m,), (m,)),
+        "overhaul_norm_loss": Case((m,), (m, (channels,), (channels,)), _overhaul_norm),
+        "factor_attention_loss": Case((m,), (m,)),
+        "pooled_hint_loss": Case((m,), (m,)),
+        "image_prior_loss": Case((m,)),
         "softmax_regression_loss": Case((z,), (z,)),
         "teacher_head_loss": Case((e,), (e, z, (width, classes), (classes,)), _srrl),
         "class_attention_transfer_loss": Case((later, (channels, classes)), (later, (channels, classes)), _cat_kd),

@@ -62,9 +62,9 @@ def layers(
 
 
 def _tell(ours: dict[str, Any], copied: set[str], projected: set[str], prefix: str, layers: Sequence[int]) -> None:
-    """Prints how many parameters are the teacher's; ValueError where none of the layers is."""
+    """Prints how many parameters are the teacher's; ValueError where none of the layers is, nor anything projected."""
     of_layers = [path for path in ours if re.match(rf"{prefix}\d+/", path)]
-    if not copied & {*of_layers}:
+    if not copied & {*of_layers} and not projected:
         raise ValueError(
             f"of the teacher's layers {tuple(layers)} no parameter has the shape of the student's ({len(of_layers)} of "
             "them): copied layers need the teacher's width."

@@ -28,6 +28,7 @@ FOLDER = "kd_jax/processes/"
 BEATS = 5  # within the timeout
 LAST_WORDS = 2.0  # seconds
 GRACE = 20  # seconds that JAX, which ends a process without saying why, waits longer than we do
+LEAVING = "leaving"  # the last line of a process that ends well: from then on it is silent
 RESUME = "Start all processes again: the run resumes at its last checkpoint."
 EXPECTED = (ValueError, OSError, FloatingPointError)  # a message says enough, without the lines of code
 
@@ -42,11 +43,10 @@ def watch(timeout: float) -> None:
     me = jax.process_index()
     client, reports = _store(), PeerReports(me, timeout)
     every = min(timeout / BEATS, max(1.0, jax.process_count() / 64))  # seconds; all read what all write
-    atexit.register(_leaving.set)  # before JAX's own handler, in which a process waits for the others to finish too
 
     def run() -> None:
         beat = 0
-        while not _failing.is_set():
+        while not (_failing.is_set() or _leaving.is_set()):
             try:
                 _say(client, me, f"alive {beat}")
                 lines = {int(key.rpartition("/")[2]): line for key, line in client.key_value_dir_get(FOLDER)}
@@ -56,9 +56,20 @@ def watch(timeout: float) -> None:
             if problem and not _leaving.is_set():
                 _end(me, f"{problem} Process {me} ends too. {RESUME}")
             beat += 1
-            time.sleep(every)
+            _leaving.wait(every)
+        with contextlib.suppress(Exception):
+            _say(client, me, LEAVING)
 
-    threading.Thread(target=run, name="peers", daemon=True).start()
+    thread = threading.Thread(target=run, name="peers", daemon=True)
+    thread.start()
+    # Before JAX's own handler, in which a process waits for the others to finish too. The thread ends there: Python
+    # kills those that are left, and one inside a call of JAX takes the process with it.
+    atexit.register(_leave, thread)
+
+
+def _leave(thread: threading.Thread) -> None:
+    _leaving.set()
+    thread.join(GRACE)
 
 
 class PeerReports:
@@ -78,8 +89,8 @@ class PeerReports:
         for index, (line, _) in others.items():
             if line.startswith("failed"):
                 return f"Process {index} {line}."
-        for index, (_, since) in others.items():
-            if now - since > self.timeout:
+        for index, (line, since) in others.items():
+            if line != LEAVING and now - since > self.timeout:
                 return f"Process {index} gave no sign of life for {now - since:.0f} s: it, or its host, is gone."
         return ""
 

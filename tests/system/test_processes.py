@@ -67,6 +67,7 @@ def test_silence_is_noticed_by_ones_own_clock():
     assert reports.problem({0: "alive 0", 1: "alive 7"}) == ""
     now[0] += 2
     assert "Process 1 gave no sign of life for 11 s" in reports.problem({0: "alive 0", 1: "alive 7"})
+    assert reports.problem({0: "alive 0", 1: heartbeat.LEAVING}) == ""  # it waits for the others, and says no more
     assert reports.problem({1: "failed with ValueError: no"}) == "Process 1 failed with ValueError: no."
 
 
