@@ -27,6 +27,7 @@ python launch.py --config=configs/cifar100_pairs.py:vgg13-vgg8,at --config.teach
 from ml_collections import ConfigDict
 
 from kd_jax.config import PRESETS, base, compose, finish, pairs, parse, part, scheme_of, training, with_four_stages
+from kd_jax.config.pairs import split_pair
 from kd_jax.config.presets import FIRST
 
 PUBLISHED = """
@@ -54,28 +55,6 @@ def read(table: str) -> tuple[tuple[str, ...], dict[str, tuple[float | None, ...
 
 
 METHODS, EXPECTED = read(PUBLISHED)
-MODELS = {
-    "wrn40-2": "wide_resnet.wrn_40_2",
-    "wrn40-1": "wide_resnet.wrn_40_1",
-    "wrn16-2": "wide_resnet.wrn_16_2",
-    "resnet110": "cifar_resnet.resnet110",
-    "resnet56": "cifar_resnet.resnet56",
-    "resnet32": "cifar_resnet.resnet32",
-    "resnet20": "cifar_resnet.resnet20",
-    "resnet32x4": "cifar_resnet.resnet32x4",
-    "resnet8x4": "cifar_resnet.resnet8x4",
-    "ResNet50": "resnet.resnet50_cifar",
-    "vgg13": "vgg.vgg13",
-    "vgg8": "vgg.vgg8",
-    "MobileNetV2": "mobilenet.mobilenet_v2",
-    "ShuffleNetV1": "shufflenet.shufflenet_v1",
-    "ShuffleNetV2": "shufflenet.shufflenet_v2",
-}
-
-
-def split_pair(pair: str) -> tuple[str, str]:
-    """("wrn40-2", "wrn16-2"): names have hyphens themselves."""
-    return next((pair.removesuffix(f"-{s}"), s) for s in MODELS if pair.removesuffix(f"-{s}") in MODELS)
 
 
 def title(pair: str, method: str) -> str:
@@ -129,7 +108,7 @@ def get_config(arg: str = "") -> ConfigDict:
         config.title = f"SYNTHETIC IMAGES, not CIFAR-100: {' to '.join(split_pair(pair))}, {method}"
         config.data.update(dict(name="kd_jax.data.images.synthetic:cifar100", download=False))
     for role, model in (("teacher", teacher), ("student", student)):
-        config[role].model.name = f"models.vision.{MODELS[model]}"
+        config[role].model.name = f"models.vision.{pairs.MODELS[model]}"
     config.teacher.train, config.train = recipe(teacher), recipe(student, method)
     terms = compose(method, **pairs.options_of(pair, teacher, student), mlkd={"strong": method == "mlkd"})
     terms = with_four_stages(terms) if pairs.four_stages(teacher, student) else terms

@@ -23,7 +23,7 @@ estimate, since we did not run it at full size.
 
 from ml_collections import ConfigDict
 
-from kd_jax.config import base, finish, on_images, parse, part, response, term, training
+from kd_jax.config import base, finish, on_images, pairs, parse, part, response, term, training
 
 PUBLISHED = {  # teacher, student alone, SSKD
     "wrn40-2-wrn16-2": (76.46, 73.64, 76.04),
@@ -38,29 +38,7 @@ PUBLISHED = {  # teacher, student alone, SSKD
     "resnet32x4-ShuffleNetV2": (79.63, 73.12, 78.61),
     "wrn40-2-ShuffleNetV1": (76.46, 70.77, 77.40),
 }
-MODELS = {
-    "wrn40-2": "wide_resnet.wrn_40_2",
-    "wrn40-1": "wide_resnet.wrn_40_1",
-    "wrn16-2": "wide_resnet.wrn_16_2",
-    "resnet56": "cifar_resnet.resnet56",
-    "resnet20": "cifar_resnet.resnet20",
-    "resnet32x4": "cifar_resnet.resnet32x4",
-    "resnet8x4": "cifar_resnet.resnet8x4",
-    "ResNet50": "resnet.resnet50_cifar",
-    "vgg13": "vgg.vgg13",
-    "vgg8": "vgg.vgg8",
-    "MobileNetV2": "mobilenet.mobilenet_v2",
-    "ShuffleNetV1": "shufflenet.shufflenet_v1",
-    "ShuffleNetV2": "shufflenet.shufflenet_v2",
-}
-LOW_RATE = ("MobileNetV2", "ShuffleNetV1", "ShuffleNetV2")
 CROPS = ("crop90", "crop180", "crop270")
-
-
-def networks(pair: str) -> tuple[str, str]:
-    """Teacher and student: "wrn40-2-wrn16-2" has hyphens of its own."""
-    student = next(name for name in MODELS if pair.endswith(f"-{name}") and pair.removesuffix(f"-{name}") in MODELS)
-    return pair.removesuffix(f"-{student}"), student
 
 
 def terms() -> dict:
@@ -77,14 +55,14 @@ def terms() -> dict:
 def get_config(arg: str = "") -> ConfigDict:
     config = base()
     variant = parse(arg, variants=tuple(PUBLISHED), flags=("synthetic",))
-    (teacher, student), numbers = networks(variant.variant), PUBLISHED[variant.variant]
+    (teacher, student), numbers = pairs.split_pair(variant.variant), PUBLISHED[variant.variant]
     published = "published: teacher {}, alone {}, SSKD {}, best epochs".format(*numbers)
     on_images(config, variant, f"SSKD, {teacher} to {student} ({published})", "cifar100")
     for role, model in (("teacher", teacher), ("student", student)):
-        config[role].model.name = f"models.vision.{MODELS[model]}"
+        config[role].model.name = f"models.vision.{pairs.MODELS[model]}"
     step = dict(schedule="step", learning_rate=0.05)  # x0.1 at 150, 180, 210 of 240 by default
     config.teacher.train = training(batch_size=64, epochs=240.0, augment=("pad_crop", "flip"), optimizer=step)
-    rate = 0.01 if student in LOW_RATE else 0.05
+    rate = 0.01 if student in pairs.LOW_RATE else 0.05
     optimizer = dict(step, learning_rate=rate)
     config.train = training(batch_size=64, epochs=240.0, augment=("pad_crop",), optimizer=optimizer)
     config.train.views = ConfigDict({name: ("pad_crop",) for name in CROPS})

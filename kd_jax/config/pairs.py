@@ -78,8 +78,32 @@ _LAST_NORM = {
 }
 _BLOCKS_OF_RESNET50 = (3, 4, 6, 3)
 
+# The networks, each by its function in kd_jax/models/vision.
+MODELS = {
+    "wrn40-2": "wide_resnet.wrn_40_2",
+    "wrn40-1": "wide_resnet.wrn_40_1",
+    "wrn16-2": "wide_resnet.wrn_16_2",
+    "resnet110": "cifar_resnet.resnet110",
+    "resnet56": "cifar_resnet.resnet56",
+    "resnet32": "cifar_resnet.resnet32",
+    "resnet20": "cifar_resnet.resnet20",
+    "resnet32x4": "cifar_resnet.resnet32x4",
+    "resnet8x4": "cifar_resnet.resnet8x4",
+    "ResNet50": "resnet.resnet50_cifar",
+    "vgg13": "vgg.vgg13",
+    "vgg8": "vgg.vgg8",
+    "MobileNetV2": "mobilenet.mobilenet_v2",
+    "ShuffleNetV1": "shufflenet.shufflenet_v1",
+    "ShuffleNetV2": "shufflenet.shufflenet_v2",
+}
+
 # Learning rate and batch where they are not those of RepDistiller (0.05 and 64).
 LOW_RATE = ("MobileNetV2", "ShuffleNetV1", "ShuffleNetV2")
+
+
+def split_pair(pair: str) -> tuple[str, str]:
+    """Returns (teacher, student) of "wrn40-2-wrn16-2": names have hyphens themselves."""
+    return next((pair.removesuffix(f"-{s}"), s) for s in MODELS if pair.removesuffix(f"-{s}") in MODELS)
 
 
 def four_stages(teacher: str, student: str) -> bool:

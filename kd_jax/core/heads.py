@@ -6,7 +6,6 @@ the two, a soft cap for example, they only do where they are told.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ import numpy as np
 from jax.extend.core import Literal
 
 from kd_jax.core.paths import Path, lookup
+from kd_jax.core.terms import plain_function
 from kd_jax.losses.vocabulary import FUSED
 from kd_jax.types import Model, Phase, PyTree, Role, Term
 
@@ -41,7 +41,7 @@ def check_heads(phase: Phase, roles: Mapping[str, Role], context: Mapping[str, A
     """
     calls = {call.name or call.role: call for call in phase.forward}
     for name, term in phase.terms.items():
-        if _plain_function(term.fn) not in FUSED:
+        if plain_function(term.fn) not in FUSED:
             continue
         paths = [Path.parse(p) for p in (*term.inputs, *term.targets)]
         for side, hidden, head in zip(SIDES, paths[::2], paths[1::2], strict=False):
@@ -50,10 +50,6 @@ def check_heads(phase: Phase, roles: Mapping[str, Role], context: Mapping[str, A
                 inputs = [lookup(context, p) for p in call.inputs]
                 tail = tail_of(roles[call.role].model, context["variables"][call.role], inputs, hidden.tap)
                 _check_side(name, term, side, str(hidden), tail, lookup(context, str(head)))
-
-
-def _plain_function(fn: Any) -> Any:
-    return _plain_function(fn.func) if isinstance(fn, functools.partial) else fn
 
 
 def _check_side(name: str, term: Term, side: str, hidden: str, tail: Tail | None, head: PyTree) -> None:

@@ -99,10 +99,16 @@ def masked_sum_and_count(values: Array, mask: Array | None) -> tuple[Array, Arra
     return jnp.where(mask != 0, values * mask, 0.0).sum(), mask.sum(dtype=values.dtype)
 
 
-def name_of(fn: Any) -> str:
-    """Returns what messages call a function."""
+def plain_function(fn: Any) -> Any:
+    """Returns the function that partials with options are made of."""
     while isinstance(fn, functools.partial):
         fn = fn.func
+    return fn
+
+
+def name_of(fn: Any) -> str:
+    """Returns what messages call a function."""
+    fn = plain_function(fn)
     return getattr(fn, "__name__", None) or str(fn)
 
 
