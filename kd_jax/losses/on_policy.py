@@ -5,9 +5,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from kd_jax.losses._numerics import kl, log_probs, require_same_shape, scalar_like, to_float
+from kd_jax.losses._numerics import absolute, kl, log_probs, require_same_shape, scalar_like, squared, to_float
+from kd_jax.losses.response_mixture import jsd_loss
 from kd_jax.losses.task import pick_label, require_labels
-from kd_jax.ranges import BelowOne, NotNegative
+from kd_jax.ranges import BelowOne, Count, NotNegative, Positive, Share
 
 Array = jax.Array
 
@@ -50,3 +51,147 @@ def sequence_reverse_kl_loss(
 def _later(x: Array) -> Array:
     """Sums over all later positions: [batch, length] -> [batch, length]."""
     return jnp.cumsum(x[:, ::-1], axis=1)[:, ::-1] - x
+
+
+def _sampled(what: str, logits: Array, labels: Array, temperature: Array | float = 1.0) -> tuple[Array, Array]:
+    """Returns (log p of the labels, 0 where none counts; bool of those that count)."""
+    (logits,) = to_float(logits)
+    labels = require_labels(what, labels, logits)
+    counted = labels >= 0
+    log_p = log_probs(jnp.where(counted[..., None], logits, 0), temperature)
+    return jnp.where(counted, pick_label(log_p, labels), 0), counted
+
+
+def _both_sampled(
+    what: str, student_logits: Array, teacher_logits: Array, labels: Array, temperature: Array | float = 1.0
+) -> tuple[Array, Array, Array]:
+    """Returns (log q of the student, log p of the teacher, bool of those that count)."""
+    s, t = to_float(student_logits, teacher_logits)
+    require_same_shape(what, s, t)
+    log_q, counted = _sampled(what, s, labels, temperature)
+    return log_q, _sampled(what, t, labels, temperature)[0], counted
+
+
+def _of_rollout(what: str, rollout_log_probs: Array | None, log_q: Array, counted: Array) -> Array:
+    """Returns the detached log-probabilities of the tokens when they were sampled; without them, those of now."""
+    (rollout,) = to_float(log_q if rollout_log_probs is None else rollout_log_probs)
+    if rollout.shape != log_q.shape:
+        raise ValueError(f"{what}: labels {log_q.shape} need rollout_log_probs of that shape, got {rollout.shape}")
+    return jax.lax.stop_gradient(jnp.where(counted, rollout, 0))
+
+
+def importance_ratio(
+    student_logits: Array, labels: Array, rollout_log_probs: Array, *, limit: Positive[Array | float]
+) -> Array:
+    """Computes min(exp(clip(log q(y) - log q_rollout(y), -20, 20)), limit), detached; 0 where nothing counts.
+
+    Logits [batch, length, vocabulary], labels int [batch, length] the sampled tokens (-1: none counts),
+    rollout_log_probs [batch, length] what the network that sampled them gave them; returns [batch, length]. ValueError
+    on other shapes. As in trl's self-distillation (Hugging Face, 2026): limited above only.
+    """
+    log_q, counted = _sampled("importance_ratio", student_logits, labels)
+    rollout = _of_rollout("importance_ratio", rollout_log_probs, log_q, counted)
+    ratio = jnp.minimum(jnp.exp(jnp.clip(log_q - rollout, -20, 20)), scalar_like(limit, log_q))
+    return jax.lax.stop_gradient(jnp.where(counted, ratio, 0))
+
+
+def sampled_token_loss(
+    student_logits: Array,
+    teacher_logits: Array,
+    labels: Array,
+    *,
+    rollout_log_probs: Array | None = None,
+    ratio_limit: Positive[Array | float | None] = None,
+    temperature: Positive[Array | float] = 1.0,
+) -> Array:
+    """Computes T^2 r (log q(y) - log p(y)) log q(y), r and the bracket detached; its value is no divergence.
+
+    The gradient is that of the reverse KL, estimated from one token y that the student q sampled. Logits [batch,
+    length, vocabulary] of one shape, labels int [batch, length] (-1: none counts, value 0); returns [batch, length].
+    ValueError on other shapes. r = `importance_ratio` at T 1, or 1 without rollout_log_probs or ratio_limit.
+    Shenfeld, Damani, Hubotter, Agrawal, "Self-Distillation Enables Continual Learning", 2026, arXiv 2601.19897, and
+    Hubotter et al., "Reinforcement Learning via Self-Distillation", 2026, arXiv 2601.20802, as in trl, which divides a
+    sequence's sum by its tokens first; T^2 is ours.
+    """
+    log_q, log_p, counted = _both_sampled("sampled_token_loss", student_logits, teacher_logits, labels, temperature)
+    ratio: Array | float = 1.0
+    if rollout_log_probs is not None and ratio_limit is not None:
+        ratio = importance_ratio(student_logits, labels, rollout_log_probs, limit=ratio_limit)
+    value = squared(temperature, log_q) * ratio * jax.lax.stop_gradient(log_q - log_p) * log_q
+    return jnp.where(counted, value, 0)
+
+
+def clipped_policy_loss(
+    student_logits: Array,
+    teacher_logits: Array,
+    labels: Array,
+    *,
+    rollout_log_probs: Array | None = None,
+    clip_below: Share[Array | float] = 0.2,
+    clip_above: NotNegative[Array | float] = 0.2,
+) -> Array:
+    """Computes -min(r A, clip(r, 1 - below, 1 + above) A), r = q(y) / q_rollout(y), A = log p(y) - log q_rollout(y).
+
+    A, the teacher's reward of a token, is detached; without rollout_log_probs the rollout is the student as it stands,
+    so r is 1 with a gradient. Shapes, labels and errors as `sampled_token_loss`; returns [batch, length].
+    The surrogate: Schulman, Wolski, Dhariwal, Radford, Klimov, "Proximal Policy Optimization Algorithms", 2017, arXiv
+    1707.06347; the reward: Lu et al., "On-Policy Distillation", Thinking Machines 2025 (no arXiv id). Ours: log r is
+    clipped to +-20, where its exponential would overflow.
+    """
+    log_q, log_p, counted = _both_sampled("clipped_policy_loss", student_logits, teacher_logits, labels)
+    rollout = _of_rollout("clipped_policy_loss", rollout_log_probs, log_q, counted)
+    advantage = jax.lax.stop_gradient(log_p) - rollout
+    ratio = jnp.exp(jnp.clip(log_q - rollout, -20, 20))
+    below, above = (scalar_like(x, log_q) for x in (clip_below, clip_above))
+    value = -jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - below, 1 + above) * advantage)
+    return jnp.where(counted, value, 0)
+
+
+def position_weighted_loss(
+    student_logits: Array,
+    teacher_logits: Array,
+    labels: Array,
+    *,
+    rollout_log_probs: Array | None = None,
+    gamma: NotNegative[Array | float] = 0.5,
+    temperature: Positive[Array | float] = 1.0,
+) -> Array:
+    """Computes -T^2 w_i A_i log q(y_i), w_i = 1 + gamma (1 - sum_{j<i} |A_j| / max(sum_j |A_j|, 1e-8)).
+
+    A = log p(y) - log q_rollout(y), of the student as it stands without rollout_log_probs; A and w are detached: early
+    tokens, before student and teacher have parted, weigh more. Shapes, labels and errors as `sampled_token_loss`;
+    returns [batch, length]. Xie, Zhu, Wen, Chen, Wang, "On the Position Bias of On-Policy Distillation" (IW-OPD), 2026,
+    arXiv 2606.22600, as in trl; T^2 is ours. A token that the teacher excludes (log p = -inf) has no finite value.
+    """
+    log_q, log_p, counted = _both_sampled("position_weighted_loss", student_logits, teacher_logits, labels, temperature)
+    rollout = _of_rollout("position_weighted_loss", rollout_log_probs, log_q, counted)
+    advantage = jnp.where(counted, jax.lax.stop_gradient(log_p) - rollout, 0)
+    size = absolute(advantage)
+    before = jnp.cumsum(size, axis=1) - size
+    weight = 1 + scalar_like(gamma, log_q) * (1 - before / jnp.maximum(size.sum(1, keepdims=True), 1e-8))
+    return jnp.where(counted, -squared(temperature, log_q) * weight * advantage * log_q, 0)
+
+
+def privileged_context_loss(
+    student_logits: Array,
+    teacher_logits: Array,
+    *,
+    length: Count[int],
+    beta: Share[Array | float] = 0.0,
+    temperature: Positive[Array | float] = 1.0,
+) -> Array:
+    """Computes jsd_loss of the positions that predict the last `length` tokens, [-length - 1:-1] of each side.
+
+    The teacher read another prompt (a demonstration, feedback), so only the completion, at the end, is common. Logits
+    [batch, prompt + length, vocabulary], prompts of any two lengths of at least 1, padded on the left; returns [batch,
+    length]. ValueError where a side is shorter. Shenfeld et al., 2026, arXiv 2601.19897; Hubotter et al., 2026, arXiv
+    2601.20802.
+    """
+    for side, logits in (("student", student_logits), ("teacher", teacher_logits)):
+        if logits.ndim != 3 or logits.shape[1] <= length:
+            raise ValueError(
+                f"privileged_context_loss: {side} logits {logits.shape} must be [batch, prompt + {length}, vocabulary] "
+                "with a prompt of at least one token"
+            )
+    s, t = (x[:, -length - 1 : -1] for x in (student_logits, teacher_logits))
+    return jsd_loss(s, t, beta=beta, temperature=temperature)

@@ -26,18 +26,24 @@ def _check(what: str, side: str, logits: Array, tokens: Array, groups: Array) ->
         )
 
 
-def _merge(log_p: Array, tokens: Array, groups: Array, number: int) -> tuple[Array, Array, Array, Array]:
+def _merge(
+    log_p: Array, tokens: Array, groups: Array, number: int, last: bool = False
+) -> tuple[Array, Array, Array, Array]:
     """Returns four arrays by group, of the number of groups `number`.
 
-    log p at the group's first token [batch, number, classes]; and [batch, number] each: the sum of log p of the text's
-    tokens without the first, that sum with the first, and whether the group exists.
+    log p at the group's first (or `last`) token [batch, number, classes]; and [batch, number] each: the sum of log p of
+    the text's tokens without that one, that sum with it, and whether the group exists.
     """
     batch, length = groups.shape
     rows = jnp.arange(batch)[:, None]
     place = jnp.where(groups >= 0, groups, number)
     positions = jnp.broadcast_to(jnp.arange(length)[None], groups.shape)
-    first = jnp.full((batch, number), length).at[rows, place].min(positions, mode="drop")
-    exists, at = first < length, jnp.minimum(first, length - 1)
+    if last:
+        end = jnp.full((batch, number), -1).at[rows, place].max(positions, mode="drop")
+        exists, at = end >= 0, jnp.maximum(end, 0)
+    else:
+        first = jnp.full((batch, number), length).at[rows, place].min(positions, mode="drop")
+        exists, at = first < length, jnp.minimum(first, length - 1)
     of_text = pick_label(log_p, tokens)
     whole = jnp.zeros((batch, number), log_p.dtype).at[rows, place].add(jnp.where(groups >= 0, of_text, 0), mode="drop")
     rest = whole - jnp.take_along_axis(of_text, at, axis=1)
@@ -53,7 +59,11 @@ def _both(
     student_groups: Array,
     teacher_groups: Array,
     temperature: Array | float,
+    teacher_temperature: Array | float | None = None,
+    merge: str = "first",
 ) -> tuple[tuple[Array, Array, Array], tuple[Array, Array, Array], Array]:
+    if merge not in ("first", "last"):
+        raise ValueError(f'{what}: merge must be "first" or "last", got {merge!r}')
     s, t = to_float(student_logits, teacher_logits)
     _check(what, "student", s, student_tokens, student_groups)
     _check(what, "teacher", t, teacher_tokens, teacher_groups)
@@ -62,9 +72,31 @@ def _both(
     s = jnp.where(student_groups[..., None] >= 0, s, 0)  # whatever padding holds
     t = jnp.where(teacher_groups[..., None] >= 0, t, 0)
     number = min(s.shape[1], t.shape[1])
-    student = _merge(log_probs(s, temperature), student_tokens, student_groups, number)
-    teacher = _merge(log_probs(t, temperature), teacher_tokens, teacher_groups, number)
+    of_teacher = temperature if teacher_temperature is None else teacher_temperature
+    student = _merge(log_probs(s, temperature), student_tokens, student_groups, number, merge == "last")
+    teacher = _merge(log_probs(t, of_teacher), teacher_tokens, teacher_groups, number, merge == "last")
     return student[:3], teacher[:3], student[3] & teacher[3]
+
+
+def _shared(what: str, student_ids: np.ndarray, teacher_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    student_ids, teacher_ids = np.asarray(student_ids), np.asarray(teacher_ids)
+    if student_ids.ndim != 1 or student_ids.shape != teacher_ids.shape:
+        raise ValueError(
+            f"{what}: shared ids must be two lists of one length, got {student_ids.shape} and {teacher_ids.shape}"
+        )
+    return student_ids, teacher_ids
+
+
+def _sorted_gap(log_s: Array, log_t: Array, student_ids: np.ndarray, teacher_ids: np.ndarray) -> Array:
+    """Computes sum |sorted m_s - sorted m_t| over the classes that are not shared, the fewer padded with 0."""
+    others = [np.setdiff1d(np.arange(z.shape[-1]), i) for z, i in ((log_s, student_ids), (log_t, teacher_ids))]
+    size = max(map(len, others))
+
+    def ranked(log_m: Array, ids: np.ndarray) -> Array:
+        m = -jnp.sort(-jnp.exp(log_m[..., ids]), axis=-1)
+        return jnp.pad(m, ((0, 0), (0, 0), (0, size - len(ids))))
+
+    return jnp.sum(absolute(ranked(log_s, others[0]) - ranked(log_t, others[1])), axis=-1)
 
 
 def aligned_loss(
@@ -104,11 +136,7 @@ def aligned_loss(
         teacher_groups,
         temperature,
     )
-    student_ids, teacher_ids = np.asarray(student_ids), np.asarray(teacher_ids)
-    if student_ids.ndim != 1 or student_ids.shape != teacher_ids.shape:
-        raise ValueError(
-            f"aligned_loss: shared ids must be two lists of one length, got {student_ids.shape} and {teacher_ids.shape}"
-        )
+    student_ids, teacher_ids = _shared("aligned_loss", student_ids, teacher_ids)
     log_s, log_t = (first + rest[..., None] for first, rest, _ in (student, teacher))
     matched = jnp.zeros(valid.shape, log_s.dtype)
     if student_ids.size:
@@ -117,17 +145,84 @@ def aligned_loss(
         matched = jnp.sum(
             jnp.exp(a) * (jnp.where(both, a, 0) - jnp.where(both, b, 0)) - jnp.exp(a) + jnp.exp(b), axis=-1
         )
-    others = [np.setdiff1d(np.arange(z.shape[-1]), i) for z, i in ((log_s, student_ids), (log_t, teacher_ids))]
-    size = max(map(len, others))
-
-    def ranked(log_m: Array, ids: np.ndarray) -> Array:
-        m = -jnp.sort(-jnp.exp(log_m[..., ids]), axis=-1)
-        return jnp.pad(m, ((0, 0), (0, 0), (0, size - len(ids))))
-
-    unmatched = jnp.sum(absolute(ranked(log_s, others[0]) - ranked(log_t, others[1])), axis=-1)
+    unmatched = _sorted_gap(log_s, log_t, student_ids, teacher_ids)
     weight = scalar_like(student_ids.size / log_t.shape[-1] if matched_weight is None else matched_weight, log_s)
     value = squared(temperature, log_s) * (weight * matched + (1 - weight) * unmatched)
     return jnp.where(valid, value, 0)
+
+
+def aligned_uld_loss(
+    student_logits: Array,
+    teacher_logits: Array,
+    *,
+    student_tokens: Array,
+    teacher_tokens: Array,
+    student_groups: Array,
+    teacher_groups: Array,
+    merge: str = "first",
+    temperature: Positive[Array | float] = 1.0,
+    teacher_temperature: Positive[Array | float | None] = None,
+) -> Array:
+    """Computes T^2 sum_i |sorted m_s - sorted m_t|_i over all classes, the smaller vocabulary padded with 0.
+
+    m(y) = p(y at the group's first token, or its last with merge="last") times p(token of the text) over its other
+    tokens. Shapes and errors as `aligned_loss`; returns [batch, groups]. The teacher has T too, or a temperature of its
+    own. Boizard et al. (ULD), 2024, arXiv 2402.12030, on the groups of GOLD (Hugging Face 2025, no arXiv id). trl's
+    strategy "observed" is "first" of unshifted logits, "bayesian" is "last"; it clamps factors at 1e-8, has no T^2, and
+    divides by the number of groups.
+    """
+    aligned = (student_tokens, teacher_tokens, student_groups, teacher_groups)
+    student, teacher, valid = _both(
+        "aligned_uld_loss", student_logits, teacher_logits, *aligned, temperature, teacher_temperature, merge
+    )
+    log_s, log_t = (at + rest[..., None] for at, rest, _ in (student, teacher))
+    nothing = np.zeros(0, int)
+    return jnp.where(valid, squared(temperature, log_s) * _sorted_gap(log_s, log_t, nothing, nothing), 0)
+
+
+def hybrid_uld_loss(
+    student_logits: Array,
+    teacher_logits: Array,
+    *,
+    student_tokens: Array,
+    teacher_tokens: Array,
+    student_groups: Array,
+    teacher_groups: Array,
+    student_ids: np.ndarray,
+    teacher_ids: np.ndarray,
+    matched_weight: Share[Array | float | None] = None,
+    beta: Share[Array | float] = 0.5,
+    merge: str = "first",
+    temperature: Positive[Array | float] = 1.0,
+    teacher_temperature: Positive[Array | float | None] = None,
+) -> Array:
+    """Computes T^2 [w D(m_t, m_s on shared tokens) + (1 - w) sum |sorted m_t - sorted m_s| on the others].
+
+    D(a, b) = beta sum a log(a / m) + (1 - beta) sum b log(b / m), m = beta a + (1 - beta) b; beta 0 is sum a log(a / b)
+    and beta 1 sum b log(b / a). Masses m_s and m_t, `merge` and temperatures as `aligned_uld_loss`, shared tokens and w
+    as `aligned_loss`, which has a D that cannot be negative: these masses do not sum to 1. Returns [batch, groups].
+    Patino, Rasul, Gallouedec et al. (GOLD), Hugging Face 2025 (no arXiv id), as in trl, but for its clamps at 1e-8.
+    """
+    aligned = (student_tokens, teacher_tokens, student_groups, teacher_groups)
+    student, teacher, valid = _both(
+        "hybrid_uld_loss", student_logits, teacher_logits, *aligned, temperature, teacher_temperature, merge
+    )
+    student_ids, teacher_ids = _shared("hybrid_uld_loss", student_ids, teacher_ids)
+    log_s, log_t = (at + rest[..., None] for at, rest, _ in (student, teacher))
+    a, b, beta = log_t[..., teacher_ids], log_s[..., student_ids], scalar_like(beta, log_s)
+    inner = jnp.where((beta > 0) & (beta < 1), beta, 0.5)  # keeps the branch not taken finite
+    mixed = jnp.logaddexp(jnp.log(inner) + a, jnp.log1p(-inner) + b)
+    between = inner * _mass_sum(a, mixed) + (1 - inner) * _mass_sum(b, mixed)
+    matched = jnp.where(beta <= 0, _mass_sum(a, b), jnp.where(beta >= 1, _mass_sum(b, a), between))
+    weight = scalar_like(student_ids.size / log_t.shape[-1] if matched_weight is None else matched_weight, log_s)
+    value = weight * matched + (1 - weight) * _sorted_gap(log_s, log_t, student_ids, teacher_ids)
+    return jnp.where(valid, squared(temperature, log_s) * value, 0)
+
+
+def _mass_sum(log_a: Array, log_b: Array) -> Array:
+    """Computes sum a log(a / b) over the last axis; classes with a = 0 count as 0."""
+    there = jnp.exp(log_a) > 0
+    return jnp.sum(jnp.exp(log_a) * (jnp.where(there, log_a, 0) - jnp.where(there, log_b, 0)), axis=-1)
 
 
 def likelihood_matching_loss(

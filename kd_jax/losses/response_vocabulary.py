@@ -5,8 +5,19 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from kd_jax.losses._numerics import absolute, kl, log_probs, log_sum, over_classes, scalar_like, squared, to_float
-from kd_jax.ranges import Positive
+from kd_jax.losses._numerics import (
+    absolute,
+    kl,
+    log_probs,
+    log_sum,
+    over_classes,
+    require_same_shape,
+    scalar_like,
+    squared,
+    to_float,
+)
+from kd_jax.losses.response_mixture import jsd_loss
+from kd_jax.ranges import Count, Positive, Share
 
 Array = jax.Array
 
@@ -53,6 +64,48 @@ def topk_kd_loss(
     tail_q = jnp.where(live, power * jnp.log(jnp.where(live, mass, 1)), -jnp.inf)
     all_q = jax.nn.log_softmax(jnp.concatenate([power * log_q, tail_q], axis=-1), axis=-1)
     return squared(temperature, s) * kl(all_q, jnp.concatenate([top_s, tail_s], axis=-1))
+
+
+def topk_jsd_loss(
+    student_logits: Array,
+    teacher_logits: Array,
+    *,
+    k: Count[int] = 100,
+    beta: Share[Array | float] = 0.5,
+    support: str = "union",
+    tail: str = "bucket",
+    temperature: Positive[Array | float] = 1.0,
+) -> Array:
+    """Computes T^2 [beta KL(t', m) + (1 - beta) KL(s', m)], m = beta t' + (1 - beta) s', on few classes.
+
+    Logits [..., classes] of one shape; returns [...]. ValueError on other shapes or words. The classes are the k most
+    likely of the "student", of the "teacher" or of either ("union"), a choice without gradient. s' and t' are softmax
+    at T there with one bucket for all other classes (tail="bucket"), or renormalised (tail="renormalize"). beta 0 is
+    KL(t', s'), 1 is KL(s', t'), and with k of all classes the value is `jsd_loss`. Agarwal et al. (GKD), 2023, arXiv
+    2306.13649, as in trl (Hugging Face, 2026), without its clamp of the bucket: the tail is summed in logarithms.
+    T^2 is ours.
+    """
+    s, t = to_float(student_logits, teacher_logits)
+    require_same_shape("topk_jsd_loss", s, t)
+    for what, word, words in (
+        ("support", support, ("student", "teacher", "union")),
+        ("tail", tail, ("bucket", "renormalize")),
+    ):
+        if word not in words:
+            raise ValueError(f"topk_jsd_loss: {what} must be one of {', '.join(words)}, got {word!r}")
+    if k >= s.shape[-1]:
+        return jsd_loss(s, t, beta=beta, temperature=temperature)
+    logs = [log_probs(x, temperature) for x in (s, t)]
+    sides = {"student": logs[:1], "teacher": logs[1:], "union": logs}[support]
+    best = [jax.lax.top_k(jax.lax.stop_gradient(x), k)[1] for x in sides]
+    ids = jnp.sort(jnp.concatenate(best, axis=-1), axis=-1)
+    new = jnp.concatenate([jnp.ones_like(ids[..., :1], bool), ids[..., 1:] != ids[..., :-1]], axis=-1)
+    parts = [jnp.where(new, jnp.take_along_axis(x, ids, axis=-1), -jnp.inf) for x in logs]
+    if tail == "bucket":
+        inside = jnp.put_along_axis(jnp.zeros(s.shape, bool), ids, True, axis=-1, inplace=False)
+        rest = [log_sum(jnp.where(inside, -jnp.inf, x), keepdims=True) for x in logs]
+        parts = [jnp.concatenate(pair, axis=-1) for pair in zip(parts, rest, strict=True)]
+    return squared(temperature, s) * jsd_loss(parts[0], parts[1], beta=beta)
 
 
 def uld_loss(student_logits: Array, teacher_logits: Array, *, temperature: Positive[Array | float] = 1.0) -> Array:

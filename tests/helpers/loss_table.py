@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from loss_row import LABELS, MAP, SMALL, B, C, Row, logits_row, two_teachers
+from losses_2026_table import LOSSES_2026
 from scheme_loss_table import SCHEME_TABLE
 from vocabulary_table import VOCABULARY_TABLE
 
@@ -225,6 +226,7 @@ TABLE = (
         ),
     }
     | SCHEME_TABLE
+    | LOSSES_2026
     | VOCABULARY_TABLE
 )
 
