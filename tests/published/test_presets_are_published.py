@@ -132,5 +132,5 @@ def test_a_pair_for_which_a_method_is_not_defined():
     ):
         config_of("cifar100_pairs", "vgg13-MobileNetV2,fsp")
     published = files.load(files.locate("cifar100_pairs.py"))
-    column = published.METHODS.index("fsp")
-    assert {*pairs.ONLY["fsp"]} >= {pair for pair, row in published.EXPECTED.items() if row[column] is not None}
+    expected = published.EXPECTED
+    assert {*pairs.ONLY["fsp"]} >= {pair for pair, row in expected.items() if "fsp" in row}

@@ -70,3 +70,18 @@ IMAGENET_MOBILE = {
     "crd": {"embed.weight": 0.8, "embed.kwargs.negatives": 16384},
     "dist": {"kd.weight": 2.0, "kd.kwargs.temperature": 1.0},
 }
+
+# Test accuracies by authors other than RepDistiller's, where the preset has the recipe of the number. In the order of
+# PAIRS; "-" is no number, or one of another recipe (MLKD's views, SRRL beside KD, TTM on other pairs).
+SCORES = [
+    ("dkd", "76.23 74.81 71.97 - 74.11 76.32 74.68 69.71 70.35 - 76.45 77.07 76.70", "mdistiller @a08d46f README.md"),
+    ("lskd", "76.11 74.37 71.43 71.48 74.17 76.62 74.36 68.61 69.02 - - 75.56 -", "logit-standardization-KD README.md"),
+    ("dist", "- - - - - 76.31 - - - - - - -", "DIST_KD README.md"),
+    ("ctkd", "- - 71.19 - - - - - - - - - -", "CTKD README.md; its script is of this pair alone"),
+    ("review_kd", "76.12 75.09 71.89 - 73.89 75.63 - - - - 77.45 77.78 77.14", "ITRD @5d08c6b README.md, row ReviewKD"),
+    ("itrd", "76.12 - - - - - - - - - - - -", "ITRD @5d08c6b README.md; its command is of this pair alone"),
+    ("semckd", "- - - - - 76.23 - - - - - - -", "SimKD @2b389c3 README.md"),
+    ("simkd", "- - - - - 78.08 - - - - - - -", "SimKD @2b389c3 README.md, f=2"),
+    ("crd", "75.48 74.14 71.16 71.46 73.48 75.51 73.94 69.73 69.11 74.30 75.11 75.65 76.05", "RepDistiller README.md"),
+    ("ft", "73.25 71.59 69.84 70.22 72.37 72.86 70.58 61.78 60.99 70.29 71.75 72.50 72.03", "RepDistiller README.md"),
+]
