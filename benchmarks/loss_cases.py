@@ -17,11 +17,13 @@ from kd_jax.losses import (
     adversarial,
     attention,
     composed,
+    cross_layer,
     data_free,
     dense,
     ensemble,
     feature,
     graph,
+    information,
     lifelong,
     online,
     relation,
@@ -36,7 +38,7 @@ from kd_jax.losses import (
 
 MODULES = (response, feature, relation, representation, attention, dense, ensemble, adversarial, task, composed)
 MODULES += (adaptation, data_free, graph, lifelong, online, response_hard, self_distillation, self_supervised)
-MODULES += (specialists,)
+MODULES += (specialists, information, cross_layer)
 KINDS = ("_loss", "_penalty")
 
 
@@ -202,6 +204,10 @@ def table(small: bool = False) -> dict[str, Case]:
         "angle_relation_loss": Case((narrow,), (narrow,), axis=0, expected=(3, 2)),
         "relation_loss": Case((narrow,), (narrow,), axis=0, expected=(3, 2)),
         "instance_relation_graph_loss": Case(layers, layers, **pairs),
+        "correlation_information_loss": Case((e,), (e,)),
+        "mutual_information_loss": Case((e,), (e,), **pairs),
+        "information_distillation_loss": Case((e, e), (e,), axis=0, expected=(1.3, 2)),  # of three inputs, one in pairs
+        "semantic_calibration_loss": Case(((b, 2, 2), m, later, m, later), (m, later)),
         "info_nce_loss": Case((e,), (e,), **pairs),
         "contrastive_representation_loss": Case(anchors, (bank, bank, index, Input((b, negatives), rows)), crd, 0),
         "contrastive_memory_loss": Case(anchors, (bank, bank, index), functools.partial(_crd_memory, negatives), 0),

@@ -64,6 +64,9 @@ CASES = {
     "ickd": Case(features.ickd, "ICKD"),
     "srrl": Case(features.srrl, "KD_SRRL"),
     "simkd": Case(features.simkd, "SimKD"),
+    "semckd": Case(features.semckd, "SimKD", pair="resnet32x4-ShuffleNetV2", rate=0.01, note="at 0.05 both diverge"),
+    "itrd": Case(losses.itrd, "ITRD"),
+    "itrd, equal widths": Case(losses.itrd, "ITRD", "itrd", teacher=NARROW),
     "rkd": Case(losses.rkd, RD),
     "sp": Case(losses.sp, RD),
     "pkt": Case(losses.pkt, RD),
@@ -76,6 +79,7 @@ CASES = {
             ("vid", features.vid, RD),
             ("ofd", features.ofd, MD),
             ("simkd", features.simkd, "SimKD"),
+            ("semckd", features.semckd, "SimKD"),
         )
     },
     "crd": Case(losses.crd, RD, note=f"{NEGATIVES} negatives in place of 16,384"),

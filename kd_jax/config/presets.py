@@ -139,6 +139,7 @@ PRESETS: dict[str, Callable[..., Terms]] = {
     ),
     "pearson": maps("pearson", f"{_FEATURE}pearson_feature_loss", 1.0, ("stage3",), _AUTO),
     "srrl": published.teacher_head,
+    "semckd": published.semantic,
     "cwd": maps("cwd", "losses.dense.channel_wise_loss", 3.0, ("stage3",), _AUTO, temperature=4.0),
     "affinity": maps("affinity", "losses.dense.pairwise_affinity_loss", 1.0, ("stage3",)),
     "mgd": published.masked_generation,
@@ -151,6 +152,7 @@ PRESETS: dict[str, Callable[..., Terms]] = {
     "pkt": maps("pkt", f"{_RELATION}probabilistic_transfer_loss", 30000.0, ("embedding",)),
     "cc": embedded(f"{_RELATION}consecutive_congruence_loss", 0.02, normalize=False),
     "irg": graph,
+    "itrd": published.information,
     "crd": embedded(
         f"{_COMPOSED}contrastive_memory_loss", 0.8, normalize=True, memory=True, negatives=16384, temperature=0.07
     ),
