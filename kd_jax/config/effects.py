@@ -42,7 +42,7 @@ def tell_parts(config: Mapping[str, Any], path: str = "config") -> None:
         if not hasattr(value, "items"):
             continue
         where = f"{path}.{key}"
-        if {*value.keys()} == {"name", "kwargs"} and not value["name"] and value["kwargs"] and key not in _NAMELESS:
+        if {"name", "kwargs"} <= {*value.keys()} and not value["name"] and value["kwargs"] and key not in _NAMELESS:
             print(f"{where}.kwargs={dict(value['kwargs'])} have no effect: {where}.name is ''")
         tell_parts(value, where)
 
