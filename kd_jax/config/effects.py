@@ -97,6 +97,8 @@ def check_teacher(name: str, teacher: ConfigDict, defaults: ConfigDict, handed_o
         if f"batch.{view}" not in teacher.inputs:
             raise ValueError(f"{where}.train.views.{view}: the {name} reads {tuple(teacher.inputs)}, not batch.{view}.")
     _check_cache(where, teacher.cache, defaults.cache)
+    if teacher.mode == "train" and teacher.cache.directory:
+        raise ValueError(f"{where}.mode='train': its answers depend on the batch, and {where}.cache.directory is set.")
 
 
 def _check_cache(where: str, cache: ConfigDict, defaults: ConfigDict) -> None:

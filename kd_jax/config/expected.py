@@ -85,7 +85,7 @@ def recipe_of(config: ConfigDict) -> dict[str, str]:
     fields = {name: config[name] for name in _STUDENT}
     fields |= {"data": {k: v for k, v in config.data.items() if k not in _FREE}}
     fields |= {"student": [config.student[k] for k in ("model", "inputs", "initial")]}
-    fields |= {"teacher": [config.teacher[k] for k in ("model", "inputs", "view", "dtype", "use")]}
+    fields |= {"teacher": [config.teacher[k] for k in ("model", "inputs", "view", "mode", "dtype", "use")]}
     fields |= {"cache": {k: v for k, v in config.teacher.cache.items() if k != "directory"}}
     return {"student": _hash(plain(fields)), "teacher": _hash(plain([config.teacher.train, config.teacher.data]))}
 

@@ -98,6 +98,8 @@ def teacher_fields(name: str = "", data: Mapping[str, Any] | None = None, **chan
             data={**{k: placeholder(type(v)) for k, v in DATA.items()}, "labels": 0, "label_noise": 0.0},
             dtype="",  # parameters of the frozen teacher: bfloat16, int8 (weights alone); "" = as trained
             view="same",  # same | clean: what the teacher sees while the student sees an augmented example
+            # eval | train: with "train" BatchNorm normalises what it teaches by the batch, as mdistiller's OFD does.
+            mode="eval",
             cache=dict(
                 directory="",  # of the teacher's answers, "auto" = beside the teacher; "" runs it in every step
                 k=0,  # 0 = all logits, else the k largest log-probabilities and the sum of the others

@@ -38,8 +38,8 @@ def overhaul(weight: float = 1e-3, stages: int = 3, norms: Sequence[str] = ()) -
     """Returns the terms of OFD (arXiv 1904.01866): partial L2 before the ReLU, half as much a stage earlier.
 
     `norms` are the paths of the teacher's last BatchNorm of each stage, "stage1.block4.conv2.norm", from which the
-    authors take the margins; without them the margins are measured on the batch. mdistiller runs the teacher in
-    training mode here, we do not.
+    authors take the margins; without them the margins are measured on the batch. mdistiller leaves the teacher in
+    training mode; so does config.teacher.mode="train", which no config sets.
     """
     terms = supervised()
     for i, stage in enumerate(_stages(stages), start=1):

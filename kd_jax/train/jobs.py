@@ -93,8 +93,11 @@ def teacher_role(model: Model, config: ConfigDict) -> Role:
     if config.view not in ("same", "clean"):
         raise ValueError(f"teacher.view is 'same' or 'clean', not {config.view!r}.")
     precision.check_dtype(config.dtype, "teacher.dtype")
+    if config.mode not in ("eval", "train"):
+        raise ValueError(f"teacher.mode is 'eval' or 'train', not {config.mode!r}.")
     clean = {"batch.image": "batch.teacher_image"} if config.view == "clean" else {}
-    return Role(model, tuple(clean.get(p, p) for p in config.inputs), dtype=config.dtype or None)
+    inputs = tuple(clean.get(p, p) for p in config.inputs)
+    return Role(model, inputs, dtype=config.dtype or None, training=config.mode == "train")
 
 
 def make_settings(
