@@ -115,6 +115,14 @@ def _check_cache(where: str, cache: ConfigDict, defaults: ConfigDict) -> None:
 def check_student(config: ConfigDict, defaults: ConfigDict) -> None:
     """Refuses modules to compute again without a policy, and addresses of processes that are not started."""
     remat, distributed = config.student.remat, config.distributed
+    cached = [
+        name for name, teacher in {"teacher": config.teacher, **config.teachers}.items() if teacher.cache.directory
+    ]
+    if config.train.repeats > 1 and cached:
+        raise ValueError(
+            f"config.train.repeats={config.train.repeats}: a cache counts the views of an example one a batch, and "
+            f"config.{cached[0]}.cache.directory is set."
+        )
     if not remat.policy and remat.modules != defaults.student.remat.modules:
         raise ValueError(
             f"config.student.remat.modules={remat.modules!r} has no effect: config.student.remat.policy is ''."

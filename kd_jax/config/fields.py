@@ -22,7 +22,7 @@ from kd_jax.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, check_numbers
 
 # Where the numbers below must lie: those of a training, of a teacher, of a run. Any other must be finite.
 TRAINING = {
-    **dict.fromkeys(("batch_size", "accumulate"), COUNT),
+    **dict.fromkeys(("batch_size", "accumulate", "repeats"), COUNT),
     **dict.fromkeys(("epochs", "steps"), NOT_NEGATIVE),
     "labelled_share": SHARE,
     "optimizer": optimizers.RANGES,
@@ -50,6 +50,7 @@ def training(**changes) -> ConfigDict:
     config.accumulate = 1  # microbatches whose gradients add up to that of the batch: the memory of one
     config.epochs = 0.0  # of the training split (unlabelled examples included); or
     config.steps = 0  # steps; exactly one of the two is not 0
+    config.repeats = 1  # how often a batch has each of its examples, each time augmented anew
     config.labelled_share = 0.5  # of a batch when some examples have no label; the rest is from the transfer set
     config.augment = ()  # operations of data/augment.py, in order
     config.views = ConfigDict()  # further pictures of each example: name -> operations; () is the clean image

@@ -121,6 +121,7 @@ def make_settings(
         workers=config.workers,
         steps_per_dispatch=config.steps_per_dispatch,
         accumulate=train["accumulate"],
+        repeats=train["repeats"],
         profile=tuple(config.profile),
         rules=rules,
     )
