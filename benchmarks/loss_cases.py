@@ -17,16 +17,15 @@ from kd_jax.losses import (
     adversarial,
     attention,
     composed,
-    ctc,
+    cross_layer,
     data_free,
     dense,
     ensemble,
     feature,
     graph,
+    information,
     lifelong,
     online,
-    policy,
-    ranking,
     relation,
     representation,
     response,
@@ -34,13 +33,12 @@ from kd_jax.losses import (
     self_distillation,
     self_supervised,
     specialists,
-    synthesis,
     task,
 )
 
 MODULES = (response, feature, relation, representation, attention, dense, ensemble, adversarial, task, composed)
 MODULES += (adaptation, data_free, graph, lifelong, online, response_hard, self_distillation, self_supervised)
-MODULES += (specialists, ranking, policy, synthesis, ctc)
+MODULES += (specialists, information, cross_layer)
 KINDS = ("_loss", "_penalty")
 
 
@@ -146,23 +144,6 @@ def _group_distillation(s, attention, t):
     return online.group_distillation_loss(s, jax.nn.softmax(attention), t)
 
 
-def _focal(s, t, mask):
-    return dense.focal_feature_loss(s, t, jnp.abs(mask))
-
-
-def _intra_class(s, t, labels):
-    return dense.intra_class_loss(s, t, labels, classes=10)
-
-
-def _ctc_sequence(z, hypotheses, weights):
-    paddings = jnp.zeros(hypotheses.shape)
-    return ctc.ctc_sequence_loss(z, jnp.zeros(z.shape[:2]), hypotheses + 1, paddings, jnp.abs(weights))
-
-
-def _distribution(s, r, s_labels, r_labels):
-    return synthesis.distribution_matching_loss(s, r, s_labels, r_labels, classes=10)
-
-
 def table(small: bool = False) -> dict[str, Case]:
     """Every loss at a typical size: logits [512, 1000], embeddings [512, 512], maps [64, 16, 16, 64], 512 tokens."""
     n, classes, width = (8, 10, 16) if small else (512, 1000, 512)
@@ -191,98 +172,85 @@ def table(small: bool = False) -> dict[str, Case]:
     cases |= {name: Case((z,)) for name in losses() if name.endswith("fool_loss")}
     for name in ("dkd", "nkd", "wsld"):
         cases |= {f"{name}_loss": Case((z,), (z, labels)), f"{name}_transfer_loss": Case((z,), (z, labels))}
-    return (
-        cases
-        | {
-            "dist_loss": Case((z,), (z,), axis=0),
-            "multi_level_logit_loss": Case((z,), (z,), axis=0, expected=(1.3, 2)),  # classes are compared too
-            "topk_kd_loss": Case((z,), (top, Input(top, classes))),
-            "standardized_kd_loss": Case((z,), (z,)),
-            "curriculum_kd_loss": Case((z, ()), (z,)),
-            "several_temperatures_kd_loss": Case((z,), (z,)),
-            "confidence_weighted_loss": Case(
-                (z,), (z, z, z, labels), _by_name(ensemble.confidence_weighted_loss, "labels")
-            ),
-            "cross_entropy_loss": Case((z,), (labels,)),
-            "binary_cross_entropy_loss": Case((z,), (z,), _bce),
-            "mean_squared_loss": Case((m,), (m,)),
-            "ctc_loss": Case(((8, length, 32),), (Input((8, length // 8), 31),), _ctc),
-            "neuron_selectivity_loss": Case((m,), (m,), **channel_pairs),
-            "inter_channel_loss": Case((m,), (m,), **channel_pairs),
-            "fsp_loss": Case((m, later), (m, later), **channel_pairs),
-            "variational_information_loss": Case((m, (channels,)), (m,), _vid),
-            "variational_connector_loss": Case((m, (channels,)), (m,)),
-            "overhaul_loss": Case((m,), (m, (channels,))),
-            "overhaul_batch_loss": Case((m,), (m,)),
-            "overhaul_norm_loss": Case((m,), (m, (channels,), (channels,)), _overhaul_norm),
-            "factor_attention_loss": Case((m,), (m,)),
-            "pooled_hint_loss": Case((m,), (m,)),
-            "image_prior_loss": Case((m,)),
-            "softmax_regression_loss": Case((z,), (z,)),
-            "teacher_head_loss": Case((e,), (e, z, (width, classes), (classes,)), _srrl),
-            "class_attention_transfer_loss": Case((later, (channels, classes)), (later, (channels, classes)), _cat_kd),
-            "review_kd_loss": Case(stages, stages),
-            "angle_relation_loss": Case((narrow,), (narrow,), axis=0, expected=(3, 2)),
-            "relation_loss": Case((narrow,), (narrow,), axis=0, expected=(3, 2)),
-            "instance_relation_graph_loss": Case(layers, layers, **pairs),
-            "info_nce_loss": Case((e,), (e,), **pairs),
-            "contrastive_representation_loss": Case(anchors, (bank, bank, index, Input((b, negatives), rows)), crd, 0),
-            "contrastive_memory_loss": Case(anchors, (bank, bank, index), functools.partial(_crd_memory, negatives), 0),
-            "similarity_transfer_loss": Case(((b, 4, width),), ((b, 4, width),), **pairs),
-            "attention_score_loss": Case((scores,), (scores,)),
-            "attention_relation_loss": Case((scores,), (scores,)),
-            "value_relation_loss": Case((values,), (values,), axis=2, expected=(2, 2)),
-            "self_relation_loss": Case((hidden,), (hidden,), split, axis=1, expected=(2, 2)),
-            "patient_loss": Case(((n, 6, width),), ((n, 6, width),)),
-            "localization_loss": Case(((n, 4, 17),), ((n, 4, 17),)),
-            "giou_loss": Case(((n, 4),), ((n, 4),)),
-            "diou_loss": Case(((n, 4),), ((n, 4),)),
-            "focal_feature_loss": Case((m,), (m, m[:3]), _focal),
-            "focal_attention_loss": Case((m,), (m,)),
-            "intra_class_loss": Case((m,), (m, Input(m[:3], 10)), _intra_class),
-            "margin_mse_loss": Case((z,), (z,)),
-            "listwise_kl_loss": Case((z,), (z,)),
-            "ranking_distillation_loss": Case((z,), (z,)),
-            "relaxed_ranking_loss": Case(((n, 10),), (z,)),
-            "collaborative_loss": Case((z,), (z,)),
-            "policy_kl_loss": Case((z,), (z,)),
-            "distribution_matching_loss": Case((e,), (e, Input((n,), 10), Input((n,), 10)), _distribution),
-            "gradient_matching_loss": Case(((width, width),), ((width, width),)),
-            "ctc_sequence_loss": Case(((b, 50, 30),), (Input((b, 4, 10), 29), (b, 4)), _ctc_sequence),
-            "top_classes_loss": Case((z,), (z,)),
-            "gradient_penalty": Case(((width, width),), (e,), _penalty),
-            "information_loss": Case((z,)),
-            "disagreement_loss": Case((z,), (z,)),
-            "one_hot_loss": Case((z,)),
-            "activation_loss": Case((m,)),
-            "information_entropy_loss": Case((z,)),
-            "batch_norm_statistics_loss": Case((m,), ((channels,), (channels,))),
-            "image_variation_loss": Case((images,)),
-            "image_norm_loss": Case((images,)),
-            "local_structure_loss": Case(
-                (e,), (e, edges, edges), _by_name(graph.local_structure_loss, "senders", "receivers")
-            ),
-            "rival_cross_entropy_loss": Case((z,), (labels, Input((classes, classes), 2)), _rivals),
-            "grouped_kd_loss": Case((z,), (z, Input((4, classes), 2)), _grouped),
-            "peers_cross_entropy_loss": Case((peers,), (labels,)),
-            "mutual_kl_loss": Case((peers,), (peers,), axis=1, expected=(2, 2)),
-            "peers_kd_loss": Case((peers,), (z,)),
-            "kdcl_naive_loss": Case((peers,), (peers, labels), _by_name(online.kdcl_naive_loss, "labels")),
-            "kdcl_linear_loss": Case((peers,), (peers, labels), _by_name(online.kdcl_linear_loss, "labels")),
-            "kdcl_min_logit_loss": Case((peers,), (peers, labels), _by_name(online.kdcl_min_logit_loss, "labels")),
-            "kdcl_general_loss": Case((peers,), (peers, (4,)), _kdcl_general),
-            "group_distillation_loss": Case((peers, (n, 4, 4)), (peers,), _group_distillation),
-            "hard_label_loss": Case((z,), (z,)),
-            "consistency_loss": Case((z,), (z,)),
-            "progressive_loss": Case(
-                (z,),
-                (labels, seen, Input((n,), 8 * n)),
-                _by_name(self_distillation.progressive_loss, "predictions", "index"),
-            ),
-            "virtual_teacher_loss": Case((z,), (labels,)),
-            "view_matching_loss": Case(((n, 4, width),), **pairs),
-            "transformed_kd_loss": Case((peers,), (peers, labels)),
-            "specialists_loss": Case((z,), (z, z, z), functools.partial(specialists.specialists_loss, classes=domains)),
-            "confidence_transfer_loss": Case((z,), (z, z, z, labels)),
-        }
-    )
+    return cases | {
+        "dist_loss": Case((z,), (z,), axis=0),
+        "multi_level_logit_loss": Case((z,), (z,), axis=0, expected=(1.3, 2)),  # classes are compared too
+        "topk_kd_loss": Case((z,), (top, Input(top, classes))),
+        "standardized_kd_loss": Case((z,), (z,)),
+        "curriculum_kd_loss": Case((z, ()), (z,)),
+        "several_temperatures_kd_loss": Case((z,), (z,)),
+        "confidence_weighted_loss": Case(
+            (z,), (z, z, z, labels), _by_name(ensemble.confidence_weighted_loss, "labels")
+        ),
+        "cross_entropy_loss": Case((z,), (labels,)),
+        "binary_cross_entropy_loss": Case((z,), (z,), _bce),
+        "mean_squared_loss": Case((m,), (m,)),
+        "ctc_loss": Case(((8, length, 32),), (Input((8, length // 8), 31),), _ctc),
+        "neuron_selectivity_loss": Case((m,), (m,), **channel_pairs),
+        "inter_channel_loss": Case((m,), (m,), **channel_pairs),
+        "fsp_loss": Case((m, later), (m, later), **channel_pairs),
+        "variational_information_loss": Case((m, (channels,)), (m,), _vid),
+        "variational_connector_loss": Case((m, (channels,)), (m,)),
+        "overhaul_loss": Case((m,), (m, (channels,))),
+        "overhaul_batch_loss": Case((m,), (m,)),
+        "overhaul_norm_loss": Case((m,), (m, (channels,), (channels,)), _overhaul_norm),
+        "factor_attention_loss": Case((m,), (m,)),
+        "pooled_hint_loss": Case((m,), (m,)),
+        "image_prior_loss": Case((m,)),
+        "softmax_regression_loss": Case((z,), (z,)),
+        "teacher_head_loss": Case((e,), (e, z, (width, classes), (classes,)), _srrl),
+        "class_attention_transfer_loss": Case((later, (channels, classes)), (later, (channels, classes)), _cat_kd),
+        "review_kd_loss": Case(stages, stages),
+        "angle_relation_loss": Case((narrow,), (narrow,), axis=0, expected=(3, 2)),
+        "relation_loss": Case((narrow,), (narrow,), axis=0, expected=(3, 2)),
+        "instance_relation_graph_loss": Case(layers, layers, **pairs),
+        "correlation_information_loss": Case((e,), (e,)),
+        "mutual_information_loss": Case((e,), (e,), **pairs),
+        "information_distillation_loss": Case((e, e), (e,), axis=0, expected=(1.3, 2)),  # of three inputs, one in pairs
+        "semantic_calibration_loss": Case(((b, 2, 2), m, later, m, later), (m, later)),
+        "info_nce_loss": Case((e,), (e,), **pairs),
+        "contrastive_representation_loss": Case(anchors, (bank, bank, index, Input((b, negatives), rows)), crd, 0),
+        "contrastive_memory_loss": Case(anchors, (bank, bank, index), functools.partial(_crd_memory, negatives), 0),
+        "similarity_transfer_loss": Case(((b, 4, width),), ((b, 4, width),), **pairs),
+        "attention_score_loss": Case((scores,), (scores,)),
+        "attention_relation_loss": Case((scores,), (scores,)),
+        "value_relation_loss": Case((values,), (values,), axis=2, expected=(2, 2)),
+        "self_relation_loss": Case((hidden,), (hidden,), split, axis=1, expected=(2, 2)),
+        "patient_loss": Case(((n, 6, width),), ((n, 6, width),)),
+        "localization_loss": Case(((n, 4, 17),), ((n, 4, 17),)),
+        "top_classes_loss": Case((z,), (z,)),
+        "gradient_penalty": Case(((width, width),), (e,), _penalty),
+        "information_loss": Case((z,)),
+        "disagreement_loss": Case((z,), (z,)),
+        "one_hot_loss": Case((z,)),
+        "activation_loss": Case((m,)),
+        "information_entropy_loss": Case((z,)),
+        "batch_norm_statistics_loss": Case((m,), ((channels,), (channels,))),
+        "image_variation_loss": Case((images,)),
+        "image_norm_loss": Case((images,)),
+        "local_structure_loss": Case(
+            (e,), (e, edges, edges), _by_name(graph.local_structure_loss, "senders", "receivers")
+        ),
+        "rival_cross_entropy_loss": Case((z,), (labels, Input((classes, classes), 2)), _rivals),
+        "grouped_kd_loss": Case((z,), (z, Input((4, classes), 2)), _grouped),
+        "peers_cross_entropy_loss": Case((peers,), (labels,)),
+        "mutual_kl_loss": Case((peers,), (peers,), axis=1, expected=(2, 2)),
+        "peers_kd_loss": Case((peers,), (z,)),
+        "kdcl_naive_loss": Case((peers,), (peers, labels), _by_name(online.kdcl_naive_loss, "labels")),
+        "kdcl_linear_loss": Case((peers,), (peers, labels), _by_name(online.kdcl_linear_loss, "labels")),
+        "kdcl_min_logit_loss": Case((peers,), (peers, labels), _by_name(online.kdcl_min_logit_loss, "labels")),
+        "kdcl_general_loss": Case((peers,), (peers, (4,)), _kdcl_general),
+        "group_distillation_loss": Case((peers, (n, 4, 4)), (peers,), _group_distillation),
+        "hard_label_loss": Case((z,), (z,)),
+        "consistency_loss": Case((z,), (z,)),
+        "progressive_loss": Case(
+            (z,),
+            (labels, seen, Input((n,), 8 * n)),
+            _by_name(self_distillation.progressive_loss, "predictions", "index"),
+        ),
+        "virtual_teacher_loss": Case((z,), (labels,)),
+        "view_matching_loss": Case(((n, 4, width),), **pairs),
+        "transformed_kd_loss": Case((peers,), (peers, labels)),
+        "specialists_loss": Case((z,), (z, z, z), functools.partial(specialists.specialists_loss, classes=domains)),
+        "confidence_transfer_loss": Case((z,), (z, z, z, labels)),
+    }

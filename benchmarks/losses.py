@@ -23,9 +23,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import common
-from benchmarks.loss_cases import Case, Input, losses, table
+from benchmarks import common, field_loss_cases, loss_cases
+from benchmarks.loss_cases import Case, Input
 from kd_jax.resolve import near
+
+
+def losses() -> dict[str, Callable[..., jax.Array]]:
+    """All losses by name."""
+    return loss_cases.losses() | field_loss_cases.losses()
+
+
+def table(small: bool = False) -> dict[str, Case]:
+    """What is measured of each loss."""
+    return loss_cases.table(small) | field_loss_cases.table(small)
 
 
 def _program(loss: Callable[..., jax.Array], inputs: list[list[Input]]) -> tuple[Any, list[list[jax.Array]]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from ml_collections import ConfigDict
 
 from benchmarks import common
 from configs import cifar_resnet
+from kd_jax.system.log import NonFiniteLoss
 from kd_jax.system.workdir import plain
 from kd_jax.train import run as train
 
@@ -71,23 +73,35 @@ def finished(directory: Path, config: ConfigDict) -> dict[str, Any] | None:
 def table(
     data: str, methods: Sequence[str], seeds: int, root: Path, configure: Callable[[str], ConfigDict]
 ) -> list[dict[str, Any]]:
-    """Rows of teacher, baseline and every method; `configure(method)` is its config."""
+    """Rows of teacher, baseline and every method; `configure(method)` is its config.
+
+    A method of which a seed diverged has no mean: its row says how many did.
+    """
     jax.config.update("jax_compilation_cache_dir", str(root.absolute() / "compiled"))
     found: dict[str, list[tuple[float, float]]] = {}
+    diverged: Counter[str] = Counter()
     for knowledge in methods:
         for seed in range(seeds):
             config = configure(knowledge)
             config.update({"seed": seed, "report": False, "baseline": knowledge == methods[0]})
             config.teacher.workdir = str(root / "teacher")
             directory = root / knowledge / str(seed)
-            results = finished(directory, config) or train.run(config, directory)
+            try:
+                results = finished(directory, config) or train.run(config, directory)
+            except NonFiniteLoss as e:  # a published weight may be too large for these networks: that is its row
+                print(f"{knowledge}, seed {seed}: {e}")
+                diverged[knowledge] += 1
+                continue
             if knowledge == methods[0]:
                 found.setdefault("baseline (labels only)", []).append(accuracies(results, "baseline"))
             found.setdefault(knowledge, []).append(accuracies(results, "student"))
     teacher = results["models"]["teacher"]["last"]["test"]["accuracy"]
     about = {"data": data, "train": results["data"]["train"], "labelled": results["data"]["labelled"]}
     rows = [about | {"knowledge": "teacher", "last step": f"{100 * teacher:.2f}"}]
-    return rows + [about | {"knowledge": name, **summary(pairs)} for name, pairs in found.items()]
+    scores = {name: summary(pairs) for name, pairs in found.items()}
+    for name, count in diverged.items():
+        scores[name] = dict.fromkeys(("last step", "best by validation"), f"{count} of {seeds} diverged")
+    return rows + [about | {"knowledge": name, **of} for name, of in scores.items()]
 
 
 if __name__ == "__main__":

@@ -53,6 +53,7 @@ PAPERS = {
     "ickd": "Liu et al., ICCV 2021",
     "pearson": "Cao et al. 2022, 2207.02039",
     "srrl": "Yang et al., ICLR 2021",
+    "semckd": "Chen et al. 2020, 2012.03236",
     "mgd": "Yang et al. 2022, 2205.01529",
     "simkd": "Chen et al. 2022, 2203.14001",
     "cwd": "Shu et al. 2020, 2011.13256",
@@ -64,6 +65,7 @@ PAPERS = {
     "pkt": "Passalis & Tefas 2018, 1803.10837",
     "cc": "Peng et al. 2019, 1904.01802",
     "irg": "Liu et al., CVPR 2019",
+    "itrd": "Miles et al. 2021, 2112.00459",
     "crd": "Tian et al. 2019, 1910.10699",
     "info_nce": "van den Oord et al. 2018, 1807.03748",
 }

@@ -129,7 +129,7 @@ def theirs(
 ) -> tuple[list[float], Weights]:
     """(the loss of each step, the student with its last weights) in PyTorch, from the first state of kd_jax."""
     student, connectors = weights_of(state, moved)
-    teacher = Weights(*state.frozen["teacher"], train=False)
+    teacher = Weights(*state.frozen["teacher"], train=case.teacher_trains)
     everything = [v for w in (student, *connectors.values()) for v in w.values.values()]
     bank = state.extra.get("embed", {})
     memory = {side: torch.tensor(np.asarray(bank[side])) for side in ("student", "teacher") if side in bank}
@@ -184,7 +184,7 @@ def compared(name: str, source: Source, teacher: tuple[Any, Any], steps: int) ->
     case = CASES[name]
     roles = {
         "student": Role(network("resnet8", NARROW, case.small_maps), group="student"),
-        "teacher": Role(network("resnet14", case.teacher), initial=teacher),
+        "teacher": Role(network("resnet14", case.teacher), initial=teacher, training=case.teacher_trains),
     }
     scheme, first = begun(config_of(name, case, steps), roles, source)
     first = jax.device_get(first)

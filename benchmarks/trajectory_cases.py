@@ -32,6 +32,7 @@ class Case:
     nesterov: bool = False
     teacher: tuple[int, ...] = WIDE
     small_maps: bool = False
+    teacher_trains: bool = False  # its BatchNorm normalises by the batch
     limit: float = LIMIT
     note: str = ""
 
@@ -54,6 +55,7 @@ CASES = {
     "ab": Case(losses.ce, RD, first=features.ab),
     "ab, equal widths": Case(losses.ce, RD, "ab", first=features.ab, teacher=NARROW),
     "ofd": Case(features.ofd, MD, note="the teacher is in eval mode; mdistiller leaves it in training mode"),
+    "ofd, teacher.mode='train'": Case(features.ofd, MD, "ofd", teacher_trains=True, note="as mdistiller"),
     "fsp": Case(losses.ce, RD, first=features.fsp, teacher=NARROW),
     "ft": Case(
         features.ft, RD, first=features.reconstruction, first_rate=0.01, note="attention of the factors, as there"
@@ -64,6 +66,9 @@ CASES = {
     "ickd": Case(features.ickd, "ICKD"),
     "srrl": Case(features.srrl, "KD_SRRL"),
     "simkd": Case(features.simkd, "SimKD"),
+    "semckd": Case(features.semckd, "SimKD", pair="resnet32x4-ShuffleNetV2", rate=0.01, note="at 0.05 both diverge"),
+    "itrd": Case(losses.itrd, "ITRD"),
+    "itrd, equal widths": Case(losses.itrd, "ITRD", "itrd", teacher=NARROW),
     "rkd": Case(losses.rkd, RD),
     "sp": Case(losses.sp, RD),
     "pkt": Case(losses.pkt, RD),
@@ -76,6 +81,7 @@ CASES = {
             ("vid", features.vid, RD),
             ("ofd", features.ofd, MD),
             ("simkd", features.simkd, "SimKD"),
+            ("semckd", features.semckd, "SimKD"),
         )
     },
     "crd": Case(losses.crd, RD, note=f"{NEGATIVES} negatives in place of 16,384"),

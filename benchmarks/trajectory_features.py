@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import trajectory_torch as parts
-from benchmarks.trajectory_losses import STAGES, Step, ce
+from benchmarks.trajectory_losses import STAGES, Step, ce, soft
 from benchmarks.trajectory_torch import Taps
 
 
@@ -156,3 +156,26 @@ def simkd(x: Step) -> Tensor:
     """No labels: the student's map, projected, is to be the teacher's."""
     s, t = to_smaller(x.student["final"], x.teacher["final"])
     return F.mse_loss(parts.projector(x.connectors["simkd"], s), t)
+
+
+def semckd(x: Step) -> Tensor:
+    """Every stage of the student projected to every stage of the teacher, by weights that attention learns."""
+    w, pairs = x.connectors["semckd"], x.stages()
+
+    def described(maps: list[Tensor], name: str) -> Tensor:
+        rows = [f.flatten(1) @ f.flatten(1).T for f in maps]
+        hidden = [F.relu(w.dense(f"{name}{i}_dense0", r)) for i, r in enumerate(rows)]
+        return F.normalize(torch.stack([w.dense(f"{name}{i}_dense1", h) for i, h in enumerate(hidden)], 1), dim=2)
+
+    students, teachers = zip(*pairs, strict=True)
+    energy = described(list(students), "query") @ described(list(teachers), "key").transpose(1, 2)
+    attention = F.softmax(energy, dim=2)
+    total = torch.zeros((), dtype=torch.float64)
+    for i, student in enumerate(students):
+        for j, teacher in enumerate(teachers):
+            s, t = to_smaller(student, teacher)
+            for k in range(3):
+                s = w.conv(f"projection{i}_{j}_conv{k}", s)
+                s = F.relu(w.norm(f"projection{i}_{j}_norm{k}", s)) if k < 2 else s
+            total = total + (attention[:, i, j] * (s - t).pow(2).flatten(1).mean(1)).sum()
+    return ce(x) + soft(*x.logits, 4.0) + 400 * total / (len(attention) * len(students))

@@ -167,6 +167,18 @@ def pkt(x: Step) -> Tensor:
     return ce(x) + 30000 * (p * torch.log((p + 1e-7) / (q + 1e-7))).mean()
 
 
+def itrd(x: Step) -> Tensor:
+    """The embedding itself enters mutual information where it is as wide as the teacher's."""
+    s, t = x.student["embedding"], x.teacher["embedding"]
+    mapped = x.connectors["itrd"].dense("dense", s)
+    c = ((mapped - mapped.mean(0)) / mapped.std(0) * (t - t.mean(0)) / t.std(0)).sum(0) / len(t)
+    correlation = torch.log2(((c - 1).abs() ** 2.02).sum())
+    s, t = F.normalize(s if s.shape == t.shape else mapped), F.normalize(t)
+    own, joint = s @ s.T, (s @ s.T) * (t @ t.T)
+    mutual = ((own / own.trace()) ** 2 - (joint / joint.trace()) ** 2).sum()
+    return ce(x) + 2 * correlation + mutual
+
+
 def embedded(x: Step) -> tuple[Tensor, Tensor]:
     w = x.connectors["embed"]
     return w.dense("student", x.student["embedding"]), w.dense("teacher", x.teacher["embedding"])

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from kd_jax.config import finish, kd_term, parse, part, role, small_digits, term
 
-VARIANTS = ("disagreement", "dafl", "dafl_statistics", "inversion")
+VARIANTS = ("disagreement", "dafl", "dafl_statistics", "inversion", "adaptive")
 SHAPE = (8, 8, 1)
 DAFL = dict(disagreement=0.0, one_hot=1.0, activation=0.1, entropy=5.0, n_student=1)
 OPTIONS = {

@@ -46,7 +46,10 @@ class Model(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Role:
-    """A network of the run. `group=None`: frozen, kept out of checkpoints, always in eval mode.
+    """A network of the run. `group=None`: frozen, kept out of checkpoints, in eval mode unless it is `training`.
+
+    `training` runs a frozen network as in training wherever a term reads it: BatchNorm normalises by the batch, its
+    averages stay as they are. Some published code leaves its teachers so; evaluation never does.
 
     A group without an optimizer in any phase (an EMA teacher) is saved, since it changes.
     `inputs` are the batch paths that evaluation feeds it; a call of a phase names its own.
@@ -60,6 +63,7 @@ class Role:
     group: str | None = None
     initial: tuple[PyTree, PyTree] | str | None = None
     dtype: str | None = None
+    training: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

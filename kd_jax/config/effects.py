@@ -15,7 +15,7 @@ from kd_jax.resolve import near
 
 _NAMELESS = ("task", "model")  # the task of the data takes kwargs; a config without a teacher may keep its model's
 # Whose names the user chooses; load.py knows the fields of data, and a function of the user may read others.
-_FREE = ("kwargs", "terms", "teachers", "roles", "optimizers", "views", "axes", "data")
+_FREE = ("kwargs", "terms", "teachers", "roles", "optimizers", "views", "axes", "data", "scores", "recipe")
 _UNTAUGHT = ("checkpoint", "workdir", "min_accuracy", "dtype")  # of a teacher: they need a network
 
 
@@ -42,7 +42,7 @@ def tell_parts(config: Mapping[str, Any], path: str = "config") -> None:
         if not hasattr(value, "items"):
             continue
         where = f"{path}.{key}"
-        if {*value.keys()} == {"name", "kwargs"} and not value["name"] and value["kwargs"] and key not in _NAMELESS:
+        if {"name", "kwargs"} <= {*value.keys()} and not value["name"] and value["kwargs"] and key not in _NAMELESS:
             print(f"{where}.kwargs={dict(value['kwargs'])} have no effect: {where}.name is ''")
         tell_parts(value, where)
 
@@ -97,6 +97,8 @@ def check_teacher(name: str, teacher: ConfigDict, defaults: ConfigDict, handed_o
         if f"batch.{view}" not in teacher.inputs:
             raise ValueError(f"{where}.train.views.{view}: the {name} reads {tuple(teacher.inputs)}, not batch.{view}.")
     _check_cache(where, teacher.cache, defaults.cache)
+    if teacher.mode == "train" and teacher.cache.directory:
+        raise ValueError(f"{where}.mode='train': its answers depend on the batch, and {where}.cache.directory is set.")
 
 
 def _check_cache(where: str, cache: ConfigDict, defaults: ConfigDict) -> None:
@@ -113,6 +115,14 @@ def _check_cache(where: str, cache: ConfigDict, defaults: ConfigDict) -> None:
 def check_student(config: ConfigDict, defaults: ConfigDict) -> None:
     """Refuses modules to compute again without a policy, and addresses of processes that are not started."""
     remat, distributed = config.student.remat, config.distributed
+    cached = [
+        name for name, teacher in {"teacher": config.teacher, **config.teachers}.items() if teacher.cache.directory
+    ]
+    if config.train.repeats > 1 and cached:
+        raise ValueError(
+            f"config.train.repeats={config.train.repeats}: a cache counts the views of an example one a batch, and "
+            f"config.{cached[0]}.cache.directory is set."
+        )
     if not remat.policy and remat.modules != defaults.student.remat.modules:
         raise ValueError(
             f"config.student.remat.modules={remat.modules!r} has no effect: config.student.remat.policy is ''."

@@ -22,7 +22,7 @@ from kd_jax.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, check_numbers
 
 # Where the numbers below must lie: those of a training, of a teacher, of a run. Any other must be finite.
 TRAINING = {
-    **dict.fromkeys(("batch_size", "accumulate"), COUNT),
+    **dict.fromkeys(("batch_size", "accumulate", "repeats"), COUNT),
     **dict.fromkeys(("epochs", "steps"), NOT_NEGATIVE),
     "labelled_share": SHARE,
     "optimizer": optimizers.RANGES,
@@ -50,6 +50,7 @@ def training(**changes) -> ConfigDict:
     config.accumulate = 1  # microbatches whose gradients add up to that of the batch: the memory of one
     config.epochs = 0.0  # of the training split (unlabelled examples included); or
     config.steps = 0  # steps; exactly one of the two is not 0
+    config.repeats = 1  # how often a batch has each of its examples, each time augmented anew
     config.labelled_share = 0.5  # of a batch when some examples have no label; the rest is from the transfer set
     config.augment = ()  # operations of data/augment.py, in order
     config.views = ConfigDict()  # further pictures of each example: name -> operations; () is the clean image
@@ -98,6 +99,8 @@ def teacher_fields(name: str = "", data: Mapping[str, Any] | None = None, **chan
             data={**{k: placeholder(type(v)) for k, v in DATA.items()}, "labels": 0, "label_noise": 0.0},
             dtype="",  # parameters of the frozen teacher: bfloat16, int8 (weights alone); "" = as trained
             view="same",  # same | clean: what the teacher sees while the student sees an augmented example
+            # eval | train: with "train" BatchNorm normalises what it teaches by the batch, as mdistiller's OFD does.
+            mode="eval",
             cache=dict(
                 directory="",  # of the teacher's answers, "auto" = beside the teacher; "" runs it in every step
                 k=0,  # 0 = all logits, else the k largest log-probabilities and the sum of the others
@@ -117,6 +120,9 @@ def teacher_fields(name: str = "", data: Mapping[str, Any] | None = None, **chan
 def base() -> ConfigDict:
     config = ConfigDict()
     config.title = ""
+    # What a paper reports of this very recipe, {"student", "baseline", "teacher": test accuracy in %}; the verdict sets
+    # the run beside it as long as no field of the recipe was changed (kd_jax/config/expected.py).
+    config.published = ConfigDict(dict(scores={}, step="", source="", recipe={}))
     config.seed = 0
     config.view_seed = placeholder(int)  # of the order of the data and their augmentation; None = seed
     config.scheme = ConfigDict(part("schemes.offline.build"))

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -20,9 +21,12 @@ from kd_jax.config.presets import FIRST, FIRST_SHARE, PRESETS, SCHEMES
 from kd_jax.config.terms import filled, part
 from kd_jax.core.paths import Path
 from kd_jax.core.terms import Scheduled, paths_of
+from kd_jax.files import path_of
+from kd_jax.models.started import Started
 from kd_jax.ranges import FINITE, NOT_NEGATIVE, Range, check_number, ranges_of
-from kd_jax.resolve import check_kwargs, made, near, resolve
-from kd_jax.types import Memory, Model, Schedule, Term
+from kd_jax.resolve import call, check_kwargs, made, near, resolve
+from kd_jax.system.exports import check_export
+from kd_jax.types import Memory, Model, Schedule, Term, Variables
 
 
 def compose(names: str, **options: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,7 +142,28 @@ def _weight(name: str, fields: Mapping[str, Any], total_steps: int) -> float | S
 
 
 def _connector(fields: Mapping[str, Any]) -> Callable[..., Model] | None:
-    return functools.partial(resolve(fields["name"]), **fields["kwargs"]) if fields["name"] else None
+    if not fields["name"]:
+        return None
+    build = functools.partial(resolve(fields["name"]), **fields["kwargs"])
+    return functools.partial(_started, build, fields["initial"]) if fields["initial"]["name"] else build
+
+
+def _started(build: Callable[..., Model], initial: Mapping[str, Any], *shapes: Any) -> Model:
+    """The connector with the first weights that {name, kwargs} make: a function as of a role, or an export's path."""
+
+    def first(model: Model, key: Any, wanted: Variables) -> Variables:
+        if "/" in initial["name"]:
+            from kd_jax.system.checkpoint import load_tree  # here, since Orbax takes a third of the start-up
+
+            kinds = {
+                kind: tree for kind, tree in zip(("params", "stats"), wanted, strict=True) if jax.tree.leaves(tree)
+            }
+            tree = load_tree(path_of(initial["name"], "initial.name"), kinds)
+            return tree.get("params", {}), tree.get("stats", {})
+        offered = {"shapes": wanted} if "shapes" in inspect.signature(resolve(initial["name"])).parameters else {}
+        return call(initial["name"], model, key, **offered, **initial["kwargs"])
+
+    return Started(build(*shapes), first)
 
 
 def _memory(name: str, fields: Mapping[str, Any], examples: int, labels: Any) -> Memory | None:
@@ -171,8 +196,22 @@ def check_terms(config: Mapping[str, Mapping[str, Any]]) -> None:
         check_kwargs(fields["fn"], fn, fields["kwargs"], field=path)
         named = {f"{path}.{k}": v for k, v in fields["kwargs"].items() if _is_schedule(v)}
         named |= {f"terms.{name}.{k}": fields[k] for k in ("schedule", "connector", "memory") if fields[k]["name"]}
+        named |= _initial_of(name, fields["connector"])
         for where, made_by in named.items():
             check_kwargs(made_by["name"], resolve(made_by["name"]), made_by["kwargs"], field=f"{where}.kwargs")
+
+
+def _initial_of(name: str, connector: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The function that makes a connector's first weights, by its place; {} for none, and for an export."""
+    path, initial = f"terms.{name}.connector.initial", connector["initial"]
+    if not initial["name"]:
+        return {}
+    if not connector["name"]:
+        raise ValueError(f"{path}={initial['name']!r}, and the term has no connector: connector.name is ''.")
+    if "/" in initial["name"]:
+        check_export(path_of(initial["name"], f"{path}.name"))
+        return {}
+    return {path: initial}
 
 
 def make_terms(

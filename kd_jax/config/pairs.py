@@ -1,7 +1,7 @@
 """What the authors of a method set for each of the 13 pairs on CIFAR-100, and on ImageNet, as options of its preset.
 
 A value is here only where the authors' repository has it (`SOURCES`); a pair that a method lacks takes the preset's
-value, which is that of resnet32x4-resnet8x4, and `origin` says so.
+value, which is that of resnet32x4-resnet8x4 (`FIRST_PAIR` has others), and `origin` says so.
 """
 
 from __future__ import annotations
@@ -56,18 +56,24 @@ OF_PAIR: Mapping[str, Mapping[str, Options]] = {
         for pair, weight in _CAT.items()
     },
     "lskd": _rows("temperature,weight", "2,9 2,9 2,9 4,12 2,9 2,9 3,9 3,9 3,1 - - 2,9 -"),
+    "itrd": _rows("correlation,mutual,alpha", "2,1,1.01 - - - - - - - - - - - -"),
+    "semckd": _row("weight", "- - - - - 400 - - - - - - -"),
 }
+# The pair whose options a preset has by default, where it is not resnet32x4-resnet8x4.
+FIRST_PAIR = {"itrd": "wrn40-2-wrn16-2"}
 SOURCES = {
     "dkd": "mdistiller, configs/cifar100/dkd",
     "review_kd": "ReviewKD, CIFAR-100/script/reviewKD.sh",
     "cat_kd": "CAT-KD, configs/cifar100/CAT_KD",
     "lskd": "logit-standardization-KD, logs/KD",
+    "itrd": "ITRD, README.md",
+    "semckd": "SimKD, scripts/run_distill.sh",
 }
 # Pairs whose stages have equal widths, which FSP's Gram matrices need.
 ONLY = {"fsp": ("wrn40-2-wrn16-2", *(p for p in PAIRS if p.startswith("resnet") and "Shuffle" not in p), "vgg13-vgg8")}
 
 FOUR_STAGES = ("ResNet50", "vgg13", "vgg8", "MobileNetV2")
-STAGED = ("ab", "ofd", "fsp", "review_kd")  # presets that take the number of stages
+STAGED = ("ab", "ofd", "fsp", "review_kd", "semckd")  # presets that take the number of stages
 # The path of the last BatchNorm of a teacher's stage, from which OFD takes its margins.
 _LAST_NORM = {
     "resnet56": "block8.conv2.norm",
@@ -140,11 +146,16 @@ def check(method: str, pair: str) -> None:
 def origin(method: str, pair: str) -> str:
     """Returns what a title says of options that are not the authors' for this pair, "" where they are."""
     lacking = [n for n in method.split("+") if n in OF_PAIR and pair not in OF_PAIR[n]]
-    return f"; {' and '.join(lacking)} with the options of resnet32x4-resnet8x4: none published" if lacking else ""
+    default = "resnet32x4-resnet8x4"
+    by_pair: dict[str, list[str]] = {}
+    for name in lacking:
+        by_pair.setdefault(FIRST_PAIR.get(name, default), []).append(name)
+    told = (f"; {' and '.join(names)} with the options of {first}: none published" for first, names in by_pair.items())
+    return "".join(told)
 
 
-# ImageNet (mdistiller, torchdistill, cls_KD, MGD, LSKD, CTKD, MLKD, CAT-KD, clovaai): 100 epochs, so that a warm-up of
-# one epoch is none. `ce` is the weight of the cross-entropy where it is not 1.
+# ImageNet (mdistiller, torchdistill, cls_KD, MGD, LSKD, CTKD, MLKD, CAT-KD, SemCKD, clovaai): 100 epochs, so that a
+# warm-up of one epoch is none. `ce` is the weight of the cross-entropy where it is not 1.
 _KD = {"temperature": 1.0, "weight": 0.5, "ce": 0.5}
 _ANY_ON_IMAGENET: dict[str, Options] = {
     "kd": _KD,
@@ -156,6 +167,7 @@ _ANY_ON_IMAGENET: dict[str, Options] = {
     "mgd": {"weight": 7e-5},
     "ab": {"stages": 4},
     "fsp": {"stages": 4},
+    "semckd": {"stages": 4},
 }
 _REVIEW = {"stages": 4, "warmup": 0.0, "before": ("student", "teacher")}
 _DKD = {"temperature": 1.0, "warmup": 0.0}
@@ -168,6 +180,7 @@ ON_IMAGENET: dict[str, dict[str, Options]] = {
         "ctkd": {"ce": 1.0, "weight": 1.0, "rising": 5 / 120, "epochs": 120},
         "cat_kd": {"weight": 0.5, "normalize": False, "resolution": 4},
         "mlkd": {"ce": 0.5, "weight": 0.5},
+        "semckd": {"stages": 4, "weight": 50.0},
         "ofd": {
             "stages": 4,
             "norms": tuple(f"stage{i}.block{n - 1}.conv2.norm" for i, n in enumerate((3, 4, 6, 3), 1)),

@@ -51,6 +51,17 @@ def maps(
     return preset
 
 
+def attention(tap: str = "", weight: float = 1000.0, side: int = 0) -> Terms:
+    """Returns the terms of attention transfer (arXiv 1612.03928) between the maps of `tap`, or of every stage.
+
+    The loss is a mean over positions of maps of length 1, so that it grows as they become fewer: the published weight
+    is for CIFAR's 32 x 32 pixels. With the `side` of smaller images it is multiplied by (side / 32)^2, which leaves
+    the sum over positions its weight; 0 takes it as it is, as the authors of ImageNet's 1000 did for 224 x 224.
+    """
+    scale = (side / 32) ** 2 if side else 1.0
+    return maps("at", "losses.feature.attention_transfer_loss", weight * scale, STAGES)(tap)
+
+
 def top_classes(weight: float = 0.9, k: int = 5) -> Terms:
     """Returns the terms of KD from the teacher's k most likely classes and one bucket for the rest (small caches)."""
     kd = term(
@@ -121,11 +132,12 @@ PRESETS: dict[str, Callable[..., Terms]] = {
     "mlkd": published.multi_level,
     "ctkd": published.curriculum,
     "topk_kd": top_classes,
-    "uld": logits(f"{_RESPONSE}uld_loss", 0.9, 0.1, temperature=1.0),
+    # For language models, beside their cross-entropy (Nicolas-BZRD/llm-recipes); nothing is published for images.
+    "uld": logits(f"{_RESPONSE}uld_loss", 1.5, temperature=1.0),
     # feature
     "feature": maps("hint", f"{_FEATURE}feature_hint_loss", 100.0, ("stage2",), _AUTO),
     "fitnet": maps("hint", f"{_FEATURE}feature_hint_loss", 100.0, ("stage2",), _REGRESSOR),
-    "at": maps("at", f"{_FEATURE}attention_transfer_loss", 1000.0, STAGES),
+    "at": attention,
     "nst": maps("nst", f"{_FEATURE}neuron_selectivity_loss", 50.0, STAGES),
     "vid": maps("vid", f"{_FEATURE}variational_connector_loss", 1.0, STAGES, _VID),
     "ab": published.boundary,
@@ -139,6 +151,7 @@ PRESETS: dict[str, Callable[..., Terms]] = {
     ),
     "pearson": maps("pearson", f"{_FEATURE}pearson_feature_loss", 1.0, ("stage3",), _AUTO),
     "srrl": published.teacher_head,
+    "semckd": published.semantic,
     "cwd": maps("cwd", "losses.dense.channel_wise_loss", 3.0, ("stage3",), _AUTO, temperature=4.0),
     "affinity": maps("affinity", "losses.dense.pairwise_affinity_loss", 1.0, ("stage3",)),
     "mgd": published.masked_generation,
@@ -151,6 +164,7 @@ PRESETS: dict[str, Callable[..., Terms]] = {
     "pkt": maps("pkt", f"{_RELATION}probabilistic_transfer_loss", 30000.0, ("embedding",)),
     "cc": embedded(f"{_RELATION}consecutive_congruence_loss", 0.02, normalize=False),
     "irg": graph,
+    "itrd": published.information,
     "crd": embedded(
         f"{_COMPOSED}contrastive_memory_loss", 0.8, normalize=True, memory=True, negatives=16384, temperature=0.07
     ),

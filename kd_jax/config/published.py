@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kd_jax.config.terms import Terms, features, part, supervised, term
+from kd_jax.config.terms import Terms, features, part, response, supervised, term
 
 
 def _stages(number: int) -> tuple[str, ...]:
@@ -38,8 +38,8 @@ def overhaul(weight: float = 1e-3, stages: int = 3, norms: Sequence[str] = ()) -
     """Returns the terms of OFD (arXiv 1904.01866): partial L2 before the ReLU, half as much a stage earlier.
 
     `norms` are the paths of the teacher's last BatchNorm of each stage, "stage1.block4.conv2.norm", from which the
-    authors take the margins; without them the margins are measured on the batch. mdistiller runs the teacher in
-    training mode here, we do not.
+    authors take the margins; without them the margins are measured on the batch. mdistiller leaves the teacher in
+    training mode; so does config.teacher.mode="train", which no config sets.
     """
     terms = supervised()
     for i, stage in enumerate(_stages(stages), start=1):
@@ -137,6 +137,36 @@ def teacher_head(weight: float = 1.0) -> Terms:
         connector=part("models.method_connectors.srrl_connector"),
     )
     return {**supervised(), "srrl": kd}
+
+
+def information(weight: float = 1.0, correlation: float = 2.0, mutual: float = 1.0, alpha: float = 1.01) -> Terms:
+    """Returns the terms of ITRD (arXiv 2112.00459): correlation and mutual information of the pooled features.
+
+    The numbers are those of the authors' command, for wrn40-2-wrn16-2; their parser's defaults are 2.0, 0.05 and 1.5.
+    """
+    kd = term(
+        "losses.information.information_distillation_loss",
+        features("student", ("embedding",)),
+        features("teacher", ("embedding",)),
+        weight=weight,
+        kwargs={"correlation": float(correlation), "mutual": float(mutual), "alpha": float(alpha)},
+        connector=part("models.method_connectors.information_embedding"),
+    )
+    return {**supervised(), "itrd": kd}
+
+
+def semantic(weight: float = 400.0, stages: int = 3) -> Terms:
+    """Returns the terms of SemCKD (arXiv 2012.03236): every stage from every stage, beside KD at T 4 of weight 1."""
+    taps = _stages(stages)
+    teacher = features("teacher", taps)
+    kd = term(
+        "losses.cross_layer.semantic_calibration_loss",
+        (*features("student", taps), *teacher),
+        teacher,
+        weight=weight,
+        connector=part("models.cross_layer.semantic_calibration", stages=stages),
+    )
+    return {**response(1.0, ce=1.0), "semckd": kd}
 
 
 def curriculum(weight: float = 0.9, ce: float = 0.1, rising: float = 1 / 24, epochs: int = 240) -> Terms:

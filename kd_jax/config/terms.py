@@ -32,7 +32,10 @@ def term(
     schedule: Mapping[str, Any] | None = None,
     memory: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Returns a term with all its fields, which are those of kd_jax.types.Term; `schedule` multiplies the weight."""
+    """Returns a term with all its fields, which are those of kd_jax.types.Term; `schedule` multiplies the weight.
+
+    A connector has an `initial` too, {name, kwargs} as that of a network: where it starts, instead of at random.
+    """
     fields = dict(
         fn=fn,
         inputs=tuple(inputs),
@@ -41,7 +44,7 @@ def term(
         kwargs=dict(kwargs or {}),
         options=dict(options or {}),
         where=where,
-        connector=part() | dict(connector or {}),
+        connector=part() | {"initial": part()} | dict(connector or {}),
         schedule=part() | dict(schedule or {}),
         memory=part() | dict(memory or {}),
     )

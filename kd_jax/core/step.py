@@ -112,12 +112,12 @@ def answered(
 def _answer(
     scheme: Scheme, phase: Phase, call: Call, state: TrainState, batch: Mapping[str, Array], key: Array
 ) -> Outputs:
-    name, (params, stats) = call.name or call.role, state.frozen[call.role]
+    name, (params, stats), role = call.name or call.role, state.frozen[call.role], scheme.roles[call.role]
     inputs = (lookup({"batch": batch}, p) for p in call.inputs)
     key, taps = prng.stream(key, name, state.step), call_taps(phase, name)
     with jax.named_scope(name):
         params = precision.restored(params)
-        return scheme.roles[call.role].model.apply(params, stats, *inputs, train=False, key=key, taps=taps)[0]
+        return role.model.apply(params, stats, *inputs, train=role.training, key=key, taps=taps)[0]
 
 
 def replaced(batch: Mapping[str, Array], entries: Mapping[str, Array]) -> dict[str, Array]:
@@ -220,21 +220,21 @@ def forward(
     }
     new_stats = dict(state.stats)
     for call in phase.forward:
-        name, model, group = call.name or call.role, scheme.roles[call.role].model, scheme.roles[call.role].group
+        name, role = call.name or call.role, scheme.roles[call.role]
         if name in answers:
             context[name] = answers[name]
             continue
         inputs = tuple(lookup(context, p) for p in call.inputs)
         with jax.named_scope(name):
-            context[name], stats = model.apply(
+            context[name], stats = role.model.apply(
                 variables[call.role][0],
                 new_stats.get(call.role, variables[call.role][1]),
                 *inputs,
-                train=call.train and group is not None,
+                train=call.train if role.group is not None else role.training,
                 key=prng.stream(key, name, state.step),
                 taps=call_taps(phase, name),
             )
-        if call.train and group == phase.group:
+        if call.train and role.group == phase.group:
             new_stats[call.role] = stats
     return context, new_stats
 

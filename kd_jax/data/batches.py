@@ -50,18 +50,21 @@ def train_batches(
     labelled_share: float | None = None,
     workers: int = 0,
     views: int = 0,
+    repeats: int = 1,
 ) -> Iterator[Batch]:
     """Returns an iterator over the batches of the steps start_step .. start_step + num_steps - 1; a resume is exact.
 
     `sharding` is that of a [B, ...] array. `labelled_share` only matters where some examples have no label: the first
     round(labelled_share * B) rows are then labelled ones, the rest others, each kind in epochs of its own; None draws
     from all alike. `workers` processes decode a streamed set (0 = threads of this process). `views` > 0: each example
-    has so many views, which come again in turn. Raises ValueError for arguments that do not fit, at the call.
+    has so many views, which come again in turn. A batch has each example `repeats` times, each time another view; of
+    labelled and other rows in one batch that is not defined. Raises ValueError for arguments that do not fit, at the
+    call.
     """
     _check(source, batch_size, sharding)
     if num_steps < 0 or start_step < 0 or seed < 0:
         raise ValueError(f"negative seed, start_step or num_steps: {(seed, start_step, num_steps)}")
-    rows = _order(source, batch_size, seed, labelled_share, views)
+    rows = _order(source, batch_size, seed, labelled_share, views, repeats)
     rows(start_step)  # a share that cannot be served fails here, not inside the loop
     steps = range(start_step, start_step + num_steps)
     return batches_of(source, rows, steps, batch_size, sharding=sharding, seed=seed, workers=workers)
@@ -102,6 +105,7 @@ def resident_rows(
     size: int,
     labelled_share: float | None = None,
     views: int = 0,
+    repeats: int = 1,
 ) -> tuple[Placed, Iterator[jax.Array]]:
     """Returns the arrays on the devices, and an iterator over row numbers [size, B, 2] of `size` batches at a time.
 
@@ -110,7 +114,7 @@ def resident_rows(
     """
     _check(source, batch_size, sharding)
     check_resident(source)
-    rows = _order(source, batch_size, seed, labelled_share, views)
+    rows = _order(source, batch_size, seed, labelled_share, views, repeats)
     whole = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
 
     def tables() -> Iterator[jax.Array]:
@@ -198,12 +202,19 @@ def _answered(
         yield batch | to_global(entries, local, batch_size, sharding)
 
 
-def _order(source: Source, batch_size: int, seed: int, share: float | None, views: int = 0) -> Callable[[int], tuple]:
+def _order(
+    source: Source, batch_size: int, seed: int, share: float | None, views: int = 0, repeats: int = 1
+) -> Callable[[int], tuple]:
     """Returns step -> (index, view), a partial and not a closure: worker processes get it too."""
     labelled = source.labelled
     if views:
-        return functools.partial(order.repeated, _order(source, batch_size, seed, share), views)
-    if share is None or labelled.all() or not labelled.any():  # of a transfer set alone every row is unlabelled
+        return functools.partial(order.repeated, _order(source, batch_size, seed, share, 0, repeats), views)
+    alike = share is None or labelled.all() or not labelled.any()  # of a transfer set alone every row is unlabelled
+    if repeats > 1:
+        if not alike:
+            raise ValueError(f"train.repeats={repeats}: some examples of {source.name} have a label and others none.")
+        return functools.partial(order.repeated_indices, len(source), batch_size, seed, repeats)
+    if alike:
         return functools.partial(order.batch_indices, len(source), batch_size, seed)
     ids, others = (np.flatnonzero(side).astype(np.int32) for side in (labelled, ~labelled))
     return functools.partial(order.mixed_indices, ids, others, batch_size, share, seed)

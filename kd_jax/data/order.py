@@ -42,6 +42,19 @@ def batch_indices(n: int, batch_size: int, seed: int, step: int) -> tuple[np.nda
     return stream_rows(n, step * batch_size, batch_size, seed)
 
 
+def repeated_indices(n: int, batch_size: int, seed: int, repeats: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (index, view), both int32 [batch_size], of a batch that has every example `repeats` times in a row.
+
+    Each time is a view of its own, so that its pictures differ: Hoffer, Ben-Nun, Hubara, Giladi, Hoefler, Soudry,
+    "Augment your batch", 2019, arXiv 1901.09335. An example begun at the end of a batch goes on in the next.
+    """
+    position = step * batch_size + np.arange(batch_size, dtype=np.int64)
+    first = position[0] // repeats
+    index, epoch = stream_rows(n, int(first), int(position[-1] // repeats - first) + 1, seed)
+    place = position // repeats - first
+    return index[place], (epoch[place] * repeats + position % repeats).astype(np.int32)
+
+
 def labelled_rows(batch_size: int, share: float) -> int:
     """Returns how many rows of a mixed batch have a label: share * batch_size, rounded half up.
 

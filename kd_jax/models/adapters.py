@@ -12,6 +12,7 @@ import functools
 import inspect
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import flax.linen as nn
@@ -19,6 +20,7 @@ import jax
 from flax import nnx, traverse_util
 
 from kd_jax.models.intercept import intercept_calls, runs_again
+from kd_jax.models.torch_variance import unbiased_running_variance
 from kd_jax.models.training_flags import flags_of
 from kd_jax.types import Array, Model, Outputs, PyTree
 
@@ -33,11 +35,13 @@ class LinenModel:
     The module is called as `module(*inputs)`, with the flags of models.training_flags.FLAGS that its `__call__` has.
     It may return an array (or any pytree), `Outputs`, or a pair (main output, mapping name -> array).
     In training every random stream ("dropout" and others) is drawn from the step's key. Values that the module
-    sows into "intermediates" are taps too, by the path of the module and the name.
+    sows into "intermediates" are taps too, by the path of the module and the name. With `torch_variance` the running
+    variances of BatchNorm are those of PyTorch (kd_jax/models/torch_variance.py).
     Errors: ValueError for a tap that does not exist, ran twice or is not one array.
     """
 
     module: nn.Module
+    torch_variance: bool = False
 
     def init(self, key: Array, *inputs: Array) -> tuple[PyTree, PyTree]:
         variables = self.module.init(key, *inputs, **flags_of(self.module.__call__, train=False))
@@ -55,14 +59,15 @@ class LinenModel:
             # Linen draws a stream that is not named here from "params", so modules with streams of their own work.
             dropout, other = jax.random.split(key)
             rngs = {"dropout": dropout, "params": other}
-        result, updated = self.module.apply(
-            {"params": params, **stats},
-            *inputs,
-            rngs=rngs,
-            mutable=[*(stats if train else ()), *(["intermediates"] if taps else ())],
-            capture_intermediates=tapped if taps else False,
-            **flags_of(self.module.__call__, train=train),
-        )
+        with unbiased_running_variance() if self.torch_variance and train else nullcontext():
+            result, updated = self.module.apply(
+                {"params": params, **stats},
+                *inputs,
+                rngs=rngs,
+                mutable=[*(stats if train else ()), *(["intermediates"] if taps else ())],
+                capture_intermediates=tapped if taps else False,
+                **flags_of(self.module.__call__, train=train),
+            )
         features = {}
         for path, value in traverse_util.flatten_dict(dict(updated.get("intermediates") or {})).items():
             features["/".join(path[:-1] if path[-1] == "__call__" else path)] = value

@@ -3,7 +3,7 @@
 Published CIFAR and ImageNet results come from PyTorch code, so its conventions hold: symmetric padding (Flax's "SAME"
 pads strided convolutions on one side only), BatchNorm momentum 0.9 (PyTorch calls it 0.1) and epsilon 1e-5.
 One difference is left: Flax averages the biased batch variance, PyTorch the unbiased one (a factor n / (n - 1) over
-n = batch * height * width, 1.0002 for 64 images of 8 x 8).
+n = batch * height * width, 1.0002 for 64 images of 8 x 8); model.kwargs.torch_variance=True takes PyTorch's.
 """
 
 from __future__ import annotations

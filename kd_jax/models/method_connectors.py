@@ -112,6 +112,27 @@ def embed_pair(student: Shape, teacher: Shape, *, dim: Count[int] = 128, normali
     return LinenModel(EmbedPair(dim, normalize))
 
 
+def information_embedding(student: Shape, teacher: Shape) -> Model:
+    """Returns (the student's embedding, mapped linearly to the teacher's width; what mutual information compares).
+
+    The second is the embedding itself where the widths agree, else the mapped one. Miles, Rodriguez, Mikolajczyk,
+    "Information Theoretic Representation Distillation", BMVC 2022, arXiv 2112.00459, as the authors' code.
+    ValueError unless both are [batch, width].
+    """
+    if student.ndim != 2 or teacher.ndim != 2:
+        raise ValueError(f"information_embedding connects two embeddings, got {student.shape} and {teacher.shape}")
+    return LinenModel(InformationEmbedding(teacher.shape[-1]))
+
+
+class InformationEmbedding(nn.Module):
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> tuple[Array, Array]:
+        embedded = dense(x, self.features, name="dense")
+        return embedded, x if x.shape[-1] == self.features else embedded
+
+
 class SRRLConnector(nn.Module):
     features: int
 

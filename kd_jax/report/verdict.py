@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from kd_jax.report import compared
 from kd_jax.report.cost import duration, listed, number, size_of
 from kd_jax.tasks.units import Unit, name_of, percent, signed, unit_of
 from kd_jax.types import Headline
@@ -102,6 +103,7 @@ def judge(results: Mapping[str, Any]) -> Verdict:
         (second, size_of(trained, noun)),
         (second, _fidelity(trained, "token" if (results.get("data") or {}).get("per_token") else noun)),
         (second, _cost(trained)),
+        (first, ([line] if (line := compared.of_run(results)) else [], [])),
     ):
         paragraph += sentences
         facts += more

@@ -44,12 +44,14 @@ def build(parts: Parts, decay: BelowOne[float] = 0.99, inputs: tuple[str, ...] =
     return dataclasses.replace(
         scheme,
         roles={**parts.roles, AVERAGE: average},
-        stages=(dataclasses.replace(stage, phases=(phase,), post_update=_averaging(decay)),),
+        stages=(dataclasses.replace(stage, phases=(phase,), post_update=averaging(decay)),),
         evaluate=("student", AVERAGE),
     )
 
 
-def _averaging(decay: float) -> Callable[[TrainState, Mapping[str, Any]], TrainState]:
+def averaging(decay: float) -> Callable[[TrainState, Mapping[str, Any]], TrainState]:
+    """Returns a `post_update` that moves the role "average" towards the student by 1 - min(decay, 1 - 1/(step + 2))."""
+
     def post_update(state: TrainState, _: Mapping[str, Any]) -> TrainState:
         keep = jnp.minimum(decay, 1.0 - 1.0 / (state.step + 2.0))
         params = mixed(state.params[AVERAGE][AVERAGE], state.params["student"]["student"], keep)

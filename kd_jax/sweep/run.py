@@ -22,7 +22,9 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from kd_jax.config import expected
 from kd_jax.files import path_of, read_json, write_json
+from kd_jax.report.compared import against_published
 from kd_jax.report.surface import write_sweep
 from kd_jax.sweep import table
 from kd_jax.sweep.programs import Program, begun, programs_of, train_program
@@ -69,6 +71,7 @@ def run(config: ConfigDict, spec: Spec, directory: str | Path) -> dict[str, Any]
             "wall_seconds": time.monotonic() - start,
         }
     )
+    results["conclusion"] += beside_published(config, results)
     write_json(root / RESULTS, results)
     return present(results, root)
 
@@ -104,6 +107,19 @@ def collect(
         "git": workdir.git_hash(),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }
+
+
+def beside_published(config: ConfigDict, results: Mapping[str, Any]) -> list[str]:
+    """Returns the sentence on the number published for this recipe, where the sweep is over seeds of it alone."""
+    first, *others = results["rows"]
+    if others or first["setting"] or not expected.applies(config):
+        return []
+    headline, rows = Headline(**results["headline"]), {"student": first, **results["models"]}
+    tests = {role: row["test"] for role, row in rows.items() if row.get("test", {}).get("mean") is not None}
+    measured = {role: table.cell(test, headline) for role, test in tests.items()}
+    what, held_out = f"last step, mean ± standard deviation of {first['seeds']} seeds", config.data.validation
+    line = against_published(workdir.plain(config.published), measured, what=what, held_out=held_out)
+    return [line] if line else []
 
 
 def check(root: Path, asked: Mapping[str, Any], digests: workdir.Digests | None = None) -> None:

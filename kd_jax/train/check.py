@@ -83,6 +83,7 @@ def check_job(job: Job, batch: Mapping[str, Any], mesh: Mesh) -> dict[str, tuple
             num_steps=0,
             sharding=parallel.batch_sharding(mesh),
             labelled_share=settings.labelled_share,
+            repeats=settings.repeats,
         )
     for split in job.scheme.stage_splits:
         if job.sources.get(split) is None:

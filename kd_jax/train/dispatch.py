@@ -56,6 +56,7 @@ def dispatches(run: Fit, split: str, first: int, start: int, end: int) -> Iterat
                 labelled_share=settings.labelled_share,
                 sharding=parallel.batch_sharding(run.mesh),
                 views=settings.views,
+                repeats=settings.repeats,
             )
             yield from ((size, (data, rows)) for rows in tables)
         rest = run.batches(split, start + many - first, until - start - many)

@@ -47,6 +47,7 @@ class Settings:
     accumulate: int = 1
     profile: tuple[int, int] = (0, 0)
     views: int = 0  # of each example, which come back in turn; 0 = another in every epoch
+    repeats: int = 1  # of each example in a batch, each another view
     rules: Mapping[str, parallel.Rules] = dataclasses.field(default_factory=dict)
 
     @property
@@ -91,6 +92,7 @@ class Fit:
             sharding=parallel.batch_sharding(self.mesh),
             workers=self.settings.workers,
             views=self.settings.views,
+            repeats=self.settings.repeats,
         )
 
     def score(self, step: Callable[..., Any], split: str) -> dict[str, dict[str, Any]]:

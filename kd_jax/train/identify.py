@@ -111,9 +111,18 @@ def _paths(config: ConfigDict, teacher: str) -> Iterator[tuple[str, Path]]:
         named = {f"{role}.checkpoint": fields.get("checkpoint", ""), f"{role}.initial": fields.initial.name}
         for part in ("model", "initial"):
             named |= {f"{role}.{part}.kwargs.{k}": v for k, v in fields[part].kwargs.items()}
-        for field, value in named.items():
-            if isinstance(value, str) and value and (path := _path(value)) is not None:
-                yield field, path
+        yield from _files(named)
+    for name, term in {} if teacher else config.terms.items():
+        initial = term.get("connector", {}).get("initial") or {"name": "", "kwargs": {}}
+        field = f"terms.{name}.connector.initial"
+        yield from _files({field: initial["name"], **{f"{field}.{k}": v for k, v in initial["kwargs"].items()}})
+
+
+def _files(named: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
+    """Those of the values, by field, that name a file or a folder."""
+    for field, value in named.items():
+        if isinstance(value, str) and value and (path := _path(value)) is not None:
+            yield field, path
 
 
 def _path(name: str) -> Path | None:

@@ -14,6 +14,7 @@ from kd_jax import prng
 from kd_jax.core.paths import lookup
 from kd_jax.files import path_of
 from kd_jax.models.adapters import name_of
+from kd_jax.models.started import differing
 from kd_jax.models.variables import variables_from
 from kd_jax.resolve import check_kwargs, resolve
 from kd_jax.system.checkpoint import load_tree
@@ -88,13 +89,7 @@ def check_initial(
         return
     wanted = jax.eval_shape(model.init, jax.random.key(0), *inputs)
     offered = jax.eval_shape(lambda t: first_variables(fields, role, model, 0, t, wanted), teacher)
-    shapes = [
-        {jax.tree_util.keystr(path, simple=True, separator="/"): x.shape for path, x in jax.tree.leaves_with_path(tree)}
-        for tree in (offered[0], wanted[0])
-    ]
-    if shapes[0] != shapes[1]:
-        differ = sorted(k for k in {*shapes[0], *shapes[1]} if shapes[0].get(k) != shapes[1].get(k))
-        lines = [f"{k}: {shapes[0].get(k, 'nothing')}, not {shapes[1].get(k, 'nothing')}" for k in differ]
+    if lines := differing((offered[0], {}), (wanted[0], {})):
         raise ValueError(f"config.{role}.initial gives parameters that the model has not:\n  " + "\n  ".join(lines))
 
 

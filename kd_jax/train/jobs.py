@@ -19,7 +19,7 @@ from kd_jax.core.paths import roles_read
 from kd_jax.data.load import SHAPING, replaced
 from kd_jax.data.source import Source, Splits
 from kd_jax.files import path_of
-from kd_jax.models.adapters import as_model, name_of
+from kd_jax.models.adapters import LinenModel, as_model, name_of
 from kd_jax.models.remat import Remat
 from kd_jax.resolve import check_kwargs, made, resolve
 from kd_jax.schemes import offline
@@ -31,18 +31,28 @@ from kd_jax.types import Model, Parts, Role, Scheme
 
 
 def make_model(config: Mapping[str, Any], source: Source) -> Model:
-    """Makes the model of a config; `num_classes`, or `vocabulary`, comes from the data unless the config sets it."""
+    """Makes the model of a config; `num_classes`, or `vocabulary`, comes from the data unless the config sets it.
+
+    Every Linen network takes `torch_variance` beside its own arguments (kd_jax/models/torch_variance.py).
+    """
     factory, kwargs = resolve(config["name"]), dict(config["kwargs"])
+    named = inspect.signature(factory).parameters
+    torch_variance = "torch_variance" not in named and kwargs.pop("torch_variance", False)
     check_kwargs(config["name"], factory, kwargs)
-    if "vocabulary" in inspect.signature(factory).parameters:
+    if "vocabulary" in named:
         kwargs.setdefault("vocabulary", source.num_classes)
-        return as_model(made(config["name"], factory, **kwargs))
-    try:
-        check_kwargs("", factory, ["num_classes"])
-        kwargs.setdefault("num_classes", source.num_classes)
-    except ValueError:
-        pass
-    return as_model(made(config["name"], factory, **kwargs))
+    else:
+        try:
+            check_kwargs("", factory, ["num_classes"])
+            kwargs.setdefault("num_classes", source.num_classes)
+        except ValueError:
+            pass
+    model = as_model(made(config["name"], factory, **kwargs))
+    if not torch_variance:
+        return model
+    if not isinstance(model, LinenModel):
+        raise ValueError(f"torch_variance is of Linen's BatchNorm, and {config['name']!r} makes no Linen network.")
+    return dataclasses.replace(model, torch_variance=True)
 
 
 def note_objects(config: ConfigDict, models: Mapping[str, Model], data: Splits | None) -> ConfigDict:
@@ -83,8 +93,11 @@ def teacher_role(model: Model, config: ConfigDict) -> Role:
     if config.view not in ("same", "clean"):
         raise ValueError(f"teacher.view is 'same' or 'clean', not {config.view!r}.")
     precision.check_dtype(config.dtype, "teacher.dtype")
+    if config.mode not in ("eval", "train"):
+        raise ValueError(f"teacher.mode is 'eval' or 'train', not {config.mode!r}.")
     clean = {"batch.image": "batch.teacher_image"} if config.view == "clean" else {}
-    return Role(model, tuple(clean.get(p, p) for p in config.inputs), dtype=config.dtype or None)
+    inputs = tuple(clean.get(p, p) for p in config.inputs)
+    return Role(model, inputs, dtype=config.dtype or None, training=config.mode == "train")
 
 
 def make_settings(
@@ -108,6 +121,7 @@ def make_settings(
         workers=config.workers,
         steps_per_dispatch=config.steps_per_dispatch,
         accumulate=train["accumulate"],
+        repeats=train["repeats"],
         profile=tuple(config.profile),
         rules=rules,
     )

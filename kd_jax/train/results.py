@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from kd_jax.config import expected
 from kd_jax.config.fields import teachers_of
 from kd_jax.core.evaluate import scored_by
 from kd_jax.core.paths import calls_in, entry_paths, lookup, taps_in
@@ -116,6 +117,7 @@ def collect(
         "task": task.name or config.task.name,
         "headline": task.headline._asdict(),
         "rows": {name: list(row) for name, row in task.rows.items()},
+        "published": plain(config.published) if expected.applies(config) else {},
         "config": plain(config),
         "versions": versions(),
         "git": git_hash(),

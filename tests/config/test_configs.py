@@ -135,8 +135,8 @@ def test_published_pairs_in_shapes(pair):
         ("vgg13-vgg8", "ab+ofd+fsp+review_kd"),
         ("vgg13-MobileNetV2", "ab+ofd+vid+cat_kd+srrl"),  # its stages are linear, and their own pre-activations
         ("wrn40-2-ShuffleNetV1", "ab+ofd+vid+cat_kd+srrl"),
-        ("resnet32x4-ShuffleNetV2", "ab+ofd+review_kd+cat_kd+srrl+ickd"),
-        ("ResNet50-vgg8", "ab+ofd+review_kd+cat_kd+ickd"),
+        ("resnet32x4-ShuffleNetV2", "ab+ofd+review_kd+cat_kd+srrl+ickd+semckd"),
+        ("ResNet50-vgg8", "ab+ofd+review_kd+cat_kd+ickd+itrd+semckd"),
     ],
 )
 def test_published_methods_across_architectures_in_shapes(pair, methods):

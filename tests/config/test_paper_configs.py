@@ -74,6 +74,8 @@ def narrow(model) -> None:
         model.kwargs.update(depth=10, widen=1)
     elif "mixed_cnn" in model.name:
         model.kwargs.widths = tuple(max(w // 16, 2) for w in model.kwargs.widths)
+    elif "regnet" in model.name:
+        model.kwargs.update(widths=(8, 8, 8, 8), depths=(1, 1, 1, 1), group=4, stem_width=4)
     elif "resnet" in model.name:
         stages = 3 if "cifar_resnet" in model.name else 4
         model.kwargs.update(widths=(4, 8, 8, 8)[:stages], stem_width=4, blocks=(1,) * stages)

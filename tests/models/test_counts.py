@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 
 from kd_jax.models.adapters import LinenModel
-from kd_jax.models.vision import cifar_resnet, mobilenet, resnet, shufflenet, vgg, vit, wide_resnet
+from kd_jax.models.vision import cifar_resnet, mobilenet, regnet, resnet, shufflenet, vgg, vit, wide_resnet
 
 
 def count(module, size=32, channels=3):
@@ -161,3 +161,9 @@ def test_deit_tiny(distilled, published):
 
 def test_any_depth_of_channels_and_size():
     assert count(cifar_resnet.resnet20(10), 28, 1) == count(cifar_resnet.resnet20(10), 32, 3) - 2 * 9 * 16
+
+
+@pytest.mark.parametrize(("build", "published"), [("regnet_y_16gf", 83_590_140), ("regnet_y_400mf", 4_344_144)])
+def test_regnets(build, published):
+    """Counts of torchvision's documentation."""
+    assert count(getattr(regnet, build)(1000), 64) == published
