@@ -35,7 +35,7 @@ from safetensors.numpy import save_file
 
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.safetensors_io import CONFIG, WEIGHTS
-from kd_jax.models.vision.pretrained import cifar, efficientnet, resnet
+from kd_jax.models.vision.pretrained import cifar, convnext, efficientnet, resnet
 from kd_jax.models.vision.pretrained.checkpoint import Checkpoint, open_checkpoint
 from kd_jax.models.vision.pretrained.preparing import IMAGENET, prepared_by, written
 from kd_jax.resolve import near
@@ -47,6 +47,7 @@ __all__ = ["FAMILIES", "load", "of", "preparation", "save"]
 FAMILIES: dict[str, ModuleType] = {
     "resnet": resnet,
     "cifar": cifar,
+    "convnext": convnext,
     "efficientnet": efficientnet,
 }
 
