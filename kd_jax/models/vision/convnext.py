@@ -26,7 +26,8 @@ class ResponseNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         shape = (x.shape[-1],)
-        scale, bias = (self.param(name, nn.initializers.zeros, shape, jnp.float32) for name in ("scale", "bias"))
+        zeros = nn.initializers.zeros
+        scale, bias = (self.param(n, zeros, shape, jnp.float32)[None, None, None] for n in ("scale", "bias"))
         y = x.astype(jnp.float32)
         norms = jnp.sqrt((y * y).sum((1, 2), keepdims=True))
         norms = norms / (norms.mean(-1, keepdims=True) + EPSILON)
@@ -50,7 +51,8 @@ class ConvNextBlock(nn.Module):
         y = nn.Dense(width, dtype=self.dtype, kernel_init=SMALL, name="mlp2")(y)
         if self.layer_scale:
             first = nn.initializers.constant(self.layer_scale)
-            y = y * self.param("layer_scale", first, (width,), jnp.float32).astype(self.dtype)
+            scale = self.param("layer_scale", first, (width,), jnp.float32).astype(self.dtype)
+            y = y * scale[None, None, None]
         return x + y
 
 

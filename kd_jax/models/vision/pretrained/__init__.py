@@ -171,7 +171,7 @@ def _with_new_head(params: PyTree, module: nn.Module, key: Array, checkpoint: Ch
     """Parameters of `module`: those of the checkpoint, and heads drawn from `key`."""
     size, channels = preparation(checkpoint.path)["size"], checkpoint.config.get("num_channels", 3)
     image = jnp.zeros((1, size, size, channels))
-    drawn = jax.jit(lambda k: module.init(k, image, train=False)["params"])(key)
+    drawn, _ = jax.jit(LinenModel(module).init)(key, image)
     flat, drawn = (traverse_util.flatten_dict(tree, sep="/") for tree in (params, drawn))
     other = [p for p, v in drawn.items() if p not in flat or flat[p].shape != v.shape]
     if beyond := [p for p in other if "head" not in p.split("/")[0]]:
