@@ -58,8 +58,8 @@ def _only_file(folder: Path) -> Path:
     if len(files) == 1:
         return files[0]
     there = ", ".join(sorted(file.name for file in folder.iterdir())) or "nothing"
-    wanted = "one file of weights" if files else f"a file of weights ({', '.join(ENDINGS)})"
-    raise ValueError(f"{folder}: expected {wanted}; name one of several. It has {there}.")
+    wanted = "one file of weights; name one of several" if files else f"a file of weights ({', '.join(ENDINGS)})"
+    raise ValueError(f"{folder}: expected {wanted}. It has {there}.")
 
 
 def _arrays(file: Path) -> Mapping[str, np.ndarray]:
@@ -78,9 +78,11 @@ class _Safetensors(Mapping[str, np.ndarray]):
             self._file = safe_open(file, "np")
         except SafetensorError as e:
             raise ValueError(f"{file} is not readable: it is cut off or of another kind ({e})") from e
-        self._names = list(self._file.keys())
+        self._names = dict.fromkeys(self._file.keys())
 
     def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._names:
+            raise KeyError(name)
         return self._file.get_tensor(name)
 
     def __iter__(self) -> Iterator[str]:
@@ -88,6 +90,10 @@ class _Safetensors(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Returns the shape of a tensor, without reading it."""
+        return tuple(self._file.get_slice(name).get_shape())
 
 
 def _inside(file: Path, read: Any) -> dict[str, np.ndarray]:
