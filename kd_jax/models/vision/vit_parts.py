@@ -33,33 +33,47 @@ class Attention(nn.Module):
     """Self-attention of heads; `biases` names the projections that have one: "qkv", "qv" or any other of the letters.
 
     `rotation` is (cosine, sine) [patches, width / heads] for the last tokens, the patches; earlier ones are not turned.
+    `bias` [batch or 1, heads, tokens, tokens] is added to the scores. `cosine`: scores are cosines times a learned
+    factor (Liu et al., "Swin Transformer V2", 2021, arXiv 2111.09883).
     """
 
     heads: int
     dtype: Any
     biases: str = LETTERS
+    cosine: bool = False
 
     @nn.compact
-    def __call__(self, x: Array, rotation: tuple[Array, Array] | None = None) -> Array:
+    def __call__(self, x: Array, rotation: tuple[Array, Array] | None = None, bias: Array | None = None) -> Array:
         batch, tokens, width = x.shape
-        all_biases = self.biases == LETTERS
-        qkv = nn.Dense(3 * width, all_biases, dtype=self.dtype, kernel_init=INIT, name="qkv")(x)
-        if self.biases and not all_biases:
-            bias = self.param(f"biases_{self.biases}", nn.initializers.zeros, (len(self.biases), width))
-            there = dict(zip(self.biases, bias.astype(self.dtype), strict=True))
-            qkv = qkv + jnp.concatenate([there.get(letter, jnp.zeros(width, self.dtype)) for letter in LETTERS])
         split = []
-        for name, x in zip(("queries", "keys", "values"), jnp.split(qkv, 3, -1), strict=True):
-            x = Tap(name=f"{name}_joined")(x).reshape(batch, tokens, self.heads, width // self.heads)
-            split.append(Tap(name=name)(x.swapaxes(1, 2)))
+        for name, y in zip(("queries", "keys", "values"), jnp.split(self._projected(x), 3, -1), strict=True):
+            y = Tap(name=f"{name}_joined")(y).reshape(batch, tokens, self.heads, width // self.heads)
+            split.append(Tap(name=name)(y.swapaxes(1, 2)))
         queries, keys, values = split
         if rotation is not None:
             queries, keys = (rotated(x, *rotation) for x in (queries, keys))
+        if self.cosine:
+            queries, keys = (_unit(x) for x in (queries, keys))
         scores = jnp.einsum("bhqd,bhkd->bhqk", queries, keys, preferred_element_type=jnp.float32)
-        scores = Tap(name="scores")(scores / math.sqrt(width // self.heads))
+        if self.cosine:
+            log_scale = self.param("log_scale", nn.initializers.constant(math.log(10)), (self.heads, 1, 1))
+            scores = scores * jnp.exp(jnp.minimum(log_scale, math.log(100)))
+        else:
+            scores = scores / math.sqrt(width // self.heads)
+        scores = Tap(name="scores")(scores if bias is None else scores + bias)
         probabilities = Tap(name="probabilities")(jax.nn.softmax(scores))
         x = jnp.einsum("bhqk,bhkd->bqhd", probabilities.astype(self.dtype), values).reshape(batch, tokens, width)
         return nn.Dense(width, dtype=self.dtype, kernel_init=INIT, name="out")(x)
+
+    def _projected(self, x: Array) -> Array:
+        """Returns queries, keys and values side by side [batch, tokens, 3 * width]."""
+        width, all_biases = x.shape[-1], self.biases == LETTERS
+        x = nn.Dense(3 * width, all_biases, dtype=self.dtype, kernel_init=INIT, name="qkv")(x)
+        if all_biases or not self.biases:
+            return x
+        values = self.param(f"biases_{self.biases}", nn.initializers.zeros, (len(self.biases), width))
+        there = dict(zip(self.biases, values.astype(self.dtype), strict=True))
+        return x + jnp.concatenate([there.get(letter, jnp.zeros(width, self.dtype)) for letter in LETTERS])
 
 
 class TransformerBlock(nn.Module):
@@ -200,6 +214,12 @@ def rotation_of(grid: tuple[int, int], size: int, theta: float) -> tuple[Array, 
     frequencies = 1 / theta ** np.arange(0, 1, 4 / size)
     angles = np.tile((2 * np.pi * places * frequencies).reshape(len(places), -1), 2)
     return jnp.asarray(np.cos(angles), jnp.float32), jnp.asarray(np.sin(angles), jnp.float32)
+
+
+def _unit(x: Array) -> Array:
+    """x divided by its norm over the last axis, at least 1e-12 as PyTorch has it."""
+    x = x.astype(jnp.float32)
+    return x / jnp.sqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), 1e-24))
 
 
 def rotated(x: Array, cosine: Array, sine: Array) -> Array:

@@ -187,8 +187,8 @@ def _side(positions: int, module: ViT) -> int:
 
 def _name(path: str, table: Table) -> str:
     """The name there of the parameter at `path`."""
-    numbers = re.findall(r"\b(?:block|stage)(\d+)", path)
-    general = re.sub(r"\b(block|stage)\d+", r"\1{}", path)
+    numbers = re.findall(r"(?:block|stage|merge)(\d+)", path)
+    general = re.sub(r"(block|stage|merge)\d+", r"\1{}", path)
     if general in table:
         return table[general].format(*numbers)
     module, _, leaf = general.rpartition("/")
