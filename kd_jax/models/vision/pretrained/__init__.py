@@ -34,6 +34,7 @@ from safetensors.numpy import save_file
 
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.safetensors_io import CONFIG, WEIGHTS
+from kd_jax.models.vision.pretrained import clip, dinov2, dinov3, siglip, swin, vit
 from kd_jax.models.vision.pretrained.checkpoint import Checkpoint, open_checkpoint
 from kd_jax.models.vision.pretrained.preparing import preparation, written
 from kd_jax.resolve import near
@@ -42,7 +43,14 @@ from kd_jax.types import Array, Model, PyTree
 __all__ = ["FAMILIES", "load", "of", "preparation", "save"]
 
 # In the order in which they are asked to guess. Convolutional networks first, then transformers.
-FAMILIES: dict[str, ModuleType] = {}
+FAMILIES: dict[str, ModuleType] = {
+    "vit": vit,
+    "dinov2": dinov2,
+    "dinov3": dinov3,
+    "clip": clip,
+    "siglip": siglip,
+    "swin": swin,
+}
 
 
 def of(path: str, num_classes: int | None = None) -> nn.Module:

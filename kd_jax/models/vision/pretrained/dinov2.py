@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import numpy as np
 
 from kd_jax.models.vision.pretrained import timm_names
@@ -117,11 +118,20 @@ def to_torch(params: PyTree, stats: PyTree, module: ViT) -> dict[str, np.ndarray
     return {k if k.startswith("classifier.") or not module.num_classes else root + k: v for k, v in arrays.items()}
 
 
+def owns(module: nn.Module) -> bool:
+    """Returns whether transformers has a DINOv2 that computes what the module computes."""
+    return isinstance(module, ViT) and names.same(module, build({**_config(module), "num_labels": module.num_classes}))
+
+
 def config_of(module: ViT, params: PyTree) -> dict[str, Any]:
     """Returns the config.json with which transformers computes what the module computes."""
+    return _config(module) | names.sizes_of(module, params)
+
+
+def _config(module: ViT) -> dict[str, Any]:
     kind = "Dinov2WithRegisters" if module.registers else "Dinov2"
     kind += "ForImageClassification" if module.num_classes else "Model"
-    config = names.config_of(module, params, FIELDS, _model_type(module), kind)
+    config = names.config_of(module, FIELDS, _model_type(module), kind)
     config |= {"qkv_bias": bool(module.biases), "use_swiglu_ffn": module.gated}
     return config | ({"num_register_tokens": module.registers} if module.registers else {})
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import numpy as np
 
 from kd_jax.models.vision.pretrained import vit_names as names
@@ -101,11 +102,20 @@ def to_torch(params: PyTree, stats: PyTree, module: ViT) -> dict[str, np.ndarray
     return arrays
 
 
+def owns(module: nn.Module) -> bool:
+    """Returns whether transformers has a DINOv3 that computes what the module computes, but for its head."""
+    return isinstance(module, ViT) and names.same(module, build({**_config(module), "num_labels": module.num_classes}))
+
+
 def config_of(module: ViT, params: PyTree) -> dict[str, Any]:
     """Returns the config.json with which transformers computes what the module computes. ValueError for a head."""
     if module.num_classes:
-        raise ValueError("transformers has no DINOv3 with a classifier: one without is written (num_classes=0).")
-    config = names.config_of(module, params, FIELDS, "dinov3_vit", "DINOv3ViTModel")
+        raise ValueError("transformers has no DINOv3 with a classifier: only one without (num_classes=0) is written.")
+    return _config(module) | {"num_channels": int(params["patches"]["kernel"].shape[2])}
+
+
+def _config(module: ViT) -> dict[str, Any]:
+    config = names.config_of(module, FIELDS, "dinov3_vit", "DINOv3ViTModel")
     return config | {name: letter in module.biases for letter, name in BIASES.items()}
 
 

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import numpy as np
 
 from kd_jax.models.vision.pretrained import clip, timm_names
@@ -68,7 +69,8 @@ def to_flax(arrays: names.Arrays, module: ViT) -> tuple[PyTree, PyTree]:
     ignored = () if module.pool == "attention" else (r"^head\.(probe|attention|layernorm|mlp)", r"^attn_pool\.")
     if timm_names.is_timm(arrays):
         return names.read(timm_names.arranged(arrays), timm_names.TABLE, module, ignored), {}
-    arrays = {name.removeprefix("vision_model."): value for name, value in arrays.items()}
+    towers = (name for name in arrays if not name.startswith("text_model."))  # which is not read from its file
+    arrays = {name.removeprefix("vision_model."): arrays[name] for name in towers}
     arrays = names.split(arrays, "head.attention.in_proj", PARTS)
     kernel = arrays.get("embeddings.patch_embedding.weight")
     if kernel is not None and kernel.ndim == 2:  # [width, patch * patch * channels]
@@ -88,11 +90,22 @@ def to_torch(params: PyTree, stats: PyTree, module: ViT) -> dict[str, np.ndarray
     return {k if k.startswith("classifier.") else f"vision_model.{k}": v for k, v in arrays.items()}
 
 
+def owns(module: nn.Module) -> bool:
+    """Returns whether transformers has a SigLIP that computes what the module computes."""
+    return isinstance(module, ViT) and names.same(
+        module, build({**_config(module, {}), "num_labels": module.num_classes})
+    )
+
+
 def config_of(module: ViT, params: PyTree) -> dict[str, Any]:
     """Returns the config.json with which transformers computes what the module computes."""
+    return _config(module, names.sizes_of(module, params))
+
+
+def _config(module: ViT, sizes: Mapping[str, int]) -> dict[str, Any]:
     any_size = module.resample == "bilinear_antialias"
     name, kind = ("siglip2", "Siglip2") if any_size else ("siglip", "Siglip")
-    config = names.config_of(module, params, FIELDS, f"{name}_vision_model", f"{kind}VisionModel")
+    config: dict[str, Any] = {**names.config_of(module, FIELDS, f"{name}_vision_model", f"{kind}VisionModel"), **sizes}
     config["vision_use_head"] = module.pool == "attention"
     if any_size:
         config["num_patches"] = (config.pop("image_size") // module.patch) ** 2

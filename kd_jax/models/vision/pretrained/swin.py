@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import numpy as np
 
 from kd_jax.models.vision.pretrained import vit_names as names
@@ -131,12 +132,16 @@ def to_torch(params: PyTree, stats: PyTree, module: Swin) -> dict[str, np.ndarra
     return {k if k.startswith("classifier.") or not module.num_classes else root + k: v for k, v in arrays.items()}
 
 
+def owns(module: nn.Module) -> bool:
+    """Returns whether transformers has a Swin that computes what the module computes."""
+    return isinstance(module, Swin)
+
+
 def config_of(module: Swin, params: PyTree) -> dict[str, Any]:
     """Returns the config.json with which transformers computes what the module computes."""
     kind = ("Swinv2" if module.version == 2 else "Swin") + ("ForImageClassification" if module.num_classes else "Model")
-    config = {theirs: getattr(module, ours) for ours, theirs in FIELDS.items()}
-    config |= {"model_type": _model_type(module), "architectures": [kind], "qkv_bias": bool(module.biases)}
-    config["num_channels"] = int(params["patches"]["kernel"].shape[2])
+    config = names.config_of(module, FIELDS, _model_type(module), kind)
+    config |= {"qkv_bias": bool(module.biases), "num_channels": int(params["patches"]["kernel"].shape[2])}
     return config | ({"pretrained_window_sizes": list(module.learned_windows)} if module.learned_windows else {})
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import numpy as np
 
 from kd_jax.models.vision.pretrained import timm_names
@@ -96,14 +97,23 @@ def to_torch(params: PyTree, stats: PyTree, module: ViT) -> dict[str, np.ndarray
     return {k if k.startswith(heads) or not module.num_classes else root + k: v for k, v in arrays.items()}
 
 
+def owns(module: nn.Module) -> bool:
+    """Returns whether transformers has a ViT or DeiT that computes what the module computes."""
+    return isinstance(module, ViT) and names.same(module, build({**_config(module), "num_labels": module.num_classes}))
+
+
 def config_of(module: ViT, params: PyTree) -> dict[str, Any]:
     """Returns the config.json with which transformers computes what the module computes."""
+    return _config(module) | names.sizes_of(module, params)
+
+
+def _config(module: ViT) -> dict[str, Any]:
     kind = ("DeiT" if module.distillation_token else "ViT") + (
         "ForImageClassification" if module.num_classes else "Model"
     )
     kind += "WithTeacher" if module.distillation_token and module.distillation_head and module.num_classes else ""
     model_type = "deit" if module.distillation_token else "vit"
-    return names.config_of(module, params, FIELDS, model_type, kind) | {"qkv_bias": bool(module.biases)}
+    return names.config_of(module, FIELDS, model_type, kind) | {"qkv_bias": bool(module.biases)}
 
 
 def table_of(module: ViT) -> dict[str, str]:

@@ -7,6 +7,7 @@ convolution [out, in, height, width].
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import operator
 import re
@@ -156,18 +157,33 @@ def square(value: Any, name: str) -> int:
     return int(sides.pop())
 
 
-def config_of(
-    module: ViT, params: PyTree, fields: Mapping[str, str], model_type: str, architecture: str
-) -> dict[str, Any]:
-    """Returns the config.json of a ViT: its fields under their names there, and what the parameters tell of sizes."""
-    kernel = params["patches"]["kernel"]
+def same(a: ViT, b: ViT) -> bool:
+    """Returns whether two modules compute the same from the same parameters, whatever they do in training."""
+    return _essence(a) == _essence(b)
+
+
+def _essence(module: ViT) -> dict[str, Any]:
+    """The fields of a module that its output depends on when it is evaluated, those without an effect at one value."""
+    ignored = ("parent", "name", "dtype", "dropout", "drop_path", "mlp_ratio")
+    fields = {f.name: getattr(module, f.name) for f in dataclasses.fields(module) if f.name not in ignored}
+    fields["hidden"] = module.hidden or int(module.width * module.mlp_ratio)
+    fields["distillation_head"] = bool(module.distillation_token and module.distillation_head and module.num_classes)
+    fields["layer_scale"] = bool(module.layer_scale)  # its first value
+    return fields | ({} if module.image_size else {"resample": ""})
+
+
+def config_of(module: nn.Module, fields: Mapping[str, str], model_type: str, architecture: str) -> dict[str, Any]:
+    """Returns the config.json of a module: its fields under their names there, and which class they are of."""
     config = {theirs: getattr(module, ours) for ours, theirs in fields.items()}
-    config |= {"model_type": model_type, "architectures": [architecture], "num_channels": int(kernel.shape[2])}
-    if "image_size" in fields and not module.image_size:
-        config["image_size"] = _side(params["positions"].shape[1], module)
-    if "hidden" in fields and not module.hidden:
+    if isinstance(module, ViT) and "hidden" in fields and not module.hidden:
         config[fields["hidden"]] = int(module.width * module.mlp_ratio)
-    return config
+    return config | {"model_type": model_type, "architectures": [architecture]}
+
+
+def sizes_of(module: ViT, params: PyTree) -> dict[str, int]:
+    """Returns what the parameters tell of the images that a ViT takes: their channels, and their size."""
+    size = module.image_size or _side(params["positions"].shape[1], module)
+    return {"num_channels": int(params["patches"]["kernel"].shape[2]), "image_size": size}
 
 
 def _shapes(arrays: Arrays, table: Table, module: nn.Module) -> PyTree:
