@@ -57,7 +57,7 @@ class Attention(nn.Module):
         scores = jnp.einsum("bhqd,bhkd->bhqk", queries, keys, preferred_element_type=jnp.float32)
         if self.cosine:
             log_scale = self.param("log_scale", nn.initializers.constant(math.log(10)), (self.heads, 1, 1))
-            scores = scores * jnp.exp(jnp.minimum(log_scale, math.log(100)))
+            scores = scores * jnp.exp(jnp.minimum(log_scale, math.log(100)))[None]
         else:
             scores = scores / math.sqrt(width // self.heads)
         scores = Tap(name="scores")(scores if bias is None else scores + bias)
@@ -73,7 +73,8 @@ class Attention(nn.Module):
             return x
         values = self.param(f"biases_{self.biases}", nn.initializers.zeros, (len(self.biases), width))
         there = dict(zip(self.biases, values.astype(self.dtype), strict=True))
-        return x + jnp.concatenate([there.get(letter, jnp.zeros(width, self.dtype)) for letter in LETTERS])
+        bias = jnp.concatenate([there.get(letter, jnp.zeros(width, self.dtype)) for letter in LETTERS])
+        return x + bias[None, None]
 
 
 class TransformerBlock(nn.Module):
@@ -108,7 +109,8 @@ class TransformerBlock(nn.Module):
         y = nn.Dropout(self.dropout, deterministic=not train)(y)
         if not self.layer_scale:
             return y
-        return y * self.param(name, nn.initializers.constant(self.layer_scale), y.shape[-1:]).astype(y.dtype)
+        scale = self.param(name, nn.initializers.constant(self.layer_scale), y.shape[-1:])
+        return y * scale.astype(y.dtype)[None, None]
 
     def _kept(self, y: Array, train: bool, name: str) -> Array:
         """Returns y, or 0 for the share `drop_path` of the examples, the others enlarged to make up for it."""
@@ -224,7 +226,7 @@ def _unit(x: Array) -> Array:
 
 def rotated(x: Array, cosine: Array, sine: Array) -> Array:
     """Turns the last tokens of x [batch, heads, tokens, size] by rotary positions, in float32."""
-    first, x_patches = jnp.split(x, [x.shape[2] - len(cosine)], 2)
-    half = x.shape[-1] // 2
+    first, x_patches = jnp.split(x, [x.shape[2] - len(cosine)], axis=2)
+    cosine, sine, half = cosine[None, None], sine[None, None], x.shape[-1] // 2
     turned = jnp.concatenate([-x_patches[..., half:], x_patches[..., :half]], -1)
     return jnp.concatenate([first, (x_patches * cosine + turned * sine).astype(x.dtype)], 2)

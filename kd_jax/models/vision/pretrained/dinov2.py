@@ -74,7 +74,7 @@ DEFAULTS = {
     "drop_path_rate": 0.0,
     "use_swiglu_ffn": False,
 }
-REGISTERS = 4
+OTHER_DEFAULTS = {"dinov2_with_registers": {"patch_size": 16, "num_register_tokens": 4}}
 
 
 def build(config: Mapping[str, Any]) -> ViT:
@@ -82,13 +82,13 @@ def build(config: Mapping[str, Any]) -> ViT:
 
     `drop_path` grows linearly from block to block here; transformers has it the same for all.
     """
-    config = {**DEFAULTS, **config}
+    config = {**DEFAULTS, **OTHER_DEFAULTS.get(config.get("model_type", ""), {}), **config}
     registers, classes = config.get("model_type") == "dinov2_with_registers", names.classes_of(config)
     if gated := config["use_swiglu_ffn"]:
         config["hidden_act"] = "silu"  # whatever the file says
     return ViT(
         num_classes=classes,
-        registers=config.get("num_register_tokens", REGISTERS) if registers else 0,
+        registers=config["num_register_tokens"] if registers else 0,
         resample="bicubic_antialias" if registers else "bicubic",
         biases=LETTERS if config["qkv_bias"] else "",
         gated=gated,
