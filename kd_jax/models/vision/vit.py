@@ -45,7 +45,8 @@ class ViT(nn.Module):
 
     `num_classes` 0: the output is what the head would read, [batch, width], or its `projection` (CLIP's).
     `image_size` is the size that positions are learned for; images of another size get them resized, by `resample`
-    ("bicubic", "bicubic_antialias" or "bilinear_antialias"). 0: that of the first images, and no other.
+    ("bicubic", "bicubic_antialias" or "bilinear_antialias"), and what is left of them beside whole patches is cut off,
+    as transformers does. 0: that of the first images, and no other.
     `positions` is "learned" or "rotary" (DINOv3's, with `theta`). `registers` are further tokens without positions.
     `pool` says what the head reads: the class token, this beside the mean of the patches ("class_and_mean"), the mean
     after or before the last norm, or an "attention" over all tokens. `hidden` 0 is width * mlp_ratio.
@@ -162,7 +163,8 @@ class ViT(nn.Module):
     def _check(self, shape: tuple[int, ...]) -> None:
         """Raises ValueError for options that do not exist or do not fit each other or images of such a shape."""
         patch = self.patch
-        if shape[1] % patch or shape[2] % patch or self.width % self.heads:
+        cut = any(side % patch for side in shape[1:3]) and not self.image_size
+        if cut or min(shape[1:3]) < patch or self.width % self.heads:
             raise ValueError(
                 f"image {shape[1:3]} must be a multiple of patch={patch}, width={self.width} of heads={self.heads}"
             )
@@ -172,11 +174,8 @@ class ViT(nn.Module):
                 raise ValueError(f"ViT: {field}={getattr(self, field)!r}. {near(str(getattr(self, field)), there)}")
         if not self.class_token and (self.pool.startswith("class") or self.distillation_token):
             raise ValueError(f"ViT: pool={self.pool!r} and a distillation token need class_token=True.")
-        if self.image_size % patch or {*self.biases} - {*LETTERS}:
-            raise ValueError(
-                f"ViT: image_size={self.image_size} must be a multiple of patch={patch}, biases={self.biases!r} "
-                f"letters of {LETTERS!r}"
-            )
+        if {*self.biases} - {*LETTERS}:
+            raise ValueError(f"ViT: biases={self.biases!r} must be letters of {LETTERS!r}.")
 
 
 def vit(

@@ -3,17 +3,18 @@
     model = LinenModel(of("microsoft/resnet-18"))
     params, stats = load(model, jax.random.key(0), "microsoft/resnet-18")
 
-A path is a folder of Hugging Face, of timm, a state dict (.safetensors, or .pth, which is read without running code), or
-a folder with one of these; "package:NAME/PATH" lies in an installed package, and an id of the hub in its local cache.
+A path is a folder of Hugging Face or of timm, a state dict (.safetensors, or .pth, which is read without running code),
+or a folder with one of these; "package:NAME/PATH" lies in an installed package, an id of the hub in its local cache.
 
 A family is one file of this package; FAMILIES names them all. It has
     MODEL_TYPES                     the `model_type`s of config.json that it reads
     build(config) -> nn.Module      config is config.json, with `num_labels` where another number of classes is asked
-    to_flax(arrays, module) -> (params, stats)      stats = {"batch_stats": ...} or {}; ValueError lists what does not fit
+    to_flax(arrays, module) -> (params, stats)      stats: {"batch_stats": ...} or {}; ValueError lists what does not fit
     to_torch(params, stats, module) -> {name: array}        under the names of transformers
-    guess(arrays) -> config or None         of a bare state dict (timm, torchvision, ...) from names and shapes; what the
-                                    file says of itself is added to it as "architecture", which `build` may read
+    guess(arrays) -> config or None         of a bare state dict (timm, torchvision, ...) from names and shapes; what
+                                    it is called is added to it as "architecture", which `build` may read
     owns(module) -> bool            whether `save` writes such a module by this family
+    prepared(config) -> dict        optional: the preparation where no file says it; ImageNet's otherwise
     config_of(module, params) -> config.json        with which transformers computes what the module computes
 """
 
@@ -34,9 +35,9 @@ from safetensors.numpy import save_file
 
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.safetensors_io import CONFIG, WEIGHTS
-from kd_jax.models.vision.pretrained import clip, dinov2, dinov3, siglip, swin, vit
+from kd_jax.models.vision.pretrained import cifar, clip, dinov2, dinov3, resnet, siglip, swin, vit
 from kd_jax.models.vision.pretrained.checkpoint import Checkpoint, open_checkpoint
-from kd_jax.models.vision.pretrained.preparing import preparation, written
+from kd_jax.models.vision.pretrained.preparing import IMAGENET, prepared_by, written
 from kd_jax.resolve import near
 from kd_jax.types import Array, Model, PyTree
 
@@ -44,6 +45,8 @@ __all__ = ["FAMILIES", "load", "of", "preparation", "save"]
 
 # In the order in which they are asked to guess. Convolutional networks first, then transformers.
 FAMILIES: dict[str, ModuleType] = {
+    "resnet": resnet,
+    "cifar": cifar,
     "vit": vit,
     "dinov2": dinov2,
     "dinov3": dinov3,
@@ -88,6 +91,16 @@ def load(model: Model | nn.Module, key: Array, path: str) -> tuple[PyTree, PyTre
     if module.num_classes != theirs.num_classes:
         params = _with_new_head(params, module, key, checkpoint)
     return params, stats
+
+
+def preparation(path: str) -> dict[str, Any]:
+    """Returns dict(size, crop, mean, std, class_names) of a checkpoint, as models.vision.pretrained.preparing says.
+
+    From preprocessor_config.json, timm's config.json, or what the networks of its family were trained with.
+    """
+    family, checkpoint = _read(path)
+    default = family.prepared(checkpoint.config) if hasattr(family, "prepared") else IMAGENET
+    return prepared_by(checkpoint.folder, checkpoint.config, default)
 
 
 def save(
@@ -140,9 +153,8 @@ def _read(path: str) -> tuple[ModuleType, Checkpoint]:
         if (config := family.guess(checkpoint.arrays)) is not None:
             return family, checkpoint._replace(config={**checkpoint.config, **config})
     names, called = list(checkpoint.arrays), checkpoint.config.get("architecture", "")
-    raise ValueError(
-        f"{path}: no family has these {len(names)} names ({', '.join(names[:4])}, ...). {near(called, [*FAMILIES, *types])}"
-    )
+    first, known = ", ".join(names[:4]), [*FAMILIES, *types]
+    raise ValueError(f"{path}: no family has these {len(names)} names ({first}, ...). {near(called, known)}")
 
 
 def _module(model: Model | nn.Module) -> nn.Module:

@@ -22,9 +22,10 @@ WRAPPERS = ("module.", "_orig_mod.", "timm_model.")
 
 
 class Checkpoint(NamedTuple):
-    """`config` is config.json, or {} with what the file is called as "architecture"; `arrays` are read when looked up."""
+    """`config` is config.json, or what the file is called as "architecture"; `arrays` are read when looked up."""
 
     path: str
+    folder: Path
     config: dict[str, Any]
     arrays: Mapping[str, np.ndarray]
 
@@ -36,15 +37,15 @@ def open_checkpoint(path: str) -> Checkpoint:
     """
     file = None if str(path).startswith("package:") else path_of(path, "path")
     if file is not None and file.is_file():
-        return Checkpoint(str(path), {"architecture": file.stem}, _arrays(file))
+        return Checkpoint(str(path), file.parent, {"architecture": file.stem}, _arrays(file))
     folder = file if file is not None and file.is_dir() else find_model(path)
     config = read_config(folder) if (folder / CONFIG).exists() else {}
     if config.get("model_type") == "timm_wrapper":
         del config["model_type"]
     if (folder / INDEX).exists() or (folder / WEIGHTS).exists():
-        return Checkpoint(str(path), config, Tensors(folder))
+        return Checkpoint(str(path), folder, config, Tensors(folder))
     file = _only_file(folder)
-    return Checkpoint(str(path), config or {"architecture": file.stem}, _arrays(file))
+    return Checkpoint(str(path), folder, config or {"architecture": file.stem}, _arrays(file))
 
 
 def weights_of(folder: Path) -> list[Path]:

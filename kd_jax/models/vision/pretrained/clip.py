@@ -16,6 +16,7 @@ import numpy as np
 
 from kd_jax.models.vision.pretrained import timm_names
 from kd_jax.models.vision.pretrained import vit_names as names
+from kd_jax.models.vision.pretrained.conv_names import classes_of
 from kd_jax.models.vision.vit import ViT
 from kd_jax.types import PyTree
 
@@ -59,13 +60,14 @@ DEFAULTS = {
     "patch_size": 32,
     "projection_dim": 512,
 }
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IGNORED = (r"^text_projection\.", r"^logit_scale$", r"position_ids$")
 OUTSIDE = ("classifier.", "visual_projection.")
 
 
 def build(config: Mapping[str, Any]) -> ViT:
     """Returns the ViT of a config.json, of both towers or of the vision tower alone."""
-    tower, classes = {**DEFAULTS, **config.get("vision_config", config)}, names.classes_of(config)
+    tower, classes = {**DEFAULTS, **config.get("vision_config", config)}, classes_of(config)
     timm = config.get("global_pool") == "token"
     if timm:
         tower["hidden_act"] = _activation(str(config.get("architecture", "")))
@@ -79,6 +81,11 @@ def build(config: Mapping[str, Any]) -> ViT:
         projection={**tower, **config}["projection_dim"] if projected else 0,
         **names.options_of(tower, FIELDS, DEFAULTS),
     )
+
+
+def prepared(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the preparation where no file has it: its authors', in the size of its positions."""
+    return {**names.WHOLE, "mean": MEAN, "std": STD, "size": build(config).image_size}
 
 
 def to_flax(arrays: names.Arrays, module: ViT) -> tuple[PyTree, PyTree]:

@@ -16,6 +16,8 @@ import numpy as np
 
 from kd_jax.models.vision.pretrained import timm_names
 from kd_jax.models.vision.pretrained import vit_names as names
+from kd_jax.models.vision.pretrained.conv_names import classes_of
+from kd_jax.models.vision.pretrained.preparing import IMAGENET
 from kd_jax.models.vision.vit import ViT
 from kd_jax.models.vision.vit_parts import LETTERS
 from kd_jax.types import PyTree
@@ -83,7 +85,7 @@ def build(config: Mapping[str, Any]) -> ViT:
     `drop_path` grows linearly from block to block here; transformers has it the same for all.
     """
     config = {**DEFAULTS, **OTHER_DEFAULTS.get(config.get("model_type", ""), {}), **config}
-    registers, classes = config.get("model_type") == "dinov2_with_registers", names.classes_of(config)
+    registers, classes = config.get("model_type") == "dinov2_with_registers", classes_of(config)
     if gated := config["use_swiglu_ffn"]:
         config["hidden_act"] = "silu"  # whatever the file says
     return ViT(
@@ -96,6 +98,11 @@ def build(config: Mapping[str, Any]) -> ViT:
         pool="class_and_mean" if classes else "class",
         **names.options_of(config, FIELDS, DEFAULTS),
     )
+
+
+def prepared(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the preparation where no file has it: ImageNet's, in the size of its positions."""
+    return {**IMAGENET, "size": build(config).image_size}
 
 
 def to_flax(arrays: names.Arrays, module: ViT) -> tuple[PyTree, PyTree]:

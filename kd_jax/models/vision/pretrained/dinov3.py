@@ -14,6 +14,7 @@ import flax.linen as nn
 import numpy as np
 
 from kd_jax.models.vision.pretrained import vit_names as names
+from kd_jax.models.vision.pretrained.conv_names import classes_of
 from kd_jax.models.vision.vit import ViT
 from kd_jax.models.vision.vit_parts import LETTERS
 from kd_jax.types import PyTree
@@ -82,7 +83,12 @@ def build(config: Mapping[str, Any]) -> ViT:
         raise ValueError("config.json: proj_bias and mlp_bias must be true: networks without them are not read.")
     biases = "".join(letter for letter, name in BIASES.items() if config[name])
     options = names.options_of(config, FIELDS, DEFAULTS)
-    return ViT(num_classes=names.classes_of(config), positions="rotary", biases=biases, **options)
+    return ViT(num_classes=classes_of(config), positions="rotary", biases=biases, **options)
+
+
+def prepared(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the preparation where no file has it: ImageNet's of whole images, in the size of its positions."""
+    return {**names.WHOLE, "size": build(config).image_size}
 
 
 def to_flax(arrays: names.Arrays, module: ViT) -> tuple[PyTree, PyTree]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from kd_jax.models.vision.pretrained import clip, timm_names
 from kd_jax.models.vision.pretrained import vit_names as names
+from kd_jax.models.vision.pretrained.conv_names import classes_of
 from kd_jax.models.vision.vit import ViT
 from kd_jax.types import PyTree
 
@@ -50,7 +51,7 @@ DEFAULTS = {
 
 def build(config: Mapping[str, Any]) -> ViT:
     """Returns the ViT of a config.json, of both towers or of the vision tower alone."""
-    tower, classes = {**DEFAULTS, **config.get("vision_config", config)}, names.classes_of(config)
+    tower, classes = {**DEFAULTS, **config.get("vision_config", config)}, classes_of(config)
     any_size = str(config.get("model_type", "")).startswith("siglip2")
     if any_size:
         tower["image_size"] = math.isqrt(tower["num_patches"]) * tower["patch_size"]
@@ -62,6 +63,11 @@ def build(config: Mapping[str, Any]) -> ViT:
         resample="bilinear_antialias" if any_size else "bicubic",
         **names.options_of(tower, FIELDS, DEFAULTS),
     )
+
+
+def prepared(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the preparation where no file has it: (x / 255 - 0.5) / 0.5, in the size of its positions."""
+    return {**names.HALF, "size": build(config).image_size}
 
 
 def to_flax(arrays: names.Arrays, module: ViT) -> tuple[PyTree, PyTree]:

@@ -16,6 +16,8 @@ import flax.linen as nn
 import numpy as np
 
 from kd_jax.models.vision.pretrained import vit_names as names
+from kd_jax.models.vision.pretrained.conv_names import classes_of
+from kd_jax.models.vision.pretrained.preparing import IMAGENET
 from kd_jax.models.vision.swin import Swin
 from kd_jax.models.vision.vit_parts import LETTERS
 from kd_jax.types import PyTree
@@ -104,12 +106,17 @@ def build(config: Mapping[str, Any]) -> Swin:
     learned = tuple(config.get("pretrained_window_sizes", ())) if version == 2 else ()
     biases = (LETTERS if version == 1 else "qv") if config["qkv_bias"] else ""
     return Swin(
-        names.classes_of(config),
+        classes_of(config),
         version=version,
         biases=biases,
         learned_windows=learned if any(learned) else (),
         **options,
     )
+
+
+def prepared(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the preparation where no file has it: ImageNet's, in the size of its windows."""
+    return {**IMAGENET, "size": build(config).image_size}
 
 
 def to_flax(arrays: names.Arrays, module: Swin) -> tuple[PyTree, PyTree]:
@@ -168,6 +175,7 @@ def guess(arrays: names.Arrays) -> dict[str, Any] | None:
         "window_size": window,
         "image_size": patch * window * 2 ** (len(stages) - 1),
         "mlp_ratio": len(arrays["layers.0.blocks.0.mlp.fc1.weight"]) / width,
+        "num_channels": arrays["patch_embed.proj.weight"].shape[1],
         "num_labels": len(head),
     }
 

@@ -99,6 +99,7 @@ def sizes_of(arrays: Arrays) -> dict[str, Any]:
         "image_size": math.isqrt(arrays["pos_embed"].shape[1] - _first(arrays)) * patch,
         "qkv_bias": "blocks.0.attn.q.bias" in arrays,
         "layer_norm_eps": 1e-6,
+        "num_channels": arrays["patch_embed.proj.weight"].shape[1],
         "num_labels": len(arrays["head.weight"]) if "head.weight" in arrays else 0,
     }
 

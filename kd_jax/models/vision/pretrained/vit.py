@@ -16,6 +16,8 @@ import numpy as np
 
 from kd_jax.models.vision.pretrained import timm_names
 from kd_jax.models.vision.pretrained import vit_names as names
+from kd_jax.models.vision.pretrained.conv_names import classes_of
+from kd_jax.models.vision.pretrained.preparing import IMAGENET
 from kd_jax.models.vision.vit import ViT
 from kd_jax.models.vision.vit_parts import LETTERS
 from kd_jax.types import PyTree
@@ -72,13 +74,21 @@ def build(config: Mapping[str, Any]) -> ViT:
     """
     architecture = (config.get("architectures") or [""])[0]
     return ViT(
-        num_classes=names.classes_of(config),
+        num_classes=classes_of(config),
         distillation_token=config.get("model_type") == "deit",
         distillation_head=architecture.endswith("WithTeacher"),
         biases=LETTERS if config.get("qkv_bias", True) else "",
         layer_scale=config.get("layerscale_value", 0.0),  # DeiT III has it, the class in transformers has not
         **names.options_of(config, FIELDS, DEFAULTS),
     )
+
+
+def prepared(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the preparation where no file has it: DeiT's is ImageNet's, ViT's (x / 255 - 0.5) / 0.5.
+
+    The size is that of its positions.
+    """
+    return {**(IMAGENET if config.get("model_type") == "deit" else names.HALF), "size": build(config).image_size}
 
 
 def to_flax(arrays: names.Arrays, module: ViT) -> tuple[PyTree, PyTree]:

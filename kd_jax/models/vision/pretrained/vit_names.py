@@ -20,13 +20,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from kd_jax.models.vision.pretrained.conv_names import Arrays, Table
+from kd_jax.models.vision.pretrained.preparing import IMAGENET
 from kd_jax.models.vision.vit import ViT
 from kd_jax.models.vision.vit_parts import ACTIVATIONS, LETTERS
 from kd_jax.resolve import near
 from kd_jax.types import PyTree
 
-Arrays = Mapping[str, np.ndarray]
-Table = Mapping[str, str]
+# Preparations of whole images: transformers and timm show them so to the networks where no file says otherwise.
+WHOLE = IMAGENET | {"crop": 1.0}
+HALF = WHOLE | {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 JOINED: dict[str, str] = dict(zip(LETTERS, ("queries", "keys", "values"), strict=True))
 
 
@@ -119,16 +122,6 @@ def merge(arrays: Arrays, parts: Sequence[str], ending: str) -> dict[str, np.nda
                 [result.pop(f"{match[1]}{part}.{match[2]}") for part in parts]
             )
     return result
-
-
-def classes_of(config: Mapping[str, Any]) -> int:
-    """Returns how many classes a config.json has: those of num_labels, of the labels of a classifier, or 0."""
-    if "num_labels" in config:
-        return int(config["num_labels"])
-    architectures = config.get("architectures") or [""]
-    if "ForImageClassification" not in architectures[0]:
-        return 0
-    return len(config.get("id2label") or ("LABEL_0", "LABEL_1"))  # transformers writes no names of two
 
 
 def options_of(config: Mapping[str, Any], fields: Mapping[str, str], defaults: Mapping[str, Any]) -> dict[str, Any]:

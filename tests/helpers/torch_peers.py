@@ -1,0 +1,68 @@
+"""PyTorch networks that a checkpoint of kd_jax is compared with: random weights, BatchNorm averages that are not 0 and 1."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from kd_jax.models.adapters import LinenModel
+from kd_jax.models.vision import pretrained
+
+torch = pytest.importorskip("torch")
+TOLERANCE = 1e-4
+
+
+def shaken(net, seed=0):
+    """The network in evaluation, every parameter and average drawn so that its logits are of size 1."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def drawn(shape, low, high):
+        return torch.rand(shape, generator=generator) * (high - low) + low
+
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            shape = module.running_mean.shape
+            module.running_mean.data, module.running_var.data = drawn(shape, -0.3, 0.3), drawn(shape, 0.5, 1.5)
+            module.weight.data, module.bias.data = drawn(shape, 0.6, 1.4), drawn(shape, -0.3, 0.3)
+    return net.eval()
+
+
+def image(size, batch=2, channels=3, seed=1):
+    return np.random.default_rng(seed).normal(size=(batch, size, size, channels)).astype(np.float32)
+
+
+def logits_of(net, x):
+    """Logits of a PyTorch network of images [batch, height, width, channels]."""
+    with torch.no_grad():
+        out = net(torch.from_numpy(x.transpose(0, 3, 1, 2).copy()))
+    return getattr(out, "logits", out).numpy()
+
+
+def ours(path, x):
+    """(module, params, stats, logits of `x`) of a checkpoint."""
+    module = pretrained.of(str(path))
+    model = LinenModel(module)
+    params, stats = pretrained.load(model, jax.random.key(0), str(path))
+    apply = jax.jit(lambda p, s, x: model.apply(p, s, x, train=False, key=jax.random.key(0))[0].logits)
+    return module, params, stats, np.asarray(apply(params, stats, x))
+
+
+def difference(path, net, size):
+    """The largest difference of logits; it is no use where the logits are all but 0 or all equal."""
+    x = image(size)
+    theirs, (*_, mine) = logits_of(net, x), ours(path, x)
+    assert mine.shape == theirs.shape and theirs.std() > 1e-3
+    return float(np.abs(mine - theirs).max()), float(np.abs(theirs).max())
+
+
+def imported(name):
+    """torchvision or timm; operators that PyTorch's build lacks are declared, no classifier needs them."""
+    if name in ("torchvision", "timm"):
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for operator in ("nms", "qnms"):
+            try:
+                library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            except RuntimeError:  # the build has it
+                pass
+    return pytest.importorskip(name)
