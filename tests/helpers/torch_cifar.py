@@ -1,7 +1,7 @@
 """The networks of CIFAR distillation in PyTorch, with the names that RepDistiller and mdistiller give their layers.
 
-Written from the papers and those names: arXiv 1605.07146 (WRN), 1409.1556 (VGG), 1801.04381 (MobileNetV2), 1707.01083 and
-1807.11164 (ShuffleNets), 1512.03385 (ResNets).
+Written from the papers and those names: arXiv 1605.07146 (WRN), 1409.1556 (VGG), 1801.04381 (MobileNetV2), 1707.01083
+and 1807.11164 (ShuffleNets), 1512.03385 (ResNets).
 """
 
 from __future__ import annotations

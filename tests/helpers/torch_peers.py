@@ -1,6 +1,9 @@
-"""PyTorch networks that a checkpoint of kd_jax is compared with: random weights, BatchNorm averages that are not 0 and 1."""
+"""PyTorch networks that checkpoints are compared with: random weights, BatchNorm averages that are not 0 and 1."""
 
 from __future__ import annotations
+
+import importlib
+import sys
 
 import jax
 import numpy as np
@@ -56,13 +59,19 @@ def difference(path, net, size):
     return float(np.abs(mine - theirs).max()), float(np.abs(theirs).max())
 
 
-def imported(name):
-    """torchvision or timm; operators that PyTorch's build lacks are declared, no classifier needs them."""
-    if name in ("torchvision", "timm"):
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for operator in ("nms", "qnms"):
-            try:
-                library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-            except RuntimeError:  # the build has it
-                pass
-    return pytest.importorskip(name)
+def _declare_operators():
+    """A torchvision built for another PyTorch (CUDA beside a CPU build) misses operators that no classifier needs."""
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for operator in ("nms", "qnms"):
+        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return library
+
+
+try:
+    importlib.import_module("torchvision")
+except ImportError:
+    pass
+except RuntimeError:
+    for loaded in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        del sys.modules[loaded]
+    OPERATORS = _declare_operators()

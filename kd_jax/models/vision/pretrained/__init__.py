@@ -9,7 +9,7 @@ or a folder with one of these; "package:NAME/PATH" lies in an installed package,
 A family is one file of this package; FAMILIES names them all. It has
     MODEL_TYPES                     the `model_type`s of config.json that it reads
     build(config) -> nn.Module      config is config.json, with `num_labels` where another number of classes is asked
-    to_flax(arrays, module) -> (params, stats)      stats: {"batch_stats": ...} or {}; ValueError lists what does not fit
+    to_flax(arrays, module) -> (params, stats)      stats: {"batch_stats": ...} or {}; ValueError says what does not fit
     to_torch(params, stats, module) -> {name: array}        under the names of transformers
     guess(arrays) -> config or None         of a bare state dict (timm, torchvision, ...) from names and shapes; what
                                     it is called is added to it as "architecture", which `build` may read
@@ -35,7 +35,7 @@ from safetensors.numpy import save_file
 
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.safetensors_io import CONFIG, WEIGHTS
-from kd_jax.models.vision.pretrained import cifar, clip, dinov2, dinov3, resnet, siglip, swin, vit
+from kd_jax.models.vision.pretrained import cifar, clip, dinov2, dinov3, efficientnet, resnet, siglip, swin, vit
 from kd_jax.models.vision.pretrained.checkpoint import Checkpoint, open_checkpoint
 from kd_jax.models.vision.pretrained.preparing import IMAGENET, prepared_by, written
 from kd_jax.resolve import near
@@ -47,6 +47,7 @@ __all__ = ["FAMILIES", "load", "of", "preparation", "save"]
 FAMILIES: dict[str, ModuleType] = {
     "resnet": resnet,
     "cifar": cifar,
+    "efficientnet": efficientnet,
     "vit": vit,
     "dinov2": dinov2,
     "dinov3": dinov3,
@@ -132,7 +133,7 @@ def save(
             "id2label": {str(i): n for i, n in enumerate(labels)},
             "label2id": {n: i for i, n in enumerate(labels)},
         }
-    arrays = {name: np.ascontiguousarray(value) for name, value in family.to_torch(params, stats, module).items()}
+    arrays = {name: np.asarray(value, order="C") for name, value in family.to_torch(params, stats, module).items()}
     folder.mkdir(parents=True, exist_ok=True)
     save_file(arrays, folder / WEIGHTS, metadata={"format": "pt"})
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

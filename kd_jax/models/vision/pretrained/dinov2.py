@@ -156,8 +156,9 @@ def guess(arrays: names.Arrays) -> dict[str, Any] | None:
         return None
     config = timm_names.sizes_of(arrays)
     registers = next((arrays[name].shape[1] for name in ("reg_token", "register_tokens") if name in arrays), 0)
-    config["mlp_ratio"] = config["intermediate_size"] / config["hidden_size"]
-    config["use_swiglu_ffn"] = timm_names.is_gated(timm_names.renamed(arrays))
+    arrays = timm_names.renamed(arrays)
+    config["use_swiglu_ffn"], hidden = timm_names.is_gated(arrays), arrays["blocks.0.mlp.fc2.weight"].shape[1]
+    config["mlp_ratio"] = hidden * (1.5 if config["use_swiglu_ffn"] else 1) / config["hidden_size"]
     config |= {"num_register_tokens": registers} if registers else {}
     return {**config, "model_type": "dinov2_with_registers" if registers else "dinov2"}
 

@@ -1,8 +1,8 @@
 """ResNets as folders of Hugging Face and as state dicts of torchvision, timm and the CIFAR distillation repositories.
 
 He et al., 2015, arXiv 1512.03385; ResNeXt and Wide ResNet by the same names. State dicts: torchvision's resnet18 to
-152, resnext and wide_resnet; timm's of these names (no deep stem, no squeeze-and-excitation); the networks of 3 x 3 stems of
-RepDistiller, mdistiller and torchdistill (resnet8 to 110, resnet8x4, resnet32x4, ResNet50).
+152, resnext and wide_resnet; timm's of these names (no deep stem, no squeeze-and-excitation); the networks of 3 x 3
+stems of RepDistiller, mdistiller and torchdistill (resnet8 to 110, resnet8x4, resnet32x4, ResNet50).
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ TABLE: Table = {
     "register_tokens": "reg_token",
     "positions": "pos_embed",
     "patches": "patch_embed.proj",
+    "first_norm": "norm_pre",
     "block{}/norm1": "blocks.{}.norm1",
     "block{}/norm2": "blocks.{}.norm2",
     "block{}/attention/queries": "blocks.{}.attn.q",
