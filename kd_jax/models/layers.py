@@ -57,7 +57,8 @@ class DepthwiseConv(nn.Module):
                 shifted = x[:, i : i + s * (height - 1) + 1 : s, j : j + s * (width - 1) + 1 : s]
                 total = total + shifted.astype(jnp.float32) * kernel[i : i + 1, j : j + 1]
         if self.bias:
-            total = total + self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
+            bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
+            total = total + bias[None, None, None]
         return total.astype(self.dtype)
 
 

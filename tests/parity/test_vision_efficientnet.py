@@ -30,14 +30,12 @@ CONFIGS = {
 def test_folder_of_transformers_there_and_back(name, tmp_path):
     config = transformers.EfficientNetConfig(num_labels=7, image_size=64, **CONFIGS[name])
     net = shaken(transformers.EfficientNetForImageClassification(config))
-    for kernel in (p for p in net.parameters() if p.ndim == 4):
-        torch.nn.init.kaiming_normal_(kernel)
     net.save_pretrained(tmp_path / "theirs")
-    found, size = difference(tmp_path / "theirs", net, 64)
-    print(f"{name}: {found:.1e} of {size:.1f}")
-    assert found < TOLERANCE * max(1, size)
+    found = difference(tmp_path / "theirs", net, 64)
+    print(f"{name}: {found:.1e}")
+    assert found < TOLERANCE
     x = image(64)
     module, params, stats, logits = ours(tmp_path / "theirs", x)
     pretrained.save(module, params, stats, tmp_path / "ours")
     back = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "ours").eval()
-    assert abs(logits_of(back, x) - logits).max() < TOLERANCE * max(1, size)
+    assert abs(logits_of(back, x) - logits).max() < TOLERANCE

@@ -35,7 +35,18 @@ from safetensors.numpy import save_file
 
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.safetensors_io import CONFIG, WEIGHTS
-from kd_jax.models.vision.pretrained import cifar, clip, dinov2, dinov3, efficientnet, resnet, siglip, swin, vit
+from kd_jax.models.vision.pretrained import (
+    cifar,
+    clip,
+    convnext,
+    dinov2,
+    dinov3,
+    efficientnet,
+    resnet,
+    siglip,
+    swin,
+    vit,
+)
 from kd_jax.models.vision.pretrained.checkpoint import Checkpoint, open_checkpoint
 from kd_jax.models.vision.pretrained.preparing import IMAGENET, prepared_by, written
 from kd_jax.resolve import near
@@ -47,6 +58,7 @@ __all__ = ["FAMILIES", "load", "of", "preparation", "save"]
 FAMILIES: dict[str, ModuleType] = {
     "resnet": resnet,
     "cifar": cifar,
+    "convnext": convnext,
     "efficientnet": efficientnet,
     "vit": vit,
     "dinov2": dinov2,
@@ -176,7 +188,7 @@ def _with_new_head(params: PyTree, module: nn.Module, key: Array, checkpoint: Ch
     """Parameters of `module`: those of the checkpoint, and heads drawn from `key`."""
     size, channels = preparation(checkpoint.path)["size"], checkpoint.config.get("num_channels", 3)
     image = jnp.zeros((1, size, size, channels))
-    drawn = jax.jit(lambda k: module.init(k, image, train=False)["params"])(key)
+    drawn, _ = jax.jit(LinenModel(module).init)(key, image)
     flat, drawn = (traverse_util.flatten_dict(tree, sep="/") for tree in (params, drawn))
     other = [p for p, v in drawn.items() if p not in flat or flat[p].shape != v.shape]
     if beyond := [p for p in other if "head" not in p.split("/")[0]]:

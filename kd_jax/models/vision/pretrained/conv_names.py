@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from kd_jax.models.adapters import LinenModel
 from kd_jax.resolve import near
 from kd_jax.types import PyTree
 
@@ -36,8 +37,8 @@ def read(
     """
     channels = shape_of(arrays, f"{stem}.weight")[1] if f"{stem}.weight" in arrays else 3
     image = jax.ShapeDtypeStruct((1, SIZE, SIZE, channels), jnp.float32)
-    wanted = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), image)
-    flat: dict[str, Any] = traverse_util.flatten_dict(wanted, sep="/")
+    wanted, averages = jax.eval_shape(LinenModel(module).init, jax.random.key(0), image)
+    flat: dict[str, Any] = traverse_util.flatten_dict({"params": wanted, **averages}, sep="/")
     found, used, problems = {}, set(), []
     for path, leaf in flat.items():
         name = _name(path, table)
@@ -55,7 +56,7 @@ def read(
     if problems:
         raise ValueError("the checkpoint does not fit the network:\n  " + "\n  ".join(problems))
     tree = traverse_util.unflatten_dict(found, sep="/")
-    return tree["params"], {"batch_stats": tree["batch_stats"]} if "batch_stats" in tree else {}
+    return tree.pop("params"), tree
 
 
 def write(params: PyTree, stats: PyTree, table: Table) -> dict[str, np.ndarray]:
