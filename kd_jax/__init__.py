@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from kd_jax.config.fields import base
     from kd_jax.config.knowledge import compose
     from kd_jax.data.arrays import from_arrays
+    from kd_jax.data.images.folder import from_folder
     from kd_jax.models.adapters import FunctionModel, LinenModel, NNXModel, print_taps
     from kd_jax.train.run import run
     from kd_jax.types import Call, Outputs, Phase, Role, Scheme, Stage, Task, Term
@@ -25,6 +26,7 @@ _HOME = {
     "base": "kd_jax.config.fields",
     "compose": "kd_jax.config.knowledge",
     "from_arrays": "kd_jax.data.arrays",
+    "from_folder": "kd_jax.data.images.folder",
     "run": "kd_jax.train.run",
 }
 _ROOMS = ("config", "data", "losses", "models", "report")
@@ -47,6 +49,7 @@ __all__ = [
     "config",
     "data",
     "from_arrays",
+    "from_folder",
     "losses",
     "models",
     "print_taps",
