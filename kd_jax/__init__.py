@@ -9,6 +9,7 @@ from kd_jax import requirements
 
 if TYPE_CHECKING:
     from kd_jax import config, data, losses, models, report
+    from kd_jax.cache.stored import from_answers
     from kd_jax.config.fields import base
     from kd_jax.config.knowledge import compose
     from kd_jax.data.arrays import from_arrays
@@ -25,6 +26,7 @@ _HOME = {
     **dict.fromkeys(("LinenModel", "NNXModel", "FunctionModel", "print_taps"), "kd_jax.models.adapters"),
     "base": "kd_jax.config.fields",
     "compose": "kd_jax.config.knowledge",
+    "from_answers": "kd_jax.cache.stored",
     "from_arrays": "kd_jax.data.arrays",
     "from_folder": "kd_jax.data.images.folder",
     "run": "kd_jax.train.run",
@@ -48,6 +50,7 @@ __all__ = [
     "compose",
     "config",
     "data",
+    "from_answers",
     "from_arrays",
     "from_folder",
     "losses",

@@ -12,12 +12,12 @@ import numpy as np
 from kd_jax.data import arrays, splits
 from kd_jax.data.images import arrow, cifar, folder, idx, prepared, shards
 from kd_jax.data.source import Source, Splits, subset
-from kd_jax.data.text import corpus, pairs, pronunciations
+from kd_jax.data.text import corpus, pairs, pronunciations, topk
 from kd_jax.files import path_of
 from kd_jax.ranges import BELOW_ONE, COUNT, NOT_NEGATIVE, SHARE, check_numbers
 from kd_jax.resolve import near, resolve
 
-TEXTS = {"text": corpus, "pairs": pairs, "pronunciations": pronunciations}
+TEXTS = {"text": corpus, "pairs": pairs, "pronunciations": pronunciations, "topk": topk}
 PICTURES = {"folder": folder, "webdataset": shards, "hf_dataset": arrow}
 IMAGES = ("digits", "fashion_mnist", "mnist", "cifar10", "cifar100", "imagenet2012", "arrays")
 NAMES = (*IMAGES, *PICTURES, *TEXTS)
@@ -39,6 +39,7 @@ READING: dict[str, tuple[str, ...]] = {
     "text": (*_TOKENS, "tokenizer", "vocabulary", "packing"),
     "pairs": (*_TOKENS, "tokenizer", "vocabulary", "rationale"),
     "pronunciations": _TOKENS,
+    "topk": ("test", "validation", "split_seed", "directory", "tokenizer"),
 }
 # The fields that act on whatever was read, also on the data that are handed over as an object.
 SHAPING = (

@@ -33,6 +33,14 @@ def pyarrow() -> Any:
     return pyarrow
 
 
+def parquet() -> Any:
+    """Returns pyarrow's module of Parquet files, which is not loaded with the rest."""
+    pyarrow()
+    from pyarrow import parquet
+
+    return parquet
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rows:
     """Records that are rows of Arrow files; `starts` are the first rows of each, and the number of all."""
