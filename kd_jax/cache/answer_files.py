@@ -24,6 +24,7 @@ from kd_jax.data.images.arrow import parquet, pyarrow
 from kd_jax.data.text import topk_files
 
 SPLITS = ("train", "validation", "test")
+SUFFIXES = (".npz", ".safetensors", ".parquet")
 KINDS = ("logits", "probabilities", "top_log_probs", "top_ids")
 
 

@@ -20,11 +20,12 @@ import numpy as np
 import tensorstore as ts
 
 from kd_jax.cache import answer_files
-from kd_jax.cache.model import CachedTeacher, Store
+from kd_jax.cache.model import CachedTeacher, Store, unpack
 from kd_jax.cache.plan import hash_of_examples
 from kd_jax.data.answers import Answers
 from kd_jax.data.batches import batch_shapes
-from kd_jax.data.source import Source
+from kd_jax.data.source import Source, Splits
+from kd_jax.data.text import topk_files
 from kd_jax.types import Array, Outputs, PyTree, Role
 
 Arrays = Mapping[str, np.ndarray]
@@ -234,8 +235,8 @@ def _top(where: str, log_p: np.ndarray, ids: np.ndarray, classes: int | None) ->
             f"{where}: the top_log_probs of example {first} have {_at(mass, first):.4g} of the probability together; "
             "natural logarithms of probabilities are expected."
         )
-    with np.errstate(divide="ignore"):
-        tail = np.log(np.maximum(1 - mass, 0)).astype(np.float32)
+    # What is less than the rounding of float32 nobody knows; of none at all the scores would be infinite.
+    tail = np.log(np.maximum(1 - mass, np.finfo(np.float32).eps)).astype(np.float32)
     return {"log_probs": log_p, "ids": ids.astype(np.int32), "tail": tail}
 
 
@@ -249,6 +250,58 @@ def _of_cache(folder: Path, classes: int | None) -> StoredAnswers:
         raise ValueError(f"{folder} has no answers to train, which is what a student learns from.")
     logits = opened["train"].fields.get("logits")
     return StoredAnswers(store, logits[0][-1] if logits else classes, opened=opened, examples=examples)
+
+
+def write_answers(answers: StoredAnswers, path: str | Path, data: Splits | None = None, k: int = 0) -> None:
+    """Writes answers as `from_answers` and other tools read them, by the name of `path`.
+
+    .npz, .safetensors and .parquet take all of them. A folder (DistillKit's) and an .array_record (MaxText's) take
+    those to the tokens of `data.train`, the `k` likeliest of each where all logits are there. Raises ValueError for
+    another ending, and where `data` or `k` is missing.
+    """
+    path = Path(path).expanduser()
+    fields = {split: dict(one) for split, one in answers.arrays.items()}
+    fields |= {split: one.whole() for split, one in answers.opened.items()}
+    if path.suffix in answer_files.SUFFIXES:
+        answer_files.write(path, {split: _as_given(answers, one) for split, one in fields.items()})
+        return
+    if path.suffix not in ("", topk_files.RECORDS):
+        raise ValueError(
+            f"{path}: answers are written as {', '.join((*answer_files.SUFFIXES, topk_files.RECORDS))}, or a folder."
+        )
+    if data is None or data.train.entry != "tokens":
+        raise ValueError(f"{path}: DistillKit's and MaxText's files hold tokens beside the answers: data= has them.")
+    if not answers.store.k and k < 1:
+        raise ValueError(f"{path} holds the k likeliest tokens, and the answers are all logits: k= says how many.")
+    given = with_stored("teacher", answers, {"train": data.train})["train"]
+    assert given is not None
+    log_p, ids = _likeliest(answers, given.answers["teacher"].whole(), k)
+    tokens, labels = data.train.in_memory()
+    segments = data.train.fields.get("segments", np.ones_like(tokens))
+    rows = topk_files.TopK(tokens, labels, segments, ids, log_p, data.train.num_classes)
+    (topk_files.write_maxtext if path.suffix else topk_files.write_distillkit)(path, rows)
+
+
+def _as_given(answers: StoredAnswers, fields: Arrays) -> dict[str, np.ndarray]:
+    """The arrays that from_answers takes, of the fields of a store."""
+    store = answers.store
+    features = {f"features:{tap}": np.asarray(unpack(f"features:{tap}", fields)) for tap in store.features}
+    if not store.k:
+        return {"logits": np.asarray(unpack("logits", fields)), **features}
+    return {"top_log_probs": np.asarray(unpack("log_probs", fields)), "top_ids": fields["ids"], **features}
+
+
+def _likeliest(answers: StoredAnswers, fields: Arrays, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """(log-probabilities, ids) of the k likeliest classes, the likeliest first."""
+    made = _as_given(answers, fields)
+    if answers.store.k:
+        log_p, ids = made["top_log_probs"], made["top_ids"].astype(np.int32)
+    else:
+        log_p = np.asarray(jax.nn.log_softmax(made["logits"]))
+        ids = np.argsort(-log_p, axis=-1, kind="stable")[..., :k].astype(np.int32)
+        log_p = np.take_along_axis(log_p, ids, axis=-1)
+    order = np.argsort(-log_p, axis=-1, kind="stable")
+    return np.take_along_axis(log_p, order, axis=-1), np.take_along_axis(ids, order, axis=-1)
 
 
 def role_of(name: str, model: StoredAnswers, role: Role, classes: int) -> Role:

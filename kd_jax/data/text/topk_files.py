@@ -145,7 +145,10 @@ def _shifted(where: str, tokens: np.ndarray, ids: np.ndarray, values: np.ndarray
     count = len(tokens) - 1
     order = np.argsort(-values[:count], axis=-1, kind="stable")
     ids, values = (np.take_along_axis(x[:count], order, axis=-1) for x in (ids, values))
-    return tokens[:-1], tokens[1:], np.ones(count, np.int32), ids, np.minimum(values, 0)
+    # A polynomial may give the k tokens more than all of the probability.
+    mass = np.logaddexp.reduce(values.astype(np.float64), axis=-1, keepdims=True)
+    values = (values - np.maximum(mass, 0)).astype(np.float32)
+    return tokens[:-1], tokens[1:], np.ones(count, np.int32), ids, values
 
 
 def _bits(size: int) -> int:
