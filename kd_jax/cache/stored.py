@@ -99,7 +99,7 @@ def from_answers(
     do not fit together.
     """
     if isinstance(train, (str, os.PathLike)):
-        train, path = None, train
+        train, path = None, Path(train)
     if path and (train is not None or validation is not None or test is not None or features):
         raise ValueError(f"from_answers: the answers are in {path}, or in arrays: give one of both.")
     if not temperature > 0:
@@ -158,7 +158,7 @@ def _checked(where: str, given: dict[str, Any], classes: int | None) -> dict[str
     elif kinds == {"probabilities"}:
         made = {"logits": _logs(where, np.asarray(given["probabilities"], np.float32))}
     elif kinds == {"top_log_probs", "top_ids"}:
-        made = _top(where, *(np.asarray(given[name]) for name in ("top_log_probs", "top_ids")), classes)
+        made = _top(where, np.asarray(given["top_log_probs"]), np.asarray(given["top_ids"]), classes)
     else:
         raise ValueError(
             f"{where} holds {', '.join(sorted(given)) or 'nothing'}; expected logits, or probabilities, or "
@@ -318,10 +318,9 @@ def with_stored(name: str, model: StoredAnswers, sources: Mapping[str, Source | 
     """
     made: dict[str, Source | None] = {}
     for split, source in sources.items():
-        answers = None if source is None else _answers_to(name, model, split, source)
-        made[split] = (
-            source if answers is None else dataclasses.replace(source, answers={**source.answers, name: answers})
-        )
+        made[split] = source
+        if source is not None and (answers := _answers_to(name, model, split, source)) is not None:
+            made[split] = dataclasses.replace(source, answers={**source.answers, name: answers})
     return made
 
 

@@ -22,7 +22,7 @@ from kd_jax.system.code import Code
 from kd_jax.system.compiled import is_installed
 from kd_jax.system.workdir import Digests
 from kd_jax.train.jobs import Job
-from kd_jax.types import Model, PyTree, Role, Variables
+from kd_jax.types import Model, PyTree, Variables
 
 NAME = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)")  # how a config names the user's functions
 
@@ -49,7 +49,7 @@ def digests_of(
         digests = _of_code(job, brought)
         digests["data"] = identity.of_splits(job.sources, splits)
         digests["data"] |= {f"extra.{k}": identity.of_tree(tree) for k, tree in job.scheme.extra.items()}
-        digests["data"] |= {f"{r}.answers": role.model.stamp for r, role in _answering(job).items()}
+        digests["data"] |= {f"{name}.answers": model.stamp for name, model in _answering(job).items()}
         digests["shapes"] = {role: identity.of_shapes(tree) for role, tree in shapes.get(name, {}).items()}
         digests["files"] = {field: _of_file(path, files) for field, path in _paths(config, name if alone else "")}
         digests["variables"] = {} if alone else variables
@@ -76,9 +76,9 @@ def digests_in(jobs: Mapping[str, Job]) -> dict[str, Digests]:
     return {**of_cached, **{name: job.digests for name, job in jobs.items()}}
 
 
-def _answering(job: Job) -> dict[str, Role]:
-    """The roles of which there are only answers, by name."""
-    return {name: role for name, role in job.scheme.roles.items() if isinstance(role.model, StoredAnswers)}
+def _answering(job: Job) -> dict[str, StoredAnswers]:
+    """The networks of which there are only answers, by role."""
+    return {name: m for name, role in job.scheme.roles.items() if isinstance(m := role.model, StoredAnswers)}
 
 
 def _of_code(job: Job, networks: Mapping[str, Model]) -> dict[str, dict[str, str]]:

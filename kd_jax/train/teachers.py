@@ -116,7 +116,7 @@ def _teach_one(
         finished, first = finish_or_resume(jobs[name], mesh), handed_over
     role = student.scheme.roles[name]
     if isinstance(role.model, StoredAnswers):
-        return jobs, _answering(jobs["student"], name, role, fields, mesh)
+        return jobs, _answering(jobs["student"], name, role, role.model, fields, mesh)
     if name in student.caches:
         network, load, answers = cached_teacher(config, jobs, student.caches[name], first, mesh)
         jobs = with_answers(jobs, {name: answers})
@@ -136,14 +136,14 @@ def _teach_one(
     return jobs, dataclasses.replace(taught, scores=scores)
 
 
-def _answering(job: Job, name: str, role: Role, fields: ConfigDict, mesh: Mesh) -> Taught:
+def _answering(job: Job, name: str, role: Role, answers: StoredAnswers, fields: ConfigDict, mesh: Mesh) -> Taught:
     """A teacher of which there are only answers; they are scored where there are some to the test split."""
 
     def variables() -> Variables:
         raise ValueError(f"The student starts from the {name}, and there are only its answers.")
 
     scores = score_teacher(job, role, (), mesh)
-    if role.model.store.k and scores:
+    if answers.store.k and scores:
         scores["of"] = CACHED
     check_teacher(job, name, fields, scores)
     shown = has_answers(job.sources["test"], role)  # the report asks all networks about test images

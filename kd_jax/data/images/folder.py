@@ -91,7 +91,7 @@ def _scanned(root: Path, names: Sequence[str] | None) -> tuple[dict[str, Encoded
         parts, unlabelled = {"train": root}, None
     classes = {split: _classes(part) for split, part in parts.items()}
     _check_train(root, parts["train"], classes["train"])
-    class_names = list(classes["train"]) if names is None else [str(n) for n in names]
+    class_names = list(classes["train"]) if names is None else list(names)
     for split, found in classes.items():
         if unknown := [c for c in found if c not in class_names]:
             known = "train" if names is None else "`names`"

@@ -115,11 +115,11 @@ def _labels(path: Path, rows: list, names: Sequence[str] | None) -> tuple[np.nda
         if not whole:
             return labels.astype(np.float32), list(names or ("label",))
         count = int(max(n for n in numbers if n is not None)) + 1
-        class_names = [str(i) for i in range(count)] if names is None else [str(n) for n in names]
+        class_names = [str(i) for i in range(count)] if names is None else list(names)
         if count > len(class_names):
             raise ValueError(f"{path} has the label {count - 1}, and `names` has {len(class_names)} classes.")
         return labels.astype(np.int32), class_names
-    class_names = sorted({*known}) if names is None else [str(n) for n in names]
+    class_names = sorted({*known}) if names is None else list(names)
     order = {name: i for i, name in enumerate(class_names)}
     for (line, _), value in zip(rows, values, strict=True):
         if value and value not in order:

@@ -240,12 +240,18 @@ def _read_records(file: Path) -> list[bytes]:
     return records
 
 
-def _of_example(file: Path, record: bytes) -> ROW:
-    from google.protobuf.message import DecodeError
+def _example() -> Any:
+    """The class tf.train.Example, of TFDS, which has it without TensorFlow."""
     from tensorflow_datasets.proto import tf_example_pb2
 
+    return vars(tf_example_pb2)["Example"]
+
+
+def _of_example(file: Path, record: bytes) -> ROW:
+    from google.protobuf.message import DecodeError
+
     try:
-        features = tf_example_pb2.Example.FromString(record).features.feature
+        features = _example().FromString(record).features.feature
     except DecodeError as e:
         raise ValueError(f"{file} holds a record that is no tf.train.Example: {e}") from e
     names = sorted(features)
@@ -272,14 +278,13 @@ def _of_example(file: Path, record: bytes) -> ROW:
 def write_maxtext(file: Path, rows: TopK) -> None:
     """Writes an .array_record of tf.train.Example as MaxText does; its logits are the log-probabilities."""
     from array_record.python.array_record_module import ArrayRecordWriter
-    from tensorflow_datasets.proto import tf_example_pb2
 
     writer = ArrayRecordWriter(str(file), "group_size:1")
     for i in range(len(rows.tokens)):
         segments = rows.segments[i]
         starts = np.flatnonzero(np.diff(segments, prepend=-1))
         position = np.arange(len(segments)) - np.repeat(starts, np.diff([*starts, len(segments)]))
-        example = tf_example_pb2.Example()
+        example = _example()()
         integers = {"inputs": rows.tokens[i], "targets": np.maximum(rows.labels[i], 0), "inputs_position": position}
         integers |= {"inputs_segmentation": segments, "targets_segmentation": segments * (rows.labels[i] >= 0)}
         integers |= {"top_k_indices": rows.ids[i]}
