@@ -20,7 +20,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    class_folders(tmp_path / "pictures", {"train": 120, "test": 40}, size=32)
+    class_folders(tmp_path / "pictures", {"train": 120, "test": 40}, size=24)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -7,8 +7,9 @@ from digits_on_disk import class_folders, some
 from PIL import Image
 
 import kd_jax
-from kd_jax.data import batches
+from kd_jax.data import batches, stream
 from kd_jax.data.images import encoded as encoded_pictures
+from kd_jax.data.images import files
 from kd_jax.data.load import load
 from kd_jax.system import identity
 
@@ -75,6 +76,24 @@ def test_workers_read_the_same_batches(folder, rows_over, workers):
     later = list(batches.train_batches(source, num_steps=2, start_step=4, workers=workers, **want))
     for one, other in zip(whole[4:], later, strict=True):
         assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), one, other))
+
+
+def test_a_process_reads_its_own_rows(folder, monkeypatch):
+    """Of a batch that several processes share each decodes the rows that its devices hold, and no others."""
+    source = kd_jax.from_folder(folder, image_size=6).train
+    read, before = [], files.Files.read
+    monkeypatch.setattr(files.Files, "read", lambda self, index: (read.append(int(index)), before(self, index))[1])
+
+    def rows(step):
+        return np.arange(8, dtype=np.int32) + 8 * step, np.full(8, step, np.int32)
+
+    every, part = (
+        list(stream.host_batches(source, rows, local, seed=3, start=0, count=3, workers=0))
+        for local in (np.arange(8), np.array([2, 3, 6]))
+    )
+    assert sorted(read[24:]) == [8 * step + row for step in range(3) for row in (2, 3, 6)]
+    for whole, mine in zip(every, part, strict=True):
+        np.testing.assert_array_equal(whole["image"][[2, 3, 6]], mine["image"])
 
 
 def test_files_that_change_are_other_data(folder):
