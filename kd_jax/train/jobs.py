@@ -11,9 +11,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from kd_jax.cache.attach import attach, stand_in
+from kd_jax.cache.attach import SHARING, attach, check_use, stand_in
 from kd_jax.cache.model import Store
 from kd_jax.cache.plan import TeacherCache
+from kd_jax.cache.stored import StoredAnswers, check_pictures, has_answers, role_of, with_stored
 from kd_jax.config.fields import own_data, settled, teachers_of
 from kd_jax.core.paths import roles_read
 from kd_jax.data.load import SHAPING, replaced
@@ -181,33 +182,71 @@ def plan(
     learning = {name: teacher for name, teacher in teachers.items() if not (name in ready or as_loaded(teacher))}
     jobs = {name: _teacher_job(make, config, name, models[name], teacher_sources[name]) for name in learning}
     asked = _asked_once(config, models)
-    roles, rules = _roles_of_student(config, models, asked)
+    stored = {name: m for name in teachers if isinstance(m := models[name], StoredAnswers)}
+    for name, model in stored.items():
+        sources = with_stored(name, model, sources)
     train = sources["train"]
+    roles, rules = _roles_of_student(config, models, asked, train)
     labelled = train is not None and train.labelled.any()
     if config.baseline and not labelled:
         print("baseline: no training example has a label, so there is nothing to train it on, and it is left out")
     if config.baseline and labelled:
         jobs["baseline"] = _baseline_job(make, config, roles, rules, sources)
     jobs["student"] = _student_job(make, config, models, roles, rules, sources)
+    jobs = {name: _compared(job, stored) if name in SHARING else job for name, job in jobs.items()}
+    for name in stored:
+        check_pictures(name, jobs["student"])
+        role = jobs["student"].scheme.roles[name]
+        check_use(name, jobs["student"].scheme, role, stored[name].store)
     return attach(config, jobs, asked)
+
+
+def _compared(job: Job, stored: Mapping[str, StoredAnswers]) -> Job:
+    """The job without a reference that has no answers to a split that is evaluated; says so."""
+    reference = job.scheme.reference
+    if reference not in stored:
+        return job
+    role = job.scheme.roles[reference]
+    splits = ("validation", "test", *job.scheme.stage_splits)
+    without = [s for s in splits if job.sources.get(s) is not None and not has_answers(job.sources[s], role)]
+    if not without:
+        return job
+    print(f"{job.name}: the {reference} has no answers to {' and '.join(without)}: agreement with it is left out")
+    return dataclasses.replace(job, scheme=dataclasses.replace(job.scheme, reference=None))
 
 
 def _asked_once(config: ConfigDict, models: Mapping[str, Model]) -> dict[str, tuple[Role, Role, Store]]:
     """{teacher: (its role, the role that stands in for it, what is stored of it)} of the teachers that are cached."""
+    for name, teacher in teachers_of(config).items():
+        if isinstance(models[name], StoredAnswers):
+            _check_unneeded(name, teacher)
     cached = {name: teacher for name, teacher in teachers_of(config).items() if teacher.cache.directory}
     frozen = {name: teacher_role(models[name], teacher) for name, teacher in cached.items()}
     return {name: (role, *stand_in(name, role, config)) for name, role in frozen.items()}
 
 
+def _check_unneeded(name: str, teacher: ConfigDict) -> None:
+    """Raises ValueError for fields of a teacher that need a network, where there are only its answers."""
+    named = {"checkpoint": teacher.checkpoint, "initial.name": teacher.initial.name, "dtype": teacher.dtype}
+    named |= {"cache.directory": teacher.cache.directory}
+    for field, value in named.items():
+        if value:
+            raise ValueError(
+                f"config.{name}.{field}={value!r} is of a network, and of the {name} there are only answers."
+            )
+
+
 def _roles_of_student(
-    config: ConfigDict, models: Mapping[str, Model], asked: Mapping[str, tuple[Role, Role, Store]]
+    config: ConfigDict, models: Mapping[str, Model], asked: Mapping[str, tuple[Role, Role, Store]], train: Source | None
 ) -> tuple[dict[str, Role], dict[str, Any]]:
     """(the roles of the student's run, the student first; the sharding rules of those that have parameters)."""
     roles, rules = {"student": _student_role(config, models["student"])}, {"student": config.mesh.student_rules}
     for name, teacher in teachers_of(config).items():
-        role = teacher_role(models[name], teacher)
+        role, model = teacher_role(models[name], teacher), models[name]
+        if isinstance(model, StoredAnswers):
+            role = role_of(name, model, role, 0 if train is None else train.num_classes)
         roles[name] = asked[name][1] if name in asked else role
-        if name not in asked:
+        if name not in asked and not isinstance(model, StoredAnswers):
             rules[name] = config.mesh.teacher_rules
     return roles, rules
 

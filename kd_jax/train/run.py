@@ -12,6 +12,7 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from kd_jax.cache.stored import StoredAnswers
 from kd_jax.config.fields import check_effects, own_data, teachers_of
 from kd_jax.core.bind import evaluated_roles
 from kd_jax.core.paths import entry_paths, roles_read
@@ -76,8 +77,9 @@ def run(
 
     `student` and `teacher` replace the configured models by a Flax module or a Model, `teacher_variables` are the
     teacher's parameters in any of models.variables.FORMS, `data` takes the place of what config.data reads
-    (kd_jax.from_arrays makes it from NumPy arrays); labels, label_noise, limit and the other fields of
-    data.load.SHAPING act on it, also those of teachers.
+    (kd_jax.from_arrays makes it from NumPy arrays, from_folder from pictures); labels, label_noise, limit and the other
+    fields of data.load.SHAPING act on it, also those of teachers. `teacher` may also be answers without a network, as
+    kd_jax.from_answers makes them.
     A workdir with an unfinished run of the same config is resumed, with a finished one read. `until="cache"` ends
     when the answers of the teachers are in their caches, and returns nothing.
     Raises ValueError, before anything is trained, for whatever does not fit.
@@ -141,7 +143,8 @@ def train_all(
                 networks[name] = load_network(export, role, path, job.scheme.extra, shapes, frozen=frozen)
     if not parallel.is_lead():
         return {}
-    if jobs["student"].caches:  # the report shows what teachers said of the test images
+    if any(source is not None and source.answers for source in jobs["student"].sources.values()):
+        # the report shows what teachers said of the test images
         splits = splits._replace(**{split: jobs["student"].sources[split] for split in splits._fields})
     return collect(config, finished, scores, jobs, networks, splits)
 
@@ -202,7 +205,10 @@ def jobs_of(
     teacher_sources = {name: _splits_of(config, t, splits, data)._asdict() for name, t in teachers.items()}
     named, networks = {"student": config.student, **teachers, **config.roles}, networks or {}
     models = {r: networks.get(r) or make_model(fields["model"], splits.train) for r, fields in named.items()}
-    ready = {name for name, fields in teachers.items() if fields.checkpoint or (name == "teacher" and loaded)}
+    stored = {name for name in teachers if isinstance(models[name], StoredAnswers)}
+    if loaded and "teacher" in stored:
+        raise ValueError("teacher_variables are given, and of the teacher there are only answers.")
+    ready = {name for name, fields in teachers.items() if fields.checkpoint or (name == "teacher" and loaded)} | stored
     extra = _called(config.extra, splits)
     return plan(config, directory, models, sources, teacher_sources, extra, ready), splits
 
