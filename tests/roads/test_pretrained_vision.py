@@ -56,7 +56,5 @@ def test_the_code_of_the_docs_runs(tmp_path, monkeypatch):
     (code,) = re.findall(r"^```python\n(.*?)^```$", page, flags=re.M | re.S)
     monkeypatch.chdir(tmp_path)
     names: dict = {}
-    exec(code.replace("range(0, 225, 16)", "range(0, 225, 56)").replace("steps, config", "steps, config"), names)
-    scores = {name: model["last"]["test"] for name, model in names["results"]["models"].items() if "last" in model}
-    print(scores)
-    assert scores["student"]["accuracy"] > 0.9
+    exec(code, names)
+    assert names["results"]["models"]["student"]["last"]["test"]["accuracy"] > 0.8

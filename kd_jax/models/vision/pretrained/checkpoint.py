@@ -43,7 +43,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     if config.get("model_type") == "timm_wrapper":
         del config["model_type"]
     if (folder / INDEX).exists() or (folder / WEIGHTS).exists():
-        return Checkpoint(str(path), folder, config, Tensors(folder))
+        return Checkpoint(str(path), folder, config, _unwrapped(Tensors(folder)))
     file = _only_file(folder)
     return Checkpoint(str(path), folder, config or {"architecture": file.stem}, _arrays(file))
 
