@@ -30,7 +30,7 @@ class Checkpoint(NamedTuple):
     arrays: Mapping[str, np.ndarray]
 
 
-def open_checkpoint(path: str) -> Checkpoint:
+def open_checkpoint(path: str | Path) -> Checkpoint:
     """Returns the config and the arrays at `path`: a folder, a file, "package:NAME/PATH" or an id of the hub.
 
     ValueError for what is none of them, lists the files that are there.
@@ -38,12 +38,12 @@ def open_checkpoint(path: str) -> Checkpoint:
     file = None if str(path).startswith("package:") else path_of(path, "path")
     if file is not None and file.is_file():
         return Checkpoint(str(path), file.parent, {"architecture": file.stem}, _arrays(file))
-    folder = file if file is not None and file.is_dir() else find_model(path)
+    folder = file if file is not None and file.is_dir() else find_model(str(path))
     config = read_config(folder) if (folder / CONFIG).exists() else {}
     if config.get("model_type") == "timm_wrapper":
         del config["model_type"]
     if (folder / INDEX).exists() or (folder / WEIGHTS).exists():
-        return Checkpoint(str(path), folder, config, Tensors(folder))
+        return Checkpoint(str(path), folder, config, _unwrapped(Tensors(folder)))
     file = _only_file(folder)
     return Checkpoint(str(path), folder, config or {"architecture": file.stem}, _arrays(file))
 
