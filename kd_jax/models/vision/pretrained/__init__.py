@@ -69,7 +69,7 @@ FAMILIES: dict[str, ModuleType] = {
 }
 
 
-def of(path: str, num_classes: int | None = None) -> nn.Module:
+def of(path: str | Path, num_classes: int | None = None) -> nn.Module:
     """Returns the Linen module [batch, height, width, channels] -> logits of a checkpoint; `load` has its weights.
 
     `num_classes` None: as many as the checkpoint has. Another number makes a new head, and says so. ValueError for an
@@ -86,7 +86,7 @@ def of(path: str, num_classes: int | None = None) -> nn.Module:
     return family.build({**checkpoint.config, "num_labels": num_classes})
 
 
-def load(model: Model | nn.Module, key: Array, path: str) -> tuple[PyTree, PyTree]:
+def load(model: Model | nn.Module, key: Array, path: str | Path) -> tuple[PyTree, PyTree]:
     """Returns (params, stats) of `of(path)` in float32; a head of another number of classes is drawn from `key`.
 
     It stands in config.<role>.initial. ValueError lists what is missing, unexpected or of another shape.
@@ -106,7 +106,7 @@ def load(model: Model | nn.Module, key: Array, path: str) -> tuple[PyTree, PyTre
     return params, stats
 
 
-def preparation(path: str) -> dict[str, Any]:
+def preparation(path: str | Path) -> dict[str, Any]:
     """Returns dict(size, crop, mean, std, class_names) of a checkpoint, as models.vision.pretrained.preparing says.
 
     From preprocessor_config.json, timm's config.json, or what the networks of its family were trained with.
@@ -153,7 +153,7 @@ def save(
         (folder / "preprocessor_config.json").write_text(json.dumps(written(prepared), indent=2) + "\n")
 
 
-def _read(path: str) -> tuple[ModuleType, Checkpoint]:
+def _read(path: str | Path) -> tuple[ModuleType, Checkpoint]:
     """The family of a checkpoint, and the checkpoint with a config of that family."""
     checkpoint = open_checkpoint(path)
     types = {kind: family for family in FAMILIES.values() for kind in family.MODEL_TYPES}
@@ -170,14 +170,14 @@ def _read(path: str) -> tuple[ModuleType, Checkpoint]:
     raise ValueError(f"{path}: no family has these {len(names)} names ({first}, ...). {near(called, known)}")
 
 
-def _module(model: Model | nn.Module) -> nn.Module:
+def _module(model: Model | nn.Module) -> Any:
     module = model.module if isinstance(model, LinenModel) else model
-    if not hasattr(module, "num_classes"):
+    if not isinstance(module, nn.Module) or not hasattr(module, "num_classes"):
         raise ValueError(f"expected a network of models.vision, got {type(module).__name__}")
     return module
 
 
-def _say_types(path: str, arrays: Mapping[str, np.ndarray], key: Array) -> None:
+def _say_types(path: str | Path, arrays: Mapping[str, np.ndarray], key: Array) -> None:
     """A line where numbers are widened; not while shapes alone are looked at."""
     kinds = {str(arrays[name].dtype) for name in arrays} - {"float32", "int64"}
     if kinds and not isinstance(key, jax.core.Tracer):
@@ -189,7 +189,8 @@ def _with_new_head(params: PyTree, module: nn.Module, key: Array, checkpoint: Ch
     size, channels = preparation(checkpoint.path)["size"], checkpoint.config.get("num_channels", 3)
     image = jnp.zeros((1, size, size, channels))
     drawn, _ = jax.jit(LinenModel(module).init)(key, image)
-    flat, drawn = (traverse_util.flatten_dict(tree, sep="/") for tree in (params, drawn))
+    flat: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
+    drawn: dict[str, Any] = traverse_util.flatten_dict(drawn, sep="/")
     other = [p for p, v in drawn.items() if p not in flat or flat[p].shape != v.shape]
     if beyond := [p for p in other if "head" not in p.split("/")[0]]:
         raise ValueError(f"{checkpoint.path}: a new head leaves {', '.join(beyond)} without values.")

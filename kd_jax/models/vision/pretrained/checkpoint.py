@@ -30,7 +30,7 @@ class Checkpoint(NamedTuple):
     arrays: Mapping[str, np.ndarray]
 
 
-def open_checkpoint(path: str) -> Checkpoint:
+def open_checkpoint(path: str | Path) -> Checkpoint:
     """Returns the config and the arrays at `path`: a folder, a file, "package:NAME/PATH" or an id of the hub.
 
     ValueError for what is none of them, lists the files that are there.
@@ -38,7 +38,7 @@ def open_checkpoint(path: str) -> Checkpoint:
     file = None if str(path).startswith("package:") else path_of(path, "path")
     if file is not None and file.is_file():
         return Checkpoint(str(path), file.parent, {"architecture": file.stem}, _arrays(file))
-    folder = file if file is not None and file.is_dir() else find_model(path)
+    folder = file if file is not None and file.is_dir() else find_model(str(path))
     config = read_config(folder) if (folder / CONFIG).exists() else {}
     if config.get("model_type") == "timm_wrapper":
         del config["model_type"]
@@ -58,8 +58,8 @@ def _only_file(folder: Path) -> Path:
     if len(files) == 1:
         return files[0]
     there = ", ".join(sorted(file.name for file in folder.iterdir())) or "nothing"
-    wanted = "one file of weights" if files else f"a file of weights ({', '.join(ENDINGS)})"
-    raise ValueError(f"{folder}: expected {wanted}; name one of several. It has {there}.")
+    wanted = "one file of weights; name one of several" if files else f"a file of weights ({', '.join(ENDINGS)})"
+    raise ValueError(f"{folder}: expected {wanted}. It has {there}.")
 
 
 def _arrays(file: Path) -> Mapping[str, np.ndarray]:
@@ -78,9 +78,11 @@ class _Safetensors(Mapping[str, np.ndarray]):
             self._file = safe_open(file, "np")
         except SafetensorError as e:
             raise ValueError(f"{file} is not readable: it is cut off or of another kind ({e})") from e
-        self._names = list(self._file.keys())
+        self._names = dict.fromkeys(self._file.keys())
 
     def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._names:
+            raise KeyError(name)
         return self._file.get_tensor(name)
 
     def __contains__(self, name: object) -> bool:  # a file's own error for a name that it lacks is no KeyError
@@ -91,6 +93,10 @@ class _Safetensors(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Returns the shape of a tensor, without reading it."""
+        return tuple(self._file.get_slice(name).get_shape())
 
 
 def _inside(file: Path, read: Any) -> dict[str, np.ndarray]:

@@ -156,8 +156,8 @@ class _Unpickler(pickle.Unpickler):
         )
 
 
-def _tensor(storage: np.ndarray, offset: int, size: Any, stride: Any, *_: Any) -> np.ndarray:
-    """The view of a storage that a tensor is; a view beyond its storage would read other memory."""
+def tensor(storage: np.ndarray, offset: int, size: Any, stride: Any, *_: Any) -> np.ndarray:
+    """Returns the view of a storage that a tensor is; ValueError for one beyond it, which would read other memory."""
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if not isinstance(storage, np.ndarray) or min((offset, *size, *stride)) < 0:
         raise ValueError("a tensor without a storage")
@@ -200,8 +200,8 @@ def _empty(*_: Any) -> defaultdict[Any, Any]:
 NAMES: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("collections", "defaultdict"): _empty,
-    ("torch._utils", "_rebuild_tensor"): _tensor,
-    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch._utils", "_rebuild_tensor"): tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): tensor,
     ("torch._utils", "_rebuild_parameter"): _parameter,
     ("torch", "Size"): tuple,
     ("torch", "device"): Inert,
