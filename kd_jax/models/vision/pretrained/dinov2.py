@@ -139,6 +139,8 @@ def _config(module: ViT) -> dict[str, Any]:
     kind = "Dinov2WithRegisters" if module.registers else "Dinov2"
     kind += "ForImageClassification" if module.num_classes else "Model"
     config = names.config_of(module, FIELDS, _model_type(module), kind)
+    hidden = module.hidden or int(module.width * module.mlp_ratio)
+    config["mlp_ratio"] = round(hidden * (1.5 if module.gated else 1) / module.width)  # an integer there
     config |= {"qkv_bias": bool(module.biases), "use_swiglu_ffn": module.gated}
     return config | ({"num_register_tokens": module.registers} if module.registers else {})
 
