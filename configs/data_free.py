@@ -14,8 +14,8 @@ adaptive         and again, in a second round, those on which the student disagr
 
 Teacher 98.6 % on the test images. Weights and rates are the papers', except that on 8 x 8 images the generators and the
 bank are small; batch 128 and one pixel of shift were chosen on the validation split, which is of real images. On three
-seeds inversion had 94.2 +- 0.8, the student with all 1,257 labels 97.5 +- 0.6. With one seed: dafl_statistics 95.8,
-disagreement 90.8; dafl 89.2 and 91.4 with two. Generators that know nothing of BatchNorm's statistics paint shapes that
+seeds (docs/schemes.md): dafl_statistics 95.8 +- 0.6, inversion 94.2 +- 1.0, disagreement 94.2 +- 1.7, dafl 91.2 +- 2.0,
+the student with all 1,257 labels 97.5 +- 0.7. Generators that know nothing of BatchNorm's statistics paint shapes that
 no digit has, and leave classes out. 15 to 60 seconds of one core.
 """
 

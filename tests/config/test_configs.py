@@ -155,7 +155,7 @@ def test_terms_on_four_stages_keep_the_published_weights():
 
 def test_a_pair_is_titled_with_what_was_published():
     config = PAIRS.get_config("vgg13-vgg8,dkd")
-    assert config.title == "vgg13 to vgg8 on CIFAR-100, dkd (published: teacher 74.64, alone 70.36)"
+    assert config.title == "vgg13 to vgg8 on CIFAR-100, dkd (published: teacher 74.64, alone 70.36, dkd 74.68)"
     assert config.terms.kd.kwargs.beta == 6.0
     assert PAIRS.get_config().title.endswith("kd (published: teacher 79.42, alone 72.5, kd 73.33)")
     with pytest.raises(ValueError, match="resnet56-resnet20"):
