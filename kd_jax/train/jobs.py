@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from kd_jax.cache.attach import SHARING, attach, check_use, stand_in
 from kd_jax.cache.model import Store
 from kd_jax.cache.plan import TeacherCache
-from kd_jax.cache.stored import StoredAnswers, check_pictures, has_answers, role_of, with_stored
+from kd_jax.cache.stored import StoredAnswers, check_pictures, role_of, with_stored
 from kd_jax.config.fields import own_data, settled, teachers_of
 from kd_jax.core.paths import roles_read
 from kd_jax.data.load import SHAPING, replaced
@@ -26,6 +26,7 @@ from kd_jax.resolve import check_kwargs, made, resolve
 from kd_jax.schemes import offline
 from kd_jax.system import precision
 from kd_jax.system.workdir import plain
+from kd_jax.train.answered import check_unneeded, compared
 from kd_jax.train.fit import Settings
 from kd_jax.train.scheme import make_scheme
 from kd_jax.types import Model, Parts, Role, Scheme
@@ -193,7 +194,9 @@ def plan(
     if config.baseline and labelled:
         jobs["baseline"] = _baseline_job(make, config, roles, rules, sources)
     jobs["student"] = _student_job(make, config, models, roles, rules, sources)
-    jobs = {name: _compared(job, stored) if name in SHARING else job for name, job in jobs.items()}
+    for name in (name for name in SHARING if name in jobs):
+        job = jobs[name]
+        jobs[name] = dataclasses.replace(job, scheme=compared(name, job.scheme, job.sources, stored))
     for name in stored:
         check_pictures(name, jobs["student"])
         role = jobs["student"].scheme.roles[name]
@@ -201,39 +204,14 @@ def plan(
     return attach(config, jobs, asked)
 
 
-def _compared(job: Job, stored: Mapping[str, StoredAnswers]) -> Job:
-    """The job without a reference that has no answers to a split that is evaluated; says so."""
-    reference = job.scheme.reference
-    if reference not in stored:
-        return job
-    role = job.scheme.roles[reference]
-    splits = ("validation", "test", *job.scheme.stage_splits)
-    without = [s for s in splits if job.sources.get(s) is not None and not has_answers(job.sources[s], role)]
-    if not without:
-        return job
-    print(f"{job.name}: the {reference} has no answers to {' and '.join(without)}: agreement with it is left out")
-    return dataclasses.replace(job, scheme=dataclasses.replace(job.scheme, reference=None))
-
-
 def _asked_once(config: ConfigDict, models: Mapping[str, Model]) -> dict[str, tuple[Role, Role, Store]]:
     """{teacher: (its role, the role that stands in for it, what is stored of it)} of the teachers that are cached."""
     for name, teacher in teachers_of(config).items():
         if isinstance(models[name], StoredAnswers):
-            _check_unneeded(name, teacher)
+            check_unneeded(name, teacher)
     cached = {name: teacher for name, teacher in teachers_of(config).items() if teacher.cache.directory}
     frozen = {name: teacher_role(models[name], teacher) for name, teacher in cached.items()}
     return {name: (role, *stand_in(name, role, config)) for name, role in frozen.items()}
-
-
-def _check_unneeded(name: str, teacher: ConfigDict) -> None:
-    """Raises ValueError for fields of a teacher that need a network, where there are only its answers."""
-    named = {"checkpoint": teacher.checkpoint, "initial.name": teacher.initial.name, "dtype": teacher.dtype}
-    named |= {"cache.directory": teacher.cache.directory}
-    for field, value in named.items():
-        if value:
-            raise ValueError(
-                f"config.{name}.{field}={value!r} is of a network, and of the {name} there are only answers."
-            )
 
 
 def _roles_of_student(

@@ -15,7 +15,7 @@ from kd_jax.cache.attach import SHARING, with_answers
 from kd_jax.cache.build import build
 from kd_jax.cache.open import hash_of, hash_of_files, opened
 from kd_jax.cache.plan import TeacherCache
-from kd_jax.cache.stored import StoredAnswers, has_answers
+from kd_jax.cache.stored import StoredAnswers
 from kd_jax.config.fields import teachers_of
 from kd_jax.core.bind import evaluated_roles
 from kd_jax.core.evaluate import extra_inputs, params_inputs
@@ -33,25 +33,11 @@ from kd_jax.train.jobs import Job
 from kd_jax.train.loop import fit
 from kd_jax.train.nonfinite import require_numbers
 from kd_jax.train.results import Network, measured
-from kd_jax.train.scores import CACHED, check_teacher, score_cached, score_teacher, seen_shapes
+from kd_jax.train.scores import check_teacher, score_cached, score_teacher, seen_shapes
+from kd_jax.train.taught import Taught, answering
 from kd_jax.types import PyTree, Role, Variables
 
 COST = "cost.json"
-
-
-@dataclasses.dataclass(frozen=True)
-class Taught:
-    """A teacher that is ready: its frozen role with what it answers from, its scores, and how it came to be.
-
-    `variables()` reads (params, stats), for a student that starts from them; `network` is measured for the report;
-    `finished` are the results of its training, None where it was loaded.
-    """
-
-    role: Role
-    scores: Mapping[str, Any]
-    variables: Callable[[], Variables]
-    network: Network | None = None
-    finished: dict[str, Any] | None = None
 
 
 def teach(
@@ -116,7 +102,7 @@ def _teach_one(
         finished, first = finish_or_resume(jobs[name], mesh), handed_over
     role = student.scheme.roles[name]
     if isinstance(role.model, StoredAnswers):
-        return jobs, _answering(jobs["student"], name, role, role.model, fields, mesh)
+        return jobs, answering(jobs["student"], name, role, role.model, fields, mesh)
     if name in student.caches:
         network, load, answers = cached_teacher(config, jobs, student.caches[name], first, mesh)
         jobs = with_answers(jobs, {name: answers})
@@ -134,21 +120,6 @@ def _teach_one(
         scores = score_teacher(student, role, student.settings.rules.get(name, ()), mesh, as_trained)
     check_teacher(jobs["student"], name, fields, scores)
     return jobs, dataclasses.replace(taught, scores=scores)
-
-
-def _answering(job: Job, name: str, role: Role, answers: StoredAnswers, fields: ConfigDict, mesh: Mesh) -> Taught:
-    """A teacher of which there are only answers; they are scored where there are some to the test split."""
-
-    def variables() -> Variables:
-        raise ValueError(f"The student starts from the {name}, and there are only its answers.")
-
-    scores = score_teacher(job, role, (), mesh)
-    if answers.store.k and scores:
-        scores["of"] = CACHED
-    check_teacher(job, name, fields, scores)
-    shown = has_answers(job.sources["test"], role)  # the report asks all networks about test images
-    network = Network(role.model, {}, {}, role, {}, f"{name}.logits", {}) if shown else None
-    return Taught(role, scores, variables, network)
 
 
 def _read_teacher(

@@ -5,7 +5,7 @@ from mistakes import MLP, config, data, points, run
 
 import kd_jax
 from kd_jax.cache import answer_files
-from kd_jax.cache.stored import with_stored
+from kd_jax.cache.stored import with_stored, write_answers
 from kd_jax.models.adapters import LinenModel
 
 
@@ -127,13 +127,18 @@ def test_features_teach(tmp_path, teacher):
     assert np.isfinite(scores(results)["test"]["agreement"])
 
 
-def test_the_folder_of_a_cache(tmp_path, teacher):
+@pytest.mark.parametrize("store", [{}, {"k": 2, "dtype": "uint8"}], ids=["all", "top"])
+def test_the_folder_of_a_cache(tmp_path, teacher, store):
     network, variables, _ = teacher
     made = config(steps=4)
-    made.teacher.cache.directory = str(tmp_path / "cache")
+    made.teacher.cache.update({"directory": str(tmp_path / "cache"), **store})
     cached = run(tmp_path / "first", made, teacher=network, teacher_variables=variables)
     told = run(tmp_path / "second", config(steps=4), teacher=kd_jax.from_answers(tmp_path / "cache"))
     assert scores(told)["test"] == scores(cached)["test"]
+    write_answers(kd_jax.from_answers(tmp_path / "cache"), tmp_path / "answers.npz")
+    again = run(tmp_path / "again", config(steps=4), teacher=kd_jax.from_answers(tmp_path / "answers.npz"))
+    for metric, value in scores(cached)["test"].items():
+        assert value is None or scores(again)["test"][metric] == pytest.approx(value, rel=1e-3), metric
     with pytest.raises(ValueError, match="are to other data than arrays/train"):
         run(tmp_path / "third", config(steps=4), teacher=kd_jax.from_answers(tmp_path / "cache"), data=data(seed=5))
 

@@ -151,9 +151,9 @@ def _checked(name: str, split: str, encoded: Encoded, options: Options) -> Encod
         flaws = list(threads.map(functools.partial(_flaw, encoded, options.channels), range(len(encoded))))
     rows = np.array([flaw is None for flaw in flaws])
     broken = [flaw for flaw in flaws if flaw]
-    more = f"; and {len(broken) - SHOWN} more" if len(broken) > SHOWN else ""
-    shown = "; ".join(broken[:SHOWN])
-    print(f"{name}/{split}: {len(broken)} of {len(encoded)} pictures are broken and left out" + (": " + shown) + more)
+    shown = "; ".join(broken[:SHOWN]) + (f"; and {len(broken) - SHOWN} more" if len(broken) > SHOWN else "")
+    said = f"are broken and left out: {shown}" if broken else "are broken"
+    print(f"{name}/{split}: {len(broken)} of {len(encoded)} pictures {said}")
     if not rows.any():
         raise ValueError(f"{name}/{split}: none of {len(encoded)} pictures can be decoded: {broken[0]}")
     return encoded.take(np.flatnonzero(rows))
@@ -187,10 +187,13 @@ def _content(name: str, split: str, encoded: Encoded, options: Options) -> tuple
             list(threads.map(decode, range(len(encoded))))
         return shape, {"images": images}
     if not size:
-        for index in range(len(encoded)):  # the header alone is read
-            number = int(encoded.numbers[index])
-            width, height = _size(encoded.records, number)
+
+        def check(index: int) -> None:  # of the header alone
+            width, height = _size(encoded.records, int(encoded.numbers[index]))
             _check_size(name, encoded, index, (height, width, options.channels), shape)
+
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(check, range(len(encoded))))
     return shape, {"fetch": fetch, "size": len(encoded)}
 
 

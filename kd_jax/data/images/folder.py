@@ -98,9 +98,9 @@ def _scanned(root: Path, names: Sequence[str] | None) -> tuple[dict[str, Encoded
             raise ValueError(
                 f"{parts[split]} has a class {unknown[0]!r} that {known} lacks. {near(unknown[0], class_names)}"
             )
-    encoded = {}
+    encoded, number = {}, {name: i for i, name in enumerate(class_names)}
     for split, found in classes.items():
-        listing = [(path, class_names.index(c)) for c, paths in found.items() for path in paths]
+        listing = [(path, number[c]) for c, paths in found.items() for path in paths]
         listing += [(path, -1) for path in _pictures(unlabelled)] if split == "train" and unlabelled else []
         if not listing:
             raise ValueError(f"{parts[split]} holds no picture ({', '.join(SUFFIXES)}).")

@@ -3,9 +3,9 @@
     path,label,split,age
     cats/1.jpg,cat,train,3
 
-Paths are relative to the file. Labels are names of classes, numbers of classes (all integers from 0), or numbers to
-predict (any other); an empty one is none. `split` is train, validation or test, and empty for train. Further columns of
-numbers become fields of a batch; columns of text are named and not read.
+Paths are relative to the file. Labels are names of classes, numbers of classes (all integers from 0, and -1 for none),
+or numbers to predict (any other); an empty one is none. `split` is train, validation or test, and empty for train.
+Further columns of numbers become fields of a batch; columns of text are named and not read.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def _labels(path: Path, rows: list, names: Sequence[str] | None) -> tuple[np.nda
     known = [value for value in values if value]
     numbers = [_number(value) for value in known]
     if known and all(n is not None for n in numbers):
-        whole = all(float(n).is_integer() and n >= 0 for n in numbers if n is not None)
+        whole = all(n.is_integer() and n >= -1 for n in numbers if n is not None)
         labels = np.array([_number(value) if value else (-1 if whole else np.nan) for value in values])
         if not whole:
             return labels.astype(np.float32), list(names or ("label",))

@@ -165,3 +165,22 @@ def test_numbers_as_labels(folder):
         whole = kd_jax.from_folder(folder / "labels.csv")
         assert whole.train.labels.dtype == dtype and whole.train.num_classes == outputs
         assert (~whole.train.labelled).sum() + (~whole.test.labelled).sum() == 1
+
+
+def test_large_pictures_of_one_size_are_streamed_as_they_are(folder, monkeypatch):
+    whole = kd_jax.from_folder(folder).train
+    monkeypatch.setattr(encoded_pictures, "MEMORY_BYTES", 100)
+    train = kd_jax.from_folder(folder).train
+    assert train.images is None and train.image_shape == (8, 8, 3) and train.stamp
+    np.testing.assert_array_equal(train.example(7, 1)["image"], whole.images[7])
+    Image.fromarray(np.zeros((9, 7), np.uint8)).save(sorted(folder.glob("train/*/*.png"))[9])
+    with pytest.raises(ValueError, match="is 8x8.* is 7x9: data.image_size must say"):
+        kd_jax.from_folder(folder)
+
+
+def test_minus_one_is_no_label(folder):
+    paths = [p.relative_to(folder) for p in sorted(folder.glob("train/*/*.png"))]
+    rows = [f"{p},{i % 3 - 1}" for i, p in enumerate(paths)]
+    (folder / "labels.csv").write_text("\n".join(["path,label", *rows]))
+    train, _, test = kd_jax.from_folder(folder / "labels.csv")
+    assert train.num_classes == 2 and (~train.labelled).sum() + (~test.labelled).sum() == 20
