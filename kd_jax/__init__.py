@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from kd_jax.data.arrays import from_arrays
     from kd_jax.models.adapters import FunctionModel, LinenModel, NNXModel, print_taps
     from kd_jax.train.run import run
+    from kd_jax.train.student import load
     from kd_jax.types import Call, Outputs, Phase, Role, Scheme, Stage, Task, Term
 
 __version__ = "0.1.0"
@@ -25,6 +26,7 @@ _HOME = {
     "base": "kd_jax.config.fields",
     "compose": "kd_jax.config.knowledge",
     "from_arrays": "kd_jax.data.arrays",
+    "load": "kd_jax.train.student",
     "run": "kd_jax.train.run",
 }
 _ROOMS = ("config", "data", "losses", "models", "report")
@@ -47,6 +49,7 @@ __all__ = [
     "config",
     "data",
     "from_arrays",
+    "load",
     "losses",
     "models",
     "print_taps",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Set
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,24 +26,39 @@ from kd_jax.resolve import check_kwargs, made, resolve
 from kd_jax.schemes import offline
 from kd_jax.system import precision
 from kd_jax.system.workdir import plain
+from kd_jax.train.about import About, origins_of
 from kd_jax.train.fit import Settings
-from kd_jax.train.scheme import make_scheme
+from kd_jax.train.scheme import make_scheme, prepare_of
 from kd_jax.types import Model, Parts, Role, Scheme
 
 
 def make_model(config: Mapping[str, Any], source: Source) -> Model:
     """Makes the model of a config; `num_classes`, or `vocabulary`, comes from the data unless the config sets it."""
+    factory, kwargs = _factory(config, source)
+    return as_model(made(config["name"], factory, **kwargs))
+
+
+def _factory(config: Mapping[str, Any], source: Source) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """What makes the model of a config, and its arguments."""
     factory, kwargs = resolve(config["name"]), dict(config["kwargs"])
     check_kwargs(config["name"], factory, kwargs)
     if "vocabulary" in inspect.signature(factory).parameters:
         kwargs.setdefault("vocabulary", source.num_classes)
-        return as_model(made(config["name"], factory, **kwargs))
+        return factory, kwargs
     try:
         check_kwargs("", factory, ["num_classes"])
         kwargs.setdefault("num_classes", source.num_classes)
     except ValueError:
         pass
-    return as_model(made(config["name"], factory, **kwargs))
+    return factory, kwargs
+
+
+def with_origins(
+    jobs: Mapping[str, Job], models: Mapping[str, Model], named: Mapping[str, Any], source: Source
+) -> dict[str, Job]:
+    """Returns the jobs whose exports tell of the models that the config's `named` {role: {name, kwargs}} made."""
+    origins = origins_of({role: (models[role], *_factory(fields, source)) for role, fields in named.items()})
+    return {name: replace(job, about=replace(job.about, origins=origins)) for name, job in jobs.items()}
 
 
 def note_objects(config: ConfigDict, models: Mapping[str, Model], data: Splits | None) -> ConfigDict:
@@ -136,6 +152,7 @@ class Job:
     config: dict[str, Any]  # what it depends on: the same config resumes, another is refused
     caches: Mapping[str, TeacherCache] = dataclasses.field(default_factory=dict)  # of the teachers that it asks no more
     digests: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)  # of data, variables, code, ...
+    about: About = dataclasses.field(default_factory=About)  # what its exports say
 
     @property
     def source(self) -> Source:
@@ -223,7 +240,9 @@ def _job(
         depends["view_seed"] = view_seed
     steps = sum(stage.steps for stage in scheme.stages)
     settings = make_settings(config, train, steps, seed, view_seed, rules)
-    return Job(name, scheme, sources, settings, directory / name, {k: plain(v) for k, v in depends.items()})
+    about = About(prepare_of(config, train, sources["train"]))
+    identity = {k: plain(v) for k, v in depends.items()}
+    return Job(name, scheme, sources, settings, directory / name, identity, about=about)
 
 
 def _teacher_job(

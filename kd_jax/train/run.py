@@ -29,7 +29,7 @@ from kd_jax.train.effect import check_run
 from kd_jax.train.fit import DONE
 from kd_jax.train.identify import digests_of, with_digests
 from kd_jax.train.initial import handed_over
-from kd_jax.train.jobs import Job, make_model, note_objects, plan
+from kd_jax.train.jobs import Job, make_model, note_objects, plan, with_origins
 from kd_jax.train.nonfinite import require_numbers
 from kd_jax.train.results import collect
 from kd_jax.train.scores import seen_shapes
@@ -204,7 +204,9 @@ def jobs_of(
     models = {r: networks.get(r) or make_model(fields["model"], splits.train) for r, fields in named.items()}
     ready = {name for name, fields in teachers.items() if fields.checkpoint or (name == "teacher" and loaded)}
     extra = _called(config.extra, splits)
-    return plan(config, directory, models, sources, teacher_sources, extra, ready), splits
+    jobs = plan(config, directory, models, sources, teacher_sources, extra, ready)
+    by_name = {role: fields["model"] for role, fields in named.items() if role not in networks}
+    return with_origins(jobs, models, by_name, splits.train), splits
 
 
 def _called(part: Mapping[str, Any], splits: Splits) -> dict[str, Any]:
