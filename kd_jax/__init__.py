@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kd_jax.data.images.folder import from_folder
     from kd_jax.models.adapters import FunctionModel, LinenModel, NNXModel, print_taps
     from kd_jax.train.run import run
+    from kd_jax.train.student import load
     from kd_jax.types import Call, Outputs, Phase, Role, Scheme, Stage, Task, Term
 
 __version__ = "0.1.0"
@@ -29,6 +30,7 @@ _HOME = {
     "from_answers": "kd_jax.cache.stored",
     "from_arrays": "kd_jax.data.arrays",
     "from_folder": "kd_jax.data.images.folder",
+    "load": "kd_jax.train.student",
     "run": "kd_jax.train.run",
 }
 _ROOMS = ("config", "data", "losses", "models", "report")
@@ -53,6 +55,7 @@ __all__ = [
     "from_answers",
     "from_arrays",
     "from_folder",
+    "load",
     "losses",
     "models",
     "print_taps",

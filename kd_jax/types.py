@@ -168,6 +168,8 @@ class Task:
     `rows` are the lines of the summary table, {metric: (label, unit)}; without it every number is shown by its name.
     `watch(path, batch) -> {name: Term}`: metrics of the main output at `path` that a training shows live.
     `show(Shown) -> sections` of the report (kd_jax/report/forms.py).
+    `predict(logits) -> [batch, ...]`: what a loaded network answers to its user (kd_jax.load), in the words of
+    `predicts`; a function that can be imported, since an export names it.
     """
 
     terms: Callable[[Any], Mapping[str, Term]]
@@ -182,6 +184,8 @@ class Task:
     show: Callable[[Shown], list[dict[str, Any]]] | None = None
     name: str = ""
     chance: Callable[[Any], float] | None = None
+    predict: Callable[[Any], Any] | None = None
+    predicts: str = ""
 
     def __post_init__(self) -> None:
         headline = self.headline

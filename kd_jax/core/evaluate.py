@@ -5,7 +5,7 @@ The last batch is padded and masked, never dropped; numbers do not depend on the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -78,14 +78,19 @@ def runs_of(scheme: Scheme, state: TrainState, batch: Mapping[str, Array], key: 
             values = [lookup(outputs, path) for _, path in parts]
             if len(values) == 1:
                 return Outputs(values[0], outputs[parts[0][0]].features)
-            mean = jax.nn.logsumexp(jnp.stack([jax.nn.log_softmax(z) for z in values]), axis=0) - jnp.log(len(values))
-            return Outputs(mean)
+            return Outputs(averaged(values))
 
         return run
 
     for role in evaluated_roles(scheme):  # in this order whatever the task asks for, so that a trace is always the same
         role_outputs(role, ())
     return {entry: run_of(entry) for entry in entries}
+
+
+def averaged(logits: Sequence[Array]) -> Array:
+    """Returns the logarithm of the mean of the probabilities of several networks."""
+    stacked = jnp.stack([jax.nn.log_softmax(z) for z in logits])
+    return jax.nn.logsumexp(stacked, axis=0) - jnp.log(len(logits))
 
 
 def scored_by(scheme: Scheme) -> Task:

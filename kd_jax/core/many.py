@@ -51,6 +51,9 @@ class Single:
     def one(self, state: TrainState, number: int) -> TrainState:
         return state
 
+    def seed_of(self, number: int) -> int:
+        return self.seed
+
     def shardings(self, shapes: TrainState, rules: Mapping[str, parallel.Rules], mesh: Mesh) -> TrainState:
         return parallel.state_shardings(shapes, rules, mesh)
 
@@ -111,6 +114,9 @@ class Members:
 
     def each(self, change: Callable[[TrainState], TrainState], state: TrainState) -> TrainState:
         return jax.vmap(change, in_axes=(AXES,), out_axes=AXES)(state)
+
+    def seed_of(self, number: int) -> int:
+        return self.seeds[number]
 
     def one(self, state: TrainState, number: int) -> TrainState:
         return jax.tree.map(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
@@ -28,6 +28,17 @@ class DataNotFound(FileNotFoundError):
     """The data are not on this machine; the message names them, the folders that were searched, and how to get them."""
 
 
+class FromText(NamedTuple):
+    """How texts become the entries of examples: `entries(texts, tokenizer) -> {"tokens": [n, L], ...}`.
+
+    `entries` is a function that can be imported, or a partial of one, and `tokenizer` the content of a tokenizer.json:
+    an export holds both.
+    """
+
+    entries: Callable[[Sequence[str], str], Mapping[str, np.ndarray]]
+    tokenizer: str
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
     """One split of a data set, in random access: `len(source)` examples, numbered from 0.
@@ -47,7 +58,7 @@ class Source:
     Text: with `entry="tokens"` the main array holds token ids, int32 [n, L], and a batch has `tokens` in place of
     `image`. Where every token has a target `labels` is integer [n, M], -1 where none is counted (padding, a prompt),
     and `num_classes` the size of the vocabulary; everything that reads labels then counts tokens. `decode` turns ids
-    into text for a report, and `end` is the token that ends a text.
+    into text for a report, `end` is the token that ends a text, and `texts` is how a text became its tokens.
     """
 
     name: str
@@ -68,6 +79,7 @@ class Source:
     answers: Mapping[str, Answers] = dataclasses.field(default_factory=dict)
     origin: Origin | None = None
     stamp: str = ""
+    texts: FromText | None = None
 
     def __post_init__(self) -> None:
         if self.labels is not None:

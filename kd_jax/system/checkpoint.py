@@ -11,7 +11,7 @@ import json
 import logging
 import shutil
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ _absl.setLevel(logging.WARNING)
 _absl.addFilter(lambda record: not (record.exc_info and "orbax" in record.pathname))
 MANIFEST = "checksums.json"
 ARRAYS, RECORD = "state", "record"
+BASE = "base"  # of an export: the folder of the arrays that its network reads beside its own
 UNSEALED = f"it has no {MANIFEST}, since its save was cut off"
 
 
@@ -207,12 +208,31 @@ class Checkpoints:
         self._manager.close()
 
 
-def save_tree(directory: Path, tree: PyTree) -> None:
-    """Writes a tree of arrays (an exported model) and its checksums in place of an old one. All processes call it."""
+def save_tree(
+    directory: Path,
+    tree: PyTree,
+    info: Mapping[str, Any] | None = None,
+    base: PyTree | None = None,
+    texts: Mapping[str, str] | None = None,
+) -> None:
+    """Writes a tree of arrays (an exported model) and its checksums in place of an old one. All processes call it.
+
+    `info` is what its model.json says, `base` a tree that a network reads beside its own (that of adapters), which
+    `load_tree` leaves alone, and `texts` {name: content} are further files.
+    """
     directory = Path(directory).absolute()
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(directory, tree, force=True)
-    parallel.on_lead(lambda: seal(directory))
+        if base:
+            checkpointer.wait_until_finished()
+            checkpointer.save(directory / BASE, base, force=True)
+
+    def finish() -> None:
+        for name, content in (texts or {}).items():
+            (directory / name).write_text(content, encoding="utf-8")
+        seal(directory, info)
+
+    parallel.on_lead(finish)
 
 
 def load_tree(directory: Path, template: PyTree) -> PyTree:
@@ -233,6 +253,18 @@ def load_tree(directory: Path, template: PyTree) -> PyTree:
 
     with ocp.StandardCheckpointer() as checkpointer:
         return checkpointer.restore(directory, jax.tree.map(target, template))
+
+
+def read_tree(directory: Path) -> PyTree:
+    """Reads a tree of arrays as it was written, as NumPy arrays; the files are not verified."""
+    directory = Path(directory).absolute()
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(directory, jax.tree.map(lambda x: np.empty(x.shape, x.dtype), _stored(directory)))
+
+
+def stored_shapes(directory: Path) -> PyTree:
+    """Returns the shapes and types of the arrays of an export."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), _stored(Path(directory).absolute()))
 
 
 def _stored(directory: Path) -> PyTree:

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import itertools
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from kd_jax.files import differing, digests
+from kd_jax.files import differing, digest, digests, write_json
 
 SHA256 = "SHA256"  # as sha256sum writes and checks it
+CARD = "README.md"  # what may be written into an export later, and is none of its files: kd_jax/card.py
+MODEL = "model.json"  # what the network is: kd_jax/train/about.py
 
 
-def seal(folder: Path) -> None:
-    """Writes the checksums of all files of an export into its SHA256; `sha256sum -c SHA256` checks them as well."""
-    lines = "".join(f"{value}  {name}\n" for name, value in digests(folder, SHA256).items())
+def seal(folder: Path, info: Mapping[str, Any] | None = None) -> None:
+    """Writes `info` with the checksums of all files of an export into its model.json, then all checksums into SHA256.
+
+    `sha256sum -c SHA256` checks them as well.
+    """
+    files = digests(folder, SHA256)
+    if info is not None:
+        write_json(folder / MODEL, {**info, "sha256": files})
+        files[MODEL] = digest(folder / MODEL)
+    lines = "".join(f"{value}  {name}\n" for name, value in files.items())
     scratch = folder / f"{SHA256}.tmp"
     scratch.write_text(lines)
     scratch.replace(folder / SHA256)
@@ -30,6 +42,17 @@ def check_export(folder: Path) -> None:
     problem = differing(expected, digests(folder, SHA256)) if expected else f"{SHA256} is empty"
     if problem:
         raise ValueError(f"The exported model {folder} is damaged: {problem}. Copy or export it again.")
+
+
+def read_info(folder: Path) -> dict[str, Any]:
+    """Returns the model.json of an export, once its files are those that were written; ValueError where it has none."""
+    check_export(folder)
+    if not (folder / MODEL).is_file():
+        raise ValueError(
+            f"The exported model {folder} has no {MODEL}, which says what network it is: it was written by an older "
+            "version. Train it again, or read its arrays with kd_jax.system.checkpoint.load_tree."
+        )
+    return json.loads((folder / MODEL).read_text())
 
 
 def check_place(folder: Path) -> None:

@@ -48,7 +48,14 @@ def task(source: Any = None, headline: str = "accuracy") -> Task:
         watch=watch,
         show=show,
         name="classify",
+        predict=classes,
+        predicts="the number of a class",
     )
+
+
+def classes(logits: Array) -> Array:
+    """Returns the number of the likeliest class along the last axis, int32."""
+    return jnp.argmax(logits, -1)
 
 
 def majority(labels: np.ndarray) -> float:

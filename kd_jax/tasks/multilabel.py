@@ -39,7 +39,14 @@ def task(source: Any = None) -> Task:
         rows=ROWS,
         watch=watch,
         name="multilabel",
+        predict=labels_of,
+        predicts="for each label 1 where its probability is above 1/2, else 0",
     )
+
+
+def labels_of(logits: Array) -> Array:
+    """Returns 1 where a label is there, that is where sigmoid(logit) > 1/2, else 0, int32 [batch, labels]."""
+    return (logits > 0).astype(jnp.int32)
 
 
 def terms(source: Any) -> dict[str, Term]:

@@ -34,7 +34,15 @@ def task(source: Any = None, unit: str = "") -> Task:
         rows={name: (label, shown or (unit if name != "r2" else "")) for name, (label, shown) in ROWS.items()},
         watch=watch,
         name="regress",
+        predict=values,
+        predicts=f"the value of each output{f', in {unit}' if unit else ''}",
     )
+
+
+def values(outputs: Any) -> Any:
+    """Returns the numbers as the labels have them: float32 [batch, values], or [batch] of one value."""
+    outputs = outputs.astype(jnp.float32)
+    return outputs[:, 0] if outputs.shape[1] == 1 else outputs
 
 
 def terms(source: Any) -> dict[str, Term]:

@@ -39,7 +39,14 @@ def task(source: Any = None) -> Task:
         rows=ROWS,
         watch=watch,
         name="tokens",
+        predict=next_tokens,
+        predicts="at each token the id of the likeliest next one",
     )
+
+
+def next_tokens(logits: Array) -> Array:
+    """Returns the id of the likeliest token at each place, int32 [batch, length]."""
+    return jnp.argmax(logits, -1)
 
 
 def terms(source: Any) -> dict[str, Term]:

@@ -9,11 +9,13 @@ from typing import Any
 import jax
 
 from kd_jax.core.bind import evaluated_roles
-from kd_jax.core.evaluate import extra_inputs, role_variables
+from kd_jax.core.evaluate import extra_inputs, params_inputs, role_variables
 from kd_jax.core.many import Single
+from kd_jax.core.paths import roles_read
 from kd_jax.report.forms import check_sections
 from kd_jax.system.checkpoint import save_tree
 from kd_jax.system.log import NonFiniteLoss
+from kd_jax.train.about import info_of, texts_of
 from kd_jax.train.fit import Fit
 from kd_jax.train.nonfinite import nan_scores
 from kd_jax.types import PyTree, TrainState
@@ -47,7 +49,8 @@ def conclude(run: Fit, directory: Path) -> dict[str, Any]:
             for i, prefix in enumerate(run.prefixes):
                 if at[prefix] == number:
                     scored[prefix][which] = {"step": number, **_scores_of(prefix, scores)}
-                    export(run, run.members.one(run.state, i), directory / "export" / prefix / which)
+                    told = {"which": which, "scores": scored[prefix][which], "seed": run.members.seed_of(i)}
+                    export(run, run.members.one(run.state, i), directory / "export" / prefix / which, told)
     return results | run.members.joined([*scored.values()])
 
 
@@ -67,12 +70,19 @@ def _scores_of(prefix: str, scores: Mapping[str, Mapping[str, Any]]) -> dict[str
     }
 
 
-def export(run: Fit, state: TrainState, directory: Path) -> None:
-    """Writes the networks that were trained and are evaluated, each alone."""
-    for role in evaluated_roles(run.scheme):
-        if run.scheme.roles[role].group is not None:
-            fixed = extra_inputs(run.scheme.roles[role], state.extra)
-            save_tree(directory / role, exported(*role_variables(state, run.scheme, role), fixed))
+def export(run: Fit, state: TrainState, directory: Path, told: Mapping[str, Any]) -> None:
+    """Writes the networks that were trained and are evaluated, each alone; `told` goes to about.info_of.
+
+    A network that reads the parameters of another (adapters, of their base) has a copy of them in its folder.
+    """
+    source = run.sources[run.scheme.stages[0].data]
+    for name in evaluated_roles(run.scheme):
+        role = run.scheme.roles[name]
+        if role.group is not None:
+            others = {other: role_variables(state, run.scheme, other)[0] for other in roles_read(role.inputs)}
+            arrays = exported(*role_variables(state, run.scheme, name), extra_inputs(role, state.extra))
+            info = info_of(name, run.scheme, source, run.about, **told)
+            save_tree(directory / name, arrays, info, params_inputs(role, others), texts_of(source))
 
 
 def exported(params: PyTree, stats: PyTree, fixed: Mapping[str, PyTree] | None = None) -> dict[str, PyTree]:

@@ -19,6 +19,7 @@ from kd_jax.data.source import Source
 from kd_jax.prng import Keys
 from kd_jax.system import parallel
 from kd_jax.system.checkpoint import Checkpoints
+from kd_jax.train.about import About
 from kd_jax.types import PyTree, Scheme, TrainState
 
 DONE = "done.json"
@@ -70,6 +71,7 @@ class Fit:
     record: dict[str, Any]
     members: Runs
     resumed: bool = False
+    about: About = dataclasses.field(default_factory=About)
 
     @property
     def prefixes(self) -> list[str]:

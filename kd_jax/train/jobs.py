@@ -26,9 +26,10 @@ from kd_jax.resolve import check_kwargs, made, resolve
 from kd_jax.schemes import offline
 from kd_jax.system import precision
 from kd_jax.system.workdir import plain
+from kd_jax.train.about import About, origins_of
 from kd_jax.train.answered import check_unneeded, compared
 from kd_jax.train.fit import Settings
-from kd_jax.train.scheme import make_scheme
+from kd_jax.train.scheme import make_scheme, prepare_of
 from kd_jax.types import Model, Parts, Role, Scheme
 
 
@@ -37,24 +38,39 @@ def make_model(config: Mapping[str, Any], source: Source) -> Model:
 
     Every Linen network takes `torch_variance` beside its own arguments (kd_jax/models/torch_variance.py).
     """
-    factory, kwargs = resolve(config["name"]), dict(config["kwargs"])
-    named = inspect.signature(factory).parameters
-    torch_variance = "torch_variance" not in named and kwargs.pop("torch_variance", False)
-    check_kwargs(config["name"], factory, kwargs)
-    if "vocabulary" in named:
-        kwargs.setdefault("vocabulary", source.num_classes)
-    else:
-        try:
-            check_kwargs("", factory, ["num_classes"])
-            kwargs.setdefault("num_classes", source.num_classes)
-        except ValueError:
-            pass
+    factory, kwargs, torch_variance = _factory(config, source)
     model = as_model(made(config["name"], factory, **kwargs))
     if not torch_variance:
         return model
     if not isinstance(model, LinenModel):
         raise ValueError(f"torch_variance is of Linen's BatchNorm, and {config['name']!r} makes no Linen network.")
     return dataclasses.replace(model, torch_variance=True)
+
+
+def _factory(config: Mapping[str, Any], source: Source) -> tuple[Callable[..., Any], dict[str, Any], bool]:
+    """What makes the model of a config, its arguments, and whether its BatchNorms average as PyTorch's do."""
+    factory, kwargs = resolve(config["name"]), dict(config["kwargs"])
+    named = inspect.signature(factory).parameters
+    torch_variance = "torch_variance" not in named and bool(kwargs.pop("torch_variance", False))
+    check_kwargs(config["name"], factory, kwargs)
+    size = "vocabulary" if "vocabulary" in named else "num_classes"
+    try:
+        check_kwargs("", factory, [size])
+        kwargs.setdefault(size, source.num_classes)
+    except ValueError:
+        pass
+    return factory, kwargs, torch_variance
+
+
+def with_origins(
+    jobs: Mapping[str, Job], models: Mapping[str, Model], named: Mapping[str, Any], source: Source
+) -> dict[str, Job]:
+    """Returns the jobs whose exports tell of the models that the config's `named` {role: {name, kwargs}} made."""
+    origins = origins_of({role: (models[role], *_factory(fields, source)[:2]) for role, fields in named.items()})
+    return {
+        name: dataclasses.replace(job, about=dataclasses.replace(job.about, origins=origins))
+        for name, job in jobs.items()
+    }
 
 
 def note_objects(config: ConfigDict, models: Mapping[str, Model], data: Splits | None) -> ConfigDict:
@@ -152,6 +168,7 @@ class Job:
     config: dict[str, Any]  # what it depends on: the same config resumes, another is refused
     caches: Mapping[str, TeacherCache] = dataclasses.field(default_factory=dict)  # of the teachers that it asks no more
     digests: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)  # of data, variables, code, ...
+    about: About = dataclasses.field(default_factory=About)  # what its exports say
 
     @property
     def source(self) -> Source:
@@ -254,7 +271,9 @@ def _job(
         depends["view_seed"] = view_seed
     steps = sum(stage.steps for stage in scheme.stages)
     settings = make_settings(config, train, steps, seed, view_seed, rules)
-    return Job(name, scheme, sources, settings, directory / name, {k: plain(v) for k, v in depends.items()})
+    about = About(prepare_of(config, train, sources["train"]))
+    identity = {k: plain(v) for k, v in depends.items()}
+    return Job(name, scheme, sources, settings, directory / name, identity, about=about)
 
 
 def _teacher_job(

@@ -31,6 +31,7 @@ from kd_jax.system.log import Log, NonFiniteLoss, Profile
 from kd_jax.system.progress import Progress
 from kd_jax.system.signals import Signals, Stopped, stopped_by
 from kd_jax.train import dispatch
+from kd_jax.train.about import About
 from kd_jax.train.finish import conclude
 from kd_jax.train.fit import DONE, Fit, Settings, Watch
 from kd_jax.train.nonfinite import cause_of
@@ -47,17 +48,20 @@ def fit(
     title: str = "",
     members: Runs | None = None,
     watch: Watch | None = None,
+    about: About | None = None,
 ) -> dict[str, Any]:
     """Trains `scheme` and returns what done.json holds: the last step and the best by validation, on every split.
 
     `sources` maps split names to data: the stages' splits, "validation" (or None) and "test". Checkpoints are left in
     `<directory>/checkpoints`, the networks alone in `<directory>/export/<last|best>/<role>`. With `members` it trains
     all of them at once, and the results and exports of each are under its number. `watch` is told of each validation.
+    `about` is what the exports say beside what the scheme knows.
     Raises NonFiniteLoss, Stopped or KeyboardInterrupt once all is saved, and ValueError for whatever does not fit
     together, or where another run works there.
     """
     with workdir.locked(directory), jax.set_mesh(mesh):
         run = begin(scheme, sources, settings, mesh, Checkpoints(directory / "checkpoints", settings.keep), members)
+        run.about = about or About()
         step, steps, lead = int(run.state.step), run.bounds[-1], parallel.is_lead()
         progress = Progress(title, steps, step, settings.batch_size, enabled=lead)
         if run.resumed:

@@ -30,7 +30,7 @@ from kd_jax.train.effect import check_run
 from kd_jax.train.fit import DONE
 from kd_jax.train.identify import digests_of, with_digests
 from kd_jax.train.initial import handed_over
-from kd_jax.train.jobs import Job, make_model, note_objects, plan
+from kd_jax.train.jobs import Job, make_model, note_objects, plan, with_origins
 from kd_jax.train.nonfinite import require_numbers
 from kd_jax.train.results import collect
 from kd_jax.train.scores import seen_shapes
@@ -58,7 +58,17 @@ def present(config: ConfigDict, results: dict[str, Any], directory: Path) -> dic
 
         print(results_table(results))
         print(f"Report: {write_report(results, directory)}")
+    if parallel.is_lead():
+        print(how_to_use(results, directory))
     return results
+
+
+def how_to_use(results: Mapping[str, Any], directory: Path) -> str:
+    """Returns where the student lies and the lines that use it."""
+    student = results["models"]["student"]
+    lines = ["import kd_jax", f"student = kd_jax.load({str(directory)!r})", "student.predict(raw)"]
+    export = f"{directory / student['export']}{' (and best)' if 'best' in student else ''}"
+    return "\n    ".join([f"The student is in {export}. To use it on examples as they lie in the data:", *lines])
 
 
 @heartbeat.together()
@@ -210,7 +220,9 @@ def jobs_of(
         raise ValueError("teacher_variables are given, and of the teacher there are only answers.")
     ready = {name for name, fields in teachers.items() if fields.checkpoint or (name == "teacher" and loaded)} | stored
     extra = _called(config.extra, splits)
-    return plan(config, directory, models, sources, teacher_sources, extra, ready), splits
+    jobs = plan(config, directory, models, sources, teacher_sources, extra, ready)
+    by_name = {role: fields["model"] for role, fields in named.items() if role not in networks}
+    return with_origins(jobs, models, by_name, splits.train), splits
 
 
 def _called(part: Mapping[str, Any], splits: Splits) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from kd_jax.config import knowledge
 from kd_jax.config.fields import teachers_of
 from kd_jax.core import optimizers
-from kd_jax.core.prepare import preparation_of
+from kd_jax.core.prepare import Preparation, preparation_of
 from kd_jax.data.source import Source
 from kd_jax.resolve import call, near
 from kd_jax.tasks.choose import task_of
@@ -56,10 +56,7 @@ def make_scheme(
         groups_own = config.optimizers if own is None else own
         return optimizers.make_optimizer(groups_own.get(group) or train["optimizer"], count)
 
-    views = dict(train["views"])
-    if any(teacher.view == "clean" for teacher in teachers_of(config).values()):
-        views["teacher_image"] = ()
-    prepare = preparation_of({**train, "views": views}, source, config.prepare)
+    prepare = prepare_of(config, train, source)
     task = task_of(config.task, source)
     parts = Parts(roles, terms_of(task, terms, source, steps), steps, make_tx, prepare, sources, task)
     built = build(parts)
@@ -70,6 +67,14 @@ def make_scheme(
         built = dataclasses.replace(built, summary=_both(built.summary, summary))
     changes = {"prepare": built.prepare or prepare, "extra": {**(extra or {}), **built.extra}}
     return dataclasses.replace(built, task=built.task or task, **changes)
+
+
+def prepare_of(config: ConfigDict, train: Mapping[str, Any], source: Source) -> Preparation:
+    """Returns how a training prepares its batches, before its scheme changes anything about that."""
+    views = dict(train["views"])
+    if any(teacher.view == "clean" for teacher in teachers_of(config).values()):
+        views["teacher_image"] = ()
+    return preparation_of({**train, "views": views}, source, config.prepare)
 
 
 def terms_of(task: Task, fields: Mapping[str, Any] | None, source: Source, steps: int) -> dict[str, Term]:

@@ -238,7 +238,7 @@ def finish_or_resume(job: Job, mesh: Mesh, members: Runs | None = None, watch: W
         parallel.on_lead(lambda: check_exports(job, results))
         print(f"{job.name}: read from {job.directory}, finished {results['finished']}; it was not trained again")
         return results
-    return fit(job.scheme, job.sources, job.settings, job.directory, mesh, job.name, members, watch)
+    return fit(job.scheme, job.sources, job.settings, job.directory, mesh, job.name, members, watch, job.about)
 
 
 def export_of(job: Job, which: str) -> Path:

@@ -1,0 +1,96 @@
+"""Raw examples as a user has them: cut into batches, and refused in one line where they are not those of the data."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+
+def joined(info: Mapping[str, Any]) -> str:
+    """Returns what one example looks like: "image uint8 [8, 8, 1]"."""
+    raw = {info["preparation"]["entry"]: info["input"], **info["fields"]}
+    return ", ".join(f"{name} {spec['dtype']} {spec['shape']}" for name, spec in raw.items())
+
+
+def parted(raw: Any, info: Mapping[str, Any], most: int) -> Iterator[Any]:
+    """Cuts raw examples into parts of at most `most`: an array, a dict of arrays, or a list of texts each.
+
+    A single example becomes a part of one. An iterator is read as far as a part needs.
+    """
+    rank = len(info["input"]["shape"])
+    if isinstance(raw, str):
+        yield [raw]
+    elif isinstance(raw, Mapping):
+        arrays = {name: np.asarray(value) for name, value in raw.items()}
+        for start in range(0, max((len(x) for x in arrays.values() if x.ndim), default=0), most):
+            yield {name: x[start : start + most] for name, x in arrays.items()}
+    elif hasattr(raw, "ndim") and hasattr(raw, "dtype"):
+        array = np.asarray(raw)
+        array = array[None] if array.ndim == rank else array
+        for start in range(0, len(array) if array.ndim else 1, most):
+            yield array[start : start + most] if array.ndim else array
+    elif hasattr(raw, "__iter__"):
+        examples = iter(raw)
+        while part := list(itertools.islice(examples, most)):
+            yield part if isinstance(part[0], str) else _stacked(part, info)
+    else:
+        raise ValueError(f"A {type(raw).__name__} is no example: this network reads {joined(info)}.")
+
+
+def _stacked(part: list[Any], info: Mapping[str, Any]) -> np.ndarray:
+    try:
+        return np.stack([np.asarray(one) for one in part])
+    except ValueError as e:
+        raise ValueError(f"The examples of a list have one shape each: {e}. This network reads {joined(info)}.") from e
+
+
+def check_raw(part: Any, info: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Returns {entry: array [n, ...]} of the shapes and types of the data; ValueError for others."""
+    entry = info["preparation"]["entry"]
+    values = dict(part) if isinstance(part, Mapping) else {entry: part}
+    wanted = {entry: info["input"], **info["fields"]}
+    if left := sorted({*values} - {*wanted}):
+        raise ValueError(f"This network reads no {', '.join(left)}: its examples are {joined(info)}.")
+    needed = {p.partition(".")[2].partition(".")[0] for p in info["inputs"] if p.startswith("batch.")}
+    if needed - {*wanted}:  # a view of the main entry, or what config.prepare makes of it
+        needed.add(entry)
+    if missing := [name for name in wanted if name in needed and name not in values]:
+        raise ValueError(f"Give {', '.join(missing)} too, as a dict of arrays: the examples are {joined(info)}.")
+    checked = {name: _as_stored(name, np.asarray(value), wanted[name]) for name, value in values.items()}
+    if len({len(x) for x in checked.values()}) > 1:
+        raise ValueError(f"The entries differ in length: { {k: len(x) for k, x in checked.items()} }.")
+    return checked
+
+
+def _as_stored(name: str, value: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
+    """The array in the type of the data, where its values are surely the same."""
+    shape, dtype = tuple(spec["shape"]), np.dtype(spec["dtype"])
+    if value.shape[1:] != shape and (*value.shape[1:], 1) == shape:  # grey images without their channel
+        value = value[..., None]
+    expected = f"{name} [n, {', '.join(map(str, shape))}] {dtype}".replace("[n, ]", "[n]")
+    if value.shape[1:] != shape or not value.ndim:
+        raise ValueError(f"Expected {expected}, as in training; these have shape {list(value.shape)}.")
+    if value.dtype == dtype:
+        pass
+    elif dtype == np.uint8 and value.dtype.kind == "f":
+        raise ValueError(
+            f"Expected {expected}, 0 to 255, as in training; these are {value.dtype} from {value.min():g} to "
+            f"{value.max():g}: undo your scaling (predict prepares them itself) and give integers."
+        )
+    elif dtype.kind in "iu" and value.dtype.kind in "iub":
+        limits = np.iinfo(dtype)
+        if value.size and not (limits.min <= value.min() and value.max() <= limits.max):
+            raise ValueError(f"Expected {expected}; these lie between {value.min()} and {value.max()}.")
+    elif dtype.kind == "f" and len(shape) == 3 and value.dtype.kind in "iub":
+        raise ValueError(
+            f"Expected {expected}, floats as in training; these are {value.dtype}: scale them alike first."
+        )
+    elif not (dtype.kind in "fb" and value.dtype.kind in "fiub") or (dtype.kind == "b" and value.dtype.kind == "f"):
+        raise ValueError(f"Expected {expected}, as in training; these are {value.dtype}.")
+    value = value.astype(dtype)
+    if dtype.kind == "f" and not np.isfinite(value).all():
+        raise ValueError(f"Expected {expected}; some values are not finite (NaN or infinity).")
+    return value
