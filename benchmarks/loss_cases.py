@@ -23,6 +23,7 @@ from kd_jax.losses import (
     feature,
     graph,
     lifelong,
+    multimodal,
     online,
     relation,
     representation,
@@ -36,7 +37,7 @@ from kd_jax.losses import (
 
 MODULES = (response, feature, relation, representation, attention, dense, ensemble, adversarial, task, composed)
 MODULES += (adaptation, data_free, graph, lifelong, online, response_hard, self_distillation, self_supervised)
-MODULES += (specialists,)
+MODULES += (specialists, multimodal)
 KINDS = ("_loss", "_penalty")
 
 
@@ -95,6 +96,11 @@ def _crd_memory(negatives, s, t, student_bank, teacher_bank, index):
     memory = {"student": student_bank, "teacher": teacher_bank, "student_constant": 0.0, "teacher_constant": 0.0}
     memory["classes"] = composed.class_tables(student_bank.shape[0])
     return composed.contrastive_memory_loss(s, t, memory=memory, index=index, step=0, negatives=negatives)
+
+
+def _affinity_ensemble(s_image, s_text, *teachers):
+    pairs, scales = [teachers[:2], teachers[2:]], [1.0, 2.0]
+    return multimodal.affinity_ensemble_loss(s_image, s_text, pairs, student_scale=1.0, teacher_scales=scales)
 
 
 def _cat_kd(s, s_kernel, t, t_kernel):
@@ -157,6 +163,8 @@ def table(small: bool = False) -> dict[str, Case]:
     crd = _by_name(representation.contrastive_representation_loss, "student_bank", "teacher_bank", "index", "negatives")
     split = functools.partial(attention.self_relation_loss, relation_heads=heads)
     images, peers, edges = (b, 2 * size, 2 * size, 3), (n, 4, classes), Input((8 * n,), n)
+    towers, scales = (narrow, narrow), {"student_scale": 1.0, "teacher_scale": 1.0}
+    biased = scales | {"student_bias": 0.0, "teacher_bias": 0.0}
     seen, some = Input((8 * n, classes), fixed=True), max(classes // 10, 2)
     domains = tuple(tuple(range(first, first + some)) for first in (0, some))
 
@@ -205,6 +213,19 @@ def table(small: bool = False) -> dict[str, Case]:
         "info_nce_loss": Case((e,), (e,), **pairs),
         "contrastive_representation_loss": Case(anchors, (bank, bank, index, Input((b, negatives), rows)), crd, 0),
         "contrastive_memory_loss": Case(anchors, (bank, bank, index), functools.partial(_crd_memory, negatives), 0),
+        "euclidean_embedding_loss": Case((e,), (e,)),
+        "unit_feature_loss": Case((e,), (e,)),
+        "agglomerative_feature_loss": Case((m,), (m,)),
+        "queue_similarity_loss": Case((e,), (e, Input((4 * n, width), fixed=True))),
+        "token_affinity_loss": Case((hidden,), (hidden,), axis=1, expected=(2, 2)),
+        "affinity_kl_loss": Case(towers, towers, functools.partial(multimodal.affinity_kl_loss, **scales), **pairs),
+        "affinity_ensemble_loss": Case(towers, (*towers, *towers), _affinity_ensemble, **pairs),
+        "affinity_interactive_loss": Case(
+            towers, towers, functools.partial(multimodal.affinity_interactive_loss, scale=1.0), **pairs
+        ),
+        "affinity_sigmoid_loss": Case(
+            towers, towers, functools.partial(multimodal.affinity_sigmoid_loss, **biased), **pairs
+        ),
         "similarity_transfer_loss": Case(((b, 4, width),), ((b, 4, width),), **pairs),
         "attention_score_loss": Case((scores,), (scores,)),
         "attention_relation_loss": Case((scores,), (scores,)),

@@ -10,6 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from embedding_loss_table import EMBEDDING_TABLE
 from loss_row import LABELS, MAP, SMALL, B, C, Row, logits_row, two_teachers
 from scheme_loss_table import SCHEME_TABLE
 from vocabulary_table import VOCABULARY_TABLE
@@ -225,6 +226,7 @@ TABLE = (
         ),
     }
     | SCHEME_TABLE
+    | EMBEDDING_TABLE
     | VOCABULARY_TABLE
 )
 
