@@ -30,7 +30,7 @@ def affinity_kl_loss(
     teacher_scale: Positive[Array | float],
     where: Array | None = None,
 ) -> Array:
-    """Computes (KL(p_image, q_image) + KL(p_text, q_text)) / 2 of softmaxes: q of the student's logits, p the teacher's.
+    """Computes (KL(p_image, q_image) + KL(p_text, q_text)) / 2, softmaxes of the teacher's (p) and student's logits.
 
     Row i of the image's side is image i against all texts, of the text's side text i against all images. Shapes as the
     module says. Yang et al., "CLIP-KD: An Empirical Study of CLIP Model Distillation" (CRD), 2023, arXiv 2307.12732:

@@ -9,11 +9,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kd_jax.losses._numerics import einsum, mean_rest, to_float
 from kd_jax.losses.representation import agglomerative_feature_loss, queue_similarity_loss, token_affinity_loss
+from kd_jax.ranges import Share
 
 Array = jax.Array
 
-__all__ = ["agglomerative_feature_loss", "phi_standardization", "queue_similarity_loss", "token_affinity_loss"]
+__all__ = [
+    "agglomerative_feature_loss",
+    "phi_standardization",
+    "queue_similarity_loss",
+    "standardized_feature_loss",
+    "token_affinity_loss",
+]
 
 
 def phi_standardization(features: Array | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -41,6 +49,26 @@ def phi_standardization(features: Array | np.ndarray) -> tuple[np.ndarray, np.nd
     turn = _hadamard(len(values))
     turn = _balanced(values) if turn is None else turn
     return mean.astype(dtype), (turn @ vectors.T / math.sqrt(values.mean())).astype(dtype)
+
+
+def standardized_feature_loss(
+    student: Array, teacher: Array, *, mean: Array, matrix: Array, cosine_share: Share[Array | float] = 0.9
+) -> Array:
+    """Computes the mean over positions of `agglomerative_feature_loss` of s and (t - mean) W', W = `matrix`.
+
+    student, teacher [batch, ..., D] of one shape (the student's already connected), mean [D], matrix [D, D] of
+    `phi_standardization`; ValueError otherwise; returns [batch]. The student learns the standardised features. PHI-S,
+    2024, arXiv 2410.01680, takes their squared error; the share and smooth L1 are those of AM-RADIO, arXiv 2312.06709.
+    """
+    t, mean, matrix = to_float(teacher, mean, matrix)
+    width = t.shape[-1]
+    if mean.shape != (width,) or matrix.shape != (width, width):
+        raise ValueError(
+            f"standardized_feature_loss: features {t.shape} need a mean ({width},) and a matrix ({width}, {width}), "
+            f"got {mean.shape} and {matrix.shape}"
+        )
+    standard = einsum("...i,oi->...o", t - jnp.expand_dims(mean, tuple(range(t.ndim - 1))), matrix)
+    return mean_rest(agglomerative_feature_loss(student, standard, cosine_share=cosine_share))
 
 
 def _hadamard(size: int) -> np.ndarray | None:
