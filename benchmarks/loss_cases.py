@@ -25,6 +25,7 @@ from kd_jax.losses import (
     lifelong,
     multimodal,
     online,
+    queues,
     relation,
     representation,
     response,
@@ -32,12 +33,13 @@ from kd_jax.losses import (
     self_distillation,
     self_supervised,
     specialists,
+    standardization,
     task,
 )
 
 MODULES = (response, feature, relation, representation, attention, dense, ensemble, adversarial, task, composed)
 MODULES += (adaptation, data_free, graph, lifelong, online, response_hard, self_distillation, self_supervised)
-MODULES += (specialists, multimodal)
+MODULES += (specialists, multimodal, queues, standardization)
 KINDS = ("_loss", "_penalty")
 
 
@@ -101,6 +103,25 @@ def _crd_memory(negatives, s, t, student_bank, teacher_bank, index):
 def _affinity_ensemble(s_image, s_text, *teachers):
     pairs, scales = [teachers[:2], teachers[2:]], [1.0, 2.0]
     return multimodal.affinity_ensemble_loss(s_image, s_text, pairs, student_scale=1.0, teacher_scales=scales)
+
+
+def _queued(s, t, queue):
+    return queues.queued_similarity_loss(s, t, memory={"queue": queue})
+
+
+def _crd_queue(negatives, s, t, student, teacher, labels, of_rows):
+    memory = {"student": student, "teacher": teacher, "label": of_rows}
+    memory |= {"student_constant": jnp.float32(0), "teacher_constant": jnp.float32(0)}
+    return queues.contrastive_queue_loss(s, t, memory=memory, labels=labels, step=0, negatives=negatives)
+
+
+def _standardized(s, t, mean, matrix):
+    return standardization.standardized_feature_loss(s, t, mean=mean, matrix=matrix)
+
+
+def _centred(*views_and_center):
+    *views, center = views_and_center
+    return self_distillation.centred_views_loss(*views, center=center)
 
 
 def _cat_kd(s, s_kernel, t, t_kernel):
@@ -218,6 +239,15 @@ def table(small: bool = False) -> dict[str, Case]:
         "agglomerative_feature_loss": Case((m,), (m,)),
         "queue_similarity_loss": Case((e,), (e, Input((4 * n, width), fixed=True))),
         "token_affinity_loss": Case((hidden,), (hidden,), axis=1, expected=(2, 2)),
+        "queued_similarity_loss": Case((e,), (e, Input((4 * n, width), fixed=True)), _queued),
+        "contrastive_queue_loss": Case(
+            anchors,
+            (bank, bank, Input((b,), classes), Input((rows,), classes, fixed=True)),
+            functools.partial(_crd_queue, negatives),
+            0,
+        ),
+        "standardized_feature_loss": Case((m,), (m, (channels,), (channels, channels)), _standardized),
+        "centred_views_loss": Case((z, z, z, z), (z, z, (classes,)), _centred),
         "affinity_kl_loss": Case(towers, towers, functools.partial(multimodal.affinity_kl_loss, **scales), **pairs),
         "affinity_ensemble_loss": Case(towers, (*towers, *towers), _affinity_ensemble, **pairs),
         "affinity_interactive_loss": Case(

@@ -144,7 +144,10 @@ def _drawn(
     where: Array | None = None,
 ) -> dict[str, Any]:
     """The arguments of contrastive_representation_loss: this batch and then the queue as banks, rows, constants."""
+    if student.shape != teacher.shape:
+        raise ValueError(f"a contrast needs one shape, got student {student.shape} and teacher {teacher.shape}")
     batch, sides = len(labels), dict(zip(_SIDES, (student, teacher), strict=True))
+    memory = {name: jnp.asarray(value) for name, value in memory.items()}
     banks = {}
     for side, x in sides.items():
         pushed(memory[side], x)  # its checks

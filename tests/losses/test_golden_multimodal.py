@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from kd_jax.losses import multimodal, representation, standardization
+from kd_jax.losses.self_distillation import centred_views_loss
 
 RNG = np.random.default_rng(0)
 S_IMAGE, S_TEXT = RNG.normal(size=(2, 5, 4))
@@ -126,6 +127,23 @@ def test_embedding_distances():
     assert not np.any(np.isnan(gradient))
 
 
+def test_standardized_feature(check):
+    s, t = RNG.normal(size=(2, 3, 2, 4))
+    mean, matrix = standardization.phi_standardization(RNG.normal(size=(50, 4)) * np.arange(1, 5))
+
+    def reference(s, t):
+        z = (t - mean) @ matrix.T
+        size = np.abs(s - z)
+        cosine = (unit(s) * unit(z)).sum(-1)
+        return np.mean(0.9 * (1 - cosine) + 0.1 * np.where(size < 1, size**2 / 2, size - 0.5).mean(-1))
+
+    loss = standardization.standardized_feature_loss
+    assert loss(s, t, mean=mean, matrix=matrix).shape == (3,)
+    check(lambda *x: loss(*x, mean=mean, matrix=matrix), reference, s, t)
+    with pytest.raises(ValueError, match=r"features \(3, 2, 4\) need a mean \(4,\) and a matrix \(4, 4\)"):
+        loss(s, t, mean=mean[:3], matrix=matrix)
+
+
 def test_agglomerative_of_maps(check):
     def reference(s, t):
         cosine = (unit(s) * unit(t)).sum(-1)
@@ -202,3 +220,29 @@ def test_features_that_cannot_be_standardised(features):
 def test_float32_features_give_float32():
     mean, matrix = standardization.phi_standardization(jnp.asarray(RNG.normal(size=(20, 4)), jnp.bfloat16))
     assert mean.dtype == matrix.dtype == np.float32
+
+
+def test_views_by_hand(check):
+    rng = np.random.default_rng(0)
+    students, teachers, center = rng.normal(size=(3, 2, 4)), rng.normal(size=(2, 2, 4)), rng.normal(size=4)
+
+    def reference(*arrays):
+        s, t = arrays[:3], arrays[3:]
+        pairs = [
+            -(softmax((t[v] - center) / 0.5) * np.log(softmax(s[u] / 0.8))).sum(-1)
+            for v in range(2)
+            for u in range(3)
+            if u != v
+        ]
+        return np.mean(pairs)
+
+    options = dict(center=center, temperature=0.8, teacher_temperature=0.5)
+    check(lambda *x: centred_views_loss(*x, **options), reference, *students, *teachers, wrt=(0, 1, 2))
+
+
+def test_views_that_do_not_fit():
+    x = jnp.zeros((4, 3))
+    with pytest.raises(ValueError, match="two views or more"):
+        centred_views_loss(x, x, center=jnp.zeros(3), teacher_views=1)
+    with pytest.raises(ValueError, match=r"need a center \(3,\): \(2,\)"):
+        centred_views_loss(x, x, x, x, center=jnp.zeros(2))
