@@ -40,7 +40,7 @@ def configure(variant: str, seed: int, root: Path) -> ConfigDict:
         )
         config.baseline = variant in ("agglomerative", "clip")
     if variant == "untrained":
-        config.train.steps, config.train.optimizer.learning_rate, config.eval_every = 1, 1e-9, 1
+        config.train.steps, config.train.optimizer.learning_rate = 1, 1e-9
         config.train.optimizer.warmup = 0.0
     config.seed, config.report = seed, False
     kind = {"agglomerative_plain": "agglomerative", "crd_queue": "crd"}.get(variant, variant)
@@ -75,7 +75,7 @@ def teach(variant: str, root: Path) -> None:
     """Trains the teachers that are not there yet, by a run whose student makes one step."""
     config = configure(variant, 0, root)
     if any(teacher.workdir for teacher in teachers_of(config).values()):
-        config.train.steps, config.eval_every, config.baseline = 1, 1, False
+        config.train.steps, config.baseline = 1, False
         train.run(config, root / "teachers" / variant)
 
 

@@ -15,7 +15,8 @@ dino                 no teacher but the moving average of the student, centred a
                      (DINO: Caron et al. 2021, arXiv 2104.14294)
 DATA
 digits               scikit-learn's digits, 100 labels to score with; the default
-fashion              6,000 images of Fashion-MNIST, 500 labels to score with: apt-get install dataset-fashion-mnist
+fashion              6,000 images of Fashion-MNIST at 14 x 14 pixels, 500 labels to score with: apt-get install
+                     dataset-fashion-mnist
 
 Scored by nearest neighbours and a linear probe on the labelled training images (tasks.embed). The baseline is the same
 network trained on these labels; teachers have all labels (of clip: none, they and the baseline learn from pairs).
@@ -117,7 +118,7 @@ def clip(config: ConfigDict) -> None:
 
 def dino(config: ConfigDict) -> None:
     def crop(low: float, high: float) -> tuple:
-        flip = ("flip",) if config.data.name == "fashion_mnist" else ()
+        flip = ("flip",) if config.data.name != "digits" else ()
         return (*flip, dict(name="kd_jax.data.crops:random_resized_crop", low=low, high=high))
 
     config.teacher.model = ConfigDict(part())
@@ -169,11 +170,12 @@ def get_config(arg: str = "") -> ConfigDict:
     for train in (config.train, config.teacher.train):
         train.optimizer.update(dict(name="adamw", learning_rate=0.003, weight_decay=0.01, warmup=0.05))
     if variant.data == "fashion":
-        config.data.update(dict(name="fashion_mnist", labels=500, limit=6_000, eval_limit=2_000))
-        config.data.validation, config.eval_every = 0.1, 400
+        config.data.update(dict(name="kd_jax.data.images.smaller:fashion_mnist", labels=500, limit=6_000))
+        config.data.update(dict(validation=0.1, eval_limit=2_000))
+        config.eval_every = 400
         config.train.steps = config.teacher.train.steps = 400
         for train in (config.train, config.teacher.train):
-            train.augment = (dict(name="pad_crop", padding=2), "flip")
+            train.augment = (dict(name="pad_crop", padding=1), "flip")
     BUILD[variant.variant](config)
     config.title = f"Foundation teachers, {variant.variant.replace('_', ' ')}, on {variant.data}"
     tiny = {} if not variant.variant == "label_free" else {"terms": {"global": {"memory": {"kwargs": {"rows": 64}}}}}

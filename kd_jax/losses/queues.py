@@ -72,7 +72,7 @@ def contrastive_queue(
 
     def update(memory: dict[str, Array], inputs: tuple[Array, ...], context: Mapping[str, Any]) -> dict[str, Array]:
         labels = context["batch"]["label"]
-        drawn = _drawn(*inputs, memory, labels, context["step"], negatives, temperature)
+        drawn = against_queue(*inputs, memory, labels, context["step"], negatives, temperature)
         new = {**memory, **drawn["constants"], "label": _shifted(memory["label"], labels)}
         return new | {side: pushed(memory[side], x) for side, x in zip(_SIDES, inputs, strict=True)}
 
@@ -102,7 +102,7 @@ def contrastive_queue_loss(
     """
     mask = row_mask(where, student.shape[0], "contrastive_queue_loss")
     labels = jnp.where(mask, jnp.asarray(labels), -1)
-    drawn = _drawn(student, teacher, memory, labels, step, negatives, temperature, where=mask)
+    drawn = against_queue(student, teacher, memory, labels, step, negatives, temperature, where=mask)
     options = {k: drawn[k] for k in ("student_bank", "teacher_bank", "index", "negatives")} | drawn["constants"]
     return contrastive_representation_loss(student, teacher, temperature=temperature, where=mask, **options)
 
@@ -133,7 +133,7 @@ def _check_rows(rows: int, examples: int) -> None:
         raise ValueError(f"a queue of {rows} rows is no smaller than the {examples} training examples: give it fewer")
 
 
-def _drawn(
+def against_queue(
     student: Array,
     teacher: Array,
     memory: Mapping[str, Array],
@@ -143,7 +143,11 @@ def _drawn(
     temperature: float,
     where: Array | None = None,
 ) -> dict[str, Any]:
-    """The arguments of contrastive_representation_loss: this batch and then the queue as banks, rows, constants."""
+    """Returns the arguments of contrastive_representation_loss: banks of batch and queue, and rows of them.
+
+    They are "student_bank", "teacher_bank" [batch + rows, width], "index" [batch], "negatives" [batch, number], and
+    "constants" {"student_constant", "teacher_constant"}. ValueError where shapes do not fit.
+    """
     if student.shape != teacher.shape:
         raise ValueError(f"a contrast needs one shape, got student {student.shape} and teacher {teacher.shape}")
     batch, sides = len(labels), dict(zip(_SIDES, (student, teacher), strict=True))
