@@ -74,6 +74,13 @@ class _Seen:
         """Returns the shapes of the features by name."""
         raw = batch_shapes(self.source, BATCH)
         batch = jax.eval_shape(lambda b: self.parts.prepare(b, jax.random.key(0), False), raw)
+        for name, role in self.roles.items():
+            read = {Path.parse(p).owner: p for p in role.inputs if Path.parse(p).kind == "batch"}
+            if missing := [path for owner, path in read.items() if owner not in batch]:
+                raise ValueError(
+                    f"standardize asks the {name} itself before the first step, and it reads {missing[0]!r}, which the "
+                    "training images lack: a cache of its answers is not enough."
+                )
 
         def run(role: Role, inputs: tuple, taps: tuple[str, ...]) -> Any:
             return apply_shapes(role.model, init_shapes(role.model, inputs), inputs, False, taps)

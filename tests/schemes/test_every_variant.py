@@ -29,7 +29,7 @@ UNCACHED = {  # and why answers to the pictures of each example are not enough
     ("contrastive", "sskd"): "SSKD rotates",
     **{("data_free", v): "shows the teacher" for v in ("disagreement", "dafl", "dafl_statistics", "inversion")},
     **{("domain_adaptation", v): "The role 'adapted'" for v in ("statistics", "information")},
-    ("foundation", "agglomerative"): "standardized features of the teacher itself",
+    ("foundation", "agglomerative"): "asks the teacher itself before the first step",
     ("foundation", "label_free"): "two examples at once",
     ("graph", "gnn"): "one answer an example",
     **{("transfer_sets", v): "two examples at once" for v in ("function_matching", "cutmix")},
