@@ -71,8 +71,8 @@ def contrastive_queue(
     first |= {"label": jnp.full(rows, -1, jnp.int32)} | {f"{side}_constant": jnp.zeros(()) for side in _SIDES}
 
     def update(memory: dict[str, Array], inputs: tuple[Array, ...], context: Mapping[str, Any]) -> dict[str, Array]:
-        labels = context["batch"]["label"]
-        drawn = against_queue(*inputs, memory, labels, context["step"], negatives, temperature)
+        labels, (student, teacher) = context["batch"]["label"], inputs
+        drawn = against_queue(student, teacher, memory, labels, context["step"], negatives, temperature)
         new = {**memory, **drawn["constants"], "label": _shifted(memory["label"], labels)}
         return new | {side: pushed(memory[side], x) for side, x in zip(_SIDES, inputs, strict=True)}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 
 import jax
@@ -74,13 +73,14 @@ def standardized_feature_loss(
 def _hadamard(size: int) -> np.ndarray | None:
     """An orthonormal matrix of entries +- 1 / sqrt(size), None where none of the constructions makes one."""
     for power in range(size.bit_length()):
-        doubled, rest = 2**power, size // 2**power
-        if rest * doubled != size:
+        rest = size // 2**power
+        if rest * 2**power != size:
             break
         core = np.ones((1, 1)) if rest == 1 else _paley(rest)
         if core is not None:
-            sylvester = functools.reduce(np.kron, [np.array([[1, 1], [1, -1]])] * power, np.ones((1, 1)))
-            return np.kron(sylvester, core) / math.sqrt(size)
+            for _ in range(power):
+                core = np.kron(np.array([[1, 1], [1, -1]]), core)
+            return core / math.sqrt(size)
     return None
 
 

@@ -30,6 +30,7 @@ UNCACHED = {  # and why answers to the pictures of each example are not enough
     **{("data_free", v): "shows the teacher" for v in ("disagreement", "dafl", "dafl_statistics", "inversion")},
     **{("domain_adaptation", v): "The role 'adapted'" for v in ("statistics", "information")},
     ("foundation", "agglomerative"): "asks the teacher itself before the first step",
+    ("foundation", "clip"): "A teacher cache holds logits",
     ("foundation", "label_free"): "two examples at once",
     ("graph", "gnn"): "one answer an example",
     **{("transfer_sets", v): "two examples at once" for v in ("function_matching", "cutmix")},
