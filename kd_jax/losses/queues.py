@@ -57,9 +57,10 @@ def contrastive_queue(
     negatives: Count[int] = 16384,
     temperature: Positive[float] = 0.07,
 ) -> Memory:
-    """Returns the memory of `contrastive_queue_loss`: {student, teacher} [rows, width], their labels, two constants.
+    """Returns the memory of `contrastive_queue_loss`: {student, teacher} [rows, width], labels, constants, a count.
 
-    The first rows are random, without a label. 2 rows width + rows + 2 numbers, where the banks of
+    The first rows are random, without a label; until all are replaced Z is that of each batch, and then that of the
+    first batch after, where CRD keeps that of the very first. 2 rows width + rows + 3 numbers, where the banks of
     `composed.contrastive_memory` have 2 examples width and three for each example; ValueError where a queue is not
     smaller than these.
     """
@@ -68,12 +69,16 @@ def contrastive_queue(
     first: dict[str, Array] = {
         side: unit(jax.random.normal(key, (rows, width))) for side, key in zip(_SIDES, keys, strict=True)
     }
-    first |= {"label": jnp.full(rows, -1, jnp.int32)} | {f"{side}_constant": jnp.zeros(()) for side in _SIDES}
+    first |= {"label": jnp.full(rows, -1, jnp.int32), "filled": jnp.zeros((), jnp.int32)} | {
+        f"{side}_constant": jnp.zeros(()) for side in _SIDES
+    }
 
     def update(memory: dict[str, Array], inputs: tuple[Array, ...], context: Mapping[str, Any]) -> dict[str, Array]:
         labels, (student, teacher) = context["batch"]["label"], inputs
         drawn = against_queue(student, teacher, memory, labels, context["step"], negatives, temperature)
-        new = {**memory, **drawn["constants"], "label": _shifted(memory["label"], labels)}
+        # Z of random rows would be far too small for embeddings, which all look alike at first.
+        constants = {k: jnp.where(memory["filled"] >= rows, x, 0) for k, x in drawn["constants"].items()}
+        new = {**constants, "label": _shifted(memory["label"], labels), "filled": memory["filled"] + len(labels)}
         return new | {side: pushed(memory[side], x) for side, x in zip(_SIDES, inputs, strict=True)}
 
     return Memory(first, update)

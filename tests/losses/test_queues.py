@@ -74,17 +74,19 @@ def test_negatives_are_of_other_classes_and_all_of_them_are_drawn():
     assert seen == {0: {0, 2, 3, 4}, 1: {0, 1, 4, 5}, 2: {0, 1, 4, 5}, 3: {0, 1, 2, 3, 4, 5}}
 
 
-def test_the_constants_are_those_of_the_first_batch():
+def test_the_constants_are_those_of_the_first_batch_after_the_queue_is_full():
     memory = contrast()
-    first = memory.update(memory.first, (S, T), context())
-    later = memory.update(first, (3 * T, S), context(step=1))
+    states = [memory.first]
+    for step, pair in enumerate(((S, T), (T, S), (S + T, S), (T, S - T))):
+        states.append(memory.update(states[-1], pair, context(step=step)))
     for side in ("student", "teacher"):
-        assert first[f"{side}_constant"] > 0 and later[f"{side}_constant"] == first[f"{side}_constant"]
+        assert [float(state[f"{side}_constant"]) > 0 for state in states] == [False, False, False, True, True]
+        assert states[4][f"{side}_constant"] == states[3][f"{side}_constant"]
 
 
 def test_memory_does_not_grow_with_the_examples():
     few, many = (bytes_of(contrast(examples, rows=512, width=128)) for examples in (1_000, 1_281_167))
-    assert few == many == 4 * (2 * 512 * 128 + 512 + 2)
+    assert few == many == 4 * (2 * 512 * 128 + 512 + 3)
     banks = [bytes_of(contrastive_memory(examples, width=128)) for examples in (1_000, 2_000)]
     assert banks[1] - banks[0] == 1_000 * 4 * (2 * 128 + 3)
 
