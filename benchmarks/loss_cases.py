@@ -26,6 +26,7 @@ from kd_jax.losses import (
     information,
     lifelong,
     online,
+    queues,
     relation,
     representation,
     response,
@@ -33,12 +34,13 @@ from kd_jax.losses import (
     self_distillation,
     self_supervised,
     specialists,
+    standardization,
     task,
 )
 
 MODULES = (response, feature, relation, representation, attention, dense, ensemble, adversarial, task, composed)
 MODULES += (adaptation, data_free, graph, lifelong, online, response_hard, self_distillation, self_supervised)
-MODULES += (specialists, information, cross_layer)
+MODULES += (specialists, information, cross_layer, queues, standardization)
 KINDS = ("_loss", "_penalty")
 
 
@@ -97,6 +99,25 @@ def _crd_memory(negatives, s, t, student_bank, teacher_bank, index):
     memory = {"student": student_bank, "teacher": teacher_bank, "student_constant": 0.0, "teacher_constant": 0.0}
     memory["classes"] = composed.class_tables(student_bank.shape[0])
     return composed.contrastive_memory_loss(s, t, memory=memory, index=index, step=0, negatives=negatives)
+
+
+def _queued(s, t, queue):
+    return queues.queued_similarity_loss(s, t, memory={"queue": queue})
+
+
+def _crd_queue(negatives, s, t, student, teacher, labels, of_rows):
+    memory = {"student": student, "teacher": teacher, "label": of_rows}
+    memory |= {"student_constant": jnp.float32(0), "teacher_constant": jnp.float32(0)}
+    return queues.contrastive_queue_loss(s, t, memory=memory, labels=labels, step=0, negatives=negatives)
+
+
+def _standardized(s, t, mean, matrix):
+    return standardization.standardized_feature_loss(s, t, mean=mean, matrix=matrix)
+
+
+def _centred(*views_and_center):
+    *views, center = views_and_center
+    return self_distillation.centred_views_loss(*views, center=center)
 
 
 def _cat_kd(s, s_kernel, t, t_kernel):
@@ -211,6 +232,20 @@ def table(small: bool = False) -> dict[str, Case]:
         "info_nce_loss": Case((e,), (e,), **pairs),
         "contrastive_representation_loss": Case(anchors, (bank, bank, index, Input((b, negatives), rows)), crd, 0),
         "contrastive_memory_loss": Case(anchors, (bank, bank, index), functools.partial(_crd_memory, negatives), 0),
+        "euclidean_embedding_loss": Case((e,), (e,)),
+        "unit_feature_loss": Case((e,), (e,)),
+        "agglomerative_feature_loss": Case((m,), (m,)),
+        "queue_similarity_loss": Case((e,), (e, Input((4 * n, width), fixed=True))),
+        "token_affinity_loss": Case((hidden,), (hidden,), axis=1, expected=(2, 2)),
+        "queued_similarity_loss": Case((e,), (e, Input((4 * n, width), fixed=True)), _queued),
+        "contrastive_queue_loss": Case(
+            anchors,
+            (bank, bank, Input((b,), classes), Input((rows,), classes, fixed=True)),
+            functools.partial(_crd_queue, negatives),
+            0,
+        ),
+        "standardized_feature_loss": Case((m,), (m, (channels,), (channels, channels)), _standardized),
+        "centred_views_loss": Case((z, z, z, z), (z, z, (classes,)), _centred),
         "similarity_transfer_loss": Case(((b, 4, width),), ((b, 4, width),), **pairs),
         "attention_score_loss": Case((scores,), (scores,)),
         "attention_relation_loss": Case((scores,), (scores,)),

@@ -239,6 +239,30 @@ def trajectories_without() -> list[str]:
     return table(("presets", "why"), ((", ".join(presets), reason) for reason, presets in reasons.items()))
 
 
+def foundation() -> list[str]:
+    """Returns the table of the encoders."""
+    kinds = {"knn_accuracy": "neighbours", "probe_accuracy": "probe", "recall": "pairs found", "rank": "effective rank"}
+    rows = [row for row in results("foundation") if not row["variant"].startswith("crd")]
+    return table(
+        ("variant", "network", *kinds.values()),
+        ((f"`{row['variant']}`", row["network"], *(_spread(row, kind) for kind in kinds)) for row in rows),
+    )
+
+
+def foundation_crd() -> list[str]:
+    """Returns the table of CRD with a bank and with a queue."""
+    rows = [row for row in results("foundation") if row["variant"].startswith("crd")]
+    cells = [(row, f"{row['memory_bytes']:,}" if "memory_bytes" in row else "-") for row in rows]
+    return table(
+        ("variant", "network", "accuracy", "bytes of the memory"),
+        ((f"`{row['variant']}`", row["network"], _spread(row, "accuracy"), size) for row, size in cells),
+    )
+
+
+def _spread(row: Mapping[str, Any], metric: str) -> str:
+    return f"{row[metric]:.1f} ± {row[f'{metric}_std']:.1f}" if metric in row else "-"
+
+
 def plain(name: str) -> list[str]:
     """Returns the rows as they are."""
     rows = results(name)
@@ -259,7 +283,7 @@ def written(pages: Mapping[Path, str], name: str, lines: Sequence[str]) -> dict[
 def with_tables(pages: Mapping[Path, str]) -> Mapping[Path, str]:
     """Returns the pages with every table as the records in benchmarks/results have it."""
     makers = (main_table, methods, schemes, cache, sweep, encoders, decoders, torch_peer, vocabulary)
-    makers += (trajectories, trajectories_without)
+    makers += (trajectories, trajectories_without, foundation, foundation_crd)
     tables = {maker.__name__: maker() for maker in makers} | {name: plain(name) for name in PLAIN}
     for name, lines in tables.items():
         pages = written(pages, name, lines)

@@ -4,6 +4,7 @@ python launch.py --config=configs/contrastive.py[:VARIANT,tiny]
 
 crd                   contrast with a memory bank of both networks' embeddings (Tian, Krishnan, Isola 2019, arXiv
                       1910.10699); the default
+crd_queue             the same with a queue of 256 rows in place of the bank: as large for any number of examples
 info_nce              contrast within the batch (Oord, Li, Vinyals 2018, arXiv 1807.03748)
 sskd                  the teacher's answers on rotated images, and its similarities among them (Xu, Liu, Li, Loy 2020,
                       arXiv 2006.07114)
@@ -22,7 +23,8 @@ from ml_collections import ConfigDict
 
 from kd_jax.config import PRESETS, finish, parse, part, response, small_digits, supervised, teacher_fields, term
 
-VARIANTS = ("crd", "info_nce", "sskd", "ensemble_contrastive")
+VARIANTS = ("crd", "crd_queue", "info_nce", "sskd", "ensemble_contrastive")
+QUEUE = 256  # rows
 
 
 def contrast(teacher: str, weight: float = 0.8, negatives: int = 512) -> dict:
@@ -85,5 +87,7 @@ def get_config(arg: str = "") -> ConfigDict:
     elif variant.variant == "ensemble_contrastive":
         ensemble(config)
     else:
-        config.terms = ConfigDict(PRESETS[variant.variant]())
-    return finish(config, variant)
+        queue = {"queue": QUEUE} if variant.variant == "crd_queue" else {}
+        config.terms = ConfigDict(PRESETS[variant.variant.removesuffix("_queue")](**queue))
+    tiny = {"terms": {"embed": {"memory": {"kwargs": {"rows": 64}}}}} if variant.variant == "crd_queue" else {}
+    return finish(config, variant, tiny=tiny)

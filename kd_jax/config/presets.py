@@ -103,6 +103,20 @@ def embedded(fn: str, weight: float, *, normalize: bool, memory: bool = False, *
     return preset
 
 
+def contrastive(weight: float = 0.8, queue: int = 0, **changes: Any) -> Terms:
+    """Returns the terms of CRD (arXiv 1910.10699) against a bank of every example, or a `queue` of so many rows.
+
+    `changes` are `negatives`, `temperature`. The queue is as large for any number of examples; RepDistiller's weight.
+    """
+    values = {"negatives": 16384, "temperature": 0.07} | changes
+    terms = embedded("losses.composed.contrastive_memory_loss", weight, normalize=True, memory=True, **values)()
+    if queue:
+        options = {"memory": "memory", "labels": "batch.label", "step": "step"}
+        bank = part("losses.queues.contrastive_queue", rows=queue, **values)
+        terms["embed"] |= {"fn": "losses.queues.contrastive_queue_loss", "memory": bank, "options": options}
+    return terms
+
+
 _RESPONSE, _FEATURE, _RELATION = "losses.response.", "losses.feature.", "losses.relation."
 _AUTO, _REGRESSOR = part("models.connectors.auto"), part("models.connectors.conv_regressor")
 _VID = part("models.method_connectors.vid_regressor")
@@ -165,9 +179,7 @@ PRESETS: dict[str, Callable[..., Terms]] = {
     "cc": embedded(f"{_RELATION}consecutive_congruence_loss", 0.02, normalize=False),
     "irg": graph,
     "itrd": published.information,
-    "crd": embedded(
-        f"{_COMPOSED}contrastive_memory_loss", 0.8, normalize=True, memory=True, negatives=16384, temperature=0.07
-    ),
+    "crd": contrastive,
     "info_nce": embedded("losses.representation.info_nce_loss", 0.8, normalize=True, temperature=0.07),
 }
 # The scheme of methods that change the student, where the others take schemes.offline.build.

@@ -1,4 +1,7 @@
-"""Contrastive losses on embeddings. The batch is the global batch; `where` keeps padding out of it."""
+"""Losses on embeddings: contrasts, distances, similarities to a queue and among tokens.
+
+The batch is the global batch; `where` keeps padding out of it.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,11 @@ from kd_jax.losses._numerics import (
     keep_rows,
     kl,
     require_same_batch,
+    require_same_shape,
     row_mask,
+    safe_norm,
     scalar_like,
+    smooth_l1,
     squared,
     to_float,
     unit,
@@ -184,3 +190,105 @@ def similarity_transfer_loss(
     values = squared(temperature, s) * kl(jax.nn.log_softmax(scores_t), jax.nn.log_softmax(scores_s))
     takes_part = takes_part.reshape(batch, views)
     return jnp.sum(jnp.where(takes_part, values, 0), axis=1) * count(mask, s) / count(takes_part, s)
+
+
+def euclidean_embedding_loss(student: Array, teacher: Array) -> Array:
+    """Computes the norm of s - t over the last axis, with gradient 0 (not NaN) where both are equal.
+
+    Embeddings [..., width] of one shape, ValueError otherwise; returns [...]. Kim et al., "EmbedDistill: A Geometric
+    Knowledge Distillation for Information Retrieval", 2023, arXiv 2301.12005.
+    """
+    s, t = to_float(student, teacher)
+    require_same_shape("euclidean_embedding_loss", s, t)
+    return safe_norm(s - t)
+
+
+def unit_feature_loss(student: Array, teacher: Array) -> Array:
+    """Computes the mean over the last axis of (n2(s) - n2(t))^2, n2 a row of length 1 (0 where it is dead).
+
+    Embeddings [..., width] of one shape, ValueError otherwise; returns [...]. The FD of CLIP-KD (Yang et al., 2023,
+    arXiv 2307.12732): there the images' PLUS the texts', of weight 2000.
+    """
+    s, t = to_float(student, teacher)
+    require_same_shape("unit_feature_loss", s, t)
+    return jnp.mean((unit(s) - unit(t)) ** 2, axis=-1)
+
+
+def agglomerative_feature_loss(student: Array, teacher: Array, *, cosine_share: Share[Array | float] = 0.9) -> Array:
+    """Computes c (1 - cos(s, t)) + (1 - c) mean smooth_l1(s - t) over the last axis, c = `cosine_share`.
+
+    Features [..., width] of one shape (tokens, maps or summaries, the student's already connected), ValueError
+    otherwise; returns [...]. A dead row has cosine 0. Ranzinger, Heinrich, Kautz, Molchanov, "AM-RADIO: Agglomerative
+    Vision Foundation Model", 2023, arXiv 2312.06709: 0.9 for tokens, 1 for summaries.
+    """
+    s, t = to_float(student, teacher)
+    require_same_shape("agglomerative_feature_loss", s, t)
+    share = scalar_like(cosine_share, s)
+    cosine = jnp.sum(unit(s) * unit(t), axis=-1)
+    return share * (1 - cosine) + (1 - share) * jnp.mean(smooth_l1(s - t), axis=-1)
+
+
+def queue_similarity_loss(
+    student: Array,
+    teacher: Array,
+    queue: Array,
+    *,
+    temperature: Positive[Array | float] = 0.07,
+    where: Array | None = None,
+) -> Array:
+    """Computes KL(p, q) of softmaxes over the rows of a queue: p, q of n2(teacher), n2(student) . n2(row) / T.
+
+    student, teacher [batch, width], queue [rows, width] of what the teacher said before (rows of 0, not yet filled,
+    have similarity 0), where bool [batch]; ValueError otherwise; returns [batch], 0 where masked. No T^2, as published:
+    lightly-train's label-free distillation, where the rows take the place of classes (2025; after Beyer et al.,
+    "Knowledge distillation: A good teacher is patient and consistent", 2021, arXiv 2106.05237).
+    """
+    what = "queue_similarity_loss"
+    s, t, rows = to_float(student, teacher, queue)
+    if s.ndim != 2 or s.shape != t.shape or rows.ndim != 2 or rows.shape[1] != s.shape[1]:
+        raise ValueError(
+            f"{what}: expected student and teacher [batch, width] and a queue [rows, width], got student {s.shape}, "
+            f"teacher {t.shape}, queue {rows.shape}"
+        )
+    mask, rows = row_mask(where, s.shape[0], what), unit(rows)
+
+    def log_shares(x: Array) -> Array:
+        return jax.nn.log_softmax(einsum("id,rd->ir", unit(keep_rows(x, mask)), rows) / scalar_like(temperature, x))
+
+    return keep_rows(kl(log_shares(t), log_shares(s)), mask)
+
+
+def token_affinity_loss(
+    student: Array,
+    teacher: Array,
+    *,
+    temperature: Positive[Array | float] = 0.07,
+    mask: Array | None = None,
+) -> Array:
+    """Computes the mean over tokens of KL(p, q), p, q softmaxes of a token's cosines to all of its image, over T.
+
+    student [batch, tokens, width], teacher [batch, tokens, width] (widths may differ), or maps [batch, height, width,
+    channels], whose positions are the tokens; mask bool [batch, tokens] of those that count; ValueError otherwise;
+    returns [batch], 0 where no token counts. The token itself is one of all. No T^2, as published: the local loss of
+    lightly-train's label-free distillation (2025).
+    """
+    what = "token_affinity_loss"
+    s, t = to_float(student, teacher)
+    if s.ndim not in (3, 4) or s.shape[:-1] != t.shape[:-1]:
+        raise ValueError(
+            f"{what}: expected tokens [batch, tokens, width] or maps [batch, height, width, channels] of equal sizes, "
+            f"got student {s.shape} and teacher {t.shape}"
+        )
+    s, t = (x.reshape(x.shape[0], -1, x.shape[-1]) for x in (s, t))
+    mask = jnp.ones(s.shape[:2], bool) if mask is None else jnp.asarray(mask).astype(bool)
+    if mask.shape != s.shape[:2]:
+        raise ValueError(f"{what}: the mask must be {s.shape[:2]}, one value a token, got {mask.shape}")
+    there = mask[:, None, :] | jnp.eye(s.shape[1], dtype=bool)[None]
+
+    def log_shares(x: Array) -> Array:
+        x = unit(keep_rows(x, mask))
+        cosines = einsum("bid,bjd->bij", x, x) / scalar_like(temperature, x)
+        return jax.nn.log_softmax(jnp.where(there, cosines, -jnp.inf), axis=-1)
+
+    values = keep_rows(kl(log_shares(t), log_shares(s)), mask)
+    return jnp.sum(values, axis=1) / jnp.maximum(jnp.sum(mask, axis=1), 1).astype(s.dtype)

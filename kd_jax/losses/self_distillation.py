@@ -20,7 +20,7 @@ from kd_jax.losses._numerics import (
     to_float,
 )
 from kd_jax.losses.task import pick_label, require_labels
-from kd_jax.ranges import Inside, Positive, Share
+from kd_jax.ranges import Count, Inside, Positive, Share
 
 Array = jax.Array
 
@@ -88,3 +88,35 @@ def virtual_teacher_loss(
     even = jnp.log1p(-correct) - jnp.log(classes - 1.0) + jnp.log((classes - 1) / others)  # plus 0 where all are there
     log_d = jnp.where(is_label, jnp.log(correct), jnp.where(there, even, -jnp.inf))
     return kl(log_probs(log_d / over_classes(temperature, logits)), log_probs(logits))
+
+
+def centred_views_loss(
+    *views: Array,
+    center: Array,
+    teacher_views: Count[int] = 2,
+    temperature: Positive[Array | float] = 0.1,
+    teacher_temperature: Positive[Array | float] = 0.04,
+) -> Array:
+    """Computes the mean over pairs of a teacher's and another view of -sum p log q (DINO).
+
+    p = softmax((t_v - center) / Tt), q = softmax(s_u / Ts), u != v. `views` are the student's answers [batch, K] to all
+    views, then the teacher's to the first `teacher_views` of them; center [K]. ValueError on other shapes, and where no
+    pair is left; returns [batch]. Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", 2021,
+    arXiv 2104.14294. No factor T^2.
+    """
+    what = "centred_views_loss"
+    (center, *rest) = to_float(center, *views)
+    students, teachers = rest[: len(rest) - teacher_views], rest[len(rest) - teacher_views :]
+    shapes = {x.shape for x in rest}
+    if len(shapes) != 1 or not 1 <= teacher_views <= len(students) or len(students) < 2:
+        raise ValueError(
+            f"{what}: expected the student's answers to two views or more, then the teacher's to the first "
+            f"{teacher_views}, all [batch, K]; got {[x.shape for x in views]}"
+        )
+    if center.shape != students[0].shape[-1:]:
+        raise ValueError(f"{what}: answers {students[0].shape} need a center {students[0].shape[-1:]}: {center.shape}")
+    center = jnp.expand_dims(center, tuple(range(students[0].ndim - 1)))
+    shares = [jnp.exp(log_probs(t - center, teacher_temperature)) for t in teachers]
+    logs = [log_probs(s, temperature) for s in students]
+    pairs = [-expected(p, q) for v, p in enumerate(shares) for u, q in enumerate(logs) if u != v]
+    return jnp.mean(jnp.stack(pairs), axis=0)

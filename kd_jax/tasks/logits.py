@@ -20,9 +20,12 @@ OF_LABELS = {"accuracy": metrics.accuracy, "nll": metrics.nll}
 OF_REFERENCE = {"agreement": metrics.agreement, "kl": metrics.kl}
 
 
-def cross_entropy() -> dict[str, Term]:
-    """Returns the cross-entropy where there is a label; `batch.target` is the label, or the mixture of two (mixup)."""
-    return {"ce": Term(cross_entropy_loss, ("student.logits",), ("batch.target",), where="batch.labelled")}
+def cross_entropy(path: str = "student.logits") -> dict[str, Term]:
+    """Returns the cross-entropy of the logits at `path` where there is a label.
+
+    `batch.target` is the label, or the mixture of two (mixup).
+    """
+    return {"ce": Term(cross_entropy_loss, (path,), ("batch.target",), where="batch.labelled")}
 
 
 def watch(path: str, batch: str) -> dict[str, Term]:

@@ -10,6 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from embedding_loss_table import EMBEDDING_TABLE
 from loss_row import LABELS, MAP, SMALL, B, C, Row, logits_row, two_teachers
 from losses_2026_table import LOSSES_2026
 from scheme_loss_table import SCHEME_TABLE
@@ -250,6 +251,7 @@ TABLE = (
     }
     | SCHEME_TABLE
     | LOSSES_2026
+    | EMBEDDING_TABLE
     | VOCABULARY_TABLE
 )
 
