@@ -31,7 +31,7 @@ def digests_of(
     jobs: Mapping[str, Job],
     shapes: Mapping[str, Mapping[str, PyTree]],
     networks: Mapping[str, Model],
-    teacher_variables: Variables | None = None,
+    handed: Mapping[str, Variables] | None = None,
 ) -> dict[str, Digests]:
     """Returns the digests of what each job depends on.
 
@@ -40,7 +40,8 @@ def digests_of(
     """
     splits: dict[int, dict[str, str]] = {}  # of sources that several jobs share
     files: dict[str, str] = {}
-    variables = {} if teacher_variables is None else {"teacher_variables": identity.of_tree(teacher_variables)}
+    names = {name: "teacher_variables" if name == "teacher" else f"teachers.{name}" for name in handed or {}}
+    variables = {names[name]: identity.of_tree(value) for name, value in (handed or {}).items()}
     made: dict[str, Digests] = {}
     for name, job in jobs.items():
         alone = name in teachers_of(config)  # a teacher's training knows of no student

@@ -174,6 +174,10 @@ def model_entry(
     teachers = teachers_of(config)
     model = teachers[name].model if name in teachers else config.student.model
     entry: dict[str, Any] = {"name": model.name.rpartition(".")[2], **cost}
+    scheme = jobs["baseline" if name == "baseline" else "student"].scheme
+    role = scheme.roles.get("student" if name == "baseline" else name)
+    if role is not None and role.preparation is not None:
+        entry["preparation"] = role.preparation.as_dict()
     if name in (caches := jobs["student"].caches) and not caches[name].store.exact:
         store = caches[name].store
         entry["answers"] = {"k": store.k, "dtype": store.dtype}  # what student and baseline are compared with

@@ -19,6 +19,7 @@ from kd_jax.core.prepare import preparation_of
 from kd_jax.data.source import Source
 from kd_jax.resolve import call, near
 from kd_jax.tasks.choose import task_of
+from kd_jax.train.roles import CLEAN
 from kd_jax.train.used import check_used
 from kd_jax.types import Parts, Role, Scheme, Task, Term, TrainState
 
@@ -58,8 +59,9 @@ def make_scheme(
 
     views = dict(train["views"])
     if any(teacher.view == "clean" for teacher in teachers_of(config).values()):
-        views["teacher_image"] = ()
-    prepare = preparation_of({**train, "views": views}, source, config.prepare)
+        views[CLEAN] = ()
+    seen = tuple(r.preparation for r in roles.values() if r.preparation is not None and r.preparation.entries)
+    prepare = preparation_of({**train, "views": views}, source, config.prepare, seen)
     task = task_of(config.task, source)
     parts = Parts(roles, terms_of(task, terms, source, steps), steps, make_tx, prepare, sources, task)
     built = build(parts)
