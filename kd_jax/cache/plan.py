@@ -88,6 +88,15 @@ class TeacherCache:
         return outputs
 
 
+def of_network(cache: TeacherCache, digest: str) -> TeacherCache:
+    """Returns the cache of which the answers are known to be those of a network with this digest."""
+    splits = {}
+    for name, split in cache.splits.items():
+        teacher = {**split.identity["teacher"], "network": digest}
+        splits[name] = split._replace(identity={**split.identity, "teacher": teacher})
+    return dataclasses.replace(cache, splits=splits)
+
+
 def hash_of_examples(source: Source) -> str:
     """Returns the SHA-256 of a data set without its labels: of all examples in memory, or of 64 of a streamed set.
 

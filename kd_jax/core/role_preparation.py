@@ -3,7 +3,7 @@
 The fields of a role's `preparation` in a config; {} is the default of the role:
 like               "data": (x / 255 - mean) / std by the statistics of the data; "raw": the arrays as they lie there
 scale, mean, std   (x / scale - mean) / std with these; scale is 255 for uint8, 1 for floats, mean 0, std 1 unless said
-size, crop         resized to size (the shorter side, or height and width), crop cut out of the middle
+size, crop         the middle of size x size (or height and width) of a picture whose shorter side is size / crop
 The default of a network that this run trains or loads is "data", of one that says so itself (an attribute `preparation`
 of these fields) what it says, of one handed over with its parameters "raw".
 """
@@ -37,7 +37,8 @@ _MOST = 4  # channels whose mean and std are written out
 
 @dataclasses.dataclass(frozen=True)
 class RolePreparation:
-    """What the network `role` is shown: (x / scale - mean) / std at `size`, then `crop`; with `raw` x itself.
+    """What the network `role` is shown: (x / scale - mean) / std of the picture resized to `size`, of which the
+    middle of `crop` is cut out; with `raw` x itself.
 
     `entries` are the pictures of the batch that it reads in a form of its own, as "<role>/<entry>"; () where what
     everybody is shown is what it is to see. `shape` and `dtype` are those of the stored picture.
@@ -195,28 +196,28 @@ def _values(where: str, source: Source, name: str, value: Any) -> tuple[float, .
 
 
 def _sized(where: str, made: RolePreparation, size: Any, crop: Any) -> RolePreparation:
-    """With what `size` (the shorter side, or height and width) and `crop` (the side, or both) make of the picture."""
+    """With what `size` (the side of a square, or height and width) and `crop` (the share) make of the picture."""
     if size is None and crop is None:
         return made
     if len(made.shape) != 3:
         raise ValueError(f"{where}: size and crop are of pictures [H, W, C]; these have shape {made.shape}.")
-    height, width = made.shape[:2]
-    if size is not None:
-        short = _sides(where, "size", size)
-        if len(short) == 1:  # as torchvision's Resize: the other side keeps its proportion
-            short = tuple(max(round(short[0] * n / min(height, width)), 1) for n in (height, width))
-        made = dataclasses.replace(made, size=() if short == (height, width) else short)
-    if crop is not None:
-        sides = (_sides(where, "crop", crop) * 2)[:2]
-        whole = made.size or (height, width)
-        if sides[0] > whole[0] or sides[1] > whole[1]:
-            raise ValueError(f"{where}.crop={crop} is larger than the picture, {whole[0]} x {whole[1]}: set its size.")
-        made = dataclasses.replace(made, crop=() if sides == whole else sides)
-    return made
+    share = 1.0 if crop is None else crop
+    if isinstance(share, bool) or not isinstance(share, numbers.Real) or not 0 < share <= 1:
+        raise ValueError(f"{where}.crop is the share of a side that is shown, above 0 and at most 1, not {crop!r}.")
+    whole = made.shape[:2]
+    sides = whole if size is None else _sides(where, size)
+    if len(sides) == 1:  # as torchvision's Resize: the longer side keeps its proportion
+        resized = tuple(max(round(sides[0] / share * n / min(whole)), sides[0]) for n in whole)
+        sides = sides * 2
+    else:
+        resized = tuple(round(n / share) for n in sides)
+    return dataclasses.replace(
+        made, size=() if resized == whole else resized, crop=() if sides == resized else tuple(sides)
+    )
 
 
-def _sides(where: str, name: str, value: Any) -> tuple[int, ...]:
+def _sides(where: str, value: Any) -> tuple[int, ...]:
     sides = (value,) if isinstance(value, numbers.Integral) else tuple(value) if isinstance(value, Sequence) else ()
     if len(sides) not in (1, 2) or not all(isinstance(n, numbers.Integral) and n > 0 for n in sides):
-        raise ValueError(f"{where}.{name} is a number of pixels, or height and width, not {value!r}.")
+        raise ValueError(f"{where}.size is a number of pixels, or height and width, not {value!r}.")
     return tuple(map(int, sides))

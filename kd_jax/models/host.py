@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any, Literal
 
@@ -29,8 +30,14 @@ class HostModel:
     outputs: str
     floor: float
     cached: bool
-    failures: list[str] = dataclasses.field(default_factory=list, repr=False)
-    shapes: dict[Any, PyTree] = dataclasses.field(default_factory=dict, repr=False)
+
+    @functools.cached_property
+    def failures(self) -> list[str]:
+        return []
+
+    @functools.cached_property
+    def shapes(self) -> dict[Any, PyTree]:
+        return {}
 
     def init(self, key: Array, *inputs: Array) -> tuple[PyTree, PyTree]:
         return {}, {}

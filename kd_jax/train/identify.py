@@ -14,7 +14,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from kd_jax.cache.plan import of_network
 from kd_jax.config.fields import teachers_of
+from kd_jax.models.host import HostModel
 from kd_jax.models.hub import find_model
 from kd_jax.system import identity
 from kd_jax.system.code import Code
@@ -45,6 +47,8 @@ def digests_of(
     made: dict[str, Digests] = {}
     for name, job in jobs.items():
         alone = name in teachers_of(config)  # a teacher's training knows of no student
+        used = {n: cache.role.model for n, cache in job.caches.items() if isinstance(cache.role.model, HostModel)}
+        networks = {**used, **networks}
         brought = {role: model for role, model in networks.items() if role == name or not alone}
         digests = _of_code(job, brought)
         digests["data"] = identity.of_splits(job.sources, splits)
@@ -66,6 +70,9 @@ def with_digests(jobs: Mapping[str, Job], digests: Mapping[str, Digests]) -> dic
     for name in caches.keys() & digests.keys():
         given = {kind: found for kind, found in digests[name].items() if kind != "shapes"}
         caches[name] = dataclasses.replace(caches[name], trained={**caches[name].trained, "digests": given})
+    for name, cache in caches.items():
+        if isinstance(cache.role.model, HostModel):  # its parameters, by which other teachers are told apart, are none
+            caches[name] = of_network(cache, digests["student"]["networks"].get(name, ""))
     return {**jobs, "student": dataclasses.replace(jobs["student"], caches=caches)}
 
 

@@ -108,7 +108,7 @@ def collect(
     models = {name: model_entry(name, config, finished, teacher_scores, jobs, costs_of.get(name, {})) for name in names}
     if _is_scored(models.get(jobs["student"].scheme.reference or "", {})):
         _say_what_rows_lack(task, models)
-    sections = _sections(config, finished, models, networks, jobs["student"], splits)
+    sections = _sections(config, finished, models, networks, jobs["student"], splits) + _seen(models)
     title = " to ".join(models[n]["name"] for n in ("teacher", "student") if n in models)
     return {
         "schema": SCHEMA,
@@ -144,6 +144,15 @@ def _sections(
         made = task.show(shown(config.examples, models, networks, job, splits))
         sections += check_sections(made, f"show of the task {task.name or config.task.name!r}")
     return sections
+
+
+def _seen(models: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What each network is shown of a picture, where it is not the same for all."""
+    rows = [[name, model["preparation"]["sees"]] for name, model in models.items() if "preparation" in model]
+    if len({sees for _, sees in rows}) < 2:
+        return []
+    lead = "x is a picture as it lies in the data; the preparation of a role in the config says what it is shown."
+    return [{"kind": "table", "title": "What each network sees", "lead": lead, "columns": ["", "sees"], "rows": rows}]
 
 
 def _is_scored(model: Mapping[str, Any]) -> bool:
