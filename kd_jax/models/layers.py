@@ -34,25 +34,31 @@ class DepthwiseConv(nn.Module):
     """One k x k filter for each channel, as shifted multiply-adds; `kernel` is [k, k, 1, channels] as in nn.Conv.
 
     XLA's CPU backend runs nn.Conv(feature_group_count=channels) 4 to 5 times slower. Sums are float32 in any dtype.
+    `padding`: (before, after) of both axes, "SAME" as TensorFlow has it (less before than after), None = size // 2.
     """
 
     size: int = 3
     stride: int = 1
     dtype: Any = jnp.float32
     kernel_init: Any = kaiming_fan_out
+    padding: tuple[int, int] | str | None = None
+    bias: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         kernel = self.param("kernel", self.kernel_init, (self.size, self.size, 1, x.shape[-1]), jnp.float32)
         kernel = kernel.astype(self.dtype).astype(jnp.float32)
-        pad, s = self.size // 2, self.stride
-        height, width = ((n + 2 * pad - self.size) // s + 1 for n in x.shape[1:3])
-        x = jnp.pad(x.astype(self.dtype), ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+        s, pads = self.stride, [pads_of(self.padding, n, self.size, self.stride) for n in x.shape[1:3]]
+        height, width = ((n + sum(pad) - self.size) // s + 1 for n, pad in zip(x.shape[1:3], pads, strict=True))
+        x = jnp.pad(x.astype(self.dtype), ((0, 0), *pads, (0, 0)))
         total = jnp.float32(0)
         for i in range(self.size):
             for j in range(self.size):
                 shifted = x[:, i : i + s * (height - 1) + 1 : s, j : j + s * (width - 1) + 1 : s]
                 total = total + shifted.astype(jnp.float32) * kernel[i : i + 1, j : j + 1]
+        if self.bias:
+            bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
+            total = total + bias[None, None, None]
         return total.astype(self.dtype)
 
 
@@ -97,6 +103,16 @@ def conv(
     )
 
 
+def pads_of(padding: tuple[int, int] | str | None, length: int, size: int, stride: int) -> tuple[int, int]:
+    """Returns how much is padded (before, after) an axis of `length`, by what DepthwiseConv calls `padding`."""
+    if padding is None:
+        return size // 2, size // 2
+    if isinstance(padding, str):
+        both = max(0, (-(-length // stride) - 1) * stride + size - length)
+        return both // 2, both - both // 2
+    return padding
+
+
 def norm(train: bool, dtype: Any = jnp.float32, name: str | None = None) -> nn.BatchNorm:
     return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)
 
@@ -109,9 +125,11 @@ def uniform_fan_in(fan_in: int) -> Any:
 
 def classify(x: Array, num_classes: int, kernel_init: Any = None, bias_init: Any = None, name: str = "head") -> Array:
     """Maps embeddings to logits; taps "embedding", "head". The head computes in float32 or wider: losses need
-    exact logits."""
+    exact logits. Without classes (num_classes = 0) there is no head, and the embeddings are returned."""
     default = uniform_fan_in(x.shape[-1])
     x = Tap(name="embedding")(x)
+    if num_classes == 0:
+        return x.astype(jnp.promote_types(x.dtype, jnp.float32))
     head = nn.Dense(num_classes, kernel_init=kernel_init or default, bias_init=bias_init or default, name=name)
     return head(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
 

@@ -20,7 +20,7 @@ from kd_jax.models.layers import ConvNorm, DepthwiseConv, Tap, classify_map, nor
 from kd_jax.types import Array
 
 # (expanded, channels, blocks, stride, the stage that ends here)
-_GROUPS = (
+GROUPS = (
     (False, 16, 1, 1, ""),
     (True, 24, 2, 1, "stage1"),
     (True, 32, 3, 2, "stage2"),
@@ -65,7 +65,7 @@ class MobileNetV2(nn.Module):
     def __call__(self, x: Array, train: bool) -> Array:
         dtype = jnp.dtype(self.dtype)
         x = ConvNorm(int(32 * self.width), 3, 2, dtype=dtype, name="stem")(x, train)
-        for i, (expanded, features, blocks, stride, stage) in enumerate(_GROUPS):
+        for i, (expanded, features, blocks, stride, stage) in enumerate(GROUPS):
             for j in range(blocks):
                 x = InvertedResidual(
                     int(features * self.width),

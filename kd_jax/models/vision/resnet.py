@@ -1,8 +1,10 @@
 """Residual networks: ImageNet ResNet-18, 34 and 50, and ResNet-50 as the CIFAR-100 pairs use it.
 
 He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", 2015, arXiv 1512.03385. As in torchvision, a
-bottleneck has its stride in the 3 x 3 convolution. Taps: stem, stageN, stageN/pre_activation (the sum before the last
-ReLU), stageN/blockM (a block's sum before its ReLU), final (what is pooled), embedding, head.
+bottleneck has its stride in the 3 x 3 convolution. `groups` and `inner` make ResNeXts (Xie et al., 2016, arXiv
+1611.05431) and Wide ResNets of bottlenecks (Zagoruyko, Komodakis, 2016, arXiv 1605.07146). Taps: stem, stageN,
+stageN/pre_activation (the sum before the last ReLU), stageN/blockM (a block's sum before its ReLU), final (what is
+pooled), embedding, head.
 """
 
 from __future__ import annotations
@@ -23,14 +25,18 @@ class Block(nn.Module):
     stride: int
     bottleneck: bool
     dtype: Any
+    groups: int = 1
+    inner: float = 1.0
+    stride_first: bool = False
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         features, stride, dtype = self.features, self.stride, self.dtype
         out = features * 4 if self.bottleneck else features
         if self.bottleneck:
-            y = ConvNorm(features, 1, dtype=dtype, name="conv1")(x, train)
-            y = ConvNorm(features, 3, stride, dtype=dtype, name="conv2")(y, train)
+            inner, strides = int(features * self.inner), (stride, 1) if self.stride_first else (1, stride)
+            y = ConvNorm(inner, 1, strides[0], dtype=dtype, name="conv1")(x, train)
+            y = ConvNorm(inner, 3, strides[1], self.groups, dtype=dtype, name="conv2")(y, train)
             y = ConvNorm(out, 1, relu=False, dtype=dtype, name="conv3")(y, train)
         else:
             y = ConvNorm(features, 3, stride, dtype=dtype, name="conv1")(x, train)
@@ -46,13 +52,16 @@ class ResidualStage(nn.Module):
     stride: int
     bottleneck: bool
     dtype: Any
+    groups: int = 1
+    inner: float = 1.0
+    stride_first: bool = False
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         y = x
+        options = (self.bottleneck, self.dtype, self.groups, self.inner, self.stride_first)
         for i in range(self.blocks):
-            stride = self.stride if i == 0 else 1
-            y = Block(self.features, stride, self.bottleneck, self.dtype, name=f"block{i}")(x, train)
+            y = Block(self.features, self.stride if i == 0 else 1, *options, name=f"block{i}")(x, train)
             x = nn.relu(y)
         Tap(name="pre_activation")(y)
         return x
@@ -61,7 +70,9 @@ class ResidualStage(nn.Module):
 class ResNet(nn.Module):
     """Stages of residual blocks.
 
-    `large_stem`: 7 x 7 convolution and max-pooling, each with stride 2, for images of about 224 x 224.
+    `large_stem`: 7 x 7 convolution and max-pooling, each with stride 2, for images of about 224 x 224. Of bottlenecks:
+    `inner` is the width of their 3 x 3 convolution over `widths`, which has `groups`; `stride_first` puts their stride
+    into the first 1 x 1 convolution. `first_stride` is that of the first stage.
     """
 
     num_classes: int
@@ -71,6 +82,10 @@ class ResNet(nn.Module):
     bottleneck: bool = False
     large_stem: bool = False
     dtype: Any = "float32"
+    groups: int = 1
+    inner: float = 1.0
+    stride_first: bool = False
+    first_stride: int = 1
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -79,9 +94,10 @@ class ResNet(nn.Module):
         x = ConvNorm(self.stem_width, size, stride, dtype=dtype, name="stem")(x, train)
         if self.large_stem:
             x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        options = (self.bottleneck, dtype, self.groups, self.inner, self.stride_first)
         for i, (blocks, width) in enumerate(zip(self.blocks, self.widths, strict=True)):
-            stage = ResidualStage(blocks, width, 1 if i == 0 else 2, self.bottleneck, dtype, name=f"stage{i + 1}")
-            x = stage(x, train)
+            stride = self.first_stride if i == 0 else 2
+            x = ResidualStage(blocks, width, stride, *options, name=f"stage{i + 1}")(x, train)
         return classify_map(x, self.num_classes)
 
 

@@ -17,7 +17,10 @@ from kd_jax.types import Array
 
 
 class WideBlock(nn.Module):
-    """A residual block; `activated`: the input has been through BatchNorm and ReLU already, in the stage before."""
+    """A residual block; `activated`: the input has been through BatchNorm and ReLU already, in the stage before.
+
+    The shortcut reads what has been through them, or `raw` where that is an array: the value before.
+    """
 
     features: int
     stride: int
@@ -26,10 +29,10 @@ class WideBlock(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
+    def __call__(self, x: Array, train: bool, raw: Array | None = None) -> Array:
         y = x if self.activated else nn.relu(norm(train, self.dtype, name="norm1")(x))
         if x.shape[-1] != self.features or self.stride != 1:
-            x = conv(self.features, 1, self.stride, dtype=self.dtype, name="shortcut")(y)
+            x = conv(self.features, 1, self.stride, dtype=self.dtype, name="shortcut")(y if raw is None else raw)
         y = conv(self.features, 3, self.stride, dtype=self.dtype, name="conv1")(y)
         y = nn.relu(norm(train, self.dtype, name="norm2")(y))
         y = nn.Dropout(self.dropout, deterministic=not train)(y)
@@ -53,10 +56,11 @@ class WideStage(nn.Module):
         self.pre_activation = nn.BatchNorm(momentum=0.9, epsilon=1e-5, dtype=self.dtype)
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
+    def __call__(self, x: Array, train: bool, raw: Array | None = None) -> Array:
         for i in range(self.blocks):
             stride, activated = (self.stride, self.stride != 1) if i == 0 else (1, False)
-            x = WideBlock(self.features, stride, activated, self.dropout, self.dtype, name=f"block{i}")(x, train)
+            block = WideBlock(self.features, stride, activated, self.dropout, self.dtype, name=f"block{i}")
+            x = block(x, train, raw if i == 0 else None)
         return x
 
     def activate(self, x: Array, train: bool) -> Array:
@@ -64,20 +68,24 @@ class WideStage(nn.Module):
 
 
 class WideResNet(nn.Module):
+    """Three stages; `raw_shortcut`: shortcuts read a block's input before BatchNorm and ReLU, as torchdistill's do."""
+
     num_classes: int
     depth: int
     widen: int
     dropout: float = 0.0
     dtype: Any = "float32"
+    raw_shortcut: bool = False
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         dtype = jnp.dtype(self.dtype)
-        x = conv(16, 3, dtype=dtype, name="stem")(x)
+        x = raw = conv(16, 3, dtype=dtype, name="stem")(x)
         for i, width in enumerate((16, 32, 64)):
             stride, blocks, name = 1 if i == 0 else 2, (self.depth - 4) // 6, f"stage{i + 1}"
             stage = WideStage(blocks, width * self.widen, stride, self.dropout, dtype, name=name)
-            x = stage.activate(stage(x, train), train)
+            raw = stage(x, train, raw if self.raw_shortcut else None)
+            x = stage.activate(raw, train)
         return classify_map(x, self.num_classes, bias_init=nn.initializers.zeros)
 
 
