@@ -14,14 +14,19 @@ from model_values import QUICK, filled
 from kd_jax.models import mlp
 from kd_jax.models.adapters import LinenModel, tap_shapes
 from kd_jax.models.layers import DepthwiseConv, kaiming_fan_out, torch_default, uniform_fan_in
-from kd_jax.models.vision import cifar_resnet, cnn, mobilenet, resnet, shufflenet, vgg, vit, wide_resnet
+from kd_jax.models.vision import cifar_resnet, cnn, mobilenet, resnet, shufflenet, swin, vgg, vit, wide_resnet
 
 KEY = jax.random.key(0)
 STAGES = ("stage1", "stage2", "stage3")
 PRE = tuple(f"{stage}/pre_activation" for stage in STAGES)
 
+REGISTERS = dict(registers=2, image_size=8, gated=True, hidden=32, activation="silu", layer_scale=1.0, dropout=0.1)
+REGISTERS |= dict(pool="class_and_mean")
+WINDOWS = dict(width=8, depths=(2, 2), heads=(2, 2), window=2, image_size=16, dropout=0.1)
+
 # name: (module, image size, channels, first logits of the second image, taps). The logits come from forwards in float64
-# PyTorch, written from the published layouts (RepDistiller's models, torchvision, DeiT), with the values of `filled`.
+# PyTorch, written from the published layouts (RepDistiller's models, torchvision, DeiT) or transformers' (DINOv2,
+# Swin), with the values of `filled`.
 FAMILIES = {
     "resnet8": (
         cifar_resnet.resnet8(10, widths=(4, 8, 8), stem_width=4),
@@ -78,6 +83,21 @@ FAMILIES = {
             "head_distillation",
             *(f"block1/attention/{n}" for n in ("queries", "keys", "values_joined", "scores", "probabilities")),
         ),
+    ),
+    "vit_registers": (
+        vit.ViT(10, 4, 16, 2, 2, **REGISTERS),
+        8,
+        3,
+        (-0.8844, 1.7323, -2.3589),
+        ("stem", "tokens", "tokens/class", "tokens/registers", "tokens/patches", "block1/attention/scores"),
+    ),
+    "swin": (swin.swin(10, **WINDOWS), 16, 3, (-0.8750, -0.2371, 1.1709), ("stem", "stage0", "merge1", "final")),
+    "swin_v2": (
+        swin.swin(10, version=2, biases="qv", **WINDOWS),
+        16,
+        3,
+        (1.5578, -2.1573, 2.3567),
+        ("stage0_block1", "stage1_block0/attention", "stage1"),
     ),
     "cnn": (cnn.cnn(10, widths=(4, 8), hidden=6, dropout=0.1), 8, 1, None, ("stage1", "stage2", *PRE[:2], "hidden")),
     "mlp": (mlp.mlp(10, widths=(8, 6), dropout=0.5), 8, 1, None, ("stage1", "stage2", *PRE[:2])),

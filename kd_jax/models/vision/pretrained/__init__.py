@@ -35,7 +35,18 @@ from safetensors.numpy import save_file
 
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.safetensors_io import CONFIG, WEIGHTS
-from kd_jax.models.vision.pretrained import cifar, convnext, efficientnet, resnet
+from kd_jax.models.vision.pretrained import (
+    cifar,
+    clip,
+    convnext,
+    dinov2,
+    dinov3,
+    efficientnet,
+    resnet,
+    siglip,
+    swin,
+    vit,
+)
 from kd_jax.models.vision.pretrained.checkpoint import Checkpoint, open_checkpoint
 from kd_jax.models.vision.pretrained.preparing import IMAGENET, prepared_by, written
 from kd_jax.resolve import near
@@ -49,6 +60,12 @@ FAMILIES: dict[str, ModuleType] = {
     "cifar": cifar,
     "convnext": convnext,
     "efficientnet": efficientnet,
+    "vit": vit,
+    "dinov2": dinov2,
+    "dinov3": dinov3,
+    "clip": clip,
+    "siglip": siglip,
+    "swin": swin,
 }
 
 

@@ -85,6 +85,9 @@ class _Safetensors(Mapping[str, np.ndarray]):
             raise KeyError(name)
         return self._file.get_tensor(name)
 
+    def __contains__(self, name: object) -> bool:  # a file's own error for a name that it lacks is no KeyError
+        return name in self._names
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 
