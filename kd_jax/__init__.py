@@ -9,9 +9,11 @@ from kd_jax import requirements
 
 if TYPE_CHECKING:
     from kd_jax import config, data, losses, models, report
+    from kd_jax.cache.stored import from_answers
     from kd_jax.config.fields import base
     from kd_jax.config.knowledge import compose
     from kd_jax.data.arrays import from_arrays
+    from kd_jax.data.images.folder import from_folder
     from kd_jax.models.adapters import FunctionModel, LinenModel, NNXModel, print_taps
     from kd_jax.train.run import run
     from kd_jax.types import Call, Outputs, Phase, Role, Scheme, Stage, Task, Term
@@ -24,7 +26,9 @@ _HOME = {
     **dict.fromkeys(("LinenModel", "NNXModel", "FunctionModel", "print_taps"), "kd_jax.models.adapters"),
     "base": "kd_jax.config.fields",
     "compose": "kd_jax.config.knowledge",
+    "from_answers": "kd_jax.cache.stored",
     "from_arrays": "kd_jax.data.arrays",
+    "from_folder": "kd_jax.data.images.folder",
     "run": "kd_jax.train.run",
 }
 _ROOMS = ("config", "data", "losses", "models", "report")
@@ -46,7 +50,9 @@ __all__ = [
     "compose",
     "config",
     "data",
+    "from_answers",
     "from_arrays",
+    "from_folder",
     "losses",
     "models",
     "print_taps",

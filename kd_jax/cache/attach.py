@@ -43,7 +43,7 @@ def taps_of_config(name: str, config: ConfigDict) -> set[str]:
 
 def check_use(name: str, scheme: Scheme, role: Role, store: Store) -> None:
     """Raises ValueError where the scheme needs more of a teacher than answers to the pictures of each example."""
-    needs = f"needs the {name} itself, and with config.{name}.cache there are only its answers"
+    needs = f"needs the {name} itself, and there are only its answers"
     if name in scheme.copies:
         raise ValueError(f"This scheme copies parameters of the {name}, so it {needs}.")
     for other, fields in scheme.roles.items():
@@ -71,8 +71,8 @@ def _check_term(key: str, term: Term, name: str, store: Store, needs: str) -> No
     if store.k and needs_every_logit(term.fn) and f"{name}.logits" in paths:
         fn = getattr(term.fn, "func", term.fn)
         raise ValueError(
-            f"Term {key!r} ({getattr(fn, '__name__', fn)}) reads every logit, and the cache of the {name} holds the "
-            f"{store.k} largest: set config.{name}.cache.k=0."
+            f"Term {key!r} ({getattr(fn, '__name__', fn)}) reads every logit, and of the {name}'s answers the "
+            f"{store.k} largest are stored: a cache stores all with config.{name}.cache.k=0."
         )
 
 

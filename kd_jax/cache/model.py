@@ -134,8 +134,8 @@ class CachedTeacher:
         for tap in taps:
             if tap != "*" and tap not in outputs.features:
                 raise ValueError(
-                    f"The teacher cache has no tap {tap!r}. {near(tap, outputs.features)} "
-                    "What config.teacher.cache.features names is stored when the cache is built."
+                    f"The stored answers of the teacher have no tap {tap!r}. {near(tap, outputs.features)} "
+                    "What config.teacher.cache.features names is stored when a cache is built."
                 )
         features = outputs.features if "*" in taps else {tap: outputs.features[tap] for tap in taps}
         return Outputs(outputs.logits, features), stats

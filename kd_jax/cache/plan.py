@@ -100,13 +100,14 @@ def of_network(cache: TeacherCache, digest: str) -> TeacherCache:
 def hash_of_examples(source: Source) -> str:
     """Returns the SHA-256 of a data set without its labels: of all examples in memory, or of 64 of a streamed set.
 
-    The 64 are spread over the set; name, split, size and image shape always count.
+    The 64 are spread over the set; name, split, size, image shape, fields and the stamp of its files always count.
     """
     total = hashlib.sha256(f"{source.name} {source.split} {len(source)} {source.image_shape}".encode())
-    if source.images is not None:
-        for array in (source.images, *(source.fields[name] for name in sorted(source.fields))):
+    total.update(source.stamp.encode())
+    for array in (source.images, *(source.fields[name] for name in sorted(source.fields))):
+        if array is not None:
             total.update(np.ascontiguousarray(array).tobytes())
-    else:
+    if source.images is None:
         for i in np.unique(np.linspace(0, len(source) - 1, 64).astype(int)):
             total.update(np.ascontiguousarray(source.example(int(i))["image"]).tobytes())
     return total.hexdigest()

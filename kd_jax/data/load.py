@@ -10,16 +10,23 @@ from typing import Any
 import numpy as np
 
 from kd_jax.data import arrays, splits
-from kd_jax.data.images import cifar, idx, prepared
+from kd_jax.data.images import arrow, cifar, folder, idx, prepared, shards
 from kd_jax.data.source import Source, Splits, subset
-from kd_jax.data.text import corpus, pairs, pronunciations
+from kd_jax.data.text import corpus, pairs, pronunciations, topk
 from kd_jax.files import path_of
 from kd_jax.ranges import BELOW_ONE, COUNT, NOT_NEGATIVE, SHARE, check_numbers
 from kd_jax.resolve import near, resolve
 
-TEXTS = {"text": corpus, "pairs": pairs, "pronunciations": pronunciations}
+TEXTS = {"text": corpus, "pairs": pairs, "pronunciations": pronunciations, "topk": topk}
+PICTURES = {"folder": folder, "webdataset": shards, "hf_dataset": arrow}
 IMAGES = ("digits", "fashion_mnist", "mnist", "cifar10", "cifar100", "imagenet2012", "arrays")
-NAMES = (*IMAGES, *TEXTS)
+NAMES = (*IMAGES, *PICTURES, *TEXTS)
+# What other tools call the doors.
+MEANT = {
+    **dict.fromkeys(("imagefolder", "image_folder", "images", "directory", "csv", "jsonl", "files"), "folder"),
+    **dict.fromkeys(("wds", "tar", "tars", "shards"), "webdataset"),
+    **dict.fromkeys(("hf", "huggingface", "datasets", "arrow", "hf_datasets", "load_from_disk"), "hf_dataset"),
+}
 _TOKENS = ("test", "validation", "split_seed", "length", "directory")
 # The fields that say how the data of a name are read; those of "module:function" are what it takes of its config.
 READING: dict[str, tuple[str, ...]] = {
@@ -28,9 +35,11 @@ READING: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(idx.SETS, ("directory",)),
     **dict.fromkeys(cifar.SETS, ("directory", "download")),
     "imagenet2012": ("directory", "image_size", "test"),
+    **dict.fromkeys(PICTURES, ("directory", "image_size", "crop", "channels", "test", "on_error")),
     "text": (*_TOKENS, "tokenizer", "vocabulary", "packing"),
     "pairs": (*_TOKENS, "tokenizer", "vocabulary", "rationale"),
     "pronunciations": _TOKENS,
+    "topk": ("test", "validation", "split_seed", "directory", "tokenizer"),
 }
 # The fields that act on whatever was read, also on the data that are handed over as an object.
 SHAPING = (
@@ -58,6 +67,9 @@ DEFAULTS: dict[str, Any] = {
     "packing": "packed",  # packed: several documents a row, one segment each | padded: one a row
     "rationale": "none",  # of pairs: none | first (then the answer) | task (beside the answer, told apart by a prefix)
     "image_size": 0,  # streamed images are cropped and resized to it; 0 = as they are (imagenet2012: 224)
+    "crop": "random",  # random (a part in training, the centre in evaluation) | centre | whole: resized as it is
+    "channels": 3,  # of pictures in files: 3 (RGB) or 1 (grey)
+    "on_error": "raise",  # raise | skip: leave out the pictures that are broken, and say how many
 }
 
 RANGES = {
@@ -211,8 +223,8 @@ def _open(fields: SimpleNamespace, config: Mapping[str, Any]) -> Splits:
         return arrays.digits(fields.test)
     if name == "arrays":
         return arrays.from_npz(fields.directory)
-    if name in TEXTS:
-        return TEXTS[name].load(fields)
+    if name in TEXTS or name in PICTURES:
+        return {**TEXTS, **PICTURES}[name].load(fields)
     if name in idx.SETS:
         return idx.load(name, fields.directory)
     if name in cifar.SETS:
@@ -223,6 +235,9 @@ def _open(fields: SimpleNamespace, config: Mapping[str, Any]) -> Splits:
             name.removeprefix("tfds:"), fields.directory, fields.image_size, test=fields.test, all_labels=all_labels
         )
     if ":" not in name:
+        meant = MEANT.get(str(name).lower().replace("-", "_"))
+        if meant:
+            raise ValueError(f"There is no data set {name!r}. Did you mean data.name={meant!r}?")
         raise ValueError(f"There is no data set {name!r}. {near(str(name), (*NAMES, 'tfds:NAME', 'module:function'))}")
     made = resolve(name)(config)
     if not isinstance(made, Splits):

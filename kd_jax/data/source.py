@@ -16,6 +16,14 @@ Fetch = Callable[[int, int | None, int], Example]
 BATCH = ("label", "labelled", "index", "view", "mask", "target")
 
 
+class Origin(NamedTuple):
+    """Where the examples of a subset stood in the split that was read: its name and size, and their rows there."""
+
+    split: str
+    size: int
+    rows: np.ndarray
+
+
 class DataNotFound(FileNotFoundError):
     """The data are not on this machine; the message names them, the folders that were searched, and how to get them."""
 
@@ -31,9 +39,10 @@ class Source:
     transcript; -1, or nan among floats, where there is none. It is None for a streamed set of which nobody needed all
     labels; then each comes with its example. `num_classes` is the number of outputs that a network needs for them.
     `mean` and `std` are per channel, of uint8 images divided by 255 and of float values as they are. `fields` are
-    further arrays [n, ...] of a set in memory (another modality, the number of a node, ...), each in a batch under its
-    name. `answers` are stored outputs of frozen teachers, by role (kd_jax/data/answers.py), each field in a batch as
-    "<role>/<field>".
+    further arrays [n, ...] in memory (another modality, the number of a node, ...), each in a batch under its name.
+    `answers` are stored outputs of frozen teachers, by role (kd_jax/data/answers.py), each field in a batch as
+    "<role>/<field>". `origin` says where the examples of a subset come from, and `stamp` is the digest of the files
+    behind a streamed set.
 
     Text: with `entry="tokens"` the main array holds token ids, int32 [n, L], and a batch has `tokens` in place of
     `image`. Where every token has a target `labels` is integer [n, M], -1 where none is counted (padding, a prompt),
@@ -57,6 +66,8 @@ class Source:
     decode: Callable[[Iterable[SupportsIndex]], str] | None = None
     end: int | None = None
     answers: Mapping[str, Answers] = dataclasses.field(default_factory=dict)
+    origin: Origin | None = None
+    stamp: str = ""
 
     def __post_init__(self) -> None:
         if self.labels is not None:
@@ -67,8 +78,6 @@ class Source:
             raise ValueError(f"{self.name}/{self.split}: a source in memory needs labels (-1 where there is none)")
         if self.labels is not None and len(self.labels) != len(self):
             raise ValueError(f"{self.name}/{self.split}: {len(self)} examples, but {len(self.labels)} labels")
-        if self.fields and self.images is None:
-            raise ValueError(f"{self.name}/{self.split}: further fields need a set in memory")
         for name, values in self.fields.items():
             if len(values) != len(self) or name in (self.entry, *BATCH):
                 raise ValueError(
@@ -114,10 +123,12 @@ class Source:
         if self.fetch is not None:
             fetched = self.fetch(index, view, seed)
             label = fetched["label"] if self.labels is None else self.labels[index]
-            return {self.entry: fetched[self.entry], "label": as_labels(label)}
+            return {self.entry: fetched[self.entry], "label": as_labels(label), **self._fields_of(index)}
         images, labels = self.in_memory()
-        fields = {name: values[index] for name, values in self.fields.items()}
-        return {self.entry: images[index], "label": labels[index], **fields}
+        return {self.entry: images[index], "label": labels[index], **self._fields_of(index)}
+
+    def _fields_of(self, index: int) -> Example:
+        return {name: values[index] for name, values in self.fields.items()}
 
     def batch(self, count: int) -> Example:
         """Returns the first `count` examples as a batch, before Scheme.prepare."""
@@ -153,14 +164,16 @@ class Splits(NamedTuple):
 
 def subset(source: Source, rows: np.ndarray, split: str = "") -> Source:
     """Returns the examples `rows` of a source, numbered from 0 again, without the answers of teachers."""
-    rows, source = np.asarray(rows), dataclasses.replace(source, answers={})
+    rows = np.asarray(rows)
+    before = source.origin or Origin(source.split, len(source), np.arange(len(source)))
+    origin, split = before._replace(rows=before.rows[rows]), split or source.split
     labels = None if source.labels is None else source.labels[rows]
-    split = split or source.split
+    fields = {name: values[rows] for name, values in source.fields.items()}
+    changed: dict[str, Any] = dict(split=split, labels=labels, fields=fields, origin=origin, answers={})
     if source.images is not None:
-        fields = {name: values[rows] for name, values in source.fields.items()}
-        return dataclasses.replace(source, split=split, labels=labels, images=source.images[rows], fields=fields)
+        return dataclasses.replace(source, images=source.images[rows], **changed)
     fetch = functools.partial(_fetch_row, source.fetch, rows)
-    return dataclasses.replace(source, split=split, labels=labels, fetch=fetch, size=len(rows))
+    return dataclasses.replace(source, fetch=fetch, size=len(rows), **changed)
 
 
 def _fetch_row(fetch: Fetch, rows: np.ndarray, index: int, view: int | None, seed: int) -> Example:

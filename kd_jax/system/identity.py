@@ -67,13 +67,15 @@ def of_files(path: Path) -> str:
 def of_source(source: Source) -> dict[str, str]:
     """Returns the digests of a split of the data, by the array.
 
-    In memory all values count, wherever they came from. Of a streamed set its size, its labels and SAMPLE examples
-    spread over it do: reading all of it would take as long as an epoch.
+    In memory all values count, wherever they came from. Of a streamed set its size, its labels, its stamp and SAMPLE
+    examples spread over it do: reading all of it would take as long as an epoch.
     """
     about = (source.name, source.num_classes, source.class_names, source.mean, source.std, source.image_shape)
     arrays = {source.entry: source.images, "label": source.labels, **source.fields}
     made = {name: of_array(array) for name, array in arrays.items() if array is not None}
     made["description"] = of_texts(map(repr, (*about, len(source), source.end)))
+    if source.stamp:
+        made["files"] = source.stamp
     if source.fetch is not None:
         rows = np.unique(np.linspace(0, len(source) - 1, SAMPLE).astype(int)) if len(source) else ()
         examples = [source.example(int(i)) for i in rows]

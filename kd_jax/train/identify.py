@@ -15,6 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from kd_jax.cache.plan import of_network
+from kd_jax.cache.stored import StoredAnswers
 from kd_jax.config.fields import teachers_of
 from kd_jax.models.host import HostModel
 from kd_jax.models.hub import find_model
@@ -53,6 +54,7 @@ def digests_of(
         digests = _of_code(job, brought)
         digests["data"] = identity.of_splits(job.sources, splits)
         digests["data"] |= {f"extra.{k}": identity.of_tree(tree) for k, tree in job.scheme.extra.items()}
+        digests["data"] |= {f"{name}.answers": model.stamp for name, model in _answering(job).items()}
         digests["shapes"] = {role: identity.of_shapes(tree) for role, tree in shapes.get(name, {}).items()}
         digests["files"] = {field: _of_file(path, files) for field, path in _paths(config, name if alone else "")}
         digests["variables"] = {} if alone else variables
@@ -80,6 +82,11 @@ def digests_in(jobs: Mapping[str, Job]) -> dict[str, Digests]:
     """Returns the digests that `with_digests` put into the jobs, by the name of the training."""
     of_cached = {name: cache.trained.get("digests", {}) for name, cache in jobs["student"].caches.items()}
     return {**of_cached, **{name: job.digests for name, job in jobs.items()}}
+
+
+def _answering(job: Job) -> dict[str, StoredAnswers]:
+    """The networks of which there are only answers, by role."""
+    return {name: m for name, role in job.scheme.roles.items() if isinstance(m := role.model, StoredAnswers)}
 
 
 def _of_code(job: Job, networks: Mapping[str, Model]) -> dict[str, dict[str, str]]:

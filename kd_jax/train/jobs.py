@@ -11,8 +11,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from kd_jax.cache.attach import attach
+from kd_jax.cache.attach import SHARING, attach, check_use
 from kd_jax.cache.plan import TeacherCache
+from kd_jax.cache.stored import StoredAnswers, check_pictures, has_answers, with_stored
 from kd_jax.config.fields import own_data, teachers_of
 from kd_jax.core.paths import roles_read
 from kd_jax.data.source import Source
@@ -121,6 +122,9 @@ def plan(
     make = partial(_job, config, directory, extra)
     learning = {name: teacher for name, teacher in teachers.items() if not (name in ready or as_loaded(teacher))}
     jobs = {name: _teacher_job(make, config, name, models[name], teacher_sources[name]) for name in learning}
+    stored = {name: m for name in teachers if isinstance(m := models[name], StoredAnswers)}
+    for name, model in stored.items():
+        sources = with_stored(name, model, sources)
     train = sources["train"]
     assert train is not None  # only validation may be left out
     asked = asked_once(config, models, train)
@@ -131,7 +135,26 @@ def plan(
     if config.baseline and labelled:
         jobs["baseline"] = _baseline_job(make, config, roles, rules, sources)
     jobs["student"] = _student_job(make, config, models, roles, rules, sources)
+    jobs = {name: _compared(job, stored) if name in SHARING else job for name, job in jobs.items()}
+    for name in stored:
+        check_pictures(name, jobs["student"])
+        role = jobs["student"].scheme.roles[name]
+        check_use(name, jobs["student"].scheme, role, stored[name].store)
     return attach(config, jobs, asked)
+
+
+def _compared(job: Job, stored: Mapping[str, StoredAnswers]) -> Job:
+    """The job without a reference that has no answers to a split that is evaluated; says so."""
+    reference = job.scheme.reference
+    if reference not in stored:
+        return job
+    role = job.scheme.roles[reference]
+    splits = ("validation", "test", *job.scheme.stage_splits)
+    without = [s for s in splits if job.sources.get(s) is not None and not has_answers(job.sources[s], role)]
+    if not without:
+        return job
+    print(f"{job.name}: the {reference} has no answers to {' and '.join(without)}: agreement with it is left out")
+    return dataclasses.replace(job, scheme=dataclasses.replace(job.scheme, reference=None))
 
 
 def _job(

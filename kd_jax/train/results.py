@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from kd_jax.cache.model import Store
+from kd_jax.cache.stored import StoredAnswers
 from kd_jax.config.fields import teachers_of
 from kd_jax.core.evaluate import scored_by
 from kd_jax.core.paths import calls_in, entry_paths, lookup, taps_in
@@ -187,8 +189,8 @@ def model_entry(
     role = scheme.roles.get("student" if name == "baseline" else name)
     if role is not None and role.preparation is not None:
         entry["preparation"] = role.preparation.as_dict()
-    if name in (caches := jobs["student"].caches) and not caches[name].store.exact:
-        store = caches[name].store
+    store = _store_of(name, jobs["student"])
+    if store is not None and not store.exact:
         entry["answers"] = {"k": store.k, "dtype": store.dtype}  # what student and baseline are compared with
     if name not in finished:
         return entry | {"last": {"step": None, **teacher_scores[name]}}
@@ -207,6 +209,14 @@ def model_entry(
     if others:
         entry["others"] = {o: {w: _scores(result[w], o) for w in ("last", "best") if w in result} for o in others}
     return entry
+
+
+def _store_of(name: str, job: Job) -> Store | None:
+    """How the answers of a teacher are stored; None for one that is asked itself."""
+    if name in job.caches:
+        return job.caches[name].store
+    model = job.scheme.roles[name].model if name in job.scheme.roles else None
+    return model.store if isinstance(model, StoredAnswers) else None
 
 
 def data_entry(jobs: Mapping[str, Job], splits: Splits) -> dict[str, Any]:

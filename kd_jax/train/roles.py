@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from kd_jax.cache.attach import stand_in
 from kd_jax.cache.model import Store
+from kd_jax.cache.stored import StoredAnswers, role_of
 from kd_jax.config.fields import teachers_of
 from kd_jax.core.role_preparation import role_preparation
 from kd_jax.data.source import Source
@@ -47,6 +48,9 @@ def learning_teacher(name: str, model: Model, fields: ConfigDict, source: Source
 
 def asked_once(config: ConfigDict, models: Mapping[str, Model], source: Source) -> dict[str, tuple[Role, Role, Store]]:
     """Returns {teacher: (its role, the role that stands in for it, what is stored of it)} of those that are cached."""
+    for name, teacher in teachers_of(config).items():
+        if isinstance(models[name], StoredAnswers):
+            _check_unneeded(name, teacher)
     cached = {name: teacher for name, teacher in teachers_of(config).items() if teacher.cache.directory}
     frozen = {name: _frozen(name, models[name], teacher, config, source) for name, teacher in cached.items()}
     return {name: (role, *stand_in(name, role, config)) for name, role in frozen.items()}
@@ -67,10 +71,23 @@ def roles_of_student(
     for name, teacher in teachers_of(config).items():
         if name in asked:
             roles[name] = asked[name][1]
+        elif isinstance(model := models[name], StoredAnswers):
+            roles[name] = role_of(name, model, teacher_role(model, teacher), source.num_classes)
         else:
             roles[name] = _frozen(name, models[name], teacher, config, source)
             rules[name] = config.mesh.teacher_rules
     return roles, rules
+
+
+def _check_unneeded(name: str, teacher: ConfigDict) -> None:
+    """Raises ValueError for fields of a teacher that need a network, where there are only its answers."""
+    named = {"checkpoint": teacher.checkpoint, "initial.name": teacher.initial.name, "dtype": teacher.dtype}
+    named |= {"cache.directory": teacher.cache.directory, "preparation": dict(teacher.preparation)}
+    for field, value in named.items():
+        if value:
+            raise ValueError(
+                f"config.{name}.{field}={value!r} is of a network, and of the {name} there are only answers."
+            )
 
 
 def further_roles(config: ConfigDict, models: Mapping[str, Model], source: Source) -> dict[str, Role]:

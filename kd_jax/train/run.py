@@ -12,6 +12,7 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from kd_jax.cache.stored import StoredAnswers
 from kd_jax.config.fields import check_effects, own_data, teachers_of
 from kd_jax.core.bind import evaluated_roles
 from kd_jax.core.paths import entry_paths, roles_read
@@ -78,12 +79,12 @@ def run(
     """Trains (or loads) the teacher, the baseline and the student of `config` in `workdir`; returns results.json.
 
     `student` and `teacher` replace the configured models by a Flax module or a Model, `teacher_variables` are the
-    teacher's parameters in any of models.variables.FORMS; an NNX module and models.host_model(fn) bring their own.
-    `teachers` {name: network, or (network, variables)} are further ones, of which the terms read "<name>.logits". What
-    a teacher sees that was handed over so are the raw arrays, unless its `preparation` says otherwise
-    (core/role_preparation.py). `data` takes the place of what config.data reads
-    (kd_jax.from_arrays makes it from NumPy arrays); labels, label_noise, limit and the other fields of
-    data.load.SHAPING act on it, also those of teachers.
+    teacher's parameters in any of models.variables.FORMS; an NNX module and models.host_model(fn) bring their own, and
+    kd_jax.from_answers makes one of answers without a network. `teachers` {name: network, or (network, variables)} are
+    further ones, of which the terms read "<name>.logits". What a teacher sees that was handed over so are the raw
+    arrays, unless its `preparation` says otherwise (core/role_preparation.py). `data` takes the place of what
+    config.data reads (kd_jax.from_arrays makes it from NumPy arrays, from_folder from pictures); labels, label_noise,
+    limit and the other fields of data.load.SHAPING act on it, also those of teachers.
     A workdir with an unfinished run of the same config is resumed, with a finished one read. `until="cache"` ends
     when the answers of the teachers are in their caches, and returns nothing.
     Raises ValueError, before anything is trained, for whatever does not fit.
@@ -148,7 +149,8 @@ def train_all(
                 networks[name] = load_network(export, role, path, job.scheme.extra, shapes, frozen=frozen)
     if not parallel.is_lead():
         return {}
-    if jobs["student"].caches:  # the report shows what teachers said of the test images
+    if any(source is not None and source.answers for source in jobs["student"].sources.values()):
+        # the report shows what teachers said of the test images
         splits = splits._replace(**{split: jobs["student"].sources[split] for split in splits._fields})
     return collect(config, finished, scores, jobs, networks, splits)
 
@@ -212,7 +214,10 @@ def jobs_of(
     teacher_sources = {name: _splits_of(config, t, splits, data)._asdict() for name, t in teachers.items()}
     named, networks = {"student": config.student, **teachers, **config.roles}, networks or {}
     models = {r: networks.get(r) or make_model(fields["model"], splits.train) for r, fields in named.items()}
-    ready = {n for n, f in teachers.items() if f.checkpoint or n in loaded or isinstance(models[n], HostModel)}
+    stored = {name for name in teachers if isinstance(models[name], StoredAnswers)}
+    if both := sorted({*loaded} & stored):
+        raise ValueError(f"{both[0]}: its variables are given, and there are only answers of it.")
+    ready = {n for n, f in teachers.items() if f.checkpoint or n in loaded or isinstance(models[n], HostModel)} | stored
     extra = _called(config.extra, splits)
     return plan(config, directory, models, sources, teacher_sources, extra, ready), splits
 

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from kd_jax.cache.plan import TeacherCache
+from kd_jax.cache.stored import has_answers
 from kd_jax.core.evaluate import evaluate, gather, make_eval_step, scored_by
 from kd_jax.core.paths import lookup
 from kd_jax.data.answers import manifest_of
@@ -62,7 +63,7 @@ def score_teacher(
         scores = {
             name: evaluate(step, task, state, batches(name), key, {"teacher": collected})["teacher"]
             for name in ("validation", "test")
-            if job.sources[name] is not None
+            if has_answers(job.sources[name], role)
         }
     if not as_trained:
         return scores
@@ -126,7 +127,9 @@ def check_teacher(job: Job, name: str, config: ConfigDict, scores: Mapping[str, 
     values = scores.get(split, {})
     require_scores(name, scores)
     if values.get(headline.metric) is None:
-        why = f"no example of the {split} split has a label" if scores else mismatch(job, job.scheme.roles[name])
+        why = f"no example of the {split} split has a label"
+        if split not in scores:
+            why = mismatch(job, job.scheme.roles[name]) or f"it has no answers to the {split} split"
         print(f"{name}: not scored: {why}" + ("" if scores else "; agreement with it is left out"))
         if wanted:
             raise ValueError(f"config.{name}.min_accuracy asks for {wanted}, and the {name} cannot be scored: {why}.")

@@ -15,6 +15,7 @@ from kd_jax.cache.attach import SHARING, with_answers
 from kd_jax.cache.build import build
 from kd_jax.cache.open import hash_of, hash_of_files, opened
 from kd_jax.cache.plan import TeacherCache
+from kd_jax.cache.stored import StoredAnswers, has_answers
 from kd_jax.config.fields import teachers_of
 from kd_jax.core.bind import evaluated_roles
 from kd_jax.core.evaluate import extra_inputs, params_inputs
@@ -33,7 +34,7 @@ from kd_jax.train.jobs import Job
 from kd_jax.train.loop import fit
 from kd_jax.train.nonfinite import require_numbers
 from kd_jax.train.results import Network, measured
-from kd_jax.train.scores import check_teacher, score_cached, score_teacher, seen_shapes
+from kd_jax.train.scores import CACHED, check_teacher, score_cached, score_teacher, seen_shapes
 from kd_jax.types import PyTree, Role, Variables
 
 COST = "cost.json"
@@ -114,6 +115,9 @@ def _teach_one(
         scheme = starting_at(jobs[name].scheme, "student", first)
         jobs = {**jobs, name: dataclasses.replace(jobs[name], scheme=scheme)}
         finished, first = finish_or_resume(jobs[name], mesh), handed_over
+    role = student.scheme.roles[name]
+    if isinstance(role.model, StoredAnswers):
+        return jobs, _answering(jobs["student"], name, role, role.model, fields, mesh)
     if name in student.caches:
         network, load, answers = cached_teacher(config, jobs, student.caches[name], first, mesh)
         jobs = with_answers(jobs, {name: answers})
@@ -121,7 +125,6 @@ def _teach_one(
         scores = score_cached(config, jobs["student"], student.caches[name], network, mesh)
     else:
         network, variables = _read_teacher(config, jobs, name, first, mesh)
-        role = student.scheme.roles[name]
         as_trained = variables if role.dtype == precision.INT8 else None
         require_numbers(name, variables)
         role = dataclasses.replace(role, initial=(precision.stored(variables[0], role.dtype), variables[1]))
@@ -132,6 +135,21 @@ def _teach_one(
         scores = score_teacher(student, role, student.settings.rules.get(name, ()), mesh, as_trained)
     check_teacher(jobs["student"], name, fields, scores)
     return jobs, dataclasses.replace(taught, scores=scores)
+
+
+def _answering(job: Job, name: str, role: Role, answers: StoredAnswers, fields: ConfigDict, mesh: Mesh) -> Taught:
+    """A teacher of which there are only answers; they are scored where there are some to the test split."""
+
+    def variables() -> Variables:
+        raise ValueError(f"The student starts from the {name}, and there are only its answers.")
+
+    scores = score_teacher(job, role, (), mesh)
+    if answers.store.k and scores:
+        scores["of"] = CACHED
+    check_teacher(job, name, fields, scores)
+    shown = has_answers(job.sources["test"], role)  # the report asks all networks about test images
+    network = Network(role.model, {}, {}, role, {}, f"{name}.logits", {}) if shown else None
+    return Taught(role, scores, variables, network)
 
 
 def _read_teacher(
@@ -227,6 +245,12 @@ def check_starts(
         if (export := _export_of_teacher(fields, None)) and not (name in job.caches and job.caches[name].whole):
             check_export(export)
     shapes = {}
+    if isinstance(getattr(job.scheme.roles.get("teacher"), "model", None), StoredAnswers):
+        if takes_teacher(config.student.initial):
+            raise ValueError(
+                f"config.student.initial={config.student.initial.name!r} starts from the teacher, of which there are "
+                "only answers."
+            )
     for name, fields in {**teachers_of(config), "student": config.student}.items():
         if fields.initial.name:
             roles = {**job.scheme.roles, **{n: cache.role for n, cache in job.caches.items()}}

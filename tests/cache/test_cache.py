@@ -192,7 +192,7 @@ MISTAKES = {
     "mixup": (lambda c: c.train.update(augment=("mixup",)), "mixup and cutmix show two examples at once"),
     "logits": (
         lambda c: (c.teacher.cache.update(k=2), c.terms.__setitem__("kd", LOGIT_MSE)),
-        r"Term 'kd' \(logit_mse_loss\) reads every logit.*the 2 largest: set config.teacher.cache.k=0",
+        r"Term 'kd' \(logit_mse_loss\) reads every logit.*2 largest are stored.* with config.teacher.cache.k=0",
     ),
     "parameters": (
         lambda c: c.terms.hint.update(targets=("params.teacher.hidden.bias",)),

@@ -78,7 +78,7 @@ def test_the_model_has_no_parameters_and_knows_its_taps():
     taps = ("stage1", TOP_IDS)
     outputs, _ = model.apply({}, {}, *inputs, train=False, key=key, taps=taps)
     assert set(outputs.features) == set(taps)
-    with pytest.raises(ValueError, match="has no tap 'stage2'. Did you mean 'stage1'.*teacher.cache.features"):
+    with pytest.raises(ValueError, match="have no tap 'stage2'. Did you mean 'stage1'.*teacher.cache.features"):
         model.apply({}, {}, *inputs, train=False, key=key, taps=("stage2",))
 
 

@@ -4,22 +4,54 @@ from __future__ import annotations
 
 import io
 import math
+import struct
+import zlib
 
 import numpy as np
 from PIL import Image
 
+from kd_jax.resolve import near
+
+CROPS = ("random", "centre", "whole")
 EVAL_CROP = 224 / 256  # the shorter side is resized to size / EVAL_CROP before the centre is cut out
 
 
 def decode(data: bytes | np.ndarray, channels: int) -> Image.Image:
-    """Returns an RGB or grey PIL image from JPEG or PNG bytes, or from an array; ValueError for other bytes."""
+    """Returns an RGB or grey PIL image from JPEG or PNG bytes, or from an array.
+
+    Raises ValueError for bytes that are no picture or are cut off, and for more than 8 bits a channel, which PIL clips.
+    """
     if isinstance(data, np.ndarray):
         return Image.fromarray(data[..., 0] if data.shape[-1] == 1 else data)
     try:
         image = Image.open(io.BytesIO(data))
+        if image.mode[0] in "IF":
+            raise ValueError(f"its mode is {image.mode!r}, and 8 bits a channel are expected")
         return image.convert("L" if channels == 1 else "RGB")
-    except OSError as error:
-        raise ValueError(f"an image of {len(data)} bytes cannot be decoded: {error}") from error
+    except (OSError, SyntaxError, ValueError, struct.error, zlib.error, Image.DecompressionBombError) as error:
+        raise ValueError(f"a picture of {len(data)} bytes cannot be decoded: {error}") from error
+
+
+def check_crop(crop: str) -> None:
+    """Raises ValueError for a crop that is none of CROPS."""
+    if crop not in CROPS:
+        raise ValueError(f"data.crop={crop!r}. {near(crop, CROPS)}")
+
+
+def cut(image: Image.Image, size: int, crop: str, index: int, view: int | None, seed: int) -> np.ndarray:
+    """Returns uint8 [size, size, C], or the image as it is where size is 0.
+
+    `crop` is "random" (a function of seed, index and view in training, the centre where view is None), "centre", or
+    "whole": resized without regard to its aspect.
+    """
+    if not size:
+        return as_array(image)
+    if crop == "whole":
+        return as_array(image.resize((size, size), Image.Resampling.BILINEAR))
+    if crop == "centre" or view is None:
+        return centre_crop(image, size)
+    rng = np.random.default_rng((seed, index, view, 0))  # four numbers: three are the seed of an epoch's order
+    return random_resized_crop(image, size, rng)
 
 
 def random_resized_crop(image: Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:

@@ -158,13 +158,7 @@ def _fetch(
     records, image, label = _records(folder, split)
     record = records[index]
     picture = pictures.decode(record[image], channels)
-    if not image_size:
-        array = pictures.as_array(picture)
-    elif view is None:
-        array = pictures.centre_crop(picture, image_size)
-    else:
-        rng = np.random.default_rng((seed, index, view, 0))  # four numbers: three are the seed of an epoch's order
-        array = pictures.random_resized_crop(picture, image_size, rng)
+    array = pictures.cut(picture, image_size, "random", index, view, seed)
     return {"image": array, "label": np.int32(record[label])}
 
 

@@ -78,12 +78,18 @@ def of(path: str | Path, num_classes: int | None = None) -> nn.Module:
     family, checkpoint = _read(path)
     module = family.build(checkpoint.config)
     if num_classes is None or num_classes == module.num_classes:
-        return module
+        return _told(module, path)
     print(
         f"{path}: it has {module.num_classes or 'no'} classes, {num_classes} are asked: its head is new and random. "
         "Train it, or distill from its taps alone."
     )
-    return family.build({**checkpoint.config, "num_labels": num_classes})
+    return _told(family.build({**checkpoint.config, "num_labels": num_classes}), path)
+
+
+def _told(module: nn.Module, path: str | Path) -> nn.Module:
+    """The module with what its checkpoint says that it is shown, by which kd_jax.run prepares its pictures."""
+    object.__setattr__(module, "preparation", preparation(path))  # beside the fields: Linen's modules are frozen
+    return module
 
 
 def load(model: Model | nn.Module, key: Array, path: str | Path) -> tuple[PyTree, PyTree]:
