@@ -201,8 +201,8 @@ def _sized(where: str, made: RolePreparation, size: Any, crop: Any) -> RolePrepa
         return made
     if len(made.shape) != 3:
         raise ValueError(f"{where}: size and crop are of pictures [H, W, C]; these have shape {made.shape}.")
-    share = 1.0 if crop is None else crop
-    if isinstance(share, bool) or not isinstance(share, numbers.Real) or not 0 < share <= 1:
+    share: float = 1.0 if crop is None else float(crop) if isinstance(crop, (int, float)) else 0.0
+    if isinstance(crop, bool) or not 0 < share <= 1:
         raise ValueError(f"{where}.crop is the share of a side that is shown, above 0 and at most 1, not {crop!r}.")
     whole = made.shape[:2]
     sides = whole if size is None else _sides(where, size)
@@ -217,7 +217,7 @@ def _sized(where: str, made: RolePreparation, size: Any, crop: Any) -> RolePrepa
 
 
 def _sides(where: str, value: Any) -> tuple[int, ...]:
-    sides = (value,) if isinstance(value, numbers.Integral) else tuple(value) if isinstance(value, Sequence) else ()
-    if len(sides) not in (1, 2) or not all(isinstance(n, numbers.Integral) and n > 0 for n in sides):
+    sides = (value,) if isinstance(value, (int, np.integer)) else tuple(value) if isinstance(value, Sequence) else ()
+    if len(sides) not in (1, 2) or not all(isinstance(n, (int, np.integer)) and n > 0 for n in sides):
         raise ValueError(f"{where}.size is a number of pixels, or height and width, not {value!r}.")
     return tuple(map(int, sides))

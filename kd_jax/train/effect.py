@@ -52,9 +52,9 @@ def _check_preparations(job: Job, scheme: Scheme) -> None:
 
 def _check_shown(job: Job, scheme: Scheme, call: Call, changed: bool) -> None:
     seen = scheme.roles[call.role].preparation
-    if seen is None or not seen.entries:
-        return
-    own = [seen.entry(entry) for entry in seen.entries]
+    own = [seen.entry(entry) for entry in seen.entries] if seen is not None else []
+    if not any(entry in path for entry in own for path in scheme.roles[call.role].inputs):
+        return  # it sees what everybody does, or its answers are stored
     if changed or not any(entry in path for entry in own for path in call.inputs):
         what = "pictures that it changes" if changed else f"{call.inputs}"
         raise ValueError(
