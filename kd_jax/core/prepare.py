@@ -26,7 +26,7 @@ class Preparation:
 
     `target` is the label, or [B, classes] probabilities after mixup or cutmix. `augmentations` has those of the image
     and of every further view by the entry of the batch; examples that are no pictures stay as they are. `roles` see
-    pictures in a form of their own, each an entry "<role>/<entry>": made of the same crop as it is stored, and where
+    pictures in a form of their own, each an entry "<role>:<entry>": made of the same crop as it is stored, and where
     cutout, erasing or mixing act, which know normalised pictures alone, of what they made, turned back. `more`, a
     function (batch, train) -> entries, is the user's own, whose entries are added last.
     """

@@ -40,7 +40,7 @@ class RolePreparation:
     """What the network `role` is shown: (x / scale - mean) / std of the picture resized to `size`, of which the
     middle of `crop` is cut out; with `raw` x itself.
 
-    `entries` are the pictures of the batch that it reads in a form of its own, as "<role>/<entry>"; () where what
+    `entries` are the pictures of the batch that it reads in a form of its own, as "<role>:<entry>"; () where what
     everybody is shown is what it is to see. `shape` and `dtype` are those of the stored picture.
     """
 
@@ -79,7 +79,7 @@ class RolePreparation:
 
     def entry(self, name: str) -> str:
         """Returns the name of the batch's entry that holds the picture `name` as this network sees it."""
-        return f"{self.role}/{name}"
+        return f"{self.role}:{name}"
 
     def seen_shape(self) -> tuple[int, ...]:
         """Returns the shape of one picture as the network sees it; one grey channel becomes as many as `mean` has."""

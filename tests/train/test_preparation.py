@@ -50,26 +50,26 @@ def test_the_default_is_what_everybody_sees():
 
 def test_raw_arrays_are_those_of_the_data_bit_for_bit():
     stored = DATA.train.images[:4]
-    raw = shown(seen(like="raw"), train=False)["teacher/image"]
+    raw = shown(seen(like="raw"), train=False)["teacher:image"]
     assert raw.dtype == jnp.uint8 and np.array_equal(raw, stored)
     flipped = shown(seen(like="raw"), "flip")
     as_floats = np.asarray(flipped["image"]) * 0.3759 + 0.3053
-    np.testing.assert_allclose(flipped["teacher/image"] / 255, as_floats, atol=1e-4)
+    np.testing.assert_allclose(flipped["teacher:image"] / 255, as_floats, atol=1e-4)
     cut = shown(seen(like="raw"), "cutout")  # cutout knows normalised pictures alone: what it made is turned back
-    np.testing.assert_allclose(cut["teacher/image"] / 255, np.asarray(cut["image"]) * 0.3759 + 0.3053, atol=1e-4)
+    np.testing.assert_allclose(cut["teacher:image"] / 255, np.asarray(cut["image"]) * 0.3759 + 0.3053, atol=1e-4)
 
 
 def test_numbers_and_sizes():
     x = DATA.train.images[:4].astype(np.float32)
-    got = shown(seen(mean=0.5, std=(0.25,)), train=False)["teacher/image"]
+    got = shown(seen(mean=0.5, std=(0.25,)), train=False)["teacher:image"]
     np.testing.assert_allclose(got, (x / 255 - 0.5) / 0.25, rtol=1e-5, atol=1e-5)
-    got = shown(seen(scale=127.5, mean=1.0), train=False)["teacher/image"]
+    got = shown(seen(scale=127.5, mean=1.0), train=False)["teacher:image"]
     np.testing.assert_allclose(got, x / 127.5 - 1, rtol=1e-5, atol=1e-5)
-    large = shown(seen(size=(16, 24)), train=False)["teacher/image"]
+    large = shown(seen(size=(16, 24)), train=False)["teacher:image"]
     assert large.shape == (4, 16, 24, 1)
-    small = shown(seen(scale=1, size=4), train=False)["teacher/image"]
+    small = shown(seen(scale=1, size=4), train=False)["teacher:image"]
     assert small.shape == (4, 4, 4, 1) and abs(float(small.mean()) - x.mean()) < 4
-    middle = shown(seen(scale=1, size=4, crop=0.5), train=False)["teacher/image"]
+    middle = shown(seen(scale=1, size=4, crop=0.5), train=False)["teacher:image"]
     np.testing.assert_allclose(middle, x[:, 2:6, 2:6], rtol=1e-6)
 
 
@@ -77,7 +77,7 @@ def test_resizing_is_that_of_torch():
     torch = pytest.importorskip("torch")
     x = DATA.train.images[:4]
     for size in (5, 16):
-        got = shown(seen(scale=1, size=size), train=False)["teacher/image"]
+        got = shown(seen(scale=1, size=size), train=False)["teacher:image"]
         there = torch.from_numpy(x.astype(np.float32)).permute(0, 3, 1, 2)
         wanted = torch.nn.functional.interpolate(there, (size, size), mode="bilinear", antialias=True)
         np.testing.assert_allclose(got, wanted.permute(0, 2, 3, 1).numpy(), atol=1e-2)
@@ -88,7 +88,7 @@ def test_a_network_says_its_own_preparation():
     assert prepared.text() == (
         "(x/255 - mean)/std, 16 x 16 cut out of 20 x 20, one channel as 3; mean 0.5, 0.5, 0.5, std 0.25, 0.25, 0.25"
     )
-    assert shown(prepared)["teacher/image"].shape == (4, 16, 16, 3)
+    assert shown(prepared)["teacher:image"].shape == (4, 16, 16, 3)
     assert seen(LinenModel(Grey()), size=8, crop=1.0).seen_shape() == (8, 8, 3)
     assert seen(LinenModel(Grey()), like="data").entries == ()
 
