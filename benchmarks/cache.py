@@ -59,8 +59,8 @@ def steps(rounds: int) -> None:
         model = make_model(config.teacher.model, data.train)
         image = np.zeros((1, *data.train.image_shape), np.float32)
         given = jax.tree.map(np.asarray, jax.jit(model.init)(key, image))  # random ones cost what trained ones do
-        jobs, _ = train.checked_jobs(config, folder, mesh, teacher_variables=given)
-        jobs, *_ = teachers.teach(config, jobs, mesh, given)
+        jobs, _ = train.checked_jobs(config, folder, mesh, handed={"teacher": given})
+        jobs, *_ = teachers.teach(config, jobs, mesh, {"teacher": given})
         job = jobs["student"]
         batches = train_batches(
             job.source,

@@ -55,7 +55,8 @@ class Role:
     `inputs` are the batch paths that evaluation feeds it; a call of a phase names its own.
     `initial` is (params, stats) loaded from elsewhere, or the name of the role to start as a copy of;
     without it the network is initialised from the seed. `dtype` casts the parameters of a frozen role, or
-    rounds its weights ("int8", kd_jax/system/precision.py).
+    rounds its weights ("int8", kd_jax/system/precision.py). `preparation` says what it is shown of a picture
+    (kd_jax/core/role_preparation.py), whose entry of the batch `inputs` name; None where it reads no picture.
     """
 
     model: Model
@@ -64,6 +65,7 @@ class Role:
     initial: tuple[PyTree, PyTree] | str | None = None
     dtype: str | None = None
     training: bool = False
+    preparation: Any = None
 
 
 @dataclasses.dataclass(frozen=True)

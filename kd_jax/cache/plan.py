@@ -88,6 +88,15 @@ class TeacherCache:
         return outputs
 
 
+def of_network(cache: TeacherCache, digest: str) -> TeacherCache:
+    """Returns the cache of which the answers are known to be those of a network with this digest."""
+    splits = {}
+    for name, split in cache.splits.items():
+        teacher = {**split.identity["teacher"], "network": digest}
+        splits[name] = split._replace(identity={**split.identity, "teacher": teacher})
+    return dataclasses.replace(cache, splits=splits)
+
+
 def hash_of_examples(source: Source) -> str:
     """Returns the SHA-256 of a data set without its labels: of all examples in memory, or of 64 of a streamed set.
 
@@ -135,9 +144,10 @@ def plan_cache(
     preparation = scheme.prepare if as_configured else preparation_of(config.train, job.source, config.prepare)
     unproven = not as_configured or preparation.more is not None
     pictures = {p: workdir.plain(preparation.augmentations_at(p)) for p in role.inputs}
+    shown = role.preparation.as_dict() if role.preparation is not None and role.preparation.entries else None
     in_training = {stage.data for stage in scheme.stages} | ({"train"} if config.baseline else set())
     splits = {
-        split: _planned_split(name, config, store, job, split, split in in_training, pictures, unproven)
+        split: _planned_split(name, config, store, job, split, split in in_training, pictures, shown, unproven)
         for split in sorted({*in_training, "validation", "test"})
         if job.sources.get(split) is not None
     }
@@ -154,9 +164,13 @@ def _planned_split(
     split: str,
     train: bool,
     pictures: Mapping[str, Any],
+    shown: Mapping[str, Any] | None,
     unproven: bool,
 ) -> CachedSplit:
-    """A split of the cache, still without the fields of an answer; `pictures` are the augmentations by input path."""
+    """A split of the cache, still without the fields of an answer.
+
+    `pictures` are the augmentations by input path, `shown` what the teacher sees in a form of its own.
+    """
     fields, source, settings = teachers_of(config)[name], job.sources[split], job.settings
     # Without a hand in the preparation the picture of a set in memory varies only by its augmentations.
     varies = train and (source.fetch is not None or any(pictures.values()) or unproven)
@@ -172,6 +186,7 @@ def _planned_split(
             "mean": list(source.mean),
             "std": list(source.std),
             "prepare": workdir.plain(config.prepare),
+            "shown": shown,
         },
         "data": {"name": source.name, "examples": len(source), "sha256": hash_of_examples(source)},
         "split": split,

@@ -15,8 +15,20 @@ from kd_jax.resolve import near
 
 _NAMELESS = ("task", "model")  # the task of the data takes kwargs; a config without a teacher may keep its model's
 # Whose names the user chooses; load.py knows the fields of data, and a function of the user may read others.
-_FREE = ("kwargs", "terms", "teachers", "roles", "optimizers", "views", "axes", "data", "scores", "recipe")
-_UNTAUGHT = ("checkpoint", "workdir", "min_accuracy", "dtype")  # of a teacher: they need a network
+_FREE = (
+    "kwargs",
+    "terms",
+    "teachers",
+    "roles",
+    "optimizers",
+    "views",
+    "axes",
+    "data",
+    "scores",
+    "recipe",
+    "preparation",
+)
+_UNTAUGHT = ("checkpoint", "workdir", "min_accuracy", "dtype", "preparation")  # of a teacher: they need a network
 
 
 def check_names(where: str, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ Every default is here: the code reads fields and never invents one. Any field is
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -84,6 +84,9 @@ def teacher_fields(name: str = "", data: Mapping[str, Any] | None = None, **chan
         dict(
             model=dict(name=name, kwargs={}),
             inputs=("batch.image",),  # what it reads: paths into the prepared batch or config.extra
+            # What it is shown of a picture: like, or scale, mean and std; size and crop (core/role_preparation.py). {}:
+            # as the data are normalised; what a pretrained network says; the raw arrays where it is handed over.
+            preparation={},
             # Where its training starts, instead of at random: an export, as a path with a "/" for a name
             # (runs/a/student/export/last/student), or a function (model, key, **kwargs) -> (params, stats), such as
             # models.language.pretrained.load. With train.steps=0 and train.epochs=0 it teaches as it is loaded.
@@ -139,6 +142,7 @@ def base() -> ConfigDict:
         dict(
             model=dict(name="models.vision.cifar_resnet.resnet20", kwargs={}),
             inputs=("batch.image",),
+            preparation={},  # as that of a teacher
             # Gradient checkpointing: policy "nothing_saveable" or "dots_saveable" computes again on the way back what
             # lies inside the modules whose path matches ("" = the whole network as one piece); "" keeps everything.
             remat=dict(policy="", modules="block[0-9]+$"),
@@ -178,13 +182,21 @@ def base() -> ConfigDict:
 
 
 def role(
-    name: str, *, inputs: Sequence[str] = ("batch.image",), group: str = "", initial: str = "", **kwargs: Any
+    name: str,
+    *,
+    inputs: Sequence[str] = ("batch.image",),
+    group: str = "",
+    initial: str = "",
+    preparation: Mapping[str, Any] | None = None,
+    **kwargs: Any,
 ) -> dict[str, Any]:
     """Returns the fields of a network for config.roles; `name` and kwargs make its model.
 
     By default its group has the network's own name. It starts as a copy of the role `initial`, where one is named.
+    `preparation` is as that of a teacher.
     """
-    return {"model": {"name": name, "kwargs": kwargs}, "inputs": tuple(inputs), "group": group, "initial": initial}
+    model, shown = {"name": name, "kwargs": kwargs}, dict(preparation or {})
+    return {"model": model, "inputs": tuple(inputs), "preparation": shown, "group": group, "initial": initial}
 
 
 def small_digits() -> ConfigDict:
@@ -235,15 +247,15 @@ def _optimizers(config: ConfigDict) -> dict[str, Mapping[str, Any]]:
     return trained | {f"config.optimizers.{group}": fields for group, fields in config.optimizers.items()}
 
 
-def check_effects(config: ConfigDict, handed_over: bool = False) -> None:
+def check_effects(config: ConfigDict, handed_over: Collection[str] = ()) -> None:
     """Raises ValueError for a field that another field keeps from acting.
 
-    `handed_over` says that the caller of the run has the parameters of "teacher".
+    The caller of the run has the parameters of the teachers `handed_over`.
     """
     effects.tell_parts(config)
     effects.check_student(config, base())
     for name, teacher in {"teacher": config.teacher, **config.teachers}.items():
-        effects.check_teacher(name, teacher, teacher_fields(), handed_over and name == "teacher")
+        effects.check_teacher(name, teacher, teacher_fields(), name in handed_over)
 
 
 def whole_terms(terms: Mapping[str, Any]) -> ConfigDict:

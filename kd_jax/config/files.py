@@ -140,6 +140,8 @@ def may_be_new(config: ConfigDict, parts: Sequence[str]) -> bool:
     owner = _owner(config, parts[:-1])
     if not isinstance(owner, ConfigDict) or parts[-1] in owner or len(parts) < 2:
         return False
+    if parts[-2] == "preparation":
+        return True  # core/role_preparation.py knows the names
     if parts[-2] == "kwargs":
         return not difflib.get_close_matches(parts[-1], owner.keys(), cutoff=0.8)
     return list(parts[:-1]) == ["terms"]

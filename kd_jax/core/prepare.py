@@ -11,6 +11,7 @@ import jax
 
 from kd_jax import prng
 from kd_jax.core.paths import Path
+from kd_jax.core.role_preparation import RolePreparation
 from kd_jax.data import augment
 from kd_jax.data.source import Source
 from kd_jax.resolve import check_kwargs, resolve
@@ -24,7 +25,9 @@ class Preparation:
     """(batch, key, train) -> the batch that the networks see: normalised pictures, further views of them, a target.
 
     `target` is the label, or [B, classes] probabilities after mixup or cutmix. `augmentations` has those of the image
-    and of every further view by the entry of the batch; examples that are no pictures stay as they are. `more`, a
+    and of every further view by the entry of the batch; examples that are no pictures stay as they are. `roles` see
+    pictures in a form of their own, each an entry "<role>:<entry>": made of the same crop as it is stored, and where
+    cutout, erasing or mixing act, which know normalised pictures alone, of what they made, turned back. `more`, a
     function (batch, train) -> entries, is the user's own, whose entries are added last.
     """
 
@@ -34,11 +37,13 @@ class Preparation:
     classes: int
     pictures: bool = True
     more: Callable[[Batch, bool], Batch] | None = None
+    roles: tuple[RolePreparation, ...] = ()
 
     def __call__(self, batch: Batch, key: Array, train: bool) -> Batch:
         ops, further = self.augmentations["image"], {k: v for k, v in self.augmentations.items() if k != "image"}
-        view_of = functools.partial(augment.prepare, train=train, mean=self.mean, std=self.std)
-        entries = view_of(batch, key, augment=ops) if self.pictures else dict(batch)
+        view_of = functools.partial(augment.pictures, train=train, mean=self.mean, std=self.std)
+        entries, stored = view_of(batch, key, augment=ops) if self.pictures else (dict(batch), None)
+        entries |= self._as_roles_see("image", batch, entries["image"], stored) if self.roles else {}
         entries["target"] = entries["label"]
         if "mix_label" in entries:
             if further:
@@ -47,17 +52,33 @@ class Preparation:
             weight = entries["mix_weight"][:, None]
             entries["target"] = weight * one + (1 - weight) * other
         for name, ops_of_view in further.items():
-            entries[name] = view_of(batch, prng.stream(key, name, 0), augment=ops_of_view)["image"]
+            view, stored = view_of(batch, prng.stream(key, name, 0), augment=ops_of_view)
+            entries[name] = view["image"]
+            entries |= self._as_roles_see(name, batch, view["image"], stored)
         return entries if self.more is None else {**entries, **self.more(entries, train)}
+
+    def _as_roles_see(self, name: str, batch: Batch, image: Array, stored: Array | None) -> dict[str, Array]:
+        """The picture `name` as each of the roles that reads it sees it."""
+        if stored is None:
+            stored = augment.as_stored(image, self.mean, self.std, batch["image"].dtype)
+        return {role.entry(name): role(stored) for role in self.roles if name in role.entries}
 
     def augmentations_at(self, path: str) -> tuple[str, ...]:
         """Returns the augmentations of the entry at a path of the prepared batch, () where it is as stored."""
         where = Path.parse(path)
-        return self.augmentations.get(where.owner, ()) if where.kind == "batch" else ()
+        views = {role.entry(entry): entry for role in self.roles for entry in role.entries}
+        return self.augmentations.get(views.get(where.owner, where.owner), ()) if where.kind == "batch" else ()
 
 
-def preparation_of(train: Mapping[str, Any], source: Source, more: Mapping[str, Any] | None = None) -> Preparation:
+def preparation_of(
+    train: Mapping[str, Any],
+    source: Source,
+    more: Mapping[str, Any] | None = None,
+    roles: tuple[RolePreparation, ...] = (),
+) -> Preparation:
     """Returns the preparation of config.train for a source, with the function that `more`, {name, kwargs}, names.
+
+    `roles` are those that see pictures in a form of their own.
 
     Raises ValueError where examples that are no images are to be augmented, and for arguments that `more` has not.
     """
@@ -73,4 +94,4 @@ def preparation_of(train: Mapping[str, Any], source: Source, more: Mapping[str, 
         fn, kwargs = resolve(more["name"]), dict(more["kwargs"])
         check_kwargs(more["name"], fn, [*kwargs])
         adds = functools.partial(fn, **kwargs)
-    return Preparation({"image": ops, **views}, source.mean, source.std, source.num_classes, pictures, adds)
+    return Preparation({"image": ops, **views}, source.mean, source.std, source.num_classes, pictures, adds, roles)

@@ -41,16 +41,33 @@ def prepare(
     mix_weight * loss(label) + (1 - mix_weight) * loss(mix_label). Labelled rows mix with labelled rows only.
     Raises ValueError for an op that does not exist, and for both mixup and cutmix.
     """
+    return pictures(batch, key, train, mean=mean, std=std, augment=augment)[0]
+
+
+def pictures(
+    batch: Batch,
+    key: jax.Array,
+    train: bool,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    augment: Sequence[Op] = (),
+) -> tuple[dict[str, jax.Array], jax.Array | None]:
+    """Returns what `prepare` does, and the same pictures on the stored scale before they are normalised.
+
+    None in their place where an op changes normalised pictures: cutout, erasing, mixing.
+    """
     ops = [_resolve(op) for op in augment] if train else []
     if sum(name in BATCH_OPS for name, _ in ops) > 1:
         raise ValueError(f"only one of {', '.join(BATCH_OPS)} can be used: each gives every example a second label")
     out = dict(batch)
     if not ops:
-        return out | {"image": normalise(out["image"], mean, std)}
+        return out | {"image": normalise(out["image"], mean, std)}, out["image"]
     keys = jax.vmap(example_key, in_axes=(None, 0, 0))(key, batch["index"], batch["view"])
     for name, op in ops:
         if name not in NORMALISED_OPS and name not in BATCH_OPS:
             out["image"] = _each(name, op, keys, out["image"])
+    stored = None if any(name in NORMALISED_OPS or name in BATCH_OPS for name, _ in ops) else out["image"]
     out["image"] = normalise(out["image"], mean, std)
     for name, op in ops:
         if name in NORMALISED_OPS:
@@ -58,7 +75,7 @@ def prepare(
     for name, op in ops:
         if name in BATCH_OPS:
             out = op(_op_key(keys[0], name), out)  # a first row occurs in one step only: it stands for the step
-    return out
+    return out, stored
 
 
 def normalise(image: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
@@ -67,6 +84,13 @@ def normalise(image: jax.Array, mean: Sequence[float], std: Sequence[float]) -> 
     offset, width = (jnp.asarray(values, jnp.float32).reshape(shape) for values in (mean, std))
     scale = 255.0 if image.dtype == jnp.uint8 else 1.0
     return (image.astype(jnp.float32) / scale - offset) / width
+
+
+def as_stored(image: jax.Array, mean: Sequence[float], std: Sequence[float], dtype: Any) -> jax.Array:
+    """Returns pictures that `normalise` made of stored ones of `dtype` on their scale again, float32."""
+    shape = (1,) * (image.ndim - 1) + (-1,)
+    offset, width = (jnp.asarray(values, jnp.float32).reshape(shape) for values in (mean, std))
+    return (image * width + offset) * (255.0 if dtype == jnp.uint8 else 1.0)
 
 
 def example_key(key: jax.Array, index: jax.Array, view: jax.Array) -> jax.Array:

@@ -145,21 +145,26 @@ class FunctionModel:
 
 
 def as_model(network: Any) -> Model:
-    """Returns a Linen module, or an object with `Model`'s methods, as a Model; ValueError says how to wrap the rest."""
+    """Returns a network as a Model; ValueError says how to wrap what is none.
+
+    It is a Linen module, an NNX module, which starts at the parameters that it has, a function of `rngs` that makes
+    one, or an object with the methods of `Model`.
+    """
     if isinstance(network, nn.Module):
         return LinenModel(network)
+    if isinstance(network, nnx.Module):
+        return NNXModel(lambda rngs: nnx.clone(network))  # it starts at the parameters that it has
+    if callable(network) and [*inspect.signature(network).parameters] == ["rngs"]:
+        return NNXModel(network)
     if isinstance(network, type):
         raise ValueError(
             f"expected a network, got the class {network.__name__}: call it, as in {network.__name__}(...)"
         )
-    if isinstance(network, nnx.Module):
-        name = type(network).__name__
-        raise ValueError(f"an NNX module holds its own parameters: give NNXModel(lambda rngs: {name}(..., rngs=rngs))")
     if isinstance(network, Model) and {"train", "key", "taps"} <= set(inspect.signature(network.apply).parameters):
         return network
     raise ValueError(
-        f"expected a Linen module or an object with init(key, *inputs) and apply(params, stats, *inputs, train, key, "
-        f"taps), got {type(network).__name__}; wrap plain functions with FunctionModel(init_fn, apply_fn)"
+        f"expected a Linen or NNX module or an object with init(key, *inputs) and apply(params, stats, *inputs, train, "
+        f"key, taps), got {type(network).__name__}; wrap plain functions with FunctionModel(init_fn, apply_fn)"
     )
 
 

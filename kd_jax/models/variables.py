@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,8 +12,9 @@ from flax.core import meta
 
 from kd_jax.types import PyTree, Variables
 
+_OF_TRAIN_STATE = ("batch_stats", "stats", "model_state")  # what users call a network's state beside `params`
 _NOT_STATE = ("intermediates", "perturbations")  # collections of Linen that are no state of a network
-FORMS = "(params, stats), the dict of a Linen module's init, an NNX module, or its state or split states"
+FORMS = "(params, stats), the dict of a Linen module's init, a TrainState, an NNX module, or its state or split states"
 
 
 def variables_from(given: Any, wanted: Variables) -> Variables:
@@ -49,6 +51,10 @@ def _values(given: Any) -> dict[str, Any]:
     """Everything that was given by its path, whatever holds it; the state of random streams is no part of a network."""
     if isinstance(given, nnx.Module):
         given = nnx.state(given)
+    if dataclasses.is_dataclass(given) and hasattr(given, "params"):  # a TrainState of Flax, or one derived from it
+        fields = {f.name: getattr(given, f.name) for f in dataclasses.fields(given)}
+        state = {k: v for k, v in fields.items() if k in _OF_TRAIN_STATE and isinstance(v, Mapping)}
+        return _values({"params": given.params} if "params" not in given.params else given.params) | _values(state)
     if isinstance(given, nnx.GraphDef):
         return {}
     if isinstance(given, nnx.State):

@@ -74,7 +74,10 @@ def share_teachers(config: ConfigDict, root: Path) -> None:
     """Gives teachers that are trained alike one workdir, so that they are trained once."""
     for role, teacher in teachers_of(config).items():
         if not teacher.checkpoint and not teacher.workdir:
-            alike = {k: workdir.plain(teacher[k]) for k in ("model", "inputs", "initial", "seed", "train", "data")}
+            alike = {
+                k: workdir.plain(teacher[k])
+                for k in ("model", "inputs", "preparation", "initial", "seed", "train", "data")
+            }
             alike |= {k: workdir.plain(config[k]) for k in ("data", "extra", "prepare", "log_every", "eval_every")}
             teacher.workdir = str(root / "teachers" / f"{role}-{workdir.fingerprint(alike)}")
 

@@ -214,7 +214,9 @@ class Code:
         return f"{self._text(type(value))} {sorted(texts.items())}"
 
     def _callable(self, value: Any) -> str:
-        """An installed package's callable: a jitted function, one with a gradient of its own, a compiled one."""
+        """An installed package's callable: a jitted function, a compiled one, a model, ..."""
+        if not any(hasattr(value, name) for name in ("__wrapped__", "__name__", "__qualname__")):
+            return self._other(value)  # an object with a state, such as a module of PyTorch
         kinds = (types.FunctionType, types.MethodType, functools.partial, bool, int, float, str)
         held = {n: v for n, v in getattr(value, "__dict__", {}).items() if not n.startswith("__") or n == "__wrapped__"}
         shown = [f"{n} {self._text(held[n])}" for n in sorted(held) if isinstance(held[n], kinds) or callable(held[n])]
@@ -222,6 +224,8 @@ class Code:
 
     def _other(self, value: Any) -> str:
         kind = f"{type(value).__module__}.{type(value).__qualname__}"
+        if self._where and (state := _state_of(value)) is not None:
+            return f"a {kind} {self._text(state)}"
         if self._where and (line := f"{self._where} ({kind})") not in self.unseen:
             self.unseen.append(line)
         return f"a {kind}"
@@ -258,6 +262,17 @@ def _own(value: Any) -> bool:
     if not hasattr(value, "__dict__") and not any(map(slots_of, type(value).__mro__)):
         return False
     return not is_installed(file_of(type(value))) or not jax.tree_util.all_leaves([value])
+
+
+def _state_of(value: Any) -> Any:
+    """What an installed package's object is copied by (a fitted forest, a tensor); None where it cannot be."""
+    try:
+        if callable(detach := getattr(value, "detach", None)):  # a tensor of PyTorch
+            return np.asarray(detach().cpu())
+        reduced = value.__reduce_ex__(2)
+    except Exception:  # locks, files, devices, and whatever packages raise for what they do not copy
+        return None
+    return reduced if isinstance(reduced, str) else tuple(x for x in reduced[:3])
 
 
 def _attributes_of(value: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from kd_jax.models.host import HostModel
 from kd_jax.types import Model, PyTree
 
 BATCHES = (1, 128)
@@ -33,16 +34,17 @@ def costs(networks: Mapping[str, Forward]) -> dict[str, dict[str, Any]]:
     "latency_ms" is {"1": milliseconds, "128": milliseconds} by batch size: the median of calls after compilation, on
     one device that holds the inputs; "latency_spread_ms" has [first, third quartile] in its place. A round calls every
     network once, so that what else the machine does meets all of them alike. Networks that compile to one program, such
-    as a student and its baseline, are one measurement. "flops" of one example is None where XLA does not count them.
+    as a student and its baseline, are one measurement. "flops" of one example is None where XLA does not count them; of
+    a function on the host nothing is known but the latency.
     """
     measured = {batch: _measured(networks, batch) for batch in BATCHES}
     result = {}
     for name, network in networks.items():
-        leaves = jax.tree.leaves(network.params)
+        leaves, host = jax.tree.leaves(network.params), isinstance(network.model, HostModel)
         result[name] = {
-            "parameters": sum(x.size for x in leaves),
-            "bytes": sum(x.size * x.dtype.itemsize for x in leaves),
-            "flops": measured[1][name][0],
+            "parameters": None if host else sum(x.size for x in leaves),
+            "bytes": None if host else sum(x.size * x.dtype.itemsize for x in leaves),
+            "flops": None if host else measured[1][name][0],
             "latency_ms": {str(batch): float(np.median(measured[batch][name][1])) for batch in BATCHES},
             "latency_spread_ms": {
                 str(batch): [float(q) for q in np.quantile(measured[batch][name][1], (0.25, 0.75))] for batch in BATCHES

@@ -15,7 +15,7 @@ from kd_jax.types import Scheme
 def check_unneeded(name: str, teacher: ConfigDict) -> None:
     """Raises ValueError for fields of a teacher that need a network, where there are only its answers."""
     named = {"checkpoint": teacher.checkpoint, "initial.name": teacher.initial.name, "dtype": teacher.dtype}
-    named |= {"cache.directory": teacher.cache.directory}
+    named |= {"cache.directory": teacher.cache.directory, "preparation": dict(teacher.preparation)}
     for field, value in named.items():
         if value:
             raise ValueError(

@@ -20,7 +20,7 @@ from kd_jax.models.training_flags import FLAGS
 from kd_jax.train.fit import Settings
 from kd_jax.train.jobs import Job
 from kd_jax.train.used import phases_of
-from kd_jax.types import Phase, PyTree, Scheme
+from kd_jax.types import Call, Phase, PyTree, Scheme
 
 SHARE = 0.5  # the default of labelled_share; 1.0 is what happens anyway where every example has a label
 
@@ -28,6 +28,7 @@ SHARE = 0.5  # the default of labelled_share; 1.0 is what happens anyway where e
 def check_effect(job: Job, scheme: Scheme, inputs: Mapping[str, tuple[PyTree, ...]], batch: Mapping[str, Any]) -> None:
     """Raises ValueError for what the job would not do; `scheme` and `inputs` are those of core.bind."""
     _check_settings(job)
+    _check_preparations(job, scheme)
     prepared, variables = prepared_shapes(scheme, batch), variable_shapes(scheme, inputs)
     context = {"batch": prepared, "extra": shapes_of(dict(scheme.extra)), "variables": variables}
     context |= {kind: {n: v[i] for n, v in variables.items()} for i, kind in enumerate(("params", "stats"))}
@@ -39,6 +40,27 @@ def check_effect(job: Job, scheme: Scheme, inputs: Mapping[str, tuple[PyTree, ..
     for role in _trained(scheme):
         if role in variables:
             _check_flags(role, scheme, variables[role], inputs[role])
+
+
+def _check_preparations(job: Job, scheme: Scheme) -> None:
+    """A network that sees pictures in a form of its own is shown no others: what a scheme makes is normalised."""
+    for stage in scheme.stages:
+        for phase in stage.phases:
+            for call in phase.forward:
+                _check_shown(job, scheme, call, stage.pre_update is not None)
+
+
+def _check_shown(job: Job, scheme: Scheme, call: Call, changed: bool) -> None:
+    seen = scheme.roles[call.role].preparation
+    own = [seen.entry(entry) for entry in seen.entries] if seen is not None else []
+    if not any(entry in path for entry in own for path in scheme.roles[call.role].inputs):
+        return  # it sees what everybody does, or its answers are stored
+    if changed or not any(entry in path for entry in own for path in call.inputs):
+        what = "pictures that it changes" if changed else f"{call.inputs}"
+        raise ValueError(
+            f"{job.name}: the scheme shows the {call.role} {what}, normalised as the data are, and its preparation is "
+            f"{seen.text()}: preparation.like='data' shows it what the student sees."
+        )
 
 
 def check_run(config: ConfigDict, jobs: Mapping[str, Job]) -> None:

@@ -14,8 +14,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from kd_jax.cache.plan import of_network
 from kd_jax.cache.stored import StoredAnswers
 from kd_jax.config.fields import teachers_of
+from kd_jax.models.host import HostModel
 from kd_jax.models.hub import find_model
 from kd_jax.system import identity
 from kd_jax.system.code import Code
@@ -32,7 +34,7 @@ def digests_of(
     jobs: Mapping[str, Job],
     shapes: Mapping[str, Mapping[str, PyTree]],
     networks: Mapping[str, Model],
-    teacher_variables: Variables | None = None,
+    handed: Mapping[str, Variables] | None = None,
 ) -> dict[str, Digests]:
     """Returns the digests of what each job depends on.
 
@@ -41,10 +43,13 @@ def digests_of(
     """
     splits: dict[int, dict[str, str]] = {}  # of sources that several jobs share
     files: dict[str, str] = {}
-    variables = {} if teacher_variables is None else {"teacher_variables": identity.of_tree(teacher_variables)}
+    names = {name: "teacher_variables" if name == "teacher" else f"teachers.{name}" for name in handed or {}}
+    variables = {names[name]: identity.of_tree(value) for name, value in (handed or {}).items()}
     made: dict[str, Digests] = {}
     for name, job in jobs.items():
         alone = name in teachers_of(config)  # a teacher's training knows of no student
+        used = {n: cache.role.model for n, cache in job.caches.items() if isinstance(cache.role.model, HostModel)}
+        networks = {**used, **networks}
         brought = {role: model for role, model in networks.items() if role == name or not alone}
         digests = _of_code(job, brought)
         digests["data"] = identity.of_splits(job.sources, splits)
@@ -67,6 +72,9 @@ def with_digests(jobs: Mapping[str, Job], digests: Mapping[str, Digests]) -> dic
     for name in caches.keys() & digests.keys():
         given = {kind: found for kind, found in digests[name].items() if kind != "shapes"}
         caches[name] = dataclasses.replace(caches[name], trained={**caches[name].trained, "digests": given})
+    for name, cache in caches.items():
+        if isinstance(cache.role.model, HostModel):  # its parameters, by which other teachers are told apart, are none
+            caches[name] = of_network(cache, digests["student"]["networks"].get(name, ""))
     return {**jobs, "student": dataclasses.replace(jobs["student"], caches=caches)}
 
 

@@ -105,16 +105,17 @@ def check_baseline(config: ConfigDict, student: Variables, plain: Variables) -> 
         )
 
 
-def handed_over(variables: Any, job: Job) -> Variables:
-    """Returns the (params, stats) of the teacher in the student's `job` from what the caller of the run has of it.
+def handed_over(variables: Any, job: Job, name: str = "teacher") -> Variables:
+    """Returns the (params, stats) of a teacher in the student's `job` from what the caller of the run has of it.
 
     Raises ValueError, before anything is trained, where they are not those of the teacher's model.
     """
-    role = job.caches["teacher"].role if "teacher" in job.caches else job.scheme.roles["teacher"]
+    role = job.caches[name].role if name in job.caches else job.scheme.roles[name]
     context = {"batch": seen_shapes(job), "extra": job.scheme.extra}
     inputs = [lookup(context, p) for p in role.inputs]
     wanted = jax.eval_shape(role.model.init, jax.random.key(0), *inputs)
     try:
         return variables_from(variables, wanted)
     except ValueError as e:
-        raise ValueError(f"teacher_variables are not those of the teacher ({name_of(role.model)}): {e}") from e
+        what = "teacher_variables" if name == "teacher" else "its variables"
+        raise ValueError(f"{what} are not those of the {name} ({name_of(role.model)}): {e}") from e

@@ -11,24 +11,21 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from kd_jax.cache.attach import SHARING, attach, check_use, stand_in
-from kd_jax.cache.model import Store
+from kd_jax.cache.attach import SHARING, attach, check_use
 from kd_jax.cache.plan import TeacherCache
-from kd_jax.cache.stored import StoredAnswers, check_pictures, role_of, with_stored
-from kd_jax.config.fields import own_data, settled, teachers_of
+from kd_jax.cache.stored import StoredAnswers, check_pictures, with_stored
+from kd_jax.config.fields import own_data, teachers_of
 from kd_jax.core.paths import roles_read
-from kd_jax.data.load import SHAPING, replaced
-from kd_jax.data.source import Source, Splits
+from kd_jax.data.source import Source
 from kd_jax.files import path_of
-from kd_jax.models.adapters import LinenModel, as_model, name_of
-from kd_jax.models.remat import Remat
+from kd_jax.models.adapters import LinenModel, as_model
 from kd_jax.resolve import check_kwargs, made, resolve
 from kd_jax.schemes import offline
-from kd_jax.system import precision
 from kd_jax.system.workdir import plain
 from kd_jax.train.about import About, origins_of
-from kd_jax.train.answered import check_unneeded, compared
+from kd_jax.train.answered import compared
 from kd_jax.train.fit import Settings
+from kd_jax.train.roles import asked_once, further_roles, learning_teacher, roles_of_student
 from kd_jax.train.scheme import make_scheme, prepare_of
 from kd_jax.types import Model, Parts, Role, Scheme
 
@@ -71,51 +68,6 @@ def with_origins(
         name: dataclasses.replace(job, about=dataclasses.replace(job.about, origins=origins))
         for name, job in jobs.items()
     }
-
-
-def note_objects(config: ConfigDict, models: Mapping[str, Model], data: Splits | None) -> ConfigDict:
-    """Returns the settled config, which tells of the models and data given as objects in place of what it names."""
-    config = settled(config)
-    with config.unlocked():
-        for role, model in models.items():
-            config[role].model = ConfigDict({"name": name_of(model), "kwargs": {"given": plain(model)}})
-        if data is not None:
-            train, labelled = data.train, int(data.train.labelled.sum())
-            acting = _acting_on_objects(config, train.name)
-            config.data = ConfigDict({"name": train.name, **acting})
-            config.data.given = f"{len(train)} examples of shape {train.image_shape}, {labelled} with a label"
-    return config
-
-
-def _acting_on_objects(config: ConfigDict, name: str) -> dict[str, Any]:
-    """The fields of config.data that act on data given as an object; says which of the others they replace.
-
-    A teacher's own `data` is left with those fields alone. Raises ValueError where it asks for other data.
-    """
-    for role, teacher in teachers_of(config).items():
-        if asked := replaced({k: v for k, v in teacher.data.items() if v is not None}):
-            shown = ", ".join(f"{k}={v!r}" for k, v in asked.items())
-            raise ValueError(
-                f"config.{role}.data asks for {shown}, and data= is what every network reads: only "
-                f"{', '.join(SHAPING)} act on it."
-            )
-        teacher.data = ConfigDict({k: teacher.data[k] for k in SHAPING}, convert_dict=False)
-    if other := replaced(config.data):
-        shown = ", ".join(f"{k}={v!r}" for k, v in other.items())
-        print(f"data: {name!r}, given as an object, takes the place of config.data's {shown}")
-    return {k: config.data[k] for k in SHAPING}
-
-
-def teacher_role(model: Model, config: ConfigDict) -> Role:
-    """Returns the frozen role of a teacher in the student's run."""
-    if config.view not in ("same", "clean"):
-        raise ValueError(f"teacher.view is 'same' or 'clean', not {config.view!r}.")
-    precision.check_dtype(config.dtype, "teacher.dtype")
-    if config.mode not in ("eval", "train"):
-        raise ValueError(f"teacher.mode is 'eval' or 'train', not {config.mode!r}.")
-    clean = {"batch.image": "batch.teacher_image"} if config.view == "clean" else {}
-    inputs = tuple(clean.get(p, p) for p in config.inputs)
-    return Role(model, inputs, dtype=config.dtype or None, training=config.mode == "train")
 
 
 def make_settings(
@@ -199,13 +151,14 @@ def plan(
     make = partial(_job, config, directory, extra)
     learning = {name: teacher for name, teacher in teachers.items() if not (name in ready or as_loaded(teacher))}
     jobs = {name: _teacher_job(make, config, name, models[name], teacher_sources[name]) for name in learning}
-    asked = _asked_once(config, models)
     stored = {name: m for name in teachers if isinstance(m := models[name], StoredAnswers)}
     for name, model in stored.items():
         sources = with_stored(name, model, sources)
     train = sources["train"]
-    roles, rules = _roles_of_student(config, models, asked, train)
-    labelled = train is not None and train.labelled.any()
+    assert train is not None  # only validation may be left out
+    asked = asked_once(config, models, train)
+    roles, rules = roles_of_student(config, models, asked, train)
+    labelled = train.labelled.any()
     if config.baseline and not labelled:
         print("baseline: no training example has a label, so there is nothing to train it on, and it is left out")
     if config.baseline and labelled:
@@ -219,31 +172,6 @@ def plan(
         role = jobs["student"].scheme.roles[name]
         check_use(name, jobs["student"].scheme, role, stored[name].store)
     return attach(config, jobs, asked)
-
-
-def _asked_once(config: ConfigDict, models: Mapping[str, Model]) -> dict[str, tuple[Role, Role, Store]]:
-    """{teacher: (its role, the role that stands in for it, what is stored of it)} of the teachers that are cached."""
-    for name, teacher in teachers_of(config).items():
-        if isinstance(models[name], StoredAnswers):
-            check_unneeded(name, teacher)
-    cached = {name: teacher for name, teacher in teachers_of(config).items() if teacher.cache.directory}
-    frozen = {name: teacher_role(models[name], teacher) for name, teacher in cached.items()}
-    return {name: (role, *stand_in(name, role, config)) for name, role in frozen.items()}
-
-
-def _roles_of_student(
-    config: ConfigDict, models: Mapping[str, Model], asked: Mapping[str, tuple[Role, Role, Store]], train: Source | None
-) -> tuple[dict[str, Role], dict[str, Any]]:
-    """(the roles of the student's run, the student first; the sharding rules of those that have parameters)."""
-    roles, rules = {"student": _student_role(config, models["student"])}, {"student": config.mesh.student_rules}
-    for name, teacher in teachers_of(config).items():
-        role, model = teacher_role(models[name], teacher), models[name]
-        if isinstance(model, StoredAnswers):
-            role = role_of(name, model, role, 0 if train is None else train.num_classes)
-        roles[name] = asked[name][1] if name in asked else role
-        if name not in asked and not isinstance(model, StoredAnswers):
-            rules[name] = config.mesh.teacher_rules
-    return roles, rules
 
 
 def _job(
@@ -271,7 +199,7 @@ def _job(
         depends["view_seed"] = view_seed
     steps = sum(stage.steps for stage in scheme.stages)
     settings = make_settings(config, train, steps, seed, view_seed, rules)
-    about = About(prepare_of(config, train, sources["train"]))
+    about = About(prepare_of(config, train, sources["train"], roles))
     identity = {k: plain(v) for k, v in depends.items()}
     return Job(name, scheme, sources, settings, directory / name, identity, about=about)
 
@@ -281,19 +209,15 @@ def _teacher_job(
 ) -> Job:
     """A teacher's training on its labels, in which it is the student."""
     teacher = teachers_of(config)[name]
-    depends = {"teacher": {k: teacher[k] for k in ("model", "inputs", "initial", "seed", "train")}}
+    depends = {"teacher": {k: teacher[k] for k in ("model", "inputs", "preparation", "initial", "seed", "train")}}
     depends["data"] = own_data(config, teacher)
-    roles = {"student": Role(model, tuple(teacher.inputs), group="student")}
+    train_data = sources["train"]
+    assert train_data is not None  # only validation may be left out
+    roles = {"student": learning_teacher(name, model, teacher, train_data)}
     rules = {"student": config.mesh.teacher_rules}
     train = {**teacher.train, "labelled_share": 1.0}
     job = make(name, train, None, depends, roles, sources, rules, teacher.seed)
     return dataclasses.replace(job, directory=path_of(teacher.workdir, f"{name}.workdir")) if teacher.workdir else job
-
-
-def _student_role(config: ConfigDict, model: Model) -> Role:
-    remat = config.student.remat
-    network = Remat(model, remat.modules, remat.policy) if remat.policy else model
-    return Role(network, tuple(config.student.inputs), group="student")
 
 
 def _baseline_job(
@@ -321,10 +245,9 @@ def _student_job(
 ) -> Job:
     further = ("train", "terms", "scheme", "roles", "optimizers", "splits")
     depends = {**_fields_of_student(config), **{k: config[k] for k in further}}
-    roles = dict(roles)
-    for name, fields in config.roles.items():
-        group, initial = fields["group"] or name, fields["initial"] or None
-        roles[name] = Role(models[name], tuple(fields["inputs"]), group, initial)
+    train = sources["train"]
+    assert train is not None  # only validation may be left out
+    roles = {**roles, **further_roles(config, models, train)}
     seeds = (config.seed, config.view_seed)
     return make("student", config.train, config.terms, depends, roles, sources, rules, *seeds, build=None)
 

@@ -111,7 +111,7 @@ def collect(
     models = {name: model_entry(name, config, finished, teacher_scores, jobs, costs_of.get(name, {})) for name in names}
     if _is_scored(models.get(jobs["student"].scheme.reference or "", {})):
         _say_what_rows_lack(task, models)
-    sections = _sections(config, finished, models, networks, jobs["student"], splits)
+    sections = _sections(config, finished, models, networks, jobs["student"], splits) + _seen(models)
     title = " to ".join(models[n]["name"] for n in ("teacher", "student") if n in models)
     return {
         "schema": SCHEMA,
@@ -150,6 +150,15 @@ def _sections(
     return sections
 
 
+def _seen(models: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What each network is shown of a picture, where it is not the same for all."""
+    rows = [[name, model["preparation"]["sees"]] for name, model in models.items() if "preparation" in model]
+    if len({sees for _, sees in rows}) < 2:
+        return []
+    lead = "x is a picture as it lies in the data; the preparation of a role in the config says what it is shown."
+    return [{"kind": "table", "title": "What each network sees", "lead": lead, "columns": ["", "sees"], "rows": rows}]
+
+
 def _is_scored(model: Mapping[str, Any]) -> bool:
     """Whether a network has any score: a teacher of other classes has none, and nobody is compared with it."""
     splits = [values for values in model.get("last", {}).values() if isinstance(values, Mapping)]
@@ -178,6 +187,10 @@ def model_entry(
     teachers = teachers_of(config)
     model = teachers[name].model if name in teachers else config.student.model
     entry: dict[str, Any] = {"name": model.name.rpartition(".")[2], **cost}
+    scheme = jobs["baseline" if name == "baseline" else "student"].scheme
+    role = scheme.roles.get("student" if name == "baseline" else name)
+    if role is not None and role.preparation is not None:
+        entry["preparation"] = role.preparation.as_dict()
     store = _store_of(name, jobs["student"])
     if store is not None and not store.exact:
         entry["answers"] = {"k": store.k, "dtype": store.dtype}  # what student and baseline are compared with

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +20,24 @@ from kd_jax.data.batches import batch_shapes
 from kd_jax.data.load import check_seeds, load, shaped
 from kd_jax.data.source import Splits
 from kd_jax.files import path_of, read_json, told_of_full_disk, write_json
-from kd_jax.models.adapters import as_model
+from kd_jax.models.host import HostModel, failing
 from kd_jax.report.verdict import headline_of, judge
 from kd_jax.resolve import call
 from kd_jax.system import heartbeat, parallel
 from kd_jax.system.workdir import cache_programs, check_configs, locked, plain
+from kd_jax.train.brought import brought, note_objects
 from kd_jax.train.check import check_data, check_job
 from kd_jax.train.effect import check_run
 from kd_jax.train.fit import DONE
 from kd_jax.train.identify import digests_of, with_digests
 from kd_jax.train.initial import handed_over
-from kd_jax.train.jobs import Job, make_model, note_objects, plan, with_origins
+from kd_jax.train.jobs import Job, make_model, plan, with_origins
 from kd_jax.train.nonfinite import require_numbers
 from kd_jax.train.results import collect
+from kd_jax.train.roles import tell_what_is_seen
 from kd_jax.train.scores import seen_shapes
 from kd_jax.train.teachers import check_exports, export_of, finish_or_resume, load_network, teach
-from kd_jax.types import Model, PyTree, Variables
+from kd_jax.types import Model, Variables
 
 RESULTS = "results.json"
 
@@ -80,16 +82,19 @@ def run(
     student: Any = None,
     teacher: Any = None,
     teacher_variables: Any = None,
+    teachers: Mapping[str, Any] | None = None,
     data: Splits | None = None,
     until: str = "",
 ) -> dict[str, Any]:
     """Trains (or loads) the teacher, the baseline and the student of `config` in `workdir`; returns results.json.
 
     `student` and `teacher` replace the configured models by a Flax module or a Model, `teacher_variables` are the
-    teacher's parameters in any of models.variables.FORMS, `data` takes the place of what config.data reads
-    (kd_jax.from_arrays makes it from NumPy arrays, from_folder from pictures); labels, label_noise, limit and the other
-    fields of data.load.SHAPING act on it, also those of teachers. `teacher` may also be answers without a network, as
-    kd_jax.from_answers makes them.
+    teacher's parameters in any of models.variables.FORMS; an NNX module and models.host_model(fn) bring their own, and
+    kd_jax.from_answers makes one of answers without a network. `teachers` {name: network, or (network, variables)} are
+    further ones, of which the terms read "<name>.logits". What a teacher sees that was handed over so are the raw
+    arrays, unless its `preparation` says otherwise (core/role_preparation.py). `data` takes the place of what
+    config.data reads (kd_jax.from_arrays makes it from NumPy arrays, from_folder from pictures); labels, label_noise,
+    limit and the other fields of data.load.SHAPING act on it, also those of teachers.
     A workdir with an unfinished run of the same config is resumed, with a finished one read. `until="cache"` ends
     when the answers of the teachers are in their caches, and returns nothing.
     Raises ValueError, before anything is trained, for whatever does not fit.
@@ -105,23 +110,24 @@ def run(
     cache_programs(config.compilation_cache)
     parallel.start_processes(config.distributed)
     mesh = parallel.make_mesh(config.mesh.axes)
-    networks = {role: as_model(m) for role, m in (("student", student), ("teacher", teacher)) if m is not None}
-    config = note_objects(config, networks, data)
-    jobs, splits = checked_jobs(config, directory, mesh, networks, data, teacher_variables)
-    if teacher_variables is not None:
-        teacher_variables = handed_over(teacher_variables, jobs["student"])
-        require_numbers("teacher_variables", teacher_variables)
+    networks, variables = brought(student, teacher, teacher_variables, teachers or {})
+    config = note_objects(config, networks, data, {*variables})
+    jobs, splits = checked_jobs(config, directory, mesh, networks, data, variables)
+    variables = {name: handed_over(given, jobs["student"], name) for name, given in variables.items()}
+    for name, given in variables.items():
+        require_numbers("teacher_variables" if name == "teacher" else f"the variables of {name}", given)
     check_run(config, jobs)
+    tell_what_is_seen(jobs["student"].scheme.roles)
     check_jobs(jobs)
     if until not in ("", "cache") or (until and not jobs["student"].caches):
         raise ValueError(f"until={until!r}: a run ends at '', or at 'cache' where a teacher.cache.directory is given.")
     if not until and (results := read_finished(config, directory, jobs)):
         return present(config, results, directory)
-    with locked(directory):
+    with locked(directory), failing(networks.values()):
         if until:
-            teach(config, jobs, mesh, teacher_variables)
+            teach(config, jobs, mesh, variables)
             return {}
-        results = train_all(config, jobs, splits, teacher_variables, mesh)
+        results = train_all(config, jobs, splits, variables, mesh)
         if not parallel.is_lead():
             return {}
         verdict = judge(results).as_json(headline_of(results))
@@ -137,11 +143,11 @@ def train_all(
     config: ConfigDict,
     jobs: Mapping[str, Job],
     splits: Splits,
-    teacher_variables: tuple[PyTree, PyTree] | None,
+    handed: Mapping[str, Variables],
     mesh: Mesh,
 ) -> dict[str, Any]:
     """Trains the teachers, the baseline and the student in order; returns their results.json in the lead process."""
-    jobs, finished, networks, scores = teach(config, jobs, mesh, teacher_variables)
+    jobs, finished, networks, scores = teach(config, jobs, mesh, handed)
     for name in ("baseline", "student"):
         if name in jobs:
             job = jobs[name]
@@ -165,14 +171,15 @@ def checked_jobs(
     mesh: Mesh,
     networks: Mapping[str, Model] | None = None,
     data: Splits | None = None,
-    teacher_variables: Variables | None = None,
+    handed: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Job], Splits]:
     """Returns jobs_of without the trainings that are not needed; raises first what can be known to fail in the others.
 
-    The jobs have the digests of what they depend on. Teachers that are loaded, as is one with `teacher_variables`, need
-    no training.
+    The jobs have the digests of what they depend on. Teachers that are loaded need no training, as those whose
+    variables are `handed` over, by name.
     """
-    planned, splits = jobs_of(config, directory, networks, data, teacher_variables is not None)
+    handed = handed or {}
+    planned, splits = jobs_of(config, directory, networks, data, {*handed})
     jobs = untrained(planned)
     for name, fields in teachers_of(config).items():
         if name in jobs and fields.use not in ("last", *(["best"] if jobs[name].sources["validation"] else [])):
@@ -182,9 +189,8 @@ def checked_jobs(
         check_data(job)
         first = job.sources.get(job.scheme.stages[0].data) or splits.train
         shapes[name] = check_job(job, batch_shapes(first, job.settings.batch_size), mesh)
-    if teacher_variables is not None:  # in one form, whatever the caller's
-        teacher_variables = handed_over(teacher_variables, jobs["student"])
-    return with_digests(jobs, digests_of(config, planned, shapes, networks or {}, teacher_variables)), splits
+    variables = {name: handed_over(given, jobs["student"], name) for name, given in handed.items()}  # in one form
+    return with_digests(jobs, digests_of(config, planned, shapes, networks or {}, variables)), splits
 
 
 def check_jobs(jobs: Mapping[str, Job]) -> None:
@@ -205,9 +211,12 @@ def jobs_of(
     directory: Path,
     networks: Mapping[str, Model] | None = None,
     data: Splits | None = None,
-    loaded: bool = False,
+    loaded: Collection[str] = (),
 ) -> tuple[dict[str, Job], Splits]:
-    """Returns (the trainings of the config, the student's data), untrained; `networks` replace some models by role."""
+    """Returns (the trainings of the config, the student's data), untrained; `networks` replace some models by role.
+
+    The parameters of the teachers `loaded` are the caller's.
+    """
     check_effects(config, loaded)
     check_seeds(config.data)
     splits, teachers = shaped(data, config.data) if data else load(config.data), teachers_of(config)
@@ -216,9 +225,9 @@ def jobs_of(
     named, networks = {"student": config.student, **teachers, **config.roles}, networks or {}
     models = {r: networks.get(r) or make_model(fields["model"], splits.train) for r, fields in named.items()}
     stored = {name for name in teachers if isinstance(models[name], StoredAnswers)}
-    if loaded and "teacher" in stored:
-        raise ValueError("teacher_variables are given, and of the teacher there are only answers.")
-    ready = {name for name, fields in teachers.items() if fields.checkpoint or (name == "teacher" and loaded)} | stored
+    if both := sorted({*loaded} & stored):
+        raise ValueError(f"{both[0]}: its variables are given, and there are only answers of it.")
+    ready = {n for n, f in teachers.items() if f.checkpoint or n in loaded or isinstance(models[n], HostModel)} | stored
     extra = _called(config.extra, splits)
     jobs = plan(config, directory, models, sources, teacher_sources, extra, ready)
     by_name = {role: fields["model"] for role, fields in named.items() if role not in networks}

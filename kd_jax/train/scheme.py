@@ -19,6 +19,7 @@ from kd_jax.core.prepare import Preparation, preparation_of
 from kd_jax.data.source import Source
 from kd_jax.resolve import call, near
 from kd_jax.tasks.choose import task_of
+from kd_jax.train.roles import CLEAN
 from kd_jax.train.used import check_used
 from kd_jax.types import Parts, Role, Scheme, Task, Term, TrainState
 
@@ -56,7 +57,7 @@ def make_scheme(
         groups_own = config.optimizers if own is None else own
         return optimizers.make_optimizer(groups_own.get(group) or train["optimizer"], count)
 
-    prepare = prepare_of(config, train, source)
+    prepare = prepare_of(config, train, source, roles)
     task = task_of(config.task, source)
     parts = Parts(roles, terms_of(task, terms, source, steps), steps, make_tx, prepare, sources, task)
     built = build(parts)
@@ -69,12 +70,13 @@ def make_scheme(
     return dataclasses.replace(built, task=built.task or task, **changes)
 
 
-def prepare_of(config: ConfigDict, train: Mapping[str, Any], source: Source) -> Preparation:
+def prepare_of(config: ConfigDict, train: Mapping[str, Any], source: Source, roles: Mapping[str, Role]) -> Preparation:
     """Returns how a training prepares its batches, before its scheme changes anything about that."""
     views = dict(train["views"])
     if any(teacher.view == "clean" for teacher in teachers_of(config).values()):
-        views["teacher_image"] = ()
-    return preparation_of({**train, "views": views}, source, config.prepare)
+        views[CLEAN] = ()
+    seen = tuple(r.preparation for r in roles.values() if r.preparation is not None and r.preparation.entries)
+    return preparation_of({**train, "views": views}, source, config.prepare, seen)
 
 
 def terms_of(task: Task, fields: Mapping[str, Any] | None, source: Source, steps: int) -> dict[str, Term]:

@@ -23,6 +23,7 @@ from kd_jax.core.many import Runs
 from kd_jax.core.paths import lookup, roles_read
 from kd_jax.data.answers import Answers
 from kd_jax.files import path_of, read_json, write_json
+from kd_jax.models.host import HostModel, failing
 from kd_jax.system import parallel, precision, workdir
 from kd_jax.system.checkpoint import load_tree
 from kd_jax.system.exports import check_export, check_place
@@ -44,9 +45,9 @@ def teach(
     config: ConfigDict,
     jobs: Mapping[str, Job],
     mesh: Mesh,
-    teacher_variables: Variables | None = None,
+    handed: Mapping[str, Variables] | None = None,
 ) -> tuple[dict[str, Job], dict[str, Any], dict[str, Network], dict[str, Any]]:
-    """Trains or loads the teachers, and scores them.
+    """Trains or loads the teachers, and scores them; `handed` are the variables of those that the caller has, by name.
 
     Returns (the jobs, with the teachers in the schemes of baseline and student; results of the trained teachers;
     networks; scores), each by name.
@@ -56,8 +57,8 @@ def teach(
     shapes = check_starts(config, student, context, jobs.get("baseline"))
     taught: dict[str, Taught] = {}
     for name in teachers_of(config):
-        handed_over = teacher_variables if name == "teacher" else None
-        jobs, taught[name] = _teach_one(config, jobs, name, handed_over, shapes.get(name), mesh)
+        own = (handed or {}).get(name)
+        jobs, taught[name] = _teach_one(config, jobs, name, own, shapes.get(name), mesh)
     start = _start_of_student(config, student, taught, shapes) if config.student.initial.name else None
     for name in (name for name in SHARING if name in jobs):
         scheme = jobs[name].scheme
@@ -91,9 +92,9 @@ def _teach_one(
 ) -> tuple[dict[str, Job], Taught]:
     """Trains or loads one teacher, asks it where it is cached, and scores it; the jobs may have become new ones."""
     fields, student = teachers_of(config)[name], jobs["student"]
-    first, finished = handed_over, None
+    asked = student.caches[name].role if name in student.caches else student.scheme.roles[name]
+    first, finished = ({}, {}) if isinstance(asked.model, HostModel) else handed_over, None
     if first is None and not fields.checkpoint:
-        asked = student.caches[name].role if name in student.caches else student.scheme.roles[name]
         first = first_variables(fields.initial, name, asked.model, fields.seed, shapes=shapes)
         require_numbers(f"config.{name}.initial", first)
     if name in jobs:
@@ -180,7 +181,8 @@ def cached_teacher(
     if not cache.whole:
         teacher = load()
         rules = config.mesh.teacher_rules
-        build(cache, teacher.variables, mesh, rules=rules, files=files, trained=trained)
+        with failing([cache.role.model]):
+            build(cache, teacher.variables, mesh, rules=rules, files=files, trained=trained)
         if config.report and parallel.is_lead():
             write_json(cache.folder / COST, measured({name: teacher}, job.source, job.scheme.prepare)[name])
         del teacher  # from here on nobody has its parameters

@@ -32,6 +32,7 @@ def check_used(config: ConfigDict, train: Mapping[str, Any], scheme: Scheme, gro
     if idle := sorted({*config.optimizers} - {*groups}):
         raise ValueError(f"config.optimizers.{idle[0]}: the scheme trains no such group. {near(idle[0], groups)}")
     entries = {Path.parse(p).owner for p in paths if Path.parse(p).kind == "batch"}
+    entries |= {entry for role in scheme.roles.values() if role.preparation for entry in role.preparation.entries}
     if scheme.prepare is None and (idle := sorted({*train["views"]} - entries)):
         raise ValueError(f"config.train.views.{idle[0]}: no network or term reads batch.{idle[0]}.")
 

@@ -128,7 +128,7 @@ def test_own_loss_from_the_users_module(tmp_path, monkeypatch):
     [
         (Net, r"call it, as in Net\(...\)"),
         (lambda x: x, "FunctionModel"),
-        (NNXNet(nnx.Rngs(0)), "give NNXModel"),
+        (3, "expected a Linen or NNX module"),
     ],
 )
 def test_what_is_no_network_says_how_to_wrap_it(network, message, tmp_path):

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 import token_toy
 from flax import nnx
@@ -77,3 +78,47 @@ def test_the_optimizer_of_the_student_is_not_the_teachers(tmp_path):
         name: jax.eval_shape(jobs[name].scheme.stages[0].phases[0].tx.init, {"w": x}) for name in ("teacher", "student")
     }
     assert jax.tree.structure(states["teacher"]) != jax.tree.structure(states["student"])
+
+
+def test_an_nnx_module_brings_its_parameters(tmp_path):
+    """As a teacher it answers as it is; as a student it starts where it is, and the module itself is not changed."""
+    teacher, student = NnxMlp(nnx.Rngs(1)), NnxMlp(nnx.Rngs(2))
+    before = nnx.to_pure_dict(nnx.state(student))
+    made = config(teacher__train__steps=0)
+    alone = run(tmp_path / "alone", made, teacher=teacher, student=student)["models"]
+    given = run(tmp_path / "given", made, teacher=lambda rngs: NnxMlp(rngs), teacher_variables=teacher, student=student)
+    assert alone["teacher"]["last"] == given["models"]["teacher"]["last"]
+    jax.tree.map(
+        lambda a, b: bool((a == b).all()) or pytest.fail("changed"), before, nnx.to_pure_dict(nnx.state(student))
+    )
+    with pytest.raises(ValueError, match="teacher_variables: other values"):
+        run(tmp_path / "alone", made, teacher=NnxMlp(nnx.Rngs(3)), student=student)
+
+
+def test_a_train_state_of_flax(tmp_path):
+    train_state = pytest.importorskip("flax.training.train_state")
+    variables = MLP(16).init(jax.random.key(0), X)
+    state = train_state.TrainState.create(apply_fn=None, params=variables["params"], tx=optax.sgd(0.1))
+    assert_equal = [
+        run(tmp_path / name, config(), teacher_variables=given)["models"]["teacher"]["last"]
+        for name, given in {"state": state, "dict": variables}.items()
+    ]
+    assert assert_equal[0] == assert_equal[1]
+
+
+@pytest.mark.parametrize("name", ["bonsai.models.resnet.modeling", "tunix.models.qwen3.model"])
+def test_networks_of_nnx_libraries_are_nnx_modules(name):
+    """bonsai (github.com/jax-ml/bonsai) and tunix: what as_model takes is any nnx.Module, theirs among them."""
+    module = pytest.importorskip(name)
+    networks = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, nnx.Module)]
+    assert networks
+
+
+def test_several_teachers_are_handed_over(tmp_path):
+    kd = term("losses.ensemble.average_probabilities_loss", ("student.logits",), ("teacher.logits", "second.logits"))
+    first, second = NnxMlp(nnx.Rngs(1)), MLP(16)
+    teachers = {"second": (second, second.init(jax.random.key(0), X))}
+    made = config({**supervised(0.1), "kd": {**kd, "kwargs": {"temperature": 2.0}}})
+    results = run(tmp_path, made, teacher=first, teachers=teachers)
+    assert [results["models"][n]["name"] for n in ("teacher", "second")] == ["NnxMlp", "MLP"]
+    assert not (tmp_path / "run" / "second").exists()

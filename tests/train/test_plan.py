@@ -13,6 +13,7 @@ from kd_jax.core import optimizers
 from kd_jax.core.prepare import preparation_of
 from kd_jax.data.arrays import from_arrays
 from kd_jax.train import jobs
+from kd_jax.train.roles import teacher_role
 from kd_jax.train.scheme import make_scheme, num_steps
 from kd_jax.types import Role
 
@@ -117,7 +118,7 @@ def scheme(source, **teacher):
     models = {
         r: jobs.make_model({"name": "models.vision.cnn.cnn", "kwargs": {"widths": (2, 2, 2)}}, source) for r in "st"
     }
-    roles = {"student": Role(models["s"], group="student"), "teacher": jobs.teacher_role(models["t"], config.teacher)}
+    roles = {"student": Role(models["s"], group="student"), "teacher": teacher_role(models["t"], config.teacher)}
     terms = {"kd": knowledge.compose("response")["kd"]}
     return make_scheme(config, config.train, terms, roles, {"train": source})
 

@@ -24,7 +24,8 @@ PADS = ("<pad>", "[PAD]", "<|pad|>", "<|endoftext|>", "</s>", "<eos>")
 class Codec(NamedTuple):
     """A tokenizer: `encode` returns ids without special tokens, `decode` leaves special tokens out.
 
-    `special` are those by name, `form` is the content of a tokenizer.json that `of_tokenizer` makes this codec of.
+    `special` are those by name, `form` is the content of a tokenizer.json that `of_tokenizer` makes this codec of, "" where
+    there is only a vocabulary.
     """
 
     size: int
@@ -70,7 +71,7 @@ def rows_source(
         entry="tokens",
         decode=codec.decode,
         end=codec.end,
-        texts=FromText(functools.partial(entries, length=tokens.shape[1]), codec.form),
+        texts=FromText(functools.partial(entries, length=tokens.shape[1]), codec.form) if codec.form else None,
     )
 
 

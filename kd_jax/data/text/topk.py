@@ -6,8 +6,10 @@ such as losses.response_vocabulary.topk_kd_loss; from_answers reads the same fil
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import SupportsIndex
 
 import numpy as np
 
@@ -41,7 +43,11 @@ def load(fields: SimpleNamespace) -> Splits:
 def _codec(tokenizer: str, vocabulary: int) -> Codec:
     if tokenizer.endswith(".json"):
         return make_codec(tokenizer, (), 0)
-    return Codec(vocabulary, 0, 0, -1, lambda texts: [], lambda tokens: " ".join(str(int(t)) for t in tokens), {})
+
+    def numbers(tokens: Iterable[SupportsIndex]) -> str:
+        return " ".join(str(int(t)) for t in tokens)
+
+    return Codec(vocabulary, 0, 0, -1, lambda texts: [], numbers, {}, "")
 
 
 def _divided(whole: Source, fields: SimpleNamespace) -> Splits:

@@ -78,12 +78,24 @@ def of(path: str | Path, num_classes: int | None = None) -> nn.Module:
     family, checkpoint = _read(path)
     module = family.build(checkpoint.config)
     if num_classes is None or num_classes == module.num_classes:
-        return module
+        return _told(module, checkpoint, path)
     print(
         f"{path}: it has {module.num_classes or 'no'} classes, {num_classes} are asked: its head is new and random. "
         "Train it, or distill from its taps alone."
     )
-    return family.build({**checkpoint.config, "num_labels": num_classes})
+    return _told(family.build({**checkpoint.config, "num_labels": num_classes}), checkpoint, path)
+
+
+def _told(module: nn.Module, checkpoint: Checkpoint, path: str | Path) -> nn.Module:
+    """The module with what its checkpoint says that it is shown, by which kd_jax.run prepares its pictures.
+
+    A network of other channels than the preparation of its family has says nothing: its mean would not fit.
+    """
+    said = preparation(path)
+    first = [array.shape for array in checkpoint.arrays.values() if len(array.shape) == 4]
+    if any(shape[1] == len(said["mean"]) for shape in first):
+        object.__setattr__(module, "preparation", said)  # beside the fields: Linen's modules are frozen
+    return module
 
 
 def load(model: Model | nn.Module, key: Array, path: str | Path) -> tuple[PyTree, PyTree]:
