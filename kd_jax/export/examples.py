@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kd_jax.data.load import DEFAULTS, load
+from kd_jax.data.load import load
 from kd_jax.system.workdir import CONFIG
 from kd_jax.train.raw import check_raw, joined
 from kd_jax.train.student import Student
@@ -38,7 +38,8 @@ def of_run(folder: Path, student: Student, most: int = MOST) -> Examples:
     fields: dict[str, Any] = json.loads(configs[0].read_text())["config"]["data"]
     if "given" in fields:
         raise ValueError(f"The run's data ({fields['name']}) were given as an object in Python. {give}")
-    batch = load({k: v for k, v in fields.items() if k in DEFAULTS or k not in ("given",)}).test.batch(most)
+    test = load(fields).test
+    batch = test.batch(min(most, len(test)))
     return _checked({k: np.asarray(v) for k, v in batch.items()}, student, np.asarray(batch["label"]))
 
 

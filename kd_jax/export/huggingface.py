@@ -43,13 +43,19 @@ def write(student: Student, folder: Path) -> Path:
 
 
 def read(path: Path, student: Student) -> Run:
-    """Returns what answers to prepared inputs by the network that is read from the folder again."""
+    """Returns what answers to raw examples by the network that is read from the folder again."""
     reader = pretrained_decoders if isinstance(_module(student), Decoder) else pretrained
     params, stats = reader.load(student.model, jax.random.key(0), str(path))
     call: Callable[..., Any] = jax.jit(
         lambda *inputs: student.model.apply(params, stats, *inputs, train=False, key=jax.random.key(0))[0].logits
     )
-    return lambda *arrays: [np.asarray(x) for x in jax.tree.leaves(call(*arrays))]
+    names = [student.info["preparation"]["entry"], *student.info["fields"]]
+
+    def answer(*arrays: np.ndarray) -> list[np.ndarray]:
+        inputs = student.prepare(dict(zip(names, arrays, strict=False)))
+        return [np.asarray(x) for x in jax.tree.leaves(call(*inputs))]
+
+    return answer
 
 
 def how_to_load(path: Path) -> str:

@@ -16,18 +16,21 @@ from kd_jax.system.cost import rounds
 BATCHES = (1, 64)
 
 
-def latencies(runs: Mapping[str, Run], examples: Sequence[np.ndarray], step: bool = False) -> dict[str, dict[str, Any]]:
-    """Measures {name: {"latency_ms": {"1", "64"}, "latency_spread_ms": quartiles in its place}}.
+def latencies(
+    programs: Mapping[str, tuple[Run, Sequence[np.ndarray]]], steps: bool = False
+) -> dict[str, dict[str, Any]]:
+    """Measures {name: {"latency_ms": {"1", "64"}, "latency_spread_ms": quartiles in its place}} of (run, examples).
 
-    A round calls every file once (kd_jax/system/cost.py). What takes one example at a time is called 64 times for 64.
-    With `step` the inputs are those of one step of a decoder, which is called as often.
+    A round calls every file once (kd_jax/system/cost.py). What takes one example at a time is called 64 times for 64;
+    so is, with `steps`, the step of a decoder, whose inputs are those of one.
     """
-    made: dict[str, dict[str, Any]] = {name: {"latency_ms": {}, "latency_spread_ms": {}} for name in runs}
+    made: dict[str, dict[str, Any]] = {name: {"latency_ms": {}, "latency_spread_ms": {}} for name in programs}
     for batch in BATCHES:
-        inputs = tuple(examples) if step else tuple(np.resize(x, (batch, *x.shape[1:])) for x in examples)
-        times = batch if step else 1
-        programs = [(_repeated(run, times), inputs) for run in runs.values()]
-        for name, milliseconds in zip(runs, rounds(programs), strict=True):
+        calls = []
+        for run, examples in programs.values():
+            inputs = tuple(x if steps else np.resize(x, (batch, *x.shape[1:])) for x in examples)
+            calls.append((_repeated(run, batch if steps else 1), inputs))
+        for name, milliseconds in zip(programs, rounds(calls), strict=True):
             made[name]["latency_ms"][str(batch)] = float(np.median(milliseconds))
             made[name]["latency_spread_ms"][str(batch)] = [float(q) for q in np.quantile(milliseconds, (0.25, 0.75))]
     return made

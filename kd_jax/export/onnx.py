@@ -15,6 +15,7 @@ from kd_jax.types import Model, PyTree
 
 FILE, RUNTIME = "model.onnx", "onnxruntime"
 INT8 = {"static": "model_int8_static.onnx", "dynamic": "model_int8_dynamic.onnx"}
+QUANTISED = ["Conv", "MatMul", "Gemm"]  # what has the weights; sums and norms stay as they are
 INSTEAD = "Replace it by operations that it has, or take StableHLO, which holds every network."
 
 
@@ -121,24 +122,35 @@ def how_to_load(path: Path) -> str:
 
 def quantise(path: Path, kind: str, examples: Sequence[np.ndarray]) -> Path:
     """Writes weights of 8 bits beside an ONNX file: "dynamic", or "static", whose ranges come from `examples`."""
-    with quiet():
-        quantization = extra("onnxruntime.quantization", "onnx", "int8")
-    target = path.with_name(INT8[kind])
+    runtime = extra("onnxruntime", "onnx", "int8")
+    target, folded = path.with_name(INT8[kind]), path.with_name("folded.onnx")
     with refusing("onnx-int8", "onnxruntime.quantization", "Leave --int8 out."), quiet():
-        if kind == "dynamic":
-            quantization.quantize_dynamic(str(path), str(target), weight_type=quantization.QuantType.QInt8)
-        else:
-            session = extra("onnxruntime", "onnx", "int8").InferenceSession(
-                str(path), providers=["CPUExecutionProvider"]
-            )
-            inputs = session.get_inputs()
-            size = 1 if is_fixed(inputs) else len(examples[0])
-            feeds = _feeds([i.name for i in inputs], examples, size)
-            reader = type("Examples", (quantization.CalibrationDataReader,), {"get_next": lambda _: next(feeds, None)})
-            quantization.quantize_static(
-                str(path), str(target), reader(), quant_format=quantization.QuantFormat.QDQ, per_channel=True
-            )
+        tools = extra("onnxruntime.quantization", "onnx", "int8")
+        options = runtime.SessionOptions()  # transposed weights become weights, which the quantiser looks for
+        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(folded)
+        try:
+            inputs = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]).get_inputs()
+            common = {"op_types_to_quantize": QUANTISED, "weight_type": tools.QuantType.QInt8}
+            if kind == "dynamic":
+                tools.quantize_dynamic(str(folded), str(target), **common)
+            else:
+                feeds = _feeds([i.name for i in inputs], examples, 1 if is_fixed(inputs) else len(examples[0]))
+                reader = _reader(tools.CalibrationDataReader, feeds)
+                tools.quantize_static(str(folded), str(target), reader, quant_format=tools.QuantFormat.QDQ, **common)
+        finally:
+            folded.unlink(missing_ok=True)
     return target
+
+
+def _reader(base: type, feeds: Iterator[dict[str, np.ndarray]]) -> Any:
+    """An iterator of examples as the class that ONNX Runtime's quantiser asks for."""
+
+    class Reader(base):
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(feeds, None)
+
+    return Reader()
 
 
 def _feeds(names: Sequence[str], examples: Sequence[np.ndarray], size: int) -> Iterator[dict[str, np.ndarray]]:

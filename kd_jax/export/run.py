@@ -31,7 +31,8 @@ class Task(NamedTuple):
 
     student: Student
     network: deployed.Deployed
-    inputs: tuple[np.ndarray, ...]  # of all examples
+    inputs: tuple[np.ndarray, ...]  # of all examples, as the function takes them
+    raw: tuple[np.ndarray, ...]  # and as they lie in the data
     expected: list[np.ndarray]
     labels: np.ndarray | None
     gates: tuple[Gate, Gate]  # of float formats, of whole numbers
@@ -92,16 +93,16 @@ def _task(student: Student, examples: Examples, folder: Path, preparation: bool,
         size = tokens.shape[1]
         network = decoder.stepping(student, size)
         few = tokens[: max(1, min(len(tokens), 256 // size))]
-        return Task(student, network, (few,), decoder.whole(student)(few), None, gates, folder, size)
+        return Task(student, network, (few,), (few,), decoder.whole(student)(few), None, gates, folder, size)
+    raw = shaped(deployed.raw_inputs(student), examples.raw)
     if preparation:
-        network = deployed.with_preparation(student)
-        inputs = shaped(network[3], examples.raw)
+        network, inputs = deployed.with_preparation(student), raw
     else:
         network = deployed.without_preparation(student, examples.raw)
         made = student.prepare(examples.raw)
         inputs = tuple(np.asarray(x) for i, x in enumerate(made) if str(i) not in student.fixed)
     expected = [np.asarray(x) for x in jax.tree.leaves(student.logits(examples.raw))]
-    return Task(student, network, inputs, expected, examples.labels, gates, folder, 0)
+    return Task(student, network, inputs, raw, expected, examples.labels, gates, folder, 0)
 
 
 def _jax(task: Task) -> Run:
@@ -112,7 +113,7 @@ def _jax(task: Task) -> Run:
 def _of(task: Task, name: str, int8: bool, files: dict[str, Path], runs: dict[str, Run]) -> list[dict[str, Any]]:
     """The records of a format, whose files are written and have passed the gate."""
     if name in FOLDERS:
-        return [_of_folder(task, name)]
+        return [_of_folder(task, name, runs)]
     module = GRAPHS[name]
     path = module.write(*task.network, task.folder)
     written = {name: path}
@@ -129,19 +130,12 @@ def _of(task: Task, name: str, int8: bool, files: dict[str, Path], runs: dict[st
     return records
 
 
-def _of_folder(task: Task, name: str) -> dict[str, Any]:
+def _of_folder(task: Task, name: str, runs: dict[str, Run]) -> dict[str, Any]:
     """The record of the arrays in a file or folder that other code builds the network from."""
     student, module = task.student, FOLDERS[name]
     path = module.write(student, task.folder)
-    if name == "safetensors":
-        run, inputs = safetensors.read(path), task.inputs
-        return _gated(task, name, path, run, inputs, task.gates[0], safetensors)
-    run = huggingface.read(path, student)
-    inputs = task.inputs
-    if not task.size:
-        raw = {i.name: x for i, x in zip(deployed.raw_inputs(student), task.inputs, strict=False)}
-        inputs = tuple(np.asarray(x) for x in student.prepare(raw))
-    return _gated(task, name, path, run, inputs, task.gates[0], huggingface)
+    runs[name] = module.read(path, student)
+    return _gated(task, name, path, runs[name], task.raw, task.gates[0], module)
 
 
 def _gated(
@@ -179,18 +173,16 @@ def _record(
 
 def _measure(task: Task, records: list[dict[str, Any]], files: Mapping[str, Path], runs: Mapping[str, Run]) -> None:
     """Adds latency, in rounds with JAX's own program, and peak memory to the records of files that run."""
-    if task.size:
-        examples: Sequence[np.ndarray] = decoder.empty(task.network[3])
-    else:
-        examples = task.inputs
-    measured = latency.latencies(runs, examples, step=bool(task.size))
-    one = examples if task.size else [x[:1] for x in examples]
+    step = decoder.empty(task.network[3]) if task.size else task.inputs
+    comparable = {name: run for name, run in runs.items() if not (task.size and name in FOLDERS)}  # steps, no texts
+    programs = {name: (run, task.raw if name in FOLDERS else step) for name, run in comparable.items()}
+    measured = latency.latencies(programs, steps=bool(task.size))
     for record in records:
-        if (label := record["format"]) in files:
-            record |= measured[label]
-            record |= {f"jax_{name}": value for name, value in measured["jax"].items()}
-            module = GRAPHS[label.partition("-")[0]].__name__
-            scratch = task.folder / "inputs.npz"
+        label = record["format"]
+        record |= measured.get(label, {}) | {f"jax_{name}": value for name, value in measured["jax"].items()}
+        if label in files:
+            module, scratch = GRAPHS[label.partition("-")[0]].__name__, task.folder / "inputs.npz"
+            one = step if task.size else [x[:1] for x in step]
             record["peak_memory_bytes"] = latency.peak_memory(module, files[label], one, scratch)
 
 

@@ -54,9 +54,9 @@ def load(path: Path, model: Any = None) -> Student:
     return Student(info, network, *parts, entry=info["answers"])
 
 
-def read(path: Path) -> Run:
-    """Returns what answers to raw examples by the network in the file."""
-    student = load(path)
+def read(path: Path, student: Student) -> Run:
+    """Returns what answers to raw examples by the network in the file; that of a given module needs `student`."""
+    student = load(path, None if student.info["architecture"]["name"] else student.model)
     names = [student.info["preparation"]["entry"], *student.info["fields"]]
 
     def answer(*arrays: np.ndarray) -> list[np.ndarray]:

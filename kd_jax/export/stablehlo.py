@@ -9,18 +9,21 @@ import jax
 import numpy as np
 from jax import export
 
-from kd_jax.export.network import Input, Run, function_of, symbolic
+from kd_jax.export.network import Input, Run, function_of, refusing, symbolic
 from kd_jax.types import Model, PyTree
 
 FILE, RUNTIME = "model.stablehlo", "jax"
+INSTEAD = "Export it by safetensors, or leave out of it what calls Python or depends on the number of examples."
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def write(model: Model, params: PyTree, stats: PyTree, inputs: Sequence[Input], folder: Path) -> Path:
-    """Writes the network with its values as constants; open sizes of the inputs stay open."""
-    exported = export.export(jax.jit(function_of(model, params, stats)), platforms=PLATFORMS)(*symbolic(inputs))
+    """Writes the network with its values as constants; open sizes of the inputs stay open. Raises Refused."""
+    with refusing("stablehlo", "jax.export", INSTEAD):
+        answer = jax.jit(function_of(model, params, stats))
+        content = export.export(answer, platforms=PLATFORMS)(*symbolic(inputs)).serialize()
     path = folder / FILE
-    path.write_bytes(exported.serialize())
+    path.write_bytes(content)
     return path
 
 

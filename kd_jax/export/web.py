@@ -45,7 +45,7 @@ def write(student: Student, teacher: Student | None, examples: Examples, folder:
         "shape": student.info["input"]["shape"],
         "classes": student.classes or [str(i) for i in range(student.info["data"]["num_classes"])],
         "networks": [{"role": role, "file": f"{role}.onnx", "bytes": size} for role, size in sizes.items()],
-        "examples": [np.asarray(x).reshape(-1).tolist() for x in _of_each_class(examples, entry)],
+        "examples": [np.asarray(x).reshape(-1).tolist() for x in of_each_class(examples, entry)],
     }
     (target / "index.html").write_text(page(about), encoding="utf-8")
     return target
@@ -64,7 +64,7 @@ def how_to_load(path: Path) -> str:
 
 def runtime() -> Path:
     """Returns the folder of onnxruntime-web, which npm fetches once; ValueError says what is missing."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kd_jax" / f"onnxruntime-web-{VERSION}"
+    cache = cached()
     if all((cache / name).is_file() for name in FILES):
         return cache
     package = f"onnxruntime-web@{VERSION}"
@@ -93,6 +93,12 @@ def runtime() -> Path:
     return cache
 
 
+def cached() -> Path:
+    """Returns where onnxruntime-web lies on this machine once it was fetched."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return caches / "kd_jax" / f"onnxruntime-web-{VERSION}"
+
+
 def _check(role: str, network: Student, student: Student) -> None:
     shape, dtype = network.info["input"]["shape"], network.info["input"]["dtype"]
     if len(shape) != 3 or dtype != "uint8" or shape[2] not in (1, 3):
@@ -107,8 +113,8 @@ def _network(network: Student, folder: Path, role: str) -> int:
     return path.stat().st_size
 
 
-def _of_each_class(examples: Examples, entry: str) -> list[np.ndarray]:
-    """The first real example of each of the first classes, or the first examples where there are no classes."""
+def of_each_class(examples: Examples, entry: str) -> list[np.ndarray]:
+    """Returns the first example of each of the first classes, or the first examples where there are no classes."""
     images, labels = examples.raw[entry], examples.labels
     if labels is None or labels.ndim != 1:
         return list(images[:SHOWN])
