@@ -4,6 +4,9 @@ launch.py --config=configs/cifar_resnet.py:digits [--workdir=DIR] [--config.trai
 launch.py --list                                    the configs and their variants
 launch.py --config=configs/cifar_resnet.py:help     what the variants mean, and the fields that this config changes
 
+kd-jax predict RUN FILES... [--out=FILE.csv]        what the student says of pictures, rows or texts
+kd-jax card RUN                                     a model card beside the student
+
 --sweep="seed=0,1,2;terms.kd.weight=0.5,0.9" trains every combination; with ranges, and --trials=20, it searches.
 """
 
@@ -133,6 +136,9 @@ def command() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)  # it lists accelerators that are not there
     program, *arguments = sys.argv
+    if arguments[:1] in (["predict"], ["card"]):
+        further(*arguments)
+        return
     if any(a.startswith(("-help", "--help")) for a in arguments):
         flags.DEFINE_string("config", None, "configs/<file>.py[:variant,...]; any field as --config.<field>=")
         print(__doc__, flags.FLAGS.module_help(sys.modules[__name__]), sep="\n")
@@ -147,6 +153,13 @@ def command() -> None:
         fail(e)
     chosen = config_flags.DEFINE_config_dict("config", config, sys_argv=[program, *arguments])
     app.run(lambda rest: run(chosen.value, name, rest[1:]), argv=[program, *arguments])
+
+
+def further(name: str, *arguments: str) -> None:
+    """Does what is asked of a finished run: kd-jax predict, kd-jax card."""
+    from kd_jax import card, predict  # here, since a run needs neither
+
+    {"predict": predict, "card": card}[name].main(arguments)
 
 
 def asked(arguments: list[str]) -> tuple[str, ConfigDict, list[str]]:

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.util
 import json
 import re
 import shlex
@@ -62,7 +63,9 @@ def test_files_and_modules_exist(page):
             assert (ROOT / path).exists(), path
         for name in re.findall(r"python -m benchmarks\.(\w+)", words):
             assert (ROOT / "benchmarks" / f"{name}.py").exists(), name
-        for name in re.findall(r"(?<![\w./])kd_jax\.[\w.]*\w", words):
+        for name in re.findall(r"python -m (kd_jax[\w.]*)", words):
+            assert importlib.util.find_spec(name), name
+        for name in re.findall(r"(?<![\w./])(?<!-m )kd_jax\.[\w.]*\w", words):
             resolve(name.removeprefix("kd_jax.")) if "." in name.removeprefix("kd_jax.") else getattr(
                 importlib.import_module("kd_jax"), name[7:]
             )
@@ -135,7 +138,7 @@ def test_the_task_of_the_docs_runs(tmp_path, monkeypatch):
     assert results["headline"]["metric"] == "iou"
 
 
-def test_the_code_of_the_readme_runs(tmp_path, monkeypatch):
+def test_the_code_of_the_readme_and_of_the_page_on_loading_runs(tmp_path, monkeypatch):
     """An own model and own data, trained for a few steps; then the student, read from its export, scores the same."""
     train, load = code_blocks(README, "python")
     assert len([line for line in train.splitlines() if line]) <= 15
@@ -144,5 +147,10 @@ def test_the_code_of_the_readme_runs(tmp_path, monkeypatch):
     names: dict = {}
     exec(train.replace("= 300", "= 20").replace("results = kd_jax.run(", shorter), names)
     exec(load, names)
-    scores = json.loads((tmp_path / "runs/mine/results.json").read_text())["models"]["student"]["last"]["test"]
-    assert np.mean(np.asarray(names["classes"]) == names["y"][1400:]) == pytest.approx(scores["accuracy"])
+    student = json.loads((tmp_path / "runs/mine/results.json").read_text())["models"]["student"]
+    expected = student[names["student"].info["which"]]["test"]["accuracy"]
+    assert np.mean(names["classes"] == names["y"][1400:]) == pytest.approx(expected)
+    for block in code_blocks(ROOT / "docs" / "load.md", "python"):
+        exec(block, names)
+    assert names["scores"]["accuracy"] == pytest.approx(expected) and names["one"] == names["some"][0]
+    assert (names["many"] == names["classes"]).all() and len(names["inputs"][0]) == len(names["many"])

@@ -34,7 +34,7 @@ def write_report(results: Mapping[str, Any], directory: str | os.PathLike[str]) 
 def page(results: Mapping[str, Any]) -> str:
     """Returns the report as HTML."""
     title = escape(str(results.get("title") or "Distillation report"))
-    parts = (_header, _verdict, _summary, _curves, _tradeoff, _sections, _reproduce, _caveats)
+    parts = (_header, _verdict, _summary, _curves, _tradeoff, _sections, _use, _reproduce, _caveats)
     body = "\n".join(part for part in (section(results) for section in parts) if part)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -240,6 +240,15 @@ def _bars(example: Mapping[str, Any], names: Sequence[str]) -> str:
         hard = " hard" if i == label else ""
         bars.append(f'<span class="label{hard}">{escape(class_name(names, i))}</span><span>{lengths}</span>')
     return "".join(bars)
+
+
+def _use(results: Mapping[str, Any]) -> str:
+    export = (verdict.models(results).get("student") or {}).get("export")
+    if not export:
+        return ""
+    lead = f"It lies in {export} beside this report. Examples are given as they lie in the data."
+    lines = "import kd_jax\nstudent = kd_jax.load(&quot;.&quot;)  # the folder of this report\nstudent.predict(raw)"
+    return _section("Use the student", lead, f'<div class="card"><pre>{lines}</pre></div>')
 
 
 def _reproduce(results: Mapping[str, Any]) -> str:

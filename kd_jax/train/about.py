@@ -135,6 +135,7 @@ def _preparation(prepare: Any, source: Source, raw: Mapping[str, Any]) -> dict[s
         "mean": None,
         "std": None,
         "size": shape[:2] if len(shape) == 3 else None,
+        "crop": "centre" if source.fetch is not None and len(shape) == 3 else "",
         "views": [],
         "more": None,
         "text": _described(source.texts.entries) if source.texts is not None else None,

@@ -54,7 +54,9 @@ def check_raw(part: Any, info: Mapping[str, Any]) -> dict[str, np.ndarray]:
     wanted = {entry: info["input"], **info["fields"]}
     if left := sorted({*values} - {*wanted}):
         raise ValueError(f"This network reads no {', '.join(left)}: its examples are {joined(info)}.")
-    needed = {entry, *(p.partition(".")[2].partition(".")[0] for p in info["inputs"] if p.startswith("batch."))}
+    needed = {p.partition(".")[2].partition(".")[0] for p in info["inputs"] if p.startswith("batch.")}
+    if needed - {*wanted}:  # a view of the main entry, or what config.prepare makes of it
+        needed.add(entry)
     if missing := [name for name in wanted if name in needed and name not in values]:
         raise ValueError(f"Give {', '.join(missing)} too, as a dict of arrays: the examples are {joined(info)}.")
     checked = {name: _as_stored(name, np.asarray(value), wanted[name]) for name, value in values.items()}

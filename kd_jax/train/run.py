@@ -57,7 +57,17 @@ def present(config: ConfigDict, results: dict[str, Any], directory: Path) -> dic
 
         print(results_table(results))
         print(f"Report: {write_report(results, directory)}")
+    if parallel.is_lead():
+        print(how_to_use(results, directory))
     return results
+
+
+def how_to_use(results: Mapping[str, Any], directory: Path) -> str:
+    """Returns where the student lies and the lines that use it."""
+    student = results["models"]["student"]
+    lines = ["import kd_jax", f"student = kd_jax.load({str(directory)!r})", "student.predict(raw)"]
+    export = f"{directory / student['export']}{' (and best)' if 'best' in student else ''}"
+    return "\n    ".join([f"The student is in {export}. To use it on examples as they lie in the data:", *lines])
 
 
 @heartbeat.together()

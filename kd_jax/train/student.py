@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,11 @@ from kd_jax.train.about import SCHEMA, TOKENIZER
 from kd_jax.train.finish import exported
 from kd_jax.train.found import find_export
 from kd_jax.train.raw import check_raw, joined, parted
+from kd_jax.train.writing import continued, decoder_of
 from kd_jax.types import Array, Model, PyTree
 
 MOST = 256  # examples that are asked at once
+TOKENS = {"ref": "kd_jax.tasks.tokens:next_tokens"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,6 +59,8 @@ class Student:
 
         Raises ValueError for examples of another shape or type, and for a task that does not say what it predicts.
         """
+        if _are_texts(raw) and self.info["task"]["predict"] == TOKENS and decoder_of(self.model) is not None:
+            return self.write(raw)
         described, name = self.info["task"]["predict"], self.info["task"]["name"]
         if described is None or "why" in described:
             raise ValueError(
@@ -67,6 +71,16 @@ class Student:
         single = self._is_single(raw)
         predicted = rebuild(described)(answer[None] if single else answer)
         return jax.tree.map(lambda x: np.asarray(x)[0] if single else np.asarray(x), predicted)
+
+    def write(self, texts: str | Sequence[str], length: int = 64) -> str | list[str]:
+        """Returns how a decoder goes on after each text, greedily, in at most `length` tokens, up to its end token.
+
+        Raises ValueError for a network that is no decoder of this package, or was exported without a tokenizer.
+        """
+        if not self.tokenizer:
+            raise ValueError("This network was exported without a tokenizer, so it reads and writes no texts.")
+        written = continued(self.model, self.params, self.fixed, self.tokenizer, texts, length)
+        return written[0] if isinstance(texts, str) else written
 
     def logits(self, raw: Any) -> Any:
         """Returns the main output for every example, as NumPy [n, ...]; without the first axis for a single one."""
@@ -121,6 +135,10 @@ class Student:
         return values[0] if len(values) == 1 else averaged(values)
 
 
+def _are_texts(raw: Any) -> bool:
+    return isinstance(raw, str) or (isinstance(raw, (list, tuple)) and bool(raw) and isinstance(raw[0], str))
+
+
 def inputs_of(batch: Mapping[str, Any], info: Mapping[str, Any], fixed: Mapping[str, PyTree]) -> tuple[PyTree, ...]:
     """Returns the inputs of a network on a raw batch; `fixed` {position: value} are those that are no examples."""
     context, paths = {"batch": prepared(batch, info)}, enumerate(info["inputs"])
@@ -130,7 +148,7 @@ def inputs_of(batch: Mapping[str, Any], info: Mapping[str, Any], fixed: Mapping[
 def prepared(batch: Mapping[str, Any], info: Mapping[str, Any]) -> Mapping[str, Any]:
     """Returns the batch as the network saw it in evaluation, from raw entries without labels."""
     about = info["preparation"]
-    count, label = len(batch[about["entry"]]), info["label"]
+    count, label = len(next(iter(batch.values()))), info["label"]
     rows = jnp.arange(count, dtype=jnp.int32)
     none = -1 if label["dtype"].startswith("int") else jnp.nan
     labels = jnp.full((count, *label["shape"]), none, label["dtype"])
@@ -140,7 +158,7 @@ def prepared(batch: Mapping[str, Any], info: Mapping[str, Any]) -> Mapping[str, 
         raise ValueError(
             f"The inputs of this network cannot be prepared here: {more['why']}. Call .model with your own."
         )
-    if about["mean"] is None and more is None:
+    if about["entry"] not in batch or (about["mean"] is None and more is None):
         return whole
     pictures = about["mean"] is not None
     views = dict.fromkeys(("image", *about["views"]), ())

@@ -7,6 +7,7 @@ tokens.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from kd_jax.data import splits
-from kd_jax.data.source import DataNotFound, Source, Splits
+from kd_jax.data.source import DataNotFound, FromText, Source, Splits
 from kd_jax.models.hub import find_model
 
 BBC = ("business", "entertainment", "politics", "sports", "tech")
@@ -46,6 +47,12 @@ def encode(texts: Sequence[str], tokenizer: Tokenizer, length: int) -> tuple[np.
     return ids, np.array([e.attention_mask for e in encodings], bool).reshape(len(encodings), length)
 
 
+def entries(texts: Sequence[str], tokenizer: str, length: int) -> dict[str, np.ndarray]:
+    """Returns what an example of each text holds; `tokenizer` is the content of a tokenizer.json."""
+    tokens, mask = encode(texts, Tokenizer.from_str(tokenizer), length)
+    return {"tokens": tokens, "token_mask": mask}
+
+
 def from_texts(
     name: str,
     split: str,
@@ -70,6 +77,7 @@ def from_texts(
         fields={"token_mask": mask},
         entry="tokens",
         decode=lambda ids: tokenizer.decode([int(i) for i in ids]),
+        texts=FromText(functools.partial(entries, length=length), tokenizer.to_str()),
     )
 
 

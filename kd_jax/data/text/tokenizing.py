@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, SupportsIndex
 
 import numpy as np
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from kd_jax.data.source import DataNotFound, Source
+from kd_jax.data.source import DataNotFound, FromText, Source
 from kd_jax.resolve import near
 
 PAD, START, END, UNKNOWN = range(4)
@@ -23,7 +24,7 @@ PADS = ("<pad>", "[PAD]", "<|pad|>", "<|endoftext|>", "</s>", "<eos>")
 class Codec(NamedTuple):
     """A tokenizer: `encode` returns ids without special tokens, `decode` leaves special tokens out.
 
-    `special` are those by name.
+    `special` are those by name, `form` is the content of a tokenizer.json that `of_tokenizer` makes this codec of.
     """
 
     size: int
@@ -33,6 +34,22 @@ class Codec(NamedTuple):
     encode: Callable[[Sequence[str]], list[list[int]]]
     decode: Callable[[Iterable[SupportsIndex]], str]
     special: Mapping[str, int]
+    form: str
+
+
+def entries(texts: Sequence[str], tokenizer: str, length: int) -> dict[str, np.ndarray]:
+    """Returns what a row of each text holds: the start token, then the text, padded on the right.
+
+    `tokenizer` is the content of a tokenizer.json. Raises ValueError for a text of more than `length` tokens.
+    """
+    codec = of_tokenizer(Tokenizer.from_str(tokenizer))
+    rows = [[codec.start, *ids] for ids in codec.encode(texts)]
+    if (longest := max(map(len, rows))) > length:
+        raise ValueError(f"The longest text has {longest} tokens with its start, and the network reads {length}.")
+    tokens, segments = np.full((len(rows), length), codec.pad, np.int32), np.zeros((len(rows), length), np.int32)
+    for i, row in enumerate(rows):
+        tokens[i, : len(row)], segments[i, : len(row)] = row, 1
+    return {"tokens": tokens, "segments": segments}
 
 
 def rows_source(
@@ -53,6 +70,7 @@ def rows_source(
         entry="tokens",
         decode=codec.decode,
         end=codec.end,
+        texts=FromText(functools.partial(entries, length=tokens.shape[1]), codec.form),
     )
 
 
@@ -84,7 +102,15 @@ def characters(alphabet: Sequence[str]) -> Codec:
         return [[ids.get(character, UNKNOWN) for character in text] for text in texts]
 
     special = {name: i for i, name in enumerate(SPECIAL)}
-    return Codec(len(names), PAD, START, END, encode, lambda tokens: "".join(names[int(t)] for t in tokens), special)
+    alike = Tokenizer(models.WordLevel({**special, **ids}, unk_token=SPECIAL[UNKNOWN]))
+    alike.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    alike.decoder = decoders.Fuse()
+    alike.add_special_tokens(list(SPECIAL))
+
+    def decode(tokens: Iterable[SupportsIndex]) -> str:
+        return "".join(names[int(t)] for t in tokens)
+
+    return Codec(len(names), PAD, START, END, encode, decode, special, alike.to_str())
 
 
 def learned(texts: Sequence[str], vocabulary: int) -> Tokenizer:
@@ -125,4 +151,4 @@ def of_tokenizer(tokenizer: Tokenizer) -> Codec:
 
     pad, start, end = special("padding", PADS), special("the start", STARTS), special("the end", ENDS)
     named = {token.content: i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-    return Codec(max(vocabulary.values()) + 1, pad, start, end, encode, decode, named)
+    return Codec(max(vocabulary.values()) + 1, pad, start, end, encode, decode, named, tokenizer.to_str())

@@ -1,0 +1,169 @@
+"""What an exported network says of files: python -m kd_jax.predict RUN FILES... [--out=FILE.csv|FILE.jsonl].
+
+RUN is what kd_jax.load takes. FILES are pictures (resized to what the network reads), folders of pictures, .npy and
+.npz arrays, .csv rows of numbers, and .txt files with a text a line. Without --out the lines go to the terminal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from kd_jax.data.images.pictures import as_array, centre_crop
+from kd_jax.train.student import MOST, Student, load
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+KINDS = (*PICTURES, ".npy", ".npz", ".csv", ".txt")
+OUT = (".csv", ".jsonl")
+Part = tuple[list[str], Any]  # (the name of each example, the examples)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Reads the command line and writes a line for every example; ends with one line for whatever does not fit."""
+    parser = argparse.ArgumentParser("kd-jax predict", description=__doc__)
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("files", metavar="FILES", nargs="+")
+    parser.add_argument("--out", default="", help="FILE.csv or FILE.jsonl")
+    parser.add_argument("--which", default="", help="best or last")
+    parser.add_argument("--entry", default="", help="an exit or branch of the network")
+    asked = parser.parse_args(arguments)
+    try:
+        predict_files(asked.run, asked.files, asked.out, asked.which, asked.entry)
+    except (ValueError, OSError) as e:
+        sys.exit(f"{type(e).__name__}: {e}")
+
+
+def predict_files(run: str, files: Sequence[str], out: str = "", which: str = "", entry: str = "") -> int:
+    """Writes what the network predicts of every example of the files; returns how many there were.
+
+    A line has the file, the number of the example in it, the prediction, and the name of the class where it is one.
+    Raises ValueError for a file that is no example of the network; then nothing is left at `out`.
+    """
+    if out and Path(out).suffix not in OUT:
+        raise ValueError(f"--out={out!r} ends in {' or '.join(OUT)}.")
+    student, places = load(run, which=which, entry=entry), list(_listed(files))
+    if not out:
+        return _write(student, places, sys.stdout, False)
+    scratch = Path(f"{out}.tmp")
+    try:
+        with open(scratch, "w", encoding="utf-8", newline="") as stream:
+            count = _write(student, places, stream, out.endswith(".jsonl"))
+        os.replace(scratch, out)
+    finally:
+        scratch.unlink(missing_ok=True)
+    print(f"{count} predictions in {out}")
+    return count
+
+
+def _listed(files: Sequence[str]) -> Iterator[Path]:
+    """The files, and the pictures of the folders among them; ValueError for what is not there or of another kind."""
+    for name in files:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURES)
+            if not inside:
+                raise ValueError(f"{path} holds no pictures ({', '.join(PICTURES)}).")
+            yield from inside
+        elif not path.is_file():
+            raise ValueError(f"There is no file {path}.")
+        elif path.suffix.lower() not in KINDS:
+            raise ValueError(f"{path} is none of {', '.join(KINDS)}.")
+        else:
+            yield path
+
+
+def _write(student: Student, places: Sequence[Path], stream: TextIO, lines: bool) -> int:
+    names, count = student.classes if student.info["task"]["name"] == "classify" else [], 0
+    table = csv.writer(stream)
+    if not lines:
+        table.writerow(["file", "example", "prediction", *(["class"] if names else [])])
+    with tqdm(total=len(places), unit="file", disable=None) as bar:
+        for numbers, (labels, examples) in _parts(student, places):
+            answers = student.predict(examples)
+            for label, number, answer in zip(labels, numbers, answers, strict=True):
+                value = answer.tolist() if hasattr(answer, "tolist") else answer
+                name = {"class": names[value]} if names else {}
+                if lines:
+                    record = {"file": label, "example": number, "prediction": value, **name}
+                    stream.write(json.dumps(record) + "\n")
+                else:
+                    shown = json.dumps(value) if isinstance(value, list) else value
+                    table.writerow([label, number, shown, *name.values()])
+            count += len(labels)
+            bar.update(len({*labels}))
+    return count
+
+
+def _parts(student: Student, places: Sequence[Path]) -> Iterator[tuple[list[int], Part]]:
+    """The examples of all files, pictures of several files together: ([number in the file], part)."""
+    pictures: list[Path] = []
+    for place in places:
+        if place.suffix.lower() in PICTURES:
+            pictures.append(place)
+            if len(pictures) == MOST:
+                yield _of_pictures(student, pictures)
+                pictures = []
+            continue
+        examples = _read(student, place)
+        size = len(next(iter(examples.values()))) if isinstance(examples, dict) else len(examples)
+        yield list(range(size)), ([str(place)] * size, examples)
+    if pictures:
+        yield _of_pictures(student, pictures)
+
+
+def _of_pictures(student: Student, places: list[Path]) -> tuple[list[int], Part]:
+    shape, dtype = student.info["input"]["shape"], student.info["input"]["dtype"]
+    if len(shape) != 3 or dtype != "uint8" or shape[-1] not in (1, 3):
+        raise ValueError(f"{places[0]} is a picture, and this network reads {dtype} {shape}: give arrays (.npy).")
+    crop, images = student.info["preparation"]["crop"], []
+    for place in places:
+        try:
+            with Image.open(place) as opened:
+                image = opened.convert("L" if shape[-1] == 1 else "RGB")
+        except OSError as e:
+            raise ValueError(f"{place} is no picture that can be read: {e}") from e
+        if crop:
+            images.append(centre_crop(image, shape[0]))
+        else:
+            images.append(as_array(image.resize((shape[1], shape[0]), Image.Resampling.BILINEAR)))
+    return [0] * len(places), ([str(place) for place in places], np.stack(images))
+
+
+def _read(student: Student, place: Path) -> Any:
+    """The examples of a file of arrays, rows or texts."""
+    kind = place.suffix.lower()
+    if kind == ".txt":
+        return [line for line in place.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        if kind == ".csv":
+            rows = list(csv.reader(place.read_text(encoding="utf-8").splitlines()))
+            return np.array(rows[not _is_numbers(rows[0]) :], np.float32)
+        content = np.load(place, allow_pickle=False)
+        if kind == ".npy":
+            return content
+        arrays = {name: content[name] for name in content}
+    except (ValueError, EOFError, IndexError, OSError) as e:
+        raise ValueError(f"{place} cannot be read as {kind}: {e}") from e
+    known = (student.info["preparation"]["entry"], *student.info["fields"])
+    return arrays if len(arrays) > 1 or {*arrays} <= {*known} else next(iter(arrays.values()))
+
+
+def _is_numbers(row: Sequence[str]) -> bool:
+    try:
+        return bool([float(cell) for cell in row])
+    except ValueError:
+        return False
+
+
+if __name__ == "__main__":
+    main()
