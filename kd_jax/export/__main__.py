@@ -8,10 +8,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Exports, prints a table, and ends with 1 and one line where something does not fit."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     asked = _parser().parse_args(arguments)
@@ -30,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("path", type=Path, metavar="RUN_OR_EXPORT")
     add("--to", default="stablehlo,safetensors", help="stablehlo, onnx, litert, safetensors, huggingface, web")
-    add("--out", type=Path, help="default: the folder `exported` in the run, or beside the export")
+    add("--out", type=Path, help="default: the folder `exported` of the training, or beside the export")
     add("--int8", action="store_true", help="ONNX with weights of 8 bits too, dynamic and static")
     add("--data", type=Path, help="real examples, .npy or .npz, where the test split of the run is not at hand")
     add("--inputs", choices=("raw", "prepared"), default="raw", help="whether the preparation is inside the files")

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from kd_jax.export import examples as real
-from kd_jax.export.parity import EQUAL, LARGEST
-from kd_jax.export.run import RECORD, export
-from kd_jax.files import path_of
+from kd_jax.export.parity import LARGEST
+from kd_jax.export.run import export
+from kd_jax.files import path_of, read_json
+from kd_jax.report import write_report
+from kd_jax.report.exported import FOLDER, RECORD
 from kd_jax.system.workdir import CONFIG
 from kd_jax.train.found import find_export
+from kd_jax.train.run import RESULTS
 from kd_jax.train.student import Student, load
 
 
@@ -33,9 +36,15 @@ def command(asked: argparse.Namespace) -> None:
         int8=asked.int8,
         preparation=asked.inputs == "raw",
         tolerance=LARGEST if asked.tolerance is None else asked.tolerance,
-        agreement=EQUAL if asked.agreement is None else asked.agreement,
+        agreement=asked.agreement,
     )
     print(table(records))
+    if (
+        (training := _training(folder))
+        and out == training / FOLDER
+        and (results := read_json(training.parent / RESULTS))
+    ):
+        write_report(results, training.parent)
     print(f"Written to {out}: {', '.join(r['file'] for r in records)}, {RECORD}")
 
 
@@ -64,20 +73,19 @@ def _row(record: dict[str, Any]) -> tuple[str, ...]:
     return (record["format"], f"{record['bytes']:,}", *compared, *times, f"{memory / 1e6:.0f}" if memory else "-")
 
 
-def _workdir(folder: Path) -> Path | None:
+def _training(folder: Path) -> Path | None:
     """The folder of the training that an export lies in, None for an export that was copied elsewhere."""
     return next((p for p in folder.parents if (p / CONFIG).is_file()), None)
 
 
 def _out(folder: Path) -> Path:
-    training = _workdir(folder)
-    return (training.parent if training else folder.parent) / "exported"
+    return (_training(folder) or folder.parent) / FOLDER
 
 
 def _teacher(path: Path | None, folder: Path) -> Student:
     if path is not None:
         return load(path_of(path, "--teacher"))
-    training = _workdir(folder)
+    training = _training(folder)
     place = training.parent / "teacher" if training else None
     if place is None or not (place / "export").is_dir():
         raise ValueError("The page shows the teacher beside the student, and none was trained here: give --teacher=.")

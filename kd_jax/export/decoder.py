@@ -19,7 +19,7 @@ from kd_jax.models.language.decoder import Decoder, decoding
 from kd_jax.models.language.decoder_parts import Cache
 from kd_jax.train.about import TOKENIZER
 from kd_jax.train.student import Student
-from kd_jax.types import PyTree
+from kd_jax.types import Model, PyTree
 
 
 def is_decoder(student: Student) -> bool:
@@ -29,15 +29,19 @@ def is_decoder(student: Student) -> bool:
 
 
 def stepping(student: Student, size: int) -> Deployed:
+    """Returns the model of a step of a student (`step_of`)."""
+    return step_of(student.model, student.params, size)
+
+
+def step_of(model: Model, params: PyTree, size: int) -> Deployed:
     """Returns the model of a step: (token [1, 1], slot (), cache of `size` tokens) -> (logits [1, vocabulary], cache).
 
-    A prompt is fed token by token; slots after `slot` are not seen.
+    A prompt is fed token by token; slots after `slot` are not seen. Raises ValueError for what is no Decoder.
     """
-    if not isinstance(student.model, LinenModel):
+    if not isinstance(model, LinenModel) or not isinstance(model.module, Decoder):
         raise ValueError("Only a Decoder of kd_jax has a step.")
-    steps = decoding(student.model.module)
-    start = steps.start(student.params, 1, size)
-    leaves, structure = jax.tree.flatten(start.layers)
+    steps = decoding(model.module)
+    leaves, structure = jax.tree.flatten(steps.start(params, 1, size).layers)
 
     def step(params: PyTree, tokens: Any, slot: Any, *layers: Any) -> Any:
         valid = (jnp.arange(size) < slot)[None]
@@ -47,7 +51,7 @@ def stepping(student: Student, size: int) -> Deployed:
 
     inputs = [Input("tokens", (1, 1), "int32"), Input("slot", (), "int32")]
     inputs += [Input(f"cache{i}", x.shape, str(x.dtype)) for i, x in enumerate(leaves)]
-    return FunctionModel(lambda key, *_: student.params, step), student.params, {}, tuple(inputs)
+    return FunctionModel(lambda key, *_: params, step), params, {}, tuple(inputs)
 
 
 def empty(inputs: Sequence[Input]) -> list[np.ndarray]:

@@ -24,7 +24,8 @@ def write(model: Model, params: PyTree, stats: PyTree, inputs: Sequence[Input], 
     passes = extra(f"{parts}.passmanager", "litert", "LiteRT")
     api = extra(f"{parts}._mlir_libs.converter_api_ext", "litert", "LiteRT")
     answer = function_of(model, params, stats)
-    exported = export.export(jax.jit(answer), platforms=["cpu"])(*fixed(inputs))
+    with refusing("litert", "litert-converter", INSTEAD):
+        exported = export.export(jax.jit(answer), platforms=["cpu"])(*fixed(inputs))
     outputs = [f"output{i}" if i else "logits" for i in range(len(exported.out_avals))]
     with refusing("litert", "litert-converter", INSTEAD), quiet(), ir.Context() as context:
         api.prepare_mlir_context(context)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import importlib
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +43,32 @@ def write(model: Model, params: PyTree, stats: PyTree, inputs: Sequence[Input], 
 
 
 def _converter() -> Callable[..., Any]:
-    with quiet():
+    with quiet(), restored():
         return extra("jax2onnx", "onnx", "ONNX").to_onnx
 
 
 def _converted(convert: Callable[..., Any], answer: Callable[..., Any], shapes: Sequence[Any]) -> Any:
     closed = jax.make_jaxpr(answer)(*shapes)
-    with refusing("onnx", "jax2onnx", INSTEAD), quiet():
+    with refusing("onnx", "jax2onnx", INSTEAD), quiet(), restored():
         return convert(lambda *x: tuple(jaxpr_as_fun(closed)(*x)), list(shapes))
+
+
+PATCHED = ("jax.numpy", "jax.numpy.linalg", "jax.lax", "jax.nn", "jax.random", "jax.image", "flax.linen", "flax.nnx")
+
+
+@contextlib.contextmanager
+def restored() -> Generator[None]:
+    """Puts back what jax2onnx leaves in the place of functions of JAX and Flax after a conversion (jnp.cumsum)."""
+    owners: list[Any] = [importlib.import_module(name) for name in PATCHED]
+    owners += {id(v): v for o in owners for v in vars(o).values() if isinstance(v, type)}.values()
+    before = [(owner, dict(vars(owner))) for owner in owners]
+    try:
+        yield
+    finally:
+        for owner, names in before:
+            for name, value in names.items():
+                if vars(owner).get(name) is not value and callable(value):
+                    setattr(owner, name, value)
 
 
 def _name(graph: Any, names: Sequence[str]) -> None:

@@ -25,6 +25,12 @@ class Gate(NamedTuple):
     equal: float
 
 
+def gates_of(tolerance: float, agreement: float | None) -> tuple[Gate, Gate]:
+    """Returns the gates of float formats and of weights of 8 bits; without an `agreement` each has its own."""
+    shares = (EQUAL, EQUAL_INT8) if agreement is None else (agreement, agreement)
+    return Gate(tolerance, shares[0]), Gate(None, shares[1])
+
+
 class Parity(NamedTuple):
     largest_difference: float
     share_equal: float

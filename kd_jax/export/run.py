@@ -15,15 +15,15 @@ import numpy as np
 from kd_jax.export import decoder, deployed, huggingface, latency, litert, onnx, parity, safetensors, stablehlo, web
 from kd_jax.export.examples import Examples
 from kd_jax.export.network import Run, function_of, shaped
-from kd_jax.export.parity import EQUAL, EQUAL_INT8, LARGEST, Gate
+from kd_jax.export.parity import LARGEST, Gate, gates_of
 from kd_jax.files import write_json
+from kd_jax.report.exported import RECORD
 from kd_jax.resolve import near
 from kd_jax.train.student import Student
 
 GRAPHS = {"stablehlo": stablehlo, "onnx": onnx, "litert": litert}
 FOLDERS = {"safetensors": safetensors, "huggingface": huggingface}
 FORMATS = (*GRAPHS, *FOLDERS, "web")
-RECORD = "export.json"
 
 
 class Task(NamedTuple):
@@ -50,14 +50,14 @@ def export(
     int8: bool = False,
     preparation: bool = True,
     tolerance: float = LARGEST,
-    agreement: float = EQUAL,
+    agreement: float | None = None,
     measure: bool = True,
 ) -> list[dict[str, Any]]:
     """Writes a student in `formats` into `folder` and returns what export.json there says of each file.
 
     `examples` are real ones that it was not trained on; every file answers them in its own runtime, and is compared
     with JAX: the largest difference, relative to the largest output, is at most `tolerance`, the share of equal answers
-    at least `agreement`. With `preparation` the files take examples as they lie in the data, else prepared ones.
+    at least `agreement` (parity.EQUAL, of 8 bits parity.EQUAL_INT8). With `preparation` the files take examples as they lie in the data, else prepared ones.
     `int8` adds ONNX with weights of 8 bits. "web" is a page that runs the ONNX files of student and `teacher`.
     Nothing is written where a format is unknown, refuses the network or fails the gate: ValueError says which.
     """
@@ -69,7 +69,7 @@ def export(
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        task = _task(student, examples, scratch, preparation, (Gate(tolerance, agreement), Gate(None, EQUAL_INT8)))
+        task = _task(student, examples, scratch, preparation, gates_of(tolerance, agreement))
         files: dict[str, Path] = {}
         runs: dict[str, Run] = {"jax": _jax(task)}
         records = [r for name in dict.fromkeys(formats) if name != "web" for r in _of(task, name, int8, files, runs)]

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax import export
 
-from kd_jax.export.network import Input, Run, function_of, refusing, symbolic
+from kd_jax.export.network import Input, Run, fixed, function_of, one_by_one, refusing, symbolic
 from kd_jax.types import Model, PyTree
 
 FILE, RUNTIME = "model.stablehlo", "jax"
@@ -18,10 +18,17 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def write(model: Model, params: PyTree, stats: PyTree, inputs: Sequence[Input], folder: Path) -> Path:
-    """Writes the network with its values as constants; open sizes of the inputs stay open. Raises Refused."""
+    """Writes the network with its values as constants; open sizes of the inputs stay open where its code allows that.
+
+    A network that takes `len(x)` is written for one example. Raises Refused.
+    """
+    make = export.export(jax.jit(function_of(model, params, stats)), platforms=PLATFORMS)
     with refusing("stablehlo", "jax.export", INSTEAD):
-        answer = jax.jit(function_of(model, params, stats))
-        content = export.export(answer, platforms=PLATFORMS)(*symbolic(inputs)).serialize()
+        try:
+            exported = make(*symbolic(inputs))
+        except (TypeError, ValueError):  # of sizes that the network's code makes numbers, or compares
+            exported = make(*fixed(inputs))
+        content = exported.serialize()
     path = folder / FILE
     path.write_bytes(content)
     return path
@@ -30,10 +37,15 @@ def write(model: Model, params: PyTree, stats: PyTree, inputs: Sequence[Input], 
 def read(path: Path) -> Run:
     """Returns the function that the file holds; ValueError for a file that is damaged or of another kind."""
     try:
-        call = jax.jit(export.deserialize(bytearray(path.read_bytes())).call)
+        exported = export.deserialize(bytearray(path.read_bytes()))
     except Exception as e:  # flatbuffers raise whatever a wrong offset leads to
         raise ValueError(f"{path} is no StableHLO of jax.export, or is damaged ({type(e).__name__}).") from e
-    return lambda *arrays: [np.asarray(x) for x in call(*arrays)]
+    call, batches = jax.jit(exported.call), [x.shape[:1] for x in exported.in_avals]
+
+    def answer(*arrays: np.ndarray) -> list[np.ndarray]:
+        return [np.asarray(x) for x in call(*arrays)]
+
+    return one_by_one(answer) if all(batch == (1,) for batch in batches) else answer
 
 
 def how_to_load(path: Path) -> str:

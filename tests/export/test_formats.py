@@ -2,10 +2,13 @@
 
 import json
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from exported import DECODERS, ENCODERS, IMAGES, LENGTH, VOCABULARY, examples_of, student_of
+from flax import nnx
 from safetensors.numpy import load_file
 
 from kd_jax.export import decoder, deployed, greedy, huggingface, litert, onnx, parity, safetensors, stablehlo
@@ -148,6 +151,14 @@ def test_what_a_converter_refuses_is_named(format, tmp_path):
         return jax.pure_callback(lambda x: x, jax.ShapeDtypeStruct((1, 4), "float32"), model.apply_fn(params, x[:1]))
 
     converter = {"stablehlo": "jax.export", "onnx": "jax2onnx", "litert": "litert-converter"}[format]
-    with pytest.raises(Refused, match=f"{format}: {converter} cannot convert .*callback") as raised:
+    with pytest.raises(Refused, match=f"{format}: {converter} cannot convert .*call") as raised:
         MODULES[format].write(type(model)(model.init_fn, asks_python), params, stats, inputs, tmp_path)
     assert "\n" not in str(raised.value) and not list(tmp_path.iterdir())
+
+
+def test_a_conversion_leaves_jax_and_flax_as_they_were(tmp_path):
+    owners = (jnp, jax.lax, jax.nn, nn, nn.Dense, nnx, nnx.Linear)
+    before = [dict(vars(owner)) for owner in owners]
+    written("onnx", deployed.with_preparation(student_of("cnn")), tmp_path)
+    for owner, names in zip(owners, before, strict=True):
+        assert not [name for name, value in names.items() if callable(value) and vars(owner)[name] is not value]

@@ -48,7 +48,7 @@ IMAGES = {
     "wide_resnet": lambda: wide_resnet.WideResNet(CLASSES, 10, 1),
     "vgg": lambda: vgg.VGG(CLASSES, (1, 1), (4, 8)),
     "mobilenet_v1": lambda: mobilenet.mobilenet_v1(CLASSES, width=0.125, stages=(((32, 1), (64, 2)),)),
-    "shufflenet_v1": lambda: shufflenet.shufflenet_v1(CLASSES, units=(2,), widths=(24,)),
+    "shufflenet_v1": lambda: shufflenet.shufflenet_v1(CLASSES, units=(2,), widths=(48,)),
     "shufflenet_v2": lambda: shufflenet.shufflenet_v2(CLASSES, units=(2,), widths=(8,), last=8),
     "vit": lambda: vit.vit(CLASSES, 4, 8, 1, 2),
     "linen": Theirs,
