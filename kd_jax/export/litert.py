@@ -54,7 +54,7 @@ def read(path: Path) -> Run:
         results = run(**dict(zip(order, arrays, strict=True)))
         return [results[name] for name in sorted(names["outputs"], key=_number)]
 
-    order = sorted(names["inputs"], key=_number)
+    order = [detail["name"].removeprefix(f"{SIGNATURE}_") for detail in interpreter.get_input_details()]
     return answer if any(name.startswith("cache") for name in order) else one_by_one(answer)
 
 
@@ -63,6 +63,6 @@ def how_to_load(path: Path) -> str:
 
 
 def _number(name: str) -> int:
-    """The place of an input or output, whose names end in it: LiteRT lists them by the alphabet."""
+    """The place of an output, whose name ends in it: LiteRT lists them by the alphabet."""
     digits = name[len(name.rstrip("0123456789")) :]
     return int(digits) if digits else 0

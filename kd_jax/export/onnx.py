@@ -151,13 +151,16 @@ def quantise(path: Path, kind: str, examples: Sequence[np.ndarray]) -> Path:
         options.optimized_model_filepath = str(folded)
         try:
             inputs = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]).get_inputs()
-            common = {"op_types_to_quantize": QUANTISED, "weight_type": tools.QuantType.QInt8}
+            int8 = tools.QuantType.QInt8
+            common = {"op_types_to_quantize": QUANTISED, "weight_type": int8}
             if kind == "dynamic":
                 tools.quantize_dynamic(str(folded), str(target), **common)
             else:
                 feeds = _feeds([i.name for i in inputs], examples, 1 if is_fixed(inputs) else len(examples[0]))
                 reader = _reader(tools.CalibrationDataReader, feeds)
-                tools.quantize_static(str(folded), str(target), reader, quant_format=tools.QuantFormat.QDQ, **common)
+                tools.quantize_static(
+                    str(folded), str(target), reader, quant_format=tools.QuantFormat.QDQ, activation_type=int8, **common
+                )
         finally:
             folded.unlink(missing_ok=True)
     return target

@@ -27,6 +27,8 @@ class Gate(NamedTuple):
 
 def gates_of(tolerance: float, agreement: float | None) -> tuple[Gate, Gate]:
     """Returns the gates of float formats and of weights of 8 bits; without an `agreement` each has its own."""
+    if tolerance < 0 or not 0 <= (agreement or 0) <= 1:
+        raise ValueError(f"tolerance={tolerance} is at least 0, and agreement={agreement} a share, from 0 to 1.")
     shares = (EQUAL, EQUAL_INT8) if agreement is None else (agreement, agreement)
     return Gate(tolerance, shares[0]), Gate(None, shares[1])
 

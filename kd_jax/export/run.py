@@ -57,8 +57,9 @@ def export(
 
     `examples` are real ones that it was not trained on; every file answers them in its own runtime, and is compared
     with JAX: the largest difference, relative to the largest output, is at most `tolerance`, the share of equal answers
-    at least `agreement` (parity.EQUAL, of 8 bits parity.EQUAL_INT8). With `preparation` the files take examples as they lie in the data, else prepared ones.
-    `int8` adds ONNX with weights of 8 bits. "web" is a page that runs the ONNX files of student and `teacher`.
+    at least `agreement` (default: parity.EQUAL, of 8 bits parity.EQUAL_INT8). With `preparation` the files take
+    examples as they lie in the data, else prepared ones. `int8` adds ONNX with weights of 8 bits. "web" is a page that
+    runs the ONNX files of student and `teacher`. `measure` adds latency and peak memory.
     Nothing is written where a format is unknown, refuses the network or fails the gate: ValueError says which.
     """
     if unknown := [name for name in formats if name not in FORMATS]:

@@ -64,7 +64,7 @@ def test_page(page_of, tmp_path):
     page.mouse.up()
     page.wait_for_function("Number(document.body.dataset.answered) >= 6")
     drawn = np.asarray(page.evaluate("Array.from(pixels())"), np.uint8).reshape(8, 8, 1)
-    assert drawn[:, 3:5].max() == 255 and drawn[:, 0].max() == 0
+    assert drawn[:, 3:5].max() > 100 and drawn[:, 0].max() == 0
     assert page.locator("#student .answer").inner_text() == f"class {int(np.argmax(student.logits(drawn)))}"
     assert float(page.locator("#student .time").inner_text().split()[0]) >= 0
     phone = opened(390, 800)
