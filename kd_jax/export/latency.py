@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -65,8 +66,9 @@ def peak_memory(module: str, file: Path, inputs: Sequence[np.ndarray], scratch: 
     """
     np.savez(scratch, **{f"input{i}": x for i, x in enumerate(inputs)})
     command = [sys.executable, "-c", _MEASURE, module, str(file), str(scratch)]
+    paths = {"PYTHONPATH": os.pathsep.join(sys.path)}  # a notebook may have found this package by sys.path alone
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=os.environ | paths)
     finally:
         scratch.unlink(missing_ok=True)
     words = done.stdout.split()

@@ -20,9 +20,10 @@ INSTEAD = "Replace it by operations of LiteRT, or take StableHLO, which holds ev
 def write(model: Model, params: PyTree, stats: PyTree, inputs: Sequence[Input], folder: Path) -> Path:
     """Writes the network for inputs of fixed size; Refused names the operation that LiteRT lacks."""
     parts = "litert_converter.mlir"
-    ir = extra(f"{parts}.ir", "litert", "LiteRT")
-    passes = extra(f"{parts}.passmanager", "litert", "LiteRT")
-    api = extra(f"{parts}._mlir_libs.converter_api_ext", "litert", "LiteRT")
+    with quiet():
+        ir = extra(f"{parts}.ir", "litert", "LiteRT")
+        passes = extra(f"{parts}.passmanager", "litert", "LiteRT")
+        api = extra(f"{parts}._mlir_libs.converter_api_ext", "litert", "LiteRT")
     answer = function_of(model, params, stats)
     with refusing("litert", "litert-converter", INSTEAD):
         exported = export.export(jax.jit(answer), platforms=["cpu"])(*fixed(inputs))
@@ -40,8 +41,8 @@ def write(model: Model, params: PyTree, stats: PyTree, inputs: Sequence[Input], 
 
 def read(path: Path) -> Run:
     """Returns what runs the file, an example at a time; ValueError for one that is damaged or of another kind."""
-    interpreter_of = extra("ai_edge_litert.interpreter", "litert", "LiteRT").Interpreter
     with quiet():
+        interpreter_of = extra("ai_edge_litert.interpreter", "litert", "LiteRT").Interpreter
         try:
             interpreter = interpreter_of(model_content=path.read_bytes())
             interpreter.allocate_tensors()

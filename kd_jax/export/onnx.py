@@ -151,16 +151,15 @@ def quantise(path: Path, kind: str, examples: Sequence[np.ndarray]) -> Path:
         options.optimized_model_filepath = str(folded)
         try:
             inputs = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]).get_inputs()
-            int8 = tools.QuantType.QInt8
-            common = {"op_types_to_quantize": QUANTISED, "weight_type": int8}
+            common = {"op_types_to_quantize": QUANTISED, "weight_type": tools.QuantType.QInt8}
             if kind == "dynamic":
                 tools.quantize_dynamic(str(folded), str(target), **common)
             else:
                 feeds = _feeds([i.name for i in inputs], examples, 1 if is_fixed(inputs) else len(examples[0]))
                 reader = _reader(tools.CalibrationDataReader, feeds)
-                tools.quantize_static(
-                    str(folded), str(target), reader, quant_format=tools.QuantFormat.QDQ, activation_type=int8, **common
-                )
+                # Signed ones ONNX Runtime 1.32 refuses when it reads the file: it adds a zero point without a sign.
+                common |= {"quant_format": tools.QuantFormat.QDQ, "activation_type": tools.QuantType.QUInt8}
+                tools.quantize_static(str(folded), str(target), reader, **common)
         finally:
             folded.unlink(missing_ok=True)
     return target
