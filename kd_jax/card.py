@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from kd_jax.files import path_of
-from kd_jax.system.exports import read_info
+from kd_jax.system.exports import CARD, read_info
 from kd_jax.tasks.units import name_of, unit_of
 from kd_jax.train.found import find_export
 from kd_jax.types import Headline
 
-CARD = "README.md"
 RESULTS = "results.json"
 # The words of the Hub for what a network does, by the task and what an example is.
 PIPELINES = {

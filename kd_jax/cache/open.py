@@ -15,6 +15,7 @@ from kd_jax.data import answers
 from kd_jax.data.answers import Answers
 from kd_jax.files import digest
 from kd_jax.system import workdir
+from kd_jax.system.exports import CARD
 from kd_jax.types import PyTree
 
 
@@ -30,7 +31,7 @@ def hash_of(variables: tuple[PyTree, PyTree]) -> str:
 
 def hash_of_files(folder: Path) -> str:
     """Returns the SHA-256 of the files of an export, which tells teachers apart without reading their parameters."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / CARD)
     lines = [f"{path.relative_to(folder)} {digest(path)}\n" for path in files]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 

@@ -11,6 +11,7 @@ from typing import Any
 from kd_jax.files import differing, digest, digests, write_json
 
 SHA256 = "SHA256"  # as sha256sum writes and checks it
+CARD = "README.md"  # what may be written into an export later, and is none of its files: kd_jax/card.py
 MODEL = "model.json"  # what the network is: kd_jax/train/about.py
 
 

@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 
 from kd_jax.data.source import Source
 from kd_jax.files import digest
+from kd_jax.system.exports import CARD, SHA256
 from kd_jax.types import PyTree
 
 SAMPLE = 64  # examples of a streamed set that are looked at
@@ -59,8 +60,12 @@ def of_shapes(tree: PyTree) -> str:
 
 
 def of_files(path: Path) -> str:
-    """Returns the digest of a file, or of the names and bytes of all files in a folder, wherever that lies."""
+    """Returns the digest of a file, or of the names and bytes of all files in a folder, wherever that lies.
+
+    The card that may be written into an export is none of them.
+    """
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    files = [p for p in files if p != path / CARD or not (path / SHA256).is_file()]
     return of_texts(f"{p.relative_to(path)} {digest(p)}" for p in files)
 
 

@@ -127,7 +127,10 @@ def _described(value: Any) -> Any:
 
 
 def _preparation(prepare: Any, source: Source, raw: Mapping[str, Any]) -> dict[str, Any]:
-    """From what lies in the data to what the network reads: (x / scale - mean) / std, further views, then `more`."""
+    """From what lies in the data to what the network reads: (x / scale - mean) / std, and whatever `prepare` adds.
+
+    "prepare" is all of it, described; the other entries say it to people, and to other languages.
+    """
     shape = raw["shape"]
     base = {
         "entry": source.entry,
@@ -136,15 +139,14 @@ def _preparation(prepare: Any, source: Source, raw: Mapping[str, Any]) -> dict[s
         "std": None,
         "size": shape[:2] if len(shape) == 3 else None,
         "crop": "centre" if source.fetch is not None and len(shape) == 3 else "",
-        "views": [],
-        "more": None,
+        "prepare": None,
         "text": _described(source.texts.entries) if source.texts is not None else None,
     }
     if prepare is None:
         return base
     if not isinstance(prepare, Preparation):
-        return base | {"more": {"why": "the scheme prepares its batches by a function of its own"}}
+        return base | {"prepare": {"why": "the scheme prepares its batches by a function of its own"}}
     if prepare.pictures:
         base |= {"mean": list(prepare.mean), "std": list(prepare.std)}
-    views = [name for name in prepare.augmentations if name != "image"]
-    return base | {"views": views, "more": _described(prepare.more)}
+    plain = dataclasses.replace(prepare, augmentations=dict.fromkeys(prepare.augmentations, ()))
+    return base | {"prepare": _described(plain)}

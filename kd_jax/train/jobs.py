@@ -42,12 +42,10 @@ def _factory(config: Mapping[str, Any], source: Source) -> tuple[Callable[..., A
     """What makes the model of a config, and its arguments."""
     factory, kwargs = resolve(config["name"]), dict(config["kwargs"])
     check_kwargs(config["name"], factory, kwargs)
-    if "vocabulary" in inspect.signature(factory).parameters:
-        kwargs.setdefault("vocabulary", source.num_classes)
-        return factory, kwargs
+    size = "vocabulary" if "vocabulary" in inspect.signature(factory).parameters else "num_classes"
     try:
-        check_kwargs("", factory, ["num_classes"])
-        kwargs.setdefault("num_classes", source.num_classes)
+        check_kwargs("", factory, [size])
+        kwargs.setdefault(size, source.num_classes)
     except ValueError:
         pass
     return factory, kwargs

@@ -14,7 +14,6 @@ import numpy as np
 
 from kd_jax.core.evaluate import averaged
 from kd_jax.core.paths import calls_in, entry_paths, lookup, taps_in
-from kd_jax.core.prepare import Preparation
 from kd_jax.files import path_of
 from kd_jax.models.adapters import as_model
 from kd_jax.models.described import rebuild
@@ -153,18 +152,12 @@ def prepared(batch: Mapping[str, Any], info: Mapping[str, Any]) -> Mapping[str, 
     none = -1 if label["dtype"].startswith("int") else jnp.nan
     labels = jnp.full((count, *label["shape"]), none, label["dtype"])
     whole = {"label": labels, "labelled": jnp.zeros(count, bool), "index": rows, "view": jnp.zeros_like(rows), **batch}
-    more = about["more"]
-    if more is not None and "why" in more:
-        raise ValueError(
-            f"The inputs of this network cannot be prepared here: {more['why']}. Call .model with your own."
-        )
-    if about["entry"] not in batch or (about["mean"] is None and more is None):
+    described = about["prepare"]
+    if described is not None and "why" in described:
+        raise ValueError(f"The inputs of this network cannot be prepared here: {described['why']}.")
+    if described is None or about["entry"] not in batch:
         return whole
-    pictures = about["mean"] is not None
-    views = dict.fromkeys(("image", *about["views"]), ())
-    mean, std = (tuple(about[name] or ()) for name in ("mean", "std"))
-    prepare = Preparation(views, mean, std, info["data"]["num_classes"], pictures, rebuild(more))
-    return prepare(whole, jax.random.key(0), False)
+    return rebuild(described)(whole, jax.random.key(0), False)
 
 
 def load(path: str | Path, model: Any = None, which: str = "", entry: str = "") -> Student:
@@ -179,6 +172,8 @@ def load(path: str | Path, model: Any = None, which: str = "", entry: str = "") 
     info = read_info(folder)
     if info.get("schema") != SCHEMA:
         raise ValueError(f"{folder} is of schema {info.get('schema')!r}, and this version of kd_jax reads {SCHEMA}.")
+    if which and which != info["which"]:
+        raise ValueError(f"{folder} is of the {info['which']!r} step, not of {which!r}.")
     entry = entry or info["entry"]
     if entry not in info["entries"]:
         raise ValueError(f"{folder} answers at no {entry!r}. {near(entry, info['entries'])}")

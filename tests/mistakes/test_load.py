@@ -122,13 +122,16 @@ ROWS = [
         lambda f: kd_jax.load(finished("pictures"), which="best"),
     ),
     Mistake(
+        "the export of another step", "is of the 'last' step, not of 'best'", changed(lambda e: None, which="best")
+    ),
+    Mistake(
         "another word for a step",
         "which is 'best' or 'last', not 'newest'",
         lambda f: kd_jax.load(finished(), which="newest"),
     ),
     Mistake(
         "an entry that was not scored",
-        "answers at no 'exit1'. There is: 'student'",
+        "answers at no 'exit1'. There is: student",
         lambda f: kd_jax.load(finished(), entry="exit1"),
     ),
     Mistake(

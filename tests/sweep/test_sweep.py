@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from tiny_sweep import RATE, TEMPERATURE, tiny
 
+import kd_jax
 from kd_jax.config import training
 from kd_jax.core import optimizers
 from kd_jax.core.many import Single
+from kd_jax.data.load import load
 from kd_jax.models.mlp import mlp
 from kd_jax.report.surface import plot_surface, varied_numbers, write_sweep
 from kd_jax.sweep import run as sweep
@@ -185,6 +187,13 @@ def test_a_sweep_without_a_baseline(tmp_path):
     results = sweep.run(config, parse("seed=0,1"), tmp_path)
     assert [*results["models"]] == ["teacher"] and not (tmp_path / "baselines").exists()
     assert [line[0] for line in results["lines"]] == ["student", "teacher"]
+    images, labels = load(config.data).test.in_memory()
+    for run in results["runs"]:  # of members of one program
+        student = kd_jax.load(run["export"])
+        assert (student.predict(images) == labels).mean() == pytest.approx(run["test"], abs=1e-9)
+        assert student.info["seed"] == run["point"]["seed"]
+    with pytest.raises(ValueError, match="holds the 2 students of a sweep. Load one of them: .*/export/0/last"):
+        kd_jax.load(tmp_path)
 
 
 def network(folder):

@@ -165,7 +165,7 @@ def test_rounded_networks_and_those_beside_them(tmp_path):
 def test_what_is_predicted_comes_from_the_task(tmp_path, labels, task, expected):
     (x, y), outputs = points(80), (expected[1:] or (1,))[0]
     data = kd_jax.from_arrays(train=(x, labels(y)), test=(X, labels(Y)))
-    fields = config({}, task__name=task, teacher__model__name="", terms={"bce": {}} if "multi" in task else {"mse": {}})
+    fields = config({"bce": {}} if "multi" in task else {"mse": {}}, task__name=task, teacher__model__name="")
     results = run(tmp_path, fields, student=MLP(8, outputs), teacher=None, data=data)
     student = kd_jax.load(tmp_path / "run")
     answers, scores = student.predict(X), results["models"]["student"]["last"]["test"]
