@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from kd_jax.core.prepare import Preparation
 from kd_jax.export.examples import Examples
 from kd_jax.models.adapters import NNXModel, as_model
 from kd_jax.models.described import NotDescribable, describe
@@ -77,6 +78,8 @@ def student_of(name, shape=(8, 8, 1), seed=0):
         architecture = describe(model)
     except NotDescribable as e:
         architecture = {"name": None, "class": name, "why": str(e)}
+    mean, std = [0.5] * shape[-1], [0.25] * shape[-1]
+    prepare = describe(Preparation({"image": ()}, tuple(mean), tuple(std), CLASSES))
     info = {
         "schema": 1,
         "role": "student",
@@ -88,9 +91,9 @@ def student_of(name, shape=(8, 8, 1), seed=0):
         "fields": {},
         "label": {"shape": [], "dtype": "int32"},
         "preparation": {
-            **{"entry": entry, "scale": 1 if tokens else 255, "size": None, "views": [], "more": None, "text": None},
-            **dict.fromkeys(("mean", "std")),
-            **({} if tokens else {"mean": [0.5] * shape[-1], "std": [0.25] * shape[-1]}),
+            **{"entry": entry, "scale": 1 if tokens else 255, "size": None, "crop": "", "text": None},
+            **dict.fromkeys(("mean", "std", "prepare")),
+            **({} if tokens else {"mean": mean, "std": std, "prepare": prepare}),
         },
         "task": {"name": "classify", "predicts": "the class", "predict": None, "headline": {}},
         "classes": [] if name in DECODERS else [f"class {i}" for i in range(CLASSES)],
