@@ -6,6 +6,7 @@ launch.py --config=configs/cifar_resnet.py:help     what the variants mean, and 
 
 kd-jax predict RUN FILES... [--out=FILE.csv]        what the student says of pictures, rows or texts
 kd-jax card RUN                                     a model card beside the student
+kd-jax export RUN --to=onnx,litert                  the student in other formats
 
 --sweep="seed=0,1,2;terms.kd.weight=0.5,0.9" trains every combination; with ranges, and --trials=20, it searches.
 """
@@ -136,7 +137,7 @@ def command() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)  # it lists accelerators that are not there
     program, *arguments = sys.argv
-    if arguments[:1] in (["predict"], ["card"]):
+    if arguments[:1] in (["predict"], ["card"], ["export"]):
         further(*arguments)
         return
     if any(a.startswith(("-help", "--help")) for a in arguments):
@@ -156,10 +157,11 @@ def command() -> None:
 
 
 def further(name: str, *arguments: str) -> None:
-    """Does what is asked of a finished run: kd-jax predict, kd-jax card."""
-    from kd_jax import card, predict  # here, since a run needs neither
+    """Does what is asked of a finished run: kd-jax predict, kd-jax card, kd-jax export."""
+    from kd_jax import card, predict  # here, since a run needs none of them
+    from kd_jax.export import __main__ as export
 
-    {"predict": predict, "card": card}[name].main(arguments)
+    {"predict": predict, "card": card, "export": export}[name].main(arguments)
 
 
 def asked(arguments: list[str]) -> tuple[str, ConfigDict, list[str]]:

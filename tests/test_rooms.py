@@ -10,7 +10,7 @@ ROOT = Path(kd_jax.__file__).parent
 BASE = ("types", "ranges", "prng", "resolve", "files")  # modules that lie beside the rooms, below them all
 ROOMS = (
     *("base", "losses", "models", "data", "system", "core", "tasks", "schemes"),
-    *("config", "cache", "report", "train", "sweep", "face"),
+    *("config", "cache", "report", "train", "export", "sweep", "face"),
 )
 
 

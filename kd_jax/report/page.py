@@ -13,7 +13,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from kd_jax.report import curves, figures, sections, table, verdict
+from kd_jax.report import curves, exported, figures, sections, table, verdict
 from kd_jax.report.examples import class_name, image_array, top_classes
 from kd_jax.report.style import CSS, LIGHT
 from kd_jax.report.verdict import number
@@ -26,6 +26,7 @@ def write_report(results: Mapping[str, Any], directory: str | os.PathLike[str]) 
     `results` is the content of results.json; models, curves, examples and single numbers may be missing.
     """
     path = Path(directory) / "report.html"
+    results = {"exports": exported.records_of(path.parent), **results}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page(results), encoding="utf-8")
     return path
@@ -34,7 +35,7 @@ def write_report(results: Mapping[str, Any], directory: str | os.PathLike[str]) 
 def page(results: Mapping[str, Any]) -> str:
     """Returns the report as HTML."""
     title = escape(str(results.get("title") or "Distillation report"))
-    parts = (_header, _verdict, _summary, _curves, _tradeoff, _sections, _use, _reproduce, _caveats)
+    parts = (_header, _verdict, _summary, _curves, _tradeoff, _exports, _sections, _use, _reproduce, _caveats)
     body = "\n".join(part for part in (section(results) for section in parts) if part)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -167,6 +168,22 @@ def _tradeoff(results: Mapping[str, Any]) -> str:
         f"{better} and to the left is better. Areas are proportional to the number of parameters; vertical lines are "
         "± two standard errors of the test set. Models of one cost stand side by side.",
         f'<div class="grid">{"".join(parts)}</div>',
+    )
+
+
+def _exports(results: Mapping[str, Any]) -> str:
+    """The files that `python -m kd_jax.export` wrote, where it did."""
+    if not results.get("exports"):
+        return ""
+    picture = ""
+    if exported.points(results):
+        figure = figures.figure_of([exported.draw], results, 3.6)
+        picture = f'<div class="grid">{_figure(figure, "Exported files: accuracy against latency", "exports")}</div>'
+    return _section(
+        "The exported files",
+        "Each ran in its own runtime on real test examples, in rounds with JAX's own program. Bytes are those of the "
+        "file that ships, and areas are proportional to them; peak memory is that of a process that loads it.",
+        f'{picture}<div class="card">{exported.table(results)}</div>',
     )
 
 

@@ -14,10 +14,12 @@ NOTEBOOKS = sorted((ROOT / "colabs").glob("*.ipynb"))
 
 # Notebook -> its figures, its runs, and words that it prints.
 EXPECTED = {
+    "deploy": (0, ("deploy",), ("onnx-int8-static", "litert", "http.server", "written: [")),
     "language": (1, ("words", "written"), ("\N{BLACK RIGHT-POINTING TRIANGLE}", "perplexity")),
     "quickstart": (3, ("quickstart", "quickstart-feature", "quickstart-own-loss", "mine"), ("stage2/pre_activation",)),
     "schemes": (4, ("mutual", "deep", "data_free", "lifelong-finetune", "lifelong-exemplars"), ("exemplars",)),
 }
+NEEDS = {"deploy": ("jax2onnx", "onnxruntime", "litert_converter", "ai_edge_litert")}
 
 
 def tiny(source: str) -> str:
@@ -34,6 +36,8 @@ def tiny(source: str) -> str:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook(path, tmp_path, monkeypatch):
+    for package in NEEDS.get(path.stem, ()):
+        pytest.importorskip(package)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     notebook = nbformat.read(path, as_version=4)

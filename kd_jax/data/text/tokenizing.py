@@ -24,8 +24,8 @@ PADS = ("<pad>", "[PAD]", "<|pad|>", "<|endoftext|>", "</s>", "<eos>")
 class Codec(NamedTuple):
     """A tokenizer: `encode` returns ids without special tokens, `decode` leaves special tokens out.
 
-    `special` are those by name, `form` is the content of a tokenizer.json that `of_tokenizer` makes this codec of, "" where
-    there is only a vocabulary.
+    `special` are those by name, `form` is the content of a tokenizer.json that `of_tokenizer` makes this codec of, ""
+    where there is only a vocabulary.
     """
 
     size: int

@@ -1,0 +1,49 @@
+"""Writes text with an exported decoder: `python greedy.py "the prompt"` beside model.onnx and tokenizer.json.
+
+It needs NumPy, onnxruntime and tokenizers, and nothing of kd_jax.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+
+def greedy(run, cache, prompt, size, length, end=None):
+    """Returns up to `length` most likely tokens after `prompt`, a list of token ids.
+
+    `run(token [1, 1], slot, *cache)` answers [logits [1, vocabulary], *cache] for a cache of `size` tokens, which
+    begins as `cache`; generation stops after the token `end`. Raises ValueError where the cache is too small.
+    """
+    if not prompt or len(prompt) + length > size:
+        raise ValueError(f"Prompt and new tokens are {len(prompt)} + {length}: at least 1 and at most {size} in all.")
+    tokens, logits = list(prompt), None
+    for slot in range(len(prompt) + length - 1):
+        logits, *cache = run(np.full((1, 1), tokens[slot], np.int32), np.array(slot, np.int32), *cache)
+        if slot >= len(prompt) - 1:
+            tokens.append(int(logits[0].argmax()))
+            if tokens[-1] == end:
+                break
+    return tokens[len(prompt) :]
+
+
+def main(prompt, folder):
+    """Prints the prompt and what the decoder in `folder` goes on with."""
+    import onnxruntime
+    from tokenizers import Tokenizer
+
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    inputs = session.get_inputs()
+    cache = [np.zeros(i.shape, np.float32) for i in inputs[2:]]
+    size = cache[0].shape[-3]
+
+    def run(*arrays):
+        return session.run(None, {i.name: x for i, x in zip(inputs, arrays, strict=True)})
+
+    tokens = tokenizer.encode(prompt, add_special_tokens=False).ids
+    print(prompt + tokenizer.decode(greedy(run, cache, tokens, size, min(32, size - len(tokens)))))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(__file__).parent)

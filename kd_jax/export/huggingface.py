@@ -1,0 +1,66 @@
+"""A folder that `transformers` loads, for the networks that it has a class for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from kd_jax.export.network import Refused, Run
+from kd_jax.models.adapters import LinenModel
+from kd_jax.models.language import pretrained, pretrained_decoders
+from kd_jax.models.language.bert import Encoder
+from kd_jax.models.language.decoder import Decoder
+from kd_jax.train.about import TOKENIZER
+from kd_jax.train.student import Student
+
+FILE, RUNTIME = "hf", "transformers"
+
+
+def write(student: Student, folder: Path) -> Path:
+    """Writes config.json, model.safetensors and the tokenizer; Refused where `transformers` has no such network."""
+    module, path = _module(student), folder / FILE
+    try:
+        if isinstance(module, Decoder):
+            pretrained_decoders.save(path, module, student.params)
+        elif isinstance(module, Encoder):
+            pretrained.save(path, module, student.params, class_names=student.classes)
+        else:
+            raise Refused(
+                f"huggingface: transformers has no class that kd_jax writes a {type(module).__name__} for: take "
+                "safetensors. Encoders and decoders of text have one."
+            )
+    except ValueError as e:
+        if isinstance(e, Refused):
+            raise
+        raise Refused(f"huggingface: {e}") from e
+    if student.tokenizer:
+        (path / TOKENIZER).write_text(student.tokenizer, encoding="utf-8")
+    return path
+
+
+def read(path: Path, student: Student) -> Run:
+    """Returns what answers to raw examples by the network that is read from the folder again."""
+    reader = pretrained_decoders if isinstance(_module(student), Decoder) else pretrained
+    params, stats = reader.load(student.model, jax.random.key(0), str(path))
+    call: Callable[..., Any] = jax.jit(
+        lambda *inputs: student.model.apply(params, stats, *inputs, train=False, key=jax.random.key(0))[0].logits
+    )
+    names = [student.info["preparation"]["entry"], *student.info["fields"]]
+
+    def answer(*arrays: np.ndarray) -> list[np.ndarray]:
+        inputs = student.prepare(dict(zip(names, arrays, strict=False)))
+        return [np.asarray(x) for x in jax.tree.leaves(call(*inputs))]
+
+    return answer
+
+
+def how_to_load(path: Path) -> str:
+    return f"transformers.AutoModel.from_pretrained({path.name!r})"
+
+
+def _module(student: Student) -> Any:
+    return student.model.module if isinstance(student.model, LinenModel) else None
