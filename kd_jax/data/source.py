@@ -115,10 +115,10 @@ class Source:
 
     @property
     def noun(self) -> str:
-        """Returns what a report calls an example."""
+        """Returns what a report calls an example; a series over time [length, 1, channels] is no image."""
         if self.entry != "image":
             return "sequence"
-        return "image" if len(self.image_shape) == 3 else "example"
+        return "image" if len(self.image_shape) == 3 and self.image_shape[1] > 1 else "example"
 
     def in_memory(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns images and labels of all examples; ValueError where they are fetched one by one."""

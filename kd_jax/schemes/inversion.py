@@ -45,7 +45,7 @@ def build(
     0.
     """
     needs(parts, "bank")
-    size = _bank_size(parts)
+    size = bank_size(parts)
     making = round(synthesis * parts.steps / max(rounds, 1))
     learning = parts.steps // max(rounds, 1) - making
     if rounds < 1 or min(making, learning) < 1 or size % rounds:
@@ -69,7 +69,7 @@ def build(
     metrics = {"agreement": Term(agreement, ("student.logits",), ("teacher.logits",))}
     taught, learner = parts.make_tx(learning, "student"), Call("student", ("bank.logits",))
     learn = (Phase("student", (images, learner, teacher), parts.terms, taught, metrics),)
-    clip, block = _clip_to(parts.sources["train"]), size // rounds
+    clip, block = clip_to(parts.sources["train"]), size // rounds
     stages = []
     for number in range(rounds):
         make = make_more if number else make_first
@@ -104,7 +104,8 @@ def _terms(parts: Parts, norms: Mapping[str, str] | None, weights: Mapping[str, 
     return terms
 
 
-def _bank_size(parts: Parts) -> int:
+def bank_size(parts: Parts) -> int:
+    """Returns how many images the role "bank" holds; ValueError where it is none."""
     like, window = jnp.zeros(1, jnp.int32), jnp.zeros(2, jnp.int32)
     params, _ = jax.eval_shape(parts.roles["bank"].model.init, jax.random.key(0), like, window)
     if "images" not in params:
@@ -126,7 +127,7 @@ def _window(first: int, count: int) -> Any:
     return enter
 
 
-def _clip_to(source: Any) -> Any:
+def clip_to(source: Any) -> Any:
     """Returns a `post_update` that clips the bank's pixels to the range of uint8 images; None for images of floats."""
     if source.images is not None and source.images.dtype != np.uint8:
         return None

@@ -30,21 +30,22 @@ HEADLINES = {
 }
 
 
-def task(source: Any = None, headline: str = "accuracy") -> Task:
+def task(source: Any = None, headline: str = "accuracy", confusion: bool = False) -> Task:
     """Returns the task of one class an example: cross-entropy, accuracy, nll, calibration, agreement with a teacher.
 
     Labels are integers [batch], -1 = none; networks answer [batch, classes]. `headline` is "accuracy" or "nll".
+    With `confusion` the matrix of labels and answers is counted too, and with it the mean of the classes' F1.
     """
     if headline not in HEADLINES:
         raise ValueError(f"config.task.kwargs.headline is {' or '.join(map(repr, HEADLINES))}, not {headline!r}.")
     return Task(
         terms=terms,
         check=functools.partial(check, source=source),
-        sums=sums,
+        sums=functools.partial(sums, confusion=confusion),
         finish=finish,
         headline=HEADLINES[headline],
         chance=entropy if headline == "nll" else majority,
-        rows=ROWS,
+        rows=ROWS | ({"macro_f1": ("F1, mean of classes", "%")} if confusion else {}),
         watch=watch,
         show=show,
         name="classify",
@@ -74,7 +75,9 @@ def check(outputs: Outputs, batch: Mapping[str, Any], source: Any = None) -> Non
     check_classes(outputs, batch["label"], source, "[batch, classes]")
 
 
-def sums(run: Run, batch: Mapping[str, Array], reference: Outputs | None, key: Array) -> dict[str, Any]:
+def sums(
+    run: Run, batch: Mapping[str, Array], reference: Outputs | None, key: Array, confusion: bool = False
+) -> dict[str, Any]:
     """Returns sums over a batch; rows without a label count only in the comparison with the reference."""
     logits, labels, mask = run().logits, batch["label"], batch["mask"]
     labelled = mask & (labels >= 0)
@@ -83,6 +86,9 @@ def sums(run: Run, batch: Mapping[str, Array], reference: Outputs | None, key: A
     totals = class_sums(logits, labels, labelled, reference, mask)
     hits = metrics.accuracy(logits, labels)
     totals["per_class_accuracy"] = ((classes * hits[:, None]).sum(0), classes.sum(0))
+    if confusion:
+        answers = jax.nn.one_hot(logits.argmax(-1), logits.shape[-1])
+        totals["pairs/confusion"] = (jnp.einsum("bi,bj->ij", classes, answers), labelled.sum())
     totals["moments/nll"] = (jnp.where(labelled, nll * nll, 0.0).sum(), labelled.sum())
     return totals
 
@@ -95,5 +101,17 @@ def finish(sums: Mapping[str, tuple[Any, Any]], collected: Mapping[str, Any]) ->
         values["ece"] = calibration_error(sums)
         p, nll = values["accuracy"], values["nll"]
         values["accuracy_error"] = math.sqrt(max(0.0, p * (1 - p)) / count)
+        if "pairs/confusion" in sums:
+            values |= confusion_of(np.asarray(sums["pairs/confusion"][0], np.float64))
         values["nll_error"] = math.sqrt(max(float(sums["moments/nll"][0]) / count - nll * nll, 0.0) / count)
     return values
+
+
+def confusion_of(pairs: np.ndarray) -> dict[str, Any]:
+    """Returns {macro_f1, confusion} of counts [label, answer]: the mean of 2 hits / (labels + answers) of the classes.
+
+    Classes that are neither a label nor an answer are left out.
+    """
+    both = pairs.sum(0) + pairs.sum(1)
+    f1 = 2 * np.diag(pairs)[both > 0] / both[both > 0]
+    return {"macro_f1": float(f1.mean()), "confusion": pairs.astype(int).tolist()}

@@ -16,7 +16,18 @@ MOST = 24  # classes that are shown; of more only both ends
 
 def show(shown: Shown) -> list[dict[str, Any]]:
     """Returns the sections that there are numbers for."""
-    return [*class_gaps(shown), *dark_knowledge(shown)]
+    return [*class_gaps(shown), *confusion(shown), *dark_knowledge(shown)]
+
+
+def confusion(shown: Shown) -> list[dict[str, Any]]:
+    """Returns the table of what the student answers for the examples of each class, where that was counted."""
+    pairs = ((shown.scores.get("student") or {}).get("test") or {}).get("confusion")
+    if not pairs:
+        return []
+    names = [str(name) for name in shown.source.class_names]
+    rows = [[name, *row] for name, row in zip(names, pairs, strict=True)]
+    lead = "How many test examples of a class (a row) the student puts into each class (a column)."
+    return [{"kind": "table", "title": "Confusion", "lead": lead, "columns": ["", *names], "rows": rows}]
 
 
 def class_gaps(shown: Shown) -> list[dict[str, Any]]:

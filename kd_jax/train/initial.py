@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from kd_jax import prng
 from kd_jax.core.paths import lookup
+from kd_jax.data.source import Source
 from kd_jax.files import path_of
 from kd_jax.models.adapters import name_of
 from kd_jax.models.started import differing
@@ -52,10 +53,12 @@ def first_variables(
     seed: int,
     teacher: Variables | None = None,
     shapes: Variables | None = None,
+    source: Source | None = None,
 ) -> Variables | None:
     """Returns (params, stats) of `model` by {name, kwargs}: fn(model, key, **kwargs), or of the export that is named.
 
-    `teacher` and the `shapes` of the model's variables go to a function that takes them. None where nothing is named.
+    `teacher`, the `shapes` of the model's variables and the `source` that the student trains on (a closed form is
+    fitted to it) go to a function that takes them. None where nothing is named.
     Raises ValueError for an argument that it does not take or a missing teacher.
     """
     if not fields["name"]:
@@ -63,8 +66,7 @@ def first_variables(
     (fn, kwargs), key = _named(fields), prng.stream(jax.random.key(seed), f"initial/{role}", 0)
     check_kwargs(fields["name"], fn, kwargs)
     taken = inspect.signature(fn).parameters
-    if "shapes" in taken:
-        kwargs["shapes"] = shapes
+    kwargs |= {name: value for name, value in (("shapes", shapes), ("source", source)) if name in taken}
     if "teacher" not in taken:
         return fn(model, key, **kwargs)
     if teacher is None:
@@ -82,13 +84,18 @@ def starting_at(scheme: Scheme, role: str, variables: Variables | None) -> Schem
 
 
 def check_initial(
-    fields: Mapping[str, Any], role: str, model: Model, inputs: tuple[PyTree, ...], teacher: Variables | None = None
+    fields: Mapping[str, Any],
+    role: str,
+    model: Model,
+    inputs: tuple[PyTree, ...],
+    teacher: Variables | None = None,
+    source: Source | None = None,
 ) -> None:
     """Raises ValueError where what `fields` name is not of the shapes of `model`; `inputs` and `teacher` are shapes."""
     if not fields["name"]:
         return
     wanted = jax.eval_shape(model.init, jax.random.key(0), *inputs)
-    offered = jax.eval_shape(lambda t: first_variables(fields, role, model, 0, t, wanted), teacher)
+    offered = jax.eval_shape(lambda t: first_variables(fields, role, model, 0, t, wanted, source), teacher)
     if lines := differing((offered[0], {}), (wanted[0], {})):
         raise ValueError(f"config.{role}.initial gives parameters that the model has not:\n  " + "\n  ".join(lines))
 

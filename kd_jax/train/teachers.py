@@ -77,7 +77,8 @@ def _start_of_student(
     copied = takes_teacher(config.student.initial) and "teacher" in taught
     teacher = taught["teacher"].variables() if copied else None
     model = student.scheme.roles["student"].model
-    start = first_variables(config.student.initial, "student", model, config.seed, teacher, shapes["student"])
+    fields, wanted = config.student.initial, shapes["student"]
+    start = first_variables(fields, "student", model, config.seed, teacher, wanted, student.source)
     require_numbers("config.student.initial", start)
     return start
 
@@ -95,7 +96,7 @@ def _teach_one(
     asked = student.caches[name].role if name in student.caches else student.scheme.roles[name]
     first, finished = ({}, {}) if isinstance(asked.model, HostModel) else handed_over, None
     if first is None and not fields.checkpoint:
-        first = first_variables(fields.initial, name, asked.model, fields.seed, shapes=shapes)
+        first = first_variables(fields.initial, name, asked.model, fields.seed, None, shapes, student.source)
         require_numbers(f"config.{name}.initial", first)
     if name in jobs:
         scheme = starting_at(jobs[name].scheme, "student", first)
@@ -226,7 +227,7 @@ def check_starts(
         if fields.initial.name:
             roles = {**job.scheme.roles, **{n: cache.role for n, cache in job.caches.items()}}
             role, teacher = roles[name], roles.get("teacher")
-            check_initial(fields.initial, name, role.model, inputs(role), teacher and init(teacher))
+            check_initial(fields.initial, name, role.model, inputs(role), teacher and init(teacher), job.source)
             shapes[name] = init(role)
     if baseline is not None and config.student.initial.name:
         check_baseline(config, shapes["student"], init(baseline.scheme.roles["student"]))

@@ -1,0 +1,57 @@
+"""Dataset distillation: 1, 10 or 50 images a class, learned, in place of a whole data set.
+
+python launch.py --config=configs/dataset_distillation.py[:VARIANT,IMAGES,DATA,tiny]
+
+VARIANT
+distribution   the images' class means are those of the data in networks drawn at random (DM: Zhao, Bilen 2021, arXiv
+               2110.04181); the default
+gradient       they pull a random network where the data pull it (DC: Zhao, Mopuri, Bilen 2020, arXiv 2006.05929)
+kernel         the data are predicted from them by the kernel of a wide network (KIP: Nguyen, Chen, Lee 2020, arXiv
+               2011.00050)
+soft           those of "distribution", with a teacher's answers in place of their labels
+IMAGES         1 a class, or 10, or 50
+DATA           digits (default), fashion_mnist
+
+The baseline learns from as many real images, chosen at random in equal number a class; data.label_seed draws others.
+The student is a fresh network of another architecture than the one that the images were matched in.
+"""
+
+from ml_collections import ConfigDict
+
+from kd_jax.config import base, finish, kd_term, parse, part, role, teacher_fields, term, training
+
+VARIANTS = ("distribution", "gradient", "kernel", "soft")
+IMAGES = ("10", "50")
+DATA = {"digits": (8, 8, 1), "fashion_mnist": (28, 28, 1)}
+HARD = dict(inputs=("student.logits",), targets=("bank.features:label",))
+EMBEDDER = dict(widths=(64, 64))
+STUDENT = dict(widths=(64,))
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    variant = parse(arg, variants=VARIANTS, data=tuple(DATA), flags=IMAGES)
+    if len(counts := [word for word in variant.flags if word in IMAGES]) > 1:
+        raise ValueError(f"{arg!r}: {' and '.join(counts)} images a class are two numbers.")
+    config, shape, size = base(), DATA[variant.data], 10 * int("".join(counts) or 1)
+    config.data.update(dict(name=variant.data, validation=0.125, labels=size))
+    config.splits = ConfigDict(part("data.further.labelled", data=variant.data, validation=0.125))
+    config.student.model = dict(name="models.mlp.mlp", kwargs=STUDENT)
+    bank = role(
+        "models.vision.generators.image_bank", inputs=("batch.index", "extra.window"), shape=shape, size=size, shift=0
+    )
+    config.roles.bank = ConfigDict(bank)
+    adam = dict(name="adam", weight_decay=0.0, schedule="cosine")
+    config.train = training(batch_size=256, steps=2000, optimizer=dict(learning_rate=0.003, **adam))
+    config.optimizers.bank = ConfigDict({**config.train.optimizer.to_dict(), **adam, "learning_rate": 0.05})
+    method = "distribution" if variant.variant == "soft" else variant.variant
+    if method != "kernel":
+        config.roles.embedder = ConfigDict(role("models.vision.cnn.cnn", **EMBEDDER))
+    if variant.variant == "soft":
+        config.teacher.model = dict(name="models.vision.cnn.cnn", kwargs=dict(widths=(32, 64), hidden=64))
+        config.teacher.train = training(batch_size=64, steps=600, optimizer=dict(learning_rate=0.05))
+        config.terms = ConfigDict({"kd": kd_term(1.0, temperature=2.0)})
+    else:
+        config.teacher = teacher_fields("")
+        config.terms = ConfigDict({"ce": term("losses.task.cross_entropy_loss", **HARD)})
+    config.scheme = ConfigDict(part("schemes.dataset_distillation.build", method=method))
+    return finish(config, variant, steps=8)

