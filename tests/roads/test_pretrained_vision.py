@@ -2,14 +2,16 @@
 
 import importlib.util
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_command import command
 from torch_free import write_pth
 
 from kd_jax.models.adapters import LinenModel
@@ -28,8 +30,8 @@ def test_a_pth_teaches_by_its_taps_and_logits(tmp_path, monkeypatch):
     net, image = wrn_16_1(10), jnp.zeros((1, 8, 8, 1))
     variables = jax.tree.map(np.asarray, LinenModel(net).init(jax.random.key(0), image))
     path = write_pth(tmp_path / "wrn.pth", {"model": cifar.to_torch(*variables, net)}, monkeypatch)
-    command(
-        tmp_path,
+    line = (
+        *(sys.executable, str(ROOT / "launch.py")),
         "--config=cifar_resnet.py:digits,feature+response,tiny",
         "--workdir=run",
         *("--noconfig.report", "--noconfig.baseline", "--config.examples=0", "--config.teacher.train.steps=0"),
@@ -38,6 +40,9 @@ def test_a_pth_teaches_by_its_taps_and_logits(tmp_path, monkeypatch):
         "--config.teacher.initial.name=models.vision.pretrained.load",
         f"--config.teacher.initial.kwargs.path={path}",
     )
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    ran = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+    assert ran.returncode == 0, ran.stderr
     results = json.loads((tmp_path / "run/results.json").read_text())
     assert {"student", "teacher"} <= results["models"].keys() and not (tmp_path / "run/teacher").exists()
     lines = [json.loads(line) for line in (tmp_path / "run/student/metrics.jsonl").read_text().splitlines()]
