@@ -15,15 +15,15 @@ RECIPES = dict(re.findall(r"^## (.*?)\n(?:(?!^## ).)*?^```python\n(.*?)^```$", P
 QUICK = "config.train.steps, config.report, config.train.batch_size = 2, False, 16\nconfig.eval_batch_size = 64\n"
 
 
-def hugging_face_vit(monkeypatch):
+def hugging_face_vit(folder, monkeypatch):
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
     from vision_checkpoints import folder_of, network
 
-    folder_of(network("vit", num_labels=10), Path("folder"))
+    folder_of(network("vit", num_labels=10), folder / "folder")
 
 
-def torchvision_resnet(monkeypatch):
+def torchvision_resnet(folder, monkeypatch):
     """Its names and shapes, with random weights: torchvision itself is not needed."""
     from torch_free import write_pth
 
@@ -33,10 +33,10 @@ def torchvision_resnet(monkeypatch):
     net = resnet18(1000)
     variables = jax.tree.map(np.asarray, LinenModel(net).init(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32)))
     arrays = torchvision_names(pretrained.FAMILIES["resnet"].to_torch(*variables, net))
-    write_pth(Path("resnet18.pth"), arrays, monkeypatch)
+    write_pth(folder / "resnet18.pth", arrays, monkeypatch)
 
 
-def repdistiller(monkeypatch):
+def repdistiller(folder, monkeypatch):
     from torch_free import write_pth
 
     from kd_jax.models.vision.pretrained import cifar
@@ -44,7 +44,7 @@ def repdistiller(monkeypatch):
 
     net = wrn_16_1(10)
     variables = jax.tree.map(np.asarray, LinenModel(net).init(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32)))
-    write_pth(Path("wrn_16_1.pth"), {"model": cifar.to_torch(*variables, net)}, monkeypatch)
+    write_pth(folder / "wrn_16_1.pth", {"model": cifar.to_torch(*variables, net)}, monkeypatch)
 
 
 def torchvision_names(arrays):
@@ -82,8 +82,8 @@ def test_recipe(name, tmp_path, monkeypatch):
     pytest.importorskip(NEEDS.get(name, "numpy"))
     code = RECIPES[name]
     assert len([line for line in code.splitlines() if line.strip()]) <= 10
-    monkeypatch.chdir(tmp_path)
-    FILES.get(name, lambda monkeypatch: None)(monkeypatch)
+    FILES.get(name, lambda folder, monkeypatch: None)(tmp_path, monkeypatch)
+    monkeypatch.chdir(tmp_path)  # after the files: what writes a .pth undoes its patches
     names: dict = {}
     exec(FIRST + QUICK, names)
     exec(code.replace("kd_jax.run(", "results = kd_jax.run("), names)
