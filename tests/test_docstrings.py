@@ -8,7 +8,21 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "kd_jax"
 ROOMS = (
-    *("losses", "models", "data", "system", "core", "tasks", "schemes", "config", "cache", "report", "train", "sweep"),
+    *(
+        "losses",
+        "models",
+        "data",
+        "system",
+        "core",
+        "tasks",
+        "schemes",
+        "config",
+        "cache",
+        "report",
+        "train",
+        "sweep",
+        "export",
+    ),
     ".",  # the modules beside the rooms
 )
 COMPLETE = ("losses", "sweep")  # rooms in which every public function has a docstring
