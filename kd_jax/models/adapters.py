@@ -153,13 +153,12 @@ def as_model(network: Any) -> Model:
     if isinstance(network, nn.Module):
         return LinenModel(network)
     if isinstance(network, nnx.Module):
-        return NNXModel(lambda rngs: nnx.clone(network))  # it starts at the parameters that it has
+        return NNXModel(lambda rngs: nnx.clone(network))
     if callable(network) and [*inspect.signature(network).parameters] == ["rngs"]:
         return NNXModel(network)
     if isinstance(network, type):
-        raise ValueError(
-            f"expected a network, got the class {network.__name__}: call it, as in {network.__name__}(...)"
-        )
+        name = network.__name__
+        raise ValueError(f"expected a network, got the class {name}: call it, as in {name}(...)")
     if isinstance(network, Model) and {"train", "key", "taps"} <= set(inspect.signature(network.apply).parameters):
         return network
     raise ValueError(

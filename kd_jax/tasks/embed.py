@@ -58,7 +58,14 @@ def task(
         chance=majority,
         rows={name: row for name, row in ROWS.items() if pair or name != "recall"},
         name="embed",
+        predict=None if entry else embedding,
+        predicts="the embedding",
     )
+
+
+def embedding(output: Array) -> Array:
+    """Returns the embedding that a network answers, [batch, width]."""
+    return output
 
 
 def terms(source: Any, entry: str, pair: str, scale: float) -> dict[str, Term]:

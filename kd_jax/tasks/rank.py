@@ -46,6 +46,8 @@ def task(source: Any = None, groups: Mapping[str, Sequence[str]] | None = None) 
         rows=ROWS,
         show=functools.partial(show, groups=groups),
         name="rank",
+        predict=top_items,
+        predicts=f"the numbers of the {TOP} best items, those that were taken before among them",
     )
 
 
@@ -159,15 +161,21 @@ def by_group(shown: Shown, groups: Mapping[str, Sequence[str]]) -> list[dict[str
     """Returns a table of the test NDCG of each network for each group."""
     sections = []
     for field, names in groups.items():
-        tables = {role: (splits.get("test") or {}).get(f"ndcg_by_{field}") for role, splits in shown.scores.items()}
-        roles = [role for role, values in tables.items() if values]
-        if roles:
-            rows = [
-                [name, *("-" if tables[role][i] is None else f"{100 * tables[role][i]:.1f}" for role in roles)]
-                for i, name in enumerate(names)
-            ]
+        measured = {role: (splits.get("test") or {}).get(f"ndcg_by_{field}") for role, splits in shown.scores.items()}
+        tables = {role: values for role, values in measured.items() if values}
+        if tables:
+            rows = [[name, *(_percent(values[i]) for values in tables.values())] for i, name in enumerate(names)]
             lead = f"NDCG@{TOP} in percent, by {field}: is a group served worse, and does the student make it worse?"
             sections.append(
-                {"kind": "table", "title": f"By {field}", "lead": lead, "columns": [field, *roles], "rows": rows}
+                {"kind": "table", "title": f"By {field}", "lead": lead, "columns": [field, *tables], "rows": rows}
             )
     return sections
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def top_items(scores: Array) -> Array:
+    """Returns the numbers of the TOP best items of each example, the best first, [batch, TOP]."""
+    return jax.lax.top_k(jnp.asarray(scores, jnp.float32), min(TOP, scores.shape[1]))[1]
