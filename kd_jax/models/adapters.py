@@ -145,11 +145,8 @@ class FunctionModel:
 
 
 def as_model(network: Any) -> Model:
-    """Returns a network as a Model; ValueError says how to wrap what is none.
-
-    It is a Linen module, an NNX module, which starts at the parameters that it has, a function of `rngs` that makes
-    one, or an object with the methods of `Model`.
-    """
+    """Returns a Linen module, an NNX module (which starts at the parameters that it has), a function of `rngs` that
+    makes one, or an object with the methods of `Model`, as a Model; ValueError says how to wrap what is none."""
     if isinstance(network, nn.Module):
         return LinenModel(network)
     if isinstance(network, nnx.Module):
