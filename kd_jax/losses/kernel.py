@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from kd_jax.losses._numerics import einsum, flatten, to_float
+from kd_jax.losses._numerics import einsum, flatten, safe_norm, to_float
 from kd_jax.ranges import Count, Positive
 
 Array = jax.Array
@@ -23,7 +23,7 @@ def tangent_kernel(x: Array, y: Array, *, depth: Count[int] = 1) -> Array:
     if x.shape[1] != y.shape[1]:
         raise ValueError(f"tangent_kernel: inputs must have one width, got {x.shape} and {y.shape}")
     covariance = einsum("nd,md->nm", x, y) / x.shape[1]
-    norms = [jnp.sqrt(jnp.mean(z * z, axis=1)) for z in (x, y)]
+    norms = [safe_norm(z, axis=1) / jnp.sqrt(jnp.asarray(z.shape[1], z.dtype)) for z in (x, y)]
     scale = norms[0][:, None] * norms[1][None]
     tangent = covariance
     for _ in range(depth):
