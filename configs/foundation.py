@@ -15,7 +15,7 @@ dino                 no teacher but the moving average of the student, centred a
                      (DINO: Caron et al. 2021, arXiv 2104.14294)
 DATA
 digits               scikit-learn's digits, 100 labels to score with; the default
-fashion              6,000 images of Fashion-MNIST at 14 x 14 pixels, 500 labels to score with: apt-get install
+fashion_mnist        6,000 images of Fashion-MNIST at 14 x 14 pixels, 500 labels to score with: apt-get install
                      dataset-fashion-mnist
 
 Scored by nearest neighbours and a linear probe on the labelled training images (tasks.embed). The baseline is the same
@@ -28,7 +28,7 @@ from ml_collections import ConfigDict
 from kd_jax.config import finish, parse, part, small_digits, teacher_fields, term
 
 VARIANTS = ("agglomerative", "agglomerative_plain", "label_free", "clip", "dino")
-DATA = ("digits", "fashion")
+DATA = ("digits", "fashion_mnist")
 LOW, HIGH = (0, 1, 2, 3, 4), (5, 6, 7, 8, 9)
 WIDTH = 64  # of the teachers' embeddings
 STUDENT = dict(name="models.vision.cnn.cnn", kwargs=dict(widths=(8, 16), hidden=32))
@@ -169,7 +169,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.train.labelled_share = 0.08  # the labels are not read: no image is seen more often than another
     for train in (config.train, config.teacher.train):
         train.optimizer.update(dict(name="adamw", learning_rate=0.003, weight_decay=0.01, warmup=0.05))
-    if variant.data == "fashion":
+    if variant.data == "fashion_mnist":
         config.data.update(dict(name="kd_jax.data.images.smaller:fashion_mnist", labels=500, limit=6_000))
         config.data.update(dict(validation=0.1, eval_limit=2_000))
         config.eval_every = 400
