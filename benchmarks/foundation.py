@@ -49,7 +49,8 @@ def configure(variant: str, seed: int, root: Path) -> ConfigDict:
         for fields in (config.terms.embed.kwargs, config.terms.embed.memory.kwargs):
             fields.negatives = NEGATIVES
     else:
-        config = importlib.import_module("configs.foundation").get_config(f"{BASES.get(variant, variant)},fashion_mnist")
+        words = f"{BASES.get(variant, variant)},fashion_mnist"
+        config = importlib.import_module("configs.foundation").get_config(words)
         config.baseline = variant in ("agglomerative", "clip")
     if variant == "untrained":
         config.train.steps, config.train.optimizer.learning_rate = 1, 1e-9
