@@ -14,6 +14,7 @@ from kd_jax.models.adapters import LinenModel
 from kd_jax.models.language import pretrained, pretrained_decoders
 from kd_jax.models.language.bert import Encoder
 from kd_jax.models.language.decoder import Decoder
+from kd_jax.models.vision import pretrained as vision
 from kd_jax.train.about import TOKENIZER
 from kd_jax.train.student import Student
 
@@ -28,10 +29,12 @@ def write(student: Student, folder: Path) -> Path:
             pretrained_decoders.save(path, module, student.params)
         elif isinstance(module, Encoder):
             pretrained.save(path, module, student.params, class_names=student.classes)
+        elif vision.is_written(module):
+            vision.save(module, student.params, student.stats, path, _prepared(student), student.classes)
         else:
             raise Refused(
                 f"huggingface: transformers has no class that kd_jax writes a {type(module).__name__} for: take "
-                "safetensors. Encoders and decoders of text have one."
+                "safetensors. Encoders and decoders of text have one, and the networks of models.vision.pretrained."
             )
     except ValueError as e:
         if isinstance(e, Refused):
@@ -44,7 +47,10 @@ def write(student: Student, folder: Path) -> Path:
 
 def read(path: Path, student: Student) -> Run:
     """Returns what answers to raw examples by the network that is read from the folder again."""
-    reader = pretrained_decoders if isinstance(_module(student), Decoder) else pretrained
+    module = _module(student)
+    reader = (
+        pretrained_decoders if isinstance(module, Decoder) else pretrained if isinstance(module, Encoder) else vision
+    )
     params, stats = reader.load(student.model, jax.random.key(0), str(path))
     call: Callable[..., Any] = jax.jit(
         lambda *inputs: student.model.apply(params, stats, *inputs, train=False, key=jax.random.key(0))[0].logits
@@ -60,6 +66,15 @@ def read(path: Path, student: Student) -> Run:
 
 def how_to_load(path: Path) -> str:
     return f"transformers.AutoModel.from_pretrained({path.name!r})"
+
+
+def _prepared(student: Student) -> dict[str, Any] | None:
+    """The preparation of square pictures of 0..255, None of what no preprocessor_config.json can say."""
+    about = student.info["preparation"]
+    size = about["size"]
+    if about["mean"] is None or about["scale"] != 255 or size is None or size[0] != size[1]:
+        return None
+    return {"size": size[0], "crop": 1.0, "mean": about["mean"], "std": about["std"]}
 
 
 def _module(student: Student) -> Any:

@@ -93,7 +93,7 @@ def test_safetensors(name, tmp_path):
     assert len(load_file(path)) == len(jax.tree.leaves((student.params, student.stats)))
 
 
-@pytest.mark.parametrize("name", ["classes", "llama"])
+@pytest.mark.parametrize("name", ["classes", "llama", "vit"])
 def test_huggingface(name, tmp_path):
     student = student_of(name)
     examples = examples_of(student)

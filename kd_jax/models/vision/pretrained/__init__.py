@@ -165,6 +165,11 @@ def save(
         (folder / "preprocessor_config.json").write_text(json.dumps(written(prepared), indent=2) + "\n")
 
 
+def is_written(module: Any) -> bool:
+    """Tells whether `save` has a class of `transformers` for the network."""
+    return any(hasattr(family, "owns") and family.owns(module) for family in FAMILIES.values())
+
+
 def _read(path: str | Path) -> tuple[ModuleType, Checkpoint]:
     """The family of a checkpoint, and the checkpoint with a config of that family."""
     checkpoint = open_checkpoint(path)
