@@ -117,12 +117,12 @@ def run(
     for name, given in variables.items():
         require_numbers("teacher_variables" if name == "teacher" else f"the variables of {name}", given)
     check_run(config, jobs)
-    tell_what_is_seen(jobs["student"].scheme.roles)
     check_jobs(jobs)
     if until not in ("", "cache") or (until and not jobs["student"].caches):
         raise ValueError(f"until={until!r}: a run ends at '', or at 'cache' where a teacher.cache.directory is given.")
     if not until and (results := read_finished(config, directory, jobs)):
         return present(config, results, directory)
+    tell_what_is_seen(jobs["student"].scheme.roles)
     with locked(directory), failing(networks.values()):
         if until:
             teach(config, jobs, mesh, variables)
