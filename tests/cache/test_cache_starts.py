@@ -19,7 +19,9 @@ def test_a_pretrained_teacher_and_a_student_that_starts_from_it(tmp_path, capsys
         directory = tmp_path / f"run{bool(folder)}"
         runs.append((directory, run(config, directory, **options)))
     assert_equal(*runs[1], runs[0])
-    plain = run(configure(str(tmp_path / "cache")), tmp_path / "plain")  # the same teacher, given: the cache is its own
+    alike = configure(str(tmp_path / "cache"))
+    alike.teacher.preparation = {"like": "data"}
+    plain = run(alike, tmp_path / "plain")  # the same teacher, handed over: the cache is its own
     assert plain["models"]["student"]["last"]["test"] != runs[1][1]["models"]["student"]["last"]["test"]
     config.teacher.initial.kwargs.scale = 2.0
     with pytest.raises(CacheError, match="teacher.parameters: expected"):

@@ -35,7 +35,8 @@ def scores(results, model="student"):
 def test_answers_teach_as_their_teacher_does(tmp_path, teacher):
     network, variables, _ = teacher
     whole = data()
-    asked = run(tmp_path / "asked", config(steps=8), teacher=network, teacher_variables=variables)
+    normalised = config(steps=8, teacher__preparation={"like": "data"})
+    asked = run(tmp_path / "asked", normalised, teacher=network, teacher_variables=variables)
     told = run(tmp_path / "told", config(steps=8), teacher=kd_jax.from_answers(**logits_of(teacher, whole)))
     for model in ("student", "teacher"):
         for split in ("validation", "test"):

@@ -133,7 +133,7 @@ ROWS = [
         "is no file of answers: .npz, .safetensors, .parquet",
         lambda folder: from_answers(folder),
     ),
-    Mistake("answers and parameters", "teacher_variables are given, and of the teacher there are only answers", both),
+    Mistake("answers and parameters", "teacher: its variables are given, and there are only answers of it", both),
     Mistake(
         "a cache of answers",
         "config.teacher.cache.directory='auto' is of a network, and of the teacher there are only answers",

@@ -123,7 +123,7 @@ ROWS = [
     ),
     Mistake(
         "a hint from a teacher's feature that overflows",
-        "'hint' became nan or infinite at step 1…The teacher, which is frozen, answered with NaN or infinity in 14 of "
+        "'hint' became nan or infinite at step 1…The teacher, which is frozen, answered with NaN or infinity in 11 of "
         "16 examples of that batch",
         endless,
         when="training",
