@@ -128,7 +128,7 @@ def edited(name, text, old, new, **fields):
 
 
 LOSS = "import jax.numpy as jnp\nSCALE = 1.0\ndef distance(s, t):\n    return jnp.abs(s - t).mean(-1) * SCALE\n"
-LOGGED = "import logging\nlog = logging.getLogger('a')\n" + LOSS.replace("    ret", "    log.debug('called')\n    ret")
+LOCKED = "import threading\nlock = threading.Lock()\n" + LOSS.replace("    ret", "    lock.locked()\n    ret")
 OWN = {"own": term("my_losses:distance", ("student.logits",), ("teacher.logits",))}
 PREPARE = "def more(batch, train):\n    return {'shifted': batch['image'] + 1.0}\n"
 SCHEME = "from kd_jax.schemes import offline\ndef build(parts):\n    return offline.build(parts)\n"
@@ -265,8 +265,8 @@ ROWS = [
     Mistake("the same run again, without a report", "Read from …/run, finished 20…-…:…; nothing was trained.",
             then(given()), "end", goes_on=True),
     Mistake("a loss that reads what cannot be compared",
-            "student: of the global log of my_losses.py (logging.Logger) only the type is compared",
-            then(written("my_losses", LOGGED), terms=OWN), "start", goes_on=True),
+            "student: of the global lock of my_losses.py (_thread.lock) only the type is compared",
+            then(written("my_losses", LOCKED), terms=OWN), "start", goes_on=True),
 ]  # fmt: skip
 
 
