@@ -154,7 +154,11 @@ def test_runs_of_other_seeds_and_losses_share_a_cache(cached, tmp_path):
 OTHER = {
     "teacher": ({}, {"seed": 1}, "teacher.parameters: expected '"),
     "data": ({}, {"data": splits(1)}, "data.sha256: expected '"),
-    "augmentation": ({"train.augment": ("flip",)}, {}, r"pictures.of.batch.teacher:image: expected \['flip'\], the cache has"),
+    "augmentation": (
+        {"train.augment": ("flip",)},
+        {},
+        r"pictures.of.batch.teacher:image: expected \['flip'\], the cache has",
+    ),
     "seed of the pictures": ({"view_seed": 1}, {}, "pictures.seed: expected 1, the cache has 0"),
     "kind": ({"teacher.cache.k": 2}, {}, "answers.k: expected 2, the cache has 0"),
     "type": ({"teacher.cache.dtype": "bfloat16"}, {}, "answers.dtype: expected 'bfloat16', the cache has 'float32'"),

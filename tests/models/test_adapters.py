@@ -278,8 +278,10 @@ def test_as_model():
     assert as_model(model) is model
     with pytest.raises(ValueError, match="got the class Net: call it"):
         as_model(Net)
-    with pytest.raises(ValueError, match="NNXModel"):
-        as_model(NNXNet(nnx.Rngs(0)))
+    network = NNXNet(nnx.Rngs(3))
+    params, _ = as_model(network).init(jax.random.key(0), X)  # it starts at the parameters that it has
+    own, _ = NNXModel(lambda rngs: NNXNet(nnx.Rngs(3))).init(jax.random.key(0), X)
+    jax.tree.map(np.testing.assert_array_equal, params, own)
     with pytest.raises(ValueError, match="FunctionModel"):
         as_model(lambda x: x)
 
@@ -287,7 +289,7 @@ def test_as_model():
         def init(self, rng, x): ...
         def apply(self, params, rng, x): ...
 
-    with pytest.raises(ValueError, match="expected a Linen module"):
+    with pytest.raises(ValueError, match="expected a Linen or NNX module"):
         as_model(Haiku())
 
 
