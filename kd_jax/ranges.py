@@ -51,6 +51,7 @@ BELOW_ONE = Range(0, 1, without=(1,))
 PORTION = Range(0, 1, without=(0,))
 INSIDE = Range(0, 1, without=(0, 1))
 
+Finite = Annotated[T, FINITE]
 Positive = Annotated[T, POSITIVE]
 NotNegative = Annotated[T, NOT_NEGATIVE]
 Count = Annotated[T, COUNT]  # of something of which there must be one

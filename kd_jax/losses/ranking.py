@@ -19,7 +19,7 @@ from kd_jax.losses._numerics import (
     squared,
     to_float,
 )
-from kd_jax.ranges import Count, Positive
+from kd_jax.ranges import Count, Finite, Positive
 
 Array = jax.Array
 
@@ -176,7 +176,7 @@ def collaborative_loss(
     teacher: Array,
     *,
     temperature: Positive[Array | float] = 1.0,
-    offset: Array | float = 0.0,
+    offset: Finite[Array | float] = 0.0,
     where: Array | None = None,
 ) -> Array:
     """Computes -sum_i [w_i log sigmoid(s_i) + (1 - w_i) log sigmoid(-s_i)], w = sigmoid((t + offset) / T).

@@ -85,6 +85,7 @@ def test_a_validation_split_without_labels_is_held_out_and_chooses_nothing(tmp_p
 def test_a_teacher_of_other_classes_teaches_relations_and_features(tmp_path, knowledge, capsys):
     options = {} if knowledge == "rkd" else {"feature": {"tap": "embedding"}}
     config = small(compose(knowledge, **options))
+    config.teacher.preparation = {"like": "data"}  # the raw values are large, and so would be the features
     teacher = mlp(5, widths=(16,))
     data = from_arrays(train=blobs(96, 0), test=blobs(40, 1))
     inputs = dict(teacher=teacher, teacher_variables=variables_of(teacher), data=data)
