@@ -3,6 +3,7 @@
 import csv
 import functools
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -122,7 +123,8 @@ def test_it_is_read_in_a_fresh_process_from_another_folder(tmp_path):
     expected = kd_jax.load(tmp_path / "run").logits(X)
     np.save(tmp_path / "x.npy", X)
     code = "import kd_jax, numpy as np; np.save('y.npy', kd_jax.load('run').logits(np.load('x.npy')))"
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    root = Path(kd_jax.__file__).parents[1]
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, env={**os.environ, "PYTHONPATH": str(root)})
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, rtol=1e-6, atol=1e-6)
 
 
