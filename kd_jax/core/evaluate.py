@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd_jax.core.bind import evaluated_roles
-from kd_jax.core.paths import Path, entry_paths, lookup, roles_read, taps_in
+from kd_jax.core.paths import Path, calls_in, entry_paths, lookup, roles_read, taps_in
 from kd_jax.resolve import near
 from kd_jax.system import parallel, precision
-from kd_jax.types import Array, Outputs, PyTree, Role, Run, Scheme, Task, TrainState
+from kd_jax.types import Array, Model, Outputs, PyTree, Role, Run, Scheme, Task, TrainState
 
 Scored = tuple[dict[str, tuple[Array, Array]], dict[str, Array]]  # (sums, what is collected)
 
@@ -91,6 +91,16 @@ def averaged(logits: Sequence[Array]) -> Array:
     """Returns the logarithm of the mean of the probabilities of several networks."""
     stacked = jnp.stack([jax.nn.log_softmax(z) for z in logits])
     return jax.nn.logsumexp(stacked, axis=0) - jnp.log(len(logits))
+
+
+def answer_at(entry: str, model: Model, params: PyTree, stats: PyTree, inputs: Sequence[PyTree]) -> PyTree:
+    """Returns what a single network answers in evaluation at `entry` of Scheme.evaluate, all of whose paths are its."""
+    paths = entry_paths(entry)
+    (role,) = calls_in(paths)
+    key, taps = jax.random.key(0), taps_in(role, paths)
+    outputs, _ = model.apply(params, stats, *inputs, train=False, key=key, taps=taps)
+    values = [lookup({role: outputs}, path) for path in paths]
+    return values[0] if len(values) == 1 else averaged(values)
 
 
 def scored_by(scheme: Scheme) -> Task:

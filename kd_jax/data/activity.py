@@ -5,7 +5,6 @@ The splits hold different people. Windows do not overlap.
 
 from __future__ import annotations
 
-import importlib.util
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,14 +13,13 @@ from typing import Any
 import numpy as np
 
 from kd_jax.data import arrays
+from kd_jax.data.folders import in_package
 from kd_jax.data.load import DEFAULTS
-from kd_jax.data.source import DataNotFound, Splits
-from kd_jax.files import path_of
+from kd_jax.data.source import Splits
 from kd_jax.types import Array
 
 LENGTH = 100  # samples of a window, at 50 Hz
 TEST, VALIDATION = 3, 2  # people; the other five are train's
-_FILE = Path("data") / "watch_dataset.npy"
 _ADVICE = (
     "The recordings lie in the wheel of seglearn: pip install --no-deps seglearn. Or data.directory names the file "
     "watch_dataset.npy."
@@ -53,7 +51,7 @@ def watch(config: Mapping[str, Any]) -> Splits:
     DataNotFound where the file is not on this machine, ValueError where it is of another form.
     """
     fields = {**DEFAULTS, **config}
-    recorded = read(file_of(fields["directory"]))
+    recorded = read(in_package("watch", fields["directory"], "seglearn", "data/watch_dataset.npy", "file", _ADVICE))
     people = np.random.default_rng(fields["split_seed"]).permutation(np.unique(recorded["subject"]))
     parts = {
         "test": people[:TEST],
@@ -70,19 +68,6 @@ def watch(config: Mapping[str, Any]) -> Splits:
         return arrays.in_memory("watch", split, x, y, class_names=names, mean=mean, std=std, fields=more)
 
     return Splits(make("train"), make("validation"), make("test"))
-
-
-def file_of(directory: str) -> Path:
-    """Returns the file that `directory` names, or the one inside the package seglearn where it is ""."""
-    if directory:
-        path = path_of(directory, "data.directory")
-        if not path.is_file():
-            raise DataNotFound(f"watch: there is no file {path}. {_ADVICE}")
-        return path
-    spec = importlib.util.find_spec("seglearn")
-    if spec is None or not spec.submodule_search_locations:
-        raise DataNotFound(f"watch: the recordings are not on this machine. {_ADVICE}")
-    return Path(spec.submodule_search_locations[0]) / _FILE
 
 
 def read(path: Path) -> dict[str, Any]:

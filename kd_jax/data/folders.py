@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,22 @@ def places(directory: str, system: Sequence[str] = ()) -> list[Path]:
     chosen = [os.environ["KD_JAX_DATA"]] if os.environ.get("KD_JAX_DATA") else []
     tfds = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return [Path(place).expanduser() for place in (*chosen, tfds, "~/.cache/kd_jax", *system)]
+
+
+def in_package(name: str, directory: str, package: str, inside: str, kind: str, advice: str) -> Path:
+    """Returns what `directory` names, or `inside` of an installed package where it is ""; nothing is imported.
+
+    `kind` is "folder" or "file". DataNotFound, with `advice` how to get the data set `name`, where it is not there.
+    """
+    if directory:
+        path = path_of(directory, "data.directory")
+        if not (path.is_dir() if kind == "folder" else path.is_file()):
+            raise DataNotFound(f"{name}: there is no {kind} {path}. {advice}")
+        return path
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise DataNotFound(f"{name}: it is not on this machine. {advice}")
+    return Path(spec.submodule_search_locations[0]) / inside
 
 
 def not_found(name: str, looked: Sequence[Path | str], fetch: Sequence[str]) -> DataNotFound:

@@ -12,7 +12,6 @@ every item of the user is a 1, so that the label is x, and nothing is taken befo
 from __future__ import annotations
 
 import csv
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,9 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kd_jax.data import arrays
+from kd_jax.data.folders import in_package
 from kd_jax.data.load import DEFAULTS
 from kd_jax.data.source import DataNotFound, Splits
-from kd_jax.files import path_of
 
 AGES = ("under 25", "25 to 34", "35 to 49", "50 and above")
 GENDERS = ("women", "men")
@@ -48,20 +47,9 @@ def movielens(config: Mapping[str, Any]) -> Splits:
 
     DataNotFound where it is not on this machine; ValueError for files of another form.
     """
-    return leave_one_out(read(folder_of({**DEFAULTS, **config}["directory"])), "movielens")
-
-
-def folder_of(directory: str) -> Path:
-    """Returns `directory`, or the folder inside the package recbole where it is ""."""
-    if directory:
-        folder = path_of(directory, "data.directory")
-        if not folder.is_dir():
-            raise DataNotFound(f"movielens: there is no folder {folder}. {_ADVICE}")
-        return folder
-    spec = importlib.util.find_spec("recbole")
-    if spec is None or not spec.submodule_search_locations:
-        raise DataNotFound(f"movielens: it is not on this machine. {_ADVICE}")
-    return Path(spec.submodule_search_locations[0]) / "dataset_example" / "ml-100k"
+    directory = {**DEFAULTS, **config}["directory"]
+    folder = in_package("movielens", directory, "recbole", "dataset_example/ml-100k", "folder", _ADVICE)
+    return leave_one_out(read(folder), "movielens")
 
 
 def read(folder: Path) -> Table:

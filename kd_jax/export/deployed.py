@@ -8,12 +8,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from kd_jax.core.evaluate import averaged
-from kd_jax.core.paths import calls_in, entry_paths, lookup, taps_in
+from kd_jax.core.evaluate import answer_at
+from kd_jax.core.paths import lookup
 from kd_jax.export.network import Input
 from kd_jax.models.adapters import FunctionModel, LinenModel
-from kd_jax.models.described import rebuild
 from kd_jax.models.language.bert import Encoder
+from kd_jax.train.raw import entries_read
 from kd_jax.train.student import Student, prepared
 from kd_jax.types import Model, PyTree
 
@@ -23,7 +23,7 @@ Deployed = tuple[Model, PyTree, PyTree, tuple[Input, ...]]
 def raw_inputs(student: Student) -> tuple[Input, ...]:
     """Returns the inputs as they lie in the data, those that the network reads; the length of a text stays open."""
     info = student.info
-    wanted = {path.partition(".")[2].partition(".")[0] for path in info["inputs"] if path.startswith("batch.")}
+    wanted = entries_read(info)
     entry = info["preparation"]["entry"]
     specs = {entry: info["input"], **{k: v for k, v in info["fields"].items() if k in wanted}}
     return tuple(_input(student, name, spec["shape"], spec["dtype"]) for name, spec in specs.items())
@@ -63,18 +63,7 @@ def without_preparation(student: Student, raw: Mapping[str, np.ndarray]) -> Depl
 
 def answered(student: Student, trees: Mapping[str, PyTree], inputs: Any) -> Any:
     """Returns the main output of the student's entry, with the parameters in `trees`."""
-    paths = entry_paths(student.entry)
-    (role,) = calls_in(paths)
-    key, taps = jax.random.key(0), taps_in(role, paths)
-    outputs, _ = student.model.apply(trees["params"], trees["stats"], *inputs, train=False, key=key, taps=taps)
-    values = [lookup({role: outputs}, path) for path in paths]
-    return values[0] if len(values) == 1 else averaged(values)
-
-
-def predicted(student: Student) -> Callable[[Any], Any] | None:
-    """Returns what maps logits to what the task predicts, None where the export does not say it."""
-    described = student.info["task"]["predict"]
-    return None if described is None or "why" in described else rebuild(described)
+    return answer_at(student.entry, student.model, trees["params"], trees["stats"], inputs)
 
 
 def _trees(student: Student) -> dict[str, PyTree]:

@@ -19,7 +19,7 @@ from kd_jax.export.parity import LARGEST, Gate, gates_of
 from kd_jax.files import write_json
 from kd_jax.report.exported import RECORD
 from kd_jax.resolve import near
-from kd_jax.train.student import Student
+from kd_jax.train.student import Student, predictor
 
 GRAPHS = {"stablehlo": stablehlo, "onnx": onnx, "litert": litert}
 FOLDERS = {"safetensors": safetensors, "huggingface": huggingface}
@@ -142,7 +142,7 @@ def _of_folder(task: Task, name: str, runs: dict[str, Run]) -> dict[str, Any]:
 def _gated(
     task: Task, label: str, file: Path, run: Run, inputs: Sequence[np.ndarray], gate: Gate, module: Any
 ) -> dict[str, Any]:
-    predicted = None if task.size else deployed.predicted(task.student)
+    predicted = None if task.size else predictor(task.student.info)
     try:
         result, got = parity.compare(run, inputs, task.expected, predicted)
     except parity.ParityFailed as e:

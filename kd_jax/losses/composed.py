@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kd_jax.losses._contrast import contrastive_constants
 from kd_jax.losses._numerics import (
     absolute,
     adaptive_average_pool,
@@ -32,7 +33,6 @@ from kd_jax.losses.feature import (
 )
 from kd_jax.losses.needs import reads_every_logit
 from kd_jax.losses.representation import (
-    contrastive_constant,
     contrastive_representation_loss,
     update_memory_bank,
 )
@@ -253,11 +253,7 @@ def contrastive_memory_loss(
     """
     rows = negative_rows(step, jnp.asarray(index), memory["classes"], negatives)
     options = dict(index=index, negatives=rows, temperature=temperature, where=where)
-    constants = {}
-    for side, anchor, bank in (("student", student, memory["teacher"]), ("teacher", teacher, memory["student"])):
-        fresh = contrastive_constant(anchor, bank, index, rows, temperature=temperature, where=where)
-        stored = memory[f"{side}_constant"]
-        constants[f"{side}_constant"] = jnp.where(stored > 0, stored, fresh)
+    constants = contrastive_constants(student, teacher, memory, memory, index, rows, temperature, where)
     return contrastive_representation_loss(
         student, teacher, student_bank=memory["student"], teacher_bank=memory["teacher"], **constants, **options
     )
@@ -288,12 +284,11 @@ def contrastive_memory(
     def update(memory: dict[str, Array], inputs: tuple[Array, ...], context: Mapping[str, Any]) -> dict[str, Array]:
         index, (student, teacher) = context["batch"]["index"], inputs
         rows = negative_rows(context["step"], index, memory["classes"], negatives)
-        new = dict(memory)
-        for side, anchor, bank in (("student", student, memory["teacher"]), ("teacher", teacher, memory["student"])):
-            fresh = contrastive_constant(anchor, bank, index, rows, temperature=temperature)
-            stored = memory[f"{side}_constant"]
-            new[f"{side}_constant"] = jnp.where(stored > 0, stored, fresh)
-            new[side] = update_memory_bank(memory[side], anchor, index, momentum=momentum)
-        return new
+        constants = contrastive_constants(student, teacher, memory, memory, index, rows, temperature)
+        banks = {
+            side: update_memory_bank(memory[side], anchor, index, momentum=momentum)
+            for side, anchor in (("student", student), ("teacher", teacher))
+        }
+        return {**memory, **constants, **banks}
 
     return Memory(first, update)

@@ -11,10 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from kd_jax.losses._contrast import contrastive_constants
 from kd_jax.losses._numerics import row_mask, to_float, unit
 from kd_jax.losses.composed import negative_rows
 from kd_jax.losses.representation import (
-    contrastive_constant,
     contrastive_representation_loss,
     queue_similarity_loss,
 )
@@ -155,10 +155,10 @@ def against_queue(
     """
     if student.shape != teacher.shape:
         raise ValueError(f"a contrast needs one shape, got student {student.shape} and teacher {teacher.shape}")
-    batch, sides = len(labels), dict(zip(_SIDES, (student, teacher), strict=True))
+    batch = len(labels)
     memory = {name: jnp.asarray(value) for name, value in memory.items()}
     banks = {}
-    for side, x in sides.items():
+    for side, x in zip(_SIDES, (student, teacher), strict=True):
         pushed(memory[side], x)  # its checks
         new = unit(jax.lax.stop_gradient(to_float(x)[0]))
         banks[side] = jnp.concatenate([jnp.where(row_mask(where, batch, "")[:, None], new, 0), memory[side]])
@@ -168,13 +168,10 @@ def against_queue(
     classes = {"order": order, "start": start, "size": jnp.where(labels < 0, 0, stop - start)}
     index = jnp.arange(batch)
     negatives = batch + negative_rows(step, index, classes, number)
-    constants = {}
-    for side, other in zip(_SIDES, _SIDES[::-1], strict=True):
-        how = dict(temperature=temperature, where=where)
-        fresh = contrastive_constant(sides[side], banks[other], index, negatives, **how)
-        stored = memory[f"{side}_constant"]
-        constants[f"{side}_constant"] = jnp.where(stored > 0, stored, fresh)
-    return {"student_bank": banks["student"], "teacher_bank": banks["teacher"], "index": index} | {
+    return {
+        "student_bank": banks["student"],
+        "teacher_bank": banks["teacher"],
+        "index": index,
         "negatives": negatives,
-        "constants": constants,
+        "constants": contrastive_constants(student, teacher, banks, memory, index, negatives, temperature, where),
     }

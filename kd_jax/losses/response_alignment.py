@@ -78,6 +78,11 @@ def _both(
     return student[:3], teacher[:3], student[3] & teacher[3]
 
 
+def _masses(*sides: tuple[Array, Array, Array]) -> tuple[Array, ...]:
+    """Computes log m of each side [batch, groups, classes]: log p at a token of the group, and that of the others."""
+    return tuple(at + rest[..., None] for at, rest, _ in sides)
+
+
 def _shared(what: str, student_ids: np.ndarray, teacher_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     student_ids, teacher_ids = np.asarray(student_ids), np.asarray(teacher_ids)
     if student_ids.ndim != 1 or student_ids.shape != teacher_ids.shape:
@@ -137,14 +142,11 @@ def aligned_loss(
         temperature,
     )
     student_ids, teacher_ids = _shared("aligned_loss", student_ids, teacher_ids)
-    log_s, log_t = (first + rest[..., None] for first, rest, _ in (student, teacher))
+    log_s, log_t = _masses(student, teacher)
     matched = jnp.zeros(valid.shape, log_s.dtype)
     if student_ids.size:
         a, b = log_t[..., teacher_ids], log_s[..., student_ids]
-        both = jnp.exp(a) > 0
-        matched = jnp.sum(
-            jnp.exp(a) * (jnp.where(both, a, 0) - jnp.where(both, b, 0)) - jnp.exp(a) + jnp.exp(b), axis=-1
-        )
+        matched = _mass_sum(a, b) + jnp.sum(jnp.exp(b) - jnp.exp(a), axis=-1)
     unmatched = _sorted_gap(log_s, log_t, student_ids, teacher_ids)
     weight = scalar_like(student_ids.size / log_t.shape[-1] if matched_weight is None else matched_weight, log_s)
     value = squared(temperature, log_s) * (weight * matched + (1 - weight) * unmatched)
@@ -175,7 +177,7 @@ def aligned_uld_loss(
     student, teacher, valid = _both(
         "aligned_uld_loss", student_logits, teacher_logits, *aligned, temperature, teacher_temperature, merge
     )
-    log_s, log_t = (at + rest[..., None] for at, rest, _ in (student, teacher))
+    log_s, log_t = _masses(student, teacher)
     nothing = np.zeros(0, int)
     return jnp.where(valid, squared(temperature, log_s) * _sorted_gap(log_s, log_t, nothing, nothing), 0)
 
@@ -208,7 +210,7 @@ def hybrid_uld_loss(
         "hybrid_uld_loss", student_logits, teacher_logits, *aligned, temperature, teacher_temperature, merge
     )
     student_ids, teacher_ids = _shared("hybrid_uld_loss", student_ids, teacher_ids)
-    log_s, log_t = (at + rest[..., None] for at, rest, _ in (student, teacher))
+    log_s, log_t = _masses(student, teacher)
     a, b, beta = log_t[..., teacher_ids], log_s[..., student_ids], scalar_like(beta, log_s)
     inner = jnp.where((beta > 0) & (beta < 1), beta, 0.5)  # keeps the branch not taken finite
     mixed = jnp.logaddexp(jnp.log(inner) + a, jnp.log1p(-inner) + b)

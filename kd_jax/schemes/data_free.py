@@ -201,16 +201,21 @@ def samples(parts: Parts, state: TrainState, images: Array, lead: str) -> list[d
     probabilities = parallel.on_host(jax.jit(predict)(state.frozen["teacher"], images))
     predicted = probabilities.argmax(-1)
     rows = [i for c in range(source.num_classes) for i in np.flatnonzero(predicted == c)[:2]][:20]
-    pixels = parallel.on_host(images).astype(np.float64)[rows] * source.std + source.mean
-    if source.images is not None and source.images.dtype != np.uint8:  # floats have no range of their own
-        pixels = (pixels - pixels.min()) / max(np.ptp(pixels), 1e-12)
-    pixels = np.round(255 * np.clip(pixels, 0, 1)).astype(int)
     return [
         {
             "kind": "images",
             "title": "Images that the student learned from",
             "lead": f"{lead} Below each is what the teacher takes it for.",
-            "images": (pixels[..., 0] if pixels.shape[-1] == 1 else pixels).tolist(),
+            "images": pixels_of(parallel.on_host(images)[rows], source),
             "labels": [f"{source.class_names[predicted[i]]} ({100 * probabilities[i].max():.0f} %)" for i in rows],
         }
     ]
+
+
+def pixels_of(images: np.ndarray, source: Any) -> list:
+    """Returns normalised images [n, H, W, 1 or 3] as a section of the report shows them, 0..255; floats stretched."""
+    pixels = images.astype(np.float64) * source.std + source.mean
+    if source.images is not None and source.images.dtype != np.uint8:  # floats have no range of their own
+        pixels = (pixels - pixels.min()) / max(np.ptp(pixels), 1e-12)
+    pixels = np.round(255 * np.clip(pixels, 0, 1)).astype(int)
+    return (pixels[..., 0] if pixels.shape[-1] == 1 else pixels).tolist()

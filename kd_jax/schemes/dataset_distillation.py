@@ -14,7 +14,9 @@ from kd_jax.losses.synthesis import distribution_matching_loss, gradient_matchin
 from kd_jax.losses.task import cross_entropy_loss
 from kd_jax.ranges import Inside
 from kd_jax.resolve import near
+from kd_jax.schemes.data_free import pixels_of
 from kd_jax.schemes.inversion import bank_size, clip_to
+from kd_jax.system import parallel
 from kd_jax.types import Array, Call, Parts, Phase, Scheme, Stage, Term, TrainState
 
 BANK, EMBEDDER = "bank", "embedder"
@@ -177,16 +179,14 @@ def _starting(parts: Parts, real: str, labels: np.ndarray) -> Any:
 def shown(source: Any, images: Array, labels: np.ndarray, most: int = 40) -> list[dict[str, Any]]:
     """Returns the section of the report with the learned images."""
     rows = np.argsort(labels, kind="stable")[:most] if len(labels) <= most else np.arange(most)
-    pixels = np.asarray(jax.device_get(images), np.float64)[rows] * source.std + source.mean
-    if pixels.shape[-1] not in (1, 3):
+    if images.shape[-1] not in (1, 3):
         return []
-    pixels = np.round(255 * np.clip(pixels, 0, 1)).astype(int)
     return [
         {
             "kind": "images",
             "title": "Distilled images",
             "lead": f"{len(rows)} of the {len(labels)} images that the student learned from, and nothing else.",
-            "images": (pixels[..., 0] if pixels.shape[-1] == 1 else pixels).tolist(),
+            "images": pixels_of(parallel.on_host(images)[rows], source),
             "labels": [str(source.class_names[labels[i]]) for i in rows],
         }
     ]

@@ -8,11 +8,18 @@ from typing import Any
 
 import numpy as np
 
+from kd_jax.core.paths import Path
+
 
 def joined(info: Mapping[str, Any]) -> str:
     """Returns what one example looks like: "image uint8 [8, 8, 1]"."""
     raw = {info["preparation"]["entry"]: info["input"], **info["fields"]}
     return ", ".join(f"{name} {spec['dtype']} {spec['shape']}" for name, spec in raw.items())
+
+
+def entries_read(info: Mapping[str, Any]) -> set[str]:
+    """Returns the entries of a prepared batch that the network reads."""
+    return {path.owner for path in map(Path.parse, info["inputs"]) if path.kind == "batch"}
 
 
 def parted(raw: Any, info: Mapping[str, Any], most: int) -> Iterator[Any]:
@@ -54,7 +61,7 @@ def check_raw(part: Any, info: Mapping[str, Any]) -> dict[str, np.ndarray]:
     wanted = {entry: info["input"], **info["fields"]}
     if left := sorted({*values} - {*wanted}):
         raise ValueError(f"This network reads no {', '.join(left)}: its examples are {joined(info)}.")
-    needed = {p.partition(".")[2].partition(".")[0] for p in info["inputs"] if p.startswith("batch.")}
+    needed = entries_read(info)
     if needed - {*wanted}:  # a view of the main entry, or what config.prepare makes of it
         needed.add(entry)
     if missing := [name for name in wanted if name in needed and name not in values]:

@@ -19,8 +19,8 @@ from kd_jax.cache.model import Store
 from kd_jax.cache.stored import StoredAnswers
 from kd_jax.config import expected
 from kd_jax.config.fields import teachers_of
-from kd_jax.core.evaluate import scored_by
-from kd_jax.core.paths import calls_in, entry_paths, lookup, taps_in
+from kd_jax.core.evaluate import answer_at, scored_by
+from kd_jax.core.paths import calls_in, entry_paths, lookup
 from kd_jax.data.source import Source, Splits
 from kd_jax.report.forms import check_sections
 from kd_jax.resolve import near
@@ -76,10 +76,7 @@ class Network:
         """Returns what the network answers to a prepared batch, as NumPy arrays."""
 
         def infer(params: PyTree, stats: PyTree, *inputs: PyTree) -> PyTree:
-            (name,) = calls_in([self.path])
-            taps = taps_in(name, [self.path])
-            answer = self.model.apply(params, stats, *inputs, train=False, key=jax.random.key(0), taps=taps)[0]
-            return lookup({name: answer}, self.path)
+            return answer_at(self.path, self.model, params, stats, inputs)
 
         answers = jax.jit(infer)(self.params, self.stats, *self.inputs(batch))
         return Outputs(jax.tree.map(np.asarray, answers))

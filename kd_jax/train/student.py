@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax.core.evaluate import averaged
-from kd_jax.core.paths import calls_in, entry_paths, lookup, taps_in
+from kd_jax.core.evaluate import answer_at
+from kd_jax.core.paths import lookup
 from kd_jax.files import path_of
 from kd_jax.models.adapters import as_model
 from kd_jax.models.described import rebuild
@@ -60,15 +60,15 @@ class Student:
         """
         if _are_texts(raw) and self.info["task"]["predict"] == TOKENS and decoder_of(self.model) is not None:
             return self.write(raw)
-        described, name = self.info["task"]["predict"], self.info["task"]["name"]
-        if described is None or "why" in described:
+        predict = predictor(self.info)
+        if predict is None:
             raise ValueError(
-                f"The task {name!r} does not say what its networks predict: take .logits(raw), or give the task "
-                "predict=, a function (logits) -> answers that can be imported."
+                f"The task {self.info['task']['name']!r} does not say what its networks predict: take .logits(raw), or "
+                "give the task predict=, a function (logits) -> answers that can be imported."
             )
         answer = self.logits(raw)
         single = self._is_single(raw)
-        predicted = rebuild(described)(answer[None] if single else answer)
+        predicted = predict(answer[None] if single else answer)
         return jax.tree.map(lambda x: np.asarray(x)[0] if single else np.asarray(x), predicted)
 
     def write(self, texts: str | Sequence[str], length: int = 64) -> str | list[str]:
@@ -121,21 +121,19 @@ class Student:
     @functools.cached_property
     def _forward(self) -> Any:
         def forward(params: PyTree, stats: PyTree, fixed: Mapping[str, PyTree], batch: Mapping[str, Array]) -> PyTree:
-            return self._output(params, stats, inputs_of(batch, self.info, fixed))
+            return answer_at(self.entry, self.model, params, stats, inputs_of(batch, self.info, fixed))
 
         return jax.jit(forward)
-
-    def _output(self, params: PyTree, stats: PyTree, inputs: tuple[PyTree, ...]) -> PyTree:
-        paths = entry_paths(self.entry)
-        (role,) = calls_in(paths)
-        key, taps = jax.random.key(0), taps_in(role, paths)
-        outputs, _ = self.model.apply(params, stats, *inputs, train=False, key=key, taps=taps)
-        values = [lookup({role: outputs}, path) for path in paths]
-        return values[0] if len(values) == 1 else averaged(values)
 
 
 def _are_texts(raw: Any) -> bool:
     return isinstance(raw, str) or (isinstance(raw, (list, tuple)) and bool(raw) and isinstance(raw[0], str))
+
+
+def predictor(info: Mapping[str, Any]) -> Callable[[Any], Any] | None:
+    """Returns what maps the main output to what the task predicts, None where the export does not say it."""
+    described = info["task"]["predict"]
+    return None if described is None or "why" in described else rebuild(described)
 
 
 def inputs_of(batch: Mapping[str, Any], info: Mapping[str, Any], fixed: Mapping[str, PyTree]) -> tuple[PyTree, ...]:

@@ -72,6 +72,21 @@ def difference(path, net, size):
     return float(np.abs(mine - theirs).max())
 
 
+def there_and_back(net, label, folder, size=64):
+    """A network of transformers is read from its folder, and written into another, which transformers reads."""
+    import transformers
+
+    net.save_pretrained(folder / "theirs")
+    found = difference(folder / "theirs", net, size)
+    print(f"{label}: {found:.1e}")
+    assert found < TOLERANCE
+    x = image(size)
+    module, params, stats, logits = ours(folder / "theirs", x)
+    pretrained.save(module, params, stats, folder / "ours")
+    back = transformers.AutoModelForImageClassification.from_pretrained(folder / "ours").eval()
+    assert abs(logits_of(back, x) - logits).max() < TOLERANCE
+
+
 def _declare_operators():
     """A torchvision built for another PyTorch (CUDA beside a CPU build) misses operators that no classifier needs."""
     library = torch.library.Library("torchvision", "FRAGMENT")

@@ -8,20 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from aligned_tokens import GROUPS, SHARED, TOKENS
 from numpy_reference import kl, softmax
 
 from kd_jax.losses import response
 from kd_jax.losses.response_alignment import aligned_loss, likelihood_matching_loss
 from kd_jax.losses.response_vocabulary import match_vocabulary
 
-TOKENS = {
-    "student_tokens": np.array([[0, 1, 4, 2], [3, 3, 0, 0]]),
-    "teacher_tokens": np.array([[5, 1, 0], [2, 4, 0]]),
-    "student_groups": np.array([[0, 0, 1, 2], [0, 1, -1, -1]], np.int32),
-    "teacher_groups": np.array([[0, 1, 2], [0, 0, -1]], np.int32),
-}
-GROUPS = [[([0, 1], [0]), ([2], [1]), ([3], [2])], [([0], [0, 1])]]
-SHARED = {"student_ids": np.array([0, 2, 4]), "teacher_ids": np.array([1, 5, 0])}
 T = 1.5
 aligned = functools.partial(aligned_loss, **TOKENS, **SHARED, temperature=T)
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from aligned_tokens import GROUPS, SHARED, TOKENS
 from numpy_reference import draw, kl, softmax
 
 from kd_jax.losses import on_policy, response
@@ -173,16 +174,6 @@ def test_topk_jsd_of_all_classes_is_jsd():
     for wrong in ({"support": "both"}, {"tail": "cut"}):
         with pytest.raises(ValueError, match="must be one of"):
             topk_jsd_loss(s, t, k=2, **wrong)
-
-
-TOKENS = {
-    "student_tokens": np.array([[0, 1, 4, 2], [3, 3, 0, 0]]),
-    "teacher_tokens": np.array([[5, 1, 0], [2, 4, 0]]),
-    "student_groups": np.array([[0, 0, 1, 2], [0, 1, -1, -1]], np.int32),
-    "teacher_groups": np.array([[0, 1, 2], [0, 0, -1]], np.int32),
-}
-GROUPS = [[([0, 1], [0]), ([2], [1]), ([3], [2])], [([0], [0, 1])]]
-SHARED = {"student_ids": np.array([0, 2, 4]), "teacher_ids": np.array([1, 5, 0])}
 
 
 def mass(z, tokens, positions, merge, temperature):

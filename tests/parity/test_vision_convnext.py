@@ -4,9 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
-from torch_peers import TOLERANCE, difference, image, logits_of, ours, shaken  # noqa: E402
-
-from kd_jax.models.vision import pretrained  # noqa: E402
+from torch_peers import shaken, there_and_back  # noqa: E402
 
 SMALL = {"depths": [1, 2, 1, 1], "hidden_sizes": [8, 16, 24, 32], "num_labels": 7}
 
@@ -18,12 +16,4 @@ def test_folder_of_transformers_there_and_back(kind, tmp_path):
     for name, parameter in net.named_parameters():
         if "layer_scale" in name or ".grn." in name:  # 1e-6 and 0 would hide the block
             torch.nn.init.uniform_(parameter, 0.3, 0.9)
-    net.save_pretrained(tmp_path / "theirs")
-    found = difference(tmp_path / "theirs", net, 64)
-    print(f"{kind}: {found:.1e}")
-    assert found < TOLERANCE
-    x = image(64)
-    module, params, stats, logits = ours(tmp_path / "theirs", x)
-    pretrained.save(module, params, stats, tmp_path / "ours")
-    back = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "ours").eval()
-    assert abs(logits_of(back, x) - logits).max() < TOLERANCE
+    there_and_back(net, kind, tmp_path)

@@ -4,9 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
-from torch_peers import TOLERANCE, difference, image, logits_of, ours, shaken  # noqa: E402
-
-from kd_jax.models.vision import pretrained  # noqa: E402
+from torch_peers import shaken, there_and_back  # noqa: E402
 
 FEW = {
     "kernel_sizes": [3, 5, 3, 5, 3],
@@ -30,12 +28,4 @@ CONFIGS = {
 def test_folder_of_transformers_there_and_back(name, tmp_path):
     config = transformers.EfficientNetConfig(num_labels=7, image_size=64, **CONFIGS[name])
     net = shaken(transformers.EfficientNetForImageClassification(config))
-    net.save_pretrained(tmp_path / "theirs")
-    found = difference(tmp_path / "theirs", net, 64)
-    print(f"{name}: {found:.1e}")
-    assert found < TOLERANCE
-    x = image(64)
-    module, params, stats, logits = ours(tmp_path / "theirs", x)
-    pretrained.save(module, params, stats, tmp_path / "ours")
-    back = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "ours").eval()
-    assert abs(logits_of(back, x) - logits).max() < TOLERANCE
+    there_and_back(net, name, tmp_path)

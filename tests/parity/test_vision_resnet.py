@@ -3,9 +3,7 @@
 import pytest
 
 torch = pytest.importorskip("torch")
-from torch_peers import TOLERANCE, difference, image, logits_of, ours, shaken  # noqa: E402
-
-from kd_jax.models.vision import pretrained  # noqa: E402
+from torch_peers import TOLERANCE, image, ours, shaken, there_and_back  # noqa: E402
 
 SMALL = {"embedding_size": 8, "num_labels": 7}
 HUGGING_FACE = {
@@ -21,15 +19,7 @@ def test_folder_of_transformers_there_and_back(name, tmp_path):
     transformers = pytest.importorskip("transformers")
     config = transformers.ResNetConfig(**SMALL, **HUGGING_FACE[name])
     net = shaken(transformers.ResNetForImageClassification(config))
-    net.save_pretrained(tmp_path / "theirs")
-    found = difference(tmp_path / "theirs", net, 64)
-    print(f"{name}: {found:.1e}")
-    assert found < TOLERANCE
-    x = image(64)
-    module, params, stats, logits = ours(tmp_path / "theirs", x)
-    pretrained.save(module, params, stats, tmp_path / "ours")
-    back = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "ours").eval()
-    assert abs(logits_of(back, x) - logits).max() < TOLERANCE
+    there_and_back(net, name, tmp_path)
 
 
 def test_folder_without_a_classifier(tmp_path):

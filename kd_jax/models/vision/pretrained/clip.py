@@ -39,16 +39,6 @@ TABLE: names.Table = {
     "head": "classifier",
     "projection": "visual_projection",
 }
-FIELDS = {
-    "patch": "patch_size",
-    "width": "hidden_size",
-    "depth": "num_hidden_layers",
-    "heads": "num_attention_heads",
-    "hidden": "intermediate_size",
-    "activation": "hidden_act",
-    "image_size": "image_size",
-    "epsilon": "layer_norm_eps",
-}
 DEFAULTS = {
     "hidden_size": 768,
     "num_hidden_layers": 12,
@@ -79,7 +69,7 @@ def build(config: Mapping[str, Any]) -> ViT:
         patch_bias=False,
         pool="mean_before_norm" if classes and not timm else "class",
         projection={**tower, **config}["projection_dim"] if projected else 0,
-        **names.options_of(tower, FIELDS, DEFAULTS),
+        **names.options_of(tower, names.FIELDS, DEFAULTS),
     )
 
 
@@ -123,7 +113,7 @@ def config_of(module: ViT, params: PyTree) -> dict[str, Any]:
 
 def _config(module: ViT, sizes: Mapping[str, int]) -> dict[str, Any]:
     kind = "CLIPVisionModelWithProjection" if module.projection else "CLIPVisionModel"
-    config = {**names.config_of(module, FIELDS, "clip_vision_model", kind), **sizes}
+    config = {**names.config_of(module, names.FIELDS, "clip_vision_model", kind), **sizes}
     if not module.num_classes:
         return config | ({"projection_dim": module.projection} if module.projection else {})
     return {"model_type": "clip", "architectures": ["CLIPForImageClassification"], "vision_config": config}

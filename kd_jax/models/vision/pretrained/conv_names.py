@@ -7,7 +7,7 @@ array. There, a Linear is [out, in] and a convolution [out, in, height, width].
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -39,30 +39,51 @@ def read(
     image = jax.ShapeDtypeStruct((1, SIZE, SIZE, channels), jnp.float32)
     wanted, averages = jax.eval_shape(LinenModel(module).init, jax.random.key(0), image)
     flat: dict[str, Any] = traverse_util.flatten_dict({"params": wanted, **averages}, sep="/")
+    found = gathered(
+        arrays,
+        flat,
+        lambda path: _name(path, table),
+        lambda value, path, _: inside(value, path),
+        (rf"{COUNTER}$", *ignore),
+    )
+    tree = traverse_util.unflatten_dict(found, sep="/")
+    return tree.pop("params"), tree
+
+
+def gathered(
+    arrays: Arrays,
+    wanted: Mapping[str, Any],
+    name_of: Callable[[str], str],
+    turned: Callable[[np.ndarray, str, tuple[int, ...]], np.ndarray],
+    ignore: Sequence[str],
+) -> dict[str, np.ndarray]:
+    """Returns {path: array} for the shapes `wanted` by path; `name_of(path)` is its name there.
+
+    `turned(array, path, shape)` has its axes in our order. `ignore` are patterns of names that nobody uses. ValueError
+    lists what is missing, unexpected or of another shape.
+    """
     found, used, problems = {}, set(), []
-    for path, leaf in flat.items():
-        name = _name(path, table)
+    for path, leaf in wanted.items():
+        name = name_of(path)
         if name not in arrays:
             problems.append(f"missing: {name!r} (here {path!r}). {near(name, arrays, limit=4)}")
             continue
         used.add(name)
-        value = _inside(arrays[name], path)
+        value = turned(np.asarray(arrays[name]), path, leaf.shape)
         if value.shape != leaf.shape:
             problems.append(f"wrong shape: {name!r} has {tuple(arrays[name].shape)}, here {path!r} is {leaf.shape}")
         found[path] = value.astype(leaf.dtype)
-    ignored = (rf"{COUNTER}$", *ignore)
-    unexpected = [n for n in arrays if n not in used and not any(re.search(p, n) for p in ignored)]
+    unexpected = [n for n in arrays if n not in used and not any(re.search(p, n) for p in ignore)]
     problems += [f"unexpected: {name!r}" for name in unexpected]
     if problems:
         raise ValueError("the checkpoint does not fit the network:\n  " + "\n  ".join(problems))
-    tree = traverse_util.unflatten_dict(found, sep="/")
-    return tree.pop("params"), tree
+    return found
 
 
 def write(params: PyTree, stats: PyTree, table: Table) -> dict[str, np.ndarray]:
     """Returns parameters and averages under the names and in the shapes of `table`; the inverse of `read`."""
     flat = traverse_util.flatten_dict({"params": params, **stats}, sep="/")
-    arrays = {_name(path, table): _outside(value, path) for path, value in flat.items()}
+    arrays = {_name(path, table): outside(value, path) for path, value in flat.items()}
     counted = [name.removesuffix("running_var") for name in arrays if name.endswith("running_var")]
     return arrays | {f"{name}{COUNTER}": np.asarray(0, np.int64) for name in counted}
 
@@ -100,14 +121,16 @@ def _name(path: str, table: Table) -> str:
     return f"{table[module]}.{LEAVES[leaf]}"
 
 
-def _inside(value: np.ndarray, path: str) -> np.ndarray:
-    """An array of theirs in our order of axes."""
+def inside(value: np.ndarray, path: str) -> np.ndarray:
+    """Returns an array of theirs in our order of axes: that of a kernel, by the path of ours."""
     if path.endswith("/kernel"):
         return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
     return value
 
 
-def _outside(value: np.ndarray, path: str) -> np.ndarray:
+def outside(value: np.ndarray, path: str) -> np.ndarray:
+    """Returns an array of ours in their order of axes; the inverse of `inside`."""
+    value = np.asarray(value)
     if path.endswith("/kernel"):
         value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
     return np.ascontiguousarray(value)

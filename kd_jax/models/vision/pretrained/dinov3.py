@@ -38,15 +38,7 @@ TABLE: names.Table = {
     "norm": "norm",
     "head": "classifier",
 }
-FIELDS = {
-    "patch": "patch_size",
-    "width": "hidden_size",
-    "depth": "num_hidden_layers",
-    "heads": "num_attention_heads",
-    "hidden": "intermediate_size",
-    "activation": "hidden_act",
-    "image_size": "image_size",
-    "epsilon": "layer_norm_eps",
+FIELDS = names.FIELDS | {
     "drop_path": "drop_path_rate",
     "layer_scale": "layerscale_value",
     "registers": "num_register_tokens",

@@ -34,7 +34,6 @@ TABLE: names.Table = {
     "pool/mlp2": "head.mlp.fc2",
 }
 PARTS = ("head.attention.queries", "head.attention.keys", "head.attention.values")
-FIELDS = clip.FIELDS
 DEFAULTS = {
     "hidden_size": 768,
     "num_hidden_layers": 12,
@@ -61,7 +60,7 @@ def build(config: Mapping[str, Any]) -> ViT:
         class_token=False,
         pool="attention" if pooled else "mean",
         resample="bilinear_antialias" if any_size else "bicubic",
-        **names.options_of(tower, FIELDS, DEFAULTS),
+        **names.options_of(tower, names.FIELDS, DEFAULTS),
     )
 
 
@@ -111,7 +110,10 @@ def config_of(module: ViT, params: PyTree) -> dict[str, Any]:
 def _config(module: ViT, sizes: Mapping[str, int]) -> dict[str, Any]:
     any_size = module.resample == "bilinear_antialias"
     name, kind = ("siglip2", "Siglip2") if any_size else ("siglip", "Siglip")
-    config: dict[str, Any] = {**names.config_of(module, FIELDS, f"{name}_vision_model", f"{kind}VisionModel"), **sizes}
+    config: dict[str, Any] = {
+        **names.config_of(module, names.FIELDS, f"{name}_vision_model", f"{kind}VisionModel"),
+        **sizes,
+    }
     config["vision_use_head"] = module.pool == "attention"
     if any_size:
         config["num_patches"] = (config.pop("image_size") // module.patch) ** 2

@@ -41,15 +41,7 @@ TABLE: names.Table = {
     "head": "classifier",
     "head_distillation": "distillation_classifier",
 }
-FIELDS = {
-    "patch": "patch_size",
-    "width": "hidden_size",
-    "depth": "num_hidden_layers",
-    "heads": "num_attention_heads",
-    "hidden": "intermediate_size",
-    "activation": "hidden_act",
-    "image_size": "image_size",
-    "epsilon": "layer_norm_eps",
+FIELDS = names.FIELDS | {
     "dropout": "hidden_dropout_prob",
 }
 DEFAULTS = {

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from kd_jax.models.vision.pretrained.conv_names import Arrays, Table
+from kd_jax.models.vision.pretrained.conv_names import Arrays, Table, gathered, inside, outside
 from kd_jax.models.vision.pretrained.preparing import IMAGENET
 from kd_jax.models.vision.vit import ViT
 from kd_jax.models.vision.vit_parts import ACTIVATIONS, LETTERS
@@ -30,6 +30,17 @@ from kd_jax.types import PyTree
 # Preparations of whole images: transformers and timm show them so to the networks where no file says otherwise.
 WHOLE = IMAGENET | {"crop": 1.0}
 HALF = WHOLE | {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+# The options of ViT by their names in most config.json (ours: theirs).
+FIELDS = {
+    "patch": "patch_size",
+    "width": "hidden_size",
+    "depth": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "hidden": "intermediate_size",
+    "activation": "hidden_act",
+    "image_size": "image_size",
+    "epsilon": "layer_norm_eps",
+}
 JOINED: dict[str, str] = dict(zip(LETTERS, ("queries", "keys", "values"), strict=True))
 
 
@@ -41,29 +52,14 @@ def read(arrays: Arrays, table: Table, module: nn.Module, ignore: Sequence[str] 
     shapes: dict[str, Any] = traverse_util.flatten_dict(
         jax.eval_shape(separate, _shapes(arrays, table, module)), sep="/"
     )
-    params, used, problems = {}, set(), []
-    for path, leaf in shapes.items():
-        name = _name(path, table)
-        if name not in arrays:
-            problems.append(f"missing: {name!r} (here {path!r}). {near(name, arrays, limit=4)}")
-            continue
-        used.add(name)
-        value = _inside(np.asarray(arrays[name]), path, leaf.shape)
-        if value.shape != leaf.shape:
-            shape = tuple(arrays[name].shape)
-            problems.append(f"wrong shape: {name!r} has {shape}, here {path!r} is {leaf.shape}")
-        params[path] = value.astype(leaf.dtype)
-    unexpected = [name for name in arrays if name not in used and not any(re.search(p, name) for p in ignore)]
-    problems += [f"unexpected: {name!r}" for name in unexpected]
-    if problems:
-        raise ValueError("the checkpoint does not fit the network:\n  " + "\n  ".join(problems))
+    params = gathered(arrays, shapes, lambda path: _name(path, table), _inside, ignore)
     return joined(traverse_util.unflatten_dict(params, sep="/"), module)
 
 
 def write(params: PyTree, table: Table) -> dict[str, np.ndarray]:
     """Returns the parameters as arrays under the names and in the shapes of `table`; the inverse of `read`."""
     flat = traverse_util.flatten_dict(separate(jax.tree.map(np.asarray, params)), sep="/")
-    return {_name(path, table): _outside(value, path) for path, value in flat.items()}
+    return {_name(path, table): outside(value, path) for path, value in flat.items()}
 
 
 def separate(params: PyTree) -> dict[str, Any]:
@@ -209,13 +205,6 @@ def _name(path: str, table: Table) -> str:
 def _inside(value: np.ndarray, path: str, shape: Sequence[int]) -> np.ndarray:
     """An array of theirs in our order of axes; tokens and positions in our number of axes."""
     if path.endswith("/kernel"):
-        return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
+        return inside(value, path)
     sides = ([n for n in axes if n != 1] for axes in (value.shape, shape))
     return value.reshape(shape) if operator.eq(*sides) else value
-
-
-def _outside(value: np.ndarray, path: str) -> np.ndarray:
-    value = np.asarray(value)
-    if path.endswith("/kernel"):
-        value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
-    return np.ascontiguousarray(value)
