@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tokenizers import Tokenizer
 
+from kd_jax.data.text.tokenizing import of_tokenizer
 from kd_jax.export import greedy
 from kd_jax.export.deployed import Deployed
 from kd_jax.export.network import Input, Run
+from kd_jax.files import write_json
 from kd_jax.models.adapters import FunctionModel, LinenModel
 from kd_jax.models.language.decoder import Decoder, decoding
 from kd_jax.models.language.decoder_parts import Cache
@@ -83,11 +86,10 @@ def whole(student: Student) -> Run:
     return lambda tokens: [np.asarray(call(student.params, tokens))]
 
 
-def ship(student: Student, folder: Path) -> dict[str, str]:
-    """Writes greedy.py and the tokenizer beside the files of a decoder; returns {what: file}."""
+def ship(student: Student, folder: Path) -> None:
+    """Writes greedy.py beside the files of a decoder, and the tokenizer with the tokens that begin and end a text."""
     shutil.copyfile(greedy.__file__, folder / "greedy.py")
-    made: Mapping[str, str] = {"greedy": "greedy.py"}
     if student.tokenizer:
         (folder / TOKENIZER).write_text(student.tokenizer, encoding="utf-8")
-        made = {**made, "tokenizer": TOKENIZER}
-    return dict(made)
+        codec = of_tokenizer(Tokenizer.from_str(student.tokenizer))
+        write_json(folder / "greedy.json", {"start": codec.start, "end": codec.end})

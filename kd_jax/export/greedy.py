@@ -1,8 +1,9 @@
-"""Writes text with an exported decoder: `python greedy.py "the prompt"` beside model.onnx and tokenizer.json.
+"""Writes text with an exported decoder: `python greedy.py "the prompt"` beside model.onnx, tokenizer.json, greedy.json.
 
 It needs NumPy, onnxruntime and tokenizers, and nothing of kd_jax.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -27,8 +28,11 @@ def greedy(run, cache, prompt, size, length, end=None):
     return tokens[len(prompt) :]
 
 
-def main(prompt, folder):
-    """Prints the prompt and what the decoder in `folder` goes on with."""
+def main(prompt, folder, length=32):
+    """Prints the prompt and what the decoder in `folder` goes on with, in at most `length` tokens.
+
+    greedy.json says which tokens begin and end a text.
+    """
     import onnxruntime
     from tokenizers import Tokenizer
 
@@ -41,8 +45,10 @@ def main(prompt, folder):
     def run(*arrays):
         return session.run(None, {i.name: x for i, x in zip(inputs, arrays, strict=True)})
 
-    tokens = tokenizer.encode(prompt, add_special_tokens=False).ids
-    print(prompt + tokenizer.decode(greedy(run, cache, tokens, size, min(32, size - len(tokens)))))
+    special = json.loads((folder / "greedy.json").read_text())
+    tokens = [special["start"], *tokenizer.encode(prompt, add_special_tokens=False).ids]
+    written = greedy(run, cache, tokens, size, min(length, size - len(tokens)), special["end"])
+    print(prompt + tokenizer.decode([token for token in written if token != special["end"]]))
 
 
 if __name__ == "__main__":

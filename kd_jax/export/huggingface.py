@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from kd_jax.export.deployed import raw_inputs
 from kd_jax.export.network import Refused, Run
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.language import pretrained, pretrained_decoders
@@ -55,10 +56,10 @@ def read(path: Path, student: Student) -> Run:
     call: Callable[..., Any] = jax.jit(
         lambda *inputs: student.model.apply(params, stats, *inputs, train=False, key=jax.random.key(0))[0].logits
     )
-    names = [student.info["preparation"]["entry"], *student.info["fields"]]
+    names = [i.name for i in raw_inputs(student)]
 
     def answer(*arrays: np.ndarray) -> list[np.ndarray]:
-        inputs = student.prepare(dict(zip(names, arrays, strict=False)))
+        inputs = student.prepare(dict(zip(names, arrays, strict=True)))
         return [np.asarray(x) for x in jax.tree.leaves(call(*inputs))]
 
     return answer

@@ -90,11 +90,11 @@ def export(
 
 def _task(student: Student, examples: Examples, folder: Path, preparation: bool, gates: tuple[Gate, Gate]) -> Task:
     if decoder.is_decoder(student):
-        tokens = np.asarray(next(iter(examples.raw.values())))
-        size = tokens.shape[1]
-        network = decoder.stepping(student, size)
-        few = tokens[: max(1, min(len(tokens), 256 // size))]
-        return Task(student, network, (few,), (few,), decoder.whole(student)(few), None, gates, folder, size)
+        size = student.info["input"]["shape"][0]
+        raw = tuple(x[: max(1, 256 // size)] for x in shaped(deployed.raw_inputs(student), examples.raw))
+        few = (raw[0],)  # a step reads tokens alone
+        network, expected = decoder.stepping(student, size), decoder.whole(student)(*few)
+        return Task(student, network, few, raw, expected, None, gates, folder, size)
     raw = shaped(deployed.raw_inputs(student), examples.raw)
     if preparation:
         network, inputs = deployed.with_preparation(student), raw
@@ -136,6 +136,10 @@ def _of_folder(task: Task, name: str, runs: dict[str, Run]) -> dict[str, Any]:
     student, module = task.student, FOLDERS[name]
     path = module.write(student, task.folder)
     runs[name] = module.read(path, student)
+    if task.size:  # the whole network reads more than a step does: which tokens are of one text
+        names = [i.name for i in deployed.raw_inputs(student)]
+        answered = student.logits(dict(zip(names, task.raw, strict=True)))
+        task = task._replace(expected=[np.asarray(x) for x in jax.tree.leaves(answered)])
     return _gated(task, name, path, runs[name], task.raw, task.gates[0], module)
 
 

@@ -13,6 +13,7 @@ from flax import traverse_util
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from kd_jax.export.deployed import raw_inputs
 from kd_jax.export.network import Run
 from kd_jax.models.adapters import as_model
 from kd_jax.models.described import rebuild
@@ -57,10 +58,10 @@ def load(path: Path, model: Any = None) -> Student:
 def read(path: Path, student: Student) -> Run:
     """Returns what answers to raw examples by the network in the file; that of a given module needs `student`."""
     student = load(path, None if student.info["architecture"]["name"] else student.model)
-    names = [student.info["preparation"]["entry"], *student.info["fields"]]
+    names = [i.name for i in raw_inputs(student)]
 
     def answer(*arrays: np.ndarray) -> list[np.ndarray]:
-        given = dict(zip(names, arrays, strict=False))
+        given = dict(zip(names, arrays, strict=True))
         return jax.tree.leaves(student.logits(given))
 
     return answer

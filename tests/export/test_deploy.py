@@ -1,7 +1,10 @@
 """The whole way as a user goes it: a run, the command, the files, and the code of docs/deploy.md."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -78,3 +81,28 @@ def test_the_code_of_the_page_runs(folder, monkeypatch):
     exec(code, names)
     np.testing.assert_allclose(names["logits"], names["student"].logits(names["real"].raw["image"]), atol=1e-4)
     assert [record["format"] for record in names["records"]] == ["stablehlo", "safetensors"]
+
+
+def test_a_decoder_writes_outside_what_it_writes_here(tmp_path):
+    """Texts in, a trained decoder out: the files of all formats, and greedy.py without this package."""
+    pytest.importorskip("jax2onnx")
+    text = tmp_path / "texts.txt"
+    text.write_text("\n\n".join(f"the {a} sees the {b}" for a in ("cat", "dog", "cow", "hen") for b in ("sun", "sea")))
+    config = kd_jax.base()
+    config.teacher.model.name, config.baseline, config.report = "", False, False
+    config.terms = {"ce": {}}
+    config.train.steps, config.train.batch_size = 60, 8
+    config.train.optimizer.update(dict(name="adam", learning_rate=0.02))
+    config.data.update(dict(name="text", directory=str(text), tokenizer="character", length=24, test=0.25))
+    small = dict(name="models.language.decoder_families.llama", kwargs=dict(width=16, depth=1, heads=2, tied=True))
+    config.student.model, config.student.inputs = small, ("batch.tokens", "batch.segments")
+    kd_jax.run(config, tmp_path / "run")
+    main([str(tmp_path / "run"), "--to=stablehlo,onnx,safetensors,huggingface", f"--out={tmp_path / 'out'}"])
+    student = kd_jax.load(tmp_path / "run")
+    written = student.write("the c", length=18)  # up to the end of the cache
+    assert written.strip(), "an empty text proves nothing"
+    alone = {**os.environ, "PYTHONPATH": ""}
+    ran = subprocess.run(
+        [sys.executable, str(tmp_path / "out" / "greedy.py"), "the c"], capture_output=True, text=True, env=alone
+    )
+    assert ran.stdout.removesuffix("\n") == "the c" + written, ran.stderr
