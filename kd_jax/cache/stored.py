@@ -102,23 +102,27 @@ def from_answers(
         train, path = None, Path(train)
     if path and (train is not None or validation is not None or test is not None or features):
         raise ValueError(f"from_answers: the answers are in {path}, or in arrays: give one of both.")
+    if path and probabilities:
+        raise ValueError(f"from_answers: {path} says itself what it holds: probabilities= is of arrays.")
     if not temperature > 0:
         raise ValueError(f"from_answers: temperature is above 0, not {temperature}.")
     if path:
         where = Path(path).expanduser()
         if answer_files.is_cache(where):
+            if temperature != 1.0:
+                raise ValueError(f"from_answers: the cache {path} says its own temperature, not {temperature}.")
             return _of_cache(where, num_classes)
-        given = answer_files.read(where)
+        by_split = answer_files.read(where)
         where = str(where)
     else:
-        given = {"train": train, "validation": validation, "test": test}
-        given = {split: _named(value, probabilities) for split, value in given.items() if value is not None}
+        values = {"train": train, "validation": validation, "test": test}
+        by_split = {split: _named(value, probabilities) for split, value in values.items() if value is not None}
         where = "from_answers"
-        if features and "train" in given:
-            given["train"] = {**given["train"], **{f"features:{tap}": x for tap, x in features.items()}}
-    if "train" not in given:
+        if features and "train" in by_split:
+            by_split["train"] = {**by_split["train"], **{f"features:{tap}": x for tap, x in features.items()}}
+    if "train" not in by_split:
         raise ValueError(f"{where} has no answers to train, which is what a student learns from.")
-    arrays = {split: checked(f"{where}, {split}", dict(one), num_classes) for split, one in given.items()}
+    arrays = {split: checked(f"{where}, {split}", dict(one), num_classes) for split, one in by_split.items()}
     return _stored(where, arrays, temperature, num_classes)
 
 

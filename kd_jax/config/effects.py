@@ -91,15 +91,7 @@ def check_teacher(name: str, teacher: ConfigDict, defaults: ConfigDict, handed_o
             what = f"{where}.{named[0]} is set" if named else "teacher_variables are given"
             raise ValueError(f"{what}, and there is no teacher: {where}.model.name is ''.")
         return
-    source = "teacher_variables" if handed_over else f"{where}.checkpoint" if teacher.checkpoint else ""
-    if handed_over and teacher.checkpoint:
-        raise ValueError(f"teacher_variables and {where}.checkpoint both are the teacher's parameters: give one.")
-    if source and teacher.initial.name:
-        raise ValueError(f"{source} and {where}.initial both say what the teacher starts from: give one.")
-    if source and teacher.use != defaults.use:
-        raise ValueError(f"{where}.use={teacher.use!r} is of a teacher that this run trains, and {source} is given.")
-    if source and teacher.workdir and teacher.cache.directory != "auto":
-        raise ValueError(f"{where}.workdir is where a teacher is trained, and {source} is given.")
+    _check_ready(where, teacher, defaults, handed_over)
     if teacher.train.labelled_share not in (defaults.train.labelled_share, 1.0):
         raise ValueError(
             f"{where}.train.labelled_share={teacher.train.labelled_share} has no effect: a teacher learns from "
@@ -111,6 +103,21 @@ def check_teacher(name: str, teacher: ConfigDict, defaults: ConfigDict, handed_o
     _check_cache(where, teacher.cache, defaults.cache)
     if teacher.mode == "train" and teacher.cache.directory:
         raise ValueError(f"{where}.mode='train': its answers depend on the batch, and {where}.cache.directory is set.")
+
+
+def _check_ready(where: str, teacher: ConfigDict, defaults: ConfigDict, handed_over: bool) -> None:
+    """Refuses what says twice where the parameters of a teacher come from, and fields of one that is trained here."""
+    source = "teacher_variables" if handed_over else f"{where}.checkpoint" if teacher.checkpoint else ""
+    if not source:
+        return
+    if handed_over and teacher.checkpoint:
+        raise ValueError(f"teacher_variables and {where}.checkpoint both are the teacher's parameters: give one.")
+    if teacher.initial.name:
+        raise ValueError(f"{source} and {where}.initial both say what the teacher starts from: give one.")
+    if teacher.use != defaults.use:
+        raise ValueError(f"{where}.use={teacher.use!r} is of a teacher that this run trains, and {source} is given.")
+    if teacher.workdir and teacher.cache.directory != "auto":
+        raise ValueError(f"{where}.workdir is where a teacher is trained, and {source} is given.")
 
 
 def _check_cache(where: str, cache: ConfigDict, defaults: ConfigDict) -> None:

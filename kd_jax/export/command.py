@@ -26,6 +26,8 @@ def command(asked: argparse.Namespace) -> None:
     data = path_of(asked.data, "--data") if asked.data else None
     examples = real.of_file(data, student) if data else real.of_run(folder, student)
     formats = [name for name in asked.to.split(",") if name]
+    if asked.teacher and "web" not in formats:
+        raise ValueError("--teacher is of the page: add web to --to.")
     out = path_of(asked.out, "--out") if asked.out else _out(folder)
     records = export(
         student,

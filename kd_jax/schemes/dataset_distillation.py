@@ -50,6 +50,7 @@ def build(
     batch of each class; ours is one batch of all classes, on images that are not augmented.
     """
     _check(parts, method, start, real)
+    _check_unread(method, tap, seed)
     size, classes = bank_size(parts), parts.sources[real].num_classes
     making = round(synthesis * parts.steps)
     if size % classes or not 0 < making < parts.steps:
@@ -102,6 +103,14 @@ def _check(parts: Parts, method: str, start: str, real: str) -> None:
             raise ValueError(f"This scheme needs a role {role!r}. {near(role, parts.roles)}")
     if method == "kernel" and EMBEDDER in parts.roles:
         raise ValueError("method='kernel' asks no network: take the role 'embedder' out of config.roles.")
+
+
+def _check_unread(method: str, tap: str, seed: int) -> None:
+    """Raises ValueError for options that the method does not read."""
+    if tap != "embedding" and method != "distribution":
+        raise ValueError(f"tap={tap!r} is of method='distribution'; {method!r} reads no tap.")
+    if seed and method == "kernel":
+        raise ValueError(f"seed={seed} draws networks, and method='kernel' asks none.")
 
 
 def _matching(parts: Parts, method: str, tap: str, classes: int) -> tuple[Term, tuple[Call, ...]]:

@@ -127,6 +127,9 @@ ROWS = [
     Mistake("a file of answers that is not there", "There is no file of answers 'nowhere.npz'", made("nowhere.npz")),
     Mistake("a file that holds no answers", "holds 'x'; expected <split>_<field>", file("a.npz", x=logits(3))),
     Mistake("a torn file of answers", "cannot be read as .npz: it is cut off or of another kind", torn),
+    Mistake(
+        "probabilities of a file", "a.npz says itself what it holds: probabilities=", made("a.npz", probabilities=True)
+    ),
     Mistake("a file and arrays", "or in arrays: give one of both", made("a.npz", test=logits(40))),
     Mistake(
         "a folder of no known kind",

@@ -54,6 +54,7 @@ def test_the_images_start_as_real_ones(tmp_path):
     ("changes", "message"),
     [
         ({"scheme__kwargs__method": "distributions"}, "method='distributions'.*distribution"),
+        ({"scheme__kwargs__method": "gradient", "scheme__kwargs__tap": "stage1"}, "tap='stage1' is of method='distrib"),
         ({"scheme__kwargs__start": "zeros"}, "start='zeros'.*noise"),
         ({"scheme__kwargs__real": "rael"}, "real='rael' is no split.*real"),
         ({"roles__bank__model__kwargs__size": 12}, "12 images, which must be a multiple of the 10 classes"),
