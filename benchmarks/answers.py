@@ -34,10 +34,10 @@ def results_of(task: str, method: str, seed: int, root: Path, run: bool) -> dict
     if config.teacher.model.name:
         config.teacher.workdir = str(root / task / "teacher")
     directory = root / task / method / str(seed)
-    found = finished(directory, config)
-    if found is None and run:
-        found = train.run(config, directory)
-    return found and {name: scores(task, found, name) for name in found["models"]}
+    results = finished(directory, config)
+    if results is None and run:
+        results = train.run(config, directory)
+    return results and {name: scores(task, results, name) for name in results["models"]}
 
 
 def scores(task: str, results: dict[str, Any], name: str) -> dict[str, float]:
@@ -45,33 +45,33 @@ def scores(task: str, results: dict[str, Any], name: str) -> dict[str, float]:
     title, columns = TABLES[task]
     (table,) = (section for section in results["sections"] if section["title"] == title)
     (cells,) = (cells for cells in table["rows"] if cells[0] in (name, "") or cells[0].startswith(f"{name},"))
-    found = dict(zip(table["columns"], cells, strict=True))
+    values = dict(zip(table["columns"], cells, strict=True))
     perplexity = results["models"][name]["last"]["test"]["perplexity"]
-    return {c: float(found[c].rstrip("%")) for c in columns} | {"perplexity": perplexity}
+    return {c: float(values[c].rstrip("%")) for c in columns} | {"perplexity": perplexity}
 
 
-def row(task: str, name: str, found: list[dict[str, float]]) -> dict[str, Any]:
-    line: dict[str, Any] = {"task": task, "method": name, "seeds": len(found)}
-    for column in found[0]:
-        values = [f[column] for f in found]
+def row(task: str, name: str, scores: list[dict[str, float]]) -> dict[str, Any]:
+    line: dict[str, Any] = {"task": task, "method": name, "seeds": len(scores)}
+    for column in scores[0]:
+        values = [f[column] for f in scores]
         spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
         line[column] = f"{statistics.mean(values):.2f}{spread}"
     return line
 
 
 def table(task: str, methods: tuple[str, ...], seeds: int, root: Path, run: bool) -> list[dict[str, Any]]:
-    found: dict[str, list[dict[str, float]]] = {"teacher": [], "baseline": []}
+    scored: dict[str, list[dict[str, float]]] = {"teacher": [], "baseline": []}
     for seed in range(seeds):
         for method in methods:
             models = results_of(task, method, seed, root, run)
             if models is None:
                 continue
-            found.setdefault(method, []).append(models["student"])
+            scored.setdefault(method, []).append(models["student"])
             if "baseline" in models:
-                found["baseline"].append(models["baseline"])
+                scored["baseline"].append(models["baseline"])
             if "teacher" in models:
-                found["teacher"] = [models["teacher"]]
-    return [row(task, name, models) for name, models in found.items() if models]
+                scored["teacher"] = [models["teacher"]]
+    return [row(task, name, models) for name, models in scored.items() if models]
 
 
 def main() -> None:

@@ -58,9 +58,9 @@ def steps(rounds: int) -> None:
         data = common.load(config.data)
         model = make_model(config.teacher.model, data.train)
         image = np.zeros((1, *data.train.image_shape), np.float32)
-        given = jax.tree.map(np.asarray, jax.jit(model.init)(key, image))  # random ones cost what trained ones do
-        jobs, _ = train.checked_jobs(config, folder, mesh, handed={"teacher": given})
-        jobs, *_ = teachers.teach(config, jobs, mesh, {"teacher": given})
+        variables = jax.tree.map(np.asarray, jax.jit(model.init)(key, image))  # random ones cost what trained ones do
+        jobs, _ = train.checked_jobs(config, folder, mesh, handed={"teacher": variables})
+        jobs, *_ = teachers.teach(config, jobs, mesh, {"teacher": variables})
         job = jobs["student"]
         batches = train_batches(
             job.source,
@@ -114,26 +114,26 @@ TASKS = {
 }
 
 
-def kept(task: str, seeds: int, root: Path) -> None:
+def accuracies(task: str, seeds: int, root: Path) -> None:
     """Trains from every store, and from the teacher itself."""
     configure, stores, metrics = TASKS[task]
     rows = []
     for store in ({}, *stores):
-        found = []
+        tests = []
         for seed in range(seeds):
             config = configure()
             config.seed, config.view_seed, config.baseline, config.report = seed, 0, False, False
             config.teacher.workdir = str(root / task / "teacher")
             config.teacher.cache.update({"directory": "auto", **store} if store else {})
             name = "-".join([*(str(value) for value in store.values()), str(seed)])
-            found.append(train.run(config, root / task / name)["models"]["student"]["last"]["test"])
+            tests.append(train.run(config, root / task / name)["models"]["student"]["last"]["test"])
         jobs, _ = train.jobs_of(config, root)
         size = jobs["student"].caches["teacher"].splits["train"].content.row_bytes if store else "no cache"
         row = {"k": "", "dtype": "", **store, "bytes an answer": size}
         if task == "language" and store:
             row["bytes a token"] = round(size / config.data.length)
         for metric, scale in metrics.items():
-            row[metric] = common.spread([scale * test[metric] for test in found])
+            row[metric] = common.spread([scale * test[metric] for test in tests])
         rows.append(row)
         common.write("cache_accuracy" if task == "digits" else "cache_language", rows, seeds=seeds)
 
@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--workdir", default="runs/cache")
     args = parser.parse_args()
     if args.accuracy:
-        kept(args.accuracy, args.seeds, Path(args.workdir))
+        accuracies(args.accuracy, args.seeds, Path(args.workdir))
     else:
         steps(args.rounds)
 

@@ -37,7 +37,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def write(name: str, rows: list[dict[str, Any]], **about: Any) -> None:
+def write(name: str, rows: list[dict[str, Any]], **facts: Any) -> None:
     """Prints the rows as a table and leaves them in benchmarks/results/<name>.json with machine and command."""
     columns = list(dict.fromkeys(k for row in rows for k in row))
     text = [[str(row.get(c, "")) for c in columns] for row in rows]
@@ -47,7 +47,7 @@ def write(name: str, rows: list[dict[str, Any]], **about: Any) -> None:
     RESULTS.mkdir(exist_ok=True)
     spec = sys.modules["__main__"].__spec__  # of python -m
     command = " ".join(["python", "-m", spec.name if spec else f"benchmarks.{name}", *sys.argv[1:]])
-    record = {"command": command, "machine": machine(), **about, "rows": rows}
+    record = {"command": command, "machine": machine(), **facts, "rows": rows}
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 

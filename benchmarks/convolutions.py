@@ -49,14 +49,14 @@ def patches(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def ours(form: Callable, x: np.ndarray, kernel: np.ndarray, gradient: np.ndarray) -> dict[str, Callable[[], Any]]:
-    given = tuple(map(jnp.asarray, (x, kernel, gradient)))
+    arrays = tuple(map(jnp.asarray, (x, kernel, gradient)))
     functions = {
         "forward": lambda x, k, g: form(x, k),
         "input": lambda x, k, g: jax.vjp(lambda x: form(x, k), x)[1](g),
         "kernel": lambda x, k, g: jax.vjp(lambda k: form(x, k), k)[1](g),
     }
     compiled = {part: jax.jit(function) for part, function in functions.items()}
-    return {part: lambda f=f: jax.block_until_ready(f(*given)) for part, f in compiled.items()}
+    return {part: lambda f=f: jax.block_until_ready(f(*arrays)) for part, f in compiled.items()}
 
 
 def theirs(x: np.ndarray, kernel: np.ndarray, gradient: np.ndarray) -> dict[str, Callable[[], Any]]:
@@ -64,8 +64,8 @@ def theirs(x: np.ndarray, kernel: np.ndarray, gradient: np.ndarray) -> dict[str,
         return torch.tensor(values).permute(*order).contiguous(memory_format=torch.channels_last)
 
     x, kernel, gradient = place(x, 0, 3, 1, 2), place(kernel, 3, 2, 0, 1), place(gradient, 0, 3, 1, 2)
-    about = (None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1)
-    backward = partial(torch.ops.aten.convolution_backward, gradient, x, kernel, *about)
+    geometry = (None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1)
+    backward = partial(torch.ops.aten.convolution_backward, gradient, x, kernel, *geometry)
     forward = partial(torch.nn.functional.conv2d, x, kernel, padding=1)
     return {
         "forward": forward,
@@ -81,8 +81,8 @@ def main() -> None:
     rng, rows = np.random.default_rng(0), []
     for size, channels in SHAPES:
         maps = [rng.normal(size=(BATCH, size, size, channels)).astype(np.float32) for _ in range(2)]
-        given = (maps[0], rng.normal(size=(3, 3, channels, channels)).astype(np.float32) / channels, maps[1])
-        forms = {form.__name__: ours(form, *given) for form in (xla, shifted, patches)} | {"torch": theirs(*given)}
+        arrays = (maps[0], rng.normal(size=(3, 3, channels, channels)).astype(np.float32) / channels, maps[1])
+        forms = {form.__name__: ours(form, *arrays) for form in (xla, shifted, patches)} | {"torch": theirs(*arrays)}
         seconds: dict[tuple[str, str], list[float]] = {(f, p): [] for f in forms for p in PARTS}
         for number in range(args.rounds + 2):
             for form, part in seconds:
@@ -90,7 +90,7 @@ def main() -> None:
                 forms[form][part]()
                 if number >= 2:
                     seconds[form, part].append(time.perf_counter() - start)
-        ms = {key: 1e3 * common.median(found) for key, found in seconds.items()}
+        ms = {key: 1e3 * common.median(times) for key, times in seconds.items()}
         whole = {form: sum(ms[form, part] for part in PARTS) for form in forms}
         for form in forms:
             row = {"maps": f"{size}x{size}x{channels}", "form": form, **{p: f"{ms[form, p]:.2f}" for p in PARTS}}

@@ -72,7 +72,7 @@ def jax_step(term: Term, modules: dict, params: dict, tokens: np.ndarray) -> tup
 def torch_step(kind: str, networks: dict, tokens: np.ndarray, compiled: bool) -> Callable[[], float]:
     student, teacher = networks["student"], networks["teacher"]
     optimizer = torch.optim.AdamW(student.parameters(), lr=RATE, weight_decay=0.0)
-    given = torch.tensor(tokens).long()
+    inputs = torch.tensor(tokens).long()
 
     def divergence(s: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         s, t = s.log_softmax(-1), t.log_softmax(-1)
@@ -83,16 +83,16 @@ def torch_step(kind: str, networks: dict, tokens: np.ndarray, compiled: bool) ->
             per_token = ((t.exp() * (t - m)).sum(-1) + (s.exp() * (s - m)).sum(-1)) / 2
         return per_token.mean()
 
-    def loss_of(given: torch.Tensor) -> torch.Tensor:
+    def loss_of(inputs: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            target = teacher(given, use_cache=False).logits
-        return divergence(student(given, use_cache=False).logits, target)
+            target = teacher(inputs, use_cache=False).logits
+        return divergence(student(inputs, use_cache=False).logits, target)
 
     loss_of = torch.compile(loss_of, dynamic=False) if compiled else loss_of
 
     def run() -> float:
         optimizer.zero_grad()
-        loss = loss_of(given)
+        loss = loss_of(inputs)
         loss.backward()
         optimizer.step()
         return float(loss.detach())
@@ -146,9 +146,9 @@ def main() -> None:
         for name in (kind, f"{kind}, fused"):
             programs[f"kd_jax {name}"], temporary[f"kd_jax {name}"] = jax_step(TERMS[name], modules, params, tokens)
         for compiled in (False,) if args.eager else (False, True):
-            own = transformers.AutoModelForCausalLM.from_config(networks["student"].config)
-            own.load_state_dict(start["student"])
-            pair = {"student": own.train(), "teacher": networks["teacher"].eval()}
+            network = transformers.AutoModelForCausalLM.from_config(networks["student"].config)
+            network.load_state_dict(start["student"])
+            pair = {"student": network.train(), "teacher": networks["teacher"].eval()}
             programs[f"PyTorch {'compiled' if compiled else 'eager'} {kind}"] = torch_step(kind, pair, tokens, compiled)
         seconds, losses = timed(programs, args.rounds)
         assert max(losses.values()) - min(losses.values()) < 1e-3 * max(losses.values()), losses
@@ -169,11 +169,11 @@ def main() -> None:
     ours = jax.jit(partial(generate, decoding(modules["teacher"]), length=args.new, temperature=0))
 
     def torch_generate() -> np.ndarray:
-        given = torch.tensor(prompt).long()
+        inputs = torch.tensor(prompt).long()
         with torch.no_grad():
             return teacher.generate(
-                given,
-                attention_mask=torch.ones_like(given),
+                inputs,
+                attention_mask=torch.ones_like(inputs),
                 max_new_tokens=args.new,
                 min_new_tokens=args.new,
                 do_sample=False,
@@ -188,8 +188,8 @@ def main() -> None:
     for name, value in seconds.items():
         ratio = f"{seconds['PyTorch generate'] / value:.2f}"
         rows.append({"step": name, "tokens/s": round(args.batch * args.new / value), "PyTorch eager = 1": ratio})
-    about = f"same greedy tokens: {same:.3f}; threads of PyTorch: {torch.get_num_threads()}"
-    common.write("decoders", rows, shapes=vars(args), generation=about)
+    notes = f"same greedy tokens: {same:.3f}; threads of PyTorch: {torch.get_num_threads()}"
+    common.write("decoders", rows, shapes=vars(args), generation=notes)
 
 
 if __name__ == "__main__":

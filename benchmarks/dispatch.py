@@ -48,8 +48,8 @@ def runner(config: Any, splits: Any, size: int, scratch: str) -> tuple[Any, floa
     def steps(count: int) -> float:
         start = time.perf_counter()
         for _ in range(count):
-            number, given = next(data)
-            run.state, metrics = jitted[number](run.state, *given, hyper, run.keys)
+            number, inputs = next(data)
+            run.state, metrics = jitted[number](run.state, *inputs, hyper, run.keys)
         jax.block_until_ready((run.state, metrics))
         return time.perf_counter() - start
 

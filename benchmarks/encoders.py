@@ -42,8 +42,8 @@ KEY = jax.random.key(0)
 
 
 def configure(method: str, narrow: bool, seed: int, root: Path) -> ConfigDict:
-    known = "response" if method in BASELINES else method
-    config = encoders.get_config(known + (",narrow" if narrow else ""))
+    knowledge = "response" if method in BASELINES else method
+    config = encoders.get_config(knowledge + (",narrow" if narrow else ""))
     if method in BASELINES:
         config.terms = ConfigDict(supervised())
         config.train.labelled_share = 1.0
@@ -68,7 +68,7 @@ def folder(method: str, narrow: bool, seed: int, root: Path) -> Path:
 
 def accuracy_rows(root: Path, seeds: int, only: list[str] | None) -> list[dict[str, Any]]:
     """Rows of what is finished, after the runs of `only` ("response,narrow"; None: all)."""
-    found: dict[tuple[str, bool], list[dict[str, Any]]] = {}
+    by_method: dict[tuple[str, bool], list[dict[str, Any]]] = {}
     for seed in range(seeds):
         for method, narrow in kinds():
             wanted = only is None or (f"{method},narrow" if narrow else method) in only
@@ -77,9 +77,9 @@ def accuracy_rows(root: Path, seeds: int, only: list[str] | None) -> list[dict[s
             if results is None and wanted:
                 results = train.run(config, directory)
             if results is not None:
-                found.setdefault((method, narrow), []).append(results)
+                by_method.setdefault((method, narrow), []).append(results)
     rows = []
-    for (method, narrow), runs in found.items():
+    for (method, narrow), runs in by_method.items():
         scores = [r["models"]["student"]["last"]["test"] for r in runs]
         teacher = runs[0]["models"]["teacher"]["last"]["test"]["accuracy"]
         mean = statistics.mean(s["accuracy"] for s in scores)
@@ -125,9 +125,9 @@ def embed(model: LinenModel, params: Any, tokens: np.ndarray, mask: np.ndarray) 
     return np.concatenate(parts)[: len(tokens)]
 
 
-def neighbours(known: np.ndarray, labels: np.ndarray, asked: np.ndarray, answers: np.ndarray) -> float:
+def neighbours(examples: np.ndarray, labels: np.ndarray, asked: np.ndarray, answers: np.ndarray) -> float:
     """Accuracy of the majority of the nearest by cosine, a draw going to the nearest."""
-    nearest = labels[np.argsort(-asked @ known.T, axis=1)[:, :NEIGHBOURS]]
+    nearest = labels[np.argsort(-asked @ examples.T, axis=1)[:, :NEIGHBOURS]]
     votes = (nearest[:, :, None] == np.arange(labels.max() + 1)).sum(1) - 1e-3 * np.arange(labels.max() + 1)[None]
     first = np.eye(labels.max() + 1)[nearest[:, 0]] * 0.5
     return float(((votes + first).argmax(1) == answers).mean())
@@ -136,14 +136,14 @@ def neighbours(known: np.ndarray, labels: np.ndarray, asked: np.ndarray, answers
 def sentence_rows(root: Path, seeds: int) -> list[dict[str, Any]]:
     """Cosines between held-out sentences against the teacher's, and neighbours among articles."""
     config = configure("sentence", False, 0, root)
-    found, labels = texts.bbc_articles()
-    kept, held = hold_out(labels, config.data.test, texts.TEST_SEED)
+    articles, labels = texts.bbc_articles()
+    train, held = hold_out(labels, config.data.test, texts.TEST_SEED)
     rng = np.random.default_rng(0)
-    kept = np.sort(rng.permutation(kept)[:400])
-    sentences = texts.sentences([found[i] for i in held])
+    train = np.sort(rng.permutation(train)[:400])
+    sentences = texts.sentences([articles[i] for i in held])
     sentences = [sentences[i] for i in np.sort(rng.permutation(len(sentences))[:SENTENCES])]
     tokenizer = texts.read_tokenizer(encoders.MINILM)
-    sets = [sentences, [found[i] for i in kept], [found[i] for i in held]]
+    sets = [sentences, [articles[i] for i in train], [articles[i] for i in held]]
     inputs = [texts.encode(s, tokenizer, config.data.length) for s in sets]
     pairs = np.triu_indices(SENTENCES, 1)
 
@@ -154,10 +154,10 @@ def sentence_rows(root: Path, seeds: int) -> list[dict[str, Any]]:
 
     def measure(model: LinenModel, params: Any) -> tuple[float, float]:
         nonlocal reference
-        one, known, asked = (embed(model, params, *given) for given in inputs)
+        one, examples, asked = (embed(model, params, *tokens) for tokens in inputs)
         cosines = (one @ one.T)[pairs]
         reference = cosines if reference is None else reference
-        return float(spearmanr(cosines, reference)[0]), neighbours(known, labels[kept], asked, labels[held])
+        return float(spearmanr(cosines, reference)[0]), neighbours(examples, labels[train], asked, labels[held])
 
     def row(what: str, student: str, values: list[tuple[float, float]]) -> None:
         correlation, accuracy = zip(*values, strict=True)

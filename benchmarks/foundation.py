@@ -92,9 +92,9 @@ def lite0(root: Path) -> np.ndarray:
     from kd_jax.models.vision.pretrained import load as read
     from kd_jax.models.vision.pretrained import of, preparation
 
-    model, about = LinenModel(of(LITE0)), preparation(LITE0)
+    model, prepared = LinenModel(of(LITE0)), preparation(LITE0)
     params, stats = read(model, jax.random.key(0), LITE0)
-    mean, std = (np.float32(about[name]).reshape(1, 1, 1, -1) for name in ("mean", "std"))
+    mean, std = (np.float32(prepared[name]).reshape(1, 1, 1, -1) for name in ("mean", "std"))
 
     @jax.jit
     def embed(images: jax.Array) -> jax.Array:
@@ -104,18 +104,18 @@ def lite0(root: Path) -> np.ndarray:
         return model.apply(params, stats, x, **how)[0].features["embedding"]
 
     images = idx.load("fashion_mnist", "").train.images[:IMAGES]
-    found = np.concatenate([np.asarray(embed(images[i : i + 50])) for i in range(0, IMAGES, 50)])
-    np.save(path, found)
-    return found
+    features = np.concatenate([np.asarray(embed(images[i : i + 50])) for i in range(0, IMAGES, 50)])
+    np.save(path, features)
+    return features
 
 
 def scores(results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """{network: {metric: value}} of the last step on the test split."""
-    found = {}
+    scored = {}
     for name, model in results["models"].items():
-        found[name] = model["last"]["test"]
-        found |= {other: entry["last"]["test"] for other, entry in model.get("others", {}).items()}
-    return found
+        scored[name] = model["last"]["test"]
+        scored |= {other: entry["last"]["test"] for other, entry in model.get("others", {}).items()}
+    return scored
 
 
 def memory_bytes(variant: str, root: Path) -> int:
@@ -123,10 +123,10 @@ def memory_bytes(variant: str, root: Path) -> int:
     if variant == "lite0":
         return 0
     job = train.jobs_of(configure(variant, 0, root), root / variant / "0")[0]["student"]
-    kept = [
+    memories = [
         t.memory.first for s in job.scheme.stages for p in s.phases for t in p.terms.values() if t.memory is not None
     ]
-    return sum(x.size * x.dtype.itemsize for x in map(np.asarray, jax.tree.leaves(kept)))
+    return sum(x.size * x.dtype.itemsize for x in map(np.asarray, jax.tree.leaves(memories)))
 
 
 def teach(variant: str, root: Path) -> None:
@@ -171,8 +171,8 @@ def main() -> None:
     jax.config.update("jax_compilation_cache_dir", str(root / "compiled"))
     for variant in args.only:
         made = list(rows(variant, args.seeds, root))
-        known = json.loads(path.read_text())["rows"] if path.exists() else []
-        common.write("foundation", [*(row for row in known if row["variant"] != variant), *made], seeds=args.seeds)
+        recorded = json.loads(path.read_text())["rows"] if path.exists() else []
+        common.write("foundation", [*(row for row in recorded if row["variant"] != variant), *made], seeds=args.seeds)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def export_hash(folder: Path) -> str:
 
 
 def hashes(checkout: Path) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    by_file: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as root:
         for name, arguments in RUNS.items():
             workdir = Path(root) / name
@@ -65,12 +65,12 @@ def hashes(checkout: Path) -> dict[str, Any]:
                     named = (p for p in key.split("/")[2:] if "-" not in p and not re.fullmatch("[0-9a-f]{8}", p))
                     key = f"{name}/" + "/".join(named)
                 if path.name == "metrics.jsonl":
-                    found[key] = hashlib.sha256(path.read_bytes()).hexdigest()
+                    by_file[key] = hashlib.sha256(path.read_bytes()).hexdigest()
                 elif (path / "_METADATA").exists() and "export" in path.parts:
-                    found[key] = export_hash(path)
+                    by_file[key] = export_hash(path)
                 elif path.name in ("results.json", "sweep.json"):
-                    found |= {key + k: v for k, v in scores(json.loads(path.read_text())).items()}
-    return found
+                    by_file |= {key + k: v for k, v in scores(json.loads(path.read_text())).items()}
+    return by_file
 
 
 def main() -> None:

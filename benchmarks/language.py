@@ -34,14 +34,14 @@ def results_of(method: str, seed: int, root: Path, tokens: str) -> dict[str, Any
     """{teacher, baseline, student: scores}; teacher and baselines are shared by all methods."""
     config = configure("language", f"{method},{tokens},small", seed, root)
     fields = ("student", "data", "train", "seed", "select")
-    kept = root / "baselines" / f"{fingerprint({k: plain(config[k]) for k in fields})}.json"
-    config.baseline = not kept.exists()
+    stored = root / "baselines" / f"{fingerprint({k: plain(config[k]) for k in fields})}.json"
+    config.baseline = not stored.exists()
     directory = root / tokens / method / str(seed)
-    found = (finished(directory, config) or train.run(config, directory))["models"]
+    models = (finished(directory, config) or train.run(config, directory))["models"]
     if config.baseline:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write_json(kept, {"baseline": found["baseline"]})
-    return {**found, **json.loads(kept.read_text())}
+        stored.parent.mkdir(parents=True, exist_ok=True)
+        write_json(stored, {"baseline": models["baseline"]})
+    return {**models, **json.loads(stored.read_text())}
 
 
 def row(name: str, models: list[Mapping[str, Any]]) -> dict[str, Any]:
@@ -71,12 +71,12 @@ def main() -> None:
         done = [(root / args.tokens / method / str(seed) / train.RESULTS).exists() for seed in seeds]
         if args.finished and not all(done):
             continue
-        found = [results_of(method, seed, root, args.tokens) for seed in seeds]
+        results = [results_of(method, seed, root, args.tokens) for seed in seeds]
         if not rows:
-            rows += [row("teacher", [found[0]["teacher"]]), row("baseline", [f["baseline"] for f in found])]
-        rows.append(row(method, [f["student"] for f in found]))
-    about = {"seeds": args.seeds, "tokens": args.tokens}
-    common.write("language", rows, **about)
+            rows += [row("teacher", [results[0]["teacher"]]), row("baseline", [f["baseline"] for f in results])]
+        rows.append(row(method, [f["student"] for f in results]))
+    facts = {"seeds": args.seeds, "tokens": args.tokens}
+    common.write("language", rows, **facts)
 
 
 if __name__ == "__main__":

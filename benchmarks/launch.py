@@ -54,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=2)
     args = parser.parse_args()
-    found: dict[str, list[tuple[float, float]]] = {}
+    seconds: dict[str, list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as directory:
         launch = [sys.executable, "launch.py", *CONFIG, f"--config.teacher.workdir={directory}/teacher"]
         subprocess.run([*launch, f"--workdir={directory}/first"], check=True, stdout=subprocess.DEVNULL)
@@ -62,12 +62,12 @@ def main() -> None:
             cache = f"{directory}/cache{number}"
             for name, folder in (("no cache", ""), ("empty cache", cache), ("full cache", cache)):
                 workdir = Path(directory) / f"{name}{number}".replace(" ", "-")
-                found.setdefault(name, []).append(started([*launch, f"--workdir={workdir}"], folder))
+                seconds.setdefault(name, []).append(started([*launch, f"--workdir={workdir}"], folder))
             for name, code in (("import jax", "import jax"), ("import kd_jax.train.run", "import kd_jax.train.run")):
-                found.setdefault(name, []).append(timed([sys.executable, "-c", code]))
-    wall, cpu = ({n: common.median([f[i] for f in times]) for n, times in found.items()} for i in (0, 1))
+                seconds.setdefault(name, []).append(timed([sys.executable, "-c", code]))
+    wall, cpu = ({n: common.median([f[i] for f in times]) for n, times in seconds.items()} for i in (0, 1))
     rows: list[dict[str, Any]] = []
-    for name in found:
+    for name in seconds:
         row = {"what": name, "seconds": f"{wall[name]:.1f}", "cpu seconds": f"{cpu[name]:.1f}"}
         if "cache" in name:
             row |= {"ratio": f"{wall[name] / wall['no cache']:.2f}", "cpu ratio": f"{cpu[name] / cpu['no cache']:.2f}"}

@@ -83,9 +83,9 @@ def main() -> None:
     start, readings = time.monotonic(), []
     original, reached, due = fit.train_batches, 0, [args.every]
 
-    def until_time_is_up(*given, **kwargs):
+    def until_time_is_up(*arguments, **kwargs):
         nonlocal reached
-        for batch in original(*given, **kwargs):
+        for batch in original(*arguments, **kwargs):
             seconds = time.monotonic() - start
             # Always at one place of the cycle, half way between two checkpoints and just after a log line.
             if seconds > due[-1] and reached % config.eval_every == config.eval_every // 2 + 1:
@@ -107,10 +107,10 @@ def main() -> None:
     finally:
         shutil.rmtree(directory)
     rows, passed = growth(readings[len(readings) // 5 :])
-    about = {"minutes": args.minutes, "steps": reached, "checkpoints": reached // config.eval_every}
+    facts = {"minutes": args.minutes, "steps": reached, "checkpoints": reached // config.eval_every}
     arenas = os.environ.get("MALLOC_ARENA_MAX", "")  # of glibc: how many parts its heap may have
     name = f"long_run_checkpoint_every_{args.checkpoint_every}" + (f"_arenas_{arenas}" if arenas else "")
-    common.write(name, rows, passed=passed, **about, MALLOC_ARENA_MAX=arenas, readings=readings)
+    common.write(name, rows, passed=passed, **facts, MALLOC_ARENA_MAX=arenas, readings=readings)
 
 
 def growth(readings: list[dict[str, float]]) -> tuple[list[dict[str, str]], bool]:

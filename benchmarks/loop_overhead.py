@@ -42,12 +42,12 @@ def main() -> None:
     bare: list[float] = []
     original = fit.train_batches
 
-    def measured(*given, **kwargs):
+    def measured(*arguments, **kwargs):
         """The loop's batches. It asks for step 20k + 2 when the metrics of step 20k are there: a point in step with
         the device, where the clock is read and the bare program takes its turn."""
         run = None
         start = 0.0
-        for number, batch in enumerate(original(*given, **kwargs)):
+        for number, batch in enumerate(original(*arguments, **kwargs)):
             if kwargs["num_steps"] == steps and number % SEGMENT == 1:
                 if number > SEGMENT:
                     real.append(time.perf_counter() - start)

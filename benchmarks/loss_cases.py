@@ -180,7 +180,7 @@ def table(small: bool = False) -> dict[str, Case]:
     crd = _by_name(representation.contrastive_representation_loss, "student_bank", "teacher_bank", "index", "negatives")
     split = functools.partial(attention.self_relation_loss, relation_heads=heads)
     images, peers, edges = (b, 2 * size, 2 * size, 3), (n, 4, classes), Input((8 * n,), n)
-    seen, some = Input((8 * n, classes), fixed=True), max(classes // 10, 2)
+    predictions, some = Input((8 * n, classes), fixed=True), max(classes // 10, 2)
     domains = tuple(tuple(range(first, first + some)) for first in (0, some))
 
     def of(module: ModuleType, *case: Any, **fields: Any) -> dict[str, Case]:
@@ -280,7 +280,7 @@ def table(small: bool = False) -> dict[str, Case]:
         "consistency_loss": Case((z,), (z,)),
         "progressive_loss": Case(
             (z,),
-            (labels, seen, Input((n,), 8 * n)),
+            (labels, predictions, Input((n,), 8 * n)),
             _by_name(self_distillation.progressive_loss, "predictions", "index"),
         ),
         "virtual_teacher_loss": Case((z,), (labels,)),

@@ -78,7 +78,7 @@ def table(
     A method of which a seed diverged has no mean: its row says how many did.
     """
     jax.config.update("jax_compilation_cache_dir", str(root.absolute() / "compiled"))
-    found: dict[str, list[tuple[float, float]]] = {}
+    by_method: dict[str, list[tuple[float, float]]] = {}
     diverged: Counter[str] = Counter()
     for knowledge in methods:
         for seed in range(seeds):
@@ -93,15 +93,15 @@ def table(
                 diverged[knowledge] += 1
                 continue
             if knowledge == methods[0]:
-                found.setdefault("baseline (labels only)", []).append(accuracies(results, "baseline"))
-            found.setdefault(knowledge, []).append(accuracies(results, "student"))
+                by_method.setdefault("baseline (labels only)", []).append(accuracies(results, "baseline"))
+            by_method.setdefault(knowledge, []).append(accuracies(results, "student"))
     teacher = results["models"]["teacher"]["last"]["test"]["accuracy"]
-    about = {"data": data, "train": results["data"]["train"], "labelled": results["data"]["labelled"]}
-    rows = [about | {"knowledge": "teacher", "last step": f"{100 * teacher:.2f}"}]
-    scores = {name: summary(pairs) for name, pairs in found.items()}
+    facts = {"data": data, "train": results["data"]["train"], "labelled": results["data"]["labelled"]}
+    rows = [facts | {"knowledge": "teacher", "last step": f"{100 * teacher:.2f}"}]
+    scores = {name: summary(pairs) for name, pairs in by_method.items()}
     for name, count in diverged.items():
         scores[name] = dict.fromkeys(("last step", "best by validation"), f"{count} of {seeds} diverged")
-    return rows + [about | {"knowledge": name, **of} for name, of in scores.items()]
+    return rows + [facts | {"knowledge": name, **of} for name, of in scores.items()]
 
 
 if __name__ == "__main__":

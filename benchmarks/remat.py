@@ -47,8 +47,8 @@ def main() -> None:
             def back(p: Any, s: Any, x: Any, loss: Any = loss) -> Any:
                 return jax.vjp(lambda p: loss(p, s, x), p)[1]
 
-            kept = sum(v.size * v.dtype.itemsize for v in jax.tree.leaves(jax.eval_shape(back, params, stats, x)))
-            row = {"network": name, "policy": policy or "(off)", "kept MiB": f"{kept / MIB:.0f}"}
+            size = sum(v.size * v.dtype.itemsize for v in jax.tree.leaves(jax.eval_shape(back, params, stats, x)))
+            row = {"network": name, "policy": policy or "(off)", "kept MiB": f"{size / MIB:.0f}"}
             if args.compile:
                 program = jax.jit(jax.grad(loss)).lower(params, stats, x).compile()
                 row["CPU program MiB"] = f"{program.memory_analysis().temp_size_in_bytes / MIB:.0f}"

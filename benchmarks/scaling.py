@@ -110,8 +110,8 @@ def losses(part: str, table: dict[str, Callable], shapes: list[tuple[int, int]],
 def inside(count: int, seconds: float) -> None:
     """Prints the time of a step on `count` devices and its collectives, from a process that has so many."""
     call, program = step_of(128, count)
-    found = collections.Counter(COLLECTIVE.findall(program.as_text()))
-    print(json.dumps({"ms": common.alternate({0: call}, 2 * seconds)[0], "collectives": dict(found)}))
+    collectives = collections.Counter(COLLECTIVE.findall(program.as_text()))
+    print(json.dumps({"ms": common.alternate({0: call}, 2 * seconds)[0], "collectives": dict(collectives)}))
 
 
 def devices(seconds: float) -> list[dict[str, Any]]:
@@ -120,11 +120,11 @@ def devices(seconds: float) -> list[dict[str, Any]]:
         command = [sys.executable, "-m", "benchmarks.scaling", f"--inside={count}", f"--seconds={seconds}"]
         environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(count), "JAX_PLATFORMS": "cpu"}
         output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
-        found = json.loads(output.splitlines()[-1])
-        first = first or found["ms"]
-        listed = ", ".join(f"{n} {kind}" for kind, n in sorted(found["collectives"].items())) or "none"
-        row = {"part": "devices", "what": "step", "size": count, "ms": f"{found['ms']:.2f}"}
-        rows.append(row | {"over one device": f"{found['ms'] / first:.2f}", "collectives": listed})
+        measured = json.loads(output.splitlines()[-1])
+        first = first or measured["ms"]
+        listed = ", ".join(f"{n} {kind}" for kind, n in sorted(measured["collectives"].items())) or "none"
+        row = {"part": "devices", "what": "step", "size": count, "ms": f"{measured['ms']:.2f}"}
+        rows.append(row | {"over one device": f"{measured['ms'] / first:.2f}", "collectives": listed})
     return rows
 
 

@@ -61,26 +61,28 @@ def configure(name: str, variant: str, seed: int, root: Path) -> ConfigDict:
 
 def effect(name: str, variant: str, seeds: int, root: Path) -> Iterator[dict[str, Any]]:
     """Rows of teachers, baseline, student and all else that the scheme evaluates."""
-    found: dict[str, list[tuple[float, float]]] = {}
+    by_model: dict[str, list[tuple[float, float]]] = {}
     for seed in range(seeds):
         config = configure(name, variant, seed, root)
         fields = ("student", "data", "train", "prepare", "extra", "seed")
-        kept = root / "baselines" / f"{fingerprint({k: plain(config[k]) for k in fields})}.json"
+        stored = root / "baselines" / f"{fingerprint({k: plain(config[k]) for k in fields})}.json"
         wanted = config.baseline
-        config.baseline = wanted and not kept.exists()  # variants of a config mostly share it
+        config.baseline = wanted and not stored.exists()  # variants of a config mostly share it
         directory = root / name / variant.replace(",", "-") / str(seed)
         results = finished(directory, config) or train.run(config, directory)
         if config.baseline:
-            kept.parent.mkdir(exist_ok=True)
-            write_json(kept, results["models"]["baseline"])
+            stored.parent.mkdir(exist_ok=True)
+            write_json(stored, results["models"]["baseline"])
         elif wanted:
-            results["models"]["baseline"] = json.loads(kept.read_text())
+            results["models"]["baseline"] = json.loads(stored.read_text())
         for model, entry in results["models"].items():
-            found.setdefault(model, []).append(accuracies(results, model) if "best" in entry else (_last(entry),) * 2)
+            by_model.setdefault(model, []).append(
+                accuracies(results, model) if "best" in entry else (_last(entry),) * 2
+            )
             for other, scores in entry.get("others", {}).items():
                 values = tuple(100 * scores[w]["test"]["accuracy"] for w in ("last", "best"))
-                found.setdefault(f"{model}: {other}", []).append(values)
-    for model, pairs in found.items():
+                by_model.setdefault(f"{model}: {other}", []).append(values)
+    for model, pairs in by_model.items():
         yield {"config": name, "variant": variant, "what": model, **summary(pairs)}
 
 
@@ -91,15 +93,15 @@ def _last(entry: Mapping[str, Any]) -> float:
 def cost(name: str, variant: str, root: Path) -> float:
     """(time of a step) / (time of a step of `kd`), stages weighted by their steps, medians of interleaved rounds."""
     config = configure(name, variant, 0, root)
-    own = train.jobs_of(config, root / "cost")[0]["student"]
+    job = train.jobs_of(config, root / "cost")[0]["student"]
     config.scheme, config.roles = ConfigDict(part("schemes.offline.build")), ConfigDict()
     config.terms = ConfigDict(compose("kd") if config.teacher.model.name else supervised())
     plainly = train.jobs_of(config, root / "cost")[0]["student"]
     steps: dict[int, list[Any]] = {}  # stages of the same phases share a program and its time
-    for number, stage in enumerate(own.scheme.stages):
+    for number, stage in enumerate(job.scheme.stages):
         steps.setdefault(id(stage.phases), [number, 0])[1] += stage.steps
     with jax.set_mesh(common.one_device()):
-        calls = [_step(plainly, 0, root), *(_step(own, number, root) for number, _ in steps.values())]
+        calls = [_step(plainly, 0, root), *(_step(job, number, root) for number, _ in steps.values())]
         times: list[list[float]] = [[] for _ in calls]
         for _ in range(ROUNDS):
             for call, seconds in zip(calls, times, strict=True):
@@ -133,8 +135,8 @@ def _step(job: Job, number: int, root: Path) -> Callable[[], None]:
 def earlier(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows of the results file that this call did not make anew."""
     path, made = common.RESULTS / "schemes.json", {(row["config"], row["variant"]) for row in rows}
-    known = json.loads(path.read_text())["rows"] if path.exists() else []
-    return [row for row in known if (row["config"], row["variant"]) not in made]
+    recorded = json.loads(path.read_text())["rows"] if path.exists() else []
+    return [row for row in recorded if (row["config"], row["variant"]) not in made]
 
 
 def main() -> None:
@@ -153,11 +155,11 @@ def main() -> None:
             seeds = [root / name / variant.replace(",", "-") / str(seed) / train.RESULTS for seed in range(args.seeds)]
             if args.finished and not all(path.exists() for path in seeds):
                 continue
-            found = list(effect(name, variant, args.seeds, root))
+            effects = list(effect(name, variant, args.seeds, root))
             if args.train_only:
                 continue
             ratio = "-" if args.finished else f"{cost(name, variant, root):.2f}"
-            rows += [{**row, "ratio": ratio if row["what"] == "student" else ""} for row in found]
+            rows += [{**row, "ratio": ratio if row["what"] == "student" else ""} for row in effects]
     if not args.train_only:
         common.write("schemes", [*earlier(rows), *rows], seeds=args.seeds)
 

@@ -38,11 +38,11 @@ def main() -> None:
 
     supervised, scheme, state = runner("supervised")
     model, prepare = scheme.roles["teacher"].model, scheme.prepare
-    seen = jax.jit(lambda b: prepare(b, key, True))(batch)["image"]
+    images = jax.jit(lambda b: prepare(b, key, True))(batch)["image"]
     infer = jax.jit(lambda v, x: model.apply(*v, x, train=False, key=key)[0].logits)
 
     def teacher():
-        return infer(state.frozen["teacher"], seen)
+        return infer(state.frozen["teacher"], images)
 
     rows = []
     for names in args.knowledge:

@@ -106,10 +106,10 @@ def step_ratios(student: str, root: Path, rounds: int) -> list[dict[str, Any]]:
         row = {"student": student, "n": count, "teacher ms": f"{ms['teacher']:.2f}"}
         row |= {"step of one ms": f"{ms['supervised']:.2f}"}
         for how in KINDS:
-            own = ms[f"{how} {count}"]
-            row[f"{how} ms"] = f"{own:.2f}"
-            row[f"{how} / limit"] = f"{own / (ms['teacher'] + count * ms['supervised']):.2f}"
-            row[f"{how} / separate"] = f"{own / (count * ms['distil']):.2f}"
+            ratio = ms[f"{how} {count}"]
+            row[f"{how} ms"] = f"{ratio:.2f}"
+            row[f"{how} / limit"] = f"{ratio / (ms['teacher'] + count * ms['supervised']):.2f}"
+            row[f"{how} / separate"] = f"{ratio / (count * ms['distil']):.2f}"
         rows.append(row)
     return rows
 
@@ -141,11 +141,11 @@ def main() -> None:
     rows = []
     for student in STUDENTS:
         with tempfile.TemporaryDirectory() as scratch, jax.set_mesh(common.one_device()):
-            found = step_ratios(student, Path(scratch), args.rounds)
-        for row in found:
+            ratios = step_ratios(student, Path(scratch), args.rounds)
+        for row in ratios:
             if str(row["n"]) in args.total.split(","):
                 row |= total_ratio(student, row["n"], args.steps)
-        rows += found
+        rows += ratios
     common.write("sweep", rows, rounds=args.rounds, steps=args.steps)
 
 

@@ -154,16 +154,16 @@ def measure(pair: str, rounds: int, compile_too: bool, clock: Callable[[], float
     programs, first = {}, {}
     programs["kd_jax"], counts, first["kd_jax"] = ours(teacher, student, images, labels)
     for name, network in networks.items():
-        found = sum(p.numel() for p in network.parameters())
-        if found != counts[name]:
-            raise AssertionError(f"{pair}: the {name} has {counts[name]} parameters here, {found} in PyTorch.")
-    given = (networks["teacher"], networks["student"], images, labels)
-    programs["eager"], first["eager"] = theirs(*given)
-    programs["channels_last"], first["channels_last"] = theirs(*given, channels_last=True)
-    if (step := torchdistill(*given)) is not None:
+        count = sum(p.numel() for p in network.parameters())
+        if count != counts[name]:
+            raise AssertionError(f"{pair}: the {name} has {counts[name]} parameters here, {count} in PyTorch.")
+    inputs = (networks["teacher"], networks["student"], images, labels)
+    programs["eager"], first["eager"] = theirs(*inputs)
+    programs["channels_last"], first["channels_last"] = theirs(*inputs, channels_last=True)
+    if (step := torchdistill(*inputs)) is not None:
         programs["torchdistill"] = step
     if compile_too:
-        programs["compiled"], first["compiled"] = theirs(*given, compiled=True)
+        programs["compiled"], first["compiled"] = theirs(*inputs, compiled=True)
     seconds: dict[str, list[float]] = {name: [] for name in programs}
     for _ in range(rounds):
         for name, program in programs.items():
@@ -189,11 +189,11 @@ def main() -> None:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # before XLA counts the cores
         torch.set_num_threads(1)
     clock = time.process_time if args.one_core else time.perf_counter
-    about = {"batch": BATCH, "threads": torch.get_num_threads(), "torch": torch.__version__, "rounds": args.rounds}
+    facts = {"batch": BATCH, "threads": torch.get_num_threads(), "torch": torch.__version__, "rounds": args.rounds}
     for pair in args.pairs:
         rows.append(measure(pair, args.rounds, pair in args.compile, clock))
         name = "torch_peer_one_core" if args.one_core else "torch_peer"
-        common.write(name, rows, **about)
+        common.write(name, rows, **facts)
 
 
 if __name__ == "__main__":

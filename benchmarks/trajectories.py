@@ -245,8 +245,8 @@ def main() -> None:
         above += [] if within else [row["method"]]
         if args.steps == STEPS:  # what other methods have in the record stays
             rows = recorded() | {row["method"]: row}
-            about = {"steps": STEPS, "torch": torch.__version__, "without": WITHOUT}
-            common.write("trajectories", [rows[name] for name in CASES if name in rows], **about)
+            facts = {"steps": STEPS, "torch": torch.__version__, "without": WITHOUT}
+            common.write("trajectories", [rows[name] for name in CASES if name in rows], **facts)
     if above:
         raise SystemExit(f"Further from PyTorch than their limit: {', '.join(above)}.")
 

@@ -174,8 +174,8 @@ def itrd(x: Step) -> Tensor:
     c = ((mapped - mapped.mean(0)) / mapped.std(0) * (t - t.mean(0)) / t.std(0)).sum(0) / len(t)
     correlation = torch.log2(((c - 1).abs() ** 2.02).sum())
     s, t = F.normalize(s if s.shape == t.shape else mapped), F.normalize(t)
-    own, joint = s @ s.T, (s @ s.T) * (t @ t.T)
-    mutual = ((own / own.trace()) ** 2 - (joint / joint.trace()) ** 2).sum()
+    gram, joint = s @ s.T, (s @ s.T) * (t @ t.T)
+    mutual = ((gram / gram.trace()) ** 2 - (joint / joint.trace()) ** 2).sum()
     return ce(x) + 2 * correlation + mutual
 
 

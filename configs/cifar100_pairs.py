@@ -35,9 +35,9 @@ from kd_jax.config.presets import FIRST
 
 def title(pair: str, method: str) -> str:
     """With the published accuracies, so that the report shows what to compare with."""
-    known = EXPECTED[pair]
-    found = [f"{n} {known[n]}" for n in ("teacher", "alone", method) if n in known]
-    told = f"published: {', '.join(found)}{pairs.origin(method, pair)}"
+    published = EXPECTED[pair]
+    parts = [f"{n} {published[n]}" for n in ("teacher", "alone", method) if n in published]
+    told = f"published: {', '.join(parts)}{pairs.origin(method, pair)}"
     return f"{' to '.join(split_pair(pair))} on CIFAR-100, {method} ({told})"
 
 

@@ -65,7 +65,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = small_digits()
     labels = {} if variant.knowledge == "response" else supervised()
     terms = [TERMS[name]() for name in variant.knowledge.split("+")]
-    config.terms = ConfigDict({k: v for found in (labels, *terms) for k, v in found.items()})
+    config.terms = ConfigDict({k: v for some in (labels, *terms) for k, v in some.items()})
     if variant.data == "spectrum":
         config.prepare = ConfigDict(part("data.images.modalities.spectrum"))
         config.student.model.kwargs.widths = (8, 16)

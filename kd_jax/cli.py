@@ -58,8 +58,8 @@ def fail(error: Exception) -> NoReturn:
     if _heard.is_set():  # Ctrl-C inside the import of an extension comes out as an ImportError
         raise KeyboardInterrupt from error
     place = place_of(error)
-    known = isinstance(error, ERRORS) or place
-    if os.environ.get("KD_JAX_TRACEBACK") or not known or (isinstance(error, BrokenPipeError) and unread()):
+    explained = isinstance(error, ERRORS) or place
+    if os.environ.get("KD_JAX_TRACEBACK") or not explained or (isinstance(error, BrokenPipeError) and unread()):
         raise error
     where = f" ({place})" if place and place not in str(error) else ""
     message = f"\n{type(error).__name__}: {error}{where}\n(KD_JAX_TRACEBACK=1 shows where.)"

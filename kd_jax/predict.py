@@ -154,8 +154,8 @@ def _read(student: Student, place: Path) -> Any:
         arrays = {name: content[name] for name in content}
     except (ValueError, EOFError, IndexError, OSError) as e:
         raise ValueError(f"{place} cannot be read as {kind}: {e}") from e
-    known = (student.info["preparation"]["entry"], *student.info["fields"])
-    return arrays if len(arrays) > 1 or {*arrays} <= {*known} else next(iter(arrays.values()))
+    entries = (student.info["preparation"]["entry"], *student.info["fields"])
+    return arrays if len(arrays) > 1 or {*arrays} <= {*entries} else next(iter(arrays.values()))
 
 
 def _is_numbers(row: Sequence[str]) -> bool:

@@ -9,9 +9,9 @@ import jax
 
 
 class Keys(NamedTuple):
-    """The root of a run's own randomness, and that of the pictures it sees, which runs of other seeds may share."""
+    """The roots of what is random: `run` in the run itself, `view` in its pictures, which other seeds may share."""
 
-    own: jax.Array
+    run: jax.Array
     view: jax.Array
 
 

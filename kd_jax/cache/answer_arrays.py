@@ -9,24 +9,24 @@ import numpy as np
 SUM = 1e-3  # how far the probabilities of an example may be from 1 together
 
 
-def checked(where: str, given: dict[str, Any], classes: int | None) -> dict[str, np.ndarray]:
+def checked(where: str, arrays: dict[str, Any], classes: int | None) -> dict[str, np.ndarray]:
     """Returns the fields of a cache, in float32: logits, or log_probs, ids and tail; and features as they are named.
 
     `given` has logits, probabilities, or top_log_probs and top_ids, and maybe features:TAP; `where` begins a message.
     Raises ValueError for other names, for what is no number, and where `classes` do not hold an id.
     """
-    features = {name: np.asarray(x, np.float32) for name, x in given.items() if name.startswith("features:")}
-    kinds = {*given} - {*features}
+    features = {name: np.asarray(x, np.float32) for name, x in arrays.items() if name.startswith("features:")}
+    kinds = {*arrays} - {*features}
     made: dict[str, np.ndarray]
     if kinds == {"logits"}:
-        made = {"logits": _logits(where, np.asarray(given["logits"], np.float32))}
+        made = {"logits": _logits(where, np.asarray(arrays["logits"], np.float32))}
     elif kinds == {"probabilities"}:
-        made = {"logits": _logs(where, np.asarray(given["probabilities"], np.float32))}
+        made = {"logits": _logs(where, np.asarray(arrays["probabilities"], np.float32))}
     elif kinds == {"top_log_probs", "top_ids"}:
-        made = _top(where, np.asarray(given["top_log_probs"]), np.asarray(given["top_ids"]), classes)
+        made = _top(where, np.asarray(arrays["top_log_probs"]), np.asarray(arrays["top_ids"]), classes)
     else:
         raise ValueError(
-            f"{where} holds {', '.join(sorted(given)) or 'nothing'}; expected logits, or probabilities, or "
+            f"{where} holds {', '.join(sorted(arrays)) or 'nothing'}; expected logits, or probabilities, or "
             "top_log_probs and top_ids, and maybe features:TAP."
         )
     count = len(next(iter(made.values())))
@@ -86,8 +86,8 @@ def _top(where: str, log_p: np.ndarray, ids: np.ndarray, classes: int | None) ->
             f"{ids.dtype} {ids.shape}."
         )
     if ids.size and (ids.min() < 0 or (classes is not None and ids.max() >= classes)):
-        known = f"0..{classes - 1}" if classes is not None else "0 or more"
-        raise ValueError(f"{where}: top_ids are {known}, got {ids.min()}..{ids.max()}.")
+        allowed = f"0..{classes - 1}" if classes is not None else "0 or more"
+        raise ValueError(f"{where}: top_ids are {allowed}, got {ids.min()}..{ids.max()}.")
     ordered = np.sort(ids, axis=-1)
     if (ordered[..., 1:] == ordered[..., :-1]).any():
         first = int(np.argwhere(ordered[..., 1:] == ordered[..., :-1])[0][0])

@@ -46,18 +46,20 @@ def read(path: Path) -> dict[str, dict[str, np.ndarray]]:
     )
 
 
-def write(path: Path, given: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+def write(path: Path, splits: Mapping[str, Mapping[str, np.ndarray]]) -> None:
     """Writes {split: {field: array}} as .npz, .safetensors or .parquet, as `read` reads them."""
-    flat = {f"{split}_{name}": np.ascontiguousarray(x) for split, fields in given.items() for name, x in fields.items()}
+    flat = {
+        f"{split}_{name}": np.ascontiguousarray(x) for split, fields in splits.items() for name, x in fields.items()
+    }
     if path.suffix == ".npz":
         np.savez(path, **flat)
     elif path.suffix == ".safetensors":
         save_file(flat, path)
     elif path.suffix == ".parquet":
         pa, columns = pyarrow(), {}
-        for name in next(iter(given.values())):
-            columns[name] = pa.array([row.tolist() for fields in given.values() for row in fields[name]])
-        columns["split"] = pa.array([split for split, fields in given.items() for _ in next(iter(fields.values()))])
+        for name in next(iter(splits.values())):
+            columns[name] = pa.array([row.tolist() for fields in splits.values() for row in fields[name]])
+        columns["split"] = pa.array([split for split, fields in splits.items() for _ in next(iter(fields.values()))])
         parquet().write_table(pa.table(columns), path)
     else:
         raise ValueError(f"Answers are written as .npz, .safetensors or .parquet, not {path.name}.")
@@ -126,21 +128,21 @@ def open_cache(folder: Path) -> tuple[dict[str, Answers], dict[str, Store], dict
     for split in SPLITS:
         if not (folder / split).exists():
             continue
-        about = answers.manifest_of(folder / split)["about"]
-        if about["pictures"]["seed"] is not None:
+        manifest = answers.manifest_of(folder / split)["about"]
+        if manifest["pictures"]["seed"] is not None:
             raise CacheError(
                 f"The cache {folder} has answers to augmented pictures, which are those of one config: name it as "
                 "config.teacher.cache.directory. Answers for every run are built without augmentation."
             )
         opened[split] = answers.open_answers(folder / split)
-        kept = about["answers"]
+        store = manifest["answers"]
         taps = tuple(
             name.removeprefix("features:")
             for name in opened[split].fields
             if name.startswith("features:") and not name.endswith("/scale")
         )
-        stores[split] = Store(kept["k"], kept["dtype"], kept["temperature"] or 1.0, taps)
-        examples[split] = about["data"]["sha256"]
+        stores[split] = Store(store["k"], store["dtype"], store["temperature"] or 1.0, taps)
+        examples[split] = manifest["data"]["sha256"]
     return opened, stores, examples
 
 

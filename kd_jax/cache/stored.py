@@ -175,7 +175,7 @@ def write_answers(answers: StoredAnswers, path: str | Path, data: Splits | None 
     fields = {split: dict(one) for split, one in answers.arrays.items()}
     fields |= {split: one.whole() for split, one in answers.opened.items()}
     if path.suffix in answer_files.SUFFIXES:
-        answer_files.write(path, {split: _as_given(answers, one) for split, one in fields.items()})
+        answer_files.write(path, {split: _as_written(answers, one) for split, one in fields.items()})
         return
     if path.suffix not in ("", topk_files.RECORDS):
         raise ValueError(
@@ -185,16 +185,16 @@ def write_answers(answers: StoredAnswers, path: str | Path, data: Splits | None 
         raise ValueError(f"{path}: DistillKit's and MaxText's files hold tokens beside the answers: data= has them.")
     if not answers.store.k and k < 1:
         raise ValueError(f"{path} holds the k likeliest tokens, and the answers are all logits: k= says how many.")
-    given = with_stored("teacher", answers, {"train": data.train})["train"]
-    assert given is not None
-    log_p, ids = _likeliest(answers, given.answers["teacher"].whole(), k)
+    answered = with_stored("teacher", answers, {"train": data.train})["train"]
+    assert answered is not None
+    log_p, ids = _likeliest(answers, answered.answers["teacher"].whole(), k)
     tokens, labels = data.train.in_memory()
     segments = data.train.fields.get("segments", np.ones_like(tokens))
     rows = topk_files.TopK(tokens, labels, segments, ids, log_p, data.train.num_classes)
     (topk_files.write_maxtext if path.suffix else topk_files.write_distillkit)(path, rows)
 
 
-def _as_given(answers: StoredAnswers, fields: Arrays) -> dict[str, np.ndarray]:
+def _as_written(answers: StoredAnswers, fields: Arrays) -> dict[str, np.ndarray]:
     """The arrays that from_answers takes, of the fields of a store."""
     store = answers.store
     features = {f"features:{tap}": np.asarray(unpack(f"features:{tap}", fields)) for tap in store.features}
@@ -205,7 +205,7 @@ def _as_given(answers: StoredAnswers, fields: Arrays) -> dict[str, np.ndarray]:
 
 def _likeliest(answers: StoredAnswers, fields: Arrays, k: int) -> tuple[np.ndarray, np.ndarray]:
     """(log-probabilities, ids) of the k likeliest classes, the likeliest first."""
-    made = _as_given(answers, fields)
+    made = _as_written(answers, fields)
     if answers.store.k:
         log_p, ids = made["top_log_probs"], made["top_ids"].astype(np.int32)
     else:

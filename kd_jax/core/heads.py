@@ -88,10 +88,10 @@ def tail_of(model: Model, variables: tuple[PyTree, PyTree], inputs: Sequence[PyT
     if len(jaxpr.outvars) != 2:
         return None
     jaxpr, target, source = _innermost(jaxpr, *jaxpr.outvars)
-    found: list[Any] = []
-    if target not in _follow(jaxpr, {source}, {target}, found) or target is source:
+    equations: list[Any] = []
+    if target not in _follow(jaxpr, {source}, {target}, equations) or target is source:
         return None
-    return Tail(tuple(eqn.primitive.name for eqn in found), _cap_of(found))
+    return Tail(tuple(eqn.primitive.name for eqn in equations), _cap_of(equations))
 
 
 def _innermost(jaxpr: Any, target: Any, source: Any) -> tuple[Any, Any, Any]:
@@ -114,35 +114,35 @@ def _inner(eqn: Any) -> Any:
     return None
 
 
-def _follow(jaxpr: Any, sources: set[Any], targets: Iterable[Any], found: list[Any]) -> set[Any]:
+def _follow(jaxpr: Any, sources: set[Any], targets: Iterable[Any], equations: list[Any]) -> set[Any]:
     """Adds the equations between the sources and the targets to `found`; returns the values that depend on both."""
-    needed, kept = {id(v) for v in targets}, []
+    needed, between = {id(v) for v in targets}, []
     for eqn in reversed(jaxpr.eqns):
         if any(id(v) in needed for v in eqn.outvars) and not any(v in sources for v in eqn.outvars):
             needed |= {id(v) for v in eqn.invars}
-            kept.append(eqn)
+            between.append(eqn)
     reached = set(sources)
-    for eqn in reversed(kept):
+    for eqn in reversed(between):
         read = [not isinstance(v, Literal) and v in reached for v in eqn.invars]
         if not any(read):
             continue
         inner = _inner(eqn)
         if inner is None:
-            found.append(eqn)
+            equations.append(eqn)
             reached |= {*eqn.outvars}
             continue
         inside = {v for v, depends in zip(inner.invars, read, strict=True) if depends}
         wanted = [v for v, out in zip(inner.outvars, eqn.outvars, strict=True) if id(out) in needed]
-        made = _follow(inner, inside, wanted, found)
+        made = _follow(inner, inside, wanted, equations)
         pairs = zip(inner.outvars, eqn.outvars, strict=True)
         reached |= {out for v, out in pairs if not isinstance(v, Literal) and v in made}
     return reached
 
 
-def _cap_of(found: Sequence[Any]) -> float | None:
+def _cap_of(equations: Sequence[Any]) -> float | None:
     """The number by which what tanh returns is multiplied."""
     values: set[int] = set()
-    for eqn in found:
+    for eqn in equations:
         if eqn.primitive.name == "tanh":
             values |= {id(v) for v in eqn.outvars}
         elif eqn.primitive.name == "mul" and any(id(v) in values for v in eqn.invars):

@@ -156,7 +156,7 @@ class Members:
                 after, metrics = step(before, batch, hyper, key, answers)
                 return (after.params, after.stats, after.opt, after.extra), metrics
 
-            varying = ((state.params, state.stats, state.opt, state.extra), hyper, key.own)
+            varying = ((state.params, state.stats, state.opt, state.extra), hyper, key.run)
             shared = (state.step, state.frozen, *answered(scheme, stage, state, batch, key.view))
             (params, stats, opt, extra), metrics = self._spread(member, mesh, self.how)(varying, shared)
             metrics = jax.lax.with_sharding_constraint(metrics, parallel.replicated(mesh))

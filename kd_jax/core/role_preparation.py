@@ -74,8 +74,8 @@ class RolePreparation:
 
     def inputs(self, paths: Sequence[str]) -> tuple[str, ...]:
         """Returns the paths of a role with those of pictures that it sees in its own form led there."""
-        own = {f"batch.{entry}": f"batch.{self.entry(entry)}" for entry in self.entries}
-        return tuple(own.get(path, path) for path in paths)
+        entries = {f"batch.{entry}": f"batch.{self.entry(entry)}" for entry in self.entries}
+        return tuple(entries.get(path, path) for path in paths)
 
     def entry(self, name: str) -> str:
         """Returns the name of the batch's entry that holds the picture `name` as this network sees it."""
@@ -146,8 +146,8 @@ def role_preparation(
     entries = tuple(p.owner for p in read if p.kind == "batch" and not p.rest and p.owner in ("image", *views))
     if source.entry != "image" or not entries:
         if {*asked} - {"like"} or asked.get("like") == "data":
-            seen = f"{source.name} has {source.entry}" if source.entry != "image" else f"it reads {tuple(inputs)}"
-            raise ValueError(f"{where} is of pictures, and {seen}.")
+            content = f"{source.name} has {source.entry}" if source.entry != "image" else f"it reads {tuple(inputs)}"
+            raise ValueError(f"{where} is of pictures, and {content}.")
         return None
     said = dict(declared(model)) if "like" not in asked else {}
     numbers_said = asked if {*_NORMALISING} & {*asked} else {k: v for k, v in said.items() if k in _NORMALISING}

@@ -64,11 +64,11 @@ def read(folder: Path) -> Table:
         people = {row[0]: (row[1], row[2]) for row in _rows(folder / "ml-100k.user", "\t")[1:]}
     else:
         raise DataNotFound(f"movielens: {folder} holds neither u.data nor ml-100k.inter. {_ADVICE}")
-    numbers = [{name: i for i, name in enumerate(sorted(known, key=int))} for known in (people, titles)]
+    numbers = [{name: i for i, name in enumerate(sorted(ids, key=int))} for ids in (people, titles)]
     if unknown := {row[0] for row in ratings} - set(people) or {row[1] for row in ratings} - set(titles):
         raise ValueError(f"movielens: {folder} has ratings of users or items that it does not list: {min(unknown)}")
     ratings.sort(key=lambda row: float(row[3]))
-    users, items = (np.array([known[row[i]] for row in ratings], np.int32) for i, known in enumerate(numbers))
+    users, items = (np.array([ids[row[i]] for row in ratings], np.int32) for i, ids in enumerate(numbers))
     order = [*numbers[0]]
     ages = np.array([int(people[name][0]) for name in order])
     gender = np.array([people[name][1] == "M" for name in order], np.int32)

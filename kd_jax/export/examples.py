@@ -36,7 +36,7 @@ def of_run(folder: Path, student: Student, most: int = MOST) -> Examples:
     if not configs:
         raise ValueError(f"No run lies around {folder}, so there are no test examples to compare with. {give}")
     fields: dict[str, Any] = json.loads(configs[0].read_text())["config"]["data"]
-    if "given" in fields:
+    if "object" in fields:
         raise ValueError(f"The run's data ({fields['name']}) were given as an object in Python. {give}")
     test = load(fields).test
     batch = test.batch(min(most, len(test)))
@@ -46,11 +46,11 @@ def of_run(folder: Path, student: Student, most: int = MOST) -> Examples:
 def of_file(path: Path, student: Student, most: int = MOST) -> Examples:
     """Returns the examples of a .npy file, or of a .npz with an array for each entry and maybe "label"."""
     try:
-        found = np.load(path, allow_pickle=False)
+        content = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as e:
         raise ValueError(f"--data={path} is no .npy or .npz file of examples: {e}.") from e
     entry = student.info["preparation"]["entry"]
-    arrays = {entry: found} if isinstance(found, np.ndarray) else dict(found)
+    arrays = {entry: content} if isinstance(content, np.ndarray) else dict(content)
     labels = arrays.pop("label", None)
     arrays = {name: value[:most] for name, value in arrays.items()}
     return Examples(check_raw(arrays, student.info), None if labels is None else labels[:most])

@@ -71,11 +71,11 @@ def how_to_load(path: Path) -> str:
 
 def _prepared(student: Student) -> dict[str, Any] | None:
     """The preparation of square pictures of 0..255, None of what no preprocessor_config.json can say."""
-    about = student.info["preparation"]
-    size = about["size"]
-    if about["mean"] is None or about["scale"] != 255 or size is None or size[0] != size[1]:
+    preparation = student.info["preparation"]
+    size = preparation["size"]
+    if preparation["mean"] is None or preparation["scale"] != 255 or size is None or size[0] != size[1]:
         return None
-    return {"size": size[0], "crop": 1.0, "mean": about["mean"], "std": about["std"]}
+    return {"size": size[0], "crop": 1.0, "mean": preparation["mean"], "std": preparation["std"]}
 
 
 def _module(student: Student) -> Any:

@@ -40,13 +40,13 @@ def load(path: Path, model: Any = None) -> Student:
     """
     try:
         with safe_open(path, "np") as file:
-            about = (file.metadata() or {}).get(INFO)
+            text = (file.metadata() or {}).get(INFO)
             arrays = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError) as e:
         raise ValueError(f"{path} is no safetensors file, or is damaged ({e}).") from e
-    if about is None:
+    if text is None:
         raise ValueError(f"{path} was not written by kd_jax.export: its metadata have no {INFO!r}.")
-    info: dict[str, Any] = json.loads(about)
+    info: dict[str, Any] = json.loads(text)
     trees: Mapping[str, Any] = traverse_util.unflatten_dict(arrays, sep=".")
     if model is None and info["architecture"]["name"] is None:
         raise ValueError(f"{path}: {info['architecture']['why']}. Give it: load(path, model=...).")
@@ -61,8 +61,8 @@ def read(path: Path, student: Student) -> Run:
     names = [i.name for i in raw_inputs(student)]
 
     def answer(*arrays: np.ndarray) -> list[np.ndarray]:
-        given = dict(zip(names, arrays, strict=True))
-        return jax.tree.leaves(student.logits(given))
+        batch = dict(zip(names, arrays, strict=True))
+        return jax.tree.leaves(student.logits(batch))
 
     return answer
 

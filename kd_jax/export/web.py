@@ -40,22 +40,22 @@ def write(student: Student, teacher: Student | None, examples: Examples, folder:
     sizes = {role: _network(network, target, role) for role, network in networks.items()}
     shutil.copytree(runtime(), target / "ort")
     entry = student.info["preparation"]["entry"]
-    about = {
+    facts = {
         "title": f"{student.info['data']['name']}: teacher and student in the browser",
         "shape": student.info["input"]["shape"],
         "classes": student.classes or [str(i) for i in range(student.info["data"]["num_classes"])],
         "networks": [{"role": role, "file": f"{role}.onnx", "bytes": size} for role, size in sizes.items()],
         "examples": [np.asarray(x).reshape(-1).tolist() for x in of_each_class(examples, entry)],
     }
-    (target / "index.html").write_text(page(about), encoding="utf-8")
+    (target / "index.html").write_text(page(facts), encoding="utf-8")
     return target
 
 
-def page(about: Mapping[str, Any]) -> str:
+def page(facts: Mapping[str, Any]) -> str:
     """Returns index.html; what it says of the networks stands in it as JSON."""
     template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
-    data = json.dumps(about).replace("<", "\\u003c")
-    return template.replace("{{title}}", escape(str(about["title"]))).replace("{{about}}", data)
+    data = json.dumps(facts).replace("<", "\\u003c")
+    return template.replace("{{title}}", escape(str(facts["title"]))).replace("{{about}}", data)
 
 
 def how_to_load(path: Path) -> str:

@@ -229,8 +229,8 @@ def class_tables(examples: int, labels: np.ndarray | None = None) -> dict[str, A
     if labels is None:
         labels = np.full(examples, -1)
     order = np.argsort(labels, kind="stable")
-    found, first, sizes = np.unique(labels[order], return_index=True, return_counts=True)
-    at = np.searchsorted(found, labels)
+    classes, first, sizes = np.unique(labels[order], return_index=True, return_counts=True)
+    at = np.searchsorted(classes, labels)
     start, size = first[at], np.where(labels < 0, 0, sizes[at])
     return {k: jnp.asarray(v, jnp.int32) for k, v in (("order", order), ("start", start), ("size", size))}
 

@@ -78,8 +78,8 @@ class TwoTowers:
             )
         logits, features, new_stats = {}, {}, {}
         for name, (model, x) in self._towers(inputs).items():
-            own = tuple(t.removeprefix(f"{name}/") for t in taps if t == "*" or t.startswith(f"{name}/"))
-            how = dict(train=train, key=keys[name], taps=own)
+            inside = tuple(t.removeprefix(f"{name}/") for t in taps if t == "*" or t.startswith(f"{name}/"))
+            how = dict(train=train, key=keys[name], taps=inside)
             outputs, new_stats[name] = model.apply(params[name], stats[name], x, **how)
             logits[name] = outputs.logits
             features |= {f"{name}/{tap}": value for tap, value in outputs.features.items()}

@@ -135,9 +135,9 @@ class Regridded(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        own, patches = x[:, : self.leading], x[:, self.leading :].reshape(len(x), *self.grid, x.shape[-1])
+        tokens, patches = x[:, : self.leading], x[:, self.leading :].reshape(len(x), *self.grid, x.shape[-1])
         mean, patches = patches.mean((1, 2)), resize_map(patches, self.target)
-        sources = [own[:, i] if i < self.leading else mean for i in range(self.wanted)]
+        sources = [tokens[:, i] if i < self.leading else mean for i in range(self.wanted)]
         first = [dense(s, self.features, name=f"leading{i}")[:, None] for i, s in enumerate(sources)]
         patches = dense(patches, self.features, name="dense").reshape(len(x), -1, self.features)
         return jnp.concatenate([*first, patches], axis=1)

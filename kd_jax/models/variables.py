@@ -17,18 +17,18 @@ _NOT_STATE = ("intermediates", "perturbations")  # collections of Linen that are
 FORMS = "(params, stats), the dict of a Linen module's init, a TrainState, an NNX module, or its state or split states"
 
 
-def variables_from(given: Any, wanted: Variables) -> Variables:
+def variables_from(source: Any, wanted: Variables) -> Variables:
     """Returns (params, stats) of the structure and shapes of `wanted` from any of FORMS.
 
     Stats may be left out where a network has none, and a Linen module's without the name of their only collection.
     Raises ValueError that names what is missing, left over, or of another shape.
     """
-    for form in (tuple(given), (given, {})) if isinstance(given, (tuple, list)) else ((given, {}),):
+    for form in (tuple(source), (source, {})) if isinstance(source, (tuple, list)) else ((source, {}),):
         pair = meta.unbox(form)
         if jax.tree.structure(pair) == jax.tree.structure(wanted):
             _check_shapes(_by_path(pair), _by_path(wanted))
             return pair
-    values = _values(given)
+    values = _values(source)
     places = {path: _origin(path, values) for path in _by_path(wanted)}
     missing = [_shown(path) for path, origin in places.items() if origin not in values]
     left = [path for path in values if path not in places.values() and path.split("/")[0] not in _NOT_STATE]
@@ -47,24 +47,24 @@ def _by_path(variables: PyTree) -> dict[str, Any]:
     }
 
 
-def _values(given: Any) -> dict[str, Any]:
+def _values(source: Any) -> dict[str, Any]:
     """Everything that was given by its path, whatever holds it; the state of random streams is no part of a network."""
-    if isinstance(given, nnx.Module):
-        given = nnx.state(given)
-    if dataclasses.is_dataclass(given) and hasattr(given, "params"):  # a TrainState of Flax, or one derived from it
-        fields = {f.name: getattr(given, f.name) for f in dataclasses.fields(given)}
+    if isinstance(source, nnx.Module):
+        source = nnx.state(source)
+    if dataclasses.is_dataclass(source) and hasattr(source, "params"):  # a TrainState of Flax, or one derived from it
+        fields = {f.name: getattr(source, f.name) for f in dataclasses.fields(source)}
         state = {k: v for k, v in fields.items() if k in _OF_TRAIN_STATE and isinstance(v, Mapping)}
-        return _values({"params": given.params} if "params" not in given.params else given.params) | _values(state)
-    if isinstance(given, nnx.GraphDef):
+        return _values({"params": source.params} if "params" not in source.params else source.params) | _values(state)
+    if isinstance(source, nnx.GraphDef):
         return {}
-    if isinstance(given, nnx.State):
-        flat = [(path, v) for path, v in nnx.to_flat_state(given) if not isinstance(v, nnx.RngState)]
+    if isinstance(source, nnx.State):
+        flat = [(path, v) for path, v in nnx.to_flat_state(source) if not isinstance(v, nnx.RngState)]
         return {"/".join(map(str, path)): v.get_value() if isinstance(v, nnx.Variable) else v for path, v in flat}
-    if isinstance(given, (tuple, list)):
-        return {path: value for part in given for path, value in _values(part).items()}
-    if isinstance(given, Mapping):
-        return _by_path(meta.unbox(given))
-    raise ValueError(f"they are a {type(given).__name__}; expected {FORMS}")
+    if isinstance(source, (tuple, list)):
+        return {path: value for part in source for path, value in _values(part).items()}
+    if isinstance(source, Mapping):
+        return _by_path(meta.unbox(source))
+    raise ValueError(f"they are a {type(source).__name__}; expected {FORMS}")
 
 
 def _origin(path: str, values: Mapping[str, Any]) -> str:

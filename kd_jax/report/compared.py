@@ -20,9 +20,9 @@ def against_published(
     if not scores or "student" not in measured:
         return ""
     others = {"teacher": "teacher", "baseline": "alone"}
-    known = [f"{word} {scores[role]:.2f}" for role, word in others.items() if role in scores]
+    beside = [f"{word} {scores[role]:.2f}" for role, word in others.items() if role in scores]
     here = [f"{word} {measured[role]}" for role, word in others.items() if role in measured]
-    words = f"Published {scores['student']:.2f} ({'; '.join([published['step'], published['source'], *known])}), "
+    words = f"Published {scores['student']:.2f} ({'; '.join([published['step'], published['source'], *beside])}), "
     words += f"here {measured['student']} ({'; '.join([what, *here])})."
     if held_out:
         words += (

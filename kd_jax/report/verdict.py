@@ -287,8 +287,8 @@ def _cached(teacher: Mapping[str, Any]) -> list[str]:
     if not stored:
         return []
     what = f"{stored['k']} largest log-probabilities and the sum of the rest" if stored["k"] else "logits"
-    own = of_cached_answers(teacher)
-    whose = f"of its {own} too, as it is not on this machine" if own else "its own"
+    kinds = of_cached_answers(teacher)
+    whose = f"of its {kinds} too, as it is not on this machine" if kinds else "its own"
     return [
         f"The teacher's {what} were cached in {stored['dtype']}: agreement, divergence from it and examples are by "
         f"these. The scores in its column are {whose}."

@@ -50,9 +50,9 @@ def build(parts: Parts, standardize: Mapping[str, str], examples: Count[int] = 2
     source = parts.sources["train"]
     rows = np.unique(np.linspace(0, len(source) - 1, min(examples, len(source))).round().astype(int))
     asked = {owner: frozen[owner] for owner in calls_in(standardize.values())}
-    seen = _Seen(parts, asked, dict(standardize), source, rows)
-    extra = {name: _unknown(shape[-1]) for name, shape in seen.shapes().items()}
-    stage = dataclasses.replace(scheme.stages[0], on_enter=seen.standardised)
+    statistics = _Statistics(parts, asked, dict(standardize), source, rows)
+    extra = {name: _unknown(shape[-1]) for name, shape in statistics.shapes().items()}
+    stage = dataclasses.replace(scheme.stages[0], on_enter=statistics.standardised)
     return dataclasses.replace(scheme, stages=(stage, *scheme.stages[1:]), extra={**scheme.extra, **extra})
 
 
@@ -61,7 +61,7 @@ def _unknown(width: int) -> dict[str, Array]:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Seen:
+class _Statistics:
     """What the teachers say of some images of a source."""
 
     parts: Parts
@@ -103,15 +103,15 @@ class _Seen:
 
         old = {name: state.extra[name] for name in self.paths}
         sharding = parallel.batch_sharding(jax.tree.leaves(old)[0].sharding.mesh)
-        found: dict[str, list[np.ndarray]] = {name: [] for name in self.paths}
+        values: dict[str, list[np.ndarray]] = {name: [] for name in self.paths}
         some = subset(self.source, self.rows)
         size = -(-BATCH // sharding.mesh.size) * sharding.mesh.size
         for batch in eval_batches(some, batch_size=size, sharding=sharding):
             real = parallel.on_host(batch["mask"])
             for name, x in parallel.on_host(features(frozen, batch)).items():
-                found[name].append(x[real].reshape(-1, x.shape[-1]))
+                values[name].append(x[real].reshape(-1, x.shape[-1]))
         new = {
-            name: dict(zip(("mean", "matrix"), _phi(name, self.paths[name], found[name]), strict=True)) for name in old
+            name: dict(zip(("mean", "matrix"), _phi(name, self.paths[name], values[name]), strict=True)) for name in old
         }
         placed = parallel.place(new, jax.tree.map(lambda x: x.sharding, old))
         return state.replace(extra={**state.extra, **placed})
@@ -125,8 +125,8 @@ class _Seen:
         return {name: lookup(context, path) for name, path in self.paths.items()}
 
 
-def _phi(name: str, path: str, found: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def _phi(name: str, path: str, values: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     try:
-        return phi_standardization(np.concatenate(found))
+        return phi_standardization(np.concatenate(values))
     except ValueError as e:
         raise ValueError(f"standardize.{name}: {path}: {e}") from e

@@ -26,10 +26,10 @@ def build(parts: Parts, views: Mapping[str, str] | None = None) -> Scheme:
     forward = [Call("student", parts.roles["student"].inputs)] if learns else []
     forward += [Call(name, parts.roles[name].inputs, train=False) for name in teachers]
     for view, path in (views or {}).items():
-        seen = [name for name in parts.roles if f"{name}_{view}" in named]
-        if not seen:
+        readers = [name for name in parts.roles if f"{name}_{view}" in named]
+        if not readers:
             raise ValueError(f"views: no term reads an answer to {view!r}, such as 'student_{view}.logits'.")
-        forward += [Call(name, (path,), train=name == "student", name=f"{name}_{view}") for name in seen]
+        forward += [Call(name, (path,), train=name == "student", name=f"{name}_{view}") for name in readers]
     metrics = watched(parts) if learns else {}
     phase = Phase("student", tuple(forward), parts.terms, parts.make_tx(parts.steps), metrics)
     reference = "teacher" if "teacher" in parts.roles else None

@@ -54,10 +54,10 @@ def _spread(values: list[float]) -> dict[str, float | None]:
 
 
 def _error(std: float | None, noises: list[float | None]) -> float | None:
-    known = [noise for noise in noises if noise is not None]
-    if std is None and not known:
+    errors = [noise for noise in noises if noise is not None]
+    if std is None and not errors:
         return None
-    return math.sqrt((std or 0.0) ** 2 / len(noises) + (statistics.fmean(n**2 for n in known) if known else 0.0))
+    return math.sqrt((std or 0.0) ** 2 / len(noises) + (statistics.fmean(n**2 for n in errors) if errors else 0.0))
 
 
 def rivals(rows: Sequence[Row]) -> list[Row]:

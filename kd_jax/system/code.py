@@ -167,11 +167,11 @@ class Code:
                 self._note(f"the global {name} of {file}", value)
         for module in modules_imported(function.__code__, function.__globals__.get("__package__") or ""):
             try:
-                found = importlib.util.find_spec(module)
+                spec = importlib.util.find_spec(module)
             except (ImportError, ValueError, AttributeError):
                 continue  # it may be there when it is imported; a module that is not has no code
-            if found is not None and found.origin and not is_installed(found.origin):
-                self._file(Path(found.origin))
+            if spec is not None and spec.origin and not is_installed(spec.origin):
+                self._file(Path(spec.origin))
 
     def _class(self, value: type) -> str:
         file = file_of(value)

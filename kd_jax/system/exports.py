@@ -76,6 +76,6 @@ def _exports_near(folder: Path, limit: int = 6) -> list[Path]:
     beside = below[:3]
     for place, patterns in ((folder, below), *((parent, ["", *beside]) for parent in [*folder.parents][:2])):
         inside = (place.glob(f"{pattern}/{SHA256}".lstrip("/")) for pattern in patterns)
-        if place.is_dir() and (found := [*itertools.islice(itertools.chain(*inside), limit)]):
-            return sorted(path.parent for path in found)
+        if place.is_dir() and (folders := [*itertools.islice(itertools.chain(*inside), limit)]):
+            return sorted(path.parent for path in folders)
     return []

@@ -75,10 +75,10 @@ def of_source(source: Source) -> dict[str, str]:
     In memory all values count, wherever they came from. Of a streamed set its size, its labels, its stamp and SAMPLE
     examples spread over it do: reading all of it would take as long as an epoch.
     """
-    about = (source.name, source.num_classes, source.class_names, source.mean, source.std, source.image_shape)
+    facts = (source.name, source.num_classes, source.class_names, source.mean, source.std, source.image_shape)
     arrays = {source.entry: source.images, "label": source.labels, **source.fields}
     made = {name: of_array(array) for name, array in arrays.items() if array is not None}
-    made["description"] = of_texts(map(repr, (*about, len(source), source.end)))
+    made["description"] = of_texts(map(repr, (*facts, len(source), source.end)))
     if source.stamp:
         made["files"] = source.stamp
     if source.fetch is not None:

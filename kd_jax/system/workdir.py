@@ -124,12 +124,12 @@ def _changed_fields(old: Any, new: Any) -> list[str]:
 
 
 def _refusal(folders: str, fields: Sequence[str], things: Sequence[str]) -> str:
-    given = "; ".join(dict.fromkeys(things))
+    differences = "; ".join(dict.fromkeys(things))
     if not fields:
         back = "Take it back to resume or read that run, or choose another --workdir."
-        return f"{folders} holds a run that was given something else: {given}. {back}"
+        return f"{folders} holds a run that was given something else: {differences}. {back}"
     first = f"Another config was run in {folders}; this one cannot resume it. These fields differ:"
-    more = [f"And it was given something else: {given}."] if given else []
+    more = [f"And it was given something else: {differences}."] if differences else []
     last = "Take them back to resume, or choose another --workdir."
     return "\n".join([first, *dict.fromkeys(fields), *more, last])
 

@@ -79,15 +79,15 @@ def terms(source: Any, entry: str, pair: str, scale: float) -> dict[str, Term]:
 
 def check(outputs: Outputs, batch: Mapping[str, Any], entries: tuple[str, ...]) -> None:
     """Raises ValueError unless what is scored is [batch, width]."""
-    size, found = batch["label"].shape[0], outputs.logits
-    if entries and not isinstance(found, Mapping):
+    size, output = batch["label"].shape[0], outputs.logits
+    if entries and not isinstance(output, Mapping):
         raise ValueError(
             f"its output is one array, and config.task.kwargs names the entries {', '.join(entries)} of it"
         )
     for name in entries:
-        if name not in found:
-            raise ValueError(f"its output has no entry {name!r}. {near(name, found)}")
-    for name, x in {name: found[name] for name in entries}.items() if entries else [("", found)]:
+        if name not in output:
+            raise ValueError(f"its output has no entry {name!r}. {near(name, output)}")
+    for name, x in {name: output[name] for name in entries}.items() if entries else [("", output)]:
         shape = getattr(x, "shape", None)
         if shape is None or len(shape) != 2 or shape[0] != size:
             what = f"entry {name!r} of its output" if name else "its output"
@@ -96,8 +96,8 @@ def check(outputs: Outputs, batch: Mapping[str, Any], entries: tuple[str, ...]) 
 
 def collect(run: Run, batch: Mapping[str, Array], key: Array, entry: str, pair: str) -> dict[str, Array]:
     """Returns the embeddings, and the labels."""
-    found = run().logits
-    arrays = {"embedding": found[entry], "pair": found[pair]} if pair else {"embedding": found}
+    output = run().logits
+    arrays = {"embedding": output[entry], "pair": output[pair]} if pair else {"embedding": output}
     return {**arrays, "label": batch["label"]}
 
 

@@ -90,11 +90,11 @@ def metrics_of(scores: Array, labels: Array) -> dict[str, Array]:
     gains = 1 / jnp.log2(jnp.arange(hits.shape[1]) + 2.0)[None]
     positives = (labels > 0).sum(1)
     ideal = jnp.where(jnp.arange(hits.shape[1])[None] < positives[:, None], gains, 0.0).sum(1)
-    found = hits.sum(1)
+    hit_count = hits.sum(1)
     return {
         "ndcg": (hits * gains).sum(1) / jnp.maximum(ideal, 1e-6),
-        "hit_rate": (found > 0).astype(jnp.float32),
-        "recall": found / jnp.maximum(positives, 1),
+        "hit_rate": (hit_count > 0).astype(jnp.float32),
+        "recall": hit_count / jnp.maximum(positives, 1),
         "nll": chosen_nll(scores, labels),
     }
 

@@ -55,7 +55,7 @@ def _is_place(value: Any) -> bool:
 
 
 def info_of(
-    role: str, scheme: Scheme, source: Source, about: About, which: str, scores: Mapping[str, Any], seed: int
+    role: str, scheme: Scheme, source: Source, facts: About, which: str, scores: Mapping[str, Any], seed: int
 ) -> dict[str, Any]:
     """Returns model.json of a role at its "last" or "best" step, without checksums; `scores` are {split: {entry: ...}}.
 
@@ -70,14 +70,14 @@ def info_of(
         "role": role,
         "main": calls_in(entry_paths(scheme.evaluate[0])[:1]) == {role},
         "which": which,
-        "architecture": architecture(scheme.roles[role].model, about.origins),
+        "architecture": architecture(scheme.roles[role].model, facts.origins),
         "entry": entries[0],
         "entries": entries,
         "inputs": list(scheme.roles[role].inputs),
         "input": raw[source.entry],
         "fields": {name: spec for name, spec in raw.items() if name not in (*BATCH, source.entry)},
         "label": raw["label"],
-        "preparation": _preparation(about.prepare or scheme.prepare, source, raw[source.entry]),
+        "preparation": _preparation(facts.prepare or scheme.prepare, source, raw[source.entry]),
         "task": {
             "name": task.name,
             "predicts": task.predicts,

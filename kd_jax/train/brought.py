@@ -26,14 +26,14 @@ def brought(
     """Returns (the networks by role as Models, what the caller has of the parameters of teachers, by name)."""
     if not isinstance(teachers, Mapping):
         raise ValueError(f"teachers is {{name: network, or (network, variables)}}, not a {type(teachers).__name__}.")
-    given = {"student": (student, None), "teacher": (teacher, teacher_variables)}
+    pairs = {"student": (student, None), "teacher": (teacher, teacher_variables)}
     for name, value in teachers.items():
-        if name in given or not (isinstance(name, str) and name.isidentifier()):
+        if name in pairs or not (isinstance(name, str) and name.isidentifier()):
             raise ValueError(f"teachers: {name!r} is no name for a further one; student and teacher have arguments.")
-        given[name] = value if isinstance(value, tuple) and len(value) == 2 else (value, None)
-    networks = {name: as_model(network) for name, (network, _) in given.items() if network is not None}
-    variables = {name: value for name, (_, value) in given.items() if value is not None}
-    for name, (network, value) in given.items():
+        pairs[name] = value if isinstance(value, tuple) and len(value) == 2 else (value, None)
+    networks = {name: as_model(network) for name, (network, _) in pairs.items() if network is not None}
+    variables = {name: value for name, (_, value) in pairs.items() if value is not None}
+    for name, (network, value) in pairs.items():
         if name == "student" and isinstance(network, HostModel):
             raise ValueError("student: host_model(fn) has no parameters, so that it can teach and cannot learn.")
         if isinstance(network, HostModel):
@@ -60,7 +60,7 @@ def note_objects(
     with config.unlocked():
         for role, model in models.items():
             fields = config.teachers[role] if role in config.teachers else config[role]
-            fields.model = ConfigDict({"name": name_of(model), "kwargs": {"given": plain(model)}})
+            fields.model = ConfigDict({"name": name_of(model), "kwargs": {"network": plain(model)}})
             if role in handed and not fields.preparation and not declared(model):
                 fields.preparation = ConfigDict({"like": "raw"})
             if isinstance(model, HostModel) and model.cached and not fields.cache.directory:
@@ -70,7 +70,7 @@ def note_objects(
             train, labelled = data.train, int(data.train.labelled.sum())
             acting = _acting_on_objects(config, train.name)
             config.data = ConfigDict({"name": train.name, **acting})
-            config.data.given = f"{len(train)} examples of shape {train.image_shape}, {labelled} with a label"
+            config.data.object = f"{len(train)} examples of shape {train.image_shape}, {labelled} with a label"
     return config
 
 

@@ -51,8 +51,8 @@ def _check_labels(job: Job, source: Source, where: str, trained: bool) -> None:
         raise ValueError(
             f"{job.name}: the labels of {where} are {low}..{high}; they must be 0..{source.num_classes - 1}, -1 = none."
         )
-    known = labels[labels >= 0]
-    if trained and job.name != "student" and len(known) and known.min() == high:
+    classes = labels[labels >= 0]
+    if trained and job.name != "student" and len(classes) and classes.min() == high:
         raise ValueError(
             f"{job.name}: all labels of {where} are {high}: from one class there is nothing to learn. Other data are "
             "needed, or config.baseline=False where only the teacher's answers matter."

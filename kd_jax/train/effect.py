@@ -51,15 +51,15 @@ def _check_preparations(job: Job, scheme: Scheme) -> None:
 
 
 def _check_shown(job: Job, scheme: Scheme, call: Call, changed: bool) -> None:
-    seen = scheme.roles[call.role].preparation
-    own = [seen.entry(entry) for entry in seen.entries] if seen is not None else []
-    if not any(entry in path for entry in own for path in scheme.roles[call.role].inputs):
+    preparation = scheme.roles[call.role].preparation
+    entries = [preparation.entry(entry) for entry in preparation.entries] if preparation is not None else []
+    if not any(entry in path for entry in entries for path in scheme.roles[call.role].inputs):
         return  # it sees what everybody does, or its answers are stored
-    if changed or not any(entry in path for entry in own for path in call.inputs):
+    if changed or not any(entry in path for entry in entries for path in call.inputs):
         what = "pictures that it changes" if changed else f"{call.inputs}"
         raise ValueError(
             f"{job.name}: the scheme shows the {call.role} {what}, normalised as the data are, and its preparation is "
-            f"{seen.text()}: preparation.like='data' shows it what the student sees."
+            f"{preparation.text()}: preparation.like='data' shows it what the student sees."
         )
 
 

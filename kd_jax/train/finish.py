@@ -81,7 +81,7 @@ def export(run: Fit, state: TrainState, directory: Path, told: Mapping[str, Any]
         if role.group is not None:
             others = {other: role_variables(state, run.scheme, other)[0] for other in roles_read(role.inputs)}
             arrays = exported(*role_variables(state, run.scheme, name), extra_inputs(role, state.extra))
-            info = info_of(name, run.scheme, source, run.about, **told)
+            info = info_of(name, run.scheme, source, run.facts, **told)
             save_tree(directory / name, arrays, info, params_inputs(role, others), texts_of(source))
 
 

@@ -71,7 +71,7 @@ class Fit:
     record: dict[str, Any]
     members: Runs
     resumed: bool = False
-    about: About = dataclasses.field(default_factory=About)
+    facts: About = dataclasses.field(default_factory=About)
 
     @property
     def prefixes(self) -> list[str]:
@@ -147,7 +147,7 @@ class Fit:
                 state = self.fresh(state, number)
             return state
 
-        shapes = jax.eval_shape(create, self.keys.own, variable_shapes(self.scheme, self.inputs))
+        shapes = jax.eval_shape(create, self.keys.run, variable_shapes(self.scheme, self.inputs))
         shardings = self.members.shardings(shapes, self.settings.rules, self.mesh)
         return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 

@@ -58,7 +58,7 @@ def digests_of(
         digests["shapes"] = {role: identity.of_shapes(tree) for role, tree in shapes.get(name, {}).items()}
         digests["files"] = {field: _of_file(path, files) for field, path in _paths(config, name if alone else "")}
         digests["variables"] = {} if alone else variables
-        made[name] = {kind: found for kind, found in digests.items() if found}
+        made[name] = {kind: digest for kind, digest in digests.items() if digest}
     return made
 
 
@@ -70,8 +70,8 @@ def with_digests(jobs: Mapping[str, Job], digests: Mapping[str, Digests]) -> dic
     jobs = {name: dataclasses.replace(job, digests=digests[name]) for name, job in jobs.items()}
     caches = dict(jobs["student"].caches)
     for name in caches.keys() & digests.keys():
-        given = {kind: found for kind, found in digests[name].items() if kind != "shapes"}
-        caches[name] = dataclasses.replace(caches[name], trained={**caches[name].trained, "digests": given})
+        trained = {kind: digest for kind, digest in digests[name].items() if kind != "shapes"}
+        caches[name] = dataclasses.replace(caches[name], trained={**caches[name].trained, "digests": trained})
     for name, cache in caches.items():
         if isinstance(cache.role.model, HostModel):  # its parameters, by which other teachers are told apart, are none
             caches[name] = of_network(cache, digests["student"]["networks"].get(name, ""))

@@ -65,7 +65,7 @@ def with_origins(
     """Returns the jobs whose exports tell of the models that the config's `named` {role: {name, kwargs}} made."""
     origins = origins_of({role: (models[role], *_factory(fields, source)[:2]) for role, fields in named.items()})
     return {
-        name: dataclasses.replace(job, about=dataclasses.replace(job.about, origins=origins))
+        name: dataclasses.replace(job, facts=dataclasses.replace(job.facts, origins=origins))
         for name, job in jobs.items()
     }
 
@@ -120,7 +120,7 @@ class Job:
     config: dict[str, Any]  # what it depends on: the same config resumes, another is refused
     caches: Mapping[str, TeacherCache] = dataclasses.field(default_factory=dict)  # of the teachers that it asks no more
     digests: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)  # of data, variables, code, ...
-    about: About = dataclasses.field(default_factory=About)  # what its exports say
+    facts: About = dataclasses.field(default_factory=About)  # what its exports say
 
     @property
     def source(self) -> Source:
@@ -191,17 +191,17 @@ def _job(
 ) -> Job:
     """A training that learns `terms` (None: the task's) by `build` (None: config.scheme); `depends` identify it."""
     # A teacher is the student of its own training, and config.optimizers.student is not its optimizer.
-    own = {} if name in teachers_of(config) else None
-    scheme = make_scheme(config, train, terms, roles, sources, build, extra, own)
+    group_optimizers = {} if name in teachers_of(config) else None
+    scheme = make_scheme(config, train, terms, roles, sources, build, extra, group_optimizers)
     common = ("prepare", "extra", "task", "summary", "log_every", "eval_every")
     depends = {**depends, **{k: config[k] for k in common}}
     if view_seed is not None:
         depends["view_seed"] = view_seed
     steps = sum(stage.steps for stage in scheme.stages)
     settings = make_settings(config, train, steps, seed, view_seed, rules)
-    about = About(prepare_of(config, train, sources["train"], roles))
+    facts = About(prepare_of(config, train, sources["train"], roles))
     identity = {k: plain(v) for k, v in depends.items()}
-    return Job(name, scheme, sources, settings, directory / name, identity, about=about)
+    return Job(name, scheme, sources, settings, directory / name, identity, facts=facts)
 
 
 def _teacher_job(

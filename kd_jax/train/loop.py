@@ -48,7 +48,7 @@ def fit(
     title: str = "",
     members: Runs | None = None,
     watch: Watch | None = None,
-    about: About | None = None,
+    facts: About | None = None,
 ) -> dict[str, Any]:
     """Trains `scheme` and returns what done.json holds: the last step and the best by validation, on every split.
 
@@ -61,7 +61,7 @@ def fit(
     """
     with workdir.locked(directory), jax.set_mesh(mesh):
         run = begin(scheme, sources, settings, mesh, Checkpoints(directory / "checkpoints", settings.keep), members)
-        run.about = about or About()
+        run.facts = facts or About()
         step, steps, lead = int(run.state.step), run.bounds[-1], parallel.is_lead()
         progress = Progress(title, steps, step, settings.batch_size, enabled=lead)
         if run.resumed:
@@ -116,7 +116,7 @@ def begin(
     run = Fit(scheme, {}, None, keys, sources, settings, mesh, checkpoints, record, members)
     shapes = batch_shapes(sources[scheme.stages[0].data], settings.batch_size)
     run.scheme, run.inputs = bind(scheme, shapes, settings.accumulate)
-    run.state = create_state(run.scheme, run.first, run.abstract(0), create_keys().own)
+    run.state = create_state(run.scheme, run.first, run.abstract(0), create_keys().run)
     if newest := checkpoints.restore_newest(run.template):
         run.state, run.record, run.resumed = *newest, True
     return run

@@ -69,10 +69,10 @@ def cause_of(run: Fit, step: int) -> str:
             return f"Of the {role}, which is frozen, {wrong}."
 
     def count(state: TrainState, raw: Mapping[str, Array], key: Array) -> dict[str, Array]:
-        seen, answers = answered(run.scheme, stage, state, raw, key)
+        prepared, answers = answered(run.scheme, stage, state, raw, key)
         rows: dict[str, Array] = {}
         for phase, said in zip(stage.phases, answers or [{}] * len(stage.phases), strict=True):
-            for who, value in _read(phase, {"batch": seen, **said}):
+            for who, value in _read(phase, {"batch": prepared, **said}):
                 rows[who] = rows.get(who, False) | _rows_lost(value, len(raw["index"]))
         return {who: lost.sum() for who, lost in rows.items()}
 

@@ -108,7 +108,7 @@ def collect(
     models = {name: model_entry(name, config, finished, teacher_scores, jobs, costs_of.get(name, {})) for name in names}
     if _is_scored(models.get(jobs["student"].scheme.reference or "", {})):
         _say_what_rows_lack(task, models)
-    sections = _sections(config, finished, models, networks, jobs["student"], splits) + _seen(models)
+    sections = _sections(config, finished, models, networks, jobs["student"], splits) + _inputs_section(models)
     title = " to ".join(models[n]["name"] for n in ("teacher", "student") if n in models)
     return {
         "schema": SCHEMA,
@@ -147,7 +147,7 @@ def _sections(
     return sections
 
 
-def _seen(models: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _inputs_section(models: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What each network is shown of a picture, where it is not the same for all."""
     rows = [[name, model["preparation"]["sees"]] for name, model in models.items() if "preparation" in model]
     if len({sees for _, sees in rows}) < 2:

@@ -28,8 +28,12 @@ def shown(
 ) -> Role:
     """Returns the role with what its `preparation` says that it is shown of the pictures of a source."""
     why = HANDED if dict(fields["preparation"]) == {"like": "raw"} else ""
-    seen = role_preparation(name, fields["preparation"], role.model, source, role.inputs, views, place, why)
-    return role if seen is None else dataclasses.replace(role, preparation=seen, inputs=seen.inputs(role.inputs))
+    preparation = role_preparation(name, fields["preparation"], role.model, source, role.inputs, views, place, why)
+    return (
+        role
+        if preparation is None
+        else dataclasses.replace(role, preparation=preparation, inputs=preparation.inputs(role.inputs))
+    )
 
 
 def teacher_role(model: Model, config: ConfigDict) -> Role:

@@ -113,9 +113,9 @@ def run(
     networks, variables = brought(student, teacher, teacher_variables, teachers or {})
     config = note_objects(config, networks, data, {*variables})
     jobs, splits = checked_jobs(config, directory, mesh, networks, data, variables)
-    variables = {name: handed_over(given, jobs["student"], name) for name, given in variables.items()}
-    for name, given in variables.items():
-        require_numbers("teacher_variables" if name == "teacher" else f"the variables of {name}", given)
+    variables = {name: handed_over(value, jobs["student"], name) for name, value in variables.items()}
+    for name, value in variables.items():
+        require_numbers("teacher_variables" if name == "teacher" else f"the variables of {name}", value)
     check_run(config, jobs)
     check_jobs(jobs)
     if until not in ("", "cache") or (until and not jobs["student"].caches):
@@ -189,7 +189,7 @@ def checked_jobs(
         check_data(job)
         first = job.sources.get(job.scheme.stages[0].data) or splits.train
         shapes[name] = check_job(job, batch_shapes(first, job.settings.batch_size), mesh)
-    variables = {name: handed_over(given, jobs["student"], name) for name, given in handed.items()}  # in one form
+    variables = {name: handed_over(value, jobs["student"], name) for name, value in handed.items()}  # in one form
     return with_digests(jobs, digests_of(config, planned, shapes, networks or {}, variables)), splits
 
 

@@ -42,7 +42,7 @@ def make_scheme(
     sources: Mapping[str, Source | None],
     build: Callable[[Parts], Scheme] | None = None,
     extra: Mapping[str, Any] | None = None,
-    own: Mapping[str, Any] | None = None,
+    group_optimizers: Mapping[str, Any] | None = None,
 ) -> Scheme:
     """Returns the scheme (config.scheme if no `build` is given) with terms, optimizers, and view of the data.
 
@@ -54,7 +54,7 @@ def make_scheme(
 
     def make_tx(count: int, group: str = "student") -> optax.GradientTransformation:
         groups.add(group)
-        groups_own = config.optimizers if own is None else own
+        groups_own = config.optimizers if group_optimizers is None else group_optimizers
         return optimizers.make_optimizer(groups_own.get(group) or train["optimizer"], count)
 
     prepare = prepare_of(config, train, source, roles)
@@ -75,8 +75,8 @@ def prepare_of(config: ConfigDict, train: Mapping[str, Any], source: Source, rol
     views = dict(train["views"])
     if any(teacher.view == "clean" for teacher in teachers_of(config).values()):
         views[CLEAN] = ()
-    seen = tuple(r.preparation for r in roles.values() if r.preparation is not None and r.preparation.entries)
-    return preparation_of({**train, "views": views}, source, config.prepare, seen)
+    preparations = tuple(r.preparation for r in roles.values() if r.preparation is not None and r.preparation.entries)
+    return preparation_of({**train, "views": views}, source, config.prepare, preparations)
 
 
 def terms_of(task: Task, fields: Mapping[str, Any] | None, source: Source, steps: int) -> dict[str, Term]:

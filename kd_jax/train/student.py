@@ -144,16 +144,16 @@ def inputs_of(batch: Mapping[str, Any], info: Mapping[str, Any], fixed: Mapping[
 
 def prepared(batch: Mapping[str, Any], info: Mapping[str, Any]) -> Mapping[str, Any]:
     """Returns the batch as the network saw it in evaluation, from raw entries without labels."""
-    about = info["preparation"]
+    preparation = info["preparation"]
     count, label = len(next(iter(batch.values()))), info["label"]
     rows = jnp.arange(count, dtype=jnp.int32)
     none = -1 if label["dtype"].startswith("int") else jnp.nan
     labels = jnp.full((count, *label["shape"]), none, label["dtype"])
     whole = {"label": labels, "labelled": jnp.zeros(count, bool), "index": rows, "view": jnp.zeros_like(rows), **batch}
-    described = about["prepare"]
+    described = preparation["prepare"]
     if described is not None and "why" in described:
         raise ValueError(f"The inputs of this network cannot be prepared here: {described['why']}.")
-    if described is None or about["entry"] not in batch:
+    if described is None or preparation["entry"] not in batch:
         return whole
     return rebuild(described)(whole, jax.random.key(0), False)
 
@@ -184,17 +184,19 @@ def load(path: str | Path, model: Any = None, which: str = "", entry: str = "") 
     inputs = jax.eval_shape(lambda one, fixed: inputs_of(one, info, fixed), one, {**fixed, **base})
     params, stats = jax.eval_shape(network.init, jax.random.key(0), *inputs)
     tree = load_tree(folder, exported(params, stats, fixed))
-    params, stats, given = jax.device_put((tree["params"], tree.get("stats", stats), tree.get("given", {})))
-    return Student(info, network, params, stats, {**given, **jax.device_put(base)}, entry, tokenizer)
+    params, stats, extra = jax.device_put((tree["params"], tree.get("stats", stats), tree.get("given", {})))
+    return Student(info, network, params, stats, {**extra, **jax.device_put(base)}, entry, tokenizer)
 
 
 def _built(folder: Path, info: Mapping[str, Any], model: Any) -> Model:
     if model is not None:
         return as_model(model)
-    about, give = info["architecture"], f"Give it: kd_jax.load({str(folder)!r}, model=...)."
-    if about["name"] is None:
-        raise ValueError(f"{folder} is a {about['class']} that only its author's code builds: {about['why']}. {give}")
+    architecture, give = info["architecture"], f"Give it: kd_jax.load({str(folder)!r}, model=...)."
+    if architecture["name"] is None:
+        raise ValueError(
+            f"{folder} is a {architecture['class']} that only its author's code builds: {architecture['why']}. {give}"
+        )
     try:
-        return as_model(rebuild(about))
+        return as_model(rebuild(architecture))
     except (ValueError, TypeError) as e:
-        raise ValueError(f"{folder}: its network {about['name']} cannot be built here: {e} {give}") from e
+        raise ValueError(f"{folder}: its network {architecture['name']} cannot be built here: {e} {give}") from e

@@ -57,8 +57,8 @@ def teach(
     shapes = check_starts(config, student, context, jobs.get("baseline"))
     taught: dict[str, Taught] = {}
     for name in teachers_of(config):
-        own = (handed or {}).get(name)
-        jobs, taught[name] = _teach_one(config, jobs, name, own, shapes.get(name), mesh)
+        variables = (handed or {}).get(name)
+        jobs, taught[name] = _teach_one(config, jobs, name, variables, shapes.get(name), mesh)
     start = _start_of_student(config, student, taught, shapes) if config.student.initial.name else None
     for name in (name for name in SHARING if name in jobs):
         scheme = jobs[name].scheme
@@ -241,7 +241,7 @@ def finish_or_resume(job: Job, mesh: Mesh, members: Runs | None = None, watch: W
         parallel.on_lead(lambda: check_exports(job, results))
         print(f"{job.name}: read from {job.directory}, finished {results['finished']}; it was not trained again")
         return results
-    return fit(job.scheme, job.sources, job.settings, job.directory, mesh, job.name, members, watch, job.about)
+    return fit(job.scheme, job.sources, job.settings, job.directory, mesh, job.name, members, watch, job.facts)
 
 
 def export_of(job: Job, which: str) -> Path:

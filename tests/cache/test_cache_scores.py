@@ -23,31 +23,31 @@ def teacher_of(results):
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory):
+def asked(tmp_path_factory):
     """The scores of the teacher that is asked in every step."""
     return teacher_of(run(without_hint(configure()), tmp_path_factory.mktemp("own")))["last"]
 
 
 @pytest.mark.parametrize("cache", ROUGH, ids=str)
-def test_the_scores_are_the_teachers_own(own, tmp_path, cache):
+def test_the_scores_are_the_teachers_own(asked, tmp_path, cache):
     results = run(without_hint(configure(str(tmp_path / "cache"), **cache)), tmp_path / "run")
-    assert teacher_of(results)["last"] == own  # not those of the distribution that the cache holds
+    assert teacher_of(results)["last"] == asked  # not those of the distribution that the cache holds
     assert teacher_of(results)["answers"] == {"k": 0, "dtype": "float32", **cache}
     exact = run(without_hint(configure(str(tmp_path / "exact"))), tmp_path / "other")
     assert "answers" not in teacher_of(exact) and not (tmp_path / "exact" / SCORES).exists()
 
 
-def test_they_are_kept_beside_the_answers_for_each_set_of_labels(own, tmp_path, monkeypatch):
+def test_they_are_kept_beside_the_answers_for_each_set_of_labels(asked, tmp_path, monkeypatch):
     config = without_hint(configure(str(tmp_path / "cache"), k=1))
     run(config, tmp_path / "a")
     before = (tmp_path / "cache" / SCORES).read_text()
-    assert teacher_of(run(config, tmp_path / "b"))["last"] == own
+    assert teacher_of(run(config, tmp_path / "b"))["last"] == asked
     assert (tmp_path / "cache" / SCORES).read_text() == before
     train, validation, test = splits()  # the same pictures, whose labels are others
     parts = {"train": train.in_memory(), "validation": validation.in_memory()}
     other = from_arrays(**parts, test=(test.images, (test.labels + 1) % 3), names=3)
     scores = teacher_of(run(config, tmp_path / "c", data=other))["last"]
-    assert scores["validation"] == own["validation"] and scores["test"]["nll"] != own["test"]["nll"]
+    assert scores["validation"] == asked["validation"] and scores["test"]["nll"] != asked["test"]["nll"]
     assert len(json.loads((tmp_path / "cache" / SCORES).read_text())) == 2
 
 

@@ -84,11 +84,11 @@ def test_files_of_answers(tmp_path, teacher, kind):
     if kind == ".parquet":
         pytest.importorskip("pyarrow")
     logits = logits_of(teacher, data())
-    given = {s: {"logits": x, "features:embedding": np.tanh(x[:, :2])} for s, x in logits.items()}
+    splits = {s: {"logits": x, "features:embedding": np.tanh(x[:, :2])} for s, x in logits.items()}
     path = tmp_path / f"answers{kind}"
-    answer_files.write(path, given)
+    answer_files.write(path, splits)
     read = kd_jax.from_answers(path)
-    for split, fields in given.items():
+    for split, fields in splits.items():
         np.testing.assert_array_equal(read.arrays[split]["logits"], fields["logits"])
         np.testing.assert_array_equal(read.arrays[split]["features:embedding"], fields["features:embedding"])
     assert read.store.features == ("embedding",)

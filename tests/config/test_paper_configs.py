@@ -61,8 +61,8 @@ def test_the_virtual_teacher_of_tf_kd_is_that_of_the_authors_code():
     d[7] = 0.99
     q = np.exp(d / 20) / np.exp(d / 20).sum()
     log_p = logits[0] - np.log(np.exp(logits[0]).sum())
-    found = virtual_teacher_loss(logits.astype(np.float32), np.array([7]), **term.kwargs)
-    np.testing.assert_allclose(found, [(q * (np.log(q) - log_p)).sum()], rtol=1e-5)
+    value = virtual_teacher_loss(logits.astype(np.float32), np.array([7]), **term.kwargs)
+    np.testing.assert_allclose(value, [(q * (np.log(q) - log_p)).sum()], rtol=1e-5)
 
 
 def narrow(model) -> None:

@@ -76,14 +76,14 @@ def test_taps_come_from_the_paths():
 
 def seen_by(term, context, kwargs=None):
     """What the loss of a term is called with, inputs first."""
-    seen = []
+    calls = []
 
     def fn(*arrays, **options):
-        seen.append((arrays, options))
+        calls.append((arrays, options))
         return jnp.zeros(2)
 
     term_value("t", dataclasses.replace(term, fn=fn), context, kwargs or {})
-    return seen[0]
+    return calls[0]
 
 
 def test_masked_rows_are_cleared_before_the_loss():

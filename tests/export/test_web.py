@@ -74,5 +74,5 @@ def test_page(page_of, tmp_path):
 def test_nothing_is_loaded_from_elsewhere():
     text = web.page({"title": "<b>", "shape": [8, 8, 1], "classes": ["</script>"], "networks": [], "examples": []})
     assert "http" not in text and "<b>" not in text and '"</script>' not in text
-    about = text.partition('id="about">')[2].partition("</script>")[0]
-    assert json.loads(about)["classes"] == ["</script>"]
+    facts = text.partition('id="about">')[2].partition("</script>")[0]
+    assert json.loads(facts)["classes"] == ["</script>"]

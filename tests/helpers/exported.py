@@ -69,8 +69,8 @@ def student_of(name, shape=(8, 8, 1), seed=0):
     """The network of a name with drawn values; images are uint8, prepared by mean .5 and deviation .25."""
     model, tokens = as_model(NETWORKS[name]()), name not in IMAGES
     shape, dtype, entry = ((LENGTH,), "int32", "tokens") if tokens else (shape, "uint8", "image")
-    seen = jax.ShapeDtypeStruct((1, *shape), "int32" if tokens else "float32")
-    params, stats = jax.eval_shape(model.init, jax.random.key(0), seen)
+    example = jax.ShapeDtypeStruct((1, *shape), "int32" if tokens else "float32")
+    params, stats = jax.eval_shape(model.init, jax.random.key(0), example)
     rng = np.random.default_rng(seed)
     params, stats = jax.tree.map(lambda x: rng.uniform(0.1, 0.5, x.shape).astype(x.dtype), (params, stats))
     params = jax.tree.map(lambda x: x - 0.3 if x.ndim > 1 else x, params)

@@ -95,10 +95,10 @@ def config(terms: Any = "kd", steps: int = 2, **fields: Any) -> Any:
     return made
 
 
-def run(folder: Path, made: Any = None, **given: Any) -> dict[str, Any]:
+def run(folder: Path, made: Any = None, **arguments: Any) -> dict[str, Any]:
     """kd_jax.run with the small networks and data, unless `given` has others."""
-    given = {"student": MLP(), "teacher": MLP(16), "data": data(), **given}
-    return kd_jax.run(config() if made is None else made, folder / "run", **given)
+    arguments = {"student": MLP(), "teacher": MLP(16), "data": data(), **arguments}
+    return kd_jax.run(config() if made is None else made, folder / "run", **arguments)
 
 
 def wrong(**fields: Any) -> Callable[[Path], Any]:

@@ -77,9 +77,9 @@ def there_and_back(net, label, folder, size=64):
     import transformers
 
     net.save_pretrained(folder / "theirs")
-    found = difference(folder / "theirs", net, size)
-    print(f"{label}: {found:.1e}")
-    assert found < TOLERANCE
+    worst = difference(folder / "theirs", net, size)
+    print(f"{label}: {worst:.1e}")
+    assert worst < TOLERANCE
     x = image(size)
     module, params, stats, logits = ours(folder / "theirs", x)
     pretrained.save(module, params, stats, folder / "ours")

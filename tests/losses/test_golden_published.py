@@ -22,9 +22,9 @@ def correlation_information(s, t, alpha):
 
 def mutual_information(s, t):
     s, t = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (s, t))
-    own = s @ s.T
-    joint = own * (t @ t.T)
-    return np.sum((own / np.trace(own)) ** 2 - (joint / np.trace(joint)) ** 2)
+    gram = s @ s.T
+    joint = gram * (t @ t.T)
+    return np.sum((gram / np.trace(gram)) ** 2 - (joint / np.trace(joint)) ** 2)
 
 
 @pytest.mark.parametrize("alpha", [1.01, 1.5])
@@ -55,14 +55,14 @@ def test_information_is_their_sum():
     np.testing.assert_allclose(np.mean(values), expected, rtol=2e-5)
 
 
-@pytest.mark.parametrize(("width", "own"), [(4, True), (6, False)])
-def test_mutual_information_compares_the_embedding_itself_where_widths_agree(width, own):
+@pytest.mark.parametrize(("width", "same_width"), [(4, True), (6, False)])
+def test_mutual_information_compares_the_embedding_itself_where_widths_agree(width, same_width):
     x, t = jnp.ones((3, width)), jnp.ones((3, 4))
     model = information_embedding(x, t)
     params, stats = model.init(jax.random.key(0), x)
     embedded, compared = model.apply(params, stats, x, train=True, key=jax.random.key(0))[0].logits
     assert embedded.shape == (3, 4)
-    np.testing.assert_array_equal(compared, x if own else embedded)
+    np.testing.assert_array_equal(compared, x if same_width else embedded)
 
 
 def test_semantic_calibration():

@@ -26,9 +26,9 @@ def more(x, value=-jnp.inf):
 def check(loss, *arrays, padded=None):
     """`padded` (of logits with impossible classes) has the value and gradients of `loss` of the others."""
     expected = jax.value_and_grad(lambda *x: loss(*x).sum(), argnums=range(len(arrays)))(*arrays)
-    found = jax.value_and_grad(lambda *x: (padded or loss)(*x).sum(), argnums=range(len(arrays)))(*map(more, arrays))
-    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
-    for g, without in zip(found[1], expected[1], strict=True):
+    actual = jax.value_and_grad(lambda *x: (padded or loss)(*x).sum(), argnums=range(len(arrays)))(*map(more, arrays))
+    np.testing.assert_allclose(actual[0], expected[0], rtol=1e-5)
+    for g, without in zip(actual[1], expected[1], strict=True):
         np.testing.assert_allclose(g[..., :C], without, rtol=1e-4, atol=1e-6)
         assert not g[..., C:].any()
 
@@ -68,12 +68,12 @@ def test_arrays_that_name_each_class():
             T,
             padded=lambda s, t, wide=wide: lifelong.grouped_kd_loss(s, t, wide),
         )
-    seen = jax.nn.softmax(T)
+    probabilities = jax.nn.softmax(T)
     progressive = functools.partial(self_distillation.progressive_loss, labels=LABELS, index=np.arange(3))
     check(
-        lambda s: progressive(s, predictions=seen),
+        lambda s: progressive(s, predictions=probabilities),
         S,
-        padded=lambda s: progressive(s, predictions=more(seen, 0.0)),
+        padded=lambda s: progressive(s, predictions=more(probabilities, 0.0)),
     )
 
 
@@ -100,20 +100,20 @@ def test_fused_losses_with_a_bias_of_minus_infinity(fused):
         return wide(s, head, t, head).sum()
 
     expected = jax.value_and_grad(plain, argnums=(0, 1, 2))(S, head, T)
-    found = jax.value_and_grad(padded, argnums=(0, 1, 2))(S, jnp.pad(head, ((0, 0), (0, MORE))), T)
-    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
-    for g, without in zip(found[1], expected[1], strict=True):
+    actual = jax.value_and_grad(padded, argnums=(0, 1, 2))(S, jnp.pad(head, ((0, 0), (0, MORE))), T)
+    np.testing.assert_allclose(actual[0], expected[0], rtol=1e-5)
+    for g, without in zip(actual[1], expected[1], strict=True):
         np.testing.assert_allclose(g[:, :C], without, rtol=1e-4, atol=1e-6)
-    assert not found[1][1][:, C:].any()
+    assert not actual[1][1][:, C:].any()
 
 
 def test_fused_cross_entropy_with_smoothing():
     bias = jnp.where(MASKED, 0, -jnp.inf)
     head = jnp.eye(C, C + MORE)
     loss = functools.partial(vocabulary.fused_cross_entropy_loss, smoothing=0.1, student_bias=bias, chunk=2)
-    found, gradient = jax.value_and_grad(lambda s: loss(s, head, LABELS).sum())(S)
+    actual, gradient = jax.value_and_grad(lambda s: loss(s, head, LABELS).sum())(S)
     expected, wanted = jax.value_and_grad(lambda s: task.cross_entropy_loss(s, LABELS, smoothing=0.1).sum())(S)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
     np.testing.assert_allclose(gradient, wanted, rtol=1e-4, atol=1e-6)
 
 

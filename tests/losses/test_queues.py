@@ -66,12 +66,12 @@ def test_the_contrast_is_crd_with_rows_of_other_classes():
 
 def test_negatives_are_of_other_classes_and_all_of_them_are_drawn():
     state = {**contrast().first, "label": jnp.asarray([2, 0, 1, 1, -1, 0], jnp.int32)}
-    seen = {i: set() for i in range(4)}
+    partners = {i: set() for i in range(4)}
     for step in range(4):
         drawn = queues.against_queue(S, T, state, jnp.asarray(LABELS), step, 50, 0.07)
         for i in range(4):
-            seen[i] |= set(np.asarray(drawn["negatives"][i] - 4).tolist())
-    assert seen == {0: {0, 2, 3, 4}, 1: {0, 1, 4, 5}, 2: {0, 1, 4, 5}, 3: {0, 1, 2, 3, 4, 5}}
+            partners[i] |= set(np.asarray(drawn["negatives"][i] - 4).tolist())
+    assert partners == {0: {0, 2, 3, 4}, 1: {0, 1, 4, 5}, 2: {0, 1, 4, 5}, 3: {0, 1, 2, 3, 4, 5}}
 
 
 def test_the_constants_are_those_of_the_first_batch_after_the_queue_is_full():

@@ -34,14 +34,14 @@ When: {times}. Where "goes on" stands, the run says so and goes on; anything els
 
 
 def modules() -> list[ModuleType]:
-    found = []
+    loaded = []
     for path in sorted(HERE.glob("test_*.py")):
         spec = importlib.util.spec_from_file_location(f"tests_mistakes_{path.stem}", path)
         assert spec is not None and spec.loader is not None
         sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)  # rows name it: "module:function"
         spec.loader.exec_module(module)
-        found.append(module)
-    return found
+        loaded.append(module)
+    return loaded
 
 
 def rows_of(module: ModuleType) -> list[Mistake]:

@@ -56,7 +56,7 @@ def module(text, **fields):
     return do
 
 
-def own(role, name, **kwargs):
+def of_users_code(role, name, **kwargs):
     """A run whose `role` is made by a function of users_code.py."""
     fields = {f"{role}__model__name": f"users_code:{name}", f"{role}__model__kwargs": kwargs}
     return lambda folder: run(folder, config(**fields), **{role: None})
@@ -161,17 +161,17 @@ ROWS = [
     Mistake(
         "an argument that a model does not take",
         "takes no argument 'widht'. Did you mean 'width'",
-        own("student", "sized", widht=3, depth=1),
+        of_users_code("student", "sized", widht=3, depth=1),
     ),
     Mistake(
         "an argument that a model passes on in **options",
         "'users_code:net' was called with …unexpected keyword argument 'widht'",
-        own("student", "net", widht=3, classes=4),
+        of_users_code("student", "net", widht=3, classes=4),
     ),
     Mistake(
         "an argument of a model that is missing",
         "missing 1 required positional argument: 'depth'",
-        own("teacher", "sized", width=3),
+        of_users_code("teacher", "sized", width=3),
     ),
     Mistake(
         "a model in a module that is not installed",

@@ -60,7 +60,7 @@ def without_runs_data(folder):
 
 
 def data_of_python(folder):
-    (folder / "config.json").write_text(json.dumps({"config": {"data": {"name": "mine", "given": "120 examples"}}}))
+    (folder / "config.json").write_text(json.dumps({"config": {"data": {"name": "mine", "object": "120 examples"}}}))
     return examples.of_run(folder, student_of("mlp"))
 
 

@@ -29,13 +29,13 @@ def finished(kind: str = "rows") -> Path:
     return folder / "run"
 
 
-def changed(hurt, **given):
+def changed(hurt, **options):
     """Loads a copy of the export of a finished student to which something was done."""
 
     def do(folder):
         export = shutil.copytree(finished() / "student/export/last/student", folder / "export")
         hurt(export)
-        return kd_jax.load(export, **given)
+        return kd_jax.load(export, **options)
 
     return do
 
@@ -67,7 +67,7 @@ def unfinished(folder):
     return kd_jax.load(folder / "run")
 
 
-def own(folder):
+def with_lambda(folder):
     """A student whose activation only the script that ran can make."""
     run(folder, student=nn.Sequential([nn.Dense(4), lambda x: x, nn.Dense(CLASSES)]))
     return kd_jax.load(folder / "run")
@@ -113,7 +113,7 @@ ROWS = [
         "'os:system' is of Python's own library, and no part of a network",
         rewritten(architecture={"name": "os:system", "kwargs": {"command": "true"}}),
     ),
-    Mistake("a network with a lambda", "only its author's code builds: …<lambda>…model=...", own, when="end"),
+    Mistake("a network with a lambda", "only its author's code builds: …<lambda>…model=...", with_lambda, when="end"),
     Mistake("another network than was exported", "does not hold this model", changed(lambda e: None, model=MLP(3))),
     Mistake("an unfinished run", "is not finished", unfinished, when="end"),
     Mistake(

@@ -25,7 +25,7 @@ OTHER = jax.tree.map(lambda x: x + 1.0, VARIABLES)
 DATA = data(validation=0.0)
 
 
-def given(**things):
+def handing(**things):
     """What is given to a run, beside what all rows give."""
     return lambda folder: things
 
@@ -89,23 +89,23 @@ def sloped(slope):
 
 
 def with_numbers(middle):
-    return given(student=Scaled(numbers=np.insert(np.ones(2000), 1000, middle)))
+    return handing(student=Scaled(numbers=np.insert(np.ones(2000), 1000, middle)))
 
 
 def nnx_of(width):
-    return given(student=kd_jax.NNXModel(lambda rngs: Net(width, rngs=rngs)))
+    return handing(student=kd_jax.NNXModel(lambda rngs: Net(width, rngs=rngs)))
 
 
 def linear(scale):
     init = lambda key, x: {"w": jnp.ones((FEATURES, CLASSES))}  # noqa: E731
-    return given(student=kd_jax.FunctionModel(init, lambda p, x: scale * x @ p["w"]))
+    return handing(student=kd_jax.FunctionModel(init, lambda p, x: scale * x @ p["w"]))
 
 
 def teacher_of(activation):
     teacher = kd_jax.FunctionModel(
         lambda key, x: {"w": jnp.ones((FEATURES, CLASSES))}, lambda p, x: activation(x @ p["w"])
     )
-    return given(teacher=teacher, teacher_variables=({"w": jnp.ones((FEATURES, CLASSES))}, {}))
+    return handing(teacher=teacher, teacher_variables=({"w": jnp.ones((FEATURES, CLASSES))}, {}))
 
 
 def written(name, text):
@@ -177,9 +177,9 @@ def deleted(place):
 def older(folder):
     path = folder / "run/student/config.json"
     if path.exists():
-        known = json.loads(path.read_text())
-        del known["digests"]
-        path.write_text(json.dumps(known))
+        recorded = json.loads(path.read_text())
+        del recorded["digests"]
+        path.write_text(json.dumps(recorded))
     return {}
 
 
@@ -211,17 +211,17 @@ REFUSED = "holds a run that was given something else: …"
 OTHER_ARRAYS = "data: the arrays differ (test.description, test.image, train.description, train.image)"
 ROWS = [
     Mistake("other teacher_variables in a finished run's workdir", f"{REFUSED}teacher_variables: other values",
-            then(given(), given(teacher_variables=OTHER))),
+            then(handing(), handing(teacher_variables=OTHER))),
     Mistake("other teacher_variables in an unfinished run's workdir", f"{REFUSED}teacher_variables: other values",
-            then(given(), given(teacher_variables=OTHER), finished=False)),
+            then(handing(), handing(teacher_variables=OTHER), finished=False)),
     Mistake("other arrays of the same shape, after a finished run", REFUSED + OTHER_ARRAYS,
-            then(given(), given(data=data(seed=5, validation=0.0)))),
+            then(handing(), handing(data=data(seed=5, validation=0.0)))),
     Mistake("other arrays of the same shape, after an unfinished run", REFUSED + OTHER_ARRAYS,
-            then(given(), given(data=data(seed=5, validation=0.0)), finished=False)),
+            then(handing(), handing(data=data(seed=5, validation=0.0)), finished=False)),
     Mistake("the same arrays with other labels", f"{REFUSED}data: the arrays differ (train.label)",
-            then(given(), given(data=DATA._replace(train=DATA.train.with_labels(DATA.train.labels[::-1]))))),
+            then(handing(), handing(data=DATA._replace(train=DATA.train.with_labels(DATA.train.labels[::-1]))))),
     Mistake("another test split", f"{REFUSED}data: the arrays differ (test.image)",
-            then(given(), given(data=kd_jax.from_arrays(train=points(), test=points(40, 9))))),
+            then(handing(), handing(data=kd_jax.from_arrays(train=points(), test=points(40, 9))))),
     Mistake("another closure in NNXModel", f"{REFUSED}the variable width of nnx_of.<locals>.<lambda> in test_stale.py",
             then(nnx_of(4), nnx_of(6))),
     Mistake("another closure in FunctionModel, with the same parameters",
@@ -255,7 +255,7 @@ ROWS = [
     Mistake("the teacher's export deleted", "There is no exported model at …/teacher/export/last/student. …The teacher",
             deleted("teacher/export")),
     Mistake("a run of an older version", f"{REFUSED}config.json is of an older version, which did not note them",
-            then(given(), older)),
+            then(handing(), older)),
     Mistake("a second sweep after a finished one", "sweep.seed: [0, 1] -> [0, 2]",
             sweeps("seed=0,1", "seed=0,2")),
     Mistake("a second sweep after an unfinished one", "config.seed: 0 -> 7",
@@ -263,7 +263,7 @@ ROWS = [
     Mistake("a search in other ranges", "ranges.train.optimizer.learning_rate: ['log', 0.1, 1.0] -> ['log', 0.1, 2.0]",
             sweeps("train.optimizer.learning_rate=log:0.1..1", "train.optimizer.learning_rate=log:0.1..2")),
     Mistake("the same run again, without a report", "Read from …/run, finished 20…-…:…; nothing was trained.",
-            then(given()), "end", goes_on=True),
+            then(handing()), "end", goes_on=True),
     Mistake("a loss that reads what cannot be compared",
             "student: of the global lock of my_losses.py (_thread.lock) only the type is compared",
             then(written("my_losses", LOCKED), terms=OWN), "start", goes_on=True),

@@ -280,8 +280,8 @@ def test_as_model():
         as_model(Net)
     network = NNXNet(nnx.Rngs(3))
     params, _ = as_model(network).init(jax.random.key(0), X)  # it starts at the parameters that it has
-    own, _ = NNXModel(lambda rngs: NNXNet(nnx.Rngs(3))).init(jax.random.key(0), X)
-    jax.tree.map(np.testing.assert_array_equal, params, own)
+    expected, _ = NNXModel(lambda rngs: NNXNet(nnx.Rngs(3))).init(jax.random.key(0), X)
+    jax.tree.map(np.testing.assert_array_equal, params, expected)
     with pytest.raises(ValueError, match="FunctionModel"):
         as_model(lambda x: x)
 

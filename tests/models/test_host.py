@@ -46,15 +46,15 @@ def test_on_a_mesh_it_gets_the_whole_batch():
 
 
 def test_cached_and_asked_in_every_step_teach_the_same(tmp_path, capsys):
-    found = []
+    losses = []
     for cached in (True, False):
         model = host_model(lambda x: x @ W, cached=cached)
         made = config(report=True, mesh__axes__data=8)
         results = run(tmp_path / str(cached), made, teacher=model)
         teacher = results["models"]["teacher"]
         assert teacher["flops"] is None and teacher["parameters"] is None and teacher["preparation"]["scale"] is None
-        found.append([results["models"][n]["last"]["test"]["nll"] for n in ("teacher", "student")])
-    assert found[0] == pytest.approx(found[1], rel=1e-5)
+        losses.append([results["models"][n]["last"]["test"]["nll"] for n in ("teacher", "student")])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert "teacher: it runs on the host and is asked once" in capsys.readouterr().out
 
 

@@ -57,7 +57,7 @@ def test_logits_agree():
         assert array.shape == value.shape, path
         loaded[path] = array
     assert len(loaded) == len([k for k in state if "num_batches" not in k])
-    found = module.apply(flax.traverse_util.unflatten_dict(loaded), jnp.asarray(x), train=False)
+    logits = module.apply(flax.traverse_util.unflatten_dict(loaded), jnp.asarray(x), train=False)
     with torch.no_grad():
         expected = network(torch.tensor(x.transpose(0, 3, 1, 2))).logits.numpy()
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)

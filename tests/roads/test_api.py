@@ -114,11 +114,11 @@ def test_own_loss_from_the_users_module(tmp_path, monkeypatch):
     splits = kd_jax.from_arrays(train=(x, y), test=(x, y))
     config = digits(steps=4)
     config.terms = {
-        "own": term("their_losses:distance_loss", ("student.logits",), ("teacher.logits",), kwargs={"scale": 2.0})
+        "distance": term("their_losses:distance_loss", ("student.logits",), ("teacher.logits",), kwargs={"scale": 2.0})
     }
     results = kd_jax.run(config, tmp_path / "run", data=splits, student=Net(), teacher=Net(8))
     assert results["models"]["student"]["steps"] == 4
-    config.terms.own.kwargs = {"scal": 2.0}
+    config.terms.distance.kwargs = {"scal": 2.0}
     with pytest.raises(ValueError, match="'their_losses:distance_loss' takes no argument 'scal'.*'scale'"):
         kd_jax.run(config, tmp_path / "other", data=splits, student=Net(), teacher=Net(8))
 

@@ -41,8 +41,8 @@ def test_metrics_by_hand():
     np.testing.assert_allclose(values["recall"], np.mean([1, 0.5, 1]), rtol=1e-6)
     np.testing.assert_allclose(values["ndcg_by_side"], [ndcg[0], np.mean(ndcg[1:])], rtol=1e-5)
     z = SCORES[0] - np.log(np.exp(SCORES[0]).sum())
-    kept = SCORES[1, :14] - np.log(np.exp(SCORES[1, :14]).sum())
-    nll = [-z[2], -(kept[0] + kept[11]) / 2, -(z[0] + z[1]) / 2]
+    log_probs = SCORES[1, :14] - np.log(np.exp(SCORES[1, :14]).sum())
+    nll = [-z[2], -(log_probs[0] + log_probs[11]) / 2, -(z[0] + z[1]) / 2]
     np.testing.assert_allclose(values["nll"], np.mean(nll), rtol=1e-5)
 
 

@@ -86,8 +86,10 @@ def test_an_nnx_module_brings_its_parameters(tmp_path):
     before = nnx.to_pure_dict(nnx.state(student))
     made = config(teacher__train__steps=0)
     alone = run(tmp_path / "alone", made, teacher=teacher, student=student)["models"]
-    given = run(tmp_path / "given", made, teacher=lambda rngs: NnxMlp(rngs), teacher_variables=teacher, student=student)
-    assert alone["teacher"]["last"] == given["models"]["teacher"]["last"]
+    handed = run(
+        tmp_path / "given", made, teacher=lambda rngs: NnxMlp(rngs), teacher_variables=teacher, student=student
+    )
+    assert alone["teacher"]["last"] == handed["models"]["teacher"]["last"]
     jax.tree.map(
         lambda a, b: bool((a == b).all()) or pytest.fail("changed"), before, nnx.to_pure_dict(nnx.state(student))
     )
@@ -100,8 +102,8 @@ def test_a_train_state_of_flax(tmp_path):
     variables = MLP(16).init(jax.random.key(0), X)
     state = train_state.TrainState.create(apply_fn=None, params=variables["params"], tx=optax.sgd(0.1))
     assert_equal = [
-        run(tmp_path / name, config(), teacher_variables=given)["models"]["teacher"]["last"]
-        for name, given in {"state": state, "dict": variables}.items()
+        run(tmp_path / name, config(), teacher_variables=handed)["models"]["teacher"]["last"]
+        for name, handed in {"state": state, "dict": variables}.items()
     ]
     assert assert_equal[0] == assert_equal[1]
 

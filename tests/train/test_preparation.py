@@ -19,7 +19,7 @@ MODEL = LinenModel(MLP(4, classes=10))
 DATA = digits(0.2)._replace(validation=digits(0.2).test)
 
 
-def seen(model=MODEL, source=DATA.train, inputs=("batch.image",), **fields):
+def prepared_for(model=MODEL, source=DATA.train, inputs=("batch.image",), **fields):
     return role_preparation("teacher", fields, model, source, inputs)
 
 
@@ -43,33 +43,37 @@ class Grey(nn.Module):
 
 
 def test_the_default_is_what_everybody_sees():
-    assert seen().entries == () and seen().text() == "(x/255 - mean)/std, 8 x 8; mean 0.3053, std 0.3759"
-    assert seen(mean=DATA.train.mean, std=DATA.train.std).entries == ()
-    assert seen(size=8).entries == ()
+    assert (
+        prepared_for().entries == () and prepared_for().text() == "(x/255 - mean)/std, 8 x 8; mean 0.3053, std 0.3759"
+    )
+    assert prepared_for(mean=DATA.train.mean, std=DATA.train.std).entries == ()
+    assert prepared_for(size=8).entries == ()
 
 
 def test_raw_arrays_are_those_of_the_data_bit_for_bit():
     stored = DATA.train.images[:4]
-    raw = shown(seen(like="raw"), train=False)["teacher:image"]
+    raw = shown(prepared_for(like="raw"), train=False)["teacher:image"]
     assert raw.dtype == jnp.uint8 and np.array_equal(raw, stored)
-    flipped = shown(seen(like="raw"), "flip")
+    flipped = shown(prepared_for(like="raw"), "flip")
     as_floats = np.asarray(flipped["image"]) * 0.3759 + 0.3053
     np.testing.assert_allclose(flipped["teacher:image"] / 255, as_floats, atol=1e-4)
-    cut = shown(seen(like="raw"), "cutout")  # cutout knows normalised pictures alone: what it made is turned back
+    cut = shown(
+        prepared_for(like="raw"), "cutout"
+    )  # cutout knows normalised pictures alone: what it made is turned back
     np.testing.assert_allclose(cut["teacher:image"] / 255, np.asarray(cut["image"]) * 0.3759 + 0.3053, atol=1e-4)
 
 
 def test_numbers_and_sizes():
     x = DATA.train.images[:4].astype(np.float32)
-    got = shown(seen(mean=0.5, std=(0.25,)), train=False)["teacher:image"]
+    got = shown(prepared_for(mean=0.5, std=(0.25,)), train=False)["teacher:image"]
     np.testing.assert_allclose(got, (x / 255 - 0.5) / 0.25, rtol=1e-5, atol=1e-5)
-    got = shown(seen(scale=127.5, mean=1.0), train=False)["teacher:image"]
+    got = shown(prepared_for(scale=127.5, mean=1.0), train=False)["teacher:image"]
     np.testing.assert_allclose(got, x / 127.5 - 1, rtol=1e-5, atol=1e-5)
-    large = shown(seen(size=(16, 24)), train=False)["teacher:image"]
+    large = shown(prepared_for(size=(16, 24)), train=False)["teacher:image"]
     assert large.shape == (4, 16, 24, 1)
-    small = shown(seen(scale=1, size=4), train=False)["teacher:image"]
+    small = shown(prepared_for(scale=1, size=4), train=False)["teacher:image"]
     assert small.shape == (4, 4, 4, 1) and abs(float(small.mean()) - x.mean()) < 4
-    middle = shown(seen(scale=1, size=4, crop=0.5), train=False)["teacher:image"]
+    middle = shown(prepared_for(scale=1, size=4, crop=0.5), train=False)["teacher:image"]
     np.testing.assert_allclose(middle, x[:, 2:6, 2:6], rtol=1e-6)
 
 
@@ -77,32 +81,32 @@ def test_resizing_is_that_of_torch():
     torch = pytest.importorskip("torch")
     x = DATA.train.images[:4]
     for size in (5, 16):
-        got = shown(seen(scale=1, size=size), train=False)["teacher:image"]
+        got = shown(prepared_for(scale=1, size=size), train=False)["teacher:image"]
         there = torch.from_numpy(x.astype(np.float32)).permute(0, 3, 1, 2)
         wanted = torch.nn.functional.interpolate(there, (size, size), mode="bilinear", antialias=True)
         np.testing.assert_allclose(got, wanted.permute(0, 2, 3, 1).numpy(), atol=1e-2)
 
 
 def test_a_network_says_its_own_preparation():
-    prepared = seen(LinenModel(Grey()))
+    prepared = prepared_for(LinenModel(Grey()))
     assert prepared.text() == (
         "(x/255 - mean)/std, 16 x 16 cut out of 20 x 20, one channel as 3; mean 0.5, 0.5, 0.5, std 0.25, 0.25, 0.25"
     )
     assert shown(prepared)["teacher:image"].shape == (4, 16, 16, 3)
-    assert seen(LinenModel(Grey()), size=8, crop=1.0).seen_shape() == (8, 8, 3)
-    assert seen(LinenModel(Grey()), like="data").entries == ()
+    assert prepared_for(LinenModel(Grey()), size=8, crop=1.0).seen_shape() == (8, 8, 3)
+    assert prepared_for(LinenModel(Grey()), like="data").entries == ()
 
 
 def variables(network=None, size=8):
     return (network or MLP(16, classes=10)).init(jax.random.key(1), jnp.zeros((1, size, size, 1)))
 
 
-def run(folder, made=None, teacher=None, given=None, **more):
+def run(folder, made=None, teacher=None, handed=None, **more):
     made = made or config()
     made.eval_batch_size = 64
     network = teacher or MLP(16, classes=10)
     options = dict(student=MLP(classes=10), teacher=network, data=DATA, **more)
-    return kd_jax.run(made, folder, teacher_variables=given or variables(), **options)
+    return kd_jax.run(made, folder, teacher_variables=handed or variables(), **options)
 
 
 def test_lines_results_and_the_report_say_what_is_seen(tmp_path, capsys):
@@ -132,12 +136,12 @@ def test_what_it_sees_is_what_it_answers(tmp_path):
 
 
 def test_a_teacher_at_another_size_is_cached_alike(tmp_path):
-    given = variables(size=12)
+    handed = variables(size=12)
     scores = []
     for directory in ("", "auto"):
         made = config(teacher__preparation={"size": 12, "like": "data"}, teacher__cache__directory=directory)
         made.train.augment = ("flip",)
-        models = run(tmp_path / (directory or "none"), made, given=given)["models"]
+        models = run(tmp_path / (directory or "none"), made, handed=handed)["models"]
         scores.append((models["student"]["last"]["test"]["nll"], models["teacher"]["last"]["test"]["nll"]))
     assert scores[0] == pytest.approx(scores[1], rel=1e-4)
 

@@ -126,10 +126,10 @@ def splits_of(
     behind = "" if all("images" in content for _, content in made.values()) else stamp()
     for split, one in encoded.items():
         shape, content = made[split]
-        about: dict[str, Any] = {"num_classes": len(class_names), "class_names": tuple(class_names), **statistics}
-        about |= {"labels": one.labels, "fields": one.fields, "image_shape": shape}
-        about |= {} if "images" in content else {"stamp": behind}
-        sources[split] = Source(name=name, split=split, **about, **content)
+        facts: dict[str, Any] = {"num_classes": len(class_names), "class_names": tuple(class_names), **statistics}
+        facts |= {"labels": one.labels, "fields": one.fields, "image_shape": shape}
+        facts |= {} if "images" in content else {"stamp": behind}
+        sources[split] = Source(name=name, split=split, **facts, **content)
     return Splits(sources["train"], sources.get("validation"), sources["test"])
 
 

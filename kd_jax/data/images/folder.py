@@ -92,15 +92,15 @@ def _scanned(root: Path, names: Sequence[str] | None) -> tuple[dict[str, Encoded
     classes = {split: _classes(part) for split, part in parts.items()}
     _check_train(root, parts["train"], classes["train"])
     class_names = list(classes["train"]) if names is None else list(names)
-    for split, found in classes.items():
-        if unknown := [c for c in found if c not in class_names]:
-            known = "train" if names is None else "`names`"
+    for split, paths_of in classes.items():
+        if unknown := [c for c in paths_of if c not in class_names]:
+            reference = "train" if names is None else "`names`"
             raise ValueError(
-                f"{parts[split]} has a class {unknown[0]!r} that {known} lacks. {near(unknown[0], class_names)}"
+                f"{parts[split]} has a class {unknown[0]!r} that {reference} lacks. {near(unknown[0], class_names)}"
             )
     encoded, number = {}, {name: i for i, name in enumerate(class_names)}
-    for split, found in classes.items():
-        listing = [(path, number[c]) for c, paths in found.items() for path in paths]
+    for split, paths_of in classes.items():
+        listing = [(path, number[c]) for c, paths in paths_of.items() for path in paths]
         listing += [(path, -1) for path in _pictures(unlabelled)] if split == "train" and unlabelled else []
         if not listing:
             raise ValueError(f"{parts[split]} holds no picture ({', '.join(SUFFIXES)}).")
@@ -110,8 +110,8 @@ def _scanned(root: Path, names: Sequence[str] | None) -> tuple[dict[str, Encoded
 
 def _classes(folder: Path) -> dict[str, list[Path]]:
     """{class: its pictures}, both sorted; those below further folders of a class count to it."""
-    found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-    return {name: _pictures(folder / name) for name in found}
+    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    return {name: _pictures(folder / name) for name in names}
 
 
 def _pictures(folder: Path) -> list[Path]:

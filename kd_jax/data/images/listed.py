@@ -107,9 +107,9 @@ def _split(path: Path, number: int, value: str) -> str:
 def _labels(path: Path, rows: list, names: Sequence[str] | None) -> tuple[np.ndarray, list[str]]:
     """(labels, names of the classes)."""
     values = ["" if row.get("label") is None else str(row["label"]).strip() for _, row in rows]
-    known = [value for value in values if value]
-    numbers = [_number(value) for value in known]
-    if known and all(n is not None for n in numbers):
+    present = [value for value in values if value]
+    numbers = [_number(value) for value in present]
+    if present and all(n is not None for n in numbers):
         whole = all(n.is_integer() and n >= -1 for n in numbers if n is not None)
         labels = np.array([_number(value) if value else (-1 if whole else np.nan) for value in values])
         if not whole:
@@ -119,7 +119,7 @@ def _labels(path: Path, rows: list, names: Sequence[str] | None) -> tuple[np.nda
         if count > len(class_names):
             raise ValueError(f"{path} has the label {count - 1}, and `names` has {len(class_names)} classes.")
         return labels.astype(np.int32), class_names
-    class_names = sorted({*known}) if names is None else list(names)
+    class_names = sorted({*present}) if names is None else list(names)
     order = {name: i for i, name in enumerate(class_names)}
     for (line, _), value in zip(rows, values, strict=True):
         if value and value not in order:

@@ -76,12 +76,12 @@ def load(fields: SimpleNamespace) -> Splits:
     if "train" not in by_split:
         raise ValueError(f"{root} has no tar of train: its {len(tars)} name {', '.join(sorted(by_split))}.")
     indices = {split: [_index(tar) for tar in tars] for split, tars in by_split.items()}
-    texts = {split: np.concatenate([index["labels"] for index in found]) for split, found in indices.items()}
+    texts = {split: np.concatenate([index["labels"] for index in of_split]) for split, of_split in indices.items()}
     labels, class_names = _labels(root, texts)
     encoded = {}
-    for split, found in indices.items():
-        joined = {k: np.concatenate([index[k] for index in found]) for k in ("offset", "size", "names")}
-        which = np.repeat(np.arange(len(found)), [len(index["size"]) for index in found])
+    for split, of_split in indices.items():
+        joined = {k: np.concatenate([index[k] for index in of_split]) for k in ("offset", "size", "names")}
+        which = np.repeat(np.arange(len(of_split)), [len(index["size"]) for index in of_split])
         records = Members(tuple(map(str, by_split[split])), which, joined["offset"], joined["size"], joined["names"])
         encoded[split] = Encoded(records, np.arange(len(which)), labels[split])
     stamp = functools.partial(stamp_of, tars, root)
@@ -95,20 +95,20 @@ def _split_of(root: Path, tar: Path) -> str:
 
 def _index(tar: Path) -> dict[str, np.ndarray]:
     """Where the pictures of a tar are, and their labels as texts; made once, and again where the tar has changed."""
-    kept, fact = tar.with_name(tar.name + INDEX), tar.stat()
+    stored, fact = tar.with_name(tar.name + INDEX), tar.stat()
     state = np.array([fact.st_size, fact.st_mtime_ns])
-    if kept.is_file():
+    if stored.is_file():
         try:
-            with np.load(kept) as file:  # no pickles
+            with np.load(stored) as file:  # no pickles
                 if np.array_equal(file["state"], state):
                     return {name: file[name] for name in file}
         except Exception as e:  # zipfile, zlib and NumPy raise many kinds
-            logging.warning("%s is made again: %s", kept, e)
+            logging.warning("%s is made again: %s", stored, e)
     index = {**_members(tar), "state": state}
     try:
-        scratch = kept.with_name(f"{kept.name}.{os.getpid()}.npz")
+        scratch = stored.with_name(f"{stored.name}.{os.getpid()}.npz")
         np.savez(scratch, **index)
-        os.replace(scratch, kept)
+        os.replace(scratch, stored)
     except OSError as e:
         logging.warning("the members of %s are looked for again next time: %s", tar, e)
     return index
@@ -161,21 +161,21 @@ def _label(tar: Path, name: str, suffix: str, content: bytes) -> str:
 
 def _labels(root: Path, texts: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], Sequence[str]]:
     """({split: numbers of classes, -1 for none}, the names of the classes)."""
-    known = sorted({text for split in texts.values() for text in split.tolist() if text})
-    if not known:
+    present = sorted({text for split in texts.values() for text in split.tolist() if text})
+    if not present:
         raise ValueError(f"{root}: no example has a label (NAME.cls, or label in NAME.json).")
     listed = root / "classes.txt"
     names = [line for line in read_utf8(listed).splitlines() if line] if listed.is_file() else None
-    if all(text.isdecimal() for text in known):
-        count = max(map(int, known)) + 1
+    if all(text.isdecimal() for text in present):
+        count = max(map(int, present)) + 1
         names = names or [str(i) for i in range(count)]
         if count > len(names):
             raise ValueError(f"{root}: there is a label {count - 1}, and classes.txt names {len(names)} classes.")
-        numbers = {text: int(text) for text in known}
+        numbers = {text: int(text) for text in present}
     else:
-        names = names or known
+        names = names or present
         numbers = {name: i for i, name in enumerate(names)}
-        if unknown := [text for text in known if text not in numbers]:
+        if unknown := [text for text in present if text not in numbers]:
             raise ValueError(f"{root}: the class {unknown[0]!r} is not in classes.txt.")
     return {
         split: np.array([numbers.get(t, -1) for t in values.tolist()], np.int32) for split, values in texts.items()

@@ -89,10 +89,10 @@ def _number(text: str, codec: Codec) -> int | None:
 def _alternatives(tops: Mapping[str, float], codec: Codec, ids: Mapping[str, int]) -> dict[int, float]:
     """{id: log-probability} of those that are one token here; the others count to the rest."""
     named = {text: number for text in tops if (number := ids.get(text, _number(text, codec))) is not None}
-    found: dict[int, float] = {}
+    log_probs: dict[int, float] = {}
     for text, number in named.items():
-        found[number] = float(np.logaddexp(found.get(number, -math.inf), tops[text]))
-    return found
+        log_probs[number] = float(np.logaddexp(log_probs.get(number, -math.inf), tops[text]))
+    return log_probs
 
 
 def _id_of(

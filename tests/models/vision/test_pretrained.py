@@ -56,8 +56,8 @@ def read(path):
 def test_pth_with_what_trainers_put_around_it(wrap, tmp_path, monkeypatch):
     arrays, params, stats = wide()
     path = write_pth(tmp_path / "wrn.pth", wrap(arrays), monkeypatch)
-    module, *found = read(path)
-    assert module == wrn_16_1(5) and equal(found, [params, stats])
+    module, *variables = read(path)
+    assert module == wrn_16_1(5) and equal(variables, [params, stats])
 
 
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])
@@ -65,10 +65,10 @@ def test_narrow_numbers_are_said_and_widened(kind, tmp_path, monkeypatch, capsys
     arrays, params, _ = wide()
     narrow = {k: v.astype(kind) if v.dtype == np.float32 else v for k, v in arrays.items()}
     write_pth(tmp_path / "wrn.pth", narrow, monkeypatch)
-    found = read(tmp_path / "wrn.pth")[1]
+    values = read(tmp_path / "wrn.pth")[1]
     assert f"numbers are {kind}; they are read as float32" in capsys.readouterr().out
-    assert all(x.dtype == np.float32 for x in jax.tree.leaves(found))
-    assert np.array_equal(found["stem"]["kernel"], params["stem"]["kernel"].astype(kind).astype(np.float32))
+    assert all(x.dtype == np.float32 for x in jax.tree.leaves(values))
+    assert np.array_equal(values["stem"]["kernel"], params["stem"]["kernel"].astype(kind).astype(np.float32))
 
 
 def test_safetensors_alone_and_in_a_folder(tmp_path):
@@ -93,8 +93,8 @@ def test_what_is_written_is_read(module, tmp_path):
     names = [f"kind {i}" for i in range(module.num_classes)]
     prepared = {"size": 48, "crop": 0.75, "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
     pretrained.save(LinenModel(module), params, stats, tmp_path, prepared, names)
-    found, *variables = read(tmp_path)
-    assert found == module and equal(variables, [params, stats])
+    again, *variables = read(tmp_path)
+    assert again == module and equal(variables, [params, stats])
     assert pretrained.preparation(tmp_path) == {**prepared, "class_names": tuple(names)}
 
 
@@ -104,14 +104,14 @@ def test_another_number_of_classes_is_a_new_head_and_said(tmp_path, capsys):
     path = str(tmp_path / "wrn.safetensors")
     module = pretrained.of(path, num_classes=3)
     assert "it has 5 classes, 3 are asked: its head is new and random" in capsys.readouterr().out
-    found, stats = pretrained.load(module, KEY, path)
-    assert found["head"]["kernel"].shape == (64, 3) and np.array_equal(
-        found["stem"]["kernel"], params["stem"]["kernel"]
+    values, stats = pretrained.load(module, KEY, path)
+    assert values["head"]["kernel"].shape == (64, 3) and np.array_equal(
+        values["stem"]["kernel"], params["stem"]["kernel"]
     )
-    logits, _ = LinenModel(module).apply(found, stats, jnp.ones((2, 32, 32, 3)), train=False, key=KEY)
+    logits, _ = LinenModel(module).apply(values, stats, jnp.ones((2, 32, 32, 3)), train=False, key=KEY)
     assert logits.logits.shape == (2, 3)
     other = pretrained.load(module, jax.random.key(1), path)[0]
-    assert not np.array_equal(found["head"]["kernel"], other["head"]["kernel"])
+    assert not np.array_equal(values["head"]["kernel"], other["head"]["kernel"])
 
 
 def test_authors_names_of_convnext(tmp_path):

@@ -183,8 +183,8 @@ def _read(path: str | Path) -> tuple[ModuleType, Checkpoint]:
         if (config := family.guess(checkpoint.arrays)) is not None:
             return family, checkpoint._replace(config={**checkpoint.config, **config})
     names, called = list(checkpoint.arrays), checkpoint.config.get("architecture", "")
-    first, known = ", ".join(names[:4]), [*FAMILIES, *types]
-    raise ValueError(f"{path}: no family has these {len(names)} names ({first}, ...). {near(called, known)}")
+    first, families = ", ".join(names[:4]), [*FAMILIES, *types]
+    raise ValueError(f"{path}: no family has these {len(names)} names ({first}, ...). {near(called, families)}")
 
 
 def _module(model: Model | nn.Module) -> Any:

@@ -44,7 +44,7 @@ def to_torch(params: PyTree, stats: PyTree, module: nn.Module) -> dict[str, np.n
 def guess(arrays: names.Arrays) -> Config | None:
     """Returns {kind, num_labels, options} of a state dict, None for other arrays."""
     for name, kind in KINDS.items():
-        if any(all(name in arrays for name in known) for known in kind.known):
+        if any(all(name in arrays for name in signature) for signature in kind.signatures):
             classes = names.shape_of(arrays, f"{kind.head}.weight")[0]
             return {"kind": name, "num_labels": classes, "options": kind.options(arrays)}
     return None
@@ -59,7 +59,7 @@ class Kind(NamedTuple):
     """A family: its class here, sets of names that tell it, its stem and head there, options by shapes, table."""
 
     module: type[nn.Module]
-    known: tuple[tuple[str, ...], ...]
+    signatures: tuple[tuple[str, ...], ...]
     stem: str
     head: str
     options: Callable[[names.Arrays], Config]

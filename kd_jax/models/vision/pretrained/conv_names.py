@@ -39,14 +39,14 @@ def read(
     image = jax.ShapeDtypeStruct((1, SIZE, SIZE, channels), jnp.float32)
     wanted, averages = jax.eval_shape(LinenModel(module).init, jax.random.key(0), image)
     flat: dict[str, Any] = traverse_util.flatten_dict({"params": wanted, **averages}, sep="/")
-    found = gathered(
+    variables = gathered(
         arrays,
         flat,
         lambda path: _name(path, table),
         lambda value, path, _: inside(value, path),
         (rf"{COUNTER}$", *ignore),
     )
-    tree = traverse_util.unflatten_dict(found, sep="/")
+    tree = traverse_util.unflatten_dict(variables, sep="/")
     return tree.pop("params"), tree
 
 
@@ -62,7 +62,7 @@ def gathered(
     `turned(array, path, shape)` has its axes in our order. `ignore` are patterns of names that nobody uses. ValueError
     lists what is missing, unexpected or of another shape.
     """
-    found, used, problems = {}, set(), []
+    values, used, problems = {}, set(), []
     for path, leaf in wanted.items():
         name = name_of(path)
         if name not in arrays:
@@ -72,12 +72,12 @@ def gathered(
         value = turned(np.asarray(arrays[name]), path, leaf.shape)
         if value.shape != leaf.shape:
             problems.append(f"wrong shape: {name!r} has {tuple(arrays[name].shape)}, here {path!r} is {leaf.shape}")
-        found[path] = value.astype(leaf.dtype)
+        values[path] = value.astype(leaf.dtype)
     unexpected = [n for n in arrays if n not in used and not any(re.search(p, n) for p in ignore)]
     problems += [f"unexpected: {name!r}" for name in unexpected]
     if problems:
         raise ValueError("the checkpoint does not fit the network:\n  " + "\n  ".join(problems))
-    return found
+    return values
 
 
 def write(params: PyTree, stats: PyTree, table: Table) -> dict[str, np.ndarray]:

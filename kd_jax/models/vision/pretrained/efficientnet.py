@@ -127,20 +127,20 @@ def guess(arrays: names.Arrays) -> dict[str, Any] | None:
     scheme = _scheme_of(arrays)
     if scheme in (None, "transformers"):
         return None
-    found = SCHEMES[scheme]
-    groups = _grouped(_blocks(arrays, found))
-    last = found.last[0].format(_last_number(scheme, groups))
+    layout = SCHEMES[scheme]
+    groups = _grouped(_blocks(arrays, layout))
+    last = layout.last[0].format(_last_number(scheme, groups))
     mobile = scheme.endswith("mobilenetv3")
     if (len(groups), mobile) not in STRIDES or f"{last}.weight" not in arrays:
         return None
     return {
         "scheme": scheme,
-        "num_labels": names.shape_of(arrays, f"{found.head}.weight")[0],
-        "num_channels": names.shape_of(arrays, f"{found.stem[0]}.weight")[1],
-        "stem": names.shape_of(arrays, f"{found.stem[0]}.weight")[0],
+        "num_labels": names.shape_of(arrays, f"{layout.head}.weight")[0],
+        "num_channels": names.shape_of(arrays, f"{layout.stem[0]}.weight")[1],
+        "stem": names.shape_of(arrays, f"{layout.stem[0]}.weight")[0],
         "groups": groups,
         "last": names.shape_of(arrays, f"{last}.weight")[0],
-        "hidden": names.shape_of(arrays, f"{found.hidden}.weight")[0] if mobile else 0,
+        "hidden": names.shape_of(arrays, f"{layout.hidden}.weight")[0] if mobile else 0,
     }
 
 
@@ -214,14 +214,14 @@ def _last_number(scheme: str, groups: Any) -> int:
 
 
 def _table(module: EfficientNet, scheme: str) -> dict[str, str]:
-    found, i = SCHEMES[scheme], 0
-    last = (name.format(_last_number(scheme, module.groups)) for name in found.last)
-    table = {"head": found.head, "hidden": found.hidden}
-    for path, pair in {"stem": found.stem, "last": last}.items():
+    layout, i = SCHEMES[scheme], 0
+    last = (name.format(_last_number(scheme, module.groups)) for name in layout.last)
+    table = {"head": layout.head, "hidden": layout.hidden}
+    for path, pair in {"stem": layout.stem, "last": last}.items():
         table |= dict(zip((f"{path}/conv", f"{path}/norm"), pair, strict=True))
     for g, group in enumerate(module.groups):
         for j, block in enumerate(group):
-            parts, start = found.parts(block.expand, block.squeeze > 0), found.block(g, j, i)
+            parts, start = layout.parts(block.expand, block.squeeze > 0), layout.block(g, j, i)
             table |= {f"group{g}_block{j}/{role}": f"{start}{name}" for role, name in parts.items()}
             i += 1
     return table

@@ -82,8 +82,8 @@ def config_of(module: ResNet, params: PyTree) -> dict[str, Any]:
 
 def guess(arrays: names.Arrays) -> dict[str, Any] | None:
     """Returns the config of a state dict with conv1, layer1 and so on, None for other arrays."""
-    known = ("conv1.weight", "bn1.running_var", "layer1.0.conv1.weight", "layer1.0.bn2.running_var")
-    if not all(name in arrays for name in known):
+    typical = ("conv1.weight", "bn1.running_var", "layer1.0.conv1.weight", "layer1.0.bn2.running_var")
+    if not all(name in arrays for name in typical):
         return None
     stem, first = (names.shape_of(arrays, name) for name in ("conv1.weight", "layer1.0.conv1.weight"))
     if names.shape_of(arrays, "bn1.weight")[0] != stem[0] or stem[2] not in (3, 7):
