@@ -30,24 +30,35 @@ def room(module):
     return "base" if inside and inside[0] in BASE else "face"
 
 
+def imported(node, package):
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        start = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+        return [f"{start}.{alias.name}" for alias in node.names]
+    return []
+
+
+def resolved(node):
+    """ "resolve('a.b')" of a call that resolves a literal name, "" of all else."""
+    if not (isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant)):
+        return ""
+    called = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+    literal = node.args[0].value
+    named = called in ("resolve", "call", "import_module") and isinstance(literal, str)
+    return f"{called}({literal!r})" if named else ""
+
+
 def read_by(module, source):
     """{module of the package: line} of what a module imports anywhere in it, or resolves by a literal name."""
     package = module if FILES[module].name == "__init__.py" else module.rpartition(".")[0]
     read = {}
     for node in ast.walk(ast.parse(source)):
-        names = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            start = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-            names = [f"{start}.{alias.name}" for alias in node.names]
-        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
-            called = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
-            literal = node.args[0].value
-            if called in ("resolve", "call", "import_module") and isinstance(literal, str):
-                names = [literal if literal.startswith("kd_jax") else f"kd_jax.{literal}"]
-                names = [name.replace(":", ".") for name in names]
-                read[f"{called}({literal!r})"] = node.lineno
+        names = imported(node, package)
+        if literal := resolved(node):
+            read[literal] = node.lineno
+            name = node.args[0].value.replace(":", ".")
+            names = [name if name.startswith("kd_jax") else f"kd_jax.{name}"]
         for name in names:
             while name and name not in FILES:
                 name = name.rpartition(".")[0]

@@ -100,30 +100,39 @@ def from_answers(
     """
     if isinstance(train, (str, os.PathLike)):
         train, path = None, Path(train)
-    if path and (train is not None or validation is not None or test is not None or features):
-        raise ValueError(f"from_answers: the answers are in {path}, or in arrays: give one of both.")
-    if path and probabilities:
-        raise ValueError(f"from_answers: {path} says itself what it holds: probabilities= is of arrays.")
+    values = {"train": train, "validation": validation, "test": test}
+    values = {split: value for split, value in values.items() if value is not None}
     if not temperature > 0:
         raise ValueError(f"from_answers: temperature is above 0, not {temperature}.")
     if path:
+        _check_file(path, bool(values or features), probabilities, temperature)
         where = Path(path).expanduser()
         if answer_files.is_cache(where):
-            if temperature != 1.0:
-                raise ValueError(f"from_answers: the cache {path} says its own temperature, not {temperature}.")
             return _of_cache(where, num_classes)
-        by_split = answer_files.read(where)
-        where = str(where)
-    else:
-        values = {"train": train, "validation": validation, "test": test}
-        by_split = {split: _named(value, probabilities) for split, value in values.items() if value is not None}
-        where = "from_answers"
-        if features and "train" in by_split:
-            by_split["train"] = {**by_split["train"], **{f"features:{tap}": x for tap, x in features.items()}}
+        return _checked(str(where), answer_files.read(where), temperature, num_classes)
+    by_split = {split: _named(value, probabilities) for split, value in values.items()}
+    if features and "train" in by_split:
+        by_split["train"] |= {f"features:{tap}": x for tap, x in features.items()}
+    return _checked("from_answers", by_split, temperature, num_classes)
+
+
+def _check_file(path: str | Path, arrays: bool, probabilities: bool, temperature: float) -> None:
+    """Raises ValueError for what is said beside a file that says it itself."""
+    if arrays:
+        raise ValueError(f"from_answers: the answers are in {path}, or in arrays: give one of both.")
+    if probabilities:
+        raise ValueError(f"from_answers: {path} says itself what it holds: probabilities= is of arrays.")
+    if temperature != 1.0 and answer_files.is_cache(Path(path).expanduser()):
+        raise ValueError(f"from_answers: the cache {path} says its own temperature, not {temperature}.")
+
+
+def _checked(
+    where: str, by_split: Mapping[str, Mapping[str, Any]], temperature: float, classes: int | None
+) -> StoredAnswers:
     if "train" not in by_split:
         raise ValueError(f"{where} has no answers to train, which is what a student learns from.")
-    arrays = {split: checked(f"{where}, {split}", dict(one), num_classes) for split, one in by_split.items()}
-    return _stored(where, arrays, temperature, num_classes)
+    arrays = {split: checked(f"{where}, {split}", dict(one), classes) for split, one in by_split.items()}
+    return _stored(where, arrays, temperature, classes)
 
 
 def _named(value: Any, probabilities: bool) -> dict[str, Any]:
@@ -134,6 +143,19 @@ def _stored(where: str, arrays: dict[str, dict[str, np.ndarray]], temperature: f
     """The answers of all splits, alike: with the same fields and shapes; features that train alone has are nan."""
     first = arrays["train"]
     main = "log_probs" if "log_probs" in first else "logits"
+    _fill(where, arrays, main)
+    taps = tuple(sorted(name.removeprefix("features:") for name in first if name.startswith("features:")))
+    if main == "logits":
+        classes = first[main].shape[-1]
+    k = first[main].shape[-1] if main == "log_probs" else 0
+    if temperature != 1.0 and not k:
+        raise ValueError(f"{where}: temperature={temperature} is of the k largest, and all logits are there.")
+    return StoredAnswers(Store(k, "float32", float(temperature), taps), classes, arrays)
+
+
+def _fill(where: str, arrays: dict[str, dict[str, np.ndarray]], main: str) -> None:
+    """Fills features that train alone has with nan; ValueError where answers to another split are of another form."""
+    first = arrays["train"]
     for split, fields in arrays.items():
         if main not in fields or fields[main].shape[1:] != first[main].shape[1:]:
             shapes = {s: {k: v.shape[1:] for k, v in one.items()} for s, one in arrays.items()}
@@ -143,13 +165,6 @@ def _stored(where: str, arrays: dict[str, dict[str, np.ndarray]], temperature: f
                 fields[name] = np.full((len(fields[main]), *values.shape[1:]), np.nan, values.dtype)
         if extra := sorted({*fields} - {*first}):
             raise ValueError(f"{where}: {split} has {extra[0]!r}, which train lacks.")
-    taps = tuple(sorted(name.removeprefix("features:") for name in first if name.startswith("features:")))
-    if main == "logits":
-        classes = first[main].shape[-1]
-    k = first[main].shape[-1] if main == "log_probs" else 0
-    if temperature != 1.0 and not k:
-        raise ValueError(f"{where}: temperature={temperature} is of the k largest, and all logits are there.")
-    return StoredAnswers(Store(k, "float32", float(temperature), taps), classes, arrays)
 
 
 def _of_cache(folder: Path, classes: int | None) -> StoredAnswers:

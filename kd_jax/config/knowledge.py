@@ -38,21 +38,7 @@ def compose(names: str, **options: Mapping[str, Any]) -> dict[str, Any]:
     presets by name: compose("feature", feature={"tap": "stage1"}). Raises ValueError for a preset that does not
     exist, here or there.
     """
-    if not isinstance(names, str):
-        raise ValueError(f"compose takes one text, such as 'kd+fitnet', not {names!r}.")
-    for name in options:
-        if name not in PRESETS:
-            raise ValueError(
-                f"compose({names!r}, {name}=...): options go to a preset by its name, such as "
-                f"compose('kd', kd={{'temperature': 2.0}}). {near(name, PRESETS)}"
-            )
-    chosen: dict[str, dict[str, Any]] = {}  # preset -> its terms
-    for preset in names.split("+"):
-        if preset not in PRESETS:
-            raise ValueError(f"Knowledge {preset!r} is unknown. {near(preset, PRESETS)}")
-        terms = made(preset, PRESETS[preset], **options.get(preset, {}))
-        if terms not in chosen.values():
-            chosen[preset] = terms
+    chosen = _chosen(names, options)
     shared = [terms["ce"] for terms in chosen.values() if "ce" in terms]
     result = {"ce": min(shared, key=lambda fields: fields["weight"])} if shared else {}
     for preset, terms in chosen.items():
@@ -63,6 +49,26 @@ def compose(names: str, **options: Mapping[str, Any]) -> dict[str, Any]:
             elif name != "ce":
                 result[name] = fields
     return result
+
+
+def _chosen(names: str, options: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """{preset: its terms}, each preset once."""
+    if not isinstance(names, str):
+        raise ValueError(f"compose takes one text, such as 'kd+fitnet', not {names!r}.")
+    for name in options:
+        if name not in PRESETS:
+            raise ValueError(
+                f"compose({names!r}, {name}=...): options go to a preset by its name, such as "
+                f"compose('kd', kd={{'temperature': 2.0}}). {near(name, PRESETS)}"
+            )
+    chosen: dict[str, dict[str, Any]] = {}
+    for preset in names.split("+"):
+        if preset not in PRESETS:
+            raise ValueError(f"Knowledge {preset!r} is unknown. {near(preset, PRESETS)}")
+        terms = made(preset, PRESETS[preset], **options.get(preset, {}))
+        if terms not in chosen.values():
+            chosen[preset] = terms
+    return chosen
 
 
 def _keeper(name: str, chosen: Mapping[str, Mapping[str, Any]]) -> str:

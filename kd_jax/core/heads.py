@@ -115,12 +115,8 @@ def _inner(eqn: Any) -> Any:
 
 
 def _follow(jaxpr: Any, sources: set[Any], targets: Iterable[Any], equations: list[Any]) -> set[Any]:
-    """Adds the equations between the sources and the targets to `found`; returns the values that depend on both."""
-    needed, between = {id(v) for v in targets}, []
-    for eqn in reversed(jaxpr.eqns):
-        if any(id(v) in needed for v in eqn.outvars) and not any(v in sources for v in eqn.outvars):
-            needed |= {id(v) for v in eqn.invars}
-            between.append(eqn)
+    """Adds the equations between the sources and the targets; returns the values that depend on both."""
+    needed, between = _needed(jaxpr, sources, targets)
     reached = set(sources)
     for eqn in reversed(between):
         read = [not isinstance(v, Literal) and v in reached for v in eqn.invars]
@@ -137,6 +133,16 @@ def _follow(jaxpr: Any, sources: set[Any], targets: Iterable[Any], equations: li
         pairs = zip(inner.outvars, eqn.outvars, strict=True)
         reached |= {out for v, out in pairs if not isinstance(v, Literal) and v in made}
     return reached
+
+
+def _needed(jaxpr: Any, sources: set[Any], targets: Iterable[Any]) -> tuple[set[int], list[Any]]:
+    """The ids of the values that the targets depend on, and the equations that make them, the last first."""
+    needed, equations = {id(v) for v in targets}, []
+    for eqn in reversed(jaxpr.eqns):
+        if any(id(v) in needed for v in eqn.outvars) and not any(v in sources for v in eqn.outvars):
+            needed |= {id(v) for v in eqn.invars}
+            equations.append(eqn)
+    return needed, equations
 
 
 def _cap_of(equations: Sequence[Any]) -> float | None:

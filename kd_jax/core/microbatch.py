@@ -100,9 +100,7 @@ def alone(name: str, term: Term, context: Mapping[str, Any]) -> Tried:
     others = {path: f"value{i}" for i, path in enumerate(dict.fromkeys(paths[inputs:]))}
     entries |= {entry: path for path, entry in others.items()}
     values = {entry: lookup(context, path) for entry, path in entries.items()}
-    # What has no rows of examples stays where a mask does not reach.
-    axes = {entry: max((len(x.shape) for x in jax.tree.leaves(value)), default=0) for entry, value in values.items()}
-    homes = {entry: "batch" if has_rows(path, axes[entry]) else "extra" for entry, path in entries.items()}
+    homes = {entry: _home(path, values[entry]) for entry, path in entries.items()}
     new = {path: f"{homes[entry]}.{entry}" for path, entry in others.items()}
     plain = dataclasses.replace(
         term,
@@ -112,6 +110,12 @@ def alone(name: str, term: Term, context: Mapping[str, Any]) -> Tried:
         where=term.where and new[term.where],
     )
     return plain, {home: {e: values[e] for e in values if homes[e] == home} for home in ("batch", "extra")}
+
+
+def _home(path: str, value: PyTree) -> str:
+    """Where a value is read: what has no rows of examples stays where a mask does not reach."""
+    axes = max((len(x.shape) for x in jax.tree.leaves(value)), default=0)
+    return "batch" if has_rows(path, axes) else "extra"
 
 
 def _relates(term: Term, full: PyTree, half: PyTree) -> bool:

@@ -103,9 +103,11 @@ class RolePreparation:
         if self.raw:
             kind = "uint8, 0..255" if self.dtype == "uint8" and not self.size else "float32"
             return f"the raw arrays, {kind}, {size}" + (f" ({self.why})" if self.why else "")
+        return self._formula(size)
+
+    def _formula(self, size: str) -> str:
         x = "x" if self.scale == 1 else f"x/{self.scale:g}"
-        plain = not any(self.mean) and all(s == 1 for s in self.std)
-        if plain:
+        if not any(self.mean) and all(s == 1 for s in self.std):
             return f"{x}, {size}"
         told = "; mean {}, std {}".format(*(", ".join(f"{v:.4g}" for v in values) for values in (self.mean, self.std)))
         return f"({x} - mean)/std, {size}" + (told if max(len(self.mean), len(self.std)) <= _MOST else "")
@@ -137,29 +139,38 @@ def role_preparation(
     """
     where = f"config.{place}{role}.preparation"
     asked = {k: v for k, v in fields.items() if k not in _TOLD}
-    for name in asked:
-        if name not in FIELDS:
-            raise ValueError(f"{where} has no field {name!r}. {near(name, FIELDS)}")
-    if asked.get("like", "data") not in LIKE:
-        raise ValueError(f"{where}.like is 'data' or 'raw', not {asked['like']!r}.")
-    read = [Path.parse(path) for path in inputs]
-    entries = tuple(p.owner for p in read if p.kind == "batch" and not p.rest and p.owner in ("image", *views))
-    if source.entry != "image" or not entries:
-        if {*asked} - {"like"} or asked.get("like") == "data":
-            content = f"{source.name} has {source.entry}" if source.entry != "image" else f"it reads {tuple(inputs)}"
-            raise ValueError(f"{where} is of pictures, and {content}.")
-        return None
-    said = dict(declared(model)) if "like" not in asked else {}
-    numbers_said = asked if {*_NORMALISING} & {*asked} else {k: v for k, v in said.items() if k in _NORMALISING}
-    if "like" in asked and {*_NORMALISING} & {*asked}:
-        raise ValueError(f"{where}: like={asked['like']!r} says the scale, mean and std; give either.")
+    _check_fields(where, asked)
+    entries = _pictures_of(inputs, views) if source.entry == "image" else ()
+    if not entries:
+        if not asked or asked == {"like": "raw"}:
+            return None
+        raise ValueError(f"{where} is of pictures: {source.name} has {source.entry}, and it reads {tuple(inputs)}.")
+    said = declared(model) if "like" not in asked else {}
+    normalising = asked if {*_NORMALISING} & {*asked} else {k: said[k] for k in _NORMALISING if k in said}
     sized = {k: asked.get(k, said.get(k)) for k in ("size", "crop")}
-    made = _numbers(where, role, numbers_said, asked.get("like", "data"), source)
+    made = _numbers(where, role, normalising, asked.get("like", "data"), source)
     made = dataclasses.replace(made, why=why if made.raw and not asked.keys() - {"like"} else "")
     made = _sized(where, made, **sized)
     if dataclasses.replace(made, why="") == _numbers(where, role, {}, "data", source):
         return made
     return dataclasses.replace(made, entries=entries)
+
+
+def _check_fields(where: str, asked: Mapping[str, Any]) -> None:
+    """Raises ValueError for a field that there is not, another `like`, and numbers beside one."""
+    for name in asked:
+        if name not in FIELDS:
+            raise ValueError(f"{where} has no field {name!r}. {near(name, FIELDS)}")
+    if asked.get("like", "data") not in LIKE:
+        raise ValueError(f"{where}.like is 'data' or 'raw', not {asked['like']!r}.")
+    if "like" in asked and {*_NORMALISING} & {*asked}:
+        raise ValueError(f"{where}: like={asked['like']!r} says the scale, mean and std; give either.")
+
+
+def _pictures_of(inputs: Sequence[str], views: Collection[str]) -> tuple[str, ...]:
+    """The pictures of the batch that are among the inputs of a role."""
+    read = [Path.parse(path) for path in inputs]
+    return tuple(p.owner for p in read if p.kind == "batch" and not p.rest and p.owner in ("image", *views))
 
 
 def _numbers(where: str, role: str, said: Mapping[str, Any], like: str, source: Source) -> RolePreparation:

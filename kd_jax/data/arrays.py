@@ -42,21 +42,7 @@ def in_memory(
         _require_finite(where, "images" if images.ndim == 4 else "features", images)
     if images.ndim not in (2, 4):
         raise ValueError(f"{where}: expected images [n, H, W, C] or features [n, d], got shape {images.shape}")
-    if labels.shape[:1] != (len(images),):
-        raise ValueError(f"{where}: {len(images)} images need labels [{len(images)}, ...], got {labels.shape}")
-    if labels.dtype.kind not in "iufb":
-        raise ValueError(f"{where}: labels are integers or floats, got {labels.dtype}")
-    if (
-        labels.ndim == 1
-        and labels.dtype.kind in "iu"
-        and len(labels)
-        and not (-1 <= labels.min() and labels.max() < len(class_names))
-    ):
-        raise ValueError(
-            f"{where}: labels are 0..{len(class_names) - 1} (-1 = none), got {labels.min()}..{labels.max()}"
-        )
-    if labels.dtype.kind == "f" and np.isinf(labels).any():
-        raise ValueError(f"{where}: labels are numbers, or nan for none, and some are infinite")
+    _check_labels(where, labels, len(images), len(class_names))
     if not (np.isfinite([*mean, *std]).all() and min(std, default=1) > 0):
         raise ValueError(f"{where}: mean and std are finite and std is above 0, got {tuple(mean)} and {tuple(std)}")
     if not len(mean) == len(std) == images.shape[-1]:
@@ -73,6 +59,18 @@ def in_memory(
         images=np.ascontiguousarray(images),
         fields=dict(fields or {}),
     )
+
+
+def _check_labels(where: str, labels: np.ndarray, count: int, classes: int) -> None:
+    """Raises ValueError unless there is one label an example, and classes are 0..classes - 1, or -1."""
+    if labels.shape[:1] != (count,):
+        raise ValueError(f"{where}: {count} images need labels [{count}, ...], got {labels.shape}")
+    if labels.dtype.kind not in "iufb":
+        raise ValueError(f"{where}: labels are integers or floats, got {labels.dtype}")
+    if labels.ndim == 1 and labels.dtype.kind in "iu" and not (-1 <= labels.min() and labels.max() < classes):
+        raise ValueError(f"{where}: labels are 0..{classes - 1} (-1 = none), got {labels.min()}..{labels.max()}")
+    if labels.dtype.kind == "f" and np.isinf(labels).any():
+        raise ValueError(f"{where}: labels are numbers, or nan for none, and some are infinite")
 
 
 def _require_finite(where: str, what: str, values: np.ndarray) -> None:
@@ -114,18 +112,13 @@ def from_arrays(
     x, y = train
     if not len(x):
         raise ValueError(f"{name}/train has no examples")
-    if isinstance(unlabelled, tuple):
-        raise ValueError(f"{name}: unlabelled are images alone, an array, not a tuple")
-    unlabelled = None if unlabelled is None else np.asarray(unlabelled)
-    for kind, other in (("test", test[0]), ("unlabelled", unlabelled), ("validation", validation)):
-        other = other[0] if isinstance(other, tuple) else other
-        if isinstance(other, np.ndarray):
-            _check_alike(name, kind, other, x)
+    _check_alike(name, "test", test[0], x)
+    if isinstance(validation, tuple):
+        _check_alike(name, "validation", validation[0], x)
     if unlabelled is not None:
         if (fields or {}).get("train"):
             raise ValueError(f"{name}: fields of train and `unlabelled` do not go together: give -1 or nan as labels")
-        x = np.concatenate([x, unlabelled.astype(x.dtype, casting="same_kind")])
-        y = np.concatenate([y, _no_labels(len(unlabelled), y)])
+        x, y = _joined(name, x, y, unlabelled)
     names = outputs_of(y) if names is None else names
     class_names = tuple(map(str, range(names))) if isinstance(names, int) else tuple(names)
     if not class_names:
@@ -139,6 +132,18 @@ def from_arrays(
     held = make("validation", *validation) if isinstance(validation, tuple) else None
     splits_of_pairs = Splits(make("train", x, y), held, make("test", *test))
     return splits_of_pairs if held else held_out(splits_of_pairs, validation, split_seed)
+
+
+def _joined(name: str, x: np.ndarray, y: np.ndarray, unlabelled: Any) -> Pair:
+    """The examples with those that have no label behind them."""
+    if isinstance(unlabelled, tuple):
+        raise ValueError(f"{name}: unlabelled are images alone, an array, not a tuple")
+    more = np.asarray(unlabelled)
+    _check_alike(name, "unlabelled", more, x)
+    return (
+        np.concatenate([x, more.astype(x.dtype, casting="same_kind")]),
+        np.concatenate([y, _no_labels(len(more), y)]),
+    )
 
 
 def _check_pairs(name: str, pairs: Mapping[str, Any], fields: Mapping[str, Any]) -> None:

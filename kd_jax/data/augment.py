@@ -57,24 +57,23 @@ def pictures(
 
     None in their place where an op changes normalised pictures: cutout, erasing, mixing.
     """
-    ops = [_resolve(op) for op in augment] if train else []
-    if sum(name in BATCH_OPS for name, _ in ops) > 1:
-        raise ValueError(f"only one of {', '.join(BATCH_OPS)} can be used: each gives every example a second label")
     out = dict(batch)
-    if not ops:
+    if not (ops := [_resolve(op) for op in augment] if train else []):
         return out | {"image": normalise(out["image"], mean, std)}, out["image"]
     keys = jax.vmap(example_key, in_axes=(None, 0, 0))(key, batch["index"], batch["view"])
+    mixing = [op for op in ops if op[0] in BATCH_OPS]
+    if len(mixing) > 1:
+        raise ValueError(f"only one of {', '.join(BATCH_OPS)} can be used: each gives every example a second label")
+    after = [op for op in ops if op[0] in NORMALISED_OPS]
     for name, op in ops:
-        if name not in NORMALISED_OPS and name not in BATCH_OPS:
+        if (name, op) not in mixing + after:
             out["image"] = _each(name, op, keys, out["image"])
-    stored = None if any(name in NORMALISED_OPS or name in BATCH_OPS for name, _ in ops) else out["image"]
+    stored = None if mixing or after else out["image"]
     out["image"] = normalise(out["image"], mean, std)
-    for name, op in ops:
-        if name in NORMALISED_OPS:
-            out["image"] = _each(name, op, keys, out["image"])
-    for name, op in ops:
-        if name in BATCH_OPS:
-            out = op(_op_key(keys[0], name), out)  # a first row occurs in one step only: it stands for the step
+    for name, op in after:
+        out["image"] = _each(name, op, keys, out["image"])
+    for name, op in mixing:
+        out = op(_op_key(keys[0], name), out)  # a first row occurs in one step only: it stands for the step
     return out, stored
 
 

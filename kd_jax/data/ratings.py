@@ -54,16 +54,9 @@ def movielens(config: Mapping[str, Any]) -> Splits:
 
 def read(folder: Path) -> Table:
     """Returns the ratings of a folder as GroupLens or RecBole writes it; those of one second keep the file's order."""
-    if (folder / "u.data").is_file():
-        ratings = _rows(folder / "u.data", "\t")
-        titles = {row[0]: row[1] for row in _rows(folder / "u.item", "|")}
-        people = {row[0]: (row[1], row[2]) for row in _rows(folder / "u.user", "|")}
-    elif (folder / "ml-100k.inter").is_file():
-        ratings = _rows(folder / "ml-100k.inter", "\t")[1:]
-        titles = {row[0]: row[1] for row in _rows(folder / "ml-100k.item", "\t")[1:]}
-        people = {row[0]: (row[1], row[2]) for row in _rows(folder / "ml-100k.user", "\t")[1:]}
-    else:
-        raise DataNotFound(f"movielens: {folder} holds neither u.data nor ml-100k.inter. {_ADVICE}")
+    ratings, items_listed, users_listed = _files(folder)
+    titles = {row[0]: row[1] for row in items_listed}
+    people = {row[0]: (row[1], row[2]) for row in users_listed}
     numbers = [{name: i for i, name in enumerate(sorted(ids, key=int))} for ids in (people, titles)]
     if unknown := {row[0] for row in ratings} - set(people) or {row[1] for row in ratings} - set(titles):
         raise ValueError(f"movielens: {folder} has ratings of users or items that it does not list: {min(unknown)}")
@@ -74,6 +67,16 @@ def read(folder: Path) -> Table:
     gender = np.array([people[name][1] == "M" for name in order], np.int32)
     names = tuple(titles[name] for name in numbers[1])
     return Table(users, items, names, gender, np.searchsorted(_BOUNDS, ages, side="right").astype(np.int32))
+
+
+def _files(folder: Path) -> tuple[list[list[str]], list[list[str]], list[list[str]]]:
+    """The rows of ratings, items and users."""
+    if (folder / "u.data").is_file():
+        return _rows(folder / "u.data", "\t"), _rows(folder / "u.item", "|"), _rows(folder / "u.user", "|")
+    if (folder / "ml-100k.inter").is_file():  # a line of names stands above each
+        ratings, items, users = (_rows(folder / f"ml-100k.{kind}", "\t")[1:] for kind in ("inter", "item", "user"))
+        return ratings, items, users
+    raise DataNotFound(f"movielens: {folder} holds neither u.data nor ml-100k.inter. {_ADVICE}")
 
 
 def _rows(path: Path, separator: str) -> list[list[str]]:

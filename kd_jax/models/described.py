@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -48,14 +48,8 @@ def describe(value: Any, origins: Iterable[Origin] = ()) -> Any:
     if isinstance(value, (bool, int, float, str)) or value is None:
         return value
     inside = functools.partial(describe, origins=origins)
-    if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
-        items = [inside(item) for item in value]
-        return {"tuple": items} if isinstance(value, tuple) else items
-    if isinstance(value, (Mapping, ConfigDict)):
-        return {"dict": {_key(k): inside(v) for k, v in value.items()}}
-    if isinstance(value, functools.partial):
-        arguments = {k: inside(v) for k, v in value.keywords.items()}
-        return {"partial": inside(value.func), "args": [inside(v) for v in value.args], "kwargs": arguments}
+    if type(value) in (list, tuple) or isinstance(value, (Mapping, ConfigDict, functools.partial)):
+        return _container(value, inside)
     if isinstance(value, np.dtype):
         return {"dtype": value.name}
     if isinstance(value, (np.ndarray, np.generic, jax.Array)):
@@ -65,6 +59,17 @@ def describe(value: Any, origins: Iterable[Origin] = ()) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {"name": path_of(type(value)), "kwargs": _fields(value, inside)}
     return {"ref": path_of(value)}
+
+
+def _container(value: Any, inside: Callable[[Any], Any]) -> Any:
+    """The description of a list, a tuple, a mapping, or of a function with arguments."""
+    if isinstance(value, (Mapping, ConfigDict)):
+        return {"dict": {_key(k): inside(v) for k, v in value.items()}}
+    if isinstance(value, functools.partial):
+        arguments = {k: inside(v) for k, v in value.keywords.items()}
+        return {"partial": inside(value.func), "args": [inside(v) for v in value.args], "kwargs": arguments}
+    items = [inside(item) for item in value]
+    return {"tuple": items} if isinstance(value, tuple) else items
 
 
 def factory(fn: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,6 +103,18 @@ def rebuild(description: Any) -> Any:
         return [rebuild(item) for item in description]
     if not isinstance(description, Mapping):
         return description
+    if "partial" not in description and "name" not in description:
+        return _rebuild_value(description)
+    arguments = {k: rebuild(v) for k, v in description.get("kwargs", {}).items()}
+    if "partial" in description:
+        positional = [rebuild(v) for v in description["args"]]
+        return functools.partial(rebuild(description["partial"]), *positional, **arguments)
+    value = made(description["name"], _named(description["name"]), **arguments)
+    return as_model(value) if description.get("model") else value
+
+
+def _rebuild_value(description: Mapping[str, Any]) -> Any:
+    """Returns a tuple, a dict, an array, its type, or what a name stands for."""
     if "tuple" in description:
         return tuple(rebuild(item) for item in description["tuple"])
     if "dict" in description:
@@ -108,14 +125,7 @@ def rebuild(description: Any) -> Any:
         return jnp.dtype(description["dtype"])
     if "ref" in description:
         return _named(description["ref"])
-    if "partial" not in description and "name" not in description:
-        raise ValueError(f"{str(description)[:80]} describes nothing: expected a name, a ref or a partial")
-    arguments = {k: rebuild(v) for k, v in description.get("kwargs", {}).items()}
-    if "partial" in description:
-        positional = [rebuild(v) for v in description["args"]]
-        return functools.partial(rebuild(description["partial"]), *positional, **arguments)
-    value = made(description["name"], _named(description["name"]), **arguments)
-    return as_model(value) if description.get("model") else value
+    raise ValueError(f"{str(description)[:80]} describes nothing: expected a name, a ref or a partial")
 
 
 def _named(name: str) -> Any:

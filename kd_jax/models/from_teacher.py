@@ -40,6 +40,16 @@ def layers(
         raise ValueError(
             f"layers={tuple(layers)}: the student needs {depth} of the teacher's {deep}, numbers from 0 to {deep - 1}."
         )
+    result, copied, projected = _taken(ours, theirs, prefix, layers)
+    _tell(ours, copied, projected, prefix, layers)
+    result = {path: result[path] if path in result else _stack(result, path, prefix, depth) for path in stacked}
+    return traverse_util.unflatten_dict(result, sep="/"), stats
+
+
+def _taken(
+    ours: dict[str, Any], theirs: dict[str, Any], prefix: str, layers: Sequence[int]
+) -> tuple[dict[str, Any], set[str], set[str]]:
+    """(the student's parameters, the paths of those that are the teacher's, and of those that are projected)."""
     axes: dict[tuple[int, int], Array] = {}
     result, copied, projected = {}, set(), set()
     for path, value in sorted(ours.items(), key=lambda item: -item[1].size):  # the largest table gives the axes
@@ -56,9 +66,7 @@ def layers(
             value = (jnp.asarray(old, jnp.float32) @ axes[sizes]).astype(value.dtype)
             projected.add(path)
         result[path] = value
-    _tell(ours, copied, projected, prefix, layers)
-    result = {path: result[path] if path in result else _stack(result, path, prefix, depth) for path in stacked}
-    return traverse_util.unflatten_dict(result, sep="/"), stats
+    return result, copied, projected
 
 
 def _tell(ours: dict[str, Any], copied: set[str], projected: set[str], prefix: str, layers: Sequence[int]) -> None:

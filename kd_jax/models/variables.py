@@ -30,11 +30,7 @@ def variables_from(source: Any, wanted: Variables) -> Variables:
             return pair
     values = _values(source)
     places = {path: _origin(path, values) for path in _by_path(wanted)}
-    missing = [_shown(path) for path, origin in places.items() if origin not in values]
-    left = [path for path in values if path not in places.values() and path.split("/")[0] not in _NOT_STATE]
-    if missing or left:
-        lines = [f"{what} {_some(names)}" for what, names in (("without", missing), ("and beside it", left)) if names]
-        raise ValueError(f"they are {' '.join(lines)}; expected {FORMS}")
+    _check_names(places, values)
     _check_shapes({path: values[origin] for path, origin in places.items()}, _by_path(wanted))
     leaves = [values[places[path]] for path in _by_path(wanted)]
     return jax.tree.unflatten(jax.tree.structure(wanted), leaves)
@@ -51,10 +47,8 @@ def _values(source: Any) -> dict[str, Any]:
     """Everything that was given by its path, whatever holds it; the state of random streams is no part of a network."""
     if isinstance(source, nnx.Module):
         source = nnx.state(source)
-    if dataclasses.is_dataclass(source) and hasattr(source, "params"):  # a TrainState of Flax, or one derived from it
-        fields = {f.name: getattr(source, f.name) for f in dataclasses.fields(source)}
-        state = {k: v for k, v in fields.items() if k in _OF_TRAIN_STATE and isinstance(v, Mapping)}
-        return _values({"params": source.params} if "params" not in source.params else source.params) | _values(state)
+    if dataclasses.is_dataclass(source) and hasattr(source, "params"):
+        return _of_train_state(source)
     if isinstance(source, nnx.GraphDef):
         return {}
     if isinstance(source, nnx.State):
@@ -67,11 +61,26 @@ def _values(source: Any) -> dict[str, Any]:
     raise ValueError(f"they are a {type(source).__name__}; expected {FORMS}")
 
 
+def _of_train_state(source: Any) -> dict[str, Any]:
+    """Those of a TrainState of Flax, or of one derived from it."""
+    fields = {f.name: getattr(source, f.name) for f in dataclasses.fields(source)}
+    state = {k: v for k, v in fields.items() if k in _OF_TRAIN_STATE and isinstance(v, Mapping)}
+    return _values({"params": source.params} if "params" not in source.params else source.params) | _values(state)
+
+
 def _origin(path: str, values: Mapping[str, Any]) -> str:
     """The path among `values` of what is wanted at "0/..." (params) or "1/<collection>/..." (stats)."""
     number, _, rest = path.partition("/")
     further = f"params/{rest}" if number == "0" else rest.partition("/")[2]
     return further if rest not in values and further in values else rest
+
+
+def _check_names(places: Mapping[str, str], values: Mapping[str, Any]) -> None:
+    missing = [_shown(path) for path, origin in places.items() if origin not in values]
+    left = [path for path in values if path not in places.values() and path.split("/")[0] not in _NOT_STATE]
+    if missing or left:
+        lines = [f"{what} {_some(names)}" for what, names in (("without", missing), ("and beside it", left)) if names]
+        raise ValueError(f"they are {' '.join(lines)}; expected {FORMS}")
 
 
 def _check_shapes(values: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

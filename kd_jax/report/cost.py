@@ -33,9 +33,8 @@ def size_of(trained: Mapping[str, Mapping[str, Any]], one: str) -> tuple[list[st
         teacher, student = (number(model, *path) for model in pair)
         if not teacher or not student or any(doubt(model, *path) for model in pair):
             continue
-        ratio = max(teacher / student, student / teacher)
-        how = less if teacher > student else more
-        if ratio < 1.05 or _overlap(*(quartiles(model, *path) for model in pair)):
+        ratio, how = max(teacher / student, student / teacher), less if teacher > student else more
+        if ratio < 1.05 or _overlap(quartiles(pair[0], *path), quartiles(pair[1], *path)):
             words.append(f"{'takes' if same.startswith('as long') else 'needs'} about {same}")
             continue
         words.append(f"{verb} {times(ratio)} {how}")

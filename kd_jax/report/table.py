@@ -10,6 +10,7 @@ from typing import Any
 from kd_jax.report import cost, sections, verdict
 from kd_jax.report.verdict import number
 from kd_jax.tasks.units import MISSING, percent
+from kd_jax.types import Headline
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,34 @@ def _plain(value: float) -> str:
 
 def rows(results: Mapping[str, Any]) -> list[Row]:
     """Returns the lines of the summary table; what no model has is left out, but for costs that were not counted."""
-    trained, noun, headline = verdict.models(results), verdict.noun_of(results), verdict.headline_of(results)
+    trained, headline = verdict.models(results), verdict.headline_of(results)
+    table = (_row(trained, headline, *line) for line in _plan(results))
+    return [row for row in table if row is not None]
+
+
+def _row(
+    trained: Mapping[str, Mapping[str, Any]],
+    headline: Headline,
+    section: str,
+    label: str,
+    path: tuple[str, ...],
+    show: Callable[[float], str],
+) -> Row | None:
+    values = {role: number(model, *path) for role, model in trained.items()}
+    measured = section == "Cost" and any(path[0] in model for model in trained.values())
+    if all(value is None for value in values.values()) and not measured:
+        return None
+    cells = {role: MISSING if value is None else show(value) for role, value in values.items()}
+    if path[-1] == headline.metric and headline.error:
+        label = f"{label} in %, ± error" if headline.unit == "%" else f"{label}, ± error"
+        errors = {role: number(model, *path[:-1], headline.error) for role, model in trained.items()}
+        cells = {role: _with_error(cells[role], values[role], errors[role], headline.unit) for role in cells}
+    return Row(section, label, {role: _doubted(cells[role], trained[role], path) for role in cells})
+
+
+def _plan(results: Mapping[str, Any]) -> list[tuple[str, str, tuple[str, ...], Callable[[float], str]]]:
+    """(section, label, where the number lies in a model's results, how it is shown) of every line that may be."""
+    noun, headline = verdict.noun_of(results), verdict.headline_of(results)
     plan: list[tuple[str, str, tuple[str, ...], Callable[[float], str]]] = [
         ("Cost", "parameters", ("parameters",), quantity),
         ("Cost", "size in memory", ("bytes",), _bytes),
@@ -61,19 +89,7 @@ def rows(results: Mapping[str, Any]) -> list[Row]:
         plan += [(title, "step", (which, "step"), lambda value: f"{value:,.0f}")]
         metrics = [metric for metric in _metrics(results) if metric[1] != headline.error]  # that is the ± of another
         plan += [(title, label, (which, "test", name), show) for label, name, show in metrics]
-    table = []
-    for section, label, path, show in plan:
-        values = {role: number(model, *path) for role, model in trained.items()}
-        measured = section == "Cost" and any(path[0] in model for model in trained.values())
-        if all(value is None for value in values.values()) and not measured:
-            continue
-        cells = {role: MISSING if value is None else show(value) for role, value in values.items()}
-        if path[-1] == headline.metric and headline.error:
-            label = f"{label} in %, ± error" if headline.unit == "%" else f"{label}, ± error"
-            errors = {role: number(model, *path[:-1], headline.error) for role, model in trained.items()}
-            cells = {role: _with_error(cells[role], values[role], errors[role], headline.unit) for role in cells}
-        table.append(Row(section, label, {role: _doubted(cells[role], trained[role], path) for role in cells}))
-    return table
+    return plan
 
 
 def _doubted(cell: str, model: Mapping[str, Any], path: tuple[str, ...]) -> str:

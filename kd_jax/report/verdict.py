@@ -121,42 +121,45 @@ def _unmeasured(results: Mapping[str, Any]) -> Verdict:
 def _gain(results: Mapping[str, Any], headline: Headline, unit: Unit) -> Verdict:
     trained, name = models(results), name_of(headline)
     student, baseline = (score(trained.get(role), headline) for role in ("student", "baseline"))
-    noun, compared = noun_of(results), difference(results, "student", "baseline")
+    compared = difference(results, "student", "baseline")
     if baseline is None or compared is None:
         words = (
-            f"The student's {name} on the test {noun}s is {unit.text(student)}, but no baseline was trained: what the "
-            "same network reaches without the teacher is not known."
+            f"The student's {name} on the test {noun_of(results)}s is {unit.text(student)}, but no baseline was "
+            "trained: what the same network reaches without the teacher is not known."
         )
         return Verdict("unknown", "Not known: there is no baseline to compare with.", (words,), ())
     words = [_compared(results, unit, name, student, baseline)]
     gain, noise = compared
     change = unit.difference(headline.sign * gain) + unit.word
-    size = unit.plot(gain) if headline.unit == "%" else gain
+    plot = unit.plot if headline.unit == "%" else float
     subject = "" if headline.unit == "%" else f"{name} "
-    against = "over" if headline.sign * gain > 0 and headline.sign > 0 else "against"
     tile = f"{unit.word.strip() or name} {'over' if headline.sign > 0 else 'against'} the baseline"
     if noise is None:
         words.append("The error of that is not known, so it is not known whether it is more than noise.")
         facts = ((unit.difference(headline.sign * gain), tile),)
         text = f"Not known: {subject}{change}, of unknown uncertainty."
-        return Verdict("unknown", text, tuple(words), facts, size)
+        return Verdict("unknown", text, tuple(words), facts, plot(gain))
     error, margin = unit.noise(noise), f"(±{unit.noise(noise)}{unit.word}, two standard errors)"
     facts = ((f"{unit.difference(headline.sign * gain)} ± {error.rstrip('%')}", f"{tile} (± two standard errors)"),)
-    examples = number(results, "data", "test")
-    test = f"a test set of {int(examples):,} {noun}s" if examples else "the test set"
-    measured, early = (size, unit.plot(noise) if headline.unit == "%" else noise), _too_early(trained, headline)
+    measured, early, test = (plot(gain), plot(noise)), _too_early(trained, headline), _test_set(results)
     if abs(gain) <= noise:
         inside = f"That difference of {change} is inside the noise of {test} {margin}: it may as well be zero."
         text = f"Not measurably: {subject}{change} is within noise.{' Train longer.' if early else ''}"
         return Verdict("noise", text, (*words, inside, *early), facts, *measured)
     words += [f"That difference of {change} is more than {test} leaves open {margin}.", *early]
     if gain > 0:
+        against = "over" if headline.sign > 0 else "against"
         return Verdict("gain", f"Yes: {subject}{change} {against} training alone.", tuple(words), facts, *measured)
     if early:  # who learns faster may be overtaken: that is no answer yet
         text = f"Not known yet: {subject}{change} against training alone, and all were still improving. Train longer."
         return Verdict("unknown", text, tuple(words), facts, *measured)
     words.append("This student would have been better off without its teacher.")
     return Verdict("loss", f"No: {subject}{change} against training alone.", tuple(words), facts, *measured)
+
+
+def _test_set(results: Mapping[str, Any]) -> str:
+    examples = number(results, "data", "test")
+    return f"a test set of {int(examples):,} {noun_of(results)}s" if examples else "the test set"
 
 
 def _too_early(trained: Mapping[str, Mapping[str, Any]], headline: Headline) -> list[str]:

@@ -14,7 +14,7 @@ from kd_jax.models.adapters import as_model
 from kd_jax.models.projection import prototype_head
 from kd_jax.ranges import BelowOne, Count
 from kd_jax.schemes.average_teacher import mixed
-from kd_jax.types import Array, Call, Parts, Phase, Role, Scheme, Stage, TrainState
+from kd_jax.types import Array, Call, Model, Parts, Phase, Role, Scheme, Stage, TrainState
 
 STUDENT, AVERAGE = ("student", "student_head"), ("average", "average_head")
 
@@ -54,17 +54,9 @@ def build(
     wanted = {"average_head", *(f"{who}_head_{name}" for name in views for who in ("student", "average"))}
     if missing := sorted((wanted | {f"student_head_{name}" for name in crops}) - read):
         raise ValueError(f"No term reads '{missing[0]}.logits': {sorted(parts.terms)} do not use every view.")
-    head = as_model(prototype_head(prototypes, hidden, bottleneck))
-    roles = {**parts.roles, "student_head": Role(head, ("student.logits",), "student")}
-    for name, start in zip(AVERAGE, STUDENT, strict=True):
-        roles[name] = dataclasses.replace(roles[start], group="average", initial=start)
-    roles["average_head"] = dataclasses.replace(roles["average_head"], inputs=("average.logits",))
-    forward = [*_calls("student", parts.roles["student"].inputs, "", train=True)]
-    for name, path in {**views, **crops}.items():
-        forward += _calls("student", (path,), f"_{name}", train=True)
-    forward += _calls("average", parts.roles["student"].inputs, "", train=False)
-    for name, path in views.items():
-        forward += _calls("average", (path,), f"_{name}", train=False)
+    roles = _with_averages(parts.roles, as_model(prototype_head(prototypes, hidden, bottleneck)))
+    inputs = parts.roles["student"].inputs
+    forward = [*_on_views("student", inputs, {**views, **crops}, True), *_on_views("average", inputs, views, False)]
     teachers = [n for n, r in parts.roles.items() if r.group is None and n in read]
     forward += [Call(name, parts.roles[name].inputs, train=False) for name in teachers]
     phase = Phase("student", tuple(forward), parts.terms, parts.make_tx(parts.steps))
@@ -78,6 +70,23 @@ def build(
         extra={"center": jnp.zeros(prototypes)},
         task=parts.task,
     )
+
+
+def _with_averages(roles: Mapping[str, Role], head: Model) -> dict[str, Role]:
+    """The roles with the student's head, and with the averages of both."""
+    result = {**roles, "student_head": Role(head, ("student.logits",), "student")}
+    for name, start in _PAIRS:
+        result[name] = dataclasses.replace(result[start], group="average", initial=start)
+    result["average_head"] = dataclasses.replace(result["average_head"], inputs=("average.logits",))
+    return result
+
+
+def _on_views(who: str, inputs: tuple[str, ...], views: Mapping[str, str], train: bool) -> list[Call]:
+    """The calls of a network and its head on its own input and on the views."""
+    calls = [*_calls(who, inputs, "", train)]
+    for name, path in views.items():
+        calls += _calls(who, (path,), f"_{name}", train)
+    return calls
 
 
 def _calls(who: str, inputs: tuple[str, ...], view: str, train: bool) -> tuple[Call, Call]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from kd_jax.core.terms import calls_of
 from kd_jax.types import Call, Parts, Phase, Scheme, Stage, Term
@@ -25,15 +25,22 @@ def build(parts: Parts, views: Mapping[str, str] | None = None) -> Scheme:
     learns = "student" in named  # or connectors alone do
     forward = [Call("student", parts.roles["student"].inputs)] if learns else []
     forward += [Call(name, parts.roles[name].inputs, train=False) for name in teachers]
-    for view, path in (views or {}).items():
-        readers = [name for name in parts.roles if f"{name}_{view}" in named]
-        if not readers:
-            raise ValueError(f"views: no term reads an answer to {view!r}, such as 'student_{view}.logits'.")
-        forward += [Call(name, (path,), train=name == "student", name=f"{name}_{view}") for name in readers]
+    forward += _on_views(parts, views or {}, named)
     metrics = watched(parts) if learns else {}
     phase = Phase("student", tuple(forward), parts.terms, parts.make_tx(parts.steps), metrics)
     reference = "teacher" if "teacher" in parts.roles else None
     return Scheme(parts.roles, (Stage(parts.steps, (phase,)),), reference=reference, task=parts.task)
+
+
+def _on_views(parts: Parts, views: Mapping[str, str], named: Collection[str]) -> list[Call]:
+    """The calls of networks on further pictures, of whose answers terms read something."""
+    calls = []
+    for view, path in views.items():
+        readers = [name for name in parts.roles if f"{name}_{view}" in named]
+        if not readers:
+            raise ValueError(f"views: no term reads an answer to {view!r}, such as 'student_{view}.logits'.")
+        calls += [Call(name, (path,), train=name == "student", name=f"{name}_{view}") for name in readers]
+    return calls
 
 
 def watched(parts: Parts, path: str = "student.logits", batch: str = "batch", name: str = "") -> dict[str, Term]:

@@ -142,17 +142,11 @@ def run(config: ConfigDict, spec: Spec, directory: str | Path, trials: int, prun
     if jax.process_count() > 1:
         raise ValueError("A search runs in one process; start several with workdirs of their own.")
     mesh, config = parallel.make_mesh(config.mesh.axes), begun(config, root)
-    if set(spec.fields) <= {"seed"}:
-        raise ValueError(
-            "--trials search, and this --sweep varies the seed alone, of which every trial has all values: leave "
-            "--trials out, or add a field such as train.optimizer.learning_rate=log:1e-3..1e-1."
-        )
+    _check_spec(config, spec)
     seeds = spec.choices.get("seed", (config.seed,))
     ranges = {f: (r.kind, r.low, r.high) for f, r in spec.ranges.items()}
     asked = {"config": workdir.plain(config), "sweep": workdir.plain(spec.choices), "ranges": workdir.plain(ranges)}
     asked |= {"pruner": pruner}  # and any number of trials: with more of them a search goes on
-    for point in ends(spec):
-        check_point(config, point)
     optuna_module()  # where it is missing, say so before the workdir is made
     first = programs_of(config, [{**_first(spec), "seed": seeds[0]}], root, mesh)[0]
     check(root, asked, first.digests["student"])
@@ -171,12 +165,7 @@ def run(config: ConfigDict, spec: Spec, directory: str | Path, trials: int, prun
         study = search(objective, spec, root, trials, pruner, config.seed)
     ended = [t for t in study.get_trials() if t.state.name in ("COMPLETE", "PRUNED")]
     complete = {workdir.fingerprint(t.params): t.params for t in ended if t.state.name == "COMPLETE"}
-    if not complete:
-        tried = "; ".join(", ".join(f"{k}={v}" for k, v in t.params.items()) for t in ended[:3])
-        raise ValueError(
-            f"All {len(ended)} trials diverged or were cut short before they had a score ({tried}, ...): there is no "
-            "best one. Try smaller learning rates, in another workdir."
-        )
+    _require_complete(complete, ended)
     runs = []
     for name, point in complete.items():
         if name not in runs_of:  # of an earlier process: read back
@@ -197,6 +186,26 @@ def run(config: ConfigDict, spec: Spec, directory: str | Path, trials: int, prun
     )
     write_json(root / RESULTS, results)
     return present(results, root)
+
+
+def _check_spec(config: ConfigDict, spec: Spec) -> None:
+    """Raises ValueError where nothing is searched, and for a value that does not fit."""
+    if set(spec.fields) <= {"seed"}:
+        raise ValueError(
+            "--trials search, and this --sweep varies the seed alone, of which every trial has all values: leave "
+            "--trials out, or add a field such as train.optimizer.learning_rate=log:1e-3..1e-1."
+        )
+    for point in ends(spec):
+        check_point(config, point)
+
+
+def _require_complete(complete: Mapping[str, Any], ended: Sequence[Any]) -> None:
+    if not complete:
+        tried = "; ".join(", ".join(f"{k}={v}" for k, v in t.params.items()) for t in ended[:3])
+        raise ValueError(
+            f"All {len(ended)} trials diverged or were cut short before they had a score ({tried}, ...): there is no "
+            "best one. Try smaller learning rates, in another workdir."
+        )
 
 
 def _first(spec: Spec) -> Point:

@@ -159,12 +159,8 @@ class Code:
             self._note(f"the defaults of {label}", (function.__defaults__, function.__kwdefaults__))
         for name, *attributes in sorted(set(globals_read(function.__code__))):
             if name in function.__globals__:
-                value = function.__globals__[name]
-                while attributes and isinstance(value, types.ModuleType) and hasattr(value, attributes[0]):
-                    if is_installed(getattr(value, "__file__", None) or "<frozen"):
-                        break
-                    name, value = f"{name}.{attributes[0]}", getattr(value, attributes.pop(0))
-                self._note(f"the global {name} of {file}", value)
+                path, value = _in_modules(name, function.__globals__[name], attributes)
+                self._note(f"the global {path} of {file}", value)
         for module in modules_imported(function.__code__, function.__globals__.get("__package__") or ""):
             try:
                 spec = importlib.util.find_spec(module)
@@ -281,3 +277,12 @@ def _attributes_of(value: Any) -> dict[str, Any]:
     cached = {n for base in bases for n, m in vars(base).items() if isinstance(m, functools.cached_property)}
     held = {n: v for n, v in getattr(value, "__dict__", {}).items() if n not in cached}
     return held | {n: getattr(value, n) for base in bases for n in slots_of(base) if hasattr(value, n)}
+
+
+def _in_modules(name: str, value: Any, attributes: list[str]) -> tuple[str, Any]:
+    """What is read of the user's modules by `name.attribute...`, and its path: one function, not the whole module."""
+    while attributes and isinstance(value, types.ModuleType) and hasattr(value, attributes[0]):
+        if is_installed(getattr(value, "__file__", None) or "<frozen"):
+            break
+        name, value = f"{name}.{attributes[0]}", getattr(value, attributes.pop(0))
+    return name, value

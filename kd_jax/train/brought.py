@@ -32,17 +32,19 @@ def brought(
             raise ValueError(f"teachers: {name!r} is no name for a further one; student and teacher have arguments.")
         pairs[name] = value if isinstance(value, tuple) and len(value) == 2 else (value, None)
     networks = {name: as_model(network) for name, (network, _) in pairs.items() if network is not None}
-    variables = {name: value for name, (_, value) in pairs.items() if value is not None}
-    for name, (network, value) in pairs.items():
-        if name == "student" and isinstance(network, HostModel):
+    variables = {name: _variables_of(name, *pair) for name, pair in pairs.items()}
+    return networks, {name: value for name, value in variables.items() if value is not None}
+
+
+def _variables_of(name: str, network: Any, value: Any) -> Any:
+    """The parameters of a network, which an NNX teacher holds itself; None of what is trained or loaded here."""
+    if isinstance(network, HostModel):
+        if name == "student":
             raise ValueError("student: host_model(fn) has no parameters, so that it can teach and cannot learn.")
-        if isinstance(network, HostModel):
-            if value is not None:
-                raise ValueError(f"{name}: host_model(fn) has no parameters, and there are variables for it.")
-            variables[name] = NONE
-        elif isinstance(network, nnx.Module) and value is None and name != "student":
-            variables[name] = network
-    return networks, variables
+        if value is not None:
+            raise ValueError(f"{name}: host_model(fn) has no parameters, and there are variables for it.")
+        return NONE
+    return network if isinstance(network, nnx.Module) and value is None and name != "student" else value
 
 
 def note_objects(

@@ -30,10 +30,14 @@ def find_export(path: Path, which: str = "") -> Path:
     if (path / "config.json").is_file() and not (path / "sweep.json").is_file():
         raise ValueError(f"The run in {path} is not finished: the command that began it goes on with it.")
     if (path / "sweep.json").is_file():
-        runs = json.loads((path / "sweep.json").read_text())["runs"]
-        some = ", ".join(str(run["export"]) for run in runs[:3] if "export" in run)
-        raise ValueError(f"{path} holds the {len(runs)} students of a sweep. Load one of them: {some}, ...")
+        raise ValueError(_of_sweep(path))
     return _of_steps(path, which)
+
+
+def _of_sweep(path: Path) -> str:
+    runs = json.loads((path / "sweep.json").read_text())["runs"]
+    some = ", ".join(str(run["export"]) for run in runs[:3] if "export" in run)
+    return f"{path} holds the {len(runs)} students of a sweep. Load one of them: {some}, ..."
 
 
 def _of_steps(folder: Path, which: str) -> Path:

@@ -43,23 +43,33 @@ def digests_of(
     """
     splits: dict[int, dict[str, str]] = {}  # of sources that several jobs share
     files: dict[str, str] = {}
-    names = {name: "teacher_variables" if name == "teacher" else f"teachers.{name}" for name in handed or {}}
-    variables = {names[name]: identity.of_tree(value) for name, value in (handed or {}).items()}
+    variables = {
+        "teacher_variables" if name == "teacher" else f"teachers.{name}": identity.of_tree(value)
+        for name, value in (handed or {}).items()
+    }
     made: dict[str, Digests] = {}
     for name, job in jobs.items():
         alone = name in teachers_of(config)  # a teacher's training knows of no student
-        used = {n: cache.role.model for n, cache in job.caches.items() if isinstance(cache.role.model, HostModel)}
-        networks = {**used, **networks}
+        networks = {**_on_host(job), **networks}
         brought = {role: model for role, model in networks.items() if role == name or not alone}
         digests = _of_code(job, brought)
-        digests["data"] = identity.of_splits(job.sources, splits)
-        digests["data"] |= {f"extra.{k}": identity.of_tree(tree) for k, tree in job.scheme.extra.items()}
-        digests["data"] |= {f"{name}.answers": model.stamp for name, model in _answering(job).items()}
+        digests["data"] = {**identity.of_splits(job.sources, splits), **_of_further_data(job)}
         digests["shapes"] = {role: identity.of_shapes(tree) for role, tree in shapes.get(name, {}).items()}
         digests["files"] = {field: _of_file(path, files) for field, path in _paths(config, name if alone else "")}
         digests["variables"] = {} if alone else variables
         made[name] = {kind: digest for kind, digest in digests.items() if digest}
     return made
+
+
+def _on_host(job: Job) -> dict[str, Model]:
+    """The models of the teachers that a job asks no more and that run on the host, by name."""
+    return {n: cache.role.model for n, cache in job.caches.items() if isinstance(cache.role.model, HostModel)}
+
+
+def _of_further_data(job: Job) -> dict[str, str]:
+    """Digests of the arrays of config.extra, and of the answers of teachers of which there is nothing else."""
+    extra = {f"extra.{k}": identity.of_tree(tree) for k, tree in job.scheme.extra.items()}
+    return extra | {f"{name}.answers": model.stamp for name, model in _answering(job).items()}
 
 
 def with_digests(jobs: Mapping[str, Job], digests: Mapping[str, Digests]) -> dict[str, Job]:

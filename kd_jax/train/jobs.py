@@ -148,12 +148,12 @@ def plan(
     teachers = teachers_of(config)
     if taken := {"student", "baseline"} & {*teachers} or {"student", *teachers} & {*config.roles}:
         raise ValueError(f"The names {sorted(taken)} are taken: config.teachers and config.roles need others.")
-    make = partial(_job, config, directory, extra)
-    learning = {name: teacher for name, teacher in teachers.items() if not (name in ready or as_loaded(teacher))}
-    jobs = {name: _teacher_job(make, config, name, models[name], teacher_sources[name]) for name in learning}
     stored = {name: m for name in teachers if isinstance(m := models[name], StoredAnswers)}
     for name, model in stored.items():
         sources = with_stored(name, model, sources)
+    make = partial(_job, config, directory, extra)
+    learning = {name: teacher for name, teacher in teachers.items() if not (name in ready or as_loaded(teacher))}
+    jobs = {name: _teacher_job(make, config, name, models[name], teacher_sources[name]) for name in learning}
     train = sources["train"]
     assert train is not None  # only validation may be left out
     asked = asked_once(config, models, train)
@@ -164,6 +164,11 @@ def plan(
     if config.baseline and labelled:
         jobs["baseline"] = _baseline_job(make, config, roles, rules, sources)
     jobs["student"] = _student_job(make, config, models, roles, rules, sources)
+    return attach(config, _compared(jobs, stored), asked)
+
+
+def _compared(jobs: dict[str, Job], stored: Mapping[str, StoredAnswers]) -> dict[str, Job]:
+    """The jobs, compared with what teachers have answered; ValueError where the student needs more than there is."""
     for name in (name for name in SHARING if name in jobs):
         job = jobs[name]
         jobs[name] = dataclasses.replace(job, scheme=compared(name, job.scheme, job.sources, stored))
@@ -171,7 +176,7 @@ def plan(
         check_pictures(name, jobs["student"])
         role = jobs["student"].scheme.roles[name]
         check_use(name, jobs["student"].scheme, role, stored[name].store)
-    return attach(config, jobs, asked)
+    return jobs
 
 
 def _job(

@@ -10,6 +10,8 @@ import numpy as np
 
 from kd_jax.core.paths import Path
 
+_TAKEN = {"f": "fiub", "b": "iub"}  # kinds of arrays that floats and truth values are made of
+
 
 def joined(info: Mapping[str, Any]) -> str:
     """Returns what one example looks like: "image uint8 [8, 8, 1]"."""
@@ -27,16 +29,13 @@ def parted(raw: Any, info: Mapping[str, Any], most: int) -> Iterator[Any]:
 
     A single example becomes a part of one. An iterator is read as far as a part needs.
     """
-    rank = len(info["input"]["shape"])
     if isinstance(raw, str):
         yield [raw]
     elif isinstance(raw, Mapping):
-        arrays = {name: np.asarray(value) for name, value in raw.items()}
-        for start in range(0, max((len(x) for x in arrays.values() if x.ndim), default=0), most):
-            yield {name: x[start : start + most] for name, x in arrays.items()}
+        yield from _cut({name: np.asarray(value) for name, value in raw.items()}, most)
     elif hasattr(raw, "ndim") and hasattr(raw, "dtype"):
         array = np.asarray(raw)
-        array = array[None] if array.ndim == rank else array
+        array = array[None] if array.ndim == len(info["input"]["shape"]) else array
         for start in range(0, len(array) if array.ndim else 1, most):
             yield array[start : start + most] if array.ndim else array
     elif hasattr(raw, "__iter__"):
@@ -45,6 +44,11 @@ def parted(raw: Any, info: Mapping[str, Any], most: int) -> Iterator[Any]:
             yield part if isinstance(part[0], str) else _stacked(part, info)
     else:
         raise ValueError(f"A {type(raw).__name__} is no example: this network reads {joined(info)}.")
+
+
+def _cut(arrays: Mapping[str, np.ndarray], most: int) -> Iterator[dict[str, np.ndarray]]:
+    for start in range(0, max((len(x) for x in arrays.values() if x.ndim), default=0), most):
+        yield {name: x[start : start + most] for name, x in arrays.items()}
 
 
 def _stacked(part: list[Any], info: Mapping[str, Any]) -> np.ndarray:
@@ -80,24 +84,29 @@ def _as_stored(name: str, value: np.ndarray, spec: Mapping[str, Any]) -> np.ndar
     expected = f"{name} [n, {', '.join(map(str, shape))}] {dtype}".replace("[n, ]", "[n]")
     if value.shape[1:] != shape or not value.ndim:
         raise ValueError(f"Expected {expected}, as in training; these have shape {list(value.shape)}.")
-    if value.dtype == dtype:
-        pass
-    elif dtype == np.uint8 and value.dtype.kind == "f":
-        raise ValueError(
-            f"Expected {expected}, 0 to 255, as in training; these are {value.dtype} from {value.min():g} to "
-            f"{value.max():g}: undo your scaling (predict prepares them itself) and give integers."
-        )
-    elif dtype.kind in "iu" and value.dtype.kind in "iub":
-        limits = np.iinfo(dtype)
-        if value.size and not (limits.min <= value.min() and value.max() <= limits.max):
-            raise ValueError(f"Expected {expected}; these lie between {value.min()} and {value.max()}.")
-    elif dtype.kind == "f" and len(shape) == 3 and value.dtype.kind in "iub":
-        raise ValueError(
-            f"Expected {expected}, floats as in training; these are {value.dtype}: scale them alike first."
-        )
-    elif not (dtype.kind in "fb" and value.dtype.kind in "fiub") or (dtype.kind == "b" and value.dtype.kind == "f"):
-        raise ValueError(f"Expected {expected}, as in training; these are {value.dtype}.")
+    _check_type(expected, value, dtype, rank=len(shape))
     value = value.astype(dtype)
     if dtype.kind == "f" and not np.isfinite(value).all():
         raise ValueError(f"Expected {expected}; some values are not finite (NaN or infinity).")
     return value
+
+
+def _check_type(expected: str, value: np.ndarray, dtype: np.dtype, rank: int) -> None:
+    """Raises ValueError where the values may change, or mean something else, in the type of the data."""
+    if value.dtype == dtype:
+        return
+    if dtype == np.uint8 and value.dtype.kind == "f":
+        raise ValueError(
+            f"Expected {expected}, 0 to 255, as in training; these are {value.dtype} from {value.min():g} to "
+            f"{value.max():g}: undo your scaling (predict prepares them itself) and give integers."
+        )
+    if dtype.kind in "iu" and value.dtype.kind in "iub":
+        limits = np.iinfo(dtype)
+        if value.size and not (limits.min <= value.min() and value.max() <= limits.max):
+            raise ValueError(f"Expected {expected}; these lie between {value.min()} and {value.max()}.")
+    elif dtype.kind == "f" and rank == 3 and value.dtype.kind in "iub":
+        raise ValueError(
+            f"Expected {expected}, floats as in training; these are {value.dtype}: scale them alike first."
+        )
+    elif value.dtype.kind not in _TAKEN.get(dtype.kind, ""):
+        raise ValueError(f"Expected {expected}, as in training; these are {value.dtype}.")

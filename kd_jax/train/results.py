@@ -109,10 +109,9 @@ def collect(
     if _is_scored(models.get(jobs["student"].scheme.reference or "", {})):
         _say_what_rows_lack(task, models)
     sections = _sections(config, finished, models, networks, jobs["student"], splits) + _inputs_section(models)
-    title = " to ".join(models[n]["name"] for n in ("teacher", "student") if n in models)
     return {
         "schema": SCHEMA,
-        "title": config.title or f"{title} on {train.name}",
+        "title": config.title or _title(models, train.name),
         "task": task.name or config.task.name,
         "headline": task.headline._asdict(),
         "rows": {name: list(row) for name, row in task.rows.items()},
@@ -129,6 +128,10 @@ def collect(
         "sections": sections,
         "examples": next((s["examples"] for s in sections if s["kind"] == "examples"), []),
     }
+
+
+def _title(models: Mapping[str, Any], data: str) -> str:
+    return f"{' to '.join(models[n]['name'] for n in ('teacher', 'student') if n in models)} on {data}"
 
 
 def _sections(

@@ -99,13 +99,7 @@ def run(
     when the answers of the teachers are in their caches, and returns nothing.
     Raises ValueError, before anything is trained, for whatever does not fit.
     """
-    if not isinstance(config, ConfigDict):
-        raise ValueError(
-            f"run(config, workdir): config is what kd_jax.base() or get_config() makes, not {config!r:.80}"
-        )
-    if data is not None and not isinstance(data, Splits):
-        kind = type(data).__name__
-        raise ValueError(f"data is what kd_jax.from_arrays(train=(x, y), test=(x, y)) makes, not a {kind}.")
+    _check_types(config, data)
     start, directory = time.monotonic(), path_of(workdir, "workdir")
     cache_programs(config.compilation_cache)
     parallel.start_processes(config.distributed)
@@ -137,6 +131,16 @@ def run(
         results["wall_seconds"] = max(time.monotonic() - start, trained)
         write_json(directory / RESULTS, results)
         return present(config, results, directory)
+
+
+def _check_types(config: Any, data: Any) -> None:
+    if not isinstance(config, ConfigDict):
+        raise ValueError(
+            f"run(config, workdir): config is what kd_jax.base() or get_config() makes, not {config!r:.80}"
+        )
+    if data is not None and not isinstance(data, Splits):
+        kind = type(data).__name__
+        raise ValueError(f"data is what kd_jax.from_arrays(train=(x, y), test=(x, y)) makes, not a {kind}.")
 
 
 def train_all(

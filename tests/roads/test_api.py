@@ -79,7 +79,7 @@ def test_nnx_teacher_teaches_a_linen_student(tmp_path):
     assert (models["teacher"]["name"], models["student"]["name"]) == ("NNXNet", "Net")
     assert models["teacher"]["last"]["test"]["accuracy"] > 0.8 and models["student"]["last"]["test"]["accuracy"] > 0.7
     assert kd_jax.run(config, tmp_path, **networks) == results
-    with pytest.raises(ValueError, match="(?s)student.model.kwargs.given.*width = 8.*width = 12"):
+    with pytest.raises(ValueError, match="(?s)student.model.kwargs.network.*width = 8.*width = 12"):
         kd_jax.run(config, tmp_path, teacher=networks["teacher"], student=Net(12))
 
 

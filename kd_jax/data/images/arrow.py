@@ -91,6 +91,19 @@ def load(fields: SimpleNamespace) -> Splits:
         raise DataNotFound(
             f"data.name='hf_dataset' reads what {SAVED} writes; in data.directory={fields.directory!r} there is none."
         )
+    parts = {split: _split(folder) for split, folder in _folders(root).items()}
+    class_names = parts["train"][1]
+    for split, (_, other, _) in parts.items():
+        if other and class_names and other != class_names:
+            raise ValueError(f"{root}: the classes of {split} are not those of train.")
+    encoded = {split: part[0] for split, part in parts.items()}
+    class_names = class_names or tuple(map(str, range(1 + max(int(e.labels.max()) for e in encoded.values()))))
+    stamp = functools.partial(stamp_of, [file for *_, files in parts.values() for file in files], root)
+    return splits_of("hf_dataset", encoded, class_names, options, test=fields.test, stamp=stamp)
+
+
+def _folders(root: Path) -> dict[str, Path]:
+    """The folder of each split that is read; says which are not."""
     names = _json(root / "dataset_dict.json")["splits"] if (root / "dataset_dict.json").is_file() else [""]
     folders: dict[str, Path] = {}
     for name in names:
@@ -101,15 +114,7 @@ def load(fields: SimpleNamespace) -> Splits:
         folders[split] = root / name
     if "train" not in folders:
         raise ValueError(f"{root} has the splits {', '.join(names)}, and none is train.")
-    parts = {split: _split(folder) for split, folder in folders.items()}
-    class_names = parts["train"][1]
-    for split, (_, other, _) in parts.items():
-        if other and class_names and other != class_names:
-            raise ValueError(f"{root}: the classes of {split} are not those of train.")
-    encoded = {split: part[0] for split, part in parts.items()}
-    class_names = class_names or tuple(map(str, range(1 + max(int(e.labels.max()) for e in encoded.values()))))
-    stamp = functools.partial(stamp_of, [file for *_, files in parts.values() for file in files], root)
-    return splits_of("hf_dataset", encoded, class_names, options, test=fields.test, stamp=stamp)
+    return folders
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -123,15 +128,7 @@ def _split(folder: Path) -> tuple[Encoded, tuple[str, ...], list[Path]]:
     """(the pictures of a split, the names of its classes where they have any, its files)."""
     features: Mapping[str, Any] = _json(folder / "dataset_info.json")["features"]
     files = [folder / entry["filename"] for entry in _json(folder / "state.json")["_data_files"]]
-    images = [name for name, f in features.items() if f.get("_type") == "Image"]
-    classes = [name for name, f in features.items() if f.get("_type") == "ClassLabel"]
-    integers = [name for name in ("label", "labels") if name in features and name not in classes]
-    if len(images) != 1 or len(classes or integers) != 1:
-        shown = ", ".join(f"{name}: {f.get('_type')} {f.get('dtype', '')}".strip() for name, f in features.items())
-        raise ValueError(
-            f"{folder}: one Image and one ClassLabel (or a column `label`) are expected, there is {shown}."
-        )
-    (image,), (label,) = images, classes or integers
+    image, label = _columns(folder, features)
     tables = [_table(str(file)) for file in files]
     starts = np.cumsum([0, *(len(table) for table in tables)])
     columns = {n: np.concatenate([t[n].to_numpy() for t in tables]) for n in features if _is_number(features[n])}
@@ -139,6 +136,19 @@ def _split(folder: Path) -> tuple[Encoded, tuple[str, ...], list[Path]]:
     fields = {n: x.astype(np.int32 if x.dtype.kind in "iub" else np.float32) for n, x in columns.items()}
     records = Rows(tuple(map(str, files)), starts, image)
     return Encoded(records, np.arange(starts[-1]), labels, fields), tuple(features[label].get("names") or ()), files
+
+
+def _columns(folder: Path, features: Mapping[str, Any]) -> tuple[str, str]:
+    """The columns of the pictures and of the labels; ValueError where several may be, or none."""
+    images = [name for name, f in features.items() if f.get("_type") == "Image"]
+    classes = [name for name, f in features.items() if f.get("_type") == "ClassLabel"]
+    labels = classes or [name for name in ("label", "labels") if name in features]
+    if len(images) != 1 or len(labels) != 1:
+        shown = ", ".join(f"{name}: {f.get('_type')} {f.get('dtype', '')}".strip() for name, f in features.items())
+        raise ValueError(
+            f"{folder}: one Image and one ClassLabel (or a column `label`) are expected, there is {shown}."
+        )
+    return images[0], labels[0]
 
 
 def _is_number(feature: Any) -> bool:

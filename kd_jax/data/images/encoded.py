@@ -109,28 +109,43 @@ def splits_of(
     if "test" not in encoded:
         encoded = _with_test(name, encoded["train"], test)
     made = {split: _content(name, split, one, options) for split, one in encoded.items()}
-    if len(shapes := {split: image_shape for split, (image_shape, _) in made.items()}) > 1:
-        for split, shape in shapes.items():
-            if shape != shapes["train"]:
-                raise ValueError(
-                    f"{name}: the pictures of {split} are {shape[1]}x{shape[0]}, those of train "
-                    f"{shapes['train'][1]}x{shapes['train'][0]}: data.image_size says what to make of them."
-                )
-    images = made["train"][1].get("images")
-    measured = _imagenet(options.channels) if images is None else _moments(images)
-    statistics = {"mean": mean or measured[0], "std": std or measured[1]}
-    for what, values in statistics.items():
-        if len(values) != options.channels:
-            raise ValueError(f"{name}: {what} has {len(values)} values for {options.channels} channels.")
+    _check_sizes(name, {split: image_shape for split, (image_shape, _) in made.items()})
+    statistics = _statistics(name, made["train"][1].get("images"), options.channels, mean, std)
     sources = {}
     behind = "" if all("images" in content for _, content in made.values()) else stamp()
     for split, one in encoded.items():
         shape, content = made[split]
         facts: dict[str, Any] = {"num_classes": len(class_names), "class_names": tuple(class_names), **statistics}
         facts |= {"labels": one.labels, "fields": one.fields, "image_shape": shape}
-        facts |= {} if "images" in content else {"stamp": behind}
+        if "images" not in content:
+            facts["stamp"] = behind
         sources[split] = Source(name=name, split=split, **facts, **content)
     return Splits(sources["train"], sources.get("validation"), sources["test"])
+
+
+def _statistics(
+    name: str,
+    images: np.ndarray | None,
+    channels: int,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+) -> dict[str, tuple[float, ...]]:
+    measured = _imagenet(channels) if images is None else _moments(images)
+    statistics = {"mean": mean or measured[0], "std": std or measured[1]}
+    for what, values in statistics.items():
+        if len(values) != channels:
+            raise ValueError(f"{name}: {what} has {len(values)} values for {channels} channels.")
+    return statistics
+
+
+def _check_sizes(name: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    train = shapes["train"]
+    for split, shape in shapes.items():
+        if shape != train:
+            raise ValueError(
+                f"{name}: the pictures of {split} are {shape[1]}x{shape[0]}, those of train "
+                f"{train[1]}x{train[0]}: data.image_size says what to make of them."
+            )
 
 
 def _with_test(name: str, train: Encoded, share: float) -> dict[str, Encoded]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -82,36 +82,45 @@ def _stamp(root: Path, encoded: Mapping[str, Encoded]) -> str:
 
 def _scanned(root: Path, names: Sequence[str] | None) -> tuple[dict[str, Encoded], list[str]]:
     """The pictures of a folder by split, and the names of the classes."""
-    folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
-    by_split = {split: next((f for f in folders if f.lower() in words), "") for split, words in SPLITS.items()}
-    if by_split["train"]:
-        parts = {split: root / folder for split, folder in by_split.items() if folder}
-        unlabelled = parts.pop("unlabelled", None)
-    else:
-        parts, unlabelled = {"train": root}, None
+    parts = _parts(root)
+    unlabelled = parts.pop("unlabelled", None)
     classes = {split: _classes(part) for split, part in parts.items()}
     _check_train(root, parts["train"], classes["train"])
-    class_names = list(classes["train"]) if names is None else list(names)
+    class_names = list(classes["train"] if names is None else names)
+    number = {name: i for i, name in enumerate(class_names)}
+    encoded = {}
     for split, paths_of in classes.items():
-        if unknown := [c for c in paths_of if c not in class_names]:
-            reference = "train" if names is None else "`names`"
-            raise ValueError(
-                f"{parts[split]} has a class {unknown[0]!r} that {reference} lacks. {near(unknown[0], class_names)}"
-            )
-    encoded, number = {}, {name: i for i, name in enumerate(class_names)}
-    for split, paths_of in classes.items():
+        _check_classes(parts[split], paths_of, class_names, "train" if names is None else "`names`")
         listing = [(path, number[c]) for c, paths in paths_of.items() for path in paths]
-        listing += [(path, -1) for path in _pictures(unlabelled)] if split == "train" and unlabelled else []
+        if split == "train" and unlabelled:
+            listing += [(path, -1) for path in _pictures(unlabelled)]
         if not listing:
             raise ValueError(f"{parts[split]} holds no picture ({', '.join(SUFFIXES)}).")
         encoded[split] = of_files(root, [path for path, _ in listing], np.array([c for _, c in listing], np.int32))
     return encoded, class_names
 
 
+def _check_classes(part: Path, classes: Iterable[str], class_names: Sequence[str], reference: str) -> None:
+    if unknown := [name for name in classes if name not in class_names]:
+        raise ValueError(f"{part} has a class {unknown[0]!r} that {reference} lacks. {near(unknown[0], class_names)}")
+
+
+def _parts(root: Path) -> dict[str, Path]:
+    """The folder of each split, and maybe of "unlabelled"; the root alone where no folder is called after train."""
+    folders = _folders(root)
+    by_split = {split: next((f for f in folders if f.lower() in words), "") for split, words in SPLITS.items()}
+    if not by_split["train"]:
+        return {"train": root}
+    return {split: root / folder for split, folder in by_split.items() if folder}
+
+
+def _folders(root: Path) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+
+
 def _classes(folder: Path) -> dict[str, list[Path]]:
     """{class: its pictures}, both sorted; those below further folders of a class count to it."""
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-    return {name: _pictures(folder / name) for name in names}
+    return {name: _pictures(folder / name) for name in _folders(folder)}
 
 
 def _pictures(folder: Path) -> list[Path]:
@@ -127,18 +136,12 @@ def _pictures(folder: Path) -> list[Path]:
 def _check_train(root: Path, train: Path, classes: Mapping[str, Sequence[Path]]) -> None:
     """Raises ValueError where a folder is none of classes: too deep, of another kind, or with an empty class."""
     files = sorted(entry.name for entry in os.scandir(train) if entry.is_file())
-    if not classes:
-        alone = sum(Path(name).suffix.lower() in SUFFIXES for name in files)
-        if any(name.endswith(".tar") for name in files):
-            raise ValueError(f"{train} holds tar files: data.name='webdataset' reads them.")
-        if {"dataset_dict.json", "dataset_info.json"} & {*files}:
-            raise ValueError(f"{train} is a data set of Hugging Face: data.name='hf_dataset' reads it.")
-        lists = [name for name in files if name.endswith((".csv", ".jsonl"))]
-        hint = f" {lists[0]} may list them: name that file." if lists else ""
-        what = f"{alone} pictures and no folder of a class: is it the folder of one class?" if alone else "no pictures."
-        raise ValueError(f"{train} holds {what}{hint} Expected CLASS/*.jpg, or train/CLASS/*.jpg and test/CLASS/*.jpg.")
+    if not classes and any(name.endswith(".tar") for name in files):
+        raise ValueError(f"{train} holds tar files: data.name='webdataset' reads them.")
     if {"dataset_dict.json", "dataset_info.json"} & {*files}:
         raise ValueError(f"{train} is a data set of Hugging Face: data.name='hf_dataset' reads it.")
+    if not classes:
+        raise ValueError(_what_lies_there(train, files))
     if empty := [name for name, pictures in classes.items() if not pictures]:
         raise ValueError(
             f"{train / empty[0]} holds no picture ({', '.join(SUFFIXES)}): every class of train needs some."
@@ -146,3 +149,12 @@ def _check_train(root: Path, train: Path, classes: Mapping[str, Sequence[Path]])
     if len(classes) == 1:
         only = next(iter(classes))
         raise ValueError(f"{train} has one class alone, {only!r}: CLASS/*.jpg of two or more are expected there.")
+
+
+def _what_lies_there(train: Path, files: Sequence[str]) -> str:
+    """The error of a folder without folders of classes."""
+    alone = sum(Path(name).suffix.lower() in SUFFIXES for name in files)
+    lists = [name for name in files if name.endswith((".csv", ".jsonl"))]
+    hint = f" {lists[0]} may list them: name that file." if lists else ""
+    what = f"{alone} pictures and no folder of a class: is it the folder of one class?" if alone else "no pictures."
+    return f"{train} holds {what}{hint} Expected CLASS/*.jpg, or train/CLASS/*.jpg and test/CLASS/*.jpg."

@@ -107,19 +107,10 @@ def _split(path: Path, number: int, value: str) -> str:
 def _labels(path: Path, rows: list, names: Sequence[str] | None) -> tuple[np.ndarray, list[str]]:
     """(labels, names of the classes)."""
     values = ["" if row.get("label") is None else str(row["label"]).strip() for _, row in rows]
-    present = [value for value in values if value]
-    numbers = [_number(value) for value in present]
-    if present and all(n is not None for n in numbers):
-        whole = all(n.is_integer() and n >= -1 for n in numbers if n is not None)
-        labels = np.array([_number(value) if value else (-1 if whole else np.nan) for value in values])
-        if not whole:
-            return labels.astype(np.float32), list(names or ("label",))
-        count = int(max(n for n in numbers if n is not None)) + 1
-        class_names = [str(i) for i in range(count)] if names is None else list(names)
-        if count > len(class_names):
-            raise ValueError(f"{path} has the label {count - 1}, and `names` has {len(class_names)} classes.")
-        return labels.astype(np.int32), class_names
-    class_names = sorted({*present}) if names is None else list(names)
+    numbers = {value: _number(value) for value in values if value}
+    if numbers and None not in numbers.values():
+        return _of_numbers(path, values, {value: float(value) for value in numbers}, names)
+    class_names = sorted(numbers) if names is None else list(names)
     order = {name: i for i, name in enumerate(class_names)}
     for (line, _), value in zip(rows, values, strict=True):
         if value and value not in order:
@@ -127,6 +118,19 @@ def _labels(path: Path, rows: list, names: Sequence[str] | None) -> tuple[np.nda
     if not class_names:
         raise ValueError(f"{path} has no label at all, so `names` must tell the classes.")
     return np.array([order.get(value, -1) for value in values], np.int32), class_names
+
+
+def _of_numbers(
+    path: Path, values: list[str], numbers: Mapping[str, float], names: Sequence[str] | None
+) -> tuple[np.ndarray, list[str]]:
+    """Labels that are numbers of classes, where all are integers from -1 on, and else numbers to predict."""
+    if not all(n.is_integer() and n >= -1 for n in numbers.values()):
+        return np.array([numbers.get(value, np.nan) for value in values], np.float32), list(names or ("label",))
+    count = int(max(numbers.values())) + 1
+    class_names = [str(i) for i in range(count)] if names is None else list(names)
+    if count > len(class_names):
+        raise ValueError(f"{path} has the label {count - 1}, and `names` has {len(class_names)} classes.")
+    return np.array([numbers.get(value, -1) for value in values], np.int32), class_names
 
 
 def _number(text: str) -> float | None:

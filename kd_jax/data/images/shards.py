@@ -63,13 +63,7 @@ def load(fields: SimpleNamespace) -> Splits:
     several kinds.
     """
     options = Options(fields.image_size, fields.crop, fields.channels, fields.on_error)
-    root = Path(fields.directory)
-    below = sorted(p for p in root.rglob("*") if p.is_file()) if fields.directory and root.is_dir() else []
-    if packed := [p for p in below if p.name.endswith(PACKED)]:
-        raise ValueError(f"{packed[0]} is compressed, and its members cannot be read in any order: unpack it to .tar.")
-    tars = [p for p in below if p.suffix == ".tar"]
-    if not tars:
-        raise DataNotFound(f"data.name='webdataset' reads the .tar files in data.directory={fields.directory!r}: none.")
+    root, tars = Path(fields.directory), _tars(fields.directory)
     by_split: dict[str, list[Path]] = {}
     for tar in tars:
         by_split.setdefault(_split_of(root, tar), []).append(tar)
@@ -86,6 +80,17 @@ def load(fields: SimpleNamespace) -> Splits:
         encoded[split] = Encoded(records, np.arange(len(which)), labels[split])
     stamp = functools.partial(stamp_of, tars, root)
     return splits_of("webdataset", encoded, class_names, options, test=fields.test, stamp=stamp)
+
+
+def _tars(directory: str) -> list[Path]:
+    root = Path(directory)
+    below = sorted(p for p in root.rglob("*") if p.is_file()) if directory and root.is_dir() else []
+    if packed := [p for p in below if p.name.endswith(PACKED)]:
+        raise ValueError(f"{packed[0]} is compressed, and its members cannot be read in any order: unpack it to .tar.")
+    tars = [p for p in below if p.suffix == ".tar"]
+    if not tars:
+        raise DataNotFound(f"data.name='webdataset' reads the .tar files in data.directory={directory!r}: none.")
+    return tars
 
 
 def _split_of(root: Path, tar: Path) -> str:
@@ -115,23 +120,10 @@ def _index(tar: Path) -> dict[str, np.ndarray]:
 
 
 def _members(tar: Path) -> dict[str, np.ndarray]:
-    pictures: dict[str, tarfile.TarInfo] = {}
-    labels: dict[str, str] = {}
+    """Where the pictures of a tar are, and their labels as texts."""
     try:
         with tarfile.open(tar, "r:") as file:
-            for member in file:
-                if not member.isfile() or Path(member.name).name.startswith("."):
-                    continue
-                folder, _, name = member.name.rpartition("/")
-                key, _, kind = name.partition(".")  # WebDataset's rule: up to the first dot
-                key, suffix = f"{folder}/{key}", f".{kind.lower()}"
-                if suffix in SUFFIXES:
-                    if key in pictures:
-                        raise ValueError(f"{tar}: two pictures are of one example: {pictures[key].name}, {member.name}")
-                    pictures[key] = member
-                elif suffix in (".cls", ".json") and (content := file.extractfile(member)) is not None:
-                    text = _label(tar, member.name, suffix, content.read())
-                    labels[key] = text or labels.get(key, "")
+            pictures, labels = _scanned(tar, file)
     except tarfile.TarError as e:
         raise ValueError(f"{tar} is corrupt: {e}") from e
     if not pictures:
@@ -144,6 +136,26 @@ def _members(tar: Path) -> dict[str, np.ndarray]:
         "names": np.array([m.name.encode() for m in pictures.values()]),
         "labels": np.array([labels.get(key, "") for key in pictures]),
     }
+
+
+def _scanned(tar: Path, file: tarfile.TarFile) -> tuple[dict[str, tarfile.TarInfo], dict[str, str]]:
+    """The pictures and the labels of an open tar, by the name that the members of an example share."""
+    pictures: dict[str, tarfile.TarInfo] = {}
+    labels: dict[str, str] = {}
+    for member in file:
+        if not member.isfile() or Path(member.name).name.startswith("."):
+            continue
+        folder, _, name = member.name.rpartition("/")
+        key, _, kind = name.partition(".")  # WebDataset's rule: up to the first dot
+        key, suffix = f"{folder}/{key}", f".{kind.lower()}"
+        if suffix in SUFFIXES:
+            if key in pictures:
+                raise ValueError(f"{tar}: two pictures are of one example: {pictures[key].name}, {member.name}")
+            pictures[key] = member
+        elif suffix in (".cls", ".json") and (content := file.extractfile(member)) is not None:
+            text = _label(tar, member.name, suffix, content.read())
+            labels[key] = text or labels.get(key, "")
+    return pictures, labels
 
 
 def _label(tar: Path, name: str, suffix: str, content: bytes) -> str:
@@ -164,19 +176,24 @@ def _labels(root: Path, texts: dict[str, np.ndarray]) -> tuple[dict[str, np.ndar
     present = sorted({text for split in texts.values() for text in split.tolist() if text})
     if not present:
         raise ValueError(f"{root}: no example has a label (NAME.cls, or label in NAME.json).")
+    numbers, names = _numbered(root, present)
+    return {
+        split: np.array([numbers.get(t, -1) for t in values.tolist()], np.int32) for split, values in texts.items()
+    }, names
+
+
+def _numbered(root: Path, present: list[str]) -> tuple[dict[str, int], list[str]]:
+    """({label: the number of its class}, the names of the classes)."""
     listed = root / "classes.txt"
-    names = [line for line in read_utf8(listed).splitlines() if line] if listed.is_file() else None
-    if all(text.isdecimal() for text in present):
-        count = max(map(int, present)) + 1
-        names = names or [str(i) for i in range(count)]
-        if count > len(names):
-            raise ValueError(f"{root}: there is a label {count - 1}, and classes.txt names {len(names)} classes.")
-        numbers = {text: int(text) for text in present}
-    else:
+    names = [line for line in read_utf8(listed).splitlines() if line] if listed.is_file() else []
+    if not all(text.isdecimal() for text in present):
         names = names or present
         numbers = {name: i for i, name in enumerate(names)}
         if unknown := [text for text in present if text not in numbers]:
             raise ValueError(f"{root}: the class {unknown[0]!r} is not in classes.txt.")
-    return {
-        split: np.array([numbers.get(t, -1) for t in values.tolist()], np.int32) for split, values in texts.items()
-    }, names
+        return numbers, names
+    count = max(map(int, present)) + 1
+    names = names or [str(i) for i in range(count)]
+    if count > len(names):
+        raise ValueError(f"{root}: there is a label {count - 1}, and classes.txt names {len(names)} classes.")
+    return {text: int(text) for text in present}, names

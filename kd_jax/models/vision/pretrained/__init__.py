@@ -150,19 +150,21 @@ def save(
     params, stats = (jax.tree.map(np.asarray, tree) for tree in (params, stats))
     config = dict(family.config_of(module, params))
     if module.num_classes:
-        labels = list(class_names) or [f"LABEL_{i}" for i in range(module.num_classes)]
-        if len(labels) != module.num_classes:
-            raise ValueError(f"{len(labels)} class_names, and the network has {module.num_classes} classes.")
-        config |= {
-            "id2label": {str(i): n for i, n in enumerate(labels)},
-            "label2id": {n: i for i, n in enumerate(labels)},
-        }
+        config |= _labels(class_names, module.num_classes)
     arrays = {name: np.asarray(value, order="C") for name, value in family.to_torch(params, stats, module).items()}
     folder.mkdir(parents=True, exist_ok=True)
     save_file(arrays, folder / WEIGHTS, metadata={"format": "pt"})
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     if prepared is not None:
         (folder / "preprocessor_config.json").write_text(json.dumps(written(prepared), indent=2) + "\n")
+
+
+def _labels(class_names: Sequence[str], count: int) -> dict[str, dict[str, Any]]:
+    """id2label and label2id of a config.json."""
+    labels = list(class_names) or [f"LABEL_{i}" for i in range(count)]
+    if len(labels) != count:
+        raise ValueError(f"{len(labels)} class_names, and the network has {count} classes.")
+    return {"id2label": {str(i): n for i, n in enumerate(labels)}, "label2id": {n: i for i, n in enumerate(labels)}}
 
 
 def is_written(module: Any) -> bool:

@@ -39,19 +39,9 @@ def build(config: Mapping[str, Any]) -> EfficientNet:
     if "scheme" not in config:
         return from_config(config, names.classes_of(config))
     mobile, last = bool(config["hidden"]), config["last"]
-    tensorflow = config["scheme"] == "efficientnet_pytorch"
-    epsilon = TF_EPSILON if tensorflow else TORCH_EPSILON
-    if config["scheme"].startswith("timm"):
-        called = config.get("architecture", "")
-        if not re.search("efficientnet|mobilenetv3", called):
-            raise ValueError(
-                f"it is an EfficientNet or MobileNetV3 of timm, called {called!r}: whether TensorFlow trained it is "
-                "told by its architecture alone. Name the file after it: efficientnet_b0.pth, tf_efficientnet_b0.pth."
-            )
-        tensorflow = "tf_" in called
-        epsilon = TF_EPSILON if tensorflow else TORCH_EPSILON
-    elif config["scheme"].startswith("torchvision"):
-        epsilon = TF_EPSILON if mobile or last >= EPSILON_OF_LAST else TORCH_EPSILON
+    tensorflow = _of_tensorflow(config)
+    narrow = config["scheme"].startswith("torchvision") and (mobile or last >= EPSILON_OF_LAST)
+    epsilon = TF_EPSILON if tensorflow or narrow else TORCH_EPSILON
     padding = "SAME" if tensorflow else None
     plain = "hard_swish" if mobile else "silu" if any(b["squeeze"] for g in config["groups"] for b in g) else "relu6"
     strides = STRIDES[len(config["groups"]), mobile]
@@ -67,6 +57,19 @@ def build(config: Mapping[str, Any]) -> EfficientNet:
         epsilon=epsilon,
         padding=padding,
     )
+
+
+def _of_tensorflow(config: Mapping[str, Any]) -> bool:
+    """Whether TensorFlow trained the network: its padding and epsilon are others."""
+    if not config["scheme"].startswith("timm"):
+        return config["scheme"] == "efficientnet_pytorch"
+    called = config.get("architecture", "")
+    if not re.search("efficientnet|mobilenetv3", called):
+        raise ValueError(
+            f"it is an EfficientNet or MobileNetV3 of timm, called {called!r}: whether TensorFlow trained it is "
+            "told by its architecture alone. Name the file after it: efficientnet_b0.pth, tf_efficientnet_b0.pth."
+        )
+    return "tf_" in called
 
 
 STRIDES = {(7, False): EFFICIENT, (6, True): LARGE, (5, True): SMALL}

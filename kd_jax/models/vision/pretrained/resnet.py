@@ -88,24 +88,28 @@ def guess(arrays: names.Arrays) -> dict[str, Any] | None:
     stem, first = (names.shape_of(arrays, name) for name in ("conv1.weight", "layer1.0.conv1.weight"))
     if names.shape_of(arrays, "bn1.weight")[0] != stem[0] or stem[2] not in (3, 7):
         return None  # a network that normalises before it convolves, or one with another stem
-    stages = next(i for i in range(1, 9) if f"layer{i + 1}.0.conv1.weight" not in arrays)
     bottleneck = "layer1.0.conv3.weight" in arrays
+    sizes = _sizes(arrays, "conv3" if bottleneck else "conv2")
     middle = names.shape_of(arrays, "layer1.0.conv2.weight")
-    last = "conv3" if bottleneck else "conv2"
-    sizes = [names.shape_of(arrays, f"layer{i}.0.{last}.weight")[0] for i in range(1, stages + 1)]
     groups = first[0] // middle[1] if bottleneck else 1
-    head = next((name for name in HEADS if f"{name}.weight" in arrays), None)
+    heads = [name for name in HEADS if f"{name}.weight" in arrays]
     return {
-        "num_labels": names.shape_of(arrays, f"{head}.weight")[0] if head else 0,
+        "num_labels": names.shape_of(arrays, f"{heads[0]}.weight")[0] if heads else 0,
         "num_channels": stem[1],
         "embedding_size": stem[0],
         "hidden_sizes": sizes,
-        "depths": [names.count(arrays, f"layer{i}.{{}}.") for i in range(1, stages + 1)],
+        "depths": [names.count(arrays, f"layer{i}.{{}}.") for i in range(1, len(sizes) + 1)],
         "layer_type": "bottleneck" if bottleneck else "basic",
         "large_stem": stem[2] == 7,
         "groups": groups,
         "inner": first[0] * EXPANSION / sizes[0] if bottleneck else 1.0,
     }
+
+
+def _sizes(arrays: names.Arrays, last: str) -> list[int]:
+    """The channels that the last convolution of each stage makes."""
+    stages = next(i for i in range(1, 9) if f"layer{i + 1}.0.conv1.weight" not in arrays)
+    return [names.shape_of(arrays, f"layer{i}.0.{last}.weight")[0] for i in range(1, stages + 1)]
 
 
 def prepared(config: Mapping[str, Any]) -> dict[str, Any]:
