@@ -42,10 +42,7 @@ def chosen(data: str, method: str, seeds: int, root: Path) -> dict[str, Any]:
     ]
     runs = [r for p in programs_of(config, points, directory, mesh) for r in train_program(p, mesh)]
     factor_of = [FACTORS[points.index(run["point"]) // seeds] for run in runs]
-    validation, test = (
-        {f: [100 * run[split] for run, its in zip(runs, factor_of, strict=True) if its == f] for f in FACTORS}
-        for split in ("validation", "test")
-    )
+    validation, test = (_by_factor(runs, factor_of, split) for split in ("validation", "test"))
     best = max(FACTORS, key=lambda f: statistics.mean(validation[f]))
     return {
         "data": data,
@@ -57,6 +54,10 @@ def chosen(data: str, method: str, seeds: int, root: Path) -> dict[str, Any]:
             f"{statistics.mean(validation[f]):.1f}" for f in FACTORS
         ),
     }
+
+
+def _by_factor(runs: list[dict[str, Any]], factor_of: list[float], split: str) -> dict[float, list[float]]:
+    return {f: [100 * run[split] for run, its in zip(runs, factor_of, strict=True) if its == f] for f in FACTORS}
 
 
 def main() -> None:

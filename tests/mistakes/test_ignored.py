@@ -1,48 +1,15 @@
 """Settings that could not act, and results that nobody would notice are not what was asked for."""
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
-import pytest
 import token_toy
-from flax import nnx
-from mistakes import CLASSES, FEATURES, MLP, Mistake, check, config, data, each, points, run, wrong
+from dropping import Dropping, NnxDropping, Stored, images
+from mistakes import CLASSES, FEATURES, MLP, Mistake, check, config, each, run, wrong
 
 import kd_jax
 from kd_jax.config import compose, part, role, supervised, teacher_fields, term
 from kd_jax.models.language.decoder_families import gemma2
 from kd_jax.schemes.continuations import prompts_of
-
-
-class Dropping(nn.Module):
-    """Its call is told that it trains by a word of its own."""
-
-    @nn.compact
-    def __call__(self, x, learning=False):
-        x = nn.Dropout(0.5, deterministic=not learning)(nn.relu(nn.Dense(8)(x)))
-        return nn.Dense(CLASSES)(x)
-
-
-class Stored(nn.Module):
-    @nn.compact
-    def __call__(self, x):
-        return nn.Dense(CLASSES)(nn.BatchNorm(use_running_average=True)(nn.Dense(8)(x)))
-
-
-class NnxDropping(nnx.Module):
-    def __init__(self, rngs):
-        self.first, self.head = nnx.Linear(FEATURES, 8, rngs=rngs), nnx.Linear(8, CLASSES, rngs=rngs)
-        self.dropout = nnx.Dropout(0.5, rngs=rngs)
-
-    def __call__(self, x, learning=False):
-        return self.head(self.dropout(self.first(x), deterministic=not learning))
-
-
-def images(n=64):
-    rng = np.random.default_rng(0)
-    x, y = rng.integers(0, 255, (n, 8, 8, 1)).astype(np.uint8), np.arange(n) % CLASSES
-    return kd_jax.from_arrays(train=(x, y), test=(x, y))
 
 
 def mixed(preset):
@@ -317,29 +284,3 @@ def one_long_prompt():
 @each([*DATA, *OPTIMIZER, *NETWORKS, *LOSSES])
 def test_ignored(mistake, tmp_path, capsys):
     check(mistake, tmp_path, capsys)
-
-
-@pytest.mark.parametrize("flag", ["inference", "deterministic", "is_train", "eval_mode"])
-def test_flags_of_the_field_reach_the_dropout(flag, tmp_path):
-    on = flag == "is_train"
-    body = f"    def __call__(self, x, {flag}={not on}):\n        off = {'not ' * on}{flag}\n"
-    body += "        return nn.Dense(CLASSES)(nn.Dropout(0.5, deterministic=off)(x))"
-    names = {"nn": nn, "CLASSES": CLASSES}
-    exec(f"class Net(nn.Module):\n    @nn.compact\n{body}", names)
-    model, x = kd_jax.LinenModel(names["Net"]()), jnp.asarray(points(8)[0])
-    params, stats = model.init(jax.random.key(0), x)
-    outputs = [model.apply(params, stats, x, train=train, key=jax.random.key(1))[0].logits for train in (True, False)]
-    assert not np.allclose(*outputs)
-
-
-def test_labels_and_noise_act_on_given_arrays(tmp_path):
-    made = config(data__labels=20, data__label_noise=0.5, data__limit=80)
-    results = run(tmp_path, made)
-    assert results["config"]["data"]["labels"] == 20 and results["config"]["teacher"]["data"]["labels"] == 0
-    clean = run(tmp_path / "clean", config())
-    assert clean["models"]["student"]["last"]["test"] != results["models"]["student"]["last"]["test"]
-
-
-def test_validation_is_held_out_of_given_arrays(tmp_path):
-    results = run(tmp_path, config(data__validation=0.25), data=data(validation=0.0))
-    assert "validation" in results["models"]["student"]["last"]

@@ -294,9 +294,3 @@ ROWS = [*ARRAYS, *CONFIGS, *CODE, *COMMANDS]
 @each(ROWS)
 def test_newcomer(mistake, tmp_path, capsys):
     check(mistake, tmp_path, capsys)
-
-
-def test_truth_values_are_two_classes(tmp_path):
-    splits = kd_jax.from_arrays(train=(X, Y > 1), test=(TEST_X, TEST_Y > 1))
-    assert splits.train.num_classes == 2 and splits.train.labels.dtype == np.int32
-    np.testing.assert_array_equal(splits.test.labels, TEST_Y > 1)

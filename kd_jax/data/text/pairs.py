@@ -74,29 +74,30 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-            if not isinstance(record, dict):
-                raise ValueError("one object a line, {...}, as JSONL has them")
-            api = "tokens" in record
-            if missing := {"prompt", *(() if api else ("answer",))} - set(record):
-                raise ValueError(f"no {' or '.join(sorted(missing, reverse=True))} among {', '.join(record)}")
-            texts = [
-                record["prompt"],
-                record.get("answer", "") if api else record["answer"],
-                record.get("rationale", ""),
-            ]
-            wrong = "" if all(isinstance(text, str) for text in texts) else "prompt and answer are texts"
-            wrong = wrong or (flaw(record) if api else "")
+            records.append(_record(line))
         except (ValueError, KeyError, TypeError) as error:
             what = f"no JSON, {error}" if isinstance(error, json.JSONDecodeError) else str(error)
             what = what if isinstance(error, ValueError) else repr(error)
             raise ValueError(
                 f"{path}, line {number}: {what}; see kd_jax/data/text/pairs.py for what a line holds."
             ) from error
-        if wrong:
-            raise ValueError(f"{path}, line {number}: {wrong}; see kd_jax/data/text/pairs.py for what a line holds.")
-        records.append(record)
     return records
+
+
+def _record(line: str) -> dict[str, Any]:
+    """The record of a line; ValueError that says what is wrong with it."""
+    record = json.loads(line)
+    if not isinstance(record, dict):
+        raise ValueError("one object a line, {...}, as JSONL has them")
+    api = "tokens" in record
+    if missing := {"prompt", *(() if api else ("answer",))} - set(record):
+        raise ValueError(f"no {' or '.join(sorted(missing, reverse=True))} among {', '.join(record)}")
+    texts = [record["prompt"], record.get("answer", ""), record.get("rationale", "")]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("prompt and answer are texts")
+    if wrong := flaw(record) if api else "":
+        raise ValueError(wrong)
+    return record
 
 
 def sums(digits: int = 2) -> list[dict[str, str]]:
