@@ -34,6 +34,7 @@ from kd_jax.system.log import NonFiniteLoss
 from kd_jax.train import run as train
 from kd_jax.train import teachers
 from kd_jax.train.fit import Watch
+from kd_jax.train.found import name_exports
 from kd_jax.train.identify import digests_in, with_digests
 from kd_jax.train.jobs import Job
 from kd_jax.types import Headline, Scheme, Term
@@ -61,6 +62,7 @@ def begun(config: ConfigDict, root: Path) -> ConfigDict:
     """Returns the config with what all runs of a sweep share: no reports, one order of the data, a compile cache."""
     config = config.copy_and_resolve_references()
     config.terms = whole_terms(config.terms)
+    name_exports(config)
     config.report, config.examples = False, 0
     config.view_seed = config.seed if config.view_seed is None else config.view_seed
     if config.members not in ("auto", *KINDS):

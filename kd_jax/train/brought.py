@@ -15,6 +15,7 @@ from kd_jax.data.source import Splits
 from kd_jax.models.adapters import as_model, name_of
 from kd_jax.models.host import HostModel
 from kd_jax.system.workdir import plain
+from kd_jax.train.found import name_exports
 from kd_jax.types import Model
 
 NONE = ({}, {})  # the variables of a network without any
@@ -59,6 +60,7 @@ def note_objects(
         for name in {*models} - {"student", "teacher", *config.teachers}:
             config.teachers[name] = teacher_fields()
     config = settled(config)
+    name_exports(config)
     with config.unlocked():
         for role, model in models.items():
             fields = config.teachers[role] if role in config.teachers else config[role]

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
+from kd_jax.config.fields import teachers_of
 from kd_jax.system.exports import MODEL, SHA256, check_place
 from kd_jax.train.fit import DONE
 
@@ -32,6 +35,24 @@ def find_export(path: Path, which: str = "") -> Path:
     if (path / "sweep.json").is_file():
         raise ValueError(_of_sweep(path))
     return _of_steps(path, which)
+
+
+def name_exports(config: ConfigDict) -> None:
+    """Puts the export in the place of the folder of a run or training, wherever the config names one as a checkpoint.
+
+    Of teachers and the student, `checkpoint` and `initial.name`; raises ValueError as `find_export` does.
+    """
+    for fields in (config.student, *teachers_of(config).values()):
+        if fields.get("checkpoint"):
+            fields.checkpoint = _export_in(fields.checkpoint)
+        if "/" in fields.initial.name:
+            fields.initial.name = _export_in(fields.initial.name)
+
+
+def _export_in(path: str) -> str:
+    place = Path(path).expanduser()
+    export = find_export(place) if place.is_dir() else place
+    return path if export == place else str(export)
 
 
 def _of_sweep(path: Path) -> str:

@@ -41,3 +41,17 @@ def test_truth_values_are_two_classes():
     splits = kd_jax.from_arrays(train=(x, y > 1), test=(test_x, test_y > 1))
     assert splits.train.num_classes == 2 and splits.train.labels.dtype == np.int32
     np.testing.assert_array_equal(splits.test.labels, test_y > 1)
+
+
+def test_a_network_starts_from_the_folder_of_a_run_or_of_a_training(tmp_path):
+    first = run(tmp_path)["models"]
+    folder = tmp_path / "run"
+    loaded = run(tmp_path / "loaded", config(teacher__checkpoint=str(folder / "teacher")))
+    assert loaded["models"]["teacher"]["last"]["test"] == first["teacher"]["best"]["test"]
+    assert loaded["config"]["teacher"]["checkpoint"] == str(folder / "teacher/export/best/student")
+    started = run(
+        tmp_path / "started", config(student__initial__name=str(folder), train__optimizer__learning_rate=1e-9)
+    )
+    assert started["models"]["student"]["last"]["test"]["nll"] == pytest.approx(first["student"]["best"]["test"]["nll"])
+    with pytest.raises(ValueError, match="no exported model at .*checkpoints. Near it lie: .*export/best/student"):
+        run(tmp_path / "none", config(teacher__checkpoint=str(folder / "teacher/checkpoints")))
