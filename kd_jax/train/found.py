@@ -68,7 +68,7 @@ def _of_steps(folder: Path, which: str) -> Path:
         raise ValueError(f"{folder} has no {which!r} step: nothing was held out for validation. There is: {steps[0]}.")
     if steps:
         return _of_roles(folder / (which or steps[0]))
-    if members := [p for p in folder.glob("*") if p.name.isdigit() and p.is_dir()]:
+    if members := [p for p in folder.glob("*") if p.name.isdigit() and any(p.rglob(SHA256))]:
         first = min(members, key=lambda p: int(p.name))
         raise ValueError(f"{folder} holds the exports of {len(members)} members. Load one of them, such as {first}.")
     return _of_roles(folder)
