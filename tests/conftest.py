@@ -47,6 +47,14 @@ def _fewer_objects():
     gc.freeze()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _few_rounds():
+    """Every report has latencies, and no test asks how exact: a tenth of the rounds is enough."""
+    from kd_jax.system import cost
+
+    cost.ROUNDS = 5
+
+
 @pytest.fixture(scope="session")
 def unbroken(tmp_path_factory):
     """The folder of a run of killable.py's scheme that nothing disturbed."""

@@ -21,7 +21,9 @@ def main(port: str, count: str, index: str, folder: str, workdir: str) -> None:
     data = kd_jax.from_folder(folder, channels=1, image_size=6)
     logits = {s: np.eye(10, dtype=np.float32)[x.labels] for s, x in data._asdict().items() if x is not None}
     student = cnn(num_classes=10, widths=(2, 4))
-    kd_jax.run(config(steps=6), workdir, student=student, teacher=kd_jax.from_answers(**logits), data=data)
+    kd_jax.run(
+        config(steps=6, mesh__axes__data=-1), workdir, student=student, teacher=kd_jax.from_answers(**logits), data=data
+    )
 
 
 if __name__ == "__main__":

@@ -85,6 +85,7 @@ def config(terms: Any = "kd", steps: int = 2, **fields: Any) -> Any:
     made.train.steps = made.teacher.train.steps = steps
     made.train.batch_size = made.teacher.train.batch_size = 16
     made.baseline = made.report = False
+    made.mesh.axes.data = 1  # of the eight devices: a program for one takes a fifth less time to make
     with made.unlocked():
         for path, value in fields.items():
             *parents, last = path.split("__")
@@ -96,7 +97,7 @@ def config(terms: Any = "kd", steps: int = 2, **fields: Any) -> Any:
 
 
 def run(folder: Path, made: Any = None, **arguments: Any) -> dict[str, Any]:
-    """kd_jax.run with the small networks and data, unless `given` has others."""
+    """kd_jax.run with the small networks and data, unless `arguments` has others."""
     arguments = {"student": MLP(), "teacher": MLP(16), "data": data(), **arguments}
     return kd_jax.run(config() if made is None else made, folder / "run", **arguments)
 
