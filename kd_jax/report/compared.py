@@ -34,9 +34,9 @@ def against_published(
 
 def of_run(results: Mapping[str, Any]) -> str:
     """Returns the sentence on results.json, "" where nothing was published for its recipe."""
-    measured = {}
+    measured, headline = {}, results.get("headline") or {}
     for role, model in (results.get("models") or {}).items():
-        value, error = (number(model, "last", "test", name) for name in ("accuracy", "accuracy_error"))
+        value, error = (number(model, "last", "test", name) for name in (headline.get("metric"), headline.get("error")))
         if value is not None:
             measured[role] = f"{100 * value:.2f}" + (f" ± {100 * error:.2f}" if error and role == "student" else "")
     held_out = number(results, "config", "data", "validation") or 0.0

@@ -1,4 +1,4 @@
-"""Search in place of a grid: Optuna proposes settings, validation accuracy judges them, poor ones may be cut short.
+"""Search in place of a grid: Optuna proposes settings, the headline on validation judges, poor ones may be cut short.
 
 Bayesian: Bergstra, Bardenet, Bengio, Kegl, "Algorithms for Hyper-Parameter Optimization", NeurIPS 2011 (TPE). ASHA: Li,
 Jamieson, Rostamizadeh, Gonina, Ben-tzur, Hardt, Recht, Talwalkar, "A System for Massively Parallel Hyperparameter

@@ -18,16 +18,16 @@ LINE_EVERY = 10.0  # seconds between two plain lines
 WINDOW = 20  # updates that the rate is averaged over: follows a change of speed, and does not flicker
 BAR_WIDTH = 24  # columns, fewer on a narrow terminal
 WAITING = 0.1  # the share of the time from which on waiting for data is shown
-PERCENT = ("accuracy", "agreement")
 
 
 class Progress:
-    """Shows title, percent, step/total, loss, terms, accuracy, examples/s and time left.
+    """Shows title, percent, step/total, loss, terms, metrics, examples/s and time left.
 
     Call `update` once a log interval. Rate and time left count the steps of this process, not those before a resume,
     and from the second interval on leave out the first, which compiles. On a terminal it is one line, cut to the width;
     elsewhere (pipe, CI, notebook) it is full lines: the first, the last, and between them one in ten seconds at most.
-    `enabled=False` (all processes but the first) shows nothing.
+    `enabled=False` (all processes but the first) shows nothing. Metrics whose names end in one of `percent` are shares,
+    shown last and in percent.
     """
 
     def __init__(
@@ -38,10 +38,12 @@ class Progress:
         batch_size: int = 1,
         enabled: bool = True,
         *,
+        percent: tuple[str, ...] = (),
         file: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.title, self.total, self.batch_size, self.enabled = title, total_steps, batch_size, enabled
+        self._percent = percent
         self._file = sys.stdout if file is None else file
         self._clock = clock
         self._marks: collections.deque[tuple[int, float]] = collections.deque([(start_step, clock())], WINDOW + 1)
@@ -68,7 +70,7 @@ class Progress:
         self.close()
 
     def update(self, step: int, values: Mapping[str, Any] | None = None, waiting: float = 0.0) -> None:
-        """Shows `step` (the number of finished steps) and the values, "loss" first, accuracies last and in percent.
+        """Shows `step` (the number of finished steps) and the values: "loss", the terms, then shares in percent.
 
         `waiting` is the share of the time in which the devices waited for data; from WAITING on it is shown.
         """
@@ -79,11 +81,25 @@ class Progress:
         if self._updates == 2 and self._marks[-1][0] < step:
             self._marks.popleft()  # the start: its interval holds the compilation
         self._marks.append((step, now))
-        shown = [f"{name} {_number(name, value)}" for name, value in _loss_first(values or {})]
+        shown = [f"{name} {self._number(name, value)}" for name, value in self._loss_first(values or {})]
         if self._bar is None:
             self._plain(step, now, "  ".join([*shown, *self._speed()]))
         else:
             self._draw(self._bar, step, shown)
+
+    def _loss_first(self, values: Mapping[str, Any]) -> list[tuple[str, Any]]:
+        """Sorts loss, then the terms, then shares: a dict that passed through jit is in alphabetical order."""
+        return sorted(values.items(), key=lambda item: (item[0] != "loss", item[0].endswith(self._percent)))
+
+    def _number(self, name: str, value: Any) -> str:
+        value = float(value)
+        if math.isnan(value) and name != "loss":  # nothing was counted, such as the score of a batch without labels
+            return "-"
+        if not math.isfinite(value):
+            return str(value)
+        if name.endswith(self._percent):
+            return f"{100 * value:.1f}%"
+        return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.2e}"
 
     def print(self, line: str) -> None:
         """Prints a line without breaking the bar."""
@@ -150,22 +166,6 @@ class Progress:
 
 def _columns() -> int:
     return max(1, shutil.get_terminal_size().columns - 1)  # some terminals wrap when the last column is used
-
-
-def _loss_first(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Sorts loss, then the terms, then accuracies: a dict that passed through jit is in alphabetical order."""
-    return sorted(values.items(), key=lambda item: (item[0] != "loss", item[0].endswith(PERCENT)))
-
-
-def _number(name: str, value: Any) -> str:
-    value = float(value)
-    if math.isnan(value) and name != "loss":  # nothing was counted, such as the accuracy of a batch without labels
-        return "-"
-    if not math.isfinite(value):
-        return str(value)
-    if name.endswith(PERCENT):
-        return f"{100 * value:.1f}%"
-    return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.2e}"
 
 
 def _count(value: float) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from kd_jax.types import Headline
+from kd_jax.types import Headline, Task
 
 MISSING = "–"
 
@@ -82,3 +82,9 @@ def points(value: float) -> str:
 def signed(text: str) -> str:
     """Returns the text of a number with a proper minus sign."""
     return text.replace("-", "−")
+
+
+def shares(task: Task) -> tuple[str, ...]:
+    """Returns the names of the metrics of a task that are shares, which people read in percent."""
+    rows = tuple(name for name, (_, unit) in task.rows.items() if unit == "%")
+    return (*rows, task.headline.metric) if task.headline.unit == "%" else rows

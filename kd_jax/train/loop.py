@@ -30,6 +30,7 @@ from kd_jax.system.checkpoint import Checkpoints
 from kd_jax.system.log import Log, NonFiniteLoss, Profile
 from kd_jax.system.progress import Progress
 from kd_jax.system.signals import Signals, Stopped, stopped_by
+from kd_jax.tasks.units import shares
 from kd_jax.train import dispatch
 from kd_jax.train.about import About
 from kd_jax.train.finish import conclude
@@ -55,7 +56,7 @@ def fit(
     `sources` maps split names to data: the stages' splits, "validation" (or None) and "test". Checkpoints are left in
     `<directory>/checkpoints`, the networks alone in `<directory>/export/<last|best>/<role>`. With `members` it trains
     all of them at once, and the results and exports of each are under its number. `watch` is told of each validation.
-    `about` is what the exports say beside what the scheme knows.
+    `facts` is what the exports say beside what the scheme knows.
     Raises NonFiniteLoss, Stopped or KeyboardInterrupt once all is saved, and ValueError for whatever does not fit
     together, or where another run works there.
     """
@@ -63,7 +64,7 @@ def fit(
         run = begin(scheme, sources, settings, mesh, Checkpoints(directory / "checkpoints", settings.keep), members)
         run.facts = facts or About()
         step, steps, lead = int(run.state.step), run.bounds[-1], parallel.is_lead()
-        progress = Progress(title, steps, step, settings.batch_size, enabled=lead)
+        progress = Progress(title, steps, step, settings.batch_size, lead, percent=shares(scored_by(run.scheme)))
         if run.resumed:
             progress.print(f"{title}: resumed at step {step} of {steps}")
         log = Log(directory, run.record, step if run.resumed else None, settings.log_every, progress)

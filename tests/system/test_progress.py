@@ -23,7 +23,7 @@ class Terminal(io.StringIO):
 
 
 def _run(file, clock, steps, seconds, total=1000, start=0, **values):
-    shown = progress.Progress("student", total, start, 100, file=file, clock=clock)
+    shown = progress.Progress("student", total, start, 100, percent=("accuracy",), file=file, clock=clock)
     for step in steps:
         clock.now += seconds
         shown.update(step, values)
@@ -77,7 +77,7 @@ def test_the_bar_never_exceeds_the_terminal(columns, monkeypatch):
     monkeypatch.setenv("LINES", "24")
     monkeypatch.setenv("TERM", "xterm")
     file, clock = Terminal(), Clock()
-    shown = progress.Progress("student", 1000, 200, 100, file=file, clock=clock)
+    shown = progress.Progress("student", 1000, 200, 100, percent=("accuracy",), file=file, clock=clock)
     for step in range(210, 1001, 10):
         clock.now += 1
         shown.update(step, {"loss": 12.5, "ce": 2.0, "{kd}": 4.0, "accuracy": 0.5})
