@@ -31,7 +31,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 gc.set_threshold(20_000, 20, 50)
 
 
-LONG = ("roads", "train", "system", "sweep", "cache", "schemes")  # folders with files that take half a minute or more
+# Folders and files that take half a minute or more.
+LONG = (
+    *("roads", "test_your_teacher.py", "test_docs.py", "export", "train", "system", "sweep", "cache", "schemes"),
+    *("config", "tasks", "models", "data"),
+)
 
 
 def pytest_collection_modifyitems(items):
