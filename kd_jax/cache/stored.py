@@ -23,6 +23,7 @@ from kd_jax.cache import answer_files
 from kd_jax.cache.answer_arrays import checked
 from kd_jax.cache.model import CachedTeacher, Store, unpack
 from kd_jax.cache.plan import hash_of_examples
+from kd_jax.core import paths
 from kd_jax.data.answers import Answers
 from kd_jax.data.batches import batch_shapes
 from kd_jax.data.source import Source, Splits
@@ -296,5 +297,6 @@ def check_pictures(name: str, job: Any) -> None:
 
 def has_answers(source: Source | None, role: Role) -> bool:
     """Returns whether a role that reads stored answers finds them in this split; True for any other role."""
-    asked = {path.removeprefix("batch.").partition("/")[0] for path in role.inputs if "/" in path}
+    entries = (path.owner for path in map(paths.Path.parse, role.inputs) if path.kind == "batch")
+    asked = {entry.partition("/")[0] for entry in entries if "/" in entry}  # as `role_of` names them
     return source is not None and asked <= {*source.answers}
