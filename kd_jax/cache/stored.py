@@ -102,24 +102,23 @@ def from_answers(
     if isinstance(train, (str, os.PathLike)):
         train, path = None, Path(train)
     values = {"train": train, "validation": validation, "test": test}
-    values = {split: value for split, value in values.items() if value is not None}
     if not temperature > 0:
         raise ValueError(f"from_answers: temperature is above 0, not {temperature}.")
     if path:
-        _check_file(path, bool(values or features), probabilities, temperature)
+        _check_file(path, (*values.values(), features or None), probabilities, temperature)
         where = Path(path).expanduser()
         if answer_files.is_cache(where):
             return _of_cache(where, num_classes)
         return _checked(str(where), answer_files.read(where), temperature, num_classes)
-    by_split = {split: _named(value, probabilities) for split, value in values.items()}
+    by_split = {split: _named(value, probabilities) for split, value in values.items() if value is not None}
     if features and "train" in by_split:
         by_split["train"] |= {f"features:{tap}": x for tap, x in features.items()}
     return _checked("from_answers", by_split, temperature, num_classes)
 
 
-def _check_file(path: str | Path, arrays: bool, probabilities: bool, temperature: float) -> None:
+def _check_file(path: str | Path, arrays: tuple[Any, ...], probabilities: bool, temperature: float) -> None:
     """Raises ValueError for what is said beside a file that says it itself."""
-    if arrays:
+    if any(values is not None for values in arrays):
         raise ValueError(f"from_answers: the answers are in {path}, or in arrays: give one of both.")
     if probabilities:
         raise ValueError(f"from_answers: {path} says itself what it holds: probabilities= is of arrays.")
@@ -297,6 +296,5 @@ def check_pictures(name: str, job: Any) -> None:
 
 def has_answers(source: Source | None, role: Role) -> bool:
     """Returns whether a role that reads stored answers finds them in this split; True for any other role."""
-    entries = (path.owner for path in map(paths.Path.parse, role.inputs) if path.kind == "batch")
-    asked = {entry.partition("/")[0] for entry in entries if "/" in entry}  # as `role_of` names them
+    asked = {p.owner.partition("/")[0] for p in map(paths.Path.parse, role.inputs) if "/" in p.owner}  # as in `role_of`
     return source is not None and asked <= {*source.answers}
