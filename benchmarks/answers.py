@@ -28,7 +28,7 @@ WITH_BASELINE = ("chain", "word")
 
 
 def results_of(task: str, method: str, seed: int, root: Path, run: bool) -> dict[str, Any] | None:
-    """{model: its numbers} of a run; None where it is not finished and `run` is False."""
+    """Returns {model: its numbers} of a run; None where it is not finished and `run` is False."""
     config = TASKS[task].get_config(method)
     config.update(dict(seed=seed, report=False, baseline=method in WITH_BASELINE))
     if config.teacher.model.name:
@@ -41,7 +41,7 @@ def results_of(task: str, method: str, seed: int, root: Path, run: bool) -> dict
 
 
 def scores(task: str, results: dict[str, Any], name: str) -> dict[str, float]:
-    """What the report's table says of a model, in percent, and its test perplexity."""
+    """Returns what the report's table says of a model, in percent, and its test perplexity."""
     title, columns = TABLES[task]
     (table,) = (section for section in results["sections"] if section["title"] == title)
     (cells,) = (cells for cells in table["rows"] if cells[0] in (name, "") or cells[0].startswith(f"{name},"))

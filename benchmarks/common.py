@@ -52,7 +52,7 @@ def write(name: str, rows: list[dict[str, Any]], **facts: Any) -> None:
 
 
 def alternate(programs: Mapping[Any, Callable[[], Any]], seconds: float) -> dict[Any, float]:
-    """Median milliseconds of each, in turns: five rounds and one to warm up, or more while `seconds` last."""
+    """Returns median milliseconds of each, in turns: five rounds and one to warm up, or more while `seconds` last."""
     times: dict[Any, list[float]] = {name: [] for name in programs}
     end, rounds = time.perf_counter() + seconds, 0
     while rounds < 6 or (time.perf_counter() < end and rounds < 50):
@@ -65,7 +65,7 @@ def alternate(programs: Mapping[Any, Callable[[], Any]], seconds: float) -> dict
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean ± standard deviation over the seeds; 0 where there is one."""
+    """Returns mean ± standard deviation over the seeds; 0 where there is one."""
     return f"{statistics.mean(values):.2f} ± {statistics.stdev(values) if len(values) > 1 else 0.0:.2f}"
 
 
@@ -74,7 +74,7 @@ def median(values: list[float]) -> float:
 
 
 def digits_scheme(config: Any, names: str, splits: Any) -> Scheme:
-    """The scheme of a config with other terms; a teacher of random weights costs what a trained one does."""
+    """Returns the scheme of a config with other terms; a teacher of random weights costs what a trained one does."""
     models = {r: jobs.make_model(config[r].model, splits.train) for r in ("student", "teacher")}
     roles = {"student": Role(models["student"], group="student"), "teacher": Role(models["teacher"])}
     return make_scheme(config, config.train, compose(names), roles, splits._asdict())

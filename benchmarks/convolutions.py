@@ -29,7 +29,7 @@ PARTS = ("forward", "input", "kernel")
 
 
 def windows(x: jax.Array) -> list[jax.Array]:
-    """The nine shifted maps [batch * height * width, channels]."""
+    """Returns the nine shifted maps [batch * height * width, channels]."""
     _, height, width, channels = x.shape
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     return [padded[:, i : i + height, j : j + width].reshape(-1, channels) for i in range(3) for j in range(3)]

@@ -49,7 +49,7 @@ TERMS = {
 
 
 def jax_step(term: Term, modules: dict, params: dict, tokens: np.ndarray) -> tuple[Callable[[], float], int]:
-    """(a function that makes one step and returns its loss, temporary bytes of the program)."""
+    """Returns (a function that makes one step and returns its loss, temporary bytes of the program)."""
     group = {"student": "student", "teacher": None}
     roles = {n: Role(LinenModel(m), TOKENS, group[n], (params[n], {})) for n, m in modules.items()}
     calls = (Call("teacher", TOKENS, train=False), Call("student", TOKENS))
@@ -101,7 +101,7 @@ def torch_step(kind: str, networks: dict, tokens: np.ndarray, compiled: bool) ->
 
 
 def timed(programs: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, float], dict[str, Any]]:
-    """({name: median seconds}, {name: what the first call returned}); every round runs each program once."""
+    """Returns ({name: median seconds}, {name: what the first call returned}); every round runs each program once."""
     first = {name: program() for name, program in programs.items()}
     seconds: dict[str, list[float]] = {name: [] for name in programs}
     for number in range(rounds + 1):

@@ -31,7 +31,7 @@ STEPS = 16
 
 
 def runner(config: Any, splits: Any, size: int, scratch: str) -> tuple[Any, float]:
-    """(makes STEPS steps, seconds that the first call took)."""
+    """Returns (makes STEPS steps, seconds that the first call took)."""
     scheme = common.digits_scheme(config, "response", splits)
     scheme = dataclasses.replace(scheme, stages=(dataclasses.replace(scheme.stages[0], steps=10**6),))
     config.steps_per_dispatch, config.eval_every = size, 10**6

@@ -56,7 +56,7 @@ def configure(method: str, narrow: bool, seed: int, root: Path) -> ConfigDict:
 
 
 def kinds() -> list[tuple[str, bool]]:
-    """(method, narrow) of every row, the cheap and the important ones first."""
+    """Returns (method, narrow) of every row, the cheap and the important ones first."""
     wide = [(m, False) for m in (*BASELINES, "response", "sentence", *METHODS[1:])]
     narrow = [(m, True) for m in (*BASELINES, "response", "sentence", "tinybert", "minilmv2")]
     return wide + narrow
@@ -112,7 +112,7 @@ def exported(model: LinenModel, path: Path) -> Any:
 
 
 def embed(model: LinenModel, params: Any, tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The tap embedding of every text."""
+    """Returns the tap embedding of every text."""
 
     @jax.jit
     def run(params: Any, tokens: jax.Array, mask: jax.Array) -> jax.Array:
@@ -126,7 +126,7 @@ def embed(model: LinenModel, params: Any, tokens: np.ndarray, mask: np.ndarray) 
 
 
 def neighbours(examples: np.ndarray, labels: np.ndarray, asked: np.ndarray, answers: np.ndarray) -> float:
-    """Accuracy of the majority of the nearest by cosine, a draw going to the nearest."""
+    """Returns accuracy of the majority of the nearest by cosine, a draw going to the nearest."""
     nearest = labels[np.argsort(-asked @ examples.T, axis=1)[:, :NEIGHBOURS]]
     votes = (nearest[:, :, None] == np.arange(labels.max() + 1)).sum(1) - 1e-3 * np.arange(labels.max() + 1)[None]
     first = np.eye(labels.max() + 1)[nearest[:, 0]] * 0.5
@@ -184,7 +184,7 @@ def sentence_rows(root: Path, seeds: int) -> list[dict[str, Any]]:
 
 
 def speed_rows(root: Path) -> list[dict[str, Any]]:
-    """Parameters, and the median time of one forward pass of 16 texts, in turns."""
+    """Returns parameters, and the median time of one forward pass of 16 texts, in turns."""
     rng = np.random.default_rng(0)
     cases = {}
     for name, method, narrow in (

@@ -15,7 +15,7 @@ MODULES = (multimodal, ranking, policy, synthesis, ctc)
 
 
 def losses() -> dict[str, Callable[..., jax.Array]]:
-    """All losses of MODULES by name."""
+    """Returns all losses of MODULES by name."""
     return {n: fn for module in MODULES for n, fn in vars(module).items() if n.endswith(KINDS) and n[0] != "_"}
 
 
@@ -42,7 +42,7 @@ def _distribution(s, r, s_labels, r_labels):
 
 
 def table(small: bool = False) -> dict[str, Case]:
-    """Every loss at a typical size: scores [512, 1000], embeddings [512, 512], maps [64, 16, 16, 64]."""
+    """Returns every loss at a typical size: scores [512, 1000], embeddings [512, 512], maps [64, 16, 16, 64]."""
     n, classes, width = (8, 10, 16) if small else (512, 1000, 512)
     b, size, channels = (4, 8, 4) if small else (64, 16, 64)
     z, e, m = (n, classes), (n, width), (b, size, size, channels)

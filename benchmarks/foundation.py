@@ -42,7 +42,7 @@ CRD = {"crd": "contrastive", "crd_queue": "contrastive"}
 
 
 def configure(variant: str, seed: int, root: Path) -> ConfigDict:
-    """The config of a run whose teachers lie in `root`; those of one kind are trained once."""
+    """Returns the config of a run whose teachers lie in `root`; those of one kind are trained once."""
     if variant in CRD:
         config = importlib.import_module(f"configs.{CRD[variant]}").get_config(variant)
         config.baseline, config.train.steps, config.eval_every = variant == "crd", STEPS, STEPS
@@ -85,7 +85,7 @@ def with_lite0(config: ConfigDict, root: Path) -> Splits:
 
 
 def lite0(root: Path) -> np.ndarray:
-    """The embeddings [IMAGES, 1280] of EfficientNet-Lite0 of the first training images, computed once."""
+    """Returns the embeddings [IMAGES, 1280] of EfficientNet-Lite0 of the first training images, computed once."""
     path = root / "lite0.npy"
     if path.exists():
         return np.load(path)
@@ -110,7 +110,7 @@ def lite0(root: Path) -> np.ndarray:
 
 
 def scores(results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """{network: {metric: value}} of the last step on the test split."""
+    """Returns {network: {metric: value}} of the last step on the test split."""
     scored = {}
     for name, model in results["models"].items():
         scored[name] = model["last"]["test"]
@@ -119,7 +119,7 @@ def scores(results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def memory_bytes(variant: str, root: Path) -> int:
-    """The bytes of what the student's terms keep from step to step."""
+    """Returns the bytes of what the student's terms keep from step to step."""
     if variant == "lite0":
         return 0
     job = train.jobs_of(configure(variant, 0, root), root / variant / "0")[0]["student"]

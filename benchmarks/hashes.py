@@ -33,7 +33,7 @@ SCORES = ("accuracy", "nll", "ece", "agreement", "kl")
 
 
 def scores(tree: Any, path: str = "") -> dict[str, float]:
-    """{path: number} of every score in a results file."""
+    """Returns {path: number} of every score in a results file."""
     if isinstance(tree, dict):
         items = tree.items()
     elif isinstance(tree, list):

@@ -36,7 +36,7 @@ KEPT: list[Any] = []
 
 
 def make(folder: Path) -> None:
-    """Smooth noise of 500 x 375 in quality 90, a few kilobytes each as photographs have for their size."""
+    """Returns smooth noise of 500 x 375 in quality 90, a few kilobytes each as photographs have for their size."""
     rng = np.random.default_rng(0)
     for i in range(COUNT):
         place = folder / "train" / f"class{i % CLASSES}"

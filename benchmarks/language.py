@@ -31,7 +31,7 @@ METRICS = ("perplexity", "agreement", "kl")
 
 
 def results_of(method: str, seed: int, root: Path, tokens: str) -> dict[str, Any]:
-    """{teacher, baseline, student: scores}; teacher and baselines are shared by all methods."""
+    """Returns {teacher, baseline, student: scores}; teacher and baselines are shared by all methods."""
     config = configure("language", f"{method},{tokens},small", seed, root)
     fields = ("student", "data", "train", "seed", "select")
     stored = root / "baselines" / f"{fingerprint({k: plain(config[k]) for k in fields})}.json"

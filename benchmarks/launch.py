@@ -27,7 +27,7 @@ MARK = "student  "  # the first line of progress, after the first log interval o
 
 
 def started(command: list[str], cache: str) -> tuple[float, float]:
-    """(seconds until the student's first line, CPU seconds of the whole process)."""
+    """Returns (seconds until the student's first line, CPU seconds of the whole process)."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_COMPILATION", "JAX_PERSISTENT"))}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start, first = time.perf_counter(), None

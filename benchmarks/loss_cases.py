@@ -85,7 +85,7 @@ class Case:
 
 
 def losses() -> dict[str, Callable[..., jax.Array]]:
-    """All losses by name."""
+    """Returns all losses by name."""
     return {n: fn for module in MODULES for n, fn in vars(module).items() if n.endswith(KINDS) and n[0] != "_"}
 
 
@@ -166,7 +166,7 @@ def _group_distillation(s, attention, t):
 
 
 def table(small: bool = False) -> dict[str, Case]:
-    """Every loss at a typical size: logits [512, 1000], embeddings [512, 512], maps [64, 16, 16, 64], 512 tokens."""
+    """Returns every loss at a typical size: logits [512, 1000], embeddings [512, 512], maps [64, 16, 16, 64]."""
     n, classes, width = (8, 10, 16) if small else (512, 1000, 512)
     b, size, channels = (4, 8, 4) if small else (64, 16, 64)
     length, heads, rows, negatives = (8, 2, 64, 16) if small else (512, 4, 50_000, 4096)

@@ -29,12 +29,12 @@ from kd_jax.resolve import near
 
 
 def losses() -> dict[str, Callable[..., jax.Array]]:
-    """All losses by name."""
+    """Returns all losses by name."""
     return loss_cases.losses() | field_loss_cases.losses()
 
 
 def table(small: bool = False) -> dict[str, Case]:
-    """What is measured of each loss."""
+    """Returns what is measured of each loss."""
     return loss_cases.table(small) | field_loss_cases.table(small)
 
 

@@ -35,7 +35,7 @@ DATA = {
 
 
 def accuracies(results: dict, model: str) -> tuple[float, float]:
-    """Test accuracy in percent at the last step and at the best by validation."""
+    """Returns test accuracy in percent at the last step and at the best by validation."""
     return tuple(100 * results["models"][model][w]["test"]["accuracy"] for w in ("last", "best"))
 
 
@@ -64,7 +64,7 @@ def configure(data: str, knowledge: str) -> ConfigDict:
 
 
 def finished(directory: Path, config: ConfigDict) -> dict[str, Any] | None:
-    """What a run of this very config left, without planning it again."""
+    """Returns what a run of this very config left, without planning it again."""
     path = directory / train.RESULTS
     results = json.loads(path.read_text()) if path.exists() else {}
     return results if results.get("config") == plain(config) else None

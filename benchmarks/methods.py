@@ -33,7 +33,7 @@ NOT_APPLICABLE = {"digits": (), "fashion": ("fsp", "irg")}
 
 
 def configure(data: str, method: str) -> ConfigDict:
-    """digits: ResNet20 to ResNet8 of half the usual width, 100 labels, 400 steps; Fashion-MNIST: 1,000 labels, 300."""
+    """Returns the config of digits (ResNet20 to ResNet8 of half the width, 100 labels, 400 steps) or Fashion-MNIST."""
     config = cifar_resnet.get_config(f"{'digits' if data == 'digits' else 'fashion_mnist'},{method}")
     if data == "digits":
         for network in (config.student, config.teacher):
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def with_record(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows, and those of the record for other methods, in the order of the presets."""
+    """Returns the rows, and those of the record for other methods, in the order of the presets."""
     record = json.loads((common.RESULTS / "methods.json").read_text())
     new = {(row["data"], row["knowledge"]) for row in rows}
     old = [{"git": record["machine"]["git"], **row} for row in record["rows"]]

@@ -59,7 +59,7 @@ COLLECTIVE = re.compile(r"= .*? (all-reduce|all-gather|reduce-scatter|all-to-all
 
 
 def step_of(batch_size: int, devices: int = 1) -> tuple[Callable[[], Any], Any]:
-    """(the step as a call, its compiled program)."""
+    """Returns (the step as a call, its compiled program)."""
     config = cifar_resnet.get_config("digits")
     splits, mesh = common.load(config.data), parallel.make_mesh({"data": devices, "fsdp": 1, "model": 1})
     sharding, key = parallel.batch_sharding(mesh), jax.random.key(0)
@@ -93,7 +93,7 @@ def batches(seconds: float) -> list[dict[str, Any]]:
 
 
 def losses(part: str, table: dict[str, Callable], shapes: list[tuple[int, int]], seconds: float) -> list[dict]:
-    """Of inputs [rows, width]; time a number of the inputs."""
+    """Times losses of inputs [rows, width], beside the number of the inputs."""
     rng, rows = np.random.default_rng(0), []
     for shape in shapes:
         student, teacher = (jnp.asarray(rng.standard_normal(shape), jnp.float32) for _ in range(2))

@@ -49,7 +49,7 @@ ROUNDS = 15
 
 
 def configure(name: str, variant: str, seed: int, root: Path) -> ConfigDict:
-    """The variant of a config; teachers that are trained alike are shared."""
+    """Returns the variant of a config; teachers that are trained alike are shared."""
     config = importlib.import_module(f"configs.{name}").get_config(variant)
     config.update({"seed": seed, "report": False})
     for role, teacher in teachers_of(config).items():
@@ -91,7 +91,7 @@ def _last(entry: Mapping[str, Any]) -> float:
 
 
 def cost(name: str, variant: str, root: Path) -> float:
-    """(time of a step) / (time of a step of `kd`), stages weighted by their steps, medians of interleaved rounds."""
+    """Returns (time of a step) / (time of a step of `kd`), stages weighted by steps, medians of interleaved rounds."""
     config = configure(name, variant, 0, root)
     job = train.jobs_of(config, root / "cost")[0]["student"]
     config.scheme, config.roles = ConfigDict(part("schemes.offline.build")), ConfigDict()
@@ -133,7 +133,7 @@ def _step(job: Job, number: int, root: Path) -> Callable[[], None]:
 
 
 def earlier(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of the results file that this call did not make anew."""
+    """Returns the rows of the results file that this call did not make anew."""
     path, made = common.RESULTS / "schemes.json", {(row["config"], row["variant"]) for row in rows}
     recorded = json.loads(path.read_text())["rows"] if path.exists() else []
     return [row for row in recorded if (row["config"], row["variant"]) not in made]

@@ -43,7 +43,7 @@ STUDENTS = {
 
 
 def job_of(student: str, terms: dict[str, Any], root: Path, steps: int) -> Job:
-    """The student's training; a teacher of random weights costs what a trained one does."""
+    """Returns the student's training; a teacher of random weights costs what a trained one does."""
     config = small_digits()
     config.student.model = STUDENTS[student]
     config.terms = terms
@@ -67,7 +67,7 @@ def members_of(job: Job, count: int, how: str = "vmap") -> Members:
 
 
 def stepper(job: Job, root: Path, members: Members | None = None) -> tuple[Callable[[], Any], Any]:
-    """(one step, the run), as the loop compiles it."""
+    """Returns (one step, the run), as the loop compiles it."""
     checkpoints = Checkpoints(root / "checkpoints", 1)
     run = loop.begin(job.scheme, job.sources, job.settings, common.one_device(), checkpoints, members)
     checkpoints.close()
@@ -115,7 +115,7 @@ def step_ratios(student: str, root: Path, rounds: int) -> list[dict[str, Any]]:
 
 
 def total_ratio(student: str, count: int, steps: int) -> dict[str, str]:
-    """Whole seconds of the sweep and of the separate runs."""
+    """Returns whole seconds of the sweep and of the separate runs."""
     with tempfile.TemporaryDirectory() as scratch:
         root, mesh = Path(scratch), common.one_device()
         job = job_of(student, compose("kd"), root, steps)

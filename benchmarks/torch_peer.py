@@ -52,7 +52,7 @@ PAIRS = ("resnet56_resnet20", "wrn40-2_wrn16-2", "resnet32x4_resnet8x4", "vit-l_
 
 
 def ours(teacher: str, student: str, images: np.ndarray, labels: np.ndarray) -> tuple[Callable, dict[str, int], float]:
-    """(a step, parameters by network, seconds until the first result)."""
+    """Returns (a step, parameters by network, seconds until the first result)."""
     roles = {
         "student": Role(LinenModel(NETWORKS[student][0](CLASSES)), group="student"),
         "teacher": Role(LinenModel(NETWORKS[teacher][0](CLASSES))),
@@ -93,7 +93,7 @@ def theirs(
     channels_last: bool = False,
     compiled: bool = False,
 ) -> tuple[Callable, float]:
-    """(a step, seconds until the first result)."""
+    """Returns (a step, seconds until the first result)."""
     student, teacher = copy.deepcopy(student).train(), copy.deepcopy(teacher).eval()
     x, y = torch.tensor(images).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels, dtype=torch.int64)
     if channels_last:
@@ -118,7 +118,7 @@ def theirs(
 def torchdistill(
     teacher: torch.nn.Module, student: torch.nn.Module, images: np.ndarray, labels: np.ndarray
 ) -> Callable | None:
-    """A step of that package's DistillationBox on the same networks; None where it is not installed."""
+    """Returns a step of that package's DistillationBox on the same networks; None where it is not installed."""
     try:
         from torchdistill.core.distillation import DistillationBox
     except ImportError:

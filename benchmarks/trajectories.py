@@ -58,7 +58,7 @@ def data() -> Source:
 
 
 def batch_of(source: Source, number: int) -> dict[str, np.ndarray]:
-    """A batch as it is after `Scheme.prepare`, which makes images float32."""
+    """Returns a batch as it is after `Scheme.prepare`, which makes images float32."""
     rows = np.arange(BATCH, dtype=np.int32) + BATCH * (number % BATCHES)
     images, labels = source.in_memory()
     return {
@@ -77,7 +77,7 @@ def network(depth: str, widths: tuple[int, ...], large_stem: bool = False) -> Li
 
 
 def config_of(name: str, case: Case, steps: int) -> ConfigDict:
-    """The config of the pair, for a run in which the first stage takes half of the steps."""
+    """Returns the config of the pair, for a run in which the first stage takes half of the steps."""
     module = files.load(files.locate("cifar100_pairs.py"))
     config = files.config_of(module, f"{case.pair},{case.preset or name}")
     config.train.epochs, config.train.augment = 0.0, ()
@@ -91,7 +91,7 @@ def config_of(name: str, case: Case, steps: int) -> ConfigDict:
 
 
 def begun(config: ConfigDict, roles: Mapping[str, Role], source: Source) -> tuple[Scheme, TrainState]:
-    """The bound scheme and its first state, in float64."""
+    """Returns the bound scheme and its first state, in float64."""
     scheme = make_scheme(config, config.train, config.terms, roles, {"train": source})
     scheme = dataclasses.replace(scheme, prepare=None)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch_of(source, 0))
@@ -103,7 +103,7 @@ def begun(config: ConfigDict, roles: Mapping[str, Role], source: Source) -> tupl
 
 
 def ours(scheme: Scheme, state: TrainState, source: Source, steps: int) -> tuple[list[float], TrainState]:
-    """(the loss of each step, the last state)."""
+    """Returns (the loss of each step, the last state)."""
     values: list[float] = []
     for i, stage in enumerate(scheme.stages):
         state = init_optimizers(scheme, state, i) if i else state
@@ -116,7 +116,7 @@ def ours(scheme: Scheme, state: TrainState, source: Source, steps: int) -> tuple
 
 
 def weights_of(state: TrainState, moved: float = 0.0) -> tuple[Weights, dict[str, Weights]]:
-    """(the student, the trained parts by term)."""
+    """Returns (the student, the trained parts by term)."""
     params = dict(state.params["student"])
     student, connectors = params.pop("student"), {n.removesuffix("/connector"): p for n, p in params.items()}
     if "projector" in student:
@@ -127,7 +127,7 @@ def weights_of(state: TrainState, moved: float = 0.0) -> tuple[Weights, dict[str
 def theirs(
     case: Case, state: TrainState, source: Source, steps: int, moved: float = 0.0
 ) -> tuple[list[float], Weights]:
-    """(the loss of each step, the student with its last weights) in PyTorch, from the first state of kd_jax."""
+    """Returns (the loss of each step, the student with its last weights) in PyTorch, from the first state of kd_jax."""
     student, connectors = weights_of(state, moved)
     teacher = Weights(*state.frozen["teacher"], train=case.teacher_trains)
     everything = [v for w in (student, *connectors.values()) for v in w.values.values()]
@@ -167,7 +167,7 @@ def theirs(
 
 
 def taught(source: Source, widths: tuple[int, ...]) -> tuple[Any, Any]:
-    """A teacher, after 60 steps on the labels."""
+    """Returns a teacher, after 60 steps on the labels."""
     config = config_of("ce", CASES["ce"], 60)
     scheme, state = begun(config, {"student": Role(network("resnet14", widths), group="student")}, source)
     _, state = ours(scheme, state, source, 60)
@@ -175,12 +175,12 @@ def taught(source: Source, widths: tuple[int, ...]) -> tuple[Any, Any]:
 
 
 def difference(a: Sequence[float], b: Sequence[float]) -> float:
-    """The largest relative difference of a loss."""
+    """Returns the largest relative difference of a loss."""
     return float(np.max(np.abs(np.subtract(a, b)) / np.abs(b)))
 
 
 def compared(name: str, source: Source, teacher: tuple[Any, Any], steps: int) -> dict[str, Any]:
-    """One row, with the numbers as they are."""
+    """Returns one row, with the numbers as they are."""
     case = CASES[name]
     roles = {
         "student": Role(network("resnet8", NARROW, case.small_maps), group="student"),
@@ -209,7 +209,7 @@ def compared(name: str, source: Source, teacher: tuple[Any, Any], steps: int) ->
 
 
 def run(names: Sequence[str], steps: int) -> Iterator[tuple[dict[str, Any], bool]]:
-    """(the row of each case, whether it is within its limit). Needs JAX to have float64."""
+    """Yields (the row of each case, whether it is within its limit). Needs JAX to have float64."""
     source, teachers = data(), {}
     for name in names:
         case = CASES[name]
@@ -224,7 +224,7 @@ def run(names: Sequence[str], steps: int) -> Iterator[tuple[dict[str, Any], bool
 
 
 def recorded() -> dict[str, dict[str, Any]]:
-    """The rows of the record by method."""
+    """Returns the rows of the record by method."""
     path = common.RESULTS / "trajectories.json"
     return {row["method"]: row for row in json.loads(path.read_text())["rows"]} if path.exists() else {}
 

@@ -63,7 +63,7 @@ def ab(x: Step) -> Tensor:
 
 
 def ofd(x: Step) -> Tensor:
-    """The margin is E[v | v < 0] of a Gaussian with bias and scale of the teacher's last BatchNorm."""
+    """Computes OFD: the margin is E[v | v < 0] of a Gaussian with bias and scale of the teacher's last BatchNorm."""
     total = ce(x)
     for i, (name, (s, t)) in enumerate(zip(STAGES, x.stages("/pre_activation"), strict=True)):
         s, t = to_smaller(parts.projection(x.connectors[f"ofd_{name}"], s), t)
@@ -91,7 +91,7 @@ def fsp(x: Step) -> Tensor:
 
 
 def reconstruction(x: Step) -> Tensor:
-    """FT's first stage."""
+    """Computes the loss of FT's first stage."""
     _, again = parts.paraphraser(x.connectors["ft_paraphraser"], x.teacher["stage3"])
     return F.mse_loss(again, x.teacher["stage3"])
 
@@ -120,7 +120,7 @@ def review_kd(x: Step) -> Tensor:
 
 
 def class_attention(x: Step, weight: float, normalize: bool, resolution: int) -> Tensor:
-    """CAT-KD: maps of every class, the head as a 1 x 1 convolution without bias."""
+    """Computes CAT-KD: maps of every class, the head as a 1 x 1 convolution without bias."""
     sides = []
     for taps, weights in ((x.student, x.student_weights), (x.teacher, x.teacher_weights)):
         maps = F.conv2d(taps["final"], weights["head/kernel"][:, :, None, None])
@@ -153,13 +153,13 @@ def srrl(x: Step) -> Tensor:
 
 
 def simkd(x: Step) -> Tensor:
-    """No labels: the student's map, projected, is to be the teacher's."""
+    """Computes SimKD, without labels: the student's map, projected, is to be the teacher's."""
     s, t = to_smaller(x.student["final"], x.teacher["final"])
     return F.mse_loss(parts.projector(x.connectors["simkd"], s), t)
 
 
 def semckd(x: Step) -> Tensor:
-    """Every stage of the student projected to every stage of the teacher, by weights that attention learns."""
+    """Returns every stage of the student projected to every stage of the teacher, by weights that attention learns."""
     w, pairs = x.connectors["semckd"], x.stages()
 
     def described(maps: list[Tensor], name: str) -> Tensor:

@@ -52,7 +52,7 @@ def ce(x: Step) -> Tensor:
 
 
 def soft(s: Tensor, t: Tensor, temperature: float | Tensor) -> Tensor:
-    """T^2 KL(teacher, student), mean over the batch."""
+    """Returns T^2 KL(teacher, student), mean over the batch."""
     log_s, log_t = F.log_softmax(s / temperature, 1), F.log_softmax(t / temperature, 1)
     return temperature**2 * (log_t.exp() * (log_t - log_s)).sum(1).mean()
 
@@ -168,7 +168,7 @@ def pkt(x: Step) -> Tensor:
 
 
 def itrd(x: Step) -> Tensor:
-    """The embedding itself enters mutual information where it is as wide as the teacher's."""
+    """Returns the embedding itself enters mutual information where it is as wide as the teacher's."""
     s, t = x.student["embedding"], x.teacher["embedding"]
     mapped = x.connectors["itrd"].dense("dense", s)
     c = ((mapped - mapped.mean(0)) / mapped.std(0) * (t - t.mean(0)) / t.std(0)).sum(0) / len(t)
@@ -191,7 +191,7 @@ def cc(x: Step) -> Tensor:
 
 
 def crd(x: Step) -> Tensor:
-    """Z is that of the first batch; banks move half way to the embeddings after the loss."""
+    """Computes CRD: Z is that of the first batch; banks move half way to the embeddings after the loss."""
     s, t = (e / e.norm(dim=1, keepdim=True) for e in embedded(x))
     rows = torch.cat([x.index[:, None], x.negatives], 1)
     share = x.negatives.shape[1] / len(x.memory["student"])

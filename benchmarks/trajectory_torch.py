@@ -44,12 +44,12 @@ class Weights:
         return F.conv2d(x, kernel, self.values.get(f"{name}/bias"), stride, kernel.shape[-1] // 2)
 
     def transposed(self, name: str, x: Tensor) -> Tensor:
-        """A transposed 3 x 3 convolution of stride 1: its kernel is that of the plain one, turned around."""
+        """Returns a transposed 3 x 3 convolution of stride 1: its kernel is that of the plain one, turned around."""
         kernel = self[f"{name}/kernel"].flip(2, 3).transpose(0, 1)
         return F.conv_transpose2d(x, kernel, self[f"{name}/bias"], padding=1)
 
     def dense(self, name: str, x: Tensor) -> Tensor:
-        """Linear on vectors, a 1 x 1 convolution on maps."""
+        """Returns a linear layer on vectors, a 1 x 1 convolution on maps."""
         kernel, bias = self[f"{name}/kernel"], self.values.get(f"{name}/bias")
         return F.conv2d(x, kernel[:, :, None, None], bias) if x.ndim == 4 else F.linear(x, kernel, bias)
 
@@ -84,18 +84,18 @@ def resnet(w: Weights, x: Tensor) -> Taps:
 
 
 def regressor(w: Weights, x: Tensor, relu: bool = True) -> Tensor:
-    """The regressor of hints between maps of one size: convolution with bias, BatchNorm, ReLU."""
+    """Returns the regressor of hints between maps of one size: convolution with bias, BatchNorm, ReLU."""
     x = w.norm("norm", w.conv("conv", x))
     return F.relu(x) if relu else x
 
 
 def projection(w: Weights, x: Tensor) -> Tensor:
-    """A 1 x 1 convolution without bias and BatchNorm: OFD, ICKD."""
+    """Returns a 1 x 1 convolution without bias and BatchNorm: OFD, ICKD."""
     return w.norm("norm", w.dense("dense", x))
 
 
 def paraphraser(w: Weights, x: Tensor) -> tuple[Tensor, Tensor]:
-    """(the factor, the reconstruction): three 3 x 3 convolutions, three transposed, leaky ReLU after each."""
+    """Returns (the factor, the reconstruction): three 3 x 3 convolutions, three transposed, leaky ReLU after each."""
     for i in range(3):
         x = F.leaky_relu(w.conv(f"encoder{i}", x), 0.1)
     factor = x
@@ -111,14 +111,14 @@ def translator(w: Weights, x: Tensor) -> Tensor:
 
 
 def projector(w: Weights, x: Tensor) -> Tensor:
-    """SimKD's: 1 x 1, 3 x 3, 1 x 1, each with BatchNorm and ReLU."""
+    """Returns SimKD's projector: 1 x 1, 3 x 3, 1 x 1, each with BatchNorm and ReLU."""
     for i in range(3):
         x = F.relu(w.norm(f"norm{i}", w.conv(f"conv{i}", x)))
     return x
 
 
 def fusion(w: Weights, maps: list[Tensor], sizes: list[int]) -> list[Tensor]:
-    """ReviewKD's, from deep to shallow: each map meets what the deeper one left, by two maps of attention."""
+    """Returns ReviewKD's fusion: from deep to shallow each map meets what the deeper one left, by two maps of attention."""
     fused: list[Tensor] = []
     left = None
     for i in reversed(range(len(maps))):

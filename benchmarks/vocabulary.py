@@ -40,7 +40,7 @@ PUBLISHED = "Liger-Kernel, published, not measured here: 68.9 to 11.1 GB and 213
 
 
 def programs(name: str, size: tuple[int, ...], chunk: int, dtype: Any = jnp.float32) -> dict[str, Any]:
-    """{"plain", "fused"}: compiled, without being run."""
+    """Returns {"plain", "fused"}: compiled, without being run."""
     tokens, classes, student, teacher = size
     plain, fused = LOSSES[name]
     shapes = [(tokens, student), (student, classes), (tokens, teacher), (teacher, classes)]

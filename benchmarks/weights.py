@@ -28,7 +28,7 @@ BELOW = {  # by more than three points on digits, by more than five on Fashion-M
 
 
 def chosen(data: str, method: str, seeds: int, root: Path) -> dict[str, Any]:
-    """The row of a method: the students of every factor, and which factor the validation split prefers."""
+    """Returns the row of a method: the students of every factor, and which factor the validation split prefers."""
     config = configure(data, method)
     config.teacher.workdir = str(root / data / "teacher")
     directory = root / data / method

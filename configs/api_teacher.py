@@ -15,7 +15,7 @@ from kd_jax.config import base, finish, parse, supervised, term, training
 
 
 def get_config(arg: str = ""):
-    """`arg`: tiny or nothing."""
+    """Returns the config; `arg`: tiny or nothing."""
     variant = parse(arg)
     config = base()
     config.title = "Answers of an API"

@@ -29,7 +29,7 @@ LAST = LAYERS[-1]
 
 
 def between(fn: str, tap: str, pair: tuple[str, str] = LAST, **fields) -> dict:
-    """A loss between the same tap of a student's and a teacher's block."""
+    """Returns a loss between the same tap of a student's and a teacher's block."""
     paths = (features(side, (f"{block}{tap}",)) for side, block in zip(("student", "teacher"), pair, strict=True))
     return term(f"losses.attention.{fn}", *paths, **fields)
 

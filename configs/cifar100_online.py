@@ -49,7 +49,7 @@ def labels() -> Terms:
 
 
 def recipe(epochs: int, batch_size: int, boundaries: tuple[int, ...], **optimizer) -> ConfigDict:
-    """SGD at 0.1, x0.1 at these epochs; random crops and flips."""
+    """Returns a training by SGD at 0.1, x0.1 at these epochs; random crops and flips."""
     step = dict(schedule="step", learning_rate=0.1, boundaries=tuple(b / epochs for b in boundaries), **optimizer)
     return training(batch_size=batch_size, epochs=float(epochs), augment=("pad_crop", "flip"), optimizer=step)
 
@@ -71,7 +71,7 @@ def kdcl(config: ConfigDict, method: str) -> None:
 
 
 def branched(config: ConfigDict, gate: str, branches: int, **options) -> None:
-    """ResNet-32 whose first two stages are shared."""
+    """Returns a ResNet-32 whose first two stages are shared."""
     model = part("models.branches.branched_resnet", depth=32, shared=2, gate=gate)
     config.scheme = part("schemes.branches.build", model=model, branches=branches, **options)
 

@@ -34,7 +34,7 @@ from kd_jax.config.presets import FIRST
 
 
 def title(pair: str, method: str) -> str:
-    """With the published accuracies, so that the report shows what to compare with."""
+    """Returns the title, with the published accuracies, so that the report shows what to compare with."""
     published = EXPECTED[pair]
     parts = [f"{n} {published[n]}" for n in ("teacher", "alone", method) if n in published]
     told = f"published: {', '.join(parts)}{pairs.origin(method, pair)}"
@@ -42,7 +42,7 @@ def title(pair: str, method: str) -> str:
 
 
 def recipe(model: str, method: str = "") -> ConfigDict:
-    """RepDistiller's, or the one that ReviewKD's authors publish with."""
+    """Returns RepDistiller's recipe, or the one that ReviewKD's authors publish with."""
     low = model in pairs.LOW_RATE
     if method == "review_kd":
         optimizer = dict(schedule="step", learning_rate=0.02 if low else 0.1, kwargs=dict(nesterov=True))
@@ -52,8 +52,10 @@ def recipe(model: str, method: str = "") -> ConfigDict:
 
 
 def two_views(config: ConfigDict, student: str) -> None:
-    """MLKD: a weak and a strong view (RandAugment at full strength and cutout of half the side, where the authors draw
-    both strengths), 480 epochs (960 for the ShuffleNets after resnet32x4), a lower rate."""
+    """Sets MLKD's recipe: two views, 480 epochs (960 for the ShuffleNets after resnet32x4), a lower rate.
+
+    The strong view is RandAugment at full strength and cutout of half the side, where the authors draw strengths.
+    """
     strong = dict(name="rand_augment", num_ops=2, magnitude=10.0), dict(name="cutout", size=16)
     config.train.views = ConfigDict({"strong": (*config.train.augment, *strong)})
     config.scheme = ConfigDict(part("schemes.offline.build", views={"strong": "batch.strong"}))
@@ -63,7 +65,10 @@ def two_views(config: ConfigDict, student: str) -> None:
 
 
 def first_stage(config: ConfigDict, method: str, student: str) -> None:
-    """AB, FSP and FT: 30 epochs at a constant rate before the 240, in which the head (for FT, the student) rests."""
+    """Sets the first stage of AB, FSP and FT: 30 epochs at a constant rate before the 240.
+
+    In it the head rests (for FT, the student).
+    """
     trained = r"^ft_paraphraser/" if method == "ft" else r"^(?!student/head/)"
     rate = 0.01 if method == "ft" and student.startswith(("resnet", "wrn")) else config.train.optimizer.learning_rate
     first = dict(config.train.optimizer, schedule="constant", learning_rate=rate, trained=trained)

@@ -66,13 +66,13 @@ CLASSES = 100
 
 
 def recipe(epochs: int, boundaries: tuple[int, ...], **optimizer) -> ConfigDict:
-    """SGD at 0.1 that falls at these epochs."""
+    """Returns a training by SGD at 0.1 that falls at these epochs."""
     step = dict(schedule="step", learning_rate=0.1, boundaries=tuple(b / epochs for b in boundaries), **optimizer)
     return training(batch_size=128, epochs=float(epochs), augment=("pad_crop", "flip"), optimizer=step)
 
 
 def exit_terms(exits: tuple[str, ...], alpha: float = 0.3, hint: float = 0.03, temperature: float = 3.0) -> Terms:
-    """CE of the last classifier; of each exit (1 - alpha) CE + alpha KL(T) from the last + hint mean (F_exit - F)^2."""
+    """Returns CE of the last exit; of others (1 - alpha) CE + alpha KL(T) from the last + hint mean (F_exit - F)^2."""
     terms = supervised()
     for name in exits:
         path = features("student", (name,))

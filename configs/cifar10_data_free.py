@@ -49,7 +49,7 @@ ADAM = dict(name="adam", weight_decay=0.0)
 
 
 def residual(config: ConfigDict) -> None:
-    """ResNet-34 to ResNet-18, for 32 x 32 images, the teacher as DAFL trains it."""
+    """Makes the networks ResNet-34 to ResNet-18, for 32 x 32 images, the teacher as DAFL trains it."""
     for network, name in ((config.teacher, "resnet34"), (config.student, "resnet18")):
         network.model = dict(name=f"models.vision.resnet.{name}", kwargs=dict(large_stem=False))
     step = dict(schedule="step", learning_rate=0.1, boundaries=(0.4, 0.6))

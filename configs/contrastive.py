@@ -28,7 +28,7 @@ QUEUE = 256  # rows
 
 
 def contrast(teacher: str, weight: float = 0.8, negatives: int = 512) -> dict:
-    """The CRD term of one of several teachers."""
+    """Returns the CRD term of one of several teachers."""
     options = {"negatives": negatives, "temperature": 0.07}
     return term(
         "losses.composed.contrastive_memory_loss",

@@ -38,13 +38,13 @@ LINEAR, MASK = part("models.connectors.linear"), {"mask": "batch.token_mask"}
 
 
 def pairs() -> list[tuple[str, str]]:
-    """(student layer, teacher layer): the last of every group of teacher layers."""
+    """Returns (student layer, teacher layer): the last of every group of teacher layers."""
     group = TEACHER_DEPTH // DEPTH
     return [(f"layer{i}", f"layer{(i + 1) * group - 1}") for i in range(DEPTH)]
 
 
 def between(fn: str, tap: str, pair: tuple[str, str] = ("", ""), *, masked: bool = True, **fields) -> dict:
-    """A loss between the same tap of a student's and a teacher's layer; `masked`: over real tokens only."""
+    """Returns a loss between the same tap of a student's and a teacher's layer; `masked`: over real tokens only."""
     paths = (features(side, (f"{layer}{tap}",)) for side, layer in zip(("student", "teacher"), pair, strict=True))
     return term(f"losses.attention.{fn}", *paths, options=MASK if masked else None, **fields)
 
@@ -58,7 +58,7 @@ def distilbert(narrow: bool = False, where: str = "") -> Terms:
 
 
 def tinybert(narrow: bool = False) -> Terms:
-    """A linear map to the teacher's width stands also where both are as wide, as in the authors' code."""
+    """Returns the terms, with a linear map to the teacher's width also where both are as wide, as the authors' code."""
     terms = {"embeddings": between("hidden_state_loss", "embeddings", connector=LINEAR)}
     for i, pair in enumerate(pairs()):
         terms[f"scores{i}"] = between("attention_score_loss", "/attention/scores", pair)
@@ -100,7 +100,7 @@ def mobilebert(narrow: bool = False) -> Terms:
 
 
 def sentence(narrow: bool = False) -> Terms:
-    """The mean square is summed over the width: of unit vectors it is 2 - 2 cos."""
+    """Returns the terms: the mean square is summed over the width: of unit vectors it is 2 - 2 cos."""
     paths = features("student", ("embedding",)), features("teacher", ("embedding",))
     connector = LINEAR if narrow else None
     terms = {"mse": term("losses.feature.feature_hint_loss", *paths, weight=384.0, connector=connector)}
@@ -123,7 +123,7 @@ METHODS = {
 
 
 def stages_of(method: str, terms: Terms) -> dict | None:
-    """The scheme of methods that learn in stages."""
+    """Returns the scheme of methods that learn in stages."""
     last = {"tinybert": ("prediction",), "minilm": ("ce",), "minilmv2": ("ce",), "mobilebert": ("ce", "kd")}.get(method)
     if last is None:
         return None
@@ -178,7 +178,7 @@ def bottlenecks(config: ConfigDict) -> None:
 
 
 def embeddings(config: ConfigDict) -> None:
-    """Both networks give a sentence embedding and a probe on it; only the probe of the teacher learns."""
+    """Gives both networks a sentence embedding and a probe on it; only the probe of the teacher learns."""
     config.data.name = "kd_jax.data.text.texts:bbc_sentences"
     config.teacher.train.steps, config.teacher.train.labelled_share = 60, 1.0
     config.teacher.train.optimizer = adamw(0.03, decay=0.0)  # a decay would move what has no gradient

@@ -39,13 +39,13 @@ AGREE = "losses.representation.agglomerative_feature_loss"
 
 
 def summary(teacher: str, weight: float) -> dict:
-    """1 - cosine of the embeddings."""
+    """Returns 1 - cosine of the embeddings."""
     paths = ("student.logits",), (f"{teacher}.logits",)
     return term(AGREE, *paths, weight=weight, kwargs={"cosine_share": 1.0}, connector=HEAD)
 
 
 def dense(teacher: str, weight: float, standardize: bool) -> dict:
-    """0.9 (1 - cosine) + 0.1 smooth L1 of every position of the last maps."""
+    """Returns 0.9 (1 - cosine) + 0.1 smooth L1 of every position of the last maps."""
     paths = ("student.features:final",), (f"{teacher}.features:final",)
     options = {k: f"extra.phi_{teacher}.{k}" for k in ("mean", "matrix")} if standardize else {}
     fn = "losses.standardization.standardized_feature_loss" if standardize else AGREE

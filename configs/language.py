@@ -36,7 +36,7 @@ PROMPT = 16  # tokens of a row that are given; the rest is written
 
 
 def kd(method: str, weight: float = 1.0) -> dict:
-    """A divergence between student and teacher at every counted token."""
+    """Returns a divergence between student and teacher at every counted token."""
     fn, kwargs = WORD[method]
     return term(
         f"losses.response.{fn}",
@@ -60,7 +60,7 @@ def on_data(weight: float) -> dict:
 
 
 def set_method(config, method: str, prompt: int) -> None:
-    """Terms and scheme of a method; `prompt` as in schemes.on_policy."""
+    """Sets terms and scheme of a method; `prompt` as in schemes.on_policy."""
     if method in WORD:  # half labels, half teacher, as in the word-level interpolation of Kim & Rush
         config.terms = {**supervised(0.5), "kd": kd(method, 0.5)}
     elif method in ("sequence", "interpolated"):
@@ -95,7 +95,7 @@ METHODS = (*WORD, *WRITTEN)
 
 
 def get_config(arg: str = ""):
-    """`arg`: one of METHODS, character or bpe, small or tiny, in any order."""
+    """Returns the config; `arg`: one of METHODS, character or bpe, small or tiny, in any order."""
     variant = parse(arg, data=TOKENS, variants=METHODS, flags=("small",))
     method = variant.variant
     config = base()
@@ -139,7 +139,7 @@ def make_small(config) -> None:
 
 
 def tiny(scheme) -> dict:
-    """What differs in a few steps of small networks on short rows."""
+    """Returns what differs in a few steps of small networks on short rows."""
     small = dict(model=dict(kwargs=dict(width=16, depth=1, heads=2)))
     few: dict[str, dict] = dict(data=dict(length=24, eval_limit=32), student=small, teacher=small)
     if "rows" in scheme.kwargs:

@@ -42,7 +42,7 @@ def labels(network: str, label: str = "batch.label", where: str = "", rivals: st
 
 
 def answers(network: str, teacher: str, groups: str = "extra.old", where: str = "", **fields) -> dict:
-    """Distillation of what `teacher` answers on the classes of each group."""
+    """Returns distillation of what `teacher` answers on the classes of each group."""
     fn, kwargs = "losses.lifelong.grouped_kd_loss", {"temperature": 2.0}
     logits = (f"{network}.logits",), (f"{teacher}.logits",)
     return term(fn, *logits, options={"groups": groups}, kwargs=kwargs, where=where, **fields)

@@ -58,7 +58,7 @@ CE = "losses.task.cross_entropy_loss"
 
 
 def labels() -> Terms:
-    """Every peer on the labelled examples."""
+    """Returns the terms of every peer on the labelled examples."""
     return {"ce": term("losses.online.peers_cross_entropy_loss", PEERS, ("batch.target",), where="batch.labelled")}
 
 
@@ -93,7 +93,7 @@ def kdcl(config: ConfigDict, method: str) -> None:
 
 
 def branched(config: ConfigDict, gate: str, **options) -> None:
-    """The student's first stage is shared, its second and its head exist once a branch."""
+    """Builds branches: the student's first stage is shared, its second and its head exist once a branch."""
     *shared, last = config.student.model.kwargs.widths
     model = part("models.branches.branched_cnn", shared=tuple(shared), widths=(last,), gate=gate)
     config.scheme = part("schemes.branches.build", model=model, branches=3, **options)
@@ -127,7 +127,7 @@ def codistillation(config: ConfigDict) -> None:
 
 
 def one_peer(config: ConfigDict, index: int) -> None:
-    """One of two processes; --config.seed tells them apart too, and --config.scheme.kwargs.folder is for both."""
+    """Makes it the config of one of two processes; --config.seed tells them apart, config.scheme.kwargs.folder is shared."""
     config.seed = 100 * index
     config.scheme = part(
         "schemes.codistillation.build", folder="runs/codistillation", index=index, every=0.05, burn_in=0.1

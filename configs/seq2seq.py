@@ -19,7 +19,7 @@ DECODING = "models.language.seq2seq.decoding"
 
 
 def get_config(arg: str = ""):
-    """`arg`: one of METHODS, and tiny, in any order."""
+    """Returns the config; `arg`: one of METHODS, and tiny, in any order."""
     variant = parse(arg, variants=METHODS)
     method = variant.variant
     config = base()

@@ -40,7 +40,7 @@ def labels(network: str, label: str = "batch.label", where: str = "") -> dict:
 
 
 def answers(network: str, teacher: str, where: str = "") -> dict:
-    """Distillation of what `teacher` answers on the classes of earlier tasks."""
+    """Returns distillation of what `teacher` answers on the classes of earlier tasks."""
     fn, logits = "losses.lifelong.grouped_kd_loss", ((f"{network}.logits",), (f"{teacher}.logits",))
     return term(fn, *logits, options={"groups": "extra.old"}, kwargs={"temperature": 2.0}, where=where)
 
