@@ -118,7 +118,7 @@ def projector(w: Weights, x: Tensor) -> Tensor:
 
 
 def fusion(w: Weights, maps: list[Tensor], sizes: list[int]) -> list[Tensor]:
-    """Returns ReviewKD's fusion: from deep to shallow each map meets what the deeper one left, by two maps of attention."""
+    """Returns ReviewKD's fusion: from deep to shallow each map meets what the deeper one left, by attention."""
     fused: list[Tensor] = []
     left = None
     for i in reversed(range(len(maps))):

@@ -127,7 +127,7 @@ def codistillation(config: ConfigDict) -> None:
 
 
 def one_peer(config: ConfigDict, index: int) -> None:
-    """Makes it the config of one of two processes; --config.seed tells them apart, config.scheme.kwargs.folder is shared."""
+    """Makes it that of one of two processes; --config.seed tells them apart, config.scheme.kwargs.folder is shared."""
     config.seed = 100 * index
     config.scheme = part(
         "schemes.codistillation.build", folder="runs/codistillation", index=index, every=0.05, burn_in=0.1

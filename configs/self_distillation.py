@@ -34,7 +34,7 @@ STUDENT = ("student.logits",)
 
 
 def deep_terms(exits: tuple[str, ...], alpha: float = 0.1, hint: float = 0.05, temperature: float = 3.0) -> Terms:
-    """Returns (1 - alpha) CE of each classifier + alpha KD of each exit from the last + hint mean (F_exit - F_last)^2."""
+    """Returns (1 - alpha) CE of each classifier + alpha KD of each exit from the last + hint mean (F_exit - F)^2."""
     terms = supervised(1.0 - alpha)
     for name in exits:
         path = features("student", (name,))
