@@ -62,9 +62,9 @@ def begun(config: ConfigDict, root: Path) -> ConfigDict:
     """Returns the config with what all runs of a sweep share: no reports, one order of the data, a compile cache."""
     config = config.copy_and_resolve_references()
     config.terms = whole_terms(config.terms)
-    name_exports(config)
     config.report, config.examples = False, 0
     config.view_seed = config.seed if config.view_seed is None else config.view_seed
+    name_exports(config)
     if config.members not in ("auto", *KINDS):
         raise ValueError(f"config.members is 'auto', {', '.join(map(repr, KINDS))}, not {config.members!r}.")
     if jax.config.jax_compilation_cache_dir is None:  # pyrefly: ignore[missing-attribute]: JAX adds it as it starts
