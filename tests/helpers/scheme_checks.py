@@ -119,10 +119,10 @@ def config_module(name: str) -> types.ModuleType:
     return module
 
 
-def run_tiny(name: str, variant: str, directory: Path, report: bool = False) -> dict[str, Any]:
-    """A run of a config's variant with the flag `tiny`: results.json."""
+def run_tiny(name: str, variant: str, directory: Path, report: bool = False, baseline: bool = False) -> dict[str, Any]:
+    """A run of a config's variant with the flag `tiny`: results.json; with `baseline` that too, where it asks for it."""
     config = config_module(name).get_config(f"{variant},tiny")
-    config.report = report
+    config.report, config.baseline = report, config.baseline and baseline
     results = train.run(config, directory)
     assert 0 <= results["models"]["student"]["last"]["test"]["accuracy"] <= 1
     return results

@@ -76,5 +76,5 @@ def test_every_variant_of_the_config_fits_together():
 
 @pytest.mark.slow
 def test_config(tmp_path):
-    results = scheme_checks.run_tiny("attention", "distillation_token_hard", tmp_path)
+    results = scheme_checks.run_tiny("attention", "distillation_token_hard", tmp_path, baseline=True)
     assert set(results["models"]) == {"teacher", "baseline", "student"}

@@ -90,5 +90,5 @@ def test_configs_in_shapes(variant, pair, tmp_path):
 
 
 def test_a_run_of_the_config(tmp_path):
-    results = scheme_checks.run_tiny("cross_modal", "response+embedding", tmp_path)
+    results = scheme_checks.run_tiny("cross_modal", "response+embedding", tmp_path, baseline=True)
     assert set(results["models"]) == {"teacher", "baseline", "student"}

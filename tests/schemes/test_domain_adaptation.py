@@ -82,7 +82,7 @@ def test_what_does_not_fit():
 
 
 def test_config(tmp_path):
-    results = scheme_checks.run_tiny("domain_adaptation", "information", tmp_path)
+    results = scheme_checks.run_tiny("domain_adaptation", "information", tmp_path, baseline=True)
     assert set(results["models"]["student"]["others"]) == {"adapted", "teacher"}
     assert results["data"]["labelled"] == 0 and "baseline" not in results["models"]
 

@@ -266,7 +266,7 @@ def test_streams_of_classes_and_domains():
 
 
 def test_config(tmp_path):
-    results = scheme_checks.run_tiny("lifelong", "lwf,domain", tmp_path)
+    results = scheme_checks.run_tiny("lifelong", "lwf,domain", tmp_path, baseline=True)
     record = json.loads((tmp_path / "student" / "done.json").read_text())
     assert lifelong_summary.matrix(record).shape == (5, 5)
     assert "baseline" not in results["models"]

