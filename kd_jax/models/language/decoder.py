@@ -10,7 +10,8 @@ layers, layers/attention/scores and so on, stacked along axis 1, so that `studen
 
 The head is {"embedding": [vocabulary, width]}, at `params.<role>.embed` where it is tied and else at
 `params.<role>.head`: with the tap "final" that is what losses/vocabulary.py takes, which never builds the logits.
-logits = softcap(final @ embedding.T); where nothing reads them, the compiler drops them.
+logits = softcap(final @ embedding.T); where nothing reads them, the compiler drops them. The tap "projected" holds both
+(kd_jax.types.Projected): losses and scores by token build the logits of `chunk` tokens at a time from it.
 """
 
 from __future__ import annotations
@@ -35,11 +36,12 @@ from kd_jax.models.language.decoder_parts import (
     angles_of,
     segment_positions,
     softcapped,
+    tokens_at_once,
     write,
 )
 from kd_jax.models.language.generation import Decoding
 from kd_jax.models.layers import Tap
-from kd_jax.types import Array, PyTree
+from kd_jax.types import Array, Projected, PyTree
 
 KINDS = ("keys", "values")
 BATCH_AXES = ("data", "fsdp")  # of a mesh, as in parallel.py
@@ -152,7 +154,10 @@ class Decoder(nn.Module):
         x = run_layers(o, matrix(tokens), positions, inputs, train, self.cross_attends)
         x = Tap(name="final")(Norm(o, name="norm")(x[:, -1:] if last else x))
         head = matrix if o.tied else Matrix(o.vocabulary, o.width, name="head")
-        return softcapped(head.attend(x), o.logit_softcap)
+        logits = softcapped(head.attend(x), o.logit_softcap)
+        chunk = o.chunk or tokens_at_once(o.vocabulary)
+        Tap(name="projected")(Projected((x,), (head.embedding,), None, logits, (True,), o.logit_softcap, chunk))
+        return logits
 
 
 def run_layers(

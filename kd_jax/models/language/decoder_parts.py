@@ -23,6 +23,9 @@ from kd_jax.types import Array, PyTree
 
 INIT = nn.initializers.normal(0.02)  # of every matrix, as in GPT-2 and Llama
 ALL = 2**30  # a window that reaches every token
+# Logits that exist at a time in losses and scores: 16 MiB of float32. Fewer than LEAST tokens leave a product with the
+# head waiting for the head to be read.
+LOGITS, LEAST = 2**22, 256
 ACTIVATIONS = {"silu": nn.silu, "gelu": lambda x: nn.gelu(x, approximate=False), "gelu_tanh": nn.gelu, "relu": nn.relu}
 
 
@@ -61,6 +64,7 @@ class Options:
     scan: bool = False  # one compiled layer, run `depth` times: quick to compile
     remat: str = ""  # what the backward pass keeps of a layer: one of remat.POLICIES, "" = everything
     dtype: Any = "float32"  # of the computation; parameters are float32, and so are norms, softmax and logits
+    chunk: int = 0  # tokens whose logits exist at a time in losses and scores; 0 = `tokens_at_once`
 
     def __post_init__(self) -> None:
         def fail(text: str) -> None:
@@ -237,6 +241,11 @@ class Dense(nn.Module):
 
 def dense(o: Options, features: int, bias: bool, name: str | None = None) -> Dense:
     return Dense(features, bias, o.dtype, name=name)
+
+
+def tokens_at_once(vocabulary: int) -> int:
+    """Returns how many tokens' logits fit LOGITS, at least LEAST."""
+    return max(LEAST, LOGITS // vocabulary)
 
 
 def softcapped(x: Array, cap: float) -> Array:
