@@ -22,7 +22,8 @@ from jax.sharding import PartitionSpec
 from kd_jax.core.paths import Context, Path, lookup
 from kd_jax.core.shapes import shapes_of
 from kd_jax.core.terms import UNTRACED, masked_sum_and_count, name_of, paths_of, takes_where
-from kd_jax.losses._joint import Part, Settings, Side, explicit_axes, weighted
+from kd_jax.losses._joint import Part, Settings, Side, weighted
+from kd_jax.losses._projection import on_auto_axes
 from kd_jax.losses.needs import is_by_token
 from kd_jax.system.parallel import BATCH_AXES
 from kd_jax.types import Array, Model, Outputs, Projected, PyTree, Term
@@ -175,10 +176,8 @@ def _together(pieces: Sequence[Piece], leading: tuple[int, ...], chunk: int) -> 
         _token_axes(leading),
     )
     compute = functools.partial(weighted, settings)
-    if axes := explicit_axes():
-        spec = jax.typeof(jax.tree.leaves(sides)[0]).sharding.spec
-        tokens = PartitionSpec(*spec[: len(leading)])
-        compute = jax.sharding.auto_axes(compute, axes=axes, out_sharding=(PartitionSpec(), (tokens,) * len(pieces)))
+    like = next(iter(sides.values()))["hidden"][0]
+    compute = on_auto_axes(compute, like, len(leading), lambda spec: (PartitionSpec(), (spec,) * len(pieces)))
     total, values = compute(sides, (rows, where, weights), shared)
     return total, {p.name: jax.lax.stop_gradient(v) for p, v in zip(pieces, values, strict=True)}
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from kd_jax.losses._chunked import _matmul
 
@@ -164,24 +164,25 @@ def _chunk(settings: Settings, needs: PyTree, heads: PyTree, shared: tuple, chun
     projected = {name: _project(settings.sides[name], hidden[name], heads[name]) for name in heads}
     learned = [name for name in heads if any(jax.tree.leaves(needs[name]))]
 
-    def total_of(changed: Mapping[str, Array]) -> tuple[Array, tuple[Array, ...]]:
+    def value_of(i: int, changed: Mapping[str, Array]) -> tuple[Array, Array]:
+        """(share of part i in the sum, its values)"""
         logits = {name: _capped(z, settings.sides[name].softcap) for name, z in {**projected, **changed}.items()}
-        still = {name: jax.lax.stop_gradient(z) for name, z in logits.items()}
-        total, values = jnp.zeros((), jnp.float32), []
-        for i, part in enumerate(settings.parts):
-            read = logits if part.learned else still
-            if where[i] is not None:
-                read = {name: _cleared(z, where[i]) for name, z in read.items()}
-            value = part.loss(read, tuple(_cleared(x, where[i]) for x in rows[i]), shared[i])
-            values.append(value if where[i] is None else jnp.where(where[i], value, 0))
-            if part.learned:
-                total = total + jnp.sum(values[-1] * weights[i].astype(value.dtype))
-        return total, tuple(map(jax.lax.stop_gradient, values))
+        mask = where[i]
+        read = {name: _cleared(z, mask) for name, z in logits.items()}
+        value = settings.parts[i].loss(read, tuple(_cleared(x, mask) for x in rows[i]), shared[i])
+        value = value if mask is None else jnp.where(mask, value, 0)
+        return jnp.sum(value * weights[i].astype(value.dtype)) if settings.parts[i].learned else jnp.float32(0), value
 
-    changed = {name: projected[name] for name in learned}
-    (total, values), by_logits = (
-        jax.value_and_grad(total_of, has_aux=True)(changed) if learned else (*[total_of({})], {})
-    )
+    changed, by_logits = {name: projected[name] for name in learned}, {}
+    total, values = jnp.zeros((), jnp.float32), []
+    for i, part in enumerate(settings.parts):  # one after the other, so that what a part keeps is freed before the next
+        if learned and part.learned:
+            (share, value), new = jax.value_and_grad(functools.partial(value_of, i), has_aux=True)(changed)
+            by_logits = jax.tree.map(jnp.add, by_logits, new) if by_logits else new
+        else:
+            share, value = value_of(i, {})
+        total, values = total + share, [*values, value]
+    values = tuple(values)
     by_token: dict[str, Any] = {name: jax.tree.map(lambda _: None, needs[name]["hidden"]) for name in heads}
     sums: dict[str, Any] = {
         name: {kind: jax.tree.map(lambda _: None, needs[name][kind]) for kind in ("heads", "bias")} for name in heads
@@ -227,11 +228,3 @@ def _cleared(x: Array, where: Array | None) -> Array:
     if where is None or not jnp.issubdtype(x.dtype, jnp.inexact):
         return x
     return jnp.where(where.reshape(where.shape + (1,) * (x.ndim - 1)), x, 1)
-
-
-def explicit_axes() -> tuple[str, ...]:
-    """Returns the axes of jax.set_mesh's mesh that are Explicit here."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        return ()
-    return tuple(a for a, t in zip(mesh.axis_names, mesh.axis_types, strict=True) if t == AxisType.Explicit)

@@ -155,7 +155,7 @@ class Decoder(nn.Module):
         x = Tap(name="final")(Norm(o, name="norm")(x[:, -1:] if last else x))
         head = matrix if o.tied else Matrix(o.vocabulary, o.width, name="head")
         logits = softcapped(head.attend(x), o.logit_softcap)
-        chunk = o.chunk or tokens_at_once(o.vocabulary)
+        chunk = o.chunk or tokens_at_once(o.vocabulary, o.width)
         Tap(name="projected")(Projected((x,), (head.embedding,), None, logits, (True,), o.logit_softcap, chunk))
         return logits
 

@@ -23,9 +23,9 @@ from kd_jax.types import Array, PyTree
 
 INIT = nn.initializers.normal(0.02)  # of every matrix, as in GPT-2 and Llama
 ALL = 2**30  # a window that reaches every token
-# Logits that exist at a time in losses and scores: 16 MiB of float32. Fewer than LEAST tokens leave a product with the
-# head waiting for the head to be read.
-LOGITS, LEAST = 2**22, 256
+# Of what exists at a time in losses and scores: logits (16 MiB of float32), tokens. A product with the head waits for
+# the head to be read where there are fewer.
+LOGITS, LEAST = 2**22, 64
 ACTIVATIONS = {"silu": nn.silu, "gelu": lambda x: nn.gelu(x, approximate=False), "gelu_tanh": nn.gelu, "relu": nn.relu}
 
 
@@ -243,9 +243,9 @@ def dense(o: Options, features: int, bias: bool, name: str | None = None) -> Den
     return Dense(features, bias, o.dtype, name=name)
 
 
-def tokens_at_once(vocabulary: int) -> int:
-    """Returns how many tokens' logits fit LOGITS, at least LEAST."""
-    return max(LEAST, LOGITS // vocabulary)
+def tokens_at_once(vocabulary: int, width: int) -> int:
+    """Returns how many tokens' logits exist at a time: an eighth of the head's size, at least LEAST tokens or LOGITS."""
+    return max(LEAST, width // 8, LOGITS // vocabulary)
 
 
 def softcapped(x: Array, cap: float) -> Array:
