@@ -37,8 +37,8 @@ def load(config: Mapping[str, Any]) -> Splits:
     Otherwise shares of the records, data.test and data.validation, are held out by data.split_seed.
     data.loss_on: "answers" learns every turn of an assistant, "last" the last one, "all" every token. data.truncation
     "right" or "left" cuts that side of what is longer than data.length, "drop" leaves it out; a running text goes on in
-    a further row unless one of them is set. What was cut or left out is counted and printed. data.packing: "packed" puts
-    several rows into one, a segment each; prompts alone are never packed.
+    a further row unless one of them is set. What was cut or left out is counted and printed.
+    data.packing: "packed" puts several rows into one, a segment each; prompts alone are never packed.
     Raises ValueError where nothing is left to learn, and for a field that these data do not read.
     """
     fields = SimpleNamespace(**config)
@@ -64,7 +64,11 @@ def load(config: Mapping[str, Any]) -> Splits:
         parts["test"], order = (rows, _of_records(rows, order[:test])), order[test:]
     parts["train"] = (rows, _of_records(rows, order[held:]))
     parts["validation"] = (rows, _of_records(rows, order[:held]))
-    made = {split: source_of(name, split, *part, tokenizer, fields) for split, part in parts.items() if len(part[1])}
+    made = {
+        split: source_of(name, split, read, chosen, tokenizer, fields)
+        for split, (read, chosen) in parts.items()
+        if len(chosen)
+    }
     return Splits(made["train"], made.get("validation"), made["test"])
 
 
@@ -118,7 +122,7 @@ def source_of(
     about: dict[str, Any] = dict(
         entry="tokens",
         decode=tokenizer.decode,
-        end=tokenizer.stops[0],
+        end=tokenizer.stops,
         texts=FromText(
             functools.partial(entries, length=fields.length, start=tokenizer.start, pad=tokenizer.pad), tokenizer.form
         ),
@@ -138,24 +142,24 @@ def _groups(name: str, rows: Tokenised, chosen: np.ndarray, fields: SimpleNamesp
     if prompts:
         room = fields.prompt_length or fields.length // 2
     lengths = rows.lengths[chosen]
+    side = fields.truncation or ("left" if prompts else "right")
     if rows.kind == "text" and not fields.truncation:
         pieces, lost, dropped = in_pieces(lengths, room), 0, 0
     else:
-        side = fields.truncation or ("left" if prompts else "right")
         pieces, lost, dropped = cut(lengths, room, side)
     pieces = [(int(chosen[i]), a, b) for i, a, b in pieces]
     kept = pieces if prompts else [p for p in pieces if rows.row(p[0])[1][p[1] + 1 : p[2]].any()]
     if lost or dropped or len(kept) < len(pieces):
         what, field = ("prompts", "prompt_length") if prompts else ("rows", "length")
         print(
-            f"{name}: of {len(lengths)} {what} {lost} are longer than {room} tokens (up to {lengths.max()}) and were cut "
-            f"on the {fields.truncation or ('left' if prompts else 'right')}, {dropped} were left out for that, and "
+            f"{name}: of {len(lengths)} {what} {lost} are longer than {room} tokens (up to {lengths.max()}) and were "
+            f"cut on the {side}, {dropped} were left out for that, and "
             f"{len(pieces) - len(kept)} in which nothing is left to learn; data.{field} and data.truncation set that."
         )
     if not kept:
         raise ValueError(
-            f"{name}: no row is left: {len(lengths)} rows of {lengths.min()} to {lengths.max()} tokens, of which {room} "
-            f"are read, data.truncation={fields.truncation!r}, data.loss_on={fields.loss_on!r}."
+            f"{name}: no row is left: {len(lengths)} rows of {lengths.min()} to {lengths.max()} tokens, of which "
+            f"{room} are read, data.truncation={fields.truncation!r}, data.loss_on={fields.loss_on!r}."
         )
     if prompts or fields.packing == "padded":
         return [[piece] for piece in kept]

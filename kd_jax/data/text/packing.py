@@ -35,7 +35,7 @@ def cut(lengths: np.ndarray, room: int, truncation: str) -> Cut:
 
 
 def in_pieces(lengths: np.ndarray, room: int) -> list[Piece]:
-    """Cuts running texts into pieces that share one token with the next, so that every token but the first is learned."""
+    """Cuts running texts into pieces that share a token with the next: every token but the first is learned."""
     step = room - 1
     return [
         (row, begin, min(begin + room, int(length)))

@@ -144,7 +144,9 @@ def _as_messages(kind: str, record: Mapping[str, Any]) -> tuple[list[Message], i
         return list(record["messages"]), 0
     sides = [record["prompt"], record.get("completion", [])]
     roles = ("user", "assistant")
-    lists = [[{"role": r, "content": s}] if isinstance(s, str) else list(s) for r, s in zip(roles, sides, strict=True)]
+    lists: list[list[Message]] = [
+        [{"role": r, "content": s}] if isinstance(s, str) else list(s) for r, s in zip(roles, sides, strict=True)
+    ]
     return lists[0] + lists[1], len(lists[0])
 
 

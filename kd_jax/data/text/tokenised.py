@@ -103,7 +103,7 @@ def _make(files: Sequence[Path], tokenizer: FolderTokenizer, rule: Rule, folder:
         if not number:
             kind = _form(block[0])[1]  # every process knows it, whichever block is its own
         if number % processes == jax.process_index() and not _path(folder, number, "lengths").is_file():
-            more |= _write(block, number, kind, tokenizer, rule, folder)
+            more |= write_block(block, number, kind, tokenizer, rule, folder)
         blocks = number + 1
     if not blocks:
         raise ValueError(f"{', '.join(map(str, files))}: there is no record in it.")
@@ -129,10 +129,13 @@ def _form(raw: Raw) -> tuple[dict[str, Any], str]:
     return record, kind if isinstance(record.get("prompt"), str | None) else f"{kind} of messages"
 
 
-def _write(
+def write_block(
     block: Sequence[Raw], number: int, kind: str, tokenizer: FolderTokenizer, rule: Rule, folder: Path
 ) -> set[str]:
-    """Tokenises a block and returns the fields that nothing reads; its lengths are written last."""
+    """Tokenises a block and returns the fields that nothing reads; its lengths are written last.
+
+    Raises ValueError for a record that is none, or of another kind.
+    """
     records = []
     for raw in block:
         record, form = _form(raw)
