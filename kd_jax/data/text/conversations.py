@@ -2,7 +2,8 @@
 
 data.name="data.text.conversations.load" reads data.path, a file of records or a folder of them (record_files.py; one
 kind a data set, records.py), with the tokenizer and the chat template of the model's folder data.tokenizer
-(folder_tokenizer.py). Batches have the entries of corpus.py: tokens, segments, label (-1 where nothing is learned).
+(folder_tokenizer.py). Batches have the entries of corpus.py: tokens, segments, label (-1 where nothing is learned),
+and label_bytes, the bytes that the label spells, of which bits per byte are scored.
 """
 
 from __future__ import annotations
@@ -127,12 +128,13 @@ def source_of(
             functools.partial(entries, length=fields.length, start=tokenizer.start, pad=tokenizer.pad), tokenizer.form
         ),
     )
-    if 3 * 4 * fields.length * len(groups) > IN_MEMORY:
+    if 4 * 4 * fields.length * len(groups) > IN_MEMORY:
         about |= dict(fetch=read, size=len(groups), stamp=Path(rows.folder).name, token_labels=True)
         return Source(name, split, tokenizer.size, (), (), (), (fields.length,), None, **about)
     made = [read(i) for i in range(len(groups))]
-    tokens, label, segments = (np.stack([row[k] for row in made]) for k in ("tokens", "label", "segments"))
-    about |= dict(images=tokens, fields={"segments": segments})
+    arrays = {name: np.stack([row[name] for row in made]) for name in made[0]}
+    label = arrays.pop("label")
+    about |= dict(images=arrays.pop("tokens"), fields=arrays)
     return Source(name, split, tokenizer.size, (), (), (), (fields.length,), label, **about)
 
 
@@ -148,7 +150,7 @@ def _groups(name: str, rows: Tokenised, chosen: np.ndarray, fields: SimpleNamesp
     else:
         pieces, lost, dropped = cut(lengths, room, side)
     pieces = [(int(chosen[i]), a, b) for i, a, b in pieces]
-    kept = pieces if prompts else [p for p in pieces if rows.row(p[0])[1][p[1] + 1 : p[2]].any()]
+    kept = pieces if prompts else [p for p in pieces if np.any(rows.row(p[0]).learned[p[1] + 1 : p[2]])]
     if lost or dropped or len(kept) < len(pieces):
         what, field = ("prompts", "prompt_length") if prompts else ("rows", "length")
         print(

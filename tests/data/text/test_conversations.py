@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from language_folders import MARKED, TALKS, TEXTS, THINKING, conversation, llama, opened, qwen
+from language_folders import CHATML, HEADERS, MARKED, TALKS, TEXTS, THINKING, conversation, llama, opened, qwen
 
 from kd_jax.data.text import folder_tokenizer, packing, records
+from kd_jax.data.text import rows as rows_
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +83,9 @@ def test_templates_render_as_those_of_transformers(folder, another, tmp_path, ma
             )
             if "think" in ours.chat.template and talk[-1]["role"] == "user":
                 continue  # rows end with an answer then
-            [made] = records.rows_of("messages", [{"messages": talk}], ["here"], ours, records.Rule())
+            [made] = rows_.rows_of("messages", [{"messages": talk}], ["here"], ours, records.Rule())
             if marked:
-                [(ids, mask)] = made
+                ids, mask, _ = made[0]
                 assert mask == [bool(x) for x in whole["assistant_masks"]]
             assert made[-1][0] == list(whole["input_ids"])
 
@@ -211,3 +212,21 @@ def test_running_texts_lose_no_token(folder, tmp_path):
     ids = folder_tokenizer.read(str(folder)).encode([data[0]["text"]])[0]
     labels = made.labels[made.labels >= 0]
     assert labels.tolist() == [*ids[1:], 2] * 4  # <|im_end|> ends each, nothing begins it
+
+
+@pytest.mark.parametrize("template", [CHATML, HEADERS, THINKING, MARKED])
+def test_labels_spell_the_bytes_of_the_answers_whatever_the_template(tmp_path, template):
+    """So that networks of different tokenizers and templates are scored on the same bytes."""
+    talks = [conversation("Wie spät?", " Zwölf – 十二 ✓ ", "And?", TEXTS[1])] * 5
+    made = opened(tmp_path, qwen(tmp_path / "m", template, bos_token=""), talks, length=256, packing="packed").train
+    spelled, label = made.fields["label_bytes"], made.labels
+    wanted = len("Zwölf – 十二 ✓".encode()) + len(TEXTS[1].encode())
+    assert spelled.sum() == 4 * wanted
+    assert (spelled[label == 2] == 0).all() and (spelled[label < 0] == 0).all()
+
+
+def test_texts_and_completions_spell_all_their_bytes(another, tmp_path):
+    made = opened(tmp_path, another, [{"text": "Zwölf – 十二"}] * 5, length=64).train
+    assert made.fields["label_bytes"].sum() == 4 * len("Zwölf – 十二".encode())
+    pairs = opened(tmp_path, another, [{"prompt": "ä", "completion": "öß"}] * 5, length=64).train
+    assert pairs.fields["label_bytes"].sum() == 4 * 4

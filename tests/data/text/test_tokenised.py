@@ -7,6 +7,7 @@ from language_folders import HEADERS, TALKS, jsonl, opened, qwen
 
 from kd_jax.data import batches, load
 from kd_jax.data.text import conversations, folder_tokenizer, records, tokenised
+from kd_jax.data.text import rows as rows_
 from kd_jax.data.text.record_files import files_of, raw_records
 
 
@@ -49,7 +50,7 @@ def test_forms_of_files_hold_the_same(folder, tmp_path, form):
 
 def test_tokens_are_made_once_and_again_where_something_changes(folder, tmp_path, monkeypatch):
     asked = []
-    real = records.rows_of
+    real = rows_.rows_of
 
     def counting(kind, some, *more):
         asked.append(len(some))
@@ -96,10 +97,10 @@ def test_processes_tokenise_blocks_of_their_own(folder, tmp_path, monkeypatch):
     process(1)
     second = tokenised.tokenised([path], tokenizer, rule, tmp_path / "both")
     assert written == {1: [1, 3, 5, 7], 0: [0, 2, 4, 6]}
-    for rows_ in (first, second):
-        assert len(rows_) == len(alone) == 30
+    for both in (first, second):
+        assert len(both) == len(alone) == 30
         for i in range(30):
-            for a, b in zip(rows_.row(i), alone.row(i), strict=True):
+            for a, b in zip(both.row(i), alone.row(i), strict=True):
                 np.testing.assert_array_equal(a, b)
 
 
