@@ -252,7 +252,7 @@ FIELDS = [
     ),
     Mistake(
         "prompts that fill a row",
-        "of 5 rows 1 are longer than 13 tokens (up to 47) and were cut on the right, 0 were left out for that, and 1 in which nothing",
+        "of 5 rows 1 are longer than 13 tokens (up to 47) and were cut on the right, 0 were left out for that, and 1 in",
         evaluated_apart,
         goes_on=True,
     ),
