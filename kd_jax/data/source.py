@@ -58,7 +58,7 @@ class Source:
     Text: with `entry="tokens"` the main array holds token ids, int32 [n, L], and a batch has `tokens` in place of
     `image`. Where every token has a target `labels` is integer [n, M], -1 where none is counted (padding, a prompt),
     and `num_classes` the size of the vocabulary; everything that reads labels then counts tokens. `decode` turns ids
-    into text for a report, `end` is the token that ends a text, and `texts` is how a text became its tokens.
+    into text for a report, `end` is the token that ends a text, or several, and `texts` is how a text became its tokens.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Source:
     fields: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     entry: str = "image"
     decode: Callable[[Iterable[SupportsIndex]], str] | None = None
-    end: int | None = None
+    end: int | tuple[int, ...] | None = None
     answers: Mapping[str, Answers] = dataclasses.field(default_factory=dict)
     origin: Origin | None = None
     stamp: str = ""

@@ -34,7 +34,7 @@ class Prompts:
     slots: int  # at the beginning of a row, which hold its prompt
     running: bool  # the prompt begins a running text; False: it is that of a pair
     length: int  # L, of a row of the batch
-    end: int | None  # the token that ends a text
+    end: int | tuple[int, ...] | None  # the token that ends a text, or several
 
     @property
     def new(self) -> int:

@@ -46,6 +46,8 @@ def origins_of(models: Mapping[str, tuple[Model, Callable[..., Any], Mapping[str
 
 
 def _is_place(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_is_place, value.values()))
     if not isinstance(value, str) or not value:
         return False
     try:
