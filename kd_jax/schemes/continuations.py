@@ -1,7 +1,8 @@
 """Prompts cut from a batch of texts, the networks that continue them, and the batch made of what they wrote.
 
 A row of L + 1 tokens holds a prompt in its first slots, padded on the left, then the generated tokens. The prompt of a
-running text is its first tokens; the prompt of a pair (prompt, response) is all before the first counted label.
+running text is its first tokens; the prompt of a pair (prompt, response) is all before the first counted label, and where none
+is counted the row is a prompt alone.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ class Prompts:
         if self.running:
             mask = (segments == segments[:, -1:]) & (segments > 0)  # the document that the last slot belongs to
         else:
-            first = jnp.argmax(batch["label"] >= 0, axis=1)[:, None]
+            counted = batch["label"] >= 0
+            first = jnp.where(counted.any(1), jnp.argmax(counted, axis=1), batch["label"].shape[1])[:, None]
             mask = (jnp.arange(self.slots)[None] <= first) & (segments > 0)
         return left_padded(tokens, mask)
 
@@ -76,7 +78,7 @@ def prompts_of(source: Any, prompt: int) -> Prompts:
             f"{source.name} is no text with a label a token and the field 'segments': see data/text/corpus.py."
         )
     length = source.images.shape[1]
-    slots = prompt or int(np.argmax(source.labels >= 0, axis=1).max()) + 1
+    slots = prompt or int(_prompt_lengths(source).max())
     if not 0 < slots <= length:
         raise ValueError(f"prompt={prompt}: rows have {length} tokens.")
     if not prompt and source not in _told:
@@ -85,12 +87,19 @@ def prompts_of(source: Any, prompt: int) -> Prompts:
     return Prompts(slots, bool(prompt), length, source.end)
 
 
+def _prompt_lengths(source: Any) -> np.ndarray:
+    """The number of tokens before the first answer of every row, of all tokens where there is no answer."""
+    counted = source.labels >= 0
+    alone = (source.fields["segments"] > 0).sum(1)
+    return np.where(counted.any(1), np.argmax(counted, axis=1) + 1, alone)
+
+
 def _tell_room(source: Any, slots: int) -> None:
     """Says so where the longest prompt leaves less room than answers of the data need: all answers get the same."""
     room, counted = source.images.shape[1] + 1 - slots, source.labels >= 0
     answers = counted.sum(1)
     if answers.max(initial=0) > room:
-        median = int(np.median(np.argmax(counted, axis=1))) + 1
+        median = int(np.median(_prompt_lengths(source)))
         print(
             f"{source.name}/{source.split}: the longest prompt has {slots} tokens (the median {median}) and leaves "
             f"{room} of a row for every answer that is written; {100 * np.mean(answers > room):.1f}% of the data's "

@@ -1,0 +1,180 @@
+"""Data of published language models: conversations, prompts with completions, prompts alone, and texts.
+
+data.name="data.text.conversations.load" reads data.path, a file of records or a folder of them (record_files.py; one
+kind a data set, records.py), with the tokenizer and the chat template of the model's folder data.tokenizer
+(folder_tokenizer.py). Batches have the entries of corpus.py: tokens, segments, label (-1 where nothing is learned).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from kd_jax.data import splits
+from kd_jax.data.folders import places
+from kd_jax.data.source import FromText, Source, Splits
+from kd_jax.data.text import folder_tokenizer
+from kd_jax.data.text.folder_tokenizer import FolderTokenizer
+from kd_jax.data.text.packing import TRUNCATIONS, Piece, arranged, cut, in_pieces, packed
+from kd_jax.data.text.record_files import files_of
+from kd_jax.data.text.records import LOSS_ON, Rule
+from kd_jax.data.text.tokenised import Tokenised, tokenised
+from kd_jax.resolve import near
+
+PACKINGS = ("packed", "padded")
+IN_MEMORY = 1 << 30  # bytes of a split's rows; above it they are mapped from the cache and streamed
+
+
+def load(config: Mapping[str, Any]) -> Splits:
+    """Loads the splits: all of data.path trains where data.eval_path is a file of its own, which is the test split.
+
+    Otherwise shares of the records, data.test and data.validation, are held out by data.split_seed.
+    data.loss_on: "answers" learns every turn of an assistant, "last" the last one, "all" every token. data.truncation
+    "right" or "left" cuts that side of what is longer than data.length, "drop" leaves it out; a running text goes on in
+    a further row unless one of them is set. What was cut or left out is counted and printed. data.packing: "packed" puts
+    several rows into one, a segment each; prompts alone are never packed.
+    Raises ValueError where nothing is left to learn, and for a field that these data do not read.
+    """
+    fields = SimpleNamespace(**config)
+    _check(fields)
+    tokenizer = folder_tokenizer.read(fields.tokenizer, fields.template)
+    if tokenizer.positions and fields.length > tokenizer.positions:
+        raise ValueError(
+            f"data.length={fields.length}: {tokenizer.folder}/config.json says that the model has "
+            f"{tokenizer.positions} positions."
+        )
+    rule, root = Rule(fields.loss_on, fields.chat), Path(fields.cache or places("")[-1] / "tokens").expanduser()
+    rows = tokenised(files_of(fields.path, "data.path"), tokenizer, rule, root)
+    _check_kind(fields, rows.kind)
+    name, count = Path(fields.path).name, int(rows.records.max()) + 1
+    order, parts = splits.shuffled(count, fields.split_seed), {}
+    if fields.eval_path:
+        held = round(fields.validation * count)
+        asked = tokenised(files_of(fields.eval_path, "data.eval_path"), tokenizer, rule, root)
+        parts["test"] = (asked, np.arange(len(asked)))
+    else:
+        test, held = (round(share * count) for share in (fields.test, fields.validation))
+        splits.check_counts("records", count, [test, held], fields)
+        parts["test"], order = (rows, _of_records(rows, order[:test])), order[test:]
+    parts["train"] = (rows, _of_records(rows, order[held:]))
+    parts["validation"] = (rows, _of_records(rows, order[:held]))
+    made = {split: source_of(name, split, *part, tokenizer, fields) for split, part in parts.items() if len(part[1])}
+    return Splits(made["train"], made.get("validation"), made["test"])
+
+
+def _check(fields: SimpleNamespace) -> None:
+    for name, words in (("loss_on", LOSS_ON), ("packing", PACKINGS), ("truncation", ("", *TRUNCATIONS))):
+        if getattr(fields, name) not in words:
+            raise ValueError(f"data.{name}={getattr(fields, name)!r}. {near(str(getattr(fields, name)), words)}")
+    for name, what in (("path", "a file or folder of records"), ("tokenizer", "the folder of a model")):
+        if not getattr(fields, name):
+            raise ValueError(f"data.{name} is '': {what} is expected.")
+    if fields.length < 2:
+        raise ValueError(f"data.length={fields.length}: a row has at least 2 tokens.")
+
+
+def _check_kind(fields: SimpleNamespace, kind: str) -> None:
+    """Raises ValueError for a field that has no effect on records of this kind."""
+    asked = {
+        "loss_on": fields.loss_on != LOSS_ON[0] and kind in ("prompt", "text"),
+        "chat": fields.chat and kind in ("messages", "text"),
+        "template": fields.template and kind in ("text",),
+    }
+    for name, wrong in asked.items():
+        if wrong:
+            raise ValueError(f"data.{name}={getattr(fields, name)!r} has no effect on records of the kind {kind!r}.")
+
+
+def _of_records(rows: Tokenised, records: np.ndarray) -> np.ndarray:
+    return np.flatnonzero(np.isin(rows.records, records))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Arranged:
+    """The rows of a split: `groups` are the pieces of each. A worker process of Grain reads by it."""
+
+    rows: Tokenised
+    groups: Sequence[Sequence[Piece]]
+    length: int
+    pad: int
+
+    def __call__(self, index: int, view: int | None = None, seed: int = 0) -> Mapping[str, Any]:
+        del view, seed  # nothing is drawn
+        return arranged(self.rows.row, self.groups[index], self.length, self.pad, self.rows.kind != "prompt")
+
+
+def source_of(
+    name: str, split: str, rows: Tokenised, chosen: np.ndarray, tokenizer: FolderTokenizer, fields: SimpleNamespace
+) -> Source:
+    """Makes one split of the rows `chosen`; in memory, or streamed where it is larger than IN_MEMORY."""
+    groups = _groups(f"{name}/{split}", rows, chosen, fields)
+    read = Arranged(rows, groups, fields.length, tokenizer.pad)
+    about: dict[str, Any] = dict(
+        entry="tokens",
+        decode=tokenizer.decode,
+        end=tokenizer.stops,
+        texts=FromText(
+            functools.partial(entries, length=fields.length, start=tokenizer.start, pad=tokenizer.pad), tokenizer.form
+        ),
+    )
+    if 3 * 4 * fields.length * len(groups) > IN_MEMORY:
+        about |= dict(fetch=read, size=len(groups), stamp=Path(rows.folder).name, token_labels=True)
+        return Source(name, split, tokenizer.size, (), (), (), (fields.length,), None, **about)
+    made = [read(i) for i in range(len(groups))]
+    tokens, label, segments = (np.stack([row[k] for row in made]) for k in ("tokens", "label", "segments"))
+    about |= dict(images=tokens, fields={"segments": segments})
+    return Source(name, split, tokenizer.size, (), (), (), (fields.length,), label, **about)
+
+
+def _groups(name: str, rows: Tokenised, chosen: np.ndarray, fields: SimpleNamespace) -> list[list[Piece]]:
+    """The pieces of each row of a split; says how many rows were cut and left out."""
+    prompts, room = rows.kind == "prompt", fields.length + 1
+    if prompts:
+        room = fields.prompt_length or fields.length // 2
+    lengths = rows.lengths[chosen]
+    if rows.kind == "text" and not fields.truncation:
+        pieces, lost, dropped = in_pieces(lengths, room), 0, 0
+    else:
+        side = fields.truncation or ("left" if prompts else "right")
+        pieces, lost, dropped = cut(lengths, room, side)
+    pieces = [(int(chosen[i]), a, b) for i, a, b in pieces]
+    kept = pieces if prompts else [p for p in pieces if rows.row(p[0])[1][p[1] + 1 : p[2]].any()]
+    if lost or dropped or len(kept) < len(pieces):
+        what, field = ("prompts", "prompt_length") if prompts else ("rows", "length")
+        print(
+            f"{name}: of {len(lengths)} {what} {lost} are longer than {room} tokens (up to {lengths.max()}) and were cut "
+            f"on the {fields.truncation or ('left' if prompts else 'right')}, {dropped} were left out for that, and "
+            f"{len(pieces) - len(kept)} in which nothing is left to learn; data.{field} and data.truncation set that."
+        )
+    if not kept:
+        raise ValueError(
+            f"{name}: no row is left: {len(lengths)} rows of {lengths.min()} to {lengths.max()} tokens, of which {room} "
+            f"are read, data.truncation={fields.truncation!r}, data.loss_on={fields.loss_on!r}."
+        )
+    if prompts or fields.packing == "padded":
+        return [[piece] for piece in kept]
+    groups = packed([end - begin - 1 for _, begin, end in kept], fields.length)
+    return [[kept[i] for i in group] for group in groups]
+
+
+def entries(texts: Sequence[str], tokenizer: str, length: int, start: Sequence[int], pad: int) -> dict[str, np.ndarray]:
+    """Returns what a row of each text holds: the tokens that begin it, then the text, padded on the right.
+
+    `tokenizer` is the content of a tokenizer.json. Raises ValueError for a text of more than `length` tokens.
+    """
+    from tokenizers import Tokenizer
+
+    encodings = Tokenizer.from_str(tokenizer).encode_batch(list(texts), add_special_tokens=False)
+    rows = [[*start, *e.ids] for e in encodings]
+    if (longest := max(map(len, rows))) > length:
+        raise ValueError(f"The longest text has {longest} tokens with its start, and the network reads {length}.")
+    tokens, segments = np.full((len(rows), length), pad, np.int32), np.zeros((len(rows), length), np.int32)
+    for i, row in enumerate(rows):
+        tokens[i, : len(row)], segments[i, : len(row)] = row, 1
+    return {"tokens": tokens, "segments": segments}
