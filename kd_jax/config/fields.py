@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from kd_jax.config import effects
-from kd_jax.config.model_folders import with_folders
+from kd_jax.config.model_folders import check_folders, with_folders
 from kd_jax.config.terms import filled, part, weight_of
 from kd_jax.core import optimizers
 from kd_jax.core.optimizers import with_defaults
@@ -262,6 +262,7 @@ def check_effects(config: ConfigDict, handed_over: Collection[str] = ()) -> None
 
     The caller of the run has the parameters of the teachers `handed_over`.
     """
+    check_folders(config)
     effects.tell_parts(config)
     effects.check_student(config, base())
     for name, teacher in {"teacher": config.teacher, **config.teachers}.items():

@@ -15,6 +15,10 @@ from kd_jax.models.language.published import positions_of
 
 DECODER, LOAD = "models.language.published.decoder", "models.language.pretrained_decoders.load"
 LORA, LAYERS, BASE = "models.lora.lora", "models.from_teacher.layers", "base"
+WHICH = (
+    "Which models? --config.teacher.path=FOLDER and --config.student.path=FOLDER are published models, folders as "
+    "transformers writes them; --config.student.layers=N in place of the second makes a student of N layers of the first."
+)
 LENGTH = 512  # tokens of a row where nothing says how many, and positions reach so far
 
 
@@ -49,6 +53,14 @@ def with_folders(config: ConfigDict) -> None:
             _start(config, ours)
 
 
+def check_folders(config: ConfigDict) -> None:
+    """Raises ValueError where a model of the config is that of a folder, and no folder is named."""
+    ours = _ours(config)
+    models = {"student": ours, **{name: fields.model for name, fields in [("teacher", config.teacher)]}}
+    if any(m is not None and m.name == DECODER and not m.kwargs.get("folder") for m in models.values()):
+        raise ValueError(WHICH)
+
+
 def _ours(config: ConfigDict) -> ConfigDict | None:
     """The fields of the student's decoder, that of the base of adapters; None where the student is another network."""
     model = config.student.model
@@ -79,10 +91,7 @@ def _source(config: ConfigDict) -> str:
             f"{student.path!r} is one of its own: give one of the two."
         )
     if not student.path and not (student.layers and teacher.path):
-        raise ValueError(
-            "Which student? --config.student.path=FOLDER is a published model, and with --config.student.layers=N the "
-            "student is made of N layers of the folder teacher.path."
-        )
+        raise ValueError(WHICH)
     return student.path or teacher.path
 
 

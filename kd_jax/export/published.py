@@ -36,7 +36,7 @@ def write(directory: Path, config: ConfigDict, rows: str = "tokens", dtype: str 
     asked = {"of": dict(student.info["sha256"]), "rows": rows, "dtype": dtype}
     done = read_json(place / RECORD) or {}
     if {k: done.get(k) for k in asked} == asked and all(
-        (place / name).is_dir() and digests(place / name) == files for name, files in done["files"].items()
+        (place / name).is_dir() and digests(place / name, "") == files for name, files in done["files"].items()
     ):
         return
     source = config.student.path or config.teacher.path
@@ -59,7 +59,7 @@ def write(directory: Path, config: ConfigDict, rows: str = "tokens", dtype: str 
             made[BASE] = save(base)
     for name, fill in made.items():
         _whole(place / name, fill)
-    files = {name: digests(place / name) for name in made}
+    files = {name: digests(place / name, "") for name in made}
     write_json(place / RECORD, {**asked, "files": files})
     print(f"For transformers: {', '.join(str(place / name) for name in made)}")
 

@@ -52,10 +52,7 @@ def decoder(
     ValueError for an unknown family, another tokenizer, a head with fewer rows than tokens, too many tokens or layers.
     """
     if not folder:
-        raise ValueError(
-            "Which published model? --config.teacher.path=FOLDER and --config.student.path=FOLDER are folders as "
-            "transformers writes them; --config.student.layers=N in place of the second takes layers of the first."
-        )
+        raise ValueError("folder='': expected the folder of a published model, as transformers writes it.")
     if rows not in ROWS:
         raise ValueError(f"rows={rows!r}. {near(rows, ROWS)}")
     whole = decoder_of(folder, dtype=dtype, scan=scan, remat=remat).options
