@@ -47,7 +47,8 @@ class Prompts:
         if self.running:
             mask = (segments == segments[:, -1:]) & (segments > 0)  # the document that the last slot belongs to
         else:
-            counted, there = batch["label"] >= 0, batch["segments"] > 0
+            there = first_text(batch["segments"])
+            counted = (batch["label"] >= 0) & there
             size = jnp.where(counted.any(1), jnp.argmax(counted, axis=1) + 1, there.sum(1))[:, None]
             place = jnp.arange(self.slots)[None] + jnp.maximum(size - self.slots, 0)  # of a longer one the end
             tokens = jnp.take_along_axis(batch["tokens"], place, axis=1)
@@ -73,7 +74,8 @@ def prompts_of(source: Any, prompt: int) -> Prompts:
 
     Prompts of pairs have as many slots as the longest needs, if the rest of a row has room for the data's answers; else
     as many as leave the fewest tokens of prompts and answers without room, and of longer prompts the end is read.
-    Raises ValueError for data that are no text or several pairs a row, and for prompts that leave nothing to generate.
+    Of several pairs in a row the first is continued. Raises ValueError for data that are no text, and for prompts that
+    leave nothing to generate.
     """
     if source.entry != "tokens" or not source.per_token or "segments" not in source.fields:
         raise ValueError(
@@ -89,17 +91,23 @@ def prompts_of(source: Any, prompt: int) -> Prompts:
 def _slots(source: Any) -> int:
     """How many slots the prompts of pairs get; says how many prompts and answers of the data have no room then."""
     name, segments = f"{source.name}/{source.split}", source.fields["segments"]
-    if segments.max(initial=0) > 1:
-        raise ValueError(f"{name}: several texts lie in one row, and one is continued: set data.packing='padded'.")
-    counted = source.labels >= 0
+    there = np.asarray(first_text(segments))
+    counted = (source.labels >= 0) & there
     answers = counted.sum(1)
-    prompts = np.where(answers > 0, np.argmax(counted, axis=1) + 1, (segments > 0).sum(1))
+    prompts = np.where(answers > 0, np.argmax(counted, axis=1) + 1, there.sum(1))
     length, sizes = source.images.shape[1], np.arange(source.images.shape[1] + 1)
     longer = [_excess(prompts, sizes), _excess(answers, length + 1 - sizes)]
     slots = int(np.argmin((longer[0] + longer[1])[1:])) + 1
-    cut, short = prompts > slots, answers > length + 1 - slots
-    if (cut.any() or short.any()) and source not in _told:
-        _told.add(source)
+    cut, short, several = prompts > slots, answers > length + 1 - slots, (there != (segments > 0)).any(1)
+    if source in _told:
+        return slots
+    _told.add(source)
+    if several.any():
+        print(
+            f"{name}: {several.sum()} of {len(several)} rows hold several texts, of which the first is continued; "
+            "data.packing='padded' has each in a row of its own"
+        )
+    if cut.any() or short.any():
         print(
             f"{name}: prompts get {slots} tokens of a row and answers {length + 1 - slots}, so that the fewest are "
             f"lost: of {cut.sum()} of {len(cut)} prompts (up to {prompts.max()} tokens) the end is read, and "
@@ -107,6 +115,12 @@ def _slots(source: Any) -> int:
             f"{prompts.max() + answers.max() - 1} has room for all"
         )
     return slots
+
+
+def first_text(segments: Any) -> Any:
+    """Returns bool of the shape of segments [batch, length]: which tokens are of the first text of a row."""
+    numbers = jnp.where(segments > 0, segments, jnp.iinfo(jnp.int32).max)
+    return (segments > 0) & (segments == numbers.min(1, keepdims=True))
 
 
 def _excess(lengths: np.ndarray, rooms: np.ndarray) -> np.ndarray:

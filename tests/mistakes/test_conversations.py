@@ -252,7 +252,7 @@ FIELDS = [
     ),
     Mistake(
         "prompts that fill a row",
-        "of 5 rows 1 are longer than 13 tokens (up to 47) and were cut on the right, 0 were left out for that, and 1 in",
+        "of 5 rows 1 are longer than 13 tokens (up to 47) and were cut on the right, 0 were left out for that, and",
         evaluated_apart,
         goes_on=True,
     ),
@@ -268,8 +268,9 @@ FIELDS = [
     ),
     Mistake(
         "prompts of packed rows",
-        "several texts lie in one row, and one is continued: set data.packing='padded'",
+        "data.jsonl/train: 5 of 5 rows hold several texts, of which the first is continued; data.packing='padded' has",
         prompts_of_packed,
+        goes_on=True,
     ),
 ]
 

@@ -88,7 +88,7 @@ def _check_kind(fields: SimpleNamespace, kind: str) -> None:
     """Raises ValueError for a field that has no effect on records of this kind."""
     asked = {
         "loss_on": fields.loss_on != LOSS_ON[0] and kind in ("prompt", "text"),
-        "chat": fields.chat and kind in ("messages", "text"),
+        "chat": fields.chat and kind == "text",  # messages are chat anyway
         "template": fields.template and kind in ("text",),
     }
     for name, wrong in asked.items():
