@@ -63,14 +63,15 @@ def get_config(arg: str = "") -> ConfigDict:
     # Published students write already: no steps on the data come first.
     options = {} if method in (*WORD, "sequence", "interpolated") else {"warmup": 0.0}
     set_method(config, method, prompt=0, **options)
-    return finish(config, variant, tiny=tiny(config.scheme))
+    return finish(config, variant, tiny=tiny(config))
 
 
-def tiny(scheme: ConfigDict) -> dict:
-    """What differs in a few steps."""
-    few: dict = dict(train=dict(batch_size=8), eval_batch_size=8)
-    if "choose" in scheme.kwargs:
+def tiny(config: ConfigDict) -> dict:
+    """What differs in a few steps: the teacher, and the base of adapters, teach as they are loaded here too."""
+    loaded = dict(train=dict(steps=0))
+    few: dict = dict(teacher=loaded, teachers=dict.fromkeys(config.teachers, loaded), train=dict(batch_size=8))
+    if "choose" in config.scheme.kwargs:
         few["scheme"] = dict(kwargs=dict(rows=16, batch=8, beams=2))
-    if scheme.name == "schemes.replay.build":
+    if config.scheme.name == "schemes.replay.build":
         few["scheme"] = dict(kwargs=dict(every=2, capacity=32, held_out=8, start=0.5))
     return few
