@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax.errors import FlaxError
 
 from kd_jax import prng
-from kd_jax.core import microbatch, values
+from kd_jax.core import chunked, microbatch, values
 from kd_jax.core.paths import STORES, Path, connector_of, entry_paths, lookup, roles_read
 from kd_jax.core.shapes import apply_shapes, init_shapes, shapes_of
 from kd_jax.core.terms import taps_of, term_value
@@ -99,6 +99,7 @@ class _Walk:
     read: dict[str, PyTree] = dataclasses.field(default_factory=dict)  # parameters that calls have as an input
     tried: dict[str, microbatch.Tried] = dataclasses.field(default_factory=dict)  # every term, what it reads
     returned: dict[str, values.Returned] = dataclasses.field(default_factory=dict)  # of every term
+    seen: set[str] = dataclasses.field(default_factory=set)  # roles that were asked for a projection
 
 
 def _walk(scheme: Scheme, batch: Shapes) -> _Walk:
@@ -140,7 +141,10 @@ def _bound_phase(walk: _Walk, phase: Phase, extra: Shapes) -> Phase:
         if metric.connector is not None:
             raise ValueError(f"Metric {name!r} has a connector, which nothing would train: leave it out.")
         _check_term(name, metric, context)
-    bound = dataclasses.replace(phase, forward=(*phase.forward, *connectors), terms=terms)
+    forward = (*phase.forward, *connectors)
+    taps = {call.name or call.role: tap for call in forward if (tap := walk.roles[call.role].projection)}
+    terms, metrics = ({n: chunked.fused(t, taps) for n, t in some.items()} for some in (terms, phase.metrics))
+    bound = dataclasses.replace(phase, forward=forward, terms=terms, metrics=metrics)
     values.check_learned(bound, walk.roles)
     return bound
 
@@ -151,6 +155,11 @@ def _run(walk: _Walk, phase: Phase, call: Call, context: dict[str, Any]) -> None
     inputs = tuple(lookup(context, p) for p in call.inputs)
     walk.inputs.setdefault(call.role, inputs)
     context[name] = _output_shapes(walk, call, call_taps(phase, name), inputs)
+    if len(getattr(context[name].logits, "shape", ())) > 2 and call.role not in walk.seen:  # of tokens
+        walk.seen.add(call.role)
+        role = walk.roles[call.role]
+        tap = chunked.projection_tap(role.model, walk.variables[call.role], inputs)
+        walk.roles[call.role] = dataclasses.replace(role, projection=tap)
 
 
 def _connector(walk: _Walk, phase: Phase, name: str, connector: Callable[..., Model], context: dict[str, Any]) -> Call:

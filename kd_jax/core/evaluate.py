@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd_jax.core.bind import evaluated_roles
+from kd_jax.core.chunked import projection_tap, stands_for
 from kd_jax.core.paths import Path, calls_in, entry_paths, lookup, roles_read, taps_in
 from kd_jax.resolve import near
 from kd_jax.system import parallel, precision
-from kd_jax.types import Array, Model, Outputs, PyTree, Role, Run, Scheme, Task, TrainState
+from kd_jax.types import Array, Model, Outputs, Projected, PyTree, Role, Run, Scheme, Task, TrainState
 
 Scored = tuple[dict[str, tuple[Array, Array]], dict[str, Array]]  # (sums, what is collected)
 
@@ -49,7 +50,7 @@ def runs_of(scheme: Scheme, state: TrainState, batch: Mapping[str, Array], key: 
 
     `run()` is the Outputs of the entry on the inputs of its role in the prepared `batch`, `run(*inputs)` on others.
     `Outputs.logits` is the value at the entry's path; where several are joined by "+", the logarithm of the mean of
-    their probabilities.
+    their probabilities. A network of tokens that taps a `Projected` has it among the features (core.chunked.scores).
     """
     entries = dict.fromkeys((*scheme.evaluate, *([scheme.reference] if scheme.reference else [])))
     paths = [path for entry in entries for path in entry_paths(entry)]
@@ -65,8 +66,16 @@ def runs_of(scheme: Scheme, state: TrainState, batch: Mapping[str, Array], key: 
             others = {name: role_variables(state, scheme, name)[0] for name in read}
             context = {"batch": batch, "extra": state.extra, "params": others}
             arguments = tuple(lookup(context, p) for p in scheme.roles[role].inputs)
-        taps = taps_in(role, paths)
-        outputs = scheme.roles[role].model.apply(params, stats, *arguments, train=False, key=key, taps=taps)[0]
+        model = scheme.roles[role].model
+
+        def tapped(*more: str) -> Outputs:
+            taps = {*taps_in(role, paths), *more}
+            return model.apply(params, stats, *arguments, train=False, key=key, taps=tuple(sorted(taps)))[0]
+
+        outputs = tapped()
+        if len(getattr(outputs.logits, "shape", ())) > 2:  # of tokens
+            tap = scheme.roles[role].projection or projection_tap(model, (params, stats), arguments)
+            outputs = tapped(tap) if tap else outputs
         if not inputs:
             on_batch[role] = outputs
         return outputs
@@ -77,7 +86,7 @@ def runs_of(scheme: Scheme, state: TrainState, batch: Mapping[str, Array], key: 
             outputs = {role: role_outputs(role, inputs) for role, _ in parts}
             values = [lookup(outputs, path) for _, path in parts]
             if len(values) == 1:
-                return Outputs(values[0], outputs[parts[0][0]].features)
+                return _at_entry(values[0], outputs[parts[0][0]].features)
             return Outputs(averaged(values))
 
         return run
@@ -85,6 +94,11 @@ def runs_of(scheme: Scheme, state: TrainState, batch: Mapping[str, Array], key: 
     for role in evaluated_roles(scheme):  # in this order whatever the task asks for, so that a trace is always the same
         role_outputs(role, ())
     return {entry: run_of(entry) for entry in entries}
+
+
+def _at_entry(logits: PyTree, features: Mapping[str, Array]) -> Outputs:
+    """The outputs of an entry; a projection is a feature of them where it stands for these very logits."""
+    return Outputs(logits, {t: x for t, x in features.items() if not isinstance(x, Projected) or stands_for(x, logits)})
 
 
 def averaged(logits: Sequence[Array]) -> Array:

@@ -9,15 +9,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kd_jax.losses.needs import by_token
+
 # Per-example metrics. Logits are [..., classes], labels int [...], the result float32 [...]. An example without a
 # label (-1) gives 0 and has to be left out with a mask, as everywhere.
 
 
+@by_token
 def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Computes 1 where argmax(logits) == label, else 0. Ties go to the lowest class."""
     return (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
 
 
+@by_token
+def confidence(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Computes max softmax(logits), whatever the labels are."""
+    del labels
+    return jnp.max(jax.nn.softmax(logits.astype(jnp.float32), axis=-1), axis=-1)
+
+
+@by_token
 def top5(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Computes 1 where the label is among the five largest logits, else 0; with fewer than five classes, always 1.
 
@@ -27,6 +38,7 @@ def top5(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.any(best == labels[..., None], axis=-1).astype(jnp.float32)
 
 
+@by_token
 def nll(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Computes -log softmax(logits)[label], in nats."""
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
@@ -34,6 +46,7 @@ def nll(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.where(labels >= 0, -picked, 0.0)
 
 
+@by_token
 def agreement(logits: jax.Array, reference_logits: jax.Array) -> jax.Array:
     """Computes 1 where both networks predict the same class, right or wrong, else 0.
 
@@ -43,6 +56,7 @@ def agreement(logits: jax.Array, reference_logits: jax.Array) -> jax.Array:
     return (jnp.argmax(logits, axis=-1) == jnp.argmax(reference_logits, axis=-1)).astype(jnp.float32)
 
 
+@by_token
 def kl(logits: jax.Array, reference_logits: jax.Array) -> jax.Array:
     """Computes KL(reference || network) = sum_c q_c (log q_c - log p_c) at temperature 1, in nats."""
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
@@ -61,14 +75,20 @@ def calibration_bins(
     masked out or have no label (-1) count nowhere. Results of parts of a data set add up to those of the whole.
     Binning of Guo, Pleiss, Sun, Weinberger, On Calibration of Modern Neural Networks, 2017, arXiv 1706.04599.
     """
-    confidence = jnp.max(jax.nn.softmax(logits.astype(jnp.float32), axis=-1), axis=-1)
+    return binned(confidence(logits, labels), accuracy(logits, labels), labels, mask, bins)
+
+
+def binned(
+    confidence: jax.Array, hits: jax.Array, labels: jax.Array, mask: jax.Array | None = None, bins: int = 15
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Computes the sums of calibration_bins from the confidence and the accuracy of each example [batch]."""
     index = jnp.clip(jnp.ceil(confidence * bins).astype(jnp.int32) - 1, 0, bins - 1)
     counted = labels >= 0 if mask is None else mask & (labels >= 0)
     member = (index[:, None] == jnp.arange(bins)[None, :]) & counted[:, None]
     # where and sum instead of a product with the one-hot matrix: matrix products may run in bfloat16.
     return (
         jnp.sum(jnp.where(member, confidence[:, None], 0.0), axis=0),
-        jnp.sum(jnp.where(member, accuracy(logits, labels)[:, None], 0.0), axis=0),
+        jnp.sum(jnp.where(member, hits[:, None], 0.0), axis=0),
         jnp.sum(member.astype(jnp.float32), axis=0),
     )
 

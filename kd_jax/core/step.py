@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from kd_jax import prng
-from kd_jax.core import microbatch
+from kd_jax.core import chunked, microbatch
 from kd_jax.core.bind import call_taps
 from kd_jax.core.paths import Path, lookup
 from kd_jax.core.terms import options_of, term_value
@@ -117,7 +117,8 @@ def _answer(
     key, taps = prng.stream(key, name, state.step), call_taps(phase, name)
     with jax.named_scope(name):
         params = precision.restored(params)
-        return role.model.apply(params, stats, *inputs, train=role.training, key=key, taps=taps)[0]
+        outputs, _ = role.model.apply(params, stats, *inputs, train=role.training, key=key, taps=taps)
+        return chunked.without_built(outputs)
 
 
 def replaced(batch: Mapping[str, Array], entries: Mapping[str, Array]) -> dict[str, Array]:
@@ -160,9 +161,14 @@ def _loss_of(
 
     def loss_of(group_params: PyTree) -> tuple:
         context, stats = forward(scheme, phase, state, group_params, feed.batch, feed.key, feed.answers)
-        loss, metrics, extra = jnp.float32(0.0), {}, dict(state.extra)
+        loss, metrics, extra, pieces = jnp.float32(0.0), {}, dict(state.extra), []
         for name, term in phase.terms.items():
             weight, kwargs = options_of(term, feed.hyper["terms"][name], state.step)
+            if chunked.is_fused(term, context):
+                count = None if counts is None else counts[name]
+                pieces.append(chunked.piece_of(name, term, context, kwargs, weight, count))
+                metrics[name] = None  # keeps the order of the terms
+                continue
             with jax.named_scope(name):
                 total, count, inputs = term_value(name, term, context, kwargs)
             loss += weight * total / jnp.maximum(count if counts is None else counts[name], 1.0)
@@ -170,7 +176,14 @@ def _loss_of(
             if term.memory is not None:
                 extra[name] = jax.lax.stop_gradient(term.memory.update(extra[name], inputs, context))
         for name, metric in phase.metrics.items():
-            metrics[name] = term_value(name, metric, context, metric.kwargs)[:2]
+            if chunked.is_fused(metric, context):
+                pieces.append(chunked.piece_of(name, metric, context, metric.kwargs))
+            else:
+                metrics[name] = term_value(name, metric, context, metric.kwargs)[:2]
+        if pieces:
+            with jax.named_scope("chunked_terms"):
+                share, sums = chunked.sums_of(pieces)
+            loss, metrics = loss + share, metrics | sums
         return loss, (metrics, stats, extra, context)
 
     return loss_of
@@ -226,7 +239,7 @@ def forward(
             continue
         inputs = tuple(lookup(context, p) for p in call.inputs)
         with jax.named_scope(name):
-            context[name], stats = role.model.apply(
+            outputs, stats = role.model.apply(
                 variables[call.role][0],
                 new_stats.get(call.role, variables[call.role][1]),
                 *inputs,
@@ -234,6 +247,7 @@ def forward(
                 key=prng.stream(key, name, state.step),
                 taps=call_taps(phase, name),
             )
+            context[name] = chunked.without_built(outputs)
         if call.train and role.group == phase.group:
             new_stats[call.role] = stats
     return context, new_stats

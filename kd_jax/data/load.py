@@ -86,7 +86,7 @@ DEFAULTS: dict[str, Any] = {
     "template": "",  # a file with another chat template than the tokenizer's own
     "chat": False,  # a plain prompt is what a user says, its completion what an assistant answers, by the template
     "loss_on": "answers",  # of conversations: answers (of every turn) | last | all
-    "truncation": "",  # right | left (the side that is cut) | drop; "" = right, and running text goes on in further rows
+    "truncation": "",  # right | left (the side that is cut) | drop; "" = right, and texts go on in further rows
     "prompt_length": 0,  # tokens of a prompt alone, of which longer ones are cut; 0 = half of length
     "cache": "",  # where conversations are kept as tokens; "" = ~/.cache/kd_jax/tokens
     "rationale": "none",  # of pairs: none | first (then the answer) | task (beside the answer, told apart by a prefix)

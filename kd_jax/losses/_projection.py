@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType, PartitionSpec
 
 Array = jax.Array
+PyTree = Any
 Head = Array | Mapping[str, Array]
 
 
@@ -93,6 +95,20 @@ def mesh_axes_here(
     if vocabulary_axis in token_axes:
         raise ValueError(f"{name}: mesh axis {vocabulary_axis!r} cannot share both tokens {token_axes} and classes")
     return tuple(a for a in token_axes if free.get(a, 1) > 1), vocabulary_axis
+
+
+def on_auto_axes(compute: Callable[..., PyTree], like: Array, axes: int, specs: Callable[[PartitionSpec], PyTree]):
+    """Returns `compute` with the Explicit axes of jax.set_mesh's mesh (jax's default) left to the compiler inside.
+
+    What it returns is laid out as `specs` says of the spec of the first `axes` axes of `like`.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    types = () if mesh.empty else zip(mesh.axis_names, mesh.axis_types, strict=True)
+    explicit = tuple(name for name, kind in types if kind == AxisType.Explicit)
+    if not explicit:
+        return compute
+    spec = PartitionSpec(*jax.typeof(like).sharding.spec[:axes])
+    return jax.sharding.auto_axes(compute, axes=explicit, out_sharding=specs(spec))
 
 
 def heads_to_shard(

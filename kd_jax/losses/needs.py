@@ -15,6 +15,22 @@ def reads_every_logit(loss: Loss) -> Loss:
     return loss
 
 
+def by_token(loss: Loss) -> Loss:
+    """Marks a loss or metric of logits whose value at a token depends on that token's logits and targets alone.
+
+    A step then builds the logits of a large vocabulary for a chunk of tokens at a time (kd_jax/core/chunked.py).
+    """
+    loss.by_token = True  # type: ignore[attr-defined]
+    return loss
+
+
+def is_by_token(loss: Callable) -> bool:
+    """Returns whether `by_token` marks the loss, also with arguments bound by functools.partial."""
+    while isinstance(loss, functools.partial):
+        loss = loss.func
+    return getattr(loss, "by_token", False)
+
+
 def needs_every_logit(loss: Callable) -> bool:
     """Returns whether `reads_every_logit` marks the loss, also with arguments bound by functools.partial."""
     while isinstance(loss, functools.partial):

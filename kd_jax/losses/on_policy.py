@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.losses._numerics import absolute, kl, log_probs, require_same_shape, scalar_like, squared, to_float
+from kd_jax.losses.needs import by_token
 from kd_jax.losses.response_mixture import jsd_loss
 from kd_jax.losses.task import pick_label, require_labels
 from kd_jax.ranges import BelowOne, Count, NotNegative, Positive, Share
@@ -95,6 +96,7 @@ def importance_ratio(
     return jax.lax.stop_gradient(jnp.where(counted, ratio, 0))
 
 
+@by_token
 def sampled_token_loss(
     student_logits: Array,
     teacher_logits: Array,
@@ -121,6 +123,7 @@ def sampled_token_loss(
     return jnp.where(counted, value, 0)
 
 
+@by_token
 def clipped_policy_loss(
     student_logits: Array,
     teacher_logits: Array,

@@ -28,7 +28,7 @@ from kd_jax.losses._numerics import (
     squared,
     to_float,
 )
-from kd_jax.losses.needs import reads_every_logit
+from kd_jax.losses.needs import by_token, reads_every_logit
 from kd_jax.losses.response_batch import dist_loss, learned_temperature, multi_level_logit_loss, standardize_logits
 from kd_jax.losses.response_labels import dkd_loss, nkd_loss, wsld_loss
 from kd_jax.losses.response_mixture import jsd_loss, skew_kl_loss, skew_reverse_kl_loss
@@ -67,6 +67,7 @@ def _both(what: str, student_logits: Array, teacher_logits: Array) -> tuple[Arra
     return s, t
 
 
+@by_token
 def kd_loss(
     student_logits: Array,
     teacher_logits: Array,
@@ -85,6 +86,7 @@ def kd_loss(
     return squared(temperature, s) * kl(log_t, log_s, axis_name)
 
 
+@by_token
 def soft_cross_entropy_loss(
     student_logits: Array,
     teacher_logits: Array,
@@ -102,6 +104,7 @@ def soft_cross_entropy_loss(
     return -squared(temperature, s) * over_shards(expected(jnp.exp(log_t), log_s), axis_name)
 
 
+@by_token
 @reads_every_logit
 def logit_mse_loss(student_logits: Array, teacher_logits: Array) -> Array:
     """Computes the mean over classes of (s - t)^2.
@@ -113,6 +116,7 @@ def logit_mse_loss(student_logits: Array, teacher_logits: Array) -> Array:
     return mean_possible(difference(s, t) ** 2, possible(s, t))
 
 
+@by_token
 def reverse_kl_loss(
     student_logits: Array,
     teacher_logits: Array,
@@ -131,6 +135,7 @@ def reverse_kl_loss(
     return squared(temperature, s) * kl(log_s, log_t, axis_name)
 
 
+@by_token
 def adaptive_kl_loss(student_logits: Array, teacher_logits: Array, *, mu: Share[Array | float] = 0.5) -> Array:
     """Computes (g_h KL(p_t, p_s) + g_t KL(p_s, p_t)) / (g_h + g_t), g = sum |p_t - p_s| over head and tail of p_t.
 
@@ -151,6 +156,7 @@ def adaptive_kl_loss(student_logits: Array, teacher_logits: Array, *, mu: Share[
     return share * kl(log_t, log_s) + (1 - share) * kl(log_s, log_t)
 
 
+@by_token
 def total_variation_loss(
     student_logits: Array,
     teacher_logits: Array,
@@ -169,6 +175,7 @@ def total_variation_loss(
     return 0.5 * squared(temperature, s) * over_shards(jnp.sum(gap, axis=-1), axis_name)
 
 
+@by_token
 def ttm_loss(student_logits: Array, teacher_logits: Array, *, gamma: Positive[Array | float] = 0.1) -> Array:
     """Computes KL(q, p_s), q = p_t^gamma / sum p_t^gamma, the student at temperature 1 (gamma = 1 / T of the teacher).
 
@@ -179,6 +186,7 @@ def ttm_loss(student_logits: Array, teacher_logits: Array, *, gamma: Positive[Ar
     return kl(log_probs(scalar_like(gamma, s) * t), log_probs(s))
 
 
+@by_token
 def wttm_loss(student_logits: Array, teacher_logits: Array, *, gamma: Positive[Array | float] = 0.1) -> Array:
     """Computes sum_c p_t^gamma times ttm_loss: examples of which the teacher is unsure weigh more.
 

@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.losses._numerics import require_same_shape, to_float
+from kd_jax.losses.needs import by_token
 from kd_jax.losses.task import cross_entropy_loss
 from kd_jax.ranges import BelowOne
 
 Array = jax.Array
 
 
+@by_token
 def hard_label_loss(student_logits: Array, teacher_logits: Array, *, smoothing: BelowOne[Array | float] = 0.0) -> Array:
     """Computes -log softmax(s)[argmax t], with label smoothing where `smoothing` > 0.
 

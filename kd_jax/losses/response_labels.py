@@ -17,6 +17,7 @@ from kd_jax.losses._numerics import (
     squared,
     to_float,
 )
+from kd_jax.losses.needs import by_token
 from kd_jax.losses.task import pick_label, require_labels
 from kd_jax.ranges import NotNegative, Positive
 
@@ -51,6 +52,7 @@ def _others(logits: Array, labels: Array, temperature: Array | float) -> Array:
     return log_softmax(jnp.where(_is_label(labels, logits.shape[-1]), -jnp.inf, scaled))
 
 
+@by_token
 def dkd_loss(
     student_logits: Array,
     teacher_logits: Array,
@@ -73,6 +75,7 @@ def dkd_loss(
     return squared(temperature, s) * (scalar_like(alpha, s) * target + scalar_like(beta, s) * others)
 
 
+@by_token
 def nkd_loss(
     student_logits: Array,
     teacher_logits: Array,
@@ -98,6 +101,7 @@ def nkd_loss(
     return target + scalar_like(gamma, s) * squared(temperature, s) * others
 
 
+@by_token
 def wsld_loss(
     student_logits: Array, teacher_logits: Array, labels: Array, *, temperature: Positive[Array | float] = 2.0
 ) -> Array:

@@ -19,6 +19,7 @@ from kd_jax.losses._numerics import (
     squared,
     to_float,
 )
+from kd_jax.losses.needs import by_token
 from kd_jax.ranges import BelowOne, Positive, Share
 
 Array = jax.Array
@@ -69,6 +70,7 @@ def _divergence_from_mixture_jvp(primals: tuple, tangents: tuple) -> tuple[Array
     return share * of_p_sum + (1 - share) * of_q_sum, along + along_share * (of_p_sum - of_q_sum)
 
 
+@by_token
 def jsd_loss(
     student_logits: Array,
     teacher_logits: Array,
@@ -97,6 +99,7 @@ def jsd_loss(
     return squared(temperature, s) * over_shards(value, axis_name)
 
 
+@by_token
 def skew_kl_loss(
     student_logits: Array,
     teacher_logits: Array,
@@ -116,6 +119,7 @@ def skew_kl_loss(
     return squared(temperature, s) * kl(log_t, _log_mixture(log_t, log_s, scalar_like(alpha, s)), axis_name)
 
 
+@by_token
 def skew_reverse_kl_loss(
     student_logits: Array,
     teacher_logits: Array,

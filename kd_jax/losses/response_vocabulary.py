@@ -16,12 +16,14 @@ from kd_jax.losses._numerics import (
     squared,
     to_float,
 )
+from kd_jax.losses.needs import by_token
 from kd_jax.losses.response_mixture import jsd_loss
 from kd_jax.ranges import Count, Positive, Share
 
 Array = jax.Array
 
 
+@by_token
 def topk_kd_loss(
     student_logits: Array,
     teacher_log_probs: Array,
@@ -66,6 +68,7 @@ def topk_kd_loss(
     return squared(temperature, s) * kl(all_q, jnp.concatenate([top_s, tail_s], axis=-1))
 
 
+@by_token
 def topk_jsd_loss(
     student_logits: Array,
     teacher_logits: Array,
@@ -108,6 +111,7 @@ def topk_jsd_loss(
     return squared(temperature, s) * jsd_loss(parts[0], parts[1], beta=beta)
 
 
+@by_token
 def uld_loss(student_logits: Array, teacher_logits: Array, *, temperature: Positive[Array | float] = 1.0) -> Array:
     """Computes T^2 sum_i |sorted p_s - sorted p_t|_i, largest first, the smaller vocabulary padded with 0.
 

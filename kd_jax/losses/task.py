@@ -17,6 +17,7 @@ from kd_jax.losses._numerics import (
     scalar_like,
     to_float,
 )
+from kd_jax.losses.needs import by_token
 from kd_jax.ranges import BelowOne, NotNegative
 
 Array = jax.Array
@@ -46,6 +47,7 @@ def _pick_in_shards(log_p: Array, labels: Array, axis_name: str) -> Array:
     return over_shards(jnp.where((index >= 0) & (index < size), pick_label(log_p, index), 0), axis_name)
 
 
+@by_token
 def cross_entropy_loss(
     logits: Array, labels: Array, *, smoothing: BelowOne[Array | float] = 0.0, axis_name: str | None = None
 ) -> Array:

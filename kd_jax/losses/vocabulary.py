@@ -37,6 +37,7 @@ from kd_jax.losses._projection import (
     common_classes,
     heads_to_shard,
     mesh_axes_here,
+    on_auto_axes,
     read_head,
     split_options,
     valid_tokens,
@@ -229,22 +230,23 @@ def fused_loss(
     if vocabulary_axis:
         heads = heads_to_shard(name, heads, sizes, classes, vocabulary_axis)
     leading = hidden["student"].shape[:-1]
-    number = math.prod(leading)
     check_division(name, leading, token_axes)
     softcap = {"student": student_softcap, "teacher": teacher_softcap}
-    numbers, by_token = split_options(name, options, leading)
-    tokens = {"hidden": {k: h.reshape(number, h.shape[-1]) for k, h in hidden.items()}, "options": by_token}
-    shared = {
-        "head": {k: h.matrix for k, h in heads.items()},
-        "bias": {k: h.bias for k, h in heads.items() if h.bias is not None},
-        "numbers": {
-            "softcap": {k: jnp.asarray(softcap[k], jnp.float32) for k in hidden if softcap[k] is not None},
-            "options": numbers,
-        },
-    }
+    caps = {k: jnp.asarray(softcap[k], jnp.float32) for k in hidden if softcap[k] is not None}
     transposed = frozenset(k for k, h in heads.items() if h.transposed)
     settings = Settings(loss, chunk, transposed, classes, token_axes, vocabulary_axis)
-    return chunked_loss(settings, tokens, shared, valid_tokens(name, where, leading)).reshape(leading)
+
+    def compute(hidden: Mapping, heads: Mapping, biases: Mapping, options: Mapping, where: Array | None) -> Array:
+        numbers, by_token = split_options(name, options, leading)
+        rows = {k: h.reshape(math.prod(leading), h.shape[-1]) for k, h in hidden.items()}
+        shared = {"head": heads, "bias": biases, "numbers": {"softcap": caps, "options": numbers}}
+        tokens = {"hidden": rows, "options": by_token}
+        return chunked_loss(settings, tokens, shared, valid_tokens(name, where, leading)).reshape(leading)
+
+    compute = on_auto_axes(compute, hidden["student"], len(leading), lambda spec: spec)
+    matrices = {k: h.matrix for k, h in heads.items()}
+    biases = {k: h.bias for k, h in heads.items() if h.bias is not None}
+    return compute(hidden, matrices, biases, dict(options), where)
 
 
 # The losses whose arguments are hidden states and a head of each side: core/heads.py holds them against the networks.

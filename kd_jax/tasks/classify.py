@@ -11,10 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax.core import metrics
 from kd_jax.tasks.classify_show import show
 from kd_jax.tasks.common import entropy, frequencies, means, require_labels
-from kd_jax.tasks.logits import calibration_error, check_classes, class_sums, cross_entropy, watch
+from kd_jax.tasks.logits import calibration_error, check_classes, class_sums, class_values, cross_entropy, watch
 from kd_jax.types import Array, Headline, Outputs, Run, Task, Term
 
 ROWS = {
@@ -79,12 +78,12 @@ def sums(
     run: Run, batch: Mapping[str, Array], reference: Outputs | None, key: Array, confusion: bool = False
 ) -> dict[str, Any]:
     """Returns sums over a batch; rows without a label count only in the comparison with the reference."""
-    logits, labels, mask = run().logits, batch["label"], batch["mask"]
+    outputs, labels, mask = run(), batch["label"], batch["mask"]
+    logits = outputs.logits
     labelled = mask & (labels >= 0)
     classes = jax.nn.one_hot(labels, logits.shape[-1]) * labelled[:, None]
-    nll = metrics.nll(logits, labels)
-    totals = class_sums(logits, labels, labelled, reference, mask)
-    hits = metrics.accuracy(logits, labels)
+    values = class_values(outputs, labels, reference)
+    totals, nll, hits = class_sums(values, labels, labelled, mask), values["nll"], values["accuracy"]
     totals["per_class_accuracy"] = ((classes * hits[:, None]).sum(0), classes.sum(0))
     if confusion:
         answers = jax.nn.one_hot(logits.argmax(-1), logits.shape[-1])

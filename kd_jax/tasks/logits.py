@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.core import metrics
+from kd_jax.core.chunked import answer_of, scores
+from kd_jax.core.terms import masked_sum_and_count
 from kd_jax.losses.task import cross_entropy_loss
-from kd_jax.tasks.common import comparable, require_shape, sums_of
+from kd_jax.tasks.common import comparable, require_shape
 from kd_jax.types import Array, Outputs, Term
 
 Sums = dict[str, tuple[Array, Array]]
@@ -45,15 +47,27 @@ def check_classes(outputs: Outputs, labels: Any, source: Any, kind: str) -> None
         raise ValueError("the softmax of one class is 1 whatever the network says: classes are at least two")
 
 
-def class_sums(logits: Array, labels: Array, labelled: Array, reference: Outputs | None, compared: Array) -> Sums:
-    """Returns the metrics of the labels and the calibration bins where `labelled`, those of the reference where
-    `compared`."""
-    flat = [x.reshape(-1, *x.shape[labels.ndim :]) for x in (logits, labels, labelled)]
-    confidence, hits, counts = metrics.calibration_bins(*flat)
-    sums = sums_of(OF_LABELS, logits, labels, labelled)
+def class_values(outputs: Outputs, labels: Array, reference: Outputs | None) -> dict[str, Array]:
+    """Returns {metric: values of the shape of the labels} of the labels, the confidence, and those of the reference.
+
+    The metrics of the reference are there where it can be compared. Logits that a network projects are built in chunks.
+    """
+    logits = answer_of(outputs)
+    asked = {name: (metric, logits, labels) for name, metric in {**OF_LABELS, "confidence": metrics.confidence}.items()}
+    if comparable(reference, outputs.logits) is not None:
+        others = answer_of(reference)
+        asked |= {name: (metric, logits, others) for name, metric in OF_REFERENCE.items()}
+    return scores(asked)
+
+
+def class_sums(values: Mapping[str, Array], labels: Array, labelled: Array, compared: Array) -> Sums:
+    """Returns the sums of `class_values`: of the labels and the calibration bins where `labelled`, those of the
+    reference where `compared`."""
+    flat = [x.reshape(-1) for x in (values["confidence"], values["accuracy"], labels, labelled)]
+    confidence, hits, counts = metrics.binned(*flat)
+    sums = {name: masked_sum_and_count(values[name], labelled) for name in OF_LABELS}
     sums |= {"bins/confidence": (confidence, counts), "bins/hits": (hits, counts)}
-    others = comparable(reference, logits)
-    return sums if others is None else sums | sums_of(OF_REFERENCE, logits, others, compared)
+    return sums | {name: masked_sum_and_count(values[name], compared) for name in OF_REFERENCE if name in values}
 
 
 def calibration_error(sums: Mapping[str, tuple[Any, Any]]) -> float:

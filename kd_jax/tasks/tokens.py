@@ -10,9 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kd_jax.core import metrics
 from kd_jax.tasks.common import entropy, means, require_labels
-from kd_jax.tasks.logits import calibration_error, check_classes, class_sums, cross_entropy, watch
+from kd_jax.tasks.logits import calibration_error, check_classes, class_sums, class_values, cross_entropy, watch
 from kd_jax.types import Array, Headline, Outputs, Run, Task, Term
 
 ARRAYS = (jax.Array, jax.ShapeDtypeStruct)
@@ -68,11 +67,12 @@ def sums(run: Run, batch: Mapping[str, Array], reference: Outputs | None, key: A
     The moments are over sequences because the tokens of one are not independent. s is the summed nll of a sequence, n
     its number of tokens.
     """
-    logits, labels, mask = run().logits, batch["label"], batch["mask"]
+    labels, mask = batch["label"], batch["mask"]
     counted = mask[:, None] & (labels >= 0)
-    nll = metrics.nll(logits, labels)
+    values = class_values(run(), labels, reference)
+    nll = values["nll"]
     s, n = jnp.where(counted, nll, 0.0).sum(1), counted.sum(1, dtype=jnp.float32)
-    totals = class_sums(logits, labels, counted, reference, counted)
+    totals = class_sums(values, labels, counted, counted)
     totals["moments/ss"] = (jnp.sum(s * s), jnp.sum(s * n))
     totals["moments/nn"] = (jnp.sum(n * n), jnp.sum(n))
     return totals

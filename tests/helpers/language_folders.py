@@ -5,6 +5,8 @@ import json
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from kd_jax.data import load
+
 TEXTS = [
     "What is two and two?",
     "Four, of course. Two and two are four.",
@@ -14,7 +16,8 @@ TEXTS = [
     "Thank you, that is all I wanted to know.",
 ]
 CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 # As Llama 3's: a start of its own, and an end of a turn that is not the end of a text.
@@ -105,6 +108,13 @@ def conversation(*contents, system=""):
     roles = ("user", "assistant")
     turns = [{"role": roles[i % 2], "content": content} for i, content in enumerate(contents)]
     return {"messages": ([{"role": "system", "content": system}] if system else []) + turns}
+
+
+def opened(place, folder, data, **fields):
+    """The splits of records, read with the tokenizer of a folder."""
+    path = jsonl(place / "data.jsonl", data)
+    asked = dict(length=96, test=0.2, packing="padded", cache=str(place / "cache")) | fields
+    return load.load(dict(name=load.CONVERSATIONS, path=str(path), tokenizer=str(folder), **asked))
 
 
 TALKS = [

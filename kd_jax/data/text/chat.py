@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import functools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -40,15 +41,18 @@ class Chat(NamedTuple):
         if not has_generation(self.template):
             return None
         marked = self._render(messages, False, True, options)
-        text, spans, begin = [], [], 0
-        for piece in _pieces(marked):
-            if piece == START:
-                begin = sum(map(len, text))
-            elif piece == END:
-                spans.append((begin, sum(map(len, text))))
+        text, spans, begin = "", [], None
+        for piece in re.split(f"([{START}{END}])", marked):
+            if piece not in (START, END):
+                text += piece
+            elif (piece == START) != (begin is None):
+                raise ValueError(f"messages hold the character U+{ord(piece):X}, which marks answers here")
+            elif piece == START:
+                begin = len(text)
             else:
-                text.append(piece)
-        return "".join(text), spans
+                spans.append((begin, len(text)))
+                begin = None
+        return text, spans
 
     def _render(self, messages: Sequence[Message], begin: bool, marks: bool, options: Mapping[str, Any]) -> str:
         import jinja2
@@ -60,17 +64,6 @@ class Chat(NamedTuple):
         except (jinja2.TemplateError, TypeError) as e:
             roles = ", ".join(str(message.get("role")) for message in messages)
             raise ValueError(f"the chat template does not take messages of the roles {roles}: {e}") from e
-
-
-def _pieces(marked: str) -> list[str]:
-    pieces, text = [], ""
-    for character in marked:
-        if character in (START, END):
-            pieces += [text, character]
-            text = ""
-        else:
-            text += character
-    return [*pieces, text]
 
 
 def has_generation(template: str) -> bool:
@@ -107,8 +100,8 @@ def compiled(template: str, marks: bool = False) -> Any:
     extensions = [Generation, ext.loopcontrols]
     environment = sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
     environment.filters["tojson"] = tojson
-    environment.globals["raise_exception"] = stop
-    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
+    names: dict[str, Any] = environment.globals
+    names.update({"raise_exception": stop, "strftime_now": lambda form: datetime.datetime.now().strftime(form)})
     try:
         return environment.from_string(template)
     except jinja2.TemplateError as e:

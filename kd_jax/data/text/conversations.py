@@ -2,7 +2,8 @@
 
 data.name="data.text.conversations.load" reads data.path, a file of records or a folder of them (record_files.py; one
 kind a data set, records.py), with the tokenizer and the chat template of the model's folder data.tokenizer
-(folder_tokenizer.py). Batches have the entries of corpus.py: tokens, segments, label (-1 where nothing is learned).
+(folder_tokenizer.py). Batches have the entries of corpus.py: tokens, segments, label (-1 where nothing is learned),
+and label_bytes, the bytes that the label spells, of which bits per byte are scored.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ def load(config: Mapping[str, Any]) -> Splits:
     Otherwise shares of the records, data.test and data.validation, are held out by data.split_seed.
     data.loss_on: "answers" learns every turn of an assistant, "last" the last one, "all" every token. data.truncation
     "right" or "left" cuts that side of what is longer than data.length, "drop" leaves it out; a running text goes on in
-    a further row unless one of them is set. What was cut or left out is counted and printed. data.packing: "packed" puts
-    several rows into one, a segment each; prompts alone are never packed.
+    a further row unless one of them is set. What was cut or left out is counted and printed.
+    data.packing: "packed" puts several rows into one, a segment each; prompts alone are never packed.
     Raises ValueError where nothing is left to learn, and for a field that these data do not read.
     """
     fields = SimpleNamespace(**config)
@@ -64,7 +65,11 @@ def load(config: Mapping[str, Any]) -> Splits:
         parts["test"], order = (rows, _of_records(rows, order[:test])), order[test:]
     parts["train"] = (rows, _of_records(rows, order[held:]))
     parts["validation"] = (rows, _of_records(rows, order[:held]))
-    made = {split: source_of(name, split, *part, tokenizer, fields) for split, part in parts.items() if len(part[1])}
+    made = {
+        split: source_of(name, split, read, chosen, tokenizer, fields)
+        for split, (read, chosen) in parts.items()
+        if len(chosen)
+    }
     return Splits(made["train"], made.get("validation"), made["test"])
 
 
@@ -123,12 +128,13 @@ def source_of(
             functools.partial(entries, length=fields.length, start=tokenizer.start, pad=tokenizer.pad), tokenizer.form
         ),
     )
-    if 3 * 4 * fields.length * len(groups) > IN_MEMORY:
+    if 4 * 4 * fields.length * len(groups) > IN_MEMORY:
         about |= dict(fetch=read, size=len(groups), stamp=Path(rows.folder).name, token_labels=True)
         return Source(name, split, tokenizer.size, (), (), (), (fields.length,), None, **about)
     made = [read(i) for i in range(len(groups))]
-    tokens, label, segments = (np.stack([row[k] for row in made]) for k in ("tokens", "label", "segments"))
-    about |= dict(images=tokens, fields={"segments": segments})
+    arrays = {name: np.stack([row[name] for row in made]) for name in made[0]}
+    label = arrays.pop("label")
+    about |= dict(images=arrays.pop("tokens"), fields=arrays)
     return Source(name, split, tokenizer.size, (), (), (), (fields.length,), label, **about)
 
 
@@ -138,24 +144,24 @@ def _groups(name: str, rows: Tokenised, chosen: np.ndarray, fields: SimpleNamesp
     if prompts:
         room = fields.prompt_length or fields.length // 2
     lengths = rows.lengths[chosen]
+    side = fields.truncation or ("left" if prompts else "right")
     if rows.kind == "text" and not fields.truncation:
         pieces, lost, dropped = in_pieces(lengths, room), 0, 0
     else:
-        side = fields.truncation or ("left" if prompts else "right")
         pieces, lost, dropped = cut(lengths, room, side)
     pieces = [(int(chosen[i]), a, b) for i, a, b in pieces]
-    kept = pieces if prompts else [p for p in pieces if rows.row(p[0])[1][p[1] + 1 : p[2]].any()]
+    kept = pieces if prompts else [p for p in pieces if np.any(rows.row(p[0]).learned[p[1] + 1 : p[2]])]
     if lost or dropped or len(kept) < len(pieces):
         what, field = ("prompts", "prompt_length") if prompts else ("rows", "length")
         print(
-            f"{name}: of {len(lengths)} {what} {lost} are longer than {room} tokens (up to {lengths.max()}) and were cut "
-            f"on the {fields.truncation or ('left' if prompts else 'right')}, {dropped} were left out for that, and "
+            f"{name}: of {len(lengths)} {what} {lost} are longer than {room} tokens (up to {lengths.max()}) and were "
+            f"cut on the {side}, {dropped} were left out for that, and "
             f"{len(pieces) - len(kept)} in which nothing is left to learn; data.{field} and data.truncation set that."
         )
     if not kept:
         raise ValueError(
-            f"{name}: no row is left: {len(lengths)} rows of {lengths.min()} to {lengths.max()} tokens, of which {room} "
-            f"are read, data.truncation={fields.truncation!r}, data.loss_on={fields.loss_on!r}."
+            f"{name}: no row is left: {len(lengths)} rows of {lengths.min()} to {lengths.max()} tokens, of which "
+            f"{room} are read, data.truncation={fields.truncation!r}, data.loss_on={fields.loss_on!r}."
         )
     if prompts or fields.packing == "padded":
         return [[piece] for piece in kept]

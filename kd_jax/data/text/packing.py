@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kd_jax.data.text.rows import Row
+
 TRUNCATIONS = ("right", "left", "drop")
 Piece = tuple[int, int, int]  # row of the data, first token, end
 
@@ -35,7 +37,7 @@ def cut(lengths: np.ndarray, room: int, truncation: str) -> Cut:
 
 
 def in_pieces(lengths: np.ndarray, room: int) -> list[Piece]:
-    """Cuts running texts into pieces that share one token with the next, so that every token but the first is learned."""
+    """Cuts running texts into pieces that share a token with the next: every token but the first is learned."""
     step = room - 1
     return [
         (row, begin, min(begin + room, int(length)))
@@ -73,17 +75,17 @@ def packed(sizes: Sequence[int], length: int) -> list[list[int]]:
 
 
 def arranged(
-    row: Callable[[int], tuple[np.ndarray, np.ndarray]], pieces: Sequence[Piece], length: int, pad: int, shift: bool
+    row: Callable[[int], Row], pieces: Sequence[Piece], length: int, pad: int, shift: bool
 ) -> Mapping[str, Any]:
     """Returns the arrays of a row that holds these pieces; without `shift` (a prompt alone) all tokens, no label."""
     tokens, label = np.full(length, pad, np.int32), np.full(length, -1, np.int32)
-    segments, at = np.zeros(length, np.int32), 0
+    segments, spelled, at = np.zeros(length, np.int32), np.zeros(length, np.int32), 0
     for number, (index, begin, end) in enumerate(pieces, start=1):
-        ids, learned = (x[begin:end] for x in row(index))
+        ids, learned, count = (x[begin:end] for x in row(index))
         size = len(ids) - shift
         there = slice(at, at + size)
         tokens[there], segments[there] = ids[:size], number
         if shift:
-            label[there] = np.where(learned[1:], ids[1:], -1)
+            label[there], spelled[there] = np.where(learned[1:], ids[1:], -1), count[1:]
         at += size
-    return {"tokens": tokens, "label": label, "segments": segments}
+    return {"tokens": tokens, "label": label, "segments": segments, "label_bytes": spelled}

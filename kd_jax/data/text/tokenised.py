@@ -23,7 +23,8 @@ import numpy as np
 
 from kd_jax.data.text.folder_tokenizer import FolderTokenizer
 from kd_jax.data.text.record_files import Raw, raw_records
-from kd_jax.data.text.records import Rule, check_template, kind_of, rows_of, unread
+from kd_jax.data.text.records import Rule, check_template, kind_of, unread
+from kd_jax.data.text.rows import Row, rows_of
 from kd_jax.files import digest, read_json, write_json
 
 VERSION = 1  # of the rows that a record becomes; another makes every cache anew
@@ -33,7 +34,7 @@ PATIENCE, PAUSE = 600.0, 0.2  # seconds without a new block until another proces
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Tokenised:
-    """The rows of a data set: tokens and which are learned, [n] ragged, and the record that each comes from.
+    """The rows of a data set (rows.py), [n] ragged, and the record that each comes from.
 
     `kind` is one of records.KINDS. Opened lazily and anew in every process that reads: only paths are pickled.
     """
@@ -51,18 +52,17 @@ class Tokenised:
     def lengths(self) -> np.ndarray:
         return np.diff(self.starts)
 
-    def row(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns tokens int32 [length] and whether each is learned, bool [length]."""
+    def row(self, index: int) -> Row:
+        """Returns tokens int32, learned bool and bytes uint16, [length] each."""
         begin, end = int(self.starts[index]), int(self.starts[index + 1])
         block = int(np.searchsorted(self.first, begin, side="right")) - 1
-        tokens, learned = _block(self.folder, block)
         there = slice(begin - int(self.first[block]), end - int(self.first[block]))
-        return tokens[there], learned[there]
+        return Row(*(values[there] for values in _block(self.folder, block)))
 
 
 @functools.lru_cache(maxsize=4096)
-def _block(folder: str, number: int) -> tuple[np.ndarray, np.ndarray]:
-    return tuple(np.load(_path(Path(folder), number, name), mmap_mode="r") for name in ("tokens", "learned"))
+def _block(folder: str, number: int) -> Row:
+    return Row(*(np.load(_path(Path(folder), number, name), mmap_mode="r") for name in Row._fields))
 
 
 def _path(folder: Path, number: int, name: str) -> Path:
@@ -103,7 +103,7 @@ def _make(files: Sequence[Path], tokenizer: FolderTokenizer, rule: Rule, folder:
         if not number:
             kind = _form(block[0])[1]  # every process knows it, whichever block is its own
         if number % processes == jax.process_index() and not _path(folder, number, "lengths").is_file():
-            more |= _write(block, number, kind, tokenizer, rule, folder)
+            more |= write_block(block, number, kind, tokenizer, rule, folder)
         blocks = number + 1
     if not blocks:
         raise ValueError(f"{', '.join(map(str, files))}: there is no record in it.")
@@ -129,10 +129,13 @@ def _form(raw: Raw) -> tuple[dict[str, Any], str]:
     return record, kind if isinstance(record.get("prompt"), str | None) else f"{kind} of messages"
 
 
-def _write(
+def write_block(
     block: Sequence[Raw], number: int, kind: str, tokenizer: FolderTokenizer, rule: Rule, folder: Path
 ) -> set[str]:
-    """Tokenises a block and returns the fields that nothing reads; its lengths are written last."""
+    """Tokenises a block and returns the fields that nothing reads; its lengths are written last.
+
+    Raises ValueError for a record that is none, or of another kind.
+    """
     records = []
     for raw in block:
         record, form = _form(raw)
@@ -143,10 +146,11 @@ def _write(
     rows = rows_of(kind.split()[0], records, [raw.place for raw in block], tokenizer, rule)
     flat = [row for some in rows for row in some]
     arrays = {
-        "tokens": np.array([t for ids, _ in flat for t in ids], np.int32),
-        "learned": np.array([x for _, learned in flat for x in learned], bool),
+        "tokens": np.array([t for row in flat for t in row.tokens], np.int32),
+        "learned": np.array([x for row in flat for x in row.learned], bool),
+        "bytes": np.array([n for row in flat for n in row.bytes], np.uint16),
         "records": np.array([number * BLOCK + i for i, some in enumerate(rows) for _ in some], np.int64),
-        "lengths": np.array([len(ids) for ids, _ in flat], np.int64),
+        "lengths": np.array([len(row.tokens) for row in flat], np.int64),
     }
     for name, array in arrays.items():
         path = _path(folder, number, name)

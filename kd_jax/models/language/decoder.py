@@ -10,7 +10,8 @@ layers, layers/attention/scores and so on, stacked along axis 1, so that `studen
 
 The head is {"embedding": [vocabulary, width]}, at `params.<role>.embed` where it is tied and else at
 `params.<role>.head`: with the tap "final" that is what losses/vocabulary.py takes, which never builds the logits.
-logits = softcap(final @ embedding.T); where nothing reads them, the compiler drops them.
+logits = softcap(final @ embedding.T); where nothing reads them, the compiler drops them. The tap "projected" holds both
+(kd_jax.types.Projected): losses and scores by token build the logits of `chunk` tokens at a time from it.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from kd_jax.models.language.blocked_attention import Seen
+from kd_jax.models.language.decoder_attention import Attention
 from kd_jax.models.language.decoder_parts import (
     ALL,
-    Attention,
     Cache,
     Matrix,
     Mlp,
@@ -35,11 +37,12 @@ from kd_jax.models.language.decoder_parts import (
     angles_of,
     segment_positions,
     softcapped,
+    tokens_at_once,
     write,
 )
 from kd_jax.models.language.generation import Decoding
 from kd_jax.models.layers import Tap
-from kd_jax.types import Array, PyTree
+from kd_jax.types import Array, Projected, PyTree
 
 KINDS = ("keys", "values")
 BATCH_AXES = ("data", "fsdp")  # of a mesh, as in parallel.py
@@ -65,9 +68,8 @@ class Block(nn.Module):
             self.norm_cross, self.cross = Norm(o), Attention(o)
         self.dropout = nn.Dropout(o.dropout, deterministic=not self.train)
 
-    def __call__(self, x: Array, window: Array | int, inputs: AttentionInputs) -> Array:
-        mask = inputs.mask if inputs.distance is None else inputs.mask & (inputs.distance < window)
-        y = self.attention(self.norm1(x), mask, inputs.angles, inputs.slot)
+    def __call__(self, x: Array, window: Array | int | None, inputs: AttentionInputs) -> Array:
+        y = self.attention(self.norm1(x), inputs.seen, window, inputs.angles, inputs.slot)
         x = x + self.dropout(self.post_norm1(y) if self.options.post_norms else y)
         if self.cross_attends:
             x = x + self.dropout(
@@ -78,11 +80,9 @@ class Block(nn.Module):
 
 
 class AttentionInputs(NamedTuple):
-    """What every layer is told: which keys a query sees, how far back they are, and where the cache is written."""
+    """What every layer is told: which keys a query sees, and where the cache is written."""
 
-    mask: Array  # bool [1 or batch, length, keys]
-    slots: Array  # of the queries [1 or batch, length]
-    distance: Array | None = None
+    seen: Seen
     angles: tuple[Array, Array] | None = None
     slot: Array | None = None
     memory: Array | None = None  # of an encoder [batch, source length, width]; None: the cache has what it became
@@ -109,12 +109,10 @@ class Decoder(nn.Module):
         memory_mask: Array | None = None,
     ) -> Array:
         slots = jnp.arange(tokens.shape[1])[None]
-        mask = slots[:, :, None] >= slots[:, None]
-        if segments is not None:
-            mask = mask & (segments[:, :, None] == segments[:, None]) & (segments != 0)[:, None]
+        seen = Seen(slots) if segments is None else Seen(slots, segments != 0, (segments, segments))
         if positions is None:
             positions = slots if segments is None else segment_positions(segments)
-        inputs = AttentionInputs(mask, slots, memory=memory, memory_mask=memory_mask)
+        inputs = AttentionInputs(seen, memory=memory, memory_mask=memory_mask)
         return self._forward(tokens, positions, inputs, train=train)
 
     def decode(
@@ -137,9 +135,8 @@ class Decoder(nn.Module):
         keys = jnp.arange(cache.valid.shape[1])[None]
         before = (cache.valid & (keys < slots[:, :1])).sum(1, keepdims=True)
         valid = write(cache.valid, mask, cache.index)
-        visible = valid[:, None] & (keys[:, None] <= slots[:, :, None])
         positions = jnp.maximum(before + jnp.cumsum(mask, 1) - 1, 0)
-        inputs = AttentionInputs(visible, slots, slot=cache.index, memory=memory, memory_mask=memory_mask)
+        inputs = AttentionInputs(Seen(slots, valid), slot=cache.index, memory=memory, memory_mask=memory_mask)
         logits = self._forward(tokens, positions, inputs, last=last)
         return logits, dataclasses.replace(cache, valid=valid, index=cache.index + tokens.shape[1])
 
@@ -152,7 +149,10 @@ class Decoder(nn.Module):
         x = run_layers(o, matrix(tokens), positions, inputs, train, self.cross_attends)
         x = Tap(name="final")(Norm(o, name="norm")(x[:, -1:] if last else x))
         head = matrix if o.tied else Matrix(o.vocabulary, o.width, name="head")
-        return softcapped(head.attend(x), o.logit_softcap)
+        logits = softcapped(head.attend(x), o.logit_softcap)
+        chunk = o.chunk or tokens_at_once(o.vocabulary, o.width)
+        Tap(name="projected")(Projected((x,), (head.embedding,), None, logits, (True,), o.logit_softcap, chunk))
+        return logits
 
 
 def run_layers(
@@ -166,11 +166,9 @@ def run_layers(
         x = x + Matrix(o.max_length, o.width, name="positions")(positions)
     else:
         inputs = inputs._replace(angles=angles_of(o, positions))
-    if any(o.windows):
-        inputs = inputs._replace(distance=inputs.slots[:, :, None] - jnp.arange(inputs.mask.shape[2])[None, None])
     x = nn.Dropout(o.dropout, deterministic=not train)(Tap(name="stem")(x.astype(o.dtype)))
 
-    windows = [(o.windows[i % len(o.windows)] if o.windows else 0) or ALL for i in range(o.depth)]
+    windows = [(o.windows[i % len(o.windows)] if o.windows else 0) or None for i in range(o.depth)]
     policy = getattr(jax.checkpoint_policies, o.remat) if o.remat else None
     # Inside a scan XLA cannot merge the recomputation with the first one, so nothing has to forbid it.
     block = nn.remat(Block, policy=policy, prevent_cse=not o.scan) if o.remat else Block
@@ -179,7 +177,7 @@ def run_layers(
             x = block(o, train, cross_attends, name=f"layer{i}")(x, window, inputs)
         return x
 
-    def body(layers: nn.Module, x: Array, window: Array) -> tuple[Array, None]:
+    def body(layers: nn.Module, x: Array, window: Array | None) -> tuple[Array, None]:
         return layers(x, window, inputs), None
 
     scan = nn.scan(
@@ -188,7 +186,8 @@ def run_layers(
         length=o.depth,
         split_rngs={"params": True, "dropout": True},
     )
-    return scan(block(o, train, cross_attends, name="layers"), x, jnp.asarray(windows))[0]
+    stacked = jnp.asarray([window or ALL for window in windows]) if any(windows) else None
+    return scan(block(o, train, cross_attends, name="layers"), x, stacked)[0]
 
 
 def by_rows(x: Array, axis: int) -> Array:

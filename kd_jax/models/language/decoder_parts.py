@@ -16,13 +16,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kd_jax.models.layers import Tap
 from kd_jax.models.remat import POLICIES
 from kd_jax.resolve import near
 from kd_jax.types import Array, PyTree
 
 INIT = nn.initializers.normal(0.02)  # of every matrix, as in GPT-2 and Llama
 ALL = 2**30  # a window that reaches every token
+# Of what exists at a time in losses and scores: logits (16 MiB of float32), tokens. A product with the head waits for
+# the head to be read where there are fewer.
+LOGITS, LEAST = 2**22, 64
 ACTIVATIONS = {"silu": nn.silu, "gelu": lambda x: nn.gelu(x, approximate=False), "gelu_tanh": nn.gelu, "relu": nn.relu}
 
 
@@ -61,6 +63,7 @@ class Options:
     scan: bool = False  # one compiled layer, run `depth` times: quick to compile
     remat: str = ""  # what the backward pass keeps of a layer: one of remat.POLICIES, "" = everything
     dtype: Any = "float32"  # of the computation; parameters are float32, and so are norms, softmax and logits
+    chunk: int = 0  # tokens whose logits exist at a time in losses and scores; 0 = `tokens_at_once`
 
     def __post_init__(self) -> None:
         def fail(text: str) -> None:
@@ -133,79 +136,6 @@ class Matrix(nn.Module):
         return jnp.einsum("...d,vd->...v", x, self.embedding.astype(x.dtype), preferred_element_type=jnp.float32)
 
 
-class Attention(nn.Module):
-    """Causal where the mask is; of `context` in place of x where one is given (cross-attention)."""
-
-    options: Options
-
-    def setup(self) -> None:
-        o = self.options
-        self.query = dense(o, o.heads * o.head_width, o.qkv_bias)
-        self.key, self.value = (dense(o, o.kv_heads * o.head_width, o.qkv_bias) for _ in range(2))
-        self.out = dense(o, o.width, o.out_bias)
-        if o.qk_norm:
-            self.query_norm, self.key_norm = Norm(o), Norm(o)
-        self.queries, self.keys, self.values, self.scores, self.probabilities = (Tap() for _ in range(5))
-
-    def __call__(self, x: Array, mask: Array, angles: Any = None, slot: Array | None = None) -> Array:
-        """Maps x [batch, length, width]; mask bool [1 or batch, length, keys], positions' angles, slot of the cache."""
-        o = self.options
-        queries = self._heads(self.query(x))
-        queries = self.query_norm(queries) if o.qk_norm else queries
-        queries = rotated(queries, angles)
-        keys, values = self.project(x, angles)
-        if slot is not None:
-            keys, values = (self._remember(n, v, slot) for n, v in (("keys", keys), ("values", values)))
-        return self.attend(queries, keys, values, mask)
-
-    def project(self, x: Array, angles: Any = None) -> tuple[Array, Array]:
-        """Returns keys and values [batch, length, kv_heads, head width]."""
-        keys, values = self._heads(self.key(x)), self._heads(self.value(x))
-        keys = self.key_norm(keys) if self.options.qk_norm else keys
-        return rotated(keys, angles), values
-
-    def to_memory(self, x: Array, memory: Array | None, mask: Array | None, slot: Array | None) -> Array:
-        """Attends to another sequence [batch, source length, width] where `mask` is True.
-
-        Where `memory` is None, to the sequence that the cache was made of.
-        """
-        if memory is None:
-            keys, values = (self.get_variable("cache", name) for name in ("keys", "values"))
-        else:
-            keys, values = self.project(memory)
-            if slot is not None:
-                self.put_variable("cache", "keys", keys)
-                self.put_variable("cache", "values", values)
-        queries = self._heads(self.query(x))
-        queries = self.query_norm(queries) if self.options.qk_norm else queries
-        mask = jnp.ones(keys.shape[:2], bool) if mask is None else mask
-        return self.attend(queries, keys, values, mask[:, None])
-
-    def attend(self, queries: Array, keys: Array, values: Array, mask: Array) -> Array:
-        o, (batch, length, *_), size = self.options, queries.shape, keys.shape[1]
-        queries, keys, values = (
-            tap(v.swapaxes(1, 2)) for tap, v in ((self.queries, queries), (self.keys, keys), (self.values, values))
-        )
-        grouped = queries.reshape(batch, o.kv_heads, -1, length, o.head_width)
-        scores = jnp.einsum("bkgld,bksd->bkgls", grouped, keys, preferred_element_type=jnp.float32)
-        scores = scores * (o.attention_scale or 1 / math.sqrt(o.head_width))
-        scores = self.scores(softcapped(scores, o.attention_softcap).reshape(batch, o.heads, length, size))
-        # Not -inf: a row of padding sees nothing, and its softmax must be finite.
-        scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
-        probabilities = self.probabilities(jax.nn.softmax(scores)).astype(o.dtype)
-        grouped = probabilities.reshape(batch, o.kv_heads, -1, length, size)
-        x = jnp.einsum("bkgls,bksd->blkgd", grouped, values)
-        return self.out(x.reshape(batch, length, o.heads * o.head_width))
-
-    def _heads(self, x: Array) -> Array:
-        return x.reshape(*x.shape[:2], -1, self.options.head_width)
-
-    def _remember(self, name: str, new: Array, slot: Array) -> Array:
-        whole = write(self.get_variable("cache", name), new, slot)
-        self.put_variable("cache", name, whole)
-        return whole
-
-
 class Mlp(nn.Module):
     options: Options
 
@@ -237,6 +167,11 @@ class Dense(nn.Module):
 
 def dense(o: Options, features: int, bias: bool, name: str | None = None) -> Dense:
     return Dense(features, bias, o.dtype, name=name)
+
+
+def tokens_at_once(vocabulary: int, width: int) -> int:
+    """Returns how many tokens' logits exist at a time: an eighth of the head, at least LEAST tokens or LOGITS."""
+    return max(LEAST, width // 8, LOGITS // vocabulary)
 
 
 def softcapped(x: Array, cap: float) -> Array:

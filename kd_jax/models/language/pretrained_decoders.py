@@ -117,7 +117,9 @@ def load(model: Model, key: Array, folder: str, fresh: Sequence[str] = ()) -> tu
     deeper = rf"^((model\.layers|transformer\.h|h|layers)\.({'|'.join(map(str, range(o.depth, 1000)))}))\."
     head = (r"^lm_head\.weight$",) if o.tied else ()
     prefix = "transformer." if o.positions == "learned" else "model."
-    params = read_params(where, rules, shapes, prefix=prefix, ignore=(*BUFFERS, deeper, *head), fresh=fresh, longer=TABLES)
+    params = read_params(
+        where, rules, shapes, prefix=prefix, ignore=(*BUFFERS, deeper, *head), fresh=fresh, longer=TABLES
+    )
     flat, wanted = (traverse_util.flatten_dict(t, sep="/") for t in (params, shapes))
     if missing := wanted.keys() - flat.keys():
         drawn = outside(jax.jit(lambda k: module.init(k, jnp.zeros((1, 2), jnp.int32))["params"])(key), o)

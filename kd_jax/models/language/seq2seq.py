@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.models.language import decoder as decoders
+from kd_jax.models.language.blocked_attention import Seen
 from kd_jax.models.language.decoder import AttentionInputs, Decoder, run_layers
 from kd_jax.models.language.decoder_parts import Cache, Matrix, Norm, Options
 from kd_jax.models.language.generation import Decoding
@@ -34,7 +35,7 @@ class Encoder(nn.Module):
         o = self.options
         slots = jnp.arange(tokens.shape[1])[None]
         x = Matrix(o.vocabulary, o.width, name="embed")(tokens)
-        x = run_layers(o, x, slots, AttentionInputs(mask[:, None], slots), train)
+        x = run_layers(o, x, slots, AttentionInputs(Seen(slots, mask, causal=False)), train)
         return Norm(o, name="norm")(x)
 
 

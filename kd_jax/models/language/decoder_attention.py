@@ -1,0 +1,127 @@
+"""The attention of a decoder's layers, of Ainslie et al., "GQA", 2023, arXiv 2305.13245, where heads share keys."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from kd_jax.models.language.blocked_attention import BLOCK, Seen, attend
+from kd_jax.models.language.decoder_parts import Norm, Options, dense, rotated, softcapped, write
+from kd_jax.models.layers import Tap
+from kd_jax.types import Array
+
+
+class Attention(nn.Module):
+    """Attention to the keys that are `seen`, of the sequence itself or of another (`to_memory`).
+
+    Up to BLOCK queries have a plain softmax; more are attended in blocks (blocked_attention.py), or by cuDNN where it
+    takes them (`fused_on_gpu`), and their scores and probabilities are computed for those who read the taps alone.
+    """
+
+    options: Options
+
+    def setup(self) -> None:
+        o = self.options
+        self.query = dense(o, o.heads * o.head_width, o.qkv_bias)
+        self.key, self.value = (dense(o, o.kv_heads * o.head_width, o.qkv_bias) for _ in range(2))
+        self.out = dense(o, o.width, o.out_bias)
+        if o.qk_norm:
+            self.query_norm, self.key_norm = Norm(o), Norm(o)
+        self.queries, self.keys, self.values, self.scores, self.probabilities = (Tap() for _ in range(5))
+
+    def __call__(
+        self, x: Array, seen: Seen, window: Any = None, angles: Any = None, slot: Array | None = None
+    ) -> Array:
+        """Maps x [batch, length, width]; `window` tokens back are seen, positions' angles, slot of the cache."""
+        o = self.options
+        queries = self._heads(self.query(x))
+        queries = self.query_norm(queries) if o.qk_norm else queries
+        queries = rotated(queries, angles)
+        keys, values = self.project(x, angles)
+        if slot is not None:
+            keys, values = (self._remember(n, v, slot) for n, v in (("keys", keys), ("values", values)))
+        return self.attend(queries, keys, values, seen, window)
+
+    def project(self, x: Array, angles: Any = None) -> tuple[Array, Array]:
+        """Returns keys and values [batch, length, kv_heads, head width]."""
+        keys, values = self._heads(self.key(x)), self._heads(self.value(x))
+        keys = self.key_norm(keys) if self.options.qk_norm else keys
+        return rotated(keys, angles), values
+
+    def to_memory(self, x: Array, memory: Array | None, mask: Array | None, slot: Array | None) -> Array:
+        """Attends to another sequence [batch, source length, width] where `mask` is True.
+
+        Where `memory` is None, to the sequence that the cache was made of.
+        """
+        if memory is None:
+            keys, values = (self.get_variable("cache", name) for name in ("keys", "values"))
+        else:
+            keys, values = self.project(memory)
+            if slot is not None:
+                self.put_variable("cache", "keys", keys)
+                self.put_variable("cache", "values", values)
+        queries = self._heads(self.query(x))
+        queries = self.query_norm(queries) if self.options.qk_norm else queries
+        return self.attend(queries, keys, values, Seen(jnp.arange(queries.shape[1])[None], mask, causal=False))
+
+    def attend(self, queries: Array, keys: Array, values: Array, seen: Seen, window: Any = None) -> Array:
+        o, (batch, length, *_) = self.options, queries.shape
+        queries, keys, values = (
+            tap(v.swapaxes(1, 2)) for tap, v in ((self.queries, queries), (self.keys, keys), (self.values, values))
+        )
+        scale = o.attention_scale or 1 / math.sqrt(o.head_width)
+        if length <= BLOCK:
+            probabilities = self._probabilities(queries, keys, seen, window, scale).astype(o.dtype)
+            grouped = probabilities.reshape(batch, o.kv_heads, -1, length, keys.shape[2])
+            x = jnp.einsum("bkgls,bksd->blkgd", grouped, values)
+        else:
+            if self.is_mutable_collection("intermediates"):  # for those who read the taps; the compiler drops the rest
+                self._probabilities(queries, keys, seen, window, scale)
+            if fused_on_gpu(o, seen, window):
+                x = with_cudnn(queries, keys, values, window, scale)
+            else:
+                x = attend(queries, keys, values, seen, window, scale, o.attention_softcap).swapaxes(1, 2)
+        return self.out(x.reshape(batch, length, o.heads * o.head_width))
+
+    def _probabilities(self, queries: Array, keys: Array, seen: Seen, window: Any, scale: float) -> Array:
+        """The probabilities [batch, heads, length, keys] in float32, with the taps."""
+        o, (batch, _, length, _), size = self.options, queries.shape, keys.shape[2]
+        grouped = queries.reshape(batch, o.kv_heads, -1, length, o.head_width)
+        scores = jnp.einsum("bkgld,bksd->bkgls", grouped, keys, preferred_element_type=jnp.float32) * scale
+        scores = self.scores(softcapped(scores, o.attention_softcap).reshape(batch, o.heads, length, size))
+        # Not -inf: a row of padding sees nothing, and its softmax must be finite.
+        mask = seen.mask(jnp.arange(size), window)
+        scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
+        return self.probabilities(jax.nn.softmax(scores))
+
+    def _heads(self, x: Array) -> Array:
+        return x.reshape(*x.shape[:2], -1, self.options.head_width)
+
+    def _remember(self, name: str, new: Array, slot: Array) -> Array:
+        whole = write(self.get_variable("cache", name), new, slot)
+        self.put_variable("cache", name, whole)
+        return whole
+
+
+def fused_on_gpu(o: Options, seen: Seen, window: Any) -> bool:
+    """Returns whether cuDNN's attention computes this: on a GPU, 16-bit, causal, nothing hidden beside the future.
+
+    Segments and padding would need a mask of the square, a soft cap it does not have.
+    """
+    plain = seen.causal and seen.valid is None and seen.segments is None and not o.attention_softcap
+    heads = o.head_width <= 128 and o.head_width % 8 == 0
+    known = window is None or isinstance(window, int)
+    return plain and heads and known and o.dtype.itemsize == 2 and jax.default_backend() == "gpu"
+
+
+def with_cudnn(queries: Array, keys: Array, values: Array, window: int | None, scale: float) -> Array:
+    """Computes causal attention of [batch, heads, length, width] by cuDNN -> [batch, length, heads, width]."""
+    by_token = (x.swapaxes(1, 2) for x in (queries, keys, values))
+    back = None if window is None else (window - 1, 0)
+    return jax.nn.dot_product_attention(
+        *by_token, scale=scale, is_causal=True, local_window_size=back, implementation="cudnn"
+    )

@@ -1,0 +1,142 @@
+"""Terms and scores of decoders build logits in chunks: equal to the plain ones, and no program holds them all."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import toy
+
+from kd_jax.core import metrics
+from kd_jax.core.bind import bind, init_state
+from kd_jax.core.evaluate import make_eval_step
+from kd_jax.core.step import make_train_step
+from kd_jax.core.terms import hyper_of
+from kd_jax.losses import response, response_mixture, task
+from kd_jax.models.adapters import LinenModel
+from kd_jax.models.language.decoder_families import gemma2, llama
+from kd_jax.system import parallel
+from kd_jax.tasks import tokens as token_task
+from kd_jax.types import Call, Phase, Role, Scheme, Stage, Term
+
+CLASSES, ROWS, LENGTH, CHUNK = 72, 8, 6, 10
+KEY = jax.random.key(0)
+SMALL = dict(depth=1, heads=2, hidden=16)
+STUDENT, TEACHER = ("student.logits",), ("teacher.logits",)
+
+
+def terms():
+    kd = Term(response_mixture.jsd_loss, STUDENT, TEACHER, 0.7, {"beta": 0.3}, where="batch.labelled")
+    ce = Term(task.cross_entropy_loss, STUDENT, ("batch.label",), 0.3, {"smoothing": 0.1}, where="batch.labelled")
+    return {"kd": kd, "ce": ce, "all": Term(response.reverse_kl_loss, STUDENT, TEACHER, 0.1)}
+
+
+def batch(rows=ROWS):
+    tokens = jax.random.randint(KEY, (rows, LENGTH + 1), 0, CLASSES)
+    real = jnp.arange(LENGTH)[None] < 1 + jnp.arange(rows)[:, None] % LENGTH
+    label = jnp.where(real, tokens[:, 1:], -1)
+    return {
+        "tokens": tokens[:, :-1],
+        "label": label,
+        "labelled": real,
+        "mask": jnp.ones(rows, bool),
+        "index": jnp.arange(rows),
+    }
+
+
+def unmarked(fn):
+    """The same function, which nothing knows to be by token."""
+    return functools.wraps(fn, updated=())(lambda *args, **kwargs: fn(*args, **kwargs))
+
+
+def plain(found):
+    return {name: dataclasses.replace(term, fn=unmarked(term.fn)) for name, term in found.items()}
+
+
+def networks(chunk=CHUNK, family=llama, **options):
+    return {
+        "student": LinenModel(family(CLASSES, 8, **{**SMALL, "tied": True, "chunk": chunk, **options})),
+        "teacher": LinenModel(family(CLASSES, 12, **{**SMALL, "tied": False, "chunk": chunk, **options})),
+    }
+
+
+def scheme_of(models, found, watched=()):
+    roles = {
+        "student": Role(models["student"], ("batch.tokens",), group="student"),
+        "teacher": Role(models["teacher"], ("batch.tokens",)),
+    }
+    calls = (Call("student", ("batch.tokens",)), Call("teacher", ("batch.tokens",), train=False))
+    stage = Stage(1, (Phase("student", calls, found, optax.sgd(1.0), dict(watched)),))
+    return Scheme(roles, (stage,), evaluate=("student",), reference="teacher", task=token_task.task())
+
+
+def run(models, found, watched=(), mesh=None, rules=None, accumulate=1):
+    """(what moved, metrics, sums of the evaluation, the programs of both)"""
+    scheme, shapes = bind(scheme_of(models, found, watched), toy.shapes(batch()), accumulate)
+    mesh = mesh or toy.mesh()
+    with jax.set_mesh(mesh):
+        abstract = jax.eval_shape(lambda k: init_state(scheme, shapes, k, {}), KEY)
+        shardings = parallel.state_shardings(abstract, rules or {}, mesh)
+        state = jax.jit(lambda k: init_state(scheme, shapes, k, {}), out_shardings=shardings)(KEY)
+        data = jax.device_put(batch(), parallel.batch_sharding(mesh))
+        step = jax.jit(make_train_step(scheme, scheme.stages[0], accumulate))
+        program = step.lower(state, data, hyper_of(scheme.stages[0]), KEY).compile()
+        after, measured = program(state, data, hyper_of(scheme.stages[0]), KEY)
+        scoring = jax.jit(make_eval_step(scheme)).lower(state, data, KEY).compile()
+        sums = scoring(state, data, KEY)["student"][0]
+    moved = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), after.params, state.params)
+    return moved, jax.device_get(measured), jax.device_get(sums), (program, scoring)
+
+
+def close(found, expected, atol=2e-5):
+    """Equal to 2e-5 of the largest value, in float32."""
+    flat = jax.tree_util.tree_leaves_with_path(found)
+    for (path, a), b in zip(flat, jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=atol * (np.max(np.abs(b)) + 1e-6), err_msg=str(path))
+
+
+WATCHED = {"accuracy": Term(metrics.accuracy, STUDENT, ("batch.label",), where="batch.labelled")}
+
+
+@functools.cache
+def expected(family=llama):
+    found = plain(terms())
+    return run(networks(1000, family), found, plain(WATCHED))
+
+
+def held(program):
+    """Arrays with an axis of the vocabulary that a program makes of more tokens than a chunk."""
+    shapes = {tuple(map(int, s.split(","))) for s in re.findall(r"f32\[([\d,]+)\]", program.as_text())}
+    return [s for s in shapes if s[-1] == CLASSES and np.prod(s[:-1]) > CHUNK and s[:-1] not in {(8,), (12,)}]
+
+
+@pytest.mark.parametrize("family", [llama, gemma2])
+def test_a_step_and_scores_equal_the_plain_ones(family):
+    moved, measured, sums, programs = run(networks(family=family), terms(), WATCHED)
+    moved_plain, measured_plain, sums_plain, programs_plain = expected(family)
+    close(moved, moved_plain)
+    assert list(measured) == list(measured_plain)
+    close(measured, measured_plain)
+    close(sums, sums_plain)
+    assert held(programs_plain[0]), "the plain step holds all logits"
+    for program in programs:
+        assert not held(program)
+
+
+@pytest.mark.parametrize("mesh", [(8,), (2, 2, 2)])
+def test_a_mesh_changes_nothing(mesh):
+    """Tokens over data and fsdp, the classes of both heads over model."""
+    rules = {"student": ("fsdp+tensor",), "teacher": ("fsdp+tensor",)} if len(mesh) == 3 else {}
+    moved, measured, sums, _ = run(networks(3), terms(), WATCHED, toy.mesh(*mesh), rules)
+    close((moved, measured, sums), expected()[:3])
+
+
+def test_microbatches_change_nothing():
+    moved, measured, *_ = run(networks(3), terms(), WATCHED, accumulate=2)
+    close((moved, measured), expected()[:2])
