@@ -17,6 +17,7 @@ what begins and ends a text come from their files. Lines of the data are {"messa
   minillm distillm         reverse KL of sequences with mixed sampling; skew KL with adaptive replay
 
   lora    low-rank adapters of every linear layer on the frozen student; --config.student.model.kwargs.targets="query"
+  fused   losses build the logits of a few tokens at a time wherever they can; the word refuses a method that cannot
   chat    a plain prompt is what a user says, its completion what the assistant answers, in the student's chat template
 """
 
@@ -26,7 +27,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from kd_jax.config import base, finish, parse, part, teacher_fields, training
-from kd_jax.config.language_methods import METHODS, WORD, set_method
+from kd_jax.config.language_methods import METHODS, WORD, require_fused, set_method
 
 INPUTS = ("batch.tokens", "batch.segments")
 DECODER = "models.language.published.decoder"
@@ -34,8 +35,8 @@ LINEAR = r"(attention|mlp)/\w+$"  # every linear layer of a decoder's blocks
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """`arg`: one of METHODS, lora, chat or tiny, in any order."""
-    variant = parse(arg, variants=METHODS, flags=("lora", "chat"))
+    """`arg`: one of METHODS, lora, fused, chat or tiny, in any order."""
+    variant = parse(arg, variants=METHODS, flags=("lora", "fused", "chat"))
     method = variant.variant
     config = base()
     config.title = f"Published language models: {method}"
@@ -61,14 +62,17 @@ def get_config(arg: str = "") -> ConfigDict:
     # Published students write already: no steps on the data come first.
     options = {} if method in (*WORD, "sequence", "interpolated") else {"warmup": 0.0}
     set_method(config, method, prompt=0, **options)
-    return finish(config, variant, tiny=tiny(config.scheme))
+    if "fused" in variant.flags:
+        require_fused(method, config.terms)
+    return finish(config, variant, tiny=tiny(config))
 
 
-def tiny(scheme: ConfigDict) -> dict:
-    """What differs in a few steps."""
-    few: dict = dict(train=dict(batch_size=8), eval_batch_size=8)
-    if "choose" in scheme.kwargs:
+def tiny(config: ConfigDict) -> dict:
+    """What differs in a few steps: the teacher, and the base of adapters, teach as they are loaded here too."""
+    loaded = dict(train=dict(steps=0))
+    few: dict = dict(teacher=loaded, teachers=dict.fromkeys(config.teachers, loaded), train=dict(batch_size=8))
+    if "choose" in config.scheme.kwargs:
         few["scheme"] = dict(kwargs=dict(rows=16, batch=8, beams=2))
-    if scheme.name == "schemes.replay.build":
+    if config.scheme.name == "schemes.replay.build":
         few["scheme"] = dict(kwargs=dict(every=2, capacity=32, held_out=8, start=0.5))
     return few

@@ -11,11 +11,14 @@ distillm                 DistiLLM 2024: skew KL, adaptive off-policy replay
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from kd_jax.config.terms import part, supervised, term
+from kd_jax.losses.needs import is_by_token
+from kd_jax.resolve import resolve
 
 WORD = {
     "word": ("kd_loss", {"temperature": 1.0}),
@@ -75,3 +78,12 @@ def set_method(config: ConfigDict, method: str, prompt: int, labels: float = 0.0
     config.terms = loss
     if scheme is not None:
         config.scheme = scheme
+
+
+def require_fused(method: str, terms: Mapping[str, Any]) -> None:
+    """Raises ValueError where a loss of the method needs the logits of all tokens at once (losses/needs.py)."""
+    for name, fields in terms.items():
+        if fields.get("fn") and not is_by_token(resolve(fields["fn"])):
+            raise ValueError(
+                f"fused: {method} cannot be: the term {name!r}, {fields['fn']}, needs the logits of whole texts at once."
+            )

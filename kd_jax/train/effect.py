@@ -28,6 +28,7 @@ SHARE = 0.5  # the default of labelled_share; 1.0 is what happens anyway where e
 def check_effect(job: Job, scheme: Scheme, inputs: Mapping[str, tuple[PyTree, ...]], batch: Mapping[str, Any]) -> None:
     """Raises ValueError for what the job would not do; `scheme` and `inputs` are those of core.bind."""
     _check_settings(job)
+    _check_learned(job)
     _check_preparations(job, scheme)
     prepared, variables = prepared_shapes(scheme, batch), variable_shapes(scheme, inputs)
     context = {"batch": prepared, "extra": shapes_of(dict(scheme.extra)), "variables": variables}
@@ -93,6 +94,21 @@ def _check_settings(job: Job) -> None:
             f"config.train.labelled_share={share} has no effect: every training example of {sources[0].name} has a "
             "label."
         )
+
+
+def _check_learned(job: Job) -> None:
+    """A stage on data without labels whose every term counts labelled examples alone learns nothing."""
+    for stage in job.scheme.stages:
+        source = job.sources.get(stage.data)
+        terms = [term for phase in stage.phases for term in phase.terms.values()]
+        if source is None or stage.pre_update is not None or source.labelled.any() or not terms:
+            continue
+        if all(term.where == "batch.labelled" for term in terms):
+            what = "Prompts alone are for methods that write the answers, such as on_policy" if source.per_token else ""
+            raise ValueError(
+                f"{job.name}: every term counts labelled examples alone, and no example of {source.name}/{source.split} "
+                f"has a label. {what or 'Terms without where= learn from every example'}."
+            )
 
 
 def _check_labels(phase: Phase) -> None:

@@ -24,7 +24,7 @@ FAMILIES = {
     ),
     "gemma2": (
         *("Gemma2", TURNED, TURNED[2], {"eos_token": TURNED[1], "pad_token": TURNED[0]}, TURNS, [1, 4]),
-        {"query_pre_attn_scalar": 12, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
+        {"sliding_window": 8, "query_pre_attn_scalar": 12, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
     ),
 }
 
@@ -47,7 +47,6 @@ def folder(path, family="llama", rows=0, width=16, depth=2, seed=0, tokens=300, 
         num_key_value_heads=1,
         head_dim=8,
         max_position_embeddings=length,
-        sliding_window=8,
         bos_token_id=tokenizer.token_to_id(start) if start else 0,  # Qwen's config.json names one that nothing uses
         eos_token_id=ends[0],
         pad_token_id=0,
