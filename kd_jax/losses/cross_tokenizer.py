@@ -101,8 +101,9 @@ def projected_kl_loss(
     p = _mean(jnp.exp(log_probs(s, temperature)), student_groups, number)
     q = jnp.zeros((*p.shape[:2], t.shape[-1]), p.dtype)
     for k in range(ids.shape[1]):
-        q = q.at[:, :, ids[:, k]].add(p * weights[:, k])
+        q = q.at[:, :, ids[:, k]].add(p * weights[None, None, :, k])
     reached = jnp.zeros(t.shape[-1], p.dtype).at[ids].add(weights) > 0
+    reached = reached[None, None]
     log_t = jnp.where(reached, _mean(log_probs(t, temperature), teacher_groups, number), -jnp.inf)
     log_t = jax.nn.log_softmax(log_t, axis=-1)
     log_q = jnp.log(jnp.maximum(q, LEAST)) - jnp.log(jnp.maximum(q.sum(-1, keepdims=True), LEAST))

@@ -1,7 +1,7 @@
 """The sparse projection of a student's tokens on a teacher's: which tokens of the teacher spell what one spells.
 
-Sreenivas et al., "X-Token", 2026, arXiv 2605.21699: every token's text is encoded by the other tokenizer, its i-th token
-there weighs 0.9 * 0.1^i, from both sides, and rows are normalised. The losses are in losses/cross_tokenizer.py.
+Sreenivas et al., "X-Token", 2026, arXiv 2605.21699: every token's text is encoded by the other tokenizer, its i-th
+token there weighs 0.9 * 0.1^i, from both sides, and rows are normalised. The losses are in losses/cross_tokenizer.py.
 """
 
 from __future__ import annotations
