@@ -65,6 +65,12 @@ def present(config: ConfigDict, results: dict[str, Any], directory: Path) -> dic
     return results
 
 
+def write_exports(config: ConfigDict, directory: Path) -> None:
+    """Writes the further files that config.export asks for of a finished run, in the lead process."""
+    if config.export.name and parallel.is_lead():
+        call(config.export.name, directory, config, **config.export.kwargs)
+
+
 def how_to_use(results: Mapping[str, Any], directory: Path) -> str:
     """Returns where the student lies and the lines that use it."""
     student = results["models"]["student"]
@@ -115,6 +121,7 @@ def run(
     if until not in ("", "cache") or (until and not jobs["student"].caches):
         raise ValueError(f"until={until!r}: a run ends at '', or at 'cache' where a teacher.cache.directory is given.")
     if not until and (results := read_finished(config, directory, jobs)):
+        write_exports(config, directory)
         return present(config, results, directory)
     tell_what_is_seen(jobs["student"].scheme.roles)
     with locked(directory), failing(networks.values()):
@@ -130,6 +137,7 @@ def run(
         results |= {"verdict": verdict, "command": shlex.join(sys.argv)}
         results["wall_seconds"] = max(time.monotonic() - start, trained)
         write_json(directory / RESULTS, results)
+        write_exports(config, directory)
         return present(config, results, directory)
 
 

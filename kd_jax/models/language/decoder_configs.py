@@ -61,11 +61,16 @@ ROPE_KINDS = ("default", "linear", "llama3")
 UNTOLD = ("dropout", "scan", "remat", "dtype")  # options that a file does not tell: how the network is run
 
 
+def sizes_of(family: str) -> dict[str, str]:
+    """Returns {field of Options: its name in config.json} of the sizes."""
+    return GPT2_SIZES if family == "gpt2" else SIZES
+
+
 def options_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns fields of Options from a config.json of transformers 4 or 5; ValueError for what is not supported."""
     family = config["model_type"]
     _, tied, family_options = FAMILIES[family]
-    sizes = GPT2_SIZES if family == "gpt2" else SIZES
+    sizes = sizes_of(family)
     fields = {
         **{ours: config[theirs] for ours, theirs in sizes.items() if config.get(theirs) is not None},
         **family_options,
@@ -139,7 +144,7 @@ def family_of(o: Options) -> str:
     """Returns the family whose config.json can say these options; ValueError tells what the nearest one cannot say."""
     family = _nearest_family(o)
     again = Options(**options_of(config_of(o, family)))
-    wrong = _differences(o, again)
+    wrong = differences(o, again)
     if wrong:
         text = ", ".join(f"{n}={getattr(o, n)!r} (would be read as {getattr(again, n)!r})" for n in wrong)
         raise ValueError(f"No family of transformers has these options; {family!r} comes near, but for {text}.")
@@ -158,22 +163,23 @@ def _nearest_family(o: Options) -> str:
     return "mistral" if any(o.windows) else "llama"
 
 
-def _differences(o: Options, again: Options) -> list[str]:
+def differences(o: Options, again: Options) -> list[str]:
     """Returns the options, among those that a file tells, in which the two networks differ."""
     fields = [f.name for f in dataclasses.fields(Options) if f.name not in (*UNTOLD, "windows", "attention_scale")]
     wrong = [n for n in fields if getattr(o, n) != getattr(again, n)]
-    wrong += [] if _layer_windows(o) == _layer_windows(again) else ["windows"]
+    wrong += [] if layer_windows(o) == layer_windows(again) else ["windows"]
     scales = [x.attention_scale or x.head_width**-0.5 for x in (o, again)]
     return wrong + ([] if abs(scales[0] / scales[1] - 1) < 1e-6 else ["attention_scale"])
 
 
-def _layer_windows(o: Options) -> list[int]:
+def layer_windows(o: Options) -> list[int]:
+    """Returns the window of every layer, 0 for none."""
     return [o.windows[i % len(o.windows)] if o.windows else 0 for i in range(o.depth)]
 
 
 def config_of(o: Options, family: str) -> dict[str, Any]:
     """Returns config.json for transformers 4 and 5. Call it through `family_of`, which checks that nothing is lost."""
-    sizes = GPT2_SIZES if family == "gpt2" else SIZES
+    sizes = sizes_of(family)
     config: dict[str, Any] = {theirs: getattr(o, ours) for ours, theirs in sizes.items()}
     if not o.max_length:
         del config[sizes["max_length"]]  # transformers has its own default
@@ -195,11 +201,12 @@ def config_of(o: Options, family: str) -> dict[str, Any]:
             "attn_logit_softcapping": o.attention_softcap or None,
             "final_logit_softcapping": o.logit_softcap or None,
         }
-    return config | _windows_in_config(o, family)
+    return config | windows_in_config(o, family)
 
 
-def _windows_in_config(o: Options, family: str) -> dict[str, Any]:
-    windows = _layer_windows(o)
+def windows_in_config(o: Options, family: str) -> dict[str, Any]:
+    """Returns what config.json says of the windows of all layers."""
+    windows = layer_windows(o)
     config: dict[str, Any] = {"sliding_window": None}
     if any(windows):
         config = {"sliding_window": max(windows), "use_sliding_window": True, "max_window_layers": 0}

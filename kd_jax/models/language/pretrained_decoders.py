@@ -75,6 +75,7 @@ FOUR_NORMS = {
     "norm2": "pre_feedforward_",
     "post_norm2": "post_feedforward_",
 }
+TABLES = (r"^(embed|head)/embedding$",)
 BUFFERS = (r"rotary_emb\.inv_freq$", r"\.attn\.(masked_)?bias$")
 
 
@@ -90,29 +91,38 @@ def decoder_of(folder: str, dtype: Any = "float32", **changes: Any) -> Decoder:
     ValueError for a family, an activation or a scaling of positions that is not supported.
     """
     config = read_config(find_model(folder))
-    family = config.get("model_type")
+    read_family(folder)
+    return Decoder(Options(**{**options_of(config), "dtype": dtype, **changes}))
+
+
+def read_family(folder: str) -> str:
+    """Returns the model_type of a folder; ValueError, with what comes near, for one that is not read here."""
+    family = read_config(find_model(folder)).get("model_type")
     if family not in FAMILIES:
         raise ValueError(f"{folder}: the model type is {family!r}. {near(str(family), FAMILIES)}")
-    return Decoder(Options(**{**options_of(config), "dtype": dtype, **changes}))
+    return family
 
 
 def load(model: Model, key: Array, folder: str, fresh: Sequence[str] = ()) -> tuple[PyTree, PyTree]:
     """Returns (params, stats) of a decoder from a folder; missing paths that match `fresh` are drawn from `key`.
 
-    The first layers may be read into a shallower decoder. ValueError lists what is missing, unexpected or misshapen.
+    The first layers may be read into a shallower decoder, and of embeddings and head the first `vocabulary` rows.
+    ValueError lists what is missing, unexpected or misshapen.
     """
     module, where = _module(model), find_model(folder)
     o = module.options
     rules = rules_of(read_config(where)["model_type"])
     shapes = jax.eval_shape(module.init, key, jnp.zeros((1, 2), jnp.int32))["params"]
-    shapes = jax.eval_shape(lambda p: _outside(p, o), shapes)
+    shapes = jax.eval_shape(lambda p: outside(p, o), shapes)
     deeper = rf"^((model\.layers|transformer\.h|h|layers)\.({'|'.join(map(str, range(o.depth, 1000)))}))\."
     head = (r"^lm_head\.weight$",) if o.tied else ()
     prefix = "transformer." if o.positions == "learned" else "model."
-    params = read_params(where, rules, shapes, prefix=prefix, ignore=(*BUFFERS, deeper, *head), fresh=fresh)
+    params = read_params(
+        where, rules, shapes, prefix=prefix, ignore=(*BUFFERS, deeper, *head), fresh=fresh, longer=TABLES
+    )
     flat, wanted = (traverse_util.flatten_dict(t, sep="/") for t in (params, shapes))
     if missing := wanted.keys() - flat.keys():
-        drawn = _outside(jax.jit(lambda k: module.init(k, jnp.zeros((1, 2), jnp.int32))["params"])(key), o)
+        drawn = outside(jax.jit(lambda k: module.init(k, jnp.zeros((1, 2), jnp.int32))["params"])(key), o)
         flat |= {k: np.asarray(v) for k, v in traverse_util.flatten_dict(drawn, sep="/").items() if k in missing}
     return _inside(traverse_util.unflatten_dict(flat, sep="/"), o), {}
 
@@ -125,11 +135,11 @@ def save(folder: str | Path, model: Model | Decoder, params: PyTree, **fields: A
     o = _module(model).options
     family = family_of(o)
     config = {**config_of(o, family), "torch_dtype": str(jax.tree.leaves(params)[0].dtype), **fields}
-    params = _outside(jax.tree.map(np.asarray, params), o, np)
+    params = outside(jax.tree.map(np.asarray, params), o, np)
     write_folder(Path(folder), params, rules_of(family), config)
 
 
-def _outside(params: PyTree, o: Options, np: Any = jnp) -> dict[str, Any]:
+def outside(params: PyTree, o: Options, np: Any = jnp) -> dict[str, Any]:
     """Parameters as files have them: layers one by one, and the projections of GPT-2 in one."""
     params = dict(params)
     if o.scan:
@@ -145,7 +155,7 @@ def _outside(params: PyTree, o: Options, np: Any = jnp) -> dict[str, Any]:
 
 
 def _inside(params: PyTree, o: Options) -> dict[str, Any]:
-    """The inverse of `_outside`, on NumPy arrays."""
+    """The inverse of `outside`, on NumPy arrays."""
     params = dict(params)
     if o.positions == "learned":
         for i in range(o.depth):
