@@ -29,7 +29,7 @@ from kd_jax.ranges import NotNegative
 from kd_jax.resolve import near
 from kd_jax.types import PyTree
 
-ROWS = ("tokens", "all")
+ROWS, DTYPES = ("tokens", "all"), ("float32", "bfloat16", "float16")
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -100,8 +100,7 @@ def save(
     template are copied from the folder `tokenizer` ("": `source`). ValueError where the family cannot say the options
     of the network, and for an unknown word.
     """
-    if rows not in ROWS:
-        raise ValueError(f"rows={rows!r}. {near(rows, ROWS)}")
+    check_words(rows, dtype)
     place, o = find_model(source), module.options
     config = read_config(place)
     params = outside(jax.tree.map(np.asarray, params), o, np)
@@ -114,6 +113,13 @@ def save(
     write_folder(folder, params, rules_of(config["model_type"]), config)
     copy_tokenizer(find_model(tokenizer or source), folder)
     write_generation(place, config, folder)
+
+
+def check_words(rows: str, dtype: str) -> None:
+    """Raises ValueError for what `save` does not write."""
+    for name, word, words in (("rows", rows, ROWS), ("dtype", dtype, DTYPES)):
+        if word not in words:
+            raise ValueError(f"config.export.kwargs.{name}={word!r}. {near(str(word), words)}")
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
