@@ -1,7 +1,9 @@
 """Which rows of tokens lie in which row of a batch, and the arrays of such a row.
 
-tokens    int32 [L]  all tokens of a row but the last           label  int32 [L]  the token that follows where it is
-segments  int32 [L]  the number of the row in it, 0 = padding                     learned, else -1
+    tokens       int32 [L]  all tokens of a row but the last
+    label        int32 [L]  the token that follows where it is learned, else -1
+    segments     int32 [L]  the number of the row in it, 0 = padding
+    label_bytes  int32 [L]  how many bytes of the text the label adds, -1 where it spells none
 """
 
 from __future__ import annotations
@@ -79,7 +81,7 @@ def arranged(
 ) -> Mapping[str, Any]:
     """Returns the arrays of a row that holds these pieces; without `shift` (a prompt alone) all tokens, no label."""
     tokens, label = np.full(length, pad, np.int32), np.full(length, -1, np.int32)
-    segments, spelled, at = np.zeros(length, np.int32), np.zeros(length, np.int32), 0
+    segments, spelled, at = np.zeros(length, np.int32), np.full(length, -1, np.int32), 0
     for number, (index, begin, end) in enumerate(pieces, start=1):
         ids, learned, count = (x[begin:end] for x in row(index))
         size = len(ids) - shift

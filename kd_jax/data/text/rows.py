@@ -18,7 +18,10 @@ from kd_jax.data.text.records import Rule
 
 
 class Row(NamedTuple):
-    """Tokens, whether each is learned, and how many bytes it adds to what was spelled before it, 0 where none count."""
+    """Tokens, whether each is learned, and how many bytes it adds to what was spelled before it.
+
+    -1 stands for tokens that spell nothing of what is said: those that begin or end a text, a template's.
+    """
 
     tokens: Sequence[int]
     learned: Sequence[bool]
@@ -68,7 +71,7 @@ def _joined(tokenizer: FolderTokenizer, prompt: list[int], answer: tuple[list[in
     before = [*tokenizer.start, *prompt]
     tokens, spelled = answer
     learned = [False] * len(before) + [True] * (len(tokens) + 1)
-    return Row([*before, *tokens, tokenizer.stops[0]], learned, [0] * len(before) + spelled + [0])
+    return Row([*before, *tokens, tokenizer.stops[0]], learned, [-1] * len(before) + spelled + [-1])
 
 
 def _pairs(kind: str, records: Sequence[Mapping[str, Any]], tokenizer: FolderTokenizer, rule: Rule) -> list[list[Row]]:
@@ -76,7 +79,7 @@ def _pairs(kind: str, records: Sequence[Mapping[str, Any]], tokenizer: FolderTok
     prompts = _plain(tokenizer, [r["prompt"] for r in records])
     if kind == "prompt":
         rows = [[*tokenizer.start, *tokens] for tokens, _ in prompts]
-        return [[Row(tokens, [False] * len(tokens), [0] * len(tokens))] for tokens in rows]
+        return [[Row(tokens, [False] * len(tokens), [-1] * len(tokens))] for tokens in rows]
     answers = _plain(tokenizer, [r["completion"] for r in records])
     if rule.loss_on == "all":
         whole = [(p + a, q + b) for (p, q), (a, b) in zip(prompts, answers, strict=True)]
@@ -162,7 +165,7 @@ def _row(text: Text, encoding: Any, stops: Sequence[int]) -> Row:
         for i in inside:
             learned[i] = not ends or i <= ends[-1]
     spelled = added(text.text, encoding.offsets, _places(text))
-    return Row(tokens, learned, [n * there for n, there in zip(spelled, learned, strict=True)])
+    return Row(tokens, learned, [n if there else -1 for n, there in zip(spelled, learned, strict=True)])
 
 
 def _places(text: Text) -> list[Span]:
@@ -181,12 +184,14 @@ def _places(text: Text) -> list[Span]:
 def added(text: str, offsets: Sequence[Span], places: Sequence[Span]) -> list[int]:
     """Returns how many bytes of the places in a text each token adds to what the tokens before it spelled.
 
-    The sum is the number of bytes of all places, whatever the tokenizer: tokens that share a character share its bytes,
-    which the first of them has.
+    It is -1 for tokens outside of the places. The sum of the others is the number of bytes of all places, whatever the
+    tokenizer: of tokens that share a character the first has its bytes, the others 0.
     """
     inside = np.zeros(len(text) + 1, np.int64)
     widths = np.diff(byte_offsets(text, [(0, i) for i in range(len(text) + 1)])[:, 1])
     for begin, end in places:
         inside[begin + 1 : end + 1] = widths[begin:end]
+    spelled = np.cumsum(inside)
     ends = np.maximum.accumulate([0, *(end for _, end in offsets)])
-    return np.diff(np.cumsum(inside)[ends]).tolist()
+    shares = [spelled[end] > spelled[begin] for begin, end in offsets]
+    return np.where(shares, np.diff(spelled[ends]), -1).astype(int).tolist()

@@ -53,7 +53,7 @@ class Tokenised:
         return np.diff(self.starts)
 
     def row(self, index: int) -> Row:
-        """Returns tokens int32, learned bool and bytes uint16, [length] each."""
+        """Returns tokens int32, learned bool and bytes int32, [length] each."""
         begin, end = int(self.starts[index]), int(self.starts[index + 1])
         block = int(np.searchsorted(self.first, begin, side="right")) - 1
         there = slice(begin - int(self.first[block]), end - int(self.first[block]))
@@ -148,7 +148,7 @@ def write_block(
     arrays = {
         "tokens": np.array([t for row in flat for t in row.tokens], np.int32),
         "learned": np.array([x for row in flat for x in row.learned], bool),
-        "bytes": np.array([n for row in flat for n in row.bytes], np.uint16),
+        "bytes": np.array([n for row in flat for n in row.bytes], np.int32),
         "records": np.array([number * BLOCK + i for i, some in enumerate(rows) for _ in some], np.int64),
         "lengths": np.array([len(row.tokens) for row in flat], np.int64),
     }

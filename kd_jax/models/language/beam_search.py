@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kd_jax.models.language.generation import Decoding
+from kd_jax.models.language.generation import Decoding, is_end
 from kd_jax.types import Array, PyTree
 
 NONE = -1e30  # the score of a beam that does not exist; finite, so that sums and comparisons are

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kd_jax.models.language.generation import Decoding, draw, filtered, row_keys, step_keys
+from kd_jax.models.language.generation import Decoding, draw, filtered, is_end, row_keys, step_keys
 from kd_jax.types import Array, PyTree
 
 

@@ -220,13 +220,14 @@ def test_labels_spell_the_bytes_of_the_answers_whatever_the_template(tmp_path, t
     talks = [conversation("Wie spät?", " Zwölf – 十二 ✓ ", "And?", TEXTS[1])] * 5
     made = opened(tmp_path, qwen(tmp_path / "m", template, bos_token=""), talks, length=256, packing="packed").train
     spelled, label = made.fields["label_bytes"], made.labels
+    assert (spelled[label == 2] == -1).all() and (spelled[label < 0] == -1).all()
+    spelled = spelled[spelled >= 0]
     wanted = len("Zwölf – 十二 ✓".encode()) + len(TEXTS[1].encode())
     assert spelled.sum() == 4 * wanted
-    assert (spelled[label == 2] == 0).all() and (spelled[label < 0] == 0).all()
 
 
 def test_texts_and_completions_spell_all_their_bytes(another, tmp_path):
     made = opened(tmp_path, another, [{"text": "Zwölf – 十二"}] * 5, length=64).train
-    assert made.fields["label_bytes"].sum() == 4 * len("Zwölf – 十二".encode())
+    assert np.maximum(made.fields["label_bytes"], 0).sum() == 4 * len("Zwölf – 十二".encode())
     pairs = opened(tmp_path, another, [{"prompt": "ä", "completion": "öß"}] * 5, length=64).train
-    assert pairs.fields["label_bytes"].sum() == 4 * 4
+    assert np.maximum(pairs.fields["label_bytes"], 0).sum() == 4 * 4
