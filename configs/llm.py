@@ -1,6 +1,7 @@
 """Published language models: from two Hugging Face folders and your prompts to a folder that is served.
 
-python launch.py --config=configs/llm.py --config.teacher.path=FOLDER --config.student.path=FOLDER --config.data.path=FILE.jsonl
+python launch.py --config=configs/llm.py --config.teacher.path=FOLDER --config.student.path=FOLDER \\
+    --config.data.path=FILE.jsonl --workdir=DIR
 python launch.py --config=configs/llm.py:on_policy,lora,chat ...       # GKD on prompts, adapters alone are trained
 python launch.py --config=configs/llm.py:reverse_kl --config.teacher.path=FOLDER --config.student.layers=6 ...
 

@@ -1,4 +1,4 @@
-"""Folders of published language models that do not fit, or are none: configs/llm.py says so before anything is trained."""
+"""Folders of published language models that do not fit, or are none: configs/llm.py says so before any training."""
 
 import json
 

@@ -1,9 +1,9 @@
 """Which rows of tokens lie in which row of a batch, and the arrays of such a row.
 
-    tokens       int32 [L]  all tokens of a row but the last
-    label        int32 [L]  the token that follows where it is learned, else -1
-    segments     int32 [L]  the number of the row in it, 0 = padding
-    label_bytes  int32 [L]  how many bytes of the text the label adds, -1 where it spells none
+tokens       int32 [L]  all tokens of a row but the last
+label        int32 [L]  the token that follows where it is learned, else -1
+segments     int32 [L]  the number of the row in it, 0 = padding
+label_bytes  int32 [L]  how many bytes of the text the label adds, -1 where it spells none
 """
 
 from __future__ import annotations

@@ -60,8 +60,8 @@ def decoder(
     tokens = token_count(tokenizer or folder)
     if tokens > whole.vocabulary:
         raise ValueError(
-            f"{folder} has rows for {whole.vocabulary} tokens, and the tokenizer of {tokenizer or folder} has {tokens}: "
-            "resize_token_embeddings of transformers adds rows."
+            f"{folder} has rows for {whole.vocabulary} tokens, and the tokenizer of {tokenizer or folder} has "
+            f"{tokens}: resize_token_embeddings of transformers adds rows."
         )
     if length > whole.max_length > 0:
         raise ValueError(
@@ -93,7 +93,7 @@ def save(
     rows: str = "tokens",
     dtype: str = "float32",
 ) -> None:
-    """Writes what became of the decoder of the folder `source`: weights, config.json, tokenizer, generation_config.json.
+    """Writes what became of the decoder of the folder `source`: weights, tokenizer, and the files of settings.
 
     config.json is that of `source`, but for the sizes that changed. `rows`: "tokens", those of the network; "all", with
     the further rows of `source`, as they were. `dtype` is what the weights are rounded to. The tokenizer and the chat
