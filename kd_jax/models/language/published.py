@@ -119,7 +119,7 @@ def check_words(rows: str, dtype: str) -> None:
     """Raises ValueError for what `save` does not write."""
     for name, word, words in (("rows", rows, ROWS), ("dtype", dtype, DTYPES)):
         if word not in words:
-            raise ValueError(f"config.export.kwargs.{name}={word!r}. {near(str(word), words)}")
+            raise ValueError(f"config.export.kwargs.{name}={word!r}. {near(word, words)}")
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
