@@ -30,9 +30,9 @@ FILE, RUNTIME = "hf", "transformers"
 def write(student: Student, folder: Path) -> Path:
     """Writes config.json, model.safetensors and the tokenizer; Refused where `transformers` has no such network."""
     module, path = _module(student), folder / FILE
+    tokens = _tokens(student) if isinstance(module, Decoder) else {}
     try:
         if isinstance(module, Decoder):
-            tokens = _tokens(student)
             pretrained_decoders.save(path, module, student.params, **{f"{k}_token_id": v for k, v in tokens.items()})
         elif isinstance(module, Encoder):
             pretrained.save(path, module, student.params, class_names=student.classes)
@@ -47,7 +47,7 @@ def write(student: Student, folder: Path) -> Path:
         if isinstance(e, Refused):
             raise
         raise Refused(f"huggingface: {e}") from e
-    if student.tokenizer and isinstance(module, Decoder):
+    if tokens:
         _write_tokenizer(student, tokens, path)
     elif student.tokenizer:
         (path / TOKENIZER).write_text(student.tokenizer, encoding="utf-8")

@@ -79,7 +79,7 @@ def test_the_command_on_llamas_with_heads_of_different_lengths(tmp_path):
     command = [
         *(sys.executable, str(ROOT / "launch.py"), "--config=configs/llm.py", *fields),
         *(f"--config.data.path={tmp_path / 'data.jsonl'}", f"--config.data.cache={tmp_path / 'cache'}"),
-        f"--workdir={tmp_path / 'run'}",
+        *("--config.train.steps=2", f"--workdir={tmp_path / 'run'}"),
     ]
     alone = {**os.environ, "HOME": str(tmp_path)}
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=alone)
