@@ -65,7 +65,7 @@ def attend(
     softcap: float = 0.0,
 ) -> Array:
     """Computes softmax(softcap(scale q k)) v where `seen`: queries [batch, heads, length, width], keys and values
-    [batch, kv heads, keys, width] -> [batch, heads, length, width].
+    [batch, kv heads, keys, width] -> [batch, length, heads, width].
 
     kv heads divide heads (GQA). Scores and softmax are float32, products in the dtype of the inputs. A query that sees
     nothing (padding) gives 0. Gradients are those by queries, keys and values, and can be differentiated forwards.
@@ -82,7 +82,7 @@ def attend(
     grouped = _padded(queries.reshape(batch, kv, heads // kv, length, width), 3, block)
     keys, values = _padded(keys, 2, block), _padded(values, 2, block)
     form = Form(scale, softcap, seen.causal, block)
-    return _blocked(form, grouped, keys, values, seen, window)[:, :, :, :length].reshape(queries.shape)
+    return _blocked(form, grouped, keys, values, seen, window)[:, :length].reshape(batch, length, heads, width)
 
 
 def _padded(x: Array, axis: int, block: int, mode: str = "constant") -> Array:
@@ -120,17 +120,19 @@ def _forward(form: Form, queries: Array, keys: Array, values: Array, seen: Seen,
         return None, (out.astype(q.dtype), jnp.where(sees, most + jnp.log(jnp.where(sees, total, 1)), -LOW))
 
     _, (out, logs) = jax.lax.scan(row, None, jnp.arange(number))
-    out, logs = _joined(out), _joined(logs)
+    out, logs = jnp.moveaxis(out, (0, 4), (1, 2)), _joined(logs)
+    out = out.reshape(out.shape[0], -1, *out.shape[3:])  # [batch, length, kv, group, width]
     return out, (queries, keys, values, seen, window, out, logs)
 
 
 def _backward(form: Form, residuals: tuple, cotangent: Array) -> tuple:
     queries, keys, values, seen, window, out, logs = residuals
     wide = jnp.promote_types(queries.dtype, jnp.float32)
-    means = jnp.sum(out.astype(wide) * cotangent.astype(wide), -1)
 
     def row(sums: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], Array]:
-        q, d_out, log, mean = (_block(x, i, form.block, 3) for x in (queries, cotangent, logs, means))
+        q, log = (_block(x, i, form.block, 3) for x in (queries, logs))
+        d_out, said = (jnp.moveaxis(_block(x, i, form.block, 1), 1, 3) for x in (cotangent, out))
+        mean = jnp.sum(said.astype(wide) * d_out.astype(wide), -1)
 
         def column(j: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             by_query, by_keys, by_values = carry

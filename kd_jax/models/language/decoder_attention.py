@@ -84,7 +84,7 @@ class Attention(nn.Module):
             if fused_on_gpu(o, seen, window):
                 x = with_cudnn(queries, keys, values, window, scale)
             else:
-                x = attend(queries, keys, values, seen, window, scale, o.attention_softcap).swapaxes(1, 2)
+                x = attend(queries, keys, values, seen, window, scale, o.attention_softcap)
         return self.out(x.reshape(batch, length, o.heads * o.head_width))
 
     def _probabilities(self, queries: Array, keys: Array, seen: Seen, window: Any, scale: float) -> Array:
