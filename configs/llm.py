@@ -1,6 +1,7 @@
 """Published language models: from two Hugging Face folders and your prompts to a folder that is served.
 
-python launch.py --config=configs/llm.py --config.teacher.path=FOLDER --config.student.path=FOLDER --config.data.path=FILE.jsonl
+python launch.py --config=configs/llm.py --config.teacher.path=FOLDER --config.student.path=FOLDER \\
+    --config.data.path=FILE.jsonl --workdir=DIR
 python launch.py --config=configs/llm.py:on_policy,lora,chat ...       # GKD on prompts, adapters alone are trained
 python launch.py --config=configs/llm.py:reverse_kl --config.teacher.path=FOLDER --config.student.layers=6 ...
 
@@ -63,7 +64,7 @@ def get_config(arg: str = "") -> ConfigDict:
         config.student.model, config.student.inputs = network, (*INPUTS, "params.base")
         config.teachers.base = teacher_fields(DECODER, inputs=INPUTS)
         rate = 2e-4
-    config.train = training(batch_size=16, epochs=1.0)
+    config.train = training(batch_size=16, steps=200)
     config.train.optimizer.update(dict(name="adamw", learning_rate=rate, weight_decay=0.0, clip_norm=1.0, warmup=0.05))
     config.log_every, config.eval_batch_size, config.keep = 10, 16, 1
     config.summary = part("schemes.text_summary.samples", prompt=0, temperature=0.0)

@@ -7,14 +7,14 @@ import transformers
 from language_folders import CHATML, HEADERS, TEXTS, trained
 
 TURNS = (
-    "{{ bos_token }}{% for message in messages %}{{ '<start_of_turn>' + ('model' if message['role'] == 'assistant' else "
-    "message['role']) + '\n' + message['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
+    "{{ bos_token }}{% for message in messages %}{{ '<start_of_turn>' + ('model' if message['role'] == 'assistant' "
+    "else message['role']) + '\n' + message['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
 )
 CHAT = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 HEADED = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
 TURNED = ["<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"]
-# family: (class, special tokens, token that begins a text, names of special tokens, template, what ends a text, options)
+# family: (class, special tokens, the one that begins a text, names of others, template, what ends a text, options)
 FAMILIES = {
     "llama": ("Llama", HEADED, HEADED[0], {"eos_token": HEADED[1]}, HEADERS, [1, 4], {}),
     "qwen2": ("Qwen2", CHAT, "", {"eos_token": CHAT[2], "pad_token": CHAT[0]}, CHATML, [2, 0], {}),

@@ -140,7 +140,7 @@ def save(folder: str | Path, model: Model | Decoder, params: PyTree, **fields: A
 
 
 def outside(params: PyTree, o: Options, np: Any = jnp) -> dict[str, Any]:
-    """Parameters as files have them: layers one by one, and the projections of GPT-2 in one."""
+    """Returns parameters as files have them: layers one by one, and the projections of GPT-2 in one."""
     params = dict(params)
     if o.scan:
         stacked = params.pop("layers")
