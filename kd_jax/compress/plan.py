@@ -49,12 +49,13 @@ class Smaller:
     """What a step makes of a network.
 
     `model` is the network after it, of plain shapes. `transform(params, stats, scores) -> (params, stats)` makes its
-    arrays of those before it; it is pure. `units` are scored first, by `score` (one of SCORES): `scores[units.name]` is
-    [units.count]; without units, scores is {}. `label` says the step to people: "prune 50 % of the channels".
+    arrays of those before it; it is pure. None: the network starts from new random values. `units` are scored first, by
+    `score` (one of SCORES): `scores[units.name]` is [units.count]; without units, scores is {}. `label` says the step
+    to people: "prune 50 % of the channels".
     """
 
     model: Model
-    transform: Transform
+    transform: Transform | None
     label: str
     units: tuple[Units, ...] = ()
     score: str = "magnitude"
