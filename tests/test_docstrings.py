@@ -15,6 +15,7 @@ ROOMS = (
         "system",
         "core",
         "tasks",
+        "compress",
         "schemes",
         "config",
         "cache",

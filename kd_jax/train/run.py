@@ -23,9 +23,10 @@ from kd_jax.files import path_of, read_json, told_of_full_disk, write_json
 from kd_jax.models.host import HostModel, failing
 from kd_jax.report.verdict import headline_of, judge
 from kd_jax.resolve import call, check_kwargs, resolve
-from kd_jax.system import heartbeat, parallel
+from kd_jax.system import heartbeat, parallel, precision
 from kd_jax.system.workdir import cache_programs, check_configs, locked, plain
 from kd_jax.train.brought import brought, note_objects
+from kd_jax.train.chain import chain_of, chain_section
 from kd_jax.train.check import check_data, check_job
 from kd_jax.train.effect import check_run
 from kd_jax.train.fit import DONE
@@ -140,7 +141,7 @@ def run(
         if until:
             teach(config, jobs, mesh, variables)
             return {}
-        results = train_all(config, jobs, splits, variables, mesh)
+        results = train_all(config, jobs, splits, variables, mesh, directory)
         if not parallel.is_lead():
             return {}
         verdict = judge(results).as_json(headline_of(results))
@@ -169,6 +170,7 @@ def train_all(
     splits: Splits,
     handed: Mapping[str, Variables],
     mesh: Mesh,
+    directory: Path,
 ) -> dict[str, Any]:
     """Trains the teachers, the baseline and the student in order; returns their results.json in the lead process."""
     jobs, finished, networks, scores = teach(config, jobs, mesh, handed)
@@ -181,12 +183,21 @@ def train_all(
                 export, shapes = export_of(job, "last"), seen_shapes(job)
                 frozen = {teacher: networks[teacher].params for teacher in roles_read(role.inputs)}
                 networks[name] = load_network(export, role, path, job.scheme.extra, shapes, frozen=frozen)
+    student, start = jobs["student"], ({}, {})
+    if student.scheme.chain:  # every process reads
+        params, stats = parallel.on_host(student.scheme.roles["teacher"].initial)
+        start = precision.restored(params), stats
     if not parallel.is_lead():
         return {}
     if any(source is not None and source.answers for source in jobs["student"].sources.values()):
         # the report shows what teachers said of the test images
         splits = splits._replace(**{split: jobs["student"].sources[split] for split in splits._fields})
-    return collect(config, finished, scores, jobs, networks, splits)
+    results = collect(config, finished, scores, jobs, networks, splits)
+    if student.scheme.chain:
+        made = chain_of(student, finished["student"], scores["teacher"], start, directory, measure=config.report)
+        results["chain"] = made
+        results["sections"].append(chain_section(results["chain"], headline_of(results)))
+    return results
 
 
 def checked_jobs(
