@@ -51,6 +51,8 @@ class Smaller:
     `model` is the network after it, of plain shapes. `transform(params, stats, scores) -> (params, stats)` makes its
     arrays of those before it; it is pure. `units` are scored first, by `score` (one of SCORES): `scores[units.name]` is
     [units.count]; without units, scores is {}. `label` says the step to people: "prune 50 % of the channels".
+    With `scorer`, scores are instead `scorer(params, stats, batches, loss)`: `batches` hold (inputs of the network, the
+    prepared batch), and `loss(outputs, batch)` is the mean loss of one.
     """
 
     model: Model
@@ -58,6 +60,7 @@ class Smaller:
     label: str
     units: tuple[Units, ...] = ()
     score: str = "magnitude"
+    scorer: Callable[..., Mapping[str, Any]] | None = None
 
 
 def network_of(model: Model, inputs: tuple[PyTree, ...]) -> Network:
