@@ -1,9 +1,9 @@
 """What can be taken out of a transformer: attention heads with their KV groups, FFN units, layers, embedding channels.
 
 `sizes_of` says how many there are, `target` how many are left, `smaller` is the network of those sizes, and `sliced`
-the arrays of the units that stay. All layers of the smaller network are alike, so that config.json can say it. Networks:
-models/language/decoder.py and bert.py. unit_scores.py says which units matter, heads.py which ones stay, transformers.py
-makes a step of a chain of it.
+the arrays of the units that stay. All layers of the smaller network are alike, so that config.json can say it.
+Networks: models/language/decoder.py and bert.py. unit_scores.py says which units matter, heads.py which ones stay,
+transformers.py makes a step of a chain of it.
 """
 
 from __future__ import annotations
@@ -244,7 +244,7 @@ def stacked(module: nn.Module, params: PyTree) -> tuple[dict[str, Array], dict[s
 
 
 def unscanned(module: nn.Module, params: PyTree) -> tuple[nn.Module, PyTree]:
-    """Returns the same network with every layer a module of its own, and nothing computed again: what can be watched."""
+    """Returns the same network with every layer a module of its own and nothing computed again: it can be watched."""
     if not isinstance(module, Decoder):
         return module, params
     plain = module.clone(options=dataclasses.replace(module.options, scan=False, remat=""))

@@ -1,16 +1,16 @@
 """How much the units of a transformer matter: by their weights, by gradients, by what they answer on a few batches.
 
 magnitude    the norm of the weights of a unit
-taylor       the squared change of the loss, to first order, where a unit is left out: (sum of gradient * weight)^2, over
-             the batches. Molchanov, Mallya, Tyree, Frosio, Kautz, "Importance Estimation for Neural Network Pruning",
-             2019, arXiv 1906.10771. Here over the mean gradient of a batch, not of an example
-activation   what a unit answers: the norm of a head's answer, the size of an FFN unit, of a channel after the norms; the
-             mean over tokens, then the root of the sum of squares over examples, channels summed over the norms.
-             Layers: 1 - cosine between what goes in and comes out (block importance). Muralidharan et al., "Compact
-             Language Models via Pruning and Knowledge Distillation" (Minitron), 2024, arXiv 2407.14679; the block
-             importance is that of Men et al., "ShortGPT", 2024, arXiv 2403.03853. Deviations from Minitron: heads and
-             FFN units are ranked in each layer, an FFN unit is what the last matrix reads (after the gate), and what a
-             head that goes had known is not added to others
+taylor       the squared change of the loss, to first order, where a unit is left out: (sum of gradient * weight)^2 of
+             each of its arrays, averaged over batches. Molchanov et al., "Importance Estimation for Neural Network
+             Pruning", 2019, arXiv 1906.10771; here of the mean gradient of a batch, not of an example
+activation   what a unit answers: the norm of a head's answer, the size of an FFN unit, of a channel after the norms;
+             the mean over tokens, then the root of the sum of squares over examples, summed over the norms. Layers:
+             1 - cosine between what goes in and comes out (block importance). Muralidharan et al., "Compact Language
+             Models via Pruning and Knowledge Distillation" (Minitron), 2024, arXiv 2407.14679; the block importance is
+             that of Men et al., "ShortGPT", 2024, arXiv 2403.03853. Deviations from Minitron: heads and FFN units are
+             ranked in each layer, an FFN unit is what the last matrix reads (after the gate), and what a head that
+             goes had known is not added to others
 perplexity   layers alone: the loss of the network without the layer (Minitron's PPL; Kim et al., "Shortened LLaMA",
              2024, arXiv 2402.02834)
 """

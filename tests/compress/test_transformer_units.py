@@ -2,11 +2,13 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_decoders
+from flax import traverse_util
 from masked_units import masked
 
 from kd_jax.compress.heads import grouped, highest, staying
@@ -105,26 +107,17 @@ def test_of_equal_scores_the_first_stay():
 
 @pytest.mark.parametrize("name", ["llama", "bert"])
 def test_taylor_is_the_gradient_of_a_gate(name):
-    """Heads and FFN units alone: of their arrays here, what reads them; the gate of a unit multiplies its answer."""
+    """The gate of an FFN unit multiplies its answer: the same as the rows of the matrix that reads it."""
     module, params = MODULES[name], params_of(name)
     model, batches = LinenModel(module), batches_of(name, 1)
     found = scores(model, "taylor", params, {}, batches, cross_entropy)
-    reader = "mlp/down" if name == "llama" else "mlp2"
-    names = reader.split("/")
+    down = ("layer1", "mlp", "down", "kernel") if name == "llama" else ("layer1", "mlp2", "kernel")
 
     def gated(gate):
-        layer = params["layer1"]
-        kernel = layer[names[0]][names[1]]["kernel"] if len(names) == 2 else layer[names[0]]["kernel"]
-        new = {**layer, names[0]: {names[1]: {"kernel": kernel * gate[:, None]}}} if len(names) == 2 else None
-        if new is None:
-            new = {**layer, names[0]: {**layer[names[0]], "kernel": kernel * gate[:, None]}}
-        else:
-            new[names[0]] = {
-                **layer[names[0]],
-                names[1]: {**layer[names[0]][names[1]], "kernel": kernel * gate[:, None]},
-            }
+        flat = traverse_util.flatten_dict(params)
+        flat[down] = flat[down] * gate[:, None]
         inputs, batch = batches[0]
-        logits = module.apply({"params": {**params, "layer1": new}}, *inputs, train=False)
+        logits = module.apply({"params": traverse_util.unflatten_dict(flat)}, *inputs, train=False)
         return cross_entropy(Outputs(logits), batch)
 
     gates = jax.grad(gated)(jnp.ones(12))
@@ -201,8 +194,6 @@ def test_scanned_layers_have_the_scores_of_single_ones():
 
 def test_families_without_rules_are_named():
     with pytest.raises(ValueError, match="no rule reaches those of a Dense"):
-        import flax.linen as nn
-
         prune(network_of(LinenModel(nn.Dense(3)), (jnp.ones((1, 2)),)), heads=1)
     with pytest.raises(ValueError, match="bottleneck=8"):
         small = encoder(11, **SIZES, positions=12, head="hidden", bottleneck=8)

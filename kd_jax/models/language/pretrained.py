@@ -195,8 +195,8 @@ def save(folder: str | Path, model: Model | Encoder, params: PyTree, class_names
     module, folder = _module(model), Path(folder)
     if module.head_width and module.head_width * module.heads != module.width:
         raise ValueError(
-            f"transformers has encoders whose {module.heads} heads are together as wide as the network "
-            f"({module.width}) alone, and here they are {module.head_width * module.heads}: prune heads and width alike."
+            f"transformers has encoders whose heads together are as wide as the network ({module.width}) alone; here "
+            f"{module.heads} heads are {module.head_width * module.heads} wide: prune heads and width alike."
         )
     name = kind_of(module)
     kind, bare = KINDS[name], module.head in ("hidden", "sentence")
