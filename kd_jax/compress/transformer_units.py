@@ -228,7 +228,7 @@ def sliced(module: nn.Module, params: PyTree, staying: Mapping[str, Array]) -> P
 
 def stacked(module: nn.Module, params: PyTree) -> tuple[dict[str, Array], dict[str, Array]]:
     """Returns ({path: array} outside the layers, {path inside a layer: array of all layers [layers, ...]})."""
-    flat: dict[str, Array] = traverse_util.flatten_dict(params, sep="/")
+    flat: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
     if _is_scanned(module):
         prefix = f"{LAYER}s/"
         inside = {path.removeprefix(prefix): x for path, x in flat.items() if path.startswith(prefix)}

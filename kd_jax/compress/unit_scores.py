@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -33,36 +33,32 @@ from kd_jax.models.intercept import Layer, first_input, intercepted
 from kd_jax.resolve import near
 from kd_jax.types import Array, Model, Outputs, PyTree
 
-IMPORTANCES = ("magnitude", "taylor", "activation", "perplexity")
+SCORES = ("magnitude", "taylor", "activation", "perplexity")
 Scores = dict[str, Array]  # "layers" [layers], "width" [width], "heads" [layers, heads], "hidden" [layers, hidden]
 Batch = tuple[tuple[Any, ...], Mapping[str, Array]]  # (inputs of the network, the batch that they are of)
 Loss = Callable[[Outputs, Mapping[str, Array]], Array]  # the mean over what counts in a batch
 KEY = 0  # of the generator that evaluation asks for, and does not use
 
 
-def check_importance(importance: str, units: Sequence[str]) -> None:
-    """Raises ValueError for an unknown importance, or one that says nothing of these units."""
-    if importance not in IMPORTANCES:
-        raise ValueError(f"prune: importance={importance!r}. {near(importance, IMPORTANCES)}")
+def check_score(score: str, units: Sequence[str]) -> None:
+    """Raises ValueError for an unknown score, or one that says nothing of these units."""
+    if score not in SCORES:
+        raise ValueError(f"prune: score={score!r}. {near(score, SCORES)}")
     others = [unit for unit in units if unit != "layers"]
-    if importance == "perplexity" and others:
-        raise ValueError(f"prune: importance='perplexity' ranks layers alone, not {', '.join(others)}.")
+    if score == "perplexity" and others:
+        raise ValueError(f"prune: score='perplexity' ranks layers alone, not {', '.join(others)}.")
 
 
-def scores(
-    model: Model, importance: str, params: PyTree, stats: PyTree, batches: Sequence[Batch], loss: Loss
-) -> Scores:
-    """Returns the scores of all units of a decoder or encoder in evaluation mode on the batches; higher matters more.
+def scores(model: Model, score: str, params: PyTree, stats: PyTree, batches: Iterable[Batch], loss: Loss) -> Scores:
+    """Returns the scores of the units of a decoder or encoder in evaluation mode on the batches; higher matters more.
 
-    Those of "magnitude" read no batch, and "taylor" and "perplexity" alone the `loss`. ValueError for an unknown
-    importance, and where there are no batches.
+    "magnitude" reads no batch; of "taylor" and "perplexity" the `loss` is what counts. ValueError for an unknown score,
+    and where there are no batches.
     """
     module = module_of(model)
-    check_importance(importance, ())
-    if importance == "magnitude":
+    check_score(score, ())
+    if score == "magnitude":
         return magnitude(module, params)
-    if not batches:
-        raise ValueError(f"prune: importance={importance!r} needs batches to calibrate on.")
     module, params = unscanned(module, params)
     model = with_module(model, module)
 
@@ -72,14 +68,21 @@ def scores(
     def lost(params: PyTree, batch: Batch) -> Array:
         return loss(answer(params, batch), batch[1])
 
-    if importance == "perplexity":
-        return {"layers": losses_without(lost, params, batches, sizes_of(module).layers)}
-    one = jax.jit(partial(_taylor, module, lost) if importance == "taylor" else partial(_activation, module, answer))
-    total = jax.tree.map(lambda *x: sum(x), *[one(params, batch) for batch in batches])
-    if importance == "taylor":
-        return jax.tree.map(lambda x: x / len(batches), total)
+    measures = {
+        "taylor": partial(_taylor, module, lost),
+        "activation": partial(_activation, module, answer),
+        "perplexity": partial(_losses_without, lost, sizes_of(module).layers),
+    }
+    measure, total, count = jax.jit(measures[score]), None, 0
+    for batch in batches:
+        values = measure(params, batch)
+        total, count = values if total is None else jax.tree.map(jnp.add, total, values), count + 1
+    if total is None:
+        raise ValueError(f"prune: score={score!r} needs batches to calibrate on.")
+    if score != "activation":
+        return jax.tree.map(lambda x: x / count, total)
     roots = {unit: jnp.sqrt(total[unit]) for unit in ("heads", "hidden")}
-    return {**roots, "width": jnp.sqrt(total["width"]).sum(0), "layers": total["layers"] / len(batches)}
+    return {**roots, "width": jnp.sqrt(total["width"]).sum(0), "layers": total["layers"] / count}
 
 
 def magnitude(module: nn.Module, params: PyTree) -> Scores:
@@ -162,28 +165,25 @@ def _cosine(before: Array, after: Array) -> Array:
     return (before * after).sum(-1) / jnp.maximum(norms, 1e-12)
 
 
-def losses_without(
-    lost: Callable[[PyTree, Batch], Array], params: PyTree, batches: Sequence[Batch], layers: int
-) -> Array:
-    """Returns [layers]: the mean over the batches of what a network without one layer has `lost`."""
-    found = []
-    for i in range(layers):
+def _losses_without(
+    lost: Callable[[PyTree, Batch], Array], layers: int, params: PyTree, batch: Batch
+) -> dict[str, Array]:
+    """{"layers" [layers]: what a network without one layer has `lost` on a batch}."""
 
-        def one(params: PyTree, batch: Batch, i: int = i) -> Array:
-            with skipped(f"{LAYER}{i}"):
-                return lost(params, batch)
+    def one(number: Array) -> Array:
+        with skipped(number):
+            return lost(params, batch)
 
-        run = jax.jit(one)
-        found.append(jnp.stack([run(params, batch) for batch in batches]).mean())
-    return jnp.stack(found)
+    return {"layers": jax.lax.map(one, jnp.arange(layers))}
 
 
 @contextlib.contextmanager
-def skipped(path: str) -> Generator[None]:
-    """Leaves out the module at `path` while a network runs: it answers what it reads."""
+def skipped(number: Array) -> Generator[None]:
+    """Leaves out the layer of this number, which may be traced, while a network runs: it answers what it reads."""
 
     def skip(layer: Layer, /, *args: Any, **kwargs: Any) -> Any:
-        return first_input(layer, args) if layer.path == path else layer.call(*args, **kwargs)
+        result, match = layer.call(*args, **kwargs), re.fullmatch(rf"{LAYER}(\d+)", layer.path)
+        return result if match is None else jnp.where(number == int(match[1]), first_input(layer, args), result)
 
     with intercepted(skip):
         yield

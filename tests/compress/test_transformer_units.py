@@ -65,7 +65,7 @@ def batches_of(name, count=2):
 @pytest.mark.parametrize("name", MODULES)
 def test_masked_and_sliced_agree(name):
     module, params = MODULES[name], params_of(name)
-    step = prune(network_of(LinenModel(module), (jnp.asarray(TOKENS),)), **LEFT[name], importance="magnitude")
+    step = prune(network_of(LinenModel(module), (jnp.asarray(TOKENS),)), **LEFT[name], score="magnitude")
     found = step.scorer(params, {}, batches=[], loss=None)
     stay = staying(sizes_of(module), target(module, LEFT[name]), found)
     less, stats = step.transform(params, {}, found)
@@ -177,17 +177,17 @@ def test_a_unit_without_weights_goes_first():
     gate = params["layer2"]["mlp"]["gate"]["kernel"].at[:, 4].set(0.0)
     mlp = {"down": {"kernel": down}, "up": {"kernel": up}, "gate": {"kernel": gate}}
     dead = {**params, "layer2": {**params["layer2"], "mlp": mlp}}
-    for importance in ("magnitude", "taylor", "activation"):
-        found = scores(LinenModel(module), importance, dead, {}, batches_of("llama", 1), cross_entropy)
+    for score in ("magnitude", "taylor", "activation"):
+        found = scores(LinenModel(module), score, dead, {}, batches_of("llama", 1), cross_entropy)
         assert int(np.argmin(found["hidden"][2])) == 4 and float(found["hidden"][2][4]) == 0.0
 
 
 def test_scanned_layers_have_the_scores_of_single_ones():
     scanned, params = MODULES["llama_scan"], params_of("llama_scan")
     plain, single = unscanned(scanned, params)
-    for importance in ("magnitude", "taylor", "activation", "perplexity"):
-        one = scores(LinenModel(scanned), importance, params, {}, batches_of("llama", 1), cross_entropy)
-        other = scores(LinenModel(plain), importance, single, {}, batches_of("llama", 1), cross_entropy)
+    for score in ("magnitude", "taylor", "activation", "perplexity"):
+        one = scores(LinenModel(scanned), score, params, {}, batches_of("llama", 1), cross_entropy)
+        other = scores(LinenModel(plain), score, single, {}, batches_of("llama", 1), cross_entropy)
         for unit in one:
             np.testing.assert_allclose(one[unit], other[unit], rtol=1e-4, atol=1e-6)
 
