@@ -250,7 +250,7 @@ class Scheme:
     read; its key is the same in every step, so that an example's picture depends on its index and view alone.
     `stage_splits` are scored after every stage, for the record; `summary(state, record) -> sections` adds to the
     report what the scheme alone knows: `record["stages"]` holds the scores after every stage, and
-    kd_jax/report/forms.py says what a section is.
+    kd_jax/report/forms.py says what a section is. `chain` is (role, what was done) of networks made one of the other.
     """
 
     roles: Mapping[str, Role]
@@ -262,6 +262,7 @@ class Scheme:
     prepare: Callable[[Mapping[str, Array], Array, bool], Mapping[str, Array]] | None = None
     task: Task | None = None
     stage_splits: tuple[str, ...] = ()
+    chain: tuple[tuple[str, str], ...] = ()
     summary: Callable[[TrainState, Mapping[str, Any]], list[dict[str, Any]]] | None = None
 
 

@@ -49,14 +49,14 @@ class Smaller:
     """What a step makes of a network.
 
     `model` is the network after it, of plain shapes. `transform(params, stats, scores) -> (params, stats)` makes its
-    arrays of those before it; it is pure. `units` are scored first, by `score` (one of SCORES): `scores[units.name]` is
-    [units.count]; without units, scores is {}. `label` says the step to people: "prune 50 % of the channels".
-    With `scorer`, scores are instead `scorer(params, stats, batches, loss)`: `batches` hold (inputs of the network, the
-    prepared batch), and `loss(outputs, batch)` is the mean loss of one.
+    arrays of those before it; it is pure. None: the network starts from new random values. `units` are scored first, by
+    `score` (one of SCORES): `scores[units.name]` is [units.count]; without units, scores is {}. `label` says the step
+    to people: "prune 50 % of the channels". With `scorer` the scores are instead what `scorer(params, stats, batches,
+    loss)` returns: `batches` hold (inputs of the network, prepared batch), `loss(outputs, batch)` is that of the labels.
     """
 
     model: Model
-    transform: Transform
+    transform: Transform | None
     label: str
     units: tuple[Units, ...] = ()
     score: str = "magnitude"

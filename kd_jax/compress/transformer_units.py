@@ -124,29 +124,38 @@ def sizes_of(module: nn.Module) -> Sizes:
     return Sizes(m.depth, m.width, m.heads, m.heads, m.hidden, m.head_width or m.width // m.heads)
 
 
-def target(module: nn.Module, units: Mapping[str, int]) -> Sizes:
-    """Returns the sizes of the smaller network; `units` {unit: how many stay}, those of UNITS that are named.
+def target(module: nn.Module, units: Mapping[str, int | float]) -> Sizes:
+    """Returns the sizes of the smaller network; `units` {unit: how many stay, or which share}, those that are named.
 
     Where `kv_heads` is not named, it stays if it divides `heads`, which then lose as many in every KV group, and else
     whole groups go. ValueError for units that do not exist, more than there are, and numbers that KV groups do not
     divide.
     """
     now = sizes_of(module)
-    for name, count in units.items():
-        if name not in UNITS:
-            raise ValueError(f"prune: a transformer has no {name!r}. {near(name, UNITS)}")
-        there = getattr(now, name)
-        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= there:
-            raise ValueError(f"prune: {name}={count!r} are to stay; expected 1 to {there}, for there are {there}.")
     if not units:
         raise ValueError(f"prune: nothing is named; expected how many stay of {', '.join(UNITS)}.")
-    if "kv_heads" in units and "heads" not in units:
+    counts = {name: _count(now, name, value) for name, value in units.items()}
+    if "kv_heads" in counts and "heads" not in counts:
         raise ValueError(f"prune: kv_heads={units['kv_heads']} needs heads, of which there are {now.heads}.")
-    left = dataclasses.replace(now, **units)
-    if "heads" in units:
-        left = dataclasses.replace(left, kv_heads=_groups(now, left.heads, units.get("kv_heads")))
+    left = dataclasses.replace(now, **counts)
+    if "heads" in counts:
+        left = dataclasses.replace(left, kv_heads=_groups(now, left.heads, counts.get("kv_heads")))
     _check_layers(module, now, left)
     return left
+
+
+def _count(now: Sizes, name: str, value: int | float) -> int:
+    """How many units stay of a number, or of a share below 1."""
+    if name not in UNITS:
+        raise ValueError(f"prune: a transformer has no {name!r}. {near(name, UNITS)}")
+    there = getattr(now, name)
+    if isinstance(value, float) and 0 < value < 1:
+        return max(1, round(value * there))
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= there:
+        raise ValueError(
+            f"prune: {name}={value!r} are to stay; expected 1 to {there}, for there are {there}, or a share below 1."
+        )
+    return value
 
 
 def _groups(now: Sizes, heads: int, wanted: int | None) -> int:

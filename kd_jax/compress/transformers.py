@@ -14,15 +14,16 @@ from kd_jax.types import PyTree
 
 def prune(
     network: Network,
-    heads: int = 0,
-    kv_heads: int = 0,
-    hidden: int = 0,
-    layers: int = 0,
-    width: int = 0,
+    heads: int | float = 0,
+    kv_heads: int | float = 0,
+    hidden: int | float = 0,
+    layers: int | float = 0,
+    width: int | float = 0,
     score: str = "activation",
 ) -> Smaller:
-    """Plans the step after which so many units stay of a decoder or encoder of text; 0 leaves them all.
+    """Plans the step after which so many units stay of a decoder or encoder of text; a float below 1 is a share.
 
+    0 leaves them all.
     `heads` and `hidden` are those of every layer. Without `kv_heads`, heads go evenly from the KV groups where their
     number divides `heads`, and by whole groups else. `score` (unit_scores.py) is "activation" as in Minitron,
     "taylor", "magnitude", or, for layers alone, "perplexity". ValueError for more units than there are, for numbers

@@ -68,13 +68,13 @@ def rounded_params(params: PyTree, bits: Array, pattern: str = "kernel$", keep: 
     """Rounds the parameters that match; the gradient passes as if they were not rounded."""
 
     def rounded(path: tuple, value: Array) -> Array:
-        path_bits = _bits_of(path, bits, pattern, keep)
+        path_bits = bits_of(path, bits, pattern, keep)
         if path_bits is None:
             return value
         step = step_sizes(value, path_bits)
         return jnp.where(path_bits < FLOAT, _straight(value, levels(value, step, path_bits) * step), value)
 
-    _check_pattern(params, pattern)
+    check_pattern(params, pattern)
     return jax.tree_util.tree_map_with_path(rounded, params)
 
 
@@ -129,7 +129,8 @@ def _rounded_inputs(bits: Array, pattern: str) -> Generator[None]:
         )
 
 
-def _bits_of(path: tuple, bits: Any, pattern: str, keep: str) -> Any:
+def bits_of(path: tuple, bits: Any, pattern: str, keep: str) -> Any:
+    """Returns the bits of the parameter at a path of the tree, None where it stays float."""
     name = jax.tree_util.keystr(path, simple=True, separator="/")
     if not _fits(pattern, name):
         return None
@@ -140,7 +141,8 @@ def _fits(pattern: str, name: str) -> bool:
     return pattern_of(pattern, "quantised: pattern or keep").search(name) is not None
 
 
-def _check_pattern(params: PyTree, pattern: str) -> None:
+def check_pattern(params: PyTree, pattern: str) -> None:
+    """Raises ValueError where the pattern finds no parameter."""
     names = [jax.tree_util.keystr(p, simple=True, separator="/") for p, _ in jax.tree.leaves_with_path(params)]
     if not any(_fits(pattern, name) for name in names):
         raise ValueError(f"No parameter matches {pattern!r}, so none would be rounded. There is: {', '.join(names)}.")
@@ -154,10 +156,10 @@ def pack(params: PyTree, bits: int, pattern: str = "kernel$", keep: str = "") ->
     """
     if bits not in PACKED:
         raise ValueError(f"Integers of {', '.join(map(str, PACKED))} bits are packed into bytes, not of {bits}.")
-    _check_pattern(params, pattern)
+    check_pattern(params, pattern)
     packed = {}
     for path, value in jax.tree.leaves_with_path(params):
-        name, path_bits = jax.tree_util.keystr(path, simple=True, separator="/"), _bits_of(path, bits, pattern, keep)
+        name, path_bits = jax.tree_util.keystr(path, simple=True, separator="/"), bits_of(path, bits, pattern, keep)
         if path_bits is None:
             packed[name] = np.asarray(value)
             continue
@@ -176,7 +178,7 @@ def unpack(
     """Returns the float parameters that `pack` stored, in the tree and shapes of `like`; they need no `Quantised`."""
 
     def value(path: tuple, leaf: Any) -> Array:
-        name, path_bits = jax.tree_util.keystr(path, simple=True, separator="/"), _bits_of(path, bits, pattern, keep)
+        name, path_bits = jax.tree_util.keystr(path, simple=True, separator="/"), bits_of(path, bits, pattern, keep)
         if path_bits is None:
             return jnp.asarray(packed[name])
         path_bits = int(path_bits)

@@ -110,21 +110,21 @@ def _terms(parts: Parts, learner: str, teachers: tuple[str, ...], drop: float, s
         origin = f"_from_{teacher}" if len(teachers) > 1 else ""
         names = {name: name + (origin if name in taught else "") + suffix for name in parts.terms}
         for name, term in parts.terms.items():
-            weight = _in_stage(term.weight, parts.steps, start, count)
+            weight = in_stage(term.weight, parts.steps, start, count)
             if name in taught and len(teachers) > 1:
                 weight = _shared(weight, len(teachers), drop, names[name])
             result[names[name]] = renamed(
                 dataclasses.replace(
                     term,
                     weight=weight,
-                    kwargs={k: _in_stage(v, parts.steps, start, count) for k, v in term.kwargs.items()},
+                    kwargs={k: in_stage(v, parts.steps, start, count) for k, v in term.kwargs.items()},
                 ),
                 {"student": learner, "teacher": teacher, **names},
             )
     return result
 
 
-def _in_stage(value: Any, total: int, start: int, count: int) -> Any:
+def in_stage(value: Any, total: int, start: int, count: int) -> Any:
     """Turns a schedule over `total` steps into one over the `count` steps from `start` on; returns others as is."""
     if not callable(value) or (start == 0 and count == total):
         return value

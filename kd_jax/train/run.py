@@ -26,6 +26,7 @@ from kd_jax.resolve import call
 from kd_jax.system import heartbeat, parallel
 from kd_jax.system.workdir import cache_programs, check_configs, locked, plain
 from kd_jax.train.brought import brought, note_objects
+from kd_jax.train.chain import chain_of, chain_section
 from kd_jax.train.check import check_data, check_job
 from kd_jax.train.effect import check_run
 from kd_jax.train.fit import DONE
@@ -127,7 +128,7 @@ def run(
         if until:
             teach(config, jobs, mesh, variables)
             return {}
-        results = train_all(config, jobs, splits, variables, mesh)
+        results = train_all(config, jobs, splits, variables, mesh, directory)
         if not parallel.is_lead():
             return {}
         verdict = judge(results).as_json(headline_of(results))
@@ -145,6 +146,7 @@ def train_all(
     splits: Splits,
     handed: Mapping[str, Variables],
     mesh: Mesh,
+    directory: Path,
 ) -> dict[str, Any]:
     """Trains the teachers, the baseline and the student in order; returns their results.json in the lead process."""
     jobs, finished, networks, scores = teach(config, jobs, mesh, handed)
@@ -162,7 +164,12 @@ def train_all(
     if any(source is not None and source.answers for source in jobs["student"].sources.values()):
         # the report shows what teachers said of the test images
         splits = splits._replace(**{split: jobs["student"].sources[split] for split in splits._fields})
-    return collect(config, finished, scores, jobs, networks, splits)
+    results = collect(config, finished, scores, jobs, networks, splits)
+    student = jobs["student"]
+    if student.scheme.chain:
+        results["chain"] = chain_of(student, finished["student"], scores["teacher"], networks["teacher"], directory)
+        results["sections"].append(chain_section(results["chain"], headline_of(results)))
+    return results
 
 
 def checked_jobs(

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kd_jax.compress.packed import read_about, read_arrays, unrounded
 from kd_jax.core.evaluate import answer_at
 from kd_jax.core.paths import lookup
 from kd_jax.files import path_of
@@ -161,31 +162,54 @@ def prepared(batch: Mapping[str, Any], info: Mapping[str, Any]) -> Mapping[str, 
 def load(path: str | Path, model: Any = None, which: str = "", entry: str = "") -> Student:
     """Reads a network that a run exported; `path` is a workdir, the folder of a training in it, or of an export.
 
+    It may be the file of a packed network too (kd_jax/compress/packed.py), which a chain of compression writes.
     Of a workdir it is the student. `which` is "best", the step that validation chose (the default where there is one),
     or "last". `model` is the module of a network that only its author's code can build. `entry` is one of
     info["entries"], such as an exit or a peer of it; default: the first.
     Raises ValueError in one line for what is missing, unfinished, damaged, or cannot be built or imported here.
     """
+    if path_of(path, "load(path)").is_file():
+        return _load_packed(path_of(path, "load(path)"), model, which, entry)
     folder = find_export(path_of(path, "load(path)"), which)
     info = read_info(folder)
-    if info.get("schema") != SCHEMA:
-        raise ValueError(f"{folder} is of schema {info.get('schema')!r}, and this version of kd_jax reads {SCHEMA}.")
-    if which and which != info["which"]:
-        raise ValueError(f"{folder} is of the {info['which']!r} step, not of {which!r}.")
-    entry = entry or info["entry"]
-    if entry not in info["entries"]:
-        raise ValueError(f"{folder} answers at no {entry!r}. {near(entry, info['entries'])}")
+    entry = _check(folder, info, which, entry)
     network = _built(folder, info, model)
     fixed = dict(stored_shapes(folder).get("given", {}))
     base = read_tree(folder / BASE) if (folder / BASE).is_dir() else {}
     tokenizer = (folder / TOKENIZER).read_text(encoding="utf-8") if (folder / TOKENIZER).is_file() else ""
-    raw = {info["preparation"]["entry"]: info["input"], **info["fields"]}
-    one = {name: jax.ShapeDtypeStruct((1, *spec["shape"]), spec["dtype"]) for name, spec in raw.items()}
-    inputs = jax.eval_shape(lambda one, fixed: inputs_of(one, info, fixed), one, {**fixed, **base})
-    params, stats = jax.eval_shape(network.init, jax.random.key(0), *inputs)
+    params, stats = _shapes(network, info, {**fixed, **base})
     tree = load_tree(folder, exported(params, stats, fixed))
     params, stats, given = jax.device_put((tree["params"], tree.get("stats", stats), tree.get("given", {})))
     return Student(info, network, params, stats, {**given, **jax.device_put(base)}, entry, tokenizer)
+
+
+def _load_packed(path: Path, model: Any, which: str, entry: str) -> Student:
+    about = read_about(path)
+    info = about["model"]
+    entry = _check(path, info, which, entry)
+    network = unrounded(_built(path, info, model))
+    params, stats = jax.device_put(read_arrays(path, about, *_shapes(network, info, {})))
+    return Student(info, network, params, stats, {}, entry, about["texts"].get(TOKENIZER, ""))
+
+
+def _check(place: Path, info: Mapping[str, Any], which: str, entry: str) -> str:
+    """Returns the entry that is asked for; ValueError where this export is of another version or step, or lacks it."""
+    if info.get("schema") != SCHEMA:
+        raise ValueError(f"{place} is of schema {info.get('schema')!r}, and this version of kd_jax reads {SCHEMA}.")
+    if which and which != info["which"]:
+        raise ValueError(f"{place} is of the {info['which']!r} step, not of {which!r}.")
+    entry = entry or info["entry"]
+    if entry not in info["entries"]:
+        raise ValueError(f"{place} answers at no {entry!r}. {near(entry, info['entries'])}")
+    return entry
+
+
+def _shapes(network: Model, info: Mapping[str, Any], fixed: Mapping[str, PyTree]) -> tuple[PyTree, PyTree]:
+    """The shapes of (params, stats) of a network on its raw examples."""
+    raw = {info["preparation"]["entry"]: info["input"], **info["fields"]}
+    one = {name: jax.ShapeDtypeStruct((1, *spec["shape"]), spec["dtype"]) for name, spec in raw.items()}
+    inputs = jax.eval_shape(lambda one, fixed: inputs_of(one, info, fixed), one, fixed)
+    return jax.eval_shape(network.init, jax.random.key(0), *inputs)
 
 
 def _built(folder: Path, info: Mapping[str, Any], model: Any) -> Model:

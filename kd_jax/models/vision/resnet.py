@@ -28,6 +28,7 @@ class Block(nn.Module):
     groups: int = 1
     inner: float = 1.0
     stride_first: bool = False
+    inner_width: int = 0  # of the first convolution; 0: as wide as the block
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -39,7 +40,7 @@ class Block(nn.Module):
             y = ConvNorm(inner, 3, strides[1], self.groups, dtype=dtype, name="conv2")(y, train)
             y = ConvNorm(out, 1, relu=False, dtype=dtype, name="conv3")(y, train)
         else:
-            y = ConvNorm(features, 3, stride, dtype=dtype, name="conv1")(x, train)
+            y = ConvNorm(self.inner_width or features, 3, stride, dtype=dtype, name="conv1")(x, train)
             y = ConvNorm(out, 3, relu=False, dtype=dtype, name="conv2")(y, train)
         if stride != 1 or x.shape[-1] != out:
             x = ConvNorm(out, 1, stride, relu=False, dtype=dtype, name="shortcut")(x, train)
@@ -55,13 +56,15 @@ class ResidualStage(nn.Module):
     groups: int = 1
     inner: float = 1.0
     stride_first: bool = False
+    inner_widths: tuple[int, ...] = ()
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         y = x
         options = (self.bottleneck, self.dtype, self.groups, self.inner, self.stride_first)
         for i in range(self.blocks):
-            y = Block(self.features, self.stride if i == 0 else 1, *options, name=f"block{i}")(x, train)
+            inner = self.inner_widths[i] if self.inner_widths else 0
+            y = Block(self.features, self.stride if i == 0 else 1, *options, inner, name=f"block{i}")(x, train)
             x = nn.relu(y)
         Tap(name="pre_activation")(y)
         return x
@@ -72,7 +75,8 @@ class ResNet(nn.Module):
 
     `large_stem`: 7 x 7 convolution and max-pooling, each with stride 2, for images of about 224 x 224. Of bottlenecks:
     `inner` is the width of their 3 x 3 convolution over `widths`, which has `groups`; `stride_first` puts their stride
-    into the first 1 x 1 convolution. `first_stride` is that of the first stage.
+    into the first 1 x 1 convolution. `first_stride` is that of the first stage. `inner_widths` are those of the first
+    convolution of every block in order, where channels inside of blocks were pruned; no bottleneck takes them.
     """
 
     num_classes: int
@@ -86,6 +90,7 @@ class ResNet(nn.Module):
     inner: float = 1.0
     stride_first: bool = False
     first_stride: int = 1
+    inner_widths: tuple[int, ...] = ()
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -95,9 +100,16 @@ class ResNet(nn.Module):
         if self.large_stem:
             x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
         options = (self.bottleneck, dtype, self.groups, self.inner, self.stride_first)
+        if self.inner_widths and (self.bottleneck or len(self.inner_widths) != sum(self.blocks)):
+            raise ValueError(
+                f"inner_widths are one for each of the {sum(self.blocks)} blocks of two convolutions, not "
+                f"{self.inner_widths} of a ResNet with bottleneck={self.bottleneck}."
+            )
+        first = 0
         for i, (blocks, width) in enumerate(zip(self.blocks, self.widths, strict=True)):
             stride = self.first_stride if i == 0 else 2
-            x = ResidualStage(blocks, width, stride, *options, name=f"stage{i + 1}")(x, train)
+            inner, first = self.inner_widths[first : first + blocks], first + blocks
+            x = ResidualStage(blocks, width, stride, *options, inner, name=f"stage{i + 1}")(x, train)
         return classify_map(x, self.num_classes)
 
 
