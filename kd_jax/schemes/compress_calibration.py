@@ -1,4 +1,4 @@
-"""What a step of a chain that scores its units by a rule of its own is shown: training examples, and the labels' loss."""
+"""What a step of a chain that scores its units by its own rule is shown: training examples, and the labels' loss."""
 
 from __future__ import annotations
 
