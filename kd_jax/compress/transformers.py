@@ -23,10 +23,10 @@ def prune(
 ) -> Smaller:
     """Plans the step after which so many units stay of a decoder or encoder of text; a float below 1 is a share.
 
-    0 leaves all of a kind. `heads` and `hidden` are those of every layer. Without `kv_heads`, heads go evenly from the KV groups where their
-    number divides `heads`, and by whole groups else. `score` (unit_scores.py) is "activation" as in Minitron,
-    "taylor", "magnitude", or, for layers alone, "perplexity". ValueError for more units than there are, for numbers
-    that KV groups do not divide, and for networks that have no such units.
+    0 leaves all of a kind. `heads` and `hidden` are those of every layer. Without `kv_heads`, heads go evenly from the
+    KV groups where their number divides `heads`, and by whole groups else. `score` (unit_scores.py) is "activation" as
+    in Minitron, "taylor", "magnitude", or, for layers alone, "perplexity". ValueError for more units than there are,
+    for numbers that KV groups do not divide, and for networks that have no such units.
     Muralidharan et al., "Compact Language Models via Pruning and Knowledge Distillation", 2024, arXiv 2407.14679.
     """
     module = module_of(network.model)
