@@ -33,13 +33,13 @@ class Pair(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Folded:
-    """`model` without the norms of `pairs`: each is the addition of its bias, of params [path]/bias.
+    """`model` without the norms of `pairs`, (norm, layer, epsilon) each: what is left of one adds its bias.
 
     params and stats lack the scales and averages of those norms, and are else those of `model`.
     """
 
     model: Model
-    pairs: tuple[Pair, ...]
+    pairs: tuple[tuple[str, str, float], ...]  # of Pairs as plain tuples, which a model.json can hold
 
     def init(self, key: Array, *inputs: PyTree) -> tuple[PyTree, PyTree]:
         return folded(*self.model.init(key, *inputs), self.pairs)
@@ -47,7 +47,7 @@ class Folded:
     def apply(
         self, params: PyTree, stats: PyTree, *inputs: PyTree, train: bool, key: Array, taps: tuple[str, ...] = ()
     ) -> tuple[Outputs, PyTree]:
-        norms = {Pair(*pair).norm for pair in self.pairs}  # a description that was read has plain tuples
+        norms = {norm for norm, _, _ in self.pairs}
 
         def intercept(layer: Layer, /, *args: Any, **kwargs: Any) -> Any:
             if layer.path not in norms:
@@ -71,7 +71,8 @@ def fold(network: Network) -> Smaller:
     def transform(params: PyTree, stats: PyTree, scores: Scores) -> tuple[PyTree, PyTree]:
         return folded(params, stats, pairs)
 
-    model = inside(network.model, lambda model: Folded(model, pairs))
+    plain = tuple(tuple(pair) for pair in pairs)
+    model = inside(network.model, lambda model: Folded(model, plain))
     return Smaller(model, transform, f"fold {len(pairs)} BatchNorms")
 
 
@@ -100,7 +101,7 @@ def pairs_of(network: Network) -> tuple[Pair, ...]:
     return tuple(pairs.values())
 
 
-def folded(params: PyTree, stats: PyTree, pairs: tuple[Pair, ...]) -> tuple[PyTree, PyTree]:
+def folded(params: PyTree, stats: PyTree, pairs: tuple[tuple[str, str, float], ...]) -> tuple[PyTree, PyTree]:
     """Returns (params, stats) of the folded network: kernel * g, bias - mean * g, with g = scale / sqrt(var + e)."""
     params = dict(traverse_util.flatten_dict(params, sep="/"))
     stats = dict(traverse_util.flatten_dict(stats, sep="/"))

@@ -66,7 +66,7 @@ def _through(layer: Layer, x: Array) -> Array:
         x, down, up = nn.dtypes.promote_dtype(x, down, up, dtype=module.dtype)
         x = x @ down
     y, bias = x @ up.astype(x.dtype), layer.parameter("bias")
-    return y if bias is None else y + bias.astype(y.dtype)
+    return y if bias is None else y + bias.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
 
 
 def factorise(network: Network, rank: float, layers: str = "") -> Smaller:
@@ -131,5 +131,5 @@ def _factors(kernel: Array, rank: int) -> tuple[Array, Array]:
     xp = np if isinstance(kernel, np.ndarray) else jnp
     u, s, v = xp.linalg.svd(kernel.reshape(-1, kernel.shape[-1]).astype(xp.float32), full_matrices=False)
     root = xp.sqrt(s[:rank])
-    down, up = u[:, :rank] * root, root[:, None] * v[:rank]
+    down, up = u[:, :rank] * root[None], root[:, None] * v[:rank]
     return down.reshape(*kernel.shape[:-1], rank).astype(kernel.dtype), up.astype(kernel.dtype)

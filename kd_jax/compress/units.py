@@ -179,7 +179,8 @@ def _parts(value: Array, unit: Units, gate: Gate) -> Array:
 def _times(value: Array, unit: Units, gate: Gate, gates: Array) -> Array:
     if gate.unit is not None:
         return value * gates[gate.unit].astype(value.dtype)
-    return (_parts(value, unit, gate) * gates.astype(value.dtype)[:, None]).reshape(value.shape)
+    parts = _parts(value, unit, gate)
+    return (parts * gates.astype(value.dtype).reshape((1,) * (parts.ndim - 2) + (-1, 1))).reshape(value.shape)
 
 
 def _passing(value: Array, unit: Units, gate: Gate) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,91 +14,98 @@ import jax.numpy as jnp
 from kd_jax.compress.packed import SUFFIX, write_packed
 from kd_jax.core.evaluate import scored_by
 from kd_jax.system.cost import Forward, costs
-from kd_jax.tasks.units import name_of, score_text
+from kd_jax.tasks.units import MISSING, name_of, score_text
 from kd_jax.train.about import TOKENIZER, architecture
 from kd_jax.train.jobs import Job
-from kd_jax.train.results import Network
 from kd_jax.train.student import Student, load
-from kd_jax.types import Headline
+from kd_jax.types import Headline, Variables
 
 FOLDER = "chain"
 
 
 def chain_of(
-    job: Job, finished: Mapping[str, Any], scores: Mapping[str, Any], teacher: Network, directory: Path
+    job: Job,
+    finished: Mapping[str, Any],
+    scores: Mapping[str, Any],
+    teacher: Variables,
+    directory: Path,
+    measure: bool = True,
 ) -> list[dict[str, Any]]:
     """Returns what results["chain"] holds, and writes `directory`/chain/<number>_<step>.safetensors for each network.
 
-    First the teacher, then the network after every step: {step, accuracy {mean, spread}, parameters, bytes_on_disk,
-    smaller, share_of_teacher, latency_ms, latency_spread_ms, file}. "accuracy" is the task's headline on the test
-    split with its standard error over the examples, of the step that validation chose; "bytes_on_disk" is the size of
-    the packed file, header and description included, the teacher's in float32; "smaller" is the teacher's over it;
-    latencies are of JAX's program on this device, by batch size.
+    `teacher` are its (params, stats). First it, then the network after every step: {step, accuracy {mean, spread},
+    parameters, bytes_on_disk, smaller, share_of_teacher, latency_ms, latency_spread_ms, file}. "accuracy" is the task's
+    headline on the test split with its standard error over the examples, of the step that validation chose;
+    "bytes_on_disk" is the size of the packed file, header and description included, the teacher's in float32;
+    "smaller" is the teacher's over it; latencies are of JAX's program on this device, by batch size, None unless they
+    are to be measured.
     """
     which = "best" if "best" in finished else "last"
     headline, test = scored_by(job.scheme).headline, finished[which]["test"]
     students = {role: load(job.directory / "export" / which / role) for role, _ in job.scheme.chain}
-    first = next(iter(students.values()))
-    spoken = {"architecture": architecture(teacher.model, job.about.origins), "role": "teacher", "which": "last"}
-    info = {
-        **first.info,
-        **spoken,
-        "scores": {"step": None, **{s: {"teacher": v} for s, v in scores.items() if s in ("validation", "test")}},
-    }
-    info |= {"entry": "teacher", "entries": ["teacher"]}
-    known = Student(info, teacher.model, teacher.params, teacher.stats, {}, "teacher", first.tokenizer)
-    networks = {"teacher": known, **students}
+    networks = {"teacher": _of_teacher(teacher, scores, job, next(iter(students.values()))), **students}
     labels = {"teacher": "teacher", **dict(job.scheme.chain)}
     values = {"teacher": scores["test"], **{role: test[role] for role in students}}
-    cost = costs({role: _forward(network, job) for role, network in networks.items()})
+    cost = costs({role: _forward(network, job) for role, network in networks.items()}) if measure else {}
     entries: list[dict[str, Any]] = []
     for number, (role, network) in enumerate(networks.items()):
         file = directory / FOLDER / f"{number}_{_slug(labels[role])}{SUFFIX}"
         texts = {TOKENIZER: network.tokenizer} if network.tokenizer else {}
         size = write_packed(file, network.info, network.model, network.params, network.stats, texts)
-        score = values[role][headline.metric]
+        score, known = values[role][headline.metric], cost.get(role, {})
         entry = {
             "step": labels[role],
             "accuracy": {"mean": score, "spread": values[role].get(headline.error)},
-            "parameters": cost[role]["parameters"],
+            "parameters": sum(x.size for x in jax.tree.leaves(network.params)),
             "bytes_on_disk": size,
             "smaller": entries[0]["bytes_on_disk"] / size if entries else 1.0,
-            "share_of_teacher": score / entries[0]["accuracy"]["mean"] if entries else 1.0,
-            "latency_ms": cost[role]["latency_ms"],
-            "latency_spread_ms": cost[role]["latency_spread_ms"],
+            "share_of_teacher": _share(headline, score, values["teacher"][headline.metric]),
+            "latency_ms": known.get("latency_ms"),
+            "latency_spread_ms": known.get("latency_spread_ms"),
             "file": file.relative_to(directory).as_posix(),
         }
         entries.append(entry)
     return entries
 
 
+def _of_teacher(variables: Variables, scores: Mapping[str, Any], job: Job, like: Student) -> Student:
+    """The teacher as what its packed file says: it reads what the networks of its chain read."""
+    model = job.scheme.roles["teacher"].model
+    scored = {split: {"teacher": scores[split]} for split in ("validation", "test") if split in scores}
+    info = {**like.info, "architecture": architecture(model, job.about.origins), "role": "teacher"}
+    info |= {"which": "last", "scores": {"step": None, **scored}, "entry": "teacher", "entries": ["teacher"]}
+    return Student(info, model, *variables, {}, "teacher", like.tokenizer)
+
+
+def _share(headline: Headline, score: float | None, teacher: float | None) -> float | None:
+    """How much of the teacher's score is left: a ratio of shares, of perplexities, or of what else is measured."""
+    if score is None or teacher is None:
+        return None
+    if headline.unit == "nats":
+        return math.exp(headline.sign * (score - teacher))
+    return score / teacher if headline.sign > 0 else teacher / score
+
+
 def chain_section(entries: list[dict[str, Any]], headline: Headline) -> dict[str, Any]:
     """Returns the chain as a table of the report."""
+    columns = [
+        *("Step", f"{name_of(headline).capitalize()} (test)", "Of the teacher's"),
+        *("Parameters", "Bytes", "Smaller", "ms"),
+    ]
     rows = []
     for e in entries:
-        values = {headline.metric: e["accuracy"]["mean"], headline.error: e["accuracy"]["spread"]}
-        share, size = f"{100 * e['share_of_teacher']:.1f}%", f"{e['bytes_on_disk']:,}"
-        latency = f"{e['latency_ms']['1']:.2f}"
+        share, latency = e["share_of_teacher"], e["latency_ms"]
         rows.append(
             [
                 e["step"],
-                score_text(headline, values),
-                share,
+                score_text(headline, {headline.metric: e["accuracy"]["mean"]}),
+                MISSING if share is None else f"{100 * share:.1f}%",
                 f"{e['parameters']:,}",
-                size,
+                f"{e['bytes_on_disk']:,}",
                 f"{e['smaller']:.1f}x",
-                latency,
+                MISSING if latency is None else f"{latency['1']:.2f}",
             ]
         )
-    columns = [
-        "Step",
-        f"{name_of(headline).capitalize()} (test)",
-        "Of the teacher's",
-        "Parameters",
-        "Bytes",
-        "Smaller",
-        "ms",
-    ]
     lead = (
         "After every step. Bytes are those of the whole packed file in chain/, which kd_jax.load reads; ms is one "
         "example in JAX on this device, where integers are made floats again."

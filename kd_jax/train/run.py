@@ -23,7 +23,7 @@ from kd_jax.files import path_of, read_json, told_of_full_disk, write_json
 from kd_jax.models.host import HostModel, failing
 from kd_jax.report.verdict import headline_of, judge
 from kd_jax.resolve import call
-from kd_jax.system import heartbeat, parallel
+from kd_jax.system import heartbeat, parallel, precision
 from kd_jax.system.workdir import cache_programs, check_configs, locked, plain
 from kd_jax.train.brought import brought, note_objects
 from kd_jax.train.chain import chain_of, chain_section
@@ -159,15 +159,19 @@ def train_all(
                 export, shapes = export_of(job, "last"), seen_shapes(job)
                 frozen = {teacher: networks[teacher].params for teacher in roles_read(role.inputs)}
                 networks[name] = load_network(export, role, path, job.scheme.extra, shapes, frozen=frozen)
+    student = jobs["student"]
+    if student.scheme.chain:  # every process reads
+        params, stats = parallel.on_host(student.scheme.roles["teacher"].initial)
+        start = precision.restored(params), stats
     if not parallel.is_lead():
         return {}
     if any(source is not None and source.answers for source in jobs["student"].sources.values()):
         # the report shows what teachers said of the test images
         splits = splits._replace(**{split: jobs["student"].sources[split] for split in splits._fields})
     results = collect(config, finished, scores, jobs, networks, splits)
-    student = jobs["student"]
     if student.scheme.chain:
-        results["chain"] = chain_of(student, finished["student"], scores["teacher"], networks["teacher"], directory)
+        made = chain_of(student, finished["student"], scores["teacher"], start, directory, measure=config.report)
+        results["chain"] = made
         results["sections"].append(chain_section(results["chain"], headline_of(results)))
     return results
 
