@@ -2,8 +2,8 @@
 
 `sizes_of` says how many there are, `target` how many are left, `smaller` is the network of those sizes, and `sliced`
 the arrays of the units that stay. All layers of the smaller network are alike, so that config.json can say it.
-Networks: models/language/decoder.py and bert.py. unit_scores.py says which units matter, heads.py which ones stay,
-transformers.py makes a step of a chain of it.
+Networks: models/language/decoder.py and bert.py; of models/vision/vit.py FFN units and layers alone. unit_scores.py
+says which units matter, heads.py which ones stay, transformers.py makes a step of a chain of it.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from flax import traverse_util
 
 from kd_jax.models.language.bert import Encoder
 from kd_jax.models.language.decoder import Decoder
+from kd_jax.models.vision.vit import ViT
 from kd_jax.resolve import near
 from kd_jax.types import Array, PyTree
 
 UNITS = ("layers", "width", "heads", "kv_heads", "hidden")
-LAYER = "layer"  # and a number: the name of a layer, in both families
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +45,20 @@ class Family:
 
     `axes` holds (pattern of a path inside its layer, unit of each axis or ""); the first that matches counts.
     `heads_read`, `hidden_read` name the module of a layer that reads the heads' answers and the FFN units,
-    `norms` is the pattern of the norms whose output the next module reads.
+    `norms` is the pattern of the norms whose output the next module reads. A layer is `layer` and a number.
     """
 
     axes: tuple[tuple[str, tuple[str, ...]], ...]
     heads_read: str
     hidden_read: str
     norms: str
+    layer: str = "layer"
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """Returns the units that can be taken out."""
+        there = {unit for _, axes in self.axes for unit in axes}
+        return tuple(unit for unit in UNITS if unit == "layers" or unit in there)
 
 
 DECODER = Family(
@@ -71,7 +78,7 @@ DECODER = Family(
     ),
     heads_read="attention/out",
     hidden_read="mlp/down",
-    norms=rf"({LAYER}\d+/)?norm\d?",
+    norms=r"(layer\d+/)?norm\d?",
 )
 ENCODER = Family(
     (
@@ -91,12 +98,24 @@ ENCODER = Family(
     ),
     heads_read="attention/out",
     hidden_read="mlp2",
-    norms=rf"({LAYER}\d+/)?(transform_)?norm\d?",
+    norms=r"(layer\d+/)?(transform_)?norm\d?",
+)
+VIT = Family(
+    (
+        (r"(mlp1|gate)/kernel", ("", "hidden")),
+        (r"(mlp1|gate)/bias", ("hidden",)),
+        (r"mlp2/kernel", ("hidden", "")),
+        (r".*", ()),
+    ),
+    heads_read="attention/out",
+    hidden_read="mlp2",
+    norms=r"(block\d+/)?norm\d?",
+    layer="block",
 )
 
 
 def family_of(module: nn.Module) -> Family:
-    """Returns the layout of a decoder or an encoder of text; ValueError for what has units that no rule reaches."""
+    """Returns the layout of a decoder, an encoder of text or a ViT; ValueError for units that no rule reaches."""
     if isinstance(module, Decoder):
         if module.cross_attends:
             raise ValueError("prune: a decoder that attends to an encoder has heads that no rule reaches.")
@@ -108,19 +127,25 @@ def family_of(module: nn.Module) -> Family:
                 "rule reaches; expected bottleneck=0, stack=1."
             )
         return ENCODER
+    if isinstance(module, ViT):
+        return VIT
     raise ValueError(
         f"prune: heads, hidden, layers and width are units of models.language.decoder.Decoder and "
-        f"models.language.bert.Encoder; no rule reaches those of a {type(module).__name__}."
+        f"models.language.bert.Encoder, hidden and layers of models.vision.vit.ViT; no rule reaches those of a "
+        f"{type(module).__name__}."
     )
 
 
 def sizes_of(module: nn.Module) -> Sizes:
-    """Returns how many units a decoder or encoder has."""
+    """Returns how many units a transformer has."""
     if isinstance(module, Decoder):
         o = module.options
         return Sizes(o.depth, o.width, o.heads, o.kv_heads, o.hidden, o.head_width)
     family_of(module)
     m: Any = module
+    if isinstance(module, ViT):
+        hidden = module.hidden or int(module.width * module.mlp_ratio)
+        return Sizes(m.depth, m.width, m.heads, m.heads, hidden, m.width // m.heads)
     return Sizes(m.depth, m.width, m.heads, m.heads, m.hidden, m.head_width or m.width // m.heads)
 
 
@@ -134,6 +159,10 @@ def target(module: nn.Module, units: Mapping[str, int | float]) -> Sizes:
     now = sizes_of(module)
     if not units:
         raise ValueError(f"prune: nothing is named; expected how many stay of {', '.join(UNITS)}.")
+    there = family_of(module).units
+    for name in units:
+        if name not in there:
+            raise ValueError(f"prune: a {type(module).__name__} has no {name!r} to prune. {near(name, there)}")
     counts = {name: _count(now, name, value) for name, value in units.items()}
     if "kv_heads" in counts and "heads" not in counts:
         raise ValueError(f"prune: kv_heads={units['kv_heads']} needs heads, of which there are {now.heads}.")
@@ -146,8 +175,6 @@ def target(module: nn.Module, units: Mapping[str, int | float]) -> Sizes:
 
 def _count(now: Sizes, name: str, value: int | float) -> int:
     """How many units stay of a number, or of a share below 1."""
-    if name not in UNITS:
-        raise ValueError(f"prune: a transformer has no {name!r}. {near(name, UNITS)}")
     there = getattr(now, name)
     if isinstance(value, float) and 0 < value < 1:
         return max(1, round(value * there))
@@ -194,6 +221,8 @@ def smaller(module: nn.Module, left: Sizes) -> nn.Module:
         fields = {"depth": left.layers, **{n: getattr(left, n) for n in ("width", "heads", "kv_heads", "hidden")}}
         options = dataclasses.replace(module.options, **fields, head_width=left.head_width)
         return module.clone(options=options)
+    if isinstance(module, ViT):
+        return module.clone(depth=left.layers, hidden=left.hidden)
     family_of(module)
     head_width = 0 if left.heads * left.head_width == left.width else left.head_width
     return module.clone(
@@ -229,22 +258,23 @@ def sliced(module: nn.Module, params: PyTree, staying: Mapping[str, Array]) -> P
                     )
                 value = jax.vmap(lambda x, i, axis=axis: jnp.take(x, i, axis=axis))(value, columns)
         if scanned:
-            left[f"{LAYER}s/{path}"] = value
+            left[f"{family.layer}s/{path}"] = value
         else:
-            left |= {f"{LAYER}{i}/{path}": value[i] for i in range(value.shape[0])}
+            left |= {f"{family.layer}{i}/{path}": value[i] for i in range(value.shape[0])}
     return traverse_util.unflatten_dict(left, sep="/")
 
 
 def stacked(module: nn.Module, params: PyTree) -> tuple[dict[str, Array], dict[str, Array]]:
     """Returns ({path: array} outside the layers, {path inside a layer: array of all layers [layers, ...]})."""
     flat: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
+    name = family_of(module).layer
     if _is_scanned(module):
-        prefix = f"{LAYER}s/"
+        prefix = f"{name}s/"
         inside = {path.removeprefix(prefix): x for path, x in flat.items() if path.startswith(prefix)}
         return {path: x for path, x in flat.items() if not path.startswith(prefix)}, inside
     outside, numbered = {}, {}
     for path, value in flat.items():
-        match = re.match(rf"{LAYER}(\d+)/(.*)", path)
+        match = re.match(rf"{name}(\d+)/(.*)", path)
         if match is None:
             outside[path] = value
         else:
@@ -261,7 +291,7 @@ def unscanned(module: nn.Module, params: PyTree) -> tuple[nn.Module, PyTree]:
         return plain, params
     outside, inside = stacked(module, params)
     depth = module.options.depth
-    flat = outside | {f"{LAYER}{i}/{path}": x[i] for path, x in inside.items() for i in range(depth)}
+    flat = outside | {f"{DECODER.layer}{i}/{path}": x[i] for path, x in inside.items() for i in range(depth)}
     return plain, traverse_util.unflatten_dict(flat, sep="/")
 
 

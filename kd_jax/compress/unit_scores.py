@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.compress.plan import module_of, with_module
-from kd_jax.compress.transformer_units import LAYER, Family, Sizes, axes_of, family_of, sizes_of, stacked, unscanned
+from kd_jax.compress.transformer_units import Family, Sizes, axes_of, family_of, sizes_of, stacked, unscanned
 from kd_jax.models.intercept import Layer, first_input, intercepted
 from kd_jax.resolve import near
 from kd_jax.types import Array, Model, Outputs, PyTree
@@ -71,7 +71,7 @@ def scores(model: Model, score: str, params: PyTree, stats: PyTree, batches: Ite
     measures = {
         "taylor": partial(_taylor, module, lost),
         "activation": partial(_activation, module, answer),
-        "perplexity": partial(_losses_without, lost, sizes_of(module).layers),
+        "perplexity": partial(_losses_without, lost, family_of(module).layer, sizes_of(module).layers),
     }
     measure, total, count = jax.jit(measures[score]), None, 0
     for batch in batches:
@@ -114,16 +114,16 @@ def _by_unit(module: nn.Module, values: PyTree, each: Callable[[Array], Array]) 
             moved = jnp.moveaxis(value, axis + 1, 1)
             parts = each(moved.reshape(now.layers, getattr(now, unit), -1).sum(2))
             found[unit].append(parts.sum(0) if unit == "width" else parts)
-    return {unit: jnp.stack(arrays).sum(0) for unit, arrays in found.items()}
+    return {unit: jnp.stack(arrays).sum(0) for unit, arrays in found.items() if arrays}
 
 
 def _activation(module: nn.Module, answer: Callable[[PyTree, Batch], Any], params: PyTree, batch: Batch) -> Scores:
     """Of a batch the sums over examples of squared mean sizes, "width" by norm; "layers" is block importance."""
     family, now, seen = family_of(module), sizes_of(module), {}
-    tokens, *further = batch[0]
-    real = (further[0] != 0 if further else jnp.ones(tokens.shape, bool)).astype(jnp.float32)
     with _watched(family, now, seen):
         answer(params, batch)
+    shape, further = seen["layers"][0].shape, batch[0][1:]
+    real = (further[0] != 0 if further else jnp.ones(shape, bool)).astype(jnp.float32)  # of all tokens
 
     def squares(sizes: Array) -> Array:
         """Of sizes [batch, tokens, n]: the mean over real tokens, squared and summed over examples."""
@@ -142,8 +142,8 @@ def _watched(family: Family, now: Sizes, seen: dict[str, list[Array]]) -> Genera
 
     def watch(layer: Layer, /, *args: Any, **kwargs: Any) -> Any:
         result = layer.call(*args, **kwargs)
-        inside = re.sub(rf"^{LAYER}\d+/", "", layer.path)
-        if re.fullmatch(rf"{LAYER}\d+", layer.path):
+        inside = re.sub(rf"^{family.layer}\d+/", "", layer.path)
+        if re.fullmatch(rf"{family.layer}\d+", layer.path):
             seen["layers"].append(_cosine(first_input(layer, args), result))
         elif inside == family.heads_read:
             answers = first_input(layer, args).astype(jnp.float32)
@@ -166,23 +166,23 @@ def _cosine(before: Array, after: Array) -> Array:
 
 
 def _losses_without(
-    lost: Callable[[PyTree, Batch], Array], layers: int, params: PyTree, batch: Batch
+    lost: Callable[[PyTree, Batch], Array], name: str, layers: int, params: PyTree, batch: Batch
 ) -> dict[str, Array]:
     """{"layers" [layers]: what a network without one layer has `lost` on a batch}."""
 
     def one(number: Array) -> Array:
-        with skipped(number):
+        with skipped(name, number):
             return lost(params, batch)
 
     return {"layers": jax.lax.map(one, jnp.arange(layers))}
 
 
 @contextlib.contextmanager
-def skipped(number: Array) -> Generator[None]:
-    """Leaves out the layer of this number, which may be traced, while a network runs: it answers what it reads."""
+def skipped(name: str, number: Array) -> Generator[None]:
+    """Leaves out a layer while a network runs: it answers what it reads. Its number may be traced."""
 
     def skip(layer: Layer, /, *args: Any, **kwargs: Any) -> Any:
-        result, match = layer.call(*args, **kwargs), re.fullmatch(rf"{LAYER}(\d+)", layer.path)
+        result, match = layer.call(*args, **kwargs), re.fullmatch(rf"{name}(\d+)", layer.path)
         return result if match is None else jnp.where(number == int(match[1]), first_input(layer, args), result)
 
     with intercepted(skip):

@@ -19,6 +19,7 @@ from kd_jax.compress.unit_scores import scores
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.language import decoder_families as families
 from kd_jax.models.language.bert import encoder
+from kd_jax.models.vision.vit import vit
 from kd_jax.types import Outputs
 
 KEY = jax.random.key(0)
@@ -190,6 +191,27 @@ def test_scanned_layers_have_the_scores_of_single_ones():
         other = scores(LinenModel(plain), score, single, {}, batches_of("llama", 1), cross_entropy)
         for unit in one:
             np.testing.assert_allclose(one[unit], other[unit], rtol=1e-4, atol=1e-6)
+
+
+def test_ffn_units_and_blocks_of_a_vit():
+    module = vit(3, patch=4, width=16, depth=3, heads=2, hidden=12, pool="mean")
+    images = jax.random.normal(KEY, (3, 8, 8, 1))
+    model = LinenModel(module)
+    params = jax.jit(model.init)(KEY, images)[0]
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: 2 * x + 0.1 * rng.normal(size=x.shape).astype(np.float32), params)
+    batches = [((images,), {"label": jnp.asarray([0, 1, 2])})]
+    for score in ("magnitude", "taylor", "activation"):
+        step = prune(network_of(model, (images,)), hidden=0.5, layers=2, score=score)
+        found = step.scorer(params, {}, batches=batches, loss=cross_entropy)
+        less, _ = step.transform(params, {}, found)
+        stay = staying(sizes_of(module), target(module, {"hidden": 6, "layers": 2}), found)
+        with masked(module, stay):
+            expected = module.apply({"params": params}, images, train=False)
+        answer = step.model.apply(less, {}, images, train=False, key=KEY)[0].logits
+        np.testing.assert_allclose(answer, expected, atol=1e-5)
+    with pytest.raises(ValueError, match="a ViT has no 'heads' to prune"):
+        prune(network_of(model, (images,)), heads=1)
 
 
 def test_families_without_rules_are_named():

@@ -6,7 +6,7 @@ import re
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax.compress.transformer_units import LAYER, family_of, sizes_of
+from kd_jax.compress.transformer_units import family_of, sizes_of
 from kd_jax.models.intercept import first_input, intercepted
 
 
@@ -24,11 +24,12 @@ def masked(module, staying):
     stretch = np.sqrt(now.width / len(staying["width"]))
 
     def mask(layer, /, *args, **kwargs):
-        number = re.match(rf"{LAYER}(\d+)", layer.path)
-        inside = re.sub(rf"^{LAYER}\d+/", "", layer.path)
-        if re.fullmatch(rf"{LAYER}\d+", layer.path) and int(number[1]) not in np.asarray(staying["layers"]):
+        number = re.match(rf"{family.layer}(\d+)", layer.path)
+        inside = re.sub(rf"^{family.layer}\d+/", "", layer.path)
+        if re.fullmatch(rf"{family.layer}\d+", layer.path) and int(number[1]) not in np.asarray(staying["layers"]):
             return first_input(layer, args)
-        if re.fullmatch(rf"({LAYER}\d+/)?(transform_|post_)?norm\d?", layer.path):
+        whole = len(staying["width"]) == now.width
+        if not whole and re.fullmatch(rf"({family.layer}\d+/)?(transform_|post_)?norm\d?", layer.path):
             return over_channels(layer, first_input(layer, args), width, stretch)
         if inside == family.heads_read:
             heads = ones_at(now.heads, staying["heads"][int(number[1])])
@@ -36,7 +37,7 @@ def masked(module, staying):
         if inside == family.hidden_read:
             hidden = ones_at(now.hidden, staying["hidden"][int(number[1])])
             args = (first_input(layer, args) * hidden.reshape(1, 1, -1), *args[1:])
-        if layer.path == "head" and first_input(layer, args).ndim == 2:
+        if not whole and layer.path == "head" and first_input(layer, args).ndim == 2:
             args = (first_input(layer, args) * width.reshape(1, -1), *args[1:])
         return layer.call(*args, **kwargs)
 
