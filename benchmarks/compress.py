@@ -27,14 +27,15 @@ from kd_jax.train import run as train
 RUNS = (
     *("digits", "digits,few", "digits,few,labels", "fashion_mnist"),
     *(f"digits,{c}" for c in ("prune_only", "lowrank_only", "int8_only", "int4_only", "distill_only")),
-    "digits,labels",
+    *("digits,labels", "digits,resnet"),
 )
 
 
 def configure(words: str, seed: int, root: Path) -> ConfigDict:
     config = importlib.import_module("configs.compress").get_config(words)
     config.update({"seed": seed, "report": seed == 0, "baseline": False})
-    config.teacher.workdir = str(root / f"teacher_{words.partition(',')[0]}")
+    shared = [word for word in words.split(",") if word in ("digits", "fashion_mnist", "resnet")]
+    config.teacher.workdir = str(root / "_".join(["teacher", *shared]))
     return config
 
 

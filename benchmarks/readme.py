@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import compress_tables
 from benchmarks.common import RESULTS
 from kd_jax.config import PRESETS
 
@@ -285,6 +286,7 @@ def with_tables(pages: Mapping[Path, str]) -> Mapping[Path, str]:
     makers = (main_table, methods, schemes, cache, sweep, encoders, decoders, torch_peer, vocabulary)
     makers += (trajectories, trajectories_without, foundation, foundation_crd)
     tables = {maker.__name__: maker() for maker in makers} | {name: plain(name) for name in PLAIN}
+    tables |= {name: table(*made) for name, made in compress_tables.of(results("compress")).items()}
     for name, lines in tables.items():
         pages = written(pages, name, lines)
     return pages

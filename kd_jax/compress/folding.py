@@ -103,8 +103,7 @@ def pairs_of(network: Network) -> tuple[Pair, ...]:
 
 def folded(params: PyTree, stats: PyTree, pairs: tuple[tuple[str, str, float], ...]) -> tuple[PyTree, PyTree]:
     """Returns (params, stats) of the folded network: kernel * g, bias - mean * g, with g = scale / sqrt(var + e)."""
-    params = dict(traverse_util.flatten_dict(params, sep="/"))
-    stats = dict(traverse_util.flatten_dict(stats, sep="/"))
+    params, stats = (dict[str, Any](traverse_util.flatten_dict(tree, sep="/")) for tree in (params, stats))
     for norm, layer, epsilon in pairs:
         mean, var = stats.pop(f"batch_stats/{norm}/mean"), stats.pop(f"batch_stats/{norm}/var")
         gain = params.pop(f"{norm}/scale") * jax.lax.rsqrt(var + epsilon)

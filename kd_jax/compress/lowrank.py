@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from flax.linen.dtypes import promote_dtype
 
 from kd_jax.compress.plan import Network, Scores, Smaller
 from kd_jax.compress.rounding import inside
@@ -54,7 +55,7 @@ class LowRank:
             return self.model.apply(params, stats, *inputs, train=train, key=key, taps=taps)
 
 
-def _through(layer: Layer, x: Array) -> Array:
+def _through(layer: Layer, x: Any) -> Any:
     """What the layer returns with two factors in place of its kernel."""
     down, up = (layer.parameter(name) for name in FACTORS)
     assert down is not None and up is not None  # as `init` and `factorised` leave them
@@ -63,7 +64,7 @@ def _through(layer: Layer, x: Array) -> Array:
         narrow = module.clone(features=down.shape[-1], use_bias=False, parent=None, name=None)
         x = narrow.apply({"params": {"kernel": down}}, x)
     else:
-        x, down, up = nn.dtypes.promote_dtype(x, down, up, dtype=module.dtype)
+        x, down, up = promote_dtype(x, down, up, dtype=module.dtype)
         x = x @ down
     y, bias = x @ up.astype(x.dtype), layer.parameter("bias")
     return y if bias is None else y + bias.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
@@ -127,7 +128,7 @@ def factorised(params: PyTree, ranks: Mapping[str, int]) -> PyTree:
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
-def _factors(kernel: Array, rank: int) -> tuple[Array, Array]:
+def _factors(kernel: Any, rank: int) -> tuple[Any, Any]:
     xp = np if isinstance(kernel, np.ndarray) else jnp
     u, s, v = xp.linalg.svd(kernel.reshape(-1, kernel.shape[-1]).astype(xp.float32), full_matrices=False)
     root = xp.sqrt(s[:rank])

@@ -59,7 +59,7 @@ def count_kept(name: str, count: int, share: float, multiple: int = 1) -> int:
     """
     if not 0 <= share < 1:
         raise ValueError(f"{name}: a share of {share} cannot be pruned; it is at least 0 and below 1.")
-    kept = int(round(count * (1 - share) / multiple)) * multiple
+    kept = round(count * (1 - share) / multiple) * multiple
     if kept < 1:
         raise ValueError(f"{name} has {count} units: pruning {100 * share:g} % of them leaves none.")
     return kept
@@ -154,7 +154,8 @@ class Gated:
             outputs, stats = self.model.apply(params, stats, *inputs, train=train, key=key, taps=taps)
         if missing := sorted({*places} - met):
             raise ValueError(f"The units pass through {missing}, which did not run.")
-        return Outputs(outputs.logits, {**outputs.features, "gated": passed}), stats
+        features: dict[str, Any] = {**outputs.features, "gated": passed}
+        return Outputs(outputs.logits, features), stats
 
 
 def ones(units: Sequence[Units]) -> dict[str, Array]:

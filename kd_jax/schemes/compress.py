@@ -68,7 +68,7 @@ def build(parts: Parts, chain: Sequence[Mapping[str, Any]] = ()) -> Scheme:
     roles = {name: role for name, role in parts.roles.items() if name != LAST}
     if clash := {link.role for link in links} & {*roles}:
         raise ValueError(f"The roles {sorted(clash)} are those of the chain: config.roles needs other names.")
-    roles |= {link.role: dataclasses.replace(base, model=link.after.model, group=link.role) for link in links}
+    roles |= {link.role: _role(base, link) for link in links}
     stages: list[Stage] = []
     waiting: list[Link] = []
     for link in links:
@@ -164,6 +164,15 @@ def _learning_label(parts: Parts, terms: tuple[str, ...], steps: int) -> str:
     return f"{'distill' if taught else 'learn from labels'}, {steps} steps"
 
 
+def _role(base: Role, link: Link) -> Role:
+    """The role of a network, which is empty until its stage begins: nothing is drawn that is not used."""
+    role = dataclasses.replace(base, model=link.after.model, group=link.role)
+    if link.smaller is not None and link.smaller.transform is None:
+        return role
+    empty = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), (link.after.params, link.after.stats))
+    return dataclasses.replace(role, initial=empty)
+
+
 def _reader(parts: Parts) -> Role:
     """The student's role, shown what the teacher is where that has a preparation of its own: it is the same network."""
     student, teacher = parts.roles[LAST], parts.roles["teacher"]
@@ -229,12 +238,13 @@ def _enter(
     params, stats = jax.tree.map(np.array, parallel.on_host((params, stats)))
     for link in links:
         smaller, role = link.smaller, link.role
-        if smaller is not None and smaller.transform is None:  # the network starts anew: as the state began
+        transform = smaller.transform if smaller is not None else None
+        if smaller is not None and transform is None:  # the network starts anew: as the state began
             own = state.params[role][role], state.stats[role]
             params, stats = jax.tree.map(np.array, parallel.on_host(own))
-        elif smaller is not None:
+        elif smaller is not None and transform is not None:
             scores = unit_scores(parts, base.inputs, link.before.model, smaller, params, stats, state)
-            params, stats = smaller.transform(params, stats, scores)
+            params, stats = transform(params, stats, scores)
         state = _placed(state, role, params, stats)
     if first is None:
         return state

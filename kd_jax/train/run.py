@@ -159,7 +159,7 @@ def train_all(
                 export, shapes = export_of(job, "last"), seen_shapes(job)
                 frozen = {teacher: networks[teacher].params for teacher in roles_read(role.inputs)}
                 networks[name] = load_network(export, role, path, job.scheme.extra, shapes, frozen=frozen)
-    student = jobs["student"]
+    student, start = jobs["student"], ({}, {})
     if student.scheme.chain:  # every process reads
         params, stats = parallel.on_host(student.scheme.roles["teacher"].initial)
         start = precision.restored(params), stats

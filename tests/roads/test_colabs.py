@@ -14,6 +14,7 @@ NOTEBOOKS = sorted((ROOT / "colabs").glob("*.ipynb"))
 
 # Notebook -> its figures, its runs, and words that it prints.
 EXPECTED = {
+    "compress": (1, ("compress",), ("int4", "100% of the answers are those of the trained network")),
     "deploy": (0, ("deploy",), ("onnx-int8-static", "litert", "http.server", "written: [")),
     "language": (1, ("words", "written"), ("\N{BLACK RIGHT-POINTING TRIANGLE}", "perplexity")),
     "quickstart": (3, ("quickstart", "quickstart-feature", "quickstart-own-loss", "mine"), ("stage2/pre_activation",)),
