@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -304,8 +304,8 @@ def axes_of(family: Family, path: str) -> tuple[str, ...]:
 
 
 def changed(now: Sizes, left: Sizes) -> tuple[str, ...]:
-    """Returns the units of which some go."""
-    names: Iterable[str] = UNITS
+    """Returns the units of which some go; KV groups are named where several heads share one."""
+    names = [name for name in UNITS if name != "kv_heads" or now.kv_heads < now.heads]
     return tuple(name for name in names if getattr(left, name) < getattr(now, name))
 
 

@@ -60,7 +60,7 @@ ROWS = [
     ),
     Mistake(
         "perplexity of what is no layer",
-        "prune: score='perplexity' ranks layers alone, not heads, kv_heads",
+        "prune: score='perplexity' ranks layers alone, not heads.",
         decoder(prune(heads=2, score="perplexity"), LEARN),
     ),
     Mistake("a unit of another name", "'head'", decoder(prune(head=2), LEARN)),
