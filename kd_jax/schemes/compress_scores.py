@@ -15,6 +15,7 @@ from kd_jax.core.paths import Path, lookup
 from kd_jax.core.terms import calls_of, options_of, paths_of, taps_of, term_value
 from kd_jax.data.batches import eval_batches
 from kd_jax.data.source import subset
+from kd_jax.schemes.compress_calibration import calibrated
 from kd_jax.system import precision
 from kd_jax.system.parallel import batch_sharding, on_host
 from kd_jax.types import Array, Model, Parts, PyTree, Term, TrainState
@@ -61,6 +62,8 @@ def unit_scores(
     "Importance Estimation for Neural Network Pruning", 2019, arXiv 1906.10771, equation 8, where the sum is over an
     example and here over a batch.
     """
+    if smaller.scorer is not None:
+        return calibrated(parts, inputs, smaller.scorer, params, stats)
     if not smaller.units:
         return {}
     if smaller.score == "magnitude":

@@ -39,20 +39,22 @@ class Attention(nn.Module):
     heads: int
     dropout: float
     dtype: Any
+    head_width: int = 0  # 0: width / heads
 
     @nn.compact
     def __call__(self, x: Array, source: Array, mask: Array, train: bool) -> Array:
         batch, length, width = x.shape
+        joined = self.heads * (self.head_width or width // self.heads)
         split = []
         for name, read in (("queries", x), ("keys", x), ("values", source)):
-            y = Tap(name=f"{name}_joined")(dense(width, self.dtype, f"{name}_dense")(read))
+            y = Tap(name=f"{name}_joined")(dense(joined, self.dtype, f"{name}_dense")(read))
             split.append(Tap(name=name)(y.reshape(batch, length, self.heads, -1).swapaxes(1, 2)))
         queries, keys, values = split
         scores = jnp.einsum("bhqd,bhkd->bhqk", queries, keys, preferred_element_type=jnp.float32)
-        scores = jnp.where(mask[:, None, None, :], scores / math.sqrt(width // self.heads), MASKED)
+        scores = jnp.where(mask[:, None, None, :], scores / math.sqrt(joined // self.heads), MASKED)
         probabilities = Tap(name="probabilities")(jax.nn.softmax(Tap(name="scores")(scores)))
         dropped = nn.Dropout(self.dropout, deterministic=not train)(probabilities.astype(self.dtype))
-        y = jnp.einsum("bhqk,bhkd->bqhd", dropped, values).reshape(batch, length, width)
+        y = jnp.einsum("bhqk,bhkd->bqhd", dropped, values).reshape(batch, length, joined)
         return dense(width, self.dtype, "out")(y)
 
 
@@ -72,6 +74,7 @@ class Layer(nn.Module):
     epsilon: float
     dropout: float
     dtype: Any
+    head_width: int = 0
 
     @nn.compact
     def __call__(self, x: Array, mask: Array, train: bool) -> Array:
@@ -79,7 +82,7 @@ class Layer(nn.Module):
         wide = x
         if self.bottleneck:
             x = layer_norm(self, "norm_in")(dense(self.bottleneck, self.dtype, "dense_in")(wide))
-        attention = Attention(self.heads, self.dropout, self.dtype, name="attention")
+        attention = Attention(self.heads, self.dropout, self.dtype, self.head_width, name="attention")
         x = layer_norm(self, "norm1")(x + drop(attention(x, wide, mask, train)))
         for i in range(self.stack):
             number = "" if i == self.stack - 1 else f"_{i}"
@@ -117,6 +120,7 @@ class Encoder(nn.Module):
     stack: int = 1
     head: str = "hidden"
     num_classes: int = 0
+    head_width: int = 0  # 0: width / heads; a pruned network has fewer heads of the same width
     probe: bool = False  # the classes of "sentence" read it under stop_gradient: they tell how good it is, no more
     dtype: Any = "float32"
 
@@ -139,6 +143,7 @@ class Encoder(nn.Module):
                 self.epsilon,
                 self.dropout,
                 jnp.dtype(self.dtype),
+                self.head_width,
                 name=f"layer{i}",
             )(x, mask, train)
         if self.head == "hidden":
@@ -182,7 +187,7 @@ class Encoder(nn.Module):
         longest = self.positions - (self.pad + 1 if self.counted_positions else 0)
         if tokens.shape[1] > longest:
             raise ValueError(f"The texts are {tokens.shape[1]} tokens long; this encoder has positions for {longest}.")
-        if (self.bottleneck or self.width) % self.heads:
+        if not self.head_width and (self.bottleneck or self.width) % self.heads:
             raise ValueError(f"width={self.bottleneck or self.width} must be a multiple of heads={self.heads}.")
         if self.head not in HEADS:
             raise ValueError(f"head={self.head!r}. {near(self.head, HEADS)}")

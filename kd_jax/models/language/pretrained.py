@@ -193,6 +193,11 @@ def save(folder: str | Path, model: Model | Encoder, params: PyTree, class_names
     `sentence_transformers`, without the matrix of its classes. A tokenizer is copied by hand.
     """
     module, folder = _module(model), Path(folder)
+    if module.head_width and module.head_width * module.heads != module.width:
+        raise ValueError(
+            f"transformers has encoders whose heads together are as wide as the network ({module.width}) alone; here "
+            f"{module.heads} heads are {module.head_width * module.heads} wide: prune heads and width alike."
+        )
     name = kind_of(module)
     kind, bare = KINDS[name], module.head in ("hidden", "sentence")
     config: dict[str, Any] = {theirs: getattr(module, ours) for ours, theirs in kind.fields.items()}
