@@ -27,6 +27,7 @@ _FREE = (
     "scores",
     "recipe",
     "preparation",
+    "measure_kwargs",
 )
 _UNTAUGHT = ("checkpoint", "workdir", "min_accuracy", "dtype", "preparation")  # of a teacher: they need a network
 

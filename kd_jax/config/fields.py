@@ -18,6 +18,7 @@ from kd_jax.core import optimizers
 from kd_jax.core.optimizers import with_defaults
 from kd_jax.data import load
 from kd_jax.data.load import DEFAULTS as DATA
+from kd_jax.measure import choose
 from kd_jax.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, check_numbers
 
 # Where the numbers below must lie: those of a training, of a teacher, of a run. Any other must be finite.
@@ -178,6 +179,10 @@ def base() -> ConfigDict:
     config.compilation_cache = ""  # folder of compiled programs; "" = where $JAX_COMPILATION_CACHE_DIR says, if it does
     config.report = True  # measure FLOPs and latency and write report.html; False leaves scores in results.json
     config.examples = 6  # test images shown in the report
+    # What is measured of teacher, baseline and student beside their scores (docs/measure.md), by name; with a report
+    # what costs next to nothing is measured anyway, and ("none",) leaves that out. On the command line: corruptions,cka
+    config.measure = ()
+    config.measure_kwargs = ConfigDict(choose.defaults())  # {measure: its options}
     return config
 
 
@@ -226,6 +231,7 @@ def settled(config: ConfigDict) -> ConfigDict:
     several["optimizers"] = dict.fromkeys(config.optimizers, optimizers.RANGES)
     check_numbers("", config, {**RUN, **several})
     effects.check_names("config", config, base())
+    choose.check(config.measure, config.measure_kwargs)
     for name, teacher in config.teachers.items():
         effects.check_names(f"config.teachers.{name}", teacher, teacher_fields())
     for group, fields in config.optimizers.items():

@@ -32,6 +32,7 @@ from kd_jax.train.fit import DONE
 from kd_jax.train.identify import digests_of, with_digests
 from kd_jax.train.initial import handed_over
 from kd_jax.train.jobs import Job, make_model, plan, with_origins
+from kd_jax.train.measuring import looked_at, measures_of
 from kd_jax.train.nonfinite import require_numbers
 from kd_jax.train.results import collect
 from kd_jax.train.roles import tell_what_is_seen
@@ -117,6 +118,7 @@ def run(
     for name, given in variables.items():
         require_numbers("teacher_variables" if name == "teacher" else f"the variables of {name}", given)
     check_run(config, jobs)
+    measures_of(config, jobs)
     check_jobs(jobs)
     if until not in ("", "cache") or (until and not jobs["student"].caches):
         raise ValueError(f"until={until!r}: a run ends at '', or at 'cache' where a teacher.cache.directory is given.")
@@ -152,7 +154,7 @@ def train_all(
         if name in jobs:
             job = jobs[name]
             finished[name] = finish_or_resume(job, mesh)
-            if config.report:  # every process reads, in the same order, since reading waits for all
+            if looked_at(config):  # every process reads, in the same order, since reading waits for all
                 role, path = job.scheme.roles[evaluated_roles(job.scheme)[0]], entry_paths(job.scheme.evaluate[0])[0]
                 export, shapes = export_of(job, "last"), seen_shapes(job)
                 frozen = {teacher: networks[teacher].params for teacher in roles_read(role.inputs)}
