@@ -15,7 +15,7 @@ NONE = "none"  # the word for no measure at all
 
 def names_of(field: Sequence[str]) -> tuple[str, ...]:
     """Returns the names in config.measure: ("a", "b"), or ("a,b",) as the command line has them."""
-    words = [word.strip() for text in field for word in str(text).split(",")]
+    words = [word.strip() for text in field for word in f"{text}".split(",")]
     return tuple(dict.fromkeys(word for word in words if word))
 
 

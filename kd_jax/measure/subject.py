@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -26,24 +26,25 @@ Batch = Mapping[str, jax.Array]
 
 
 class Measured(NamedTuple):
-    """What a measure found: {role: {metric: number, None where it was not measured}}, and sections of the report.
+    """What a measure found: {role: {metric: number, None where it was not measured}}.
 
-    kd_jax/report/forms.py says what a section is.
+    `rows` {metric: (label, unit)} are the lines of the report's table, where shares have the unit "%"; `sections` are
+    further ones of the report, of which kd_jax/report/forms.py says what they are.
     """
 
     values: Mapping[str, Mapping[str, Any]]
-    sections: list[dict[str, Any]] = []  # noqa: RUF012 (a NamedTuple; nobody changes it)
+    rows: Mapping[str, tuple[str, str]]
+    sections: Sequence[dict[str, Any]] = ()
 
 
 class Measure(NamedTuple):
     """A measure of networks.
 
-    `run(subject, **options) -> Measured`; `rows` {metric: (label, unit)} are the lines of the report's table, where a
-    label may name options ("{coverage:.0%}") and shares have the unit "%"; `needs` names entries of NEEDS; `cheap` ones are made by default: they cost one pass over the held-out data.
+    `run(subject, **options) -> Measured`; `needs` are names of NEEDS; `cheap` ones are made by default: they cost one
+    pass over the held-out data.
     """
 
     run: Callable[..., Measured]
-    rows: Mapping[str, tuple[str, str]]
     needs: tuple[str, ...] = ()
     cheap: bool = False
 
@@ -79,11 +80,12 @@ class Subject:
 
     def prepared(self, batch: Batch) -> Batch:
         """Returns a raw batch as the networks see it in evaluation."""
-        return dict(batch) if self.prepare is None else {**batch, **self._prepared(batch)}
+        return {**batch, **self._prepared(batch)}
 
     @functools.cached_property
     def _prepared(self) -> Callable[[Batch], Batch]:
-        return jax.jit(lambda batch: self.prepare(batch, jax.random.key(0), False))
+        prepare = self.prepare
+        return dict if prepare is None else jax.jit(lambda batch: prepare(batch, jax.random.key(0), False))
 
     def network(self, role: str) -> Network | None:
         """Returns a network that can be asked anything; None of a teacher whose stored answers are all that is here."""

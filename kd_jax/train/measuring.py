@@ -51,7 +51,7 @@ def measure_all(config: ConfigDict, jobs: Mapping[str, Job], networks: Mapping[s
         seconds[name] = time.monotonic() - start
         for role, metrics in measured.values.items():
             values[role][name] = dict(metrics)
-        rows += _rows(name, measure, options, values)
+        rows += _rows(name, measured.rows, values)
         sections += check_sections(measured.sections, f"the measure {name!r}")
     if rows:
         lead = "On the test set, beside the scores above; config.measure names what is measured, docs/measure.md how."
@@ -60,15 +60,13 @@ def measure_all(config: ConfigDict, jobs: Mapping[str, Job], networks: Mapping[s
     return {"values": values, "seconds": seconds, "sections": sections}
 
 
-def _rows(
-    name: str, measure: Measure, options: Mapping[str, Any], values: Mapping[str, Mapping[str, Any]]
-) -> list[list[str]]:
+def _rows(name: str, rows: Mapping[str, tuple[str, str]], values: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     """The lines of the table: a cell for every network, MISSING where it has no such number."""
     lines = []
-    for metric, (label, unit) in measure.rows.items():
+    for metric, (label, unit) in rows.items():
         cells = [metrics.get(name, {}).get(metric) for metrics in values.values()]
         if any(cell is not None for cell in cells):
-            lines.append([label.format(**options), *(_text(cell, unit) for cell in cells)])
+            lines.append([label, *(_text(cell, unit) for cell in cells)])
     return lines
 
 
