@@ -60,10 +60,12 @@ def check(field: Sequence[str], kwargs: Mapping[str, Mapping[str, Any]]) -> None
         check_kwargs(name, measure_of(name).run, options, positional=1, field=f"config.measure_kwargs.{name}")
 
 
-def chosen(field: Sequence[str], subject: Subject, default: bool) -> dict[str, Measure]:
+def chosen(
+    field: Sequence[str], kwargs: Mapping[str, Mapping[str, Any]], subject: Subject, default: bool
+) -> dict[str, Measure]:
     """Returns the measures by name: those that are named and, with `default`, the cheap ones that the run has data for.
 
-    Raises ValueError for one that is named and does not fit the run.
+    Raises ValueError for one that is named and does not fit the run, itself or by its options.
     """
     names = names_of(field)
     if names == (NONE,):
@@ -72,6 +74,8 @@ def chosen(field: Sequence[str], subject: Subject, default: bool) -> dict[str, M
     for name, one in made.items():
         if why := obstacle(one, subject):
             raise ValueError(f"config.measure={name!r}: {why}.")
+        if one.check is not None:
+            one.check(subject, **kwargs.get(name, {}))
     more = {name: measure_of(name) for name in measure.NAMES if default and name not in made}
     made |= {name: one for name, one in more.items() if one.cheap and not obstacle(one, subject)}
     return {name: made[name] for name in (*measure.NAMES, *names) if name in made}

@@ -17,8 +17,8 @@ def measure(subject: Subject, coverage: Portion[float] = 0.8) -> Measured:
     Confidence is the largest probability. Test examples with a label.
     """
     values, lines = {}, {}
-    for role in subject.networks:
-        logits, labels = subject.labelled(role, "test")
+    answers, labels = subject.labelled("test")
+    for role, logits in answers.items():
         confidence, wrong = log_softmax(logits, -1).max(-1), logits.argmax(-1) != labels
         risk = risk_coverage(confidence, wrong)
         kept = max(round(coverage * len(risk)), 1)

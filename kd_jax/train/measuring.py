@@ -8,6 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from kd_jax.cache.stored import has_answers
 from kd_jax.config.fields import teachers_of
 from kd_jax.core.evaluate import scored_by
 from kd_jax.core.network import Network
@@ -25,24 +26,38 @@ def looked_at(config: ConfigDict) -> bool:
     return config.report or names_of(config.measure) not in ((), (NONE,))
 
 
-def subject_of(config: ConfigDict, jobs: Mapping[str, Job], networks: Mapping[str, Any]) -> Subject:
+def subject_of(
+    config: ConfigDict,
+    jobs: Mapping[str, Job],
+    networks: Mapping[str, Any],
+    costs: Mapping[str, Mapping[str, Any]] | None,
+) -> Subject:
     """Returns what is measured: networks by role, on the data that the student sees."""
     job = jobs["student"]
-    return Subject(
-        networks, job.sources, job.scheme.prepare, scored_by(job.scheme), config.eval_batch_size, config.seed
-    )
+    task, size = scored_by(job.scheme), config.eval_batch_size
+    return Subject(networks, job.sources, job.scheme.prepare, task, size, config.seed, costs)
 
 
 def measures_of(config: ConfigDict, jobs: Mapping[str, Job]) -> dict[str, Measure]:
     """Returns the measures that the run will make; ValueError for one that is named and does not fit the run."""
-    roles = [*teachers_of(config), *(name for name in ("baseline", "student") if name in jobs)]
-    return chosen(config.measure, subject_of(config, jobs, dict.fromkeys(roles)), config.report)
+    scheme, test = jobs["student"].scheme, jobs["student"].sources["test"]
+    teachers = [
+        name for name in teachers_of(config) if name not in scheme.roles or has_answers(test, scheme.roles[name])
+    ]
+    roles = [*teachers, *(name for name in ("baseline", "student") if name in jobs)]
+    subject = subject_of(config, jobs, dict.fromkeys(roles), {} if config.report else None)
+    return chosen(config.measure, config.measure_kwargs, subject, config.report)
 
 
-def measure_all(config: ConfigDict, jobs: Mapping[str, Job], networks: Mapping[str, Network]) -> dict[str, Any]:
+def measure_all(
+    config: ConfigDict,
+    jobs: Mapping[str, Job],
+    networks: Mapping[str, Network],
+    costs: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
     """Returns {"values": {role: {measure: {metric: number}}}, "seconds": {measure: time}, "sections": [...]}."""
     made = measures_of(config, jobs)
-    subject = subject_of(config, jobs, networks)
+    subject = subject_of(config, jobs, networks, costs if config.report else None)
     values: dict[str, dict[str, Any]] = {role: {} for role in networks}
     seconds, sections, rows = {}, [], []
     for name, measure in made.items():

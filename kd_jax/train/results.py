@@ -74,7 +74,7 @@ def collect(
     if _is_scored(models.get(jobs["student"].scheme.reference or "", {})):
         _say_what_rows_lack(task, models)
     sections = _sections(config, finished, models, networks, jobs["student"], splits) + _seen(models)
-    beside = measure_all(config, jobs, networks)
+    beside = measure_all(config, jobs, networks, costs_of)
     for name, measures in beside["values"].items():
         models[name] |= {"measures": measures} if measures else {}
     title = " to ".join(models[n]["name"] for n in ("teacher", "student") if n in models)
