@@ -22,7 +22,7 @@ Gradient = Callable[[Array], Array]  # of the loss by the input
 
 
 class Pixels(NamedTuple):
-    """The picture that a network reads: its place among the inputs, its lowest and highest value, and 1 of 255."""
+    """The picture that a network reads: its place among the inputs; lowest value, highest and 1 of 255, by channel."""
 
     place: int
     low: Array
@@ -158,7 +158,7 @@ def pixels_of(network: Network, source: Source) -> Pixels | None:
         low, high, unit = (
             (np.float32(v) / scale - np.array(m)) / np.array(std) for v, m in ((0, mean), (255, mean), (1, 0))
         )
-        return Pixels(place, *(jnp.asarray(x, jnp.float32) for x in (low, high, unit)))
+        return Pixels(place, *(jnp.asarray(x, jnp.float32).reshape(1, 1, 1, -1) for x in (low, high, unit)))
     return None
 
 

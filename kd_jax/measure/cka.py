@@ -85,7 +85,7 @@ def _is_of_examples(x: Any, count: int) -> bool:
 def gram(features: Array) -> Array:
     """Computes K = X X^T of the features [n, ...] centred over the examples, float32 [n, n]."""
     x = features.reshape(len(features), -1).astype(jnp.float32)
-    x -= x.mean(0)
+    x -= x.mean(0, keepdims=True)
     return jnp.matmul(x, x.T, precision=jax.lax.Precision.HIGHEST)
 
 

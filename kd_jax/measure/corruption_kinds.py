@@ -165,7 +165,7 @@ def grey(picture: Array) -> Array:
     """Returns the brightness [H, W, 1]: the channel, or the usual weights of red, green and blue."""
     if picture.shape[-1] == 1:
         return picture
-    return (picture * jnp.array([0.299, 0.587, 0.114])).sum(-1, keepdims=True)
+    return (picture * jnp.array([[[0.299, 0.587, 0.114]]])).sum(-1, keepdims=True)
 
 
 def _power(picture: Array) -> int:

@@ -18,7 +18,8 @@ def measure(
     a float32 multiplication and addition, 640 pJ to read 32 bits of DRAM (Horowitz, "Computing's Energy Problem (and
     what we can do about it)", ISSCC 2014). Every operand and result of a fused operation counts as read or written.
     """
-    values = {role: energy(subject.costs.get(role, {}), joules_per_flop, joules_per_byte) for role in subject.networks}
+    costs = subject.costs or {}
+    values = {role: energy(costs.get(role, {}), joules_per_flop, joules_per_byte) for role in subject.networks}
     return Measured(values, {"microjoules": ("energy of an answer, by FLOPs and bytes", "µJ")})
 
 

@@ -48,7 +48,8 @@ def sample(picture: Array, rows: Array, columns: Array, mode: str = "nearest") -
 def grid(picture: Array) -> tuple[Array, Array]:
     """Returns the coordinates of the pixels, (rows [H, W], columns [H, W]), float32."""
     rows, columns = (jnp.arange(n, dtype=jnp.float32) for n in picture.shape[:2])
-    return jnp.meshgrid(rows, columns, indexing="ij")
+    rows, columns = jnp.meshgrid(rows, columns, indexing="ij")
+    return rows, columns
 
 
 def zoomed(picture: Array, factor: Array) -> Array:

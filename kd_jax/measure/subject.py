@@ -22,7 +22,7 @@ from kd_jax.data.source import Source
 from kd_jax.models.host import HostModel
 from kd_jax.types import PyTree, Task
 
-Batch = Mapping[str, jax.Array]
+Batch = Mapping[str, Any]  # arrays of JAX or NumPy
 
 
 class Measured(NamedTuple):
