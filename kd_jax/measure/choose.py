@@ -75,7 +75,7 @@ def chosen(
         if why := obstacle(one, subject):
             raise ValueError(f"config.measure={name!r}: {why}.")
         if one.check is not None:
-            one.check(subject, **kwargs.get(name, {}))
+            one.check(subject, **{**options_of(one), **kwargs.get(name, {})})
     more = {name: measure_of(name) for name in measure.NAMES if default and name not in made}
     made |= {name: one for name, one in more.items() if one.cheap and not obstacle(one, subject)}
     return {name: made[name] for name in (*measure.NAMES, *names) if name in made}
