@@ -9,7 +9,7 @@ import kd_jax
 ROOT = Path(kd_jax.__file__).parent
 BASE = ("types", "ranges", "prng", "resolve", "files")  # modules that lie beside the rooms, below them all
 ROOMS = (
-    *("base", "losses", "models", "data", "system", "core", "tasks", "compress", "schemes"),
+    *("base", "losses", "models", "data", "system", "core", "tasks", "measure", "compress", "schemes"),
     *("config", "cache", "report", "train", "export", "sweep", "face"),
 )
 

@@ -19,6 +19,7 @@ from kd_jax.core import optimizers
 from kd_jax.core.optimizers import with_defaults
 from kd_jax.data import load
 from kd_jax.data.load import DEFAULTS as DATA
+from kd_jax.measure import choose
 from kd_jax.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, check_numbers
 
 # Where the numbers below must lie: those of a training, of a teacher, of a run. Any other must be finite.
@@ -98,6 +99,9 @@ def teacher_fields(name: str = "", data: Mapping[str, Any] | None = None, **chan
             checkpoint="",  # an export (.../export/last/student) to load; "" trains one, once, into
             workdir="",  # this folder; "" = <workdir>/teacher. Runs that share it share the teacher
             use="last",  # last | best (by validation) of the trained teacher
+            # Divide its logits by the temperature of least NLL on validation before it teaches: one that is too sure
+            # harms (Guo et al. 2017, arXiv 1706.04599). results.json has it as models.teacher.temperature.
+            calibrate=False,
             min_accuracy=0.0,  # on the validation split; below it the run ends before the student starts
             # Of the teacher's training: config.seed repeats the student against one teacher. Where teacher and student
             # are one architecture on the same labels, give another seed, or the baseline is the teacher again.
@@ -187,6 +191,10 @@ def base() -> ConfigDict:
     config.export = ConfigDict(part())
     config.report = True  # measure FLOPs and latency and write report.html; False leaves scores in results.json
     config.examples = 6  # test images shown in the report
+    # What is measured of teacher, baseline and student beside their scores (docs/measure.md), by name; with a report
+    # what costs next to nothing is measured anyway, and ("none",) leaves that out. On the command line: corruptions,cka
+    config.measure = ()
+    config.measure_kwargs = ConfigDict(choose.defaults())  # {measure: its options}
     return config
 
 
@@ -237,6 +245,7 @@ def settled(config: ConfigDict) -> ConfigDict:
     several["optimizers"] = dict.fromkeys(config.optimizers, optimizers.RANGES)
     check_numbers("", config, {**RUN, **several})
     effects.check_names("config", config, base())
+    choose.check(config.measure, config.measure_kwargs)
     for name, teacher in config.teachers.items():
         effects.check_names(f"config.teachers.{name}", teacher, teacher_fields())
     for group, fields in config.optimizers.items():

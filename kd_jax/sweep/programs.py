@@ -26,6 +26,7 @@ from kd_jax.core import optimizers
 from kd_jax.core.evaluate import scored_by
 from kd_jax.core.many import KINDS, Members, Runs, Single, obstacle, stack
 from kd_jax.core.terms import Scheduled, hyper_of
+from kd_jax.measure.choose import names_of
 from kd_jax.resolve import resolve
 from kd_jax.sweep.fastest import fastest
 from kd_jax.sweep.spec import Point, apply
@@ -33,6 +34,7 @@ from kd_jax.system import workdir
 from kd_jax.system.log import NonFiniteLoss
 from kd_jax.train import run as train
 from kd_jax.train import teachers
+from kd_jax.train.calibrated import check_calibrated
 from kd_jax.train.fit import Watch
 from kd_jax.train.found import name_exports
 from kd_jax.train.identify import digests_in, with_digests
@@ -62,6 +64,8 @@ def begun(config: ConfigDict, root: Path) -> ConfigDict:
     """Returns the config with what all runs of a sweep share: no reports, one order of the data, a compile cache."""
     config = config.copy_and_resolve_references()
     config.terms = whole_terms(config.terms)
+    if names := names_of(config.measure):
+        raise ValueError(f"config.measure={','.join(names)!r} is of one run, and a sweep measures scores alone.")
     config.report, config.examples = False, 0
     if config.export.name:
         print(f"config.export={config.export.name!r} is of one run: a run of the best setting writes these files")
@@ -117,6 +121,7 @@ def _split(config: ConfigDict, points: Iterable[Point], traced: set[str], root: 
         directory = root / "runs" / workdir.fingerprint(identity)
         share_teachers(shared, root)
         jobs, splits = train.checked_jobs(shared, directory, mesh)
+        check_calibrated(shared, jobs)
         if splits.validation is None:
             raise ValueError(
                 "A sweep chooses by validation, and nothing is held out: set for example --config.data.validation=0.1."

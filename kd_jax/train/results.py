@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 from kd_jax.cache.model import Store
 from kd_jax.cache.stored import StoredAnswers
 from kd_jax.config import expected
 from kd_jax.config.fields import teachers_of
-from kd_jax.core.evaluate import answer_at, scored_by
-from kd_jax.core.paths import calls_in, entry_paths, lookup
+from kd_jax.core.evaluate import scored_by
+from kd_jax.core.network import Network
+from kd_jax.core.paths import calls_in, entry_paths
 from kd_jax.data.source import Source, Splits
+from kd_jax.models.divided import Divided
 from kd_jax.report.forms import check_sections
 from kd_jax.resolve import near
 from kd_jax.system.cost import Forward, costs
 from kd_jax.system.workdir import git_hash, plain, versions
 from kd_jax.train.jobs import Job
-from kd_jax.types import Model, Outputs, PyTree, Role, Shown, Task
+from kd_jax.train.measuring import measure_all
+from kd_jax.types import PyTree, Shown, Task
 
 SCHEMA = 2  # of results.json: another number where a reader must look elsewhere
 MOST = 1000  # test examples among which a task chooses what it shows
@@ -45,41 +46,6 @@ def curve(path: Path, entry: str) -> list[dict[str, Any]]:
             scores = {k.removeprefix(f"{entry}/"): v for k, v in record.items() if k.startswith(f"{entry}/")}
             point |= {f"validation_{name}": value for name, value in scores.items() if "/" not in name}
     return [points[step] for step in sorted(points)]
-
-
-@dataclasses.dataclass(frozen=True)
-class Network:
-    """A trained network as the report measures it; `fixed` holds the inputs that do not come from the batch.
-
-    What stands in for a cached teacher has no parameters: `cost` was measured when its answers were stored, and
-    `whole` reads the teacher itself where it is on this machine.
-    """
-
-    model: Model
-    params: PyTree
-    stats: PyTree
-    role: Role
-    fixed: Mapping[str, PyTree]
-    path: str  # of the main output that is reported
-    cost: Mapping[str, Any] | None = None
-    whole: Callable[[], Network] | None = None
-
-    @property
-    def variables(self) -> tuple[PyTree, PyTree]:
-        return self.params, self.stats
-
-    def inputs(self, batch: Mapping[str, jax.Array]) -> tuple[PyTree, ...]:
-        paths = enumerate(self.role.inputs)
-        return tuple(self.fixed[str(i)] if str(i) in self.fixed else lookup({"batch": batch}, p) for i, p in paths)
-
-    def outputs(self, batch: Mapping[str, jax.Array]) -> Outputs:
-        """Returns what the network answers to a prepared batch, as NumPy arrays."""
-
-        def infer(params: PyTree, stats: PyTree, *inputs: PyTree) -> PyTree:
-            return answer_at(self.path, self.model, params, stats, inputs)
-
-        answers = jax.jit(infer)(self.params, self.stats, *self.inputs(batch))
-        return Outputs(jax.tree.map(np.asarray, answers))
 
 
 def _scores(scores: Mapping[str, Any], entry: str) -> dict[str, Any]:
@@ -109,6 +75,12 @@ def collect(
     if _is_scored(models.get(jobs["student"].scheme.reference or "", {})):
         _say_what_rows_lack(task, models)
     sections = _sections(config, finished, models, networks, jobs["student"], splits) + _inputs_section(models)
+    beside = measure_all(config, jobs, networks, costs_of)
+    for name, role in jobs["student"].scheme.roles.items():
+        if isinstance(role.model, Divided):
+            models[name]["temperature"] = role.model.temperature
+    for name, measures in beside["values"].items():
+        models[name] |= {"measures": measures} if measures else {}
     return {
         "schema": SCHEMA,
         "title": config.title or _title(models, train.name),
@@ -125,7 +97,8 @@ def collect(
         "data": data_entry(jobs, splits),
         "models": models,
         "stages": finished["student"]["stages"],
-        "sections": sections,
+        "sections": sections + beside["sections"],
+        "measured_seconds": beside["seconds"],
         "examples": next((s["examples"] for s in sections if s["kind"] == "examples"), []),
     }
 

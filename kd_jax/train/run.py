@@ -26,6 +26,7 @@ from kd_jax.resolve import call, check_kwargs, resolve
 from kd_jax.system import heartbeat, parallel, precision
 from kd_jax.system.workdir import cache_programs, check_configs, locked, plain
 from kd_jax.train.brought import brought, note_objects
+from kd_jax.train.calibrated import check_calibrated
 from kd_jax.train.chain import chain_of, chain_section
 from kd_jax.train.check import check_data, check_job
 from kd_jax.train.effect import check_run
@@ -33,6 +34,7 @@ from kd_jax.train.fit import DONE
 from kd_jax.train.identify import digests_of, with_digests
 from kd_jax.train.initial import handed_over
 from kd_jax.train.jobs import Job, make_model, plan, with_origins
+from kd_jax.train.measuring import looked_at, measures_of
 from kd_jax.train.nonfinite import require_numbers
 from kd_jax.train.results import collect
 from kd_jax.train.roles import tell_what_is_seen
@@ -130,6 +132,8 @@ def run(
     for name, value in variables.items():
         require_numbers("teacher_variables" if name == "teacher" else f"the variables of {name}", value)
     check_run(config, jobs)
+    check_calibrated(config, jobs)
+    measures_of(config, jobs)
     check_jobs(jobs)
     if until not in ("", "cache") or (until and not jobs["student"].caches):
         raise ValueError(f"until={until!r}: a run ends at '', or at 'cache' where a teacher.cache.directory is given.")
@@ -178,7 +182,7 @@ def train_all(
         if name in jobs:
             job = jobs[name]
             finished[name] = finish_or_resume(job, mesh)
-            if config.report:  # every process reads, in the same order, since reading waits for all
+            if looked_at(config):  # every process reads, in the same order, since reading waits for all
                 role, path = job.scheme.roles[evaluated_roles(job.scheme)[0]], entry_paths(job.scheme.evaluate[0])[0]
                 export, shapes = export_of(job, "last"), seen_shapes(job)
                 frozen = {teacher: networks[teacher].params for teacher in roles_read(role.inputs)}

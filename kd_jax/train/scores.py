@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from kd_jax.cache.plan import TeacherCache
 from kd_jax.cache.stored import has_answers
 from kd_jax.core.evaluate import as_scored, evaluate, gather, make_eval_step, scored_by
+from kd_jax.core.network import Network
 from kd_jax.core.paths import lookup
 from kd_jax.data.answers import manifest_of
 from kd_jax.data.batches import batch_shapes, eval_batches
@@ -25,7 +26,6 @@ from kd_jax.system.workdir import fingerprint, plain
 from kd_jax.tasks.units import name_of, unit_of
 from kd_jax.train.jobs import Job
 from kd_jax.train.nonfinite import require_scores
-from kd_jax.train.results import Network
 from kd_jax.types import PyTree, Role, Scheme, TrainState
 
 SCORES = "scores.json"

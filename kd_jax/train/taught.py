@@ -10,8 +10,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from kd_jax.cache.stored import StoredAnswers, has_answers
+from kd_jax.core.network import Network
 from kd_jax.train.jobs import Job
-from kd_jax.train.results import Network
 from kd_jax.train.scores import CACHED, check_teacher, score_teacher
 from kd_jax.types import Role, Variables
 

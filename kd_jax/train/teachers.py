@@ -20,6 +20,7 @@ from kd_jax.config.fields import teachers_of
 from kd_jax.core.bind import evaluated_roles
 from kd_jax.core.evaluate import extra_inputs, params_inputs
 from kd_jax.core.many import Runs
+from kd_jax.core.network import Network
 from kd_jax.core.paths import lookup, roles_read
 from kd_jax.data.answers import Answers
 from kd_jax.files import path_of, read_json, write_json
@@ -27,13 +28,15 @@ from kd_jax.models.host import HostModel, failing
 from kd_jax.system import parallel, precision, workdir
 from kd_jax.system.checkpoint import load_tree
 from kd_jax.system.exports import check_export, check_place
+from kd_jax.train.calibrated import calibrated
 from kd_jax.train.finish import exported
 from kd_jax.train.fit import DONE, Watch
 from kd_jax.train.initial import check_baseline, check_initial, first_variables, starting_at, takes_teacher
 from kd_jax.train.jobs import Job
 from kd_jax.train.loop import fit
+from kd_jax.train.measuring import looked_at
 from kd_jax.train.nonfinite import require_numbers
-from kd_jax.train.results import Network, measured
+from kd_jax.train.results import measured
 from kd_jax.train.scores import check_teacher, score_cached, score_teacher, seen_shapes
 from kd_jax.train.taught import Taught, answering
 from kd_jax.types import PyTree, Role, Variables
@@ -122,8 +125,9 @@ def _teach_one(
         require_numbers(name, variables)
         role = dataclasses.replace(role, initial=(precision.stored(variables[0], role.dtype), variables[1]))
         if role.dtype:
-            no_room = f"config.{name}.dtype has no room for its numbers."
-            require_numbers(f"{name} in {role.dtype}", role.initial, no_room)
+            require_numbers(f"{name} in {role.dtype}", role.initial, f"config.{name}.dtype has no room for them.")
+        if fields.calibrate:
+            role, network = calibrated(student, name, role, network, mesh)
         taught = Taught(role, {}, lambda: variables, network, finished)
         scores = score_teacher(student, role, student.settings.rules.get(name, ()), mesh, as_trained)
     check_teacher(jobs["student"], name, fields, scores)
@@ -147,8 +151,8 @@ def _read_teacher(
         return network, parallel.place(variables, shards(*variables))
     export = _export_of_teacher(fields, jobs.get(name))
     placed = load_network(export, role, path, extra, seen_shapes(student), shards)
-    # The report measures a network whole, on one device.
-    network = load_network(export, role, path, extra, seen_shapes(student)) if config.report else None
+    # Report and measures look at a network whole, on one device.
+    network = load_network(export, role, path, extra, seen_shapes(student)) if looked_at(config) else None
     return network, placed.variables
 
 
