@@ -4,4 +4,8 @@ measure/subject.py says what a measure is given and what it returns, measure/cho
 """
 
 # Those of the package, in the order of the report; any other is "my_package.module:NAME" of a Measure.
-NAMES = ("selective",)
+NAMES = (
+    "groups",
+    "inherited",
+    "selective",
+)

@@ -39,13 +39,16 @@ class Measure(NamedTuple):
     """A measure of networks.
 
     `run(subject, **options) -> Measured`; `rows` {metric: (label, unit)} are the lines of the report's table, where a
-    label may name options ("{coverage:.0%}") and shares have the unit "%"; `needs` names entries of NEEDS; `cheap` ones are made by default: they cost one pass over the held-out data.
+    label may name options ("{coverage:.0%}") and shares have the unit "%"; `needs` names entries of NEEDS; `cheap` ones
+    are made by default: they cost one pass over the held-out data. `check(subject, **options)` raises ValueError,
+    before anything is trained, for options that do not fit the data.
     """
 
     run: Callable[..., Measured]
     rows: Mapping[str, tuple[str, str]]
     needs: tuple[str, ...] = ()
     cheap: bool = False
+    check: Callable[..., None] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

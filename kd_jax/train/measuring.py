@@ -34,9 +34,22 @@ def subject_of(config: ConfigDict, jobs: Mapping[str, Job], networks: Mapping[st
 
 
 def measures_of(config: ConfigDict, jobs: Mapping[str, Job]) -> dict[str, Measure]:
-    """Returns the measures that the run will make; ValueError for one that is named and does not fit the run."""
+    """Returns the measures that the run will make; ValueError for one that is named and does not fit the run.
+
+    ValueError too for options that do not fit the data.
+    """
     roles = [*teachers_of(config), *(name for name in ("baseline", "student") if name in jobs)]
-    return chosen(config.measure, subject_of(config, jobs, dict.fromkeys(roles)), config.report)
+    subject = subject_of(config, jobs, dict.fromkeys(roles))
+    made = chosen(config.measure, subject, config.report)
+    for name, measure in made.items():
+        if measure.check is not None:
+            measure.check(subject, **_options(config, name))
+    return made
+
+
+def _options(config: ConfigDict, name: str) -> dict[str, Any]:
+    """The options of a measure: what config.measure_kwargs says of it."""
+    return dict(config.measure_kwargs.get(name, {}))
 
 
 def measure_all(config: ConfigDict, jobs: Mapping[str, Job], networks: Mapping[str, Network]) -> dict[str, Any]:
@@ -46,7 +59,7 @@ def measure_all(config: ConfigDict, jobs: Mapping[str, Job], networks: Mapping[s
     values: dict[str, dict[str, Any]] = {role: {} for role in networks}
     seconds, sections, rows = {}, [], []
     for name, measure in made.items():
-        start, options = time.monotonic(), dict(config.measure_kwargs.get(name, {}))
+        start, options = time.monotonic(), _options(config, name)
         measured = measure.run(subject, **options)
         seconds[name] = time.monotonic() - start
         for role, metrics in measured.values.items():
