@@ -12,8 +12,8 @@ from kd_jax.measure.subject import Measure, Measured, Subject
 def measure(subject: Subject) -> Measured:
     """Returns inherited errors, chance, error consistency and disagreement of each network with "teacher".
 
-    Nothing of a teacher of other classes. The baseline never saw the teacher: what its errors share with the teacher's is what the examples make hard. Test
-    examples with a label.
+    The baseline never saw the teacher: what its errors share with the teacher's is what the examples make hard. Test
+    examples with a label; nothing where the teacher has other classes.
     """
     teacher, labels = subject.labelled("teacher", "test")
     if teacher.shape[-1] != subject.source("test").num_classes:
