@@ -9,6 +9,8 @@ nothing was tuned on it. Interrupted runs go on.
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,7 +43,7 @@ def configure(data: str, setting: str, seed: int, root: Path) -> ConfigDict:
     """The config of a setting; settings whose teachers learn alike share one a seed."""
     words = SETTINGS[setting][0].split(",")
     config = fairness.get_config(",".join((data, *words)))
-    config.update({"seed": seed, "report": False})
+    config.update({"seed": seed, "report": False, "baseline": "baseline" in SETTINGS[setting][1]})
     kind = ["sensitive"] if "sensitive" in words else []
     if setting.endswith("balanced student"):  # of a teacher that is not
         folder = teacher_folder(root, data, kind, seed)
@@ -71,18 +73,15 @@ def numbers(results: Mapping[str, Any], role: str) -> dict[str, float | None]:
     return made | {"kappa": errors.get("consistency")}
 
 
+def folder(root: Path, data: str, setting: str, seed: int) -> Path:
+    return root / data / setting.replace(",", "").replace(" ", "_") / str(seed)
+
+
 def rows(data: str, setting: str, seeds: int, root: Path) -> Iterator[dict[str, Any]]:
-    """Rows of the networks of a setting."""
-    found: dict[str, list[dict[str, float | None]]] = {}
-    for seed in range(seeds):
-        directory, config = (
-            root / data / setting.replace(",", "").replace(" ", "_") / str(seed),
-            configure(data, setting, seed, root),
-        )
-        results = finished(directory, config) or train.run(config, directory)
-        for role in SETTINGS[setting][1]:
-            found.setdefault(role, []).append(numbers(results, role))
-    for role, values in found.items():
+    """Rows of the networks of a setting, from runs that are finished."""
+    for role in SETTINGS[setting][1]:
+        paths = [folder(root, data, setting, seed) / train.RESULTS for seed in range(seeds)]
+        values = [numbers(json.loads(path.read_text()), role) for path in paths]
         columns = {name: [v[name] for v in values] for name in values[0]}
         digits = {name: 2 if name == "kappa" else 1 for name in columns}
         cells = {n: "-" if None in v else spread(v, digits[n]) for n, v in columns.items()}
@@ -104,6 +103,9 @@ def main() -> None:
     args = parser.parse_args()
     root = Path(args.workdir)
     jax.config.update("jax_compilation_cache_dir", str(root.absolute() / "compiled"))
+    for seed, data, setting in itertools.product(range(args.seeds), args.data, SETTINGS):
+        config, directory = configure(data, setting, seed, root), folder(root, data, setting, seed)
+        finished(directory, config) or train.run(config, directory)
     made = [row for data in args.data for setting in SETTINGS for row in rows(data, setting, args.seeds, root)]
     common.write("fairness", made, seeds=args.seeds)
 

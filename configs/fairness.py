@@ -41,8 +41,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.sensitive_inputs = ("sex", "race") if "sensitive" in flags else ()
     config.teacher.model = dict(name="models.mlp.mlp", kwargs=dict(widths=(256, 256), dropout=0.2))
     config.student.model = dict(name="models.mlp.mlp", kwargs=dict(widths=(8,)))
-    steps = {"adult": (2000, 1500), "compas": (400, 400)}[variant.data]
-    config.teacher.train, config.train = adam(steps[0], 0.002), adam(steps[1], 0.01)
+    steps = {"adult": 1000, "compas": 400}[variant.data]
+    config.teacher.train, config.train = adam(steps, 0.002), adam(steps, 0.01)
     tap = {"feature": {"tap": "embedding"}}
     config.terms = ConfigDict(compose("response+feature", **tap) if method == "feature" else compose(method))
     if {"balanced", "balanced_teacher"} & {*flags}:
@@ -53,5 +53,5 @@ def get_config(arg: str = "") -> ConfigDict:
         config.data.limit, config.teacher.data.limit = 500, 0
         config.train.batch_size = 64
     config.measure = ("groups", "inherited")
-    config.log_every, config.eval_every = 100, 200
+    config.log_every, config.eval_every = 100, steps // 4
     return finish(config, variant)

@@ -131,11 +131,15 @@ def _labels(name: str, target: np.ndarray, fields: Mapping[str, Any]) -> tuple[n
         raise ValueError(f"{name}: {missing.sum()} rows have no {fields['target']!r}, which is to be learned.")
     if fields["regress"]:
         if target.dtype.kind != "f":
-            raise ValueError(f"{name}: data.regress asks for numbers, and {fields['target']!r} holds {target[0]!r}.")
+            raise ValueError(
+                f"{name}: data.regress asks for numbers, and {fields['target']!r} holds {str(target[0])!r}."
+            )
         return target.astype(np.float32), (fields["target"],)
     names, labels = np.unique(_texts(target), return_inverse=True)
     if len(names) < 2:
-        raise ValueError(f"{name}: all rows have the same {fields['target']!r}, {names[0]!r}: nothing can be learned.")
+        raise ValueError(
+            f"{name}: all rows have the same {fields['target']!r}, {str(names[0])!r}: nothing can be learned."
+        )
     return labels.astype(np.int32), tuple(map(str, names))
 
 
