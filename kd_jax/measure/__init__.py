@@ -4,8 +4,4 @@ measure/subject.py says what a measure is given and what it returns, measure/cho
 """
 
 # Those of the package, in the order of the report; any other is "my_package.module:NAME" of a Measure.
-NAMES = (
-    "groups",
-    "inherited",
-    "selective",
-)
+NAMES = ("fit", "groups", "inherited", "selective")
