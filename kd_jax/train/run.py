@@ -225,7 +225,11 @@ def jobs_of(
     sources = {**splits._asdict(), **_called(config.splits, splits)}
     teacher_sources = {name: _splits_of(config, t, splits, data)._asdict() for name, t in teachers.items()}
     named, networks = {"student": config.student, **teachers, **config.roles}, networks or {}
-    models = {r: networks.get(r) or make_model(fields["model"], splits.train) for r, fields in named.items()}
+    learned = {name: sources["train"] for name, sources in teacher_sources.items()}
+    models = {
+        role: networks.get(role) or make_model(fields["model"], splits.train, learned.get(role))
+        for role, fields in named.items()
+    }
     stored = {name for name in teachers if isinstance(models[name], StoredAnswers)}
     if both := sorted({*loaded} & stored):
         raise ValueError(f"{both[0]}: its variables are given, and there are only answers of it.")
