@@ -1,9 +1,10 @@
 """What students inherit of their teacher's bias: configs/fairness.py by method and weights, mean +- standard deviation.
 
-python -m benchmarks.fairness [--data adult compas] [--seeds 5] [--workdir runs/fairness]
+python -m benchmarks.fairness [--data adult compas] [--seeds 5] [--workdir runs/fairness] [--table]
 
-Every seed has a teacher of its own. Numbers are those of the last step on the test set, in percent but for kappa;
-nothing was tuned on it. Interrupted runs go on.
+A setting is one sweep: its seeds, with the teacher and alone (weight 0 of the teacher's terms), in one program; there is
+one teacher a kind. Numbers are those of the last step on the test set, in percent but for kappa; nothing was tuned on
+it. Interrupted sweeps go on, and --table makes the table of what is finished.
 """
 
 from __future__ import annotations
@@ -11,88 +12,110 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
+import kd_jax
 from benchmarks import common
-from benchmarks.main_table import finished
 from configs import fairness
-from kd_jax.train import run as train
+from kd_jax.data.load import load
+from kd_jax.data.source import Source
+from kd_jax.measure.groups import by_group, counts, worst_class
+from kd_jax.measure.inherited import inherited
+from kd_jax.sweep import run as sweep
+from kd_jax.sweep.spec import Spec
 
 # What is trained: words of the config, and of which networks the table has a row.
 SETTINGS = {
-    "response": ("response", ("teacher", "baseline", "student")),
-    "dkd": ("dkd", ("student",)),
-    "feature": ("feature", ("student",)),
-    "500 people": ("response,few", ("baseline", "student")),
-    "both balanced": ("response,balanced", ("teacher", "baseline", "student")),
-    "sex and race read": ("response,sensitive", ("teacher", "baseline", "student")),
-    "read, balanced teacher": ("response,sensitive,balanced_teacher", ("teacher", "student")),
-    "read, balanced student": ("response,sensitive,balanced", ("baseline", "student")),
-    "read, both balanced": ("response,sensitive,balanced", ("student",)),
-    "read, 500 people": ("response,few,sensitive", ("baseline", "student")),
-    "read, 500 people, balanced teacher": ("response,few,sensitive,balanced_teacher", ("student",)),
+    "response": ("response", ("teacher", "alone", "distilled")),
+    "dkd": ("dkd", ("distilled",)),
+    "feature": ("feature", ("distilled",)),
+    "500 people": ("response,few", ("alone", "distilled")),
+    "both balanced": ("response,balanced", ("teacher", "alone", "distilled")),
+    "sex and race read": ("response,sensitive", ("teacher", "alone", "distilled")),
+    "read, balanced teacher": ("response,sensitive,balanced_teacher", ("teacher", "distilled")),
+    "read, balanced student": ("response,sensitive,balanced", ("alone", "distilled")),
+    "read, both balanced": ("response,sensitive,balanced", ("distilled",)),
+    "read, 500 people": ("response,few,sensitive", ("alone", "distilled")),
+    "read, 500 people, balanced teacher": ("response,few,sensitive,balanced_teacher", ("distilled",)),
 }
+WEIGHT = "terms.kd.weight"
+SMALLEST = 30  # examples of a rate that counts in a gap, as measure.groups has it
 
 
-def configure(data: str, setting: str, seed: int, root: Path) -> ConfigDict:
-    """The config of a setting; settings whose teachers learn alike share one a seed."""
+def configure(data: str, setting: str, root: Path) -> ConfigDict:
+    """The config of a setting; settings whose teachers learn alike share one."""
     words = SETTINGS[setting][0].split(",")
     config = fairness.get_config(",".join((data, *words)))
-    config.update({"seed": seed, "report": False, "baseline": "baseline" in SETTINGS[setting][1]})
-    kind = ["sensitive"] if "sensitive" in words else []
+    config.baseline, config.measure = False, ()
+    kind = ["sensitive"] if "sensitive" in words else ["plain"]
     if setting.endswith("balanced student"):  # of a teacher that is not
-        folder = teacher_folder(root, data, kind, seed)
-        config.teacher.checkpoint = str(folder / "export" / "last" / "student")
+        config.teacher.checkpoint = str(teacher_folder(root, data, kind) / "export" / "last" / "student")
         return config
     kind += ["balanced"] if {"balanced", "balanced_teacher"} & {*words} else []
-    config.teacher.seed, config.teacher.workdir = seed, str(teacher_folder(root, data, kind, seed))
+    config.teacher.workdir = str(teacher_folder(root, data, kind))
     return config
 
 
-def teacher_folder(root: Path, data: str, kind: Sequence[str], seed: int) -> Path:
+def teacher_folder(root: Path, data: str, kind: Sequence[str]) -> Path:
     """Where the teacher of a kind lies."""
-    return root / data / "teachers" / "-".join((*kind, str(seed)))
+    return root / data / "teachers" / "-".join(kind)
 
 
-def numbers(results: Mapping[str, Any], role: str) -> dict[str, float | None]:
-    """The columns of the table of one network."""
-    measured, last = results["models"][role]["measures"], results["models"][role]["last"]["test"]
-    groups, errors = measured["groups"], measured.get("inherited", {})
-    made = {"accuracy": last["accuracy"], "worst class": groups["worst_class"]}
-    for field in ("sex", "race"):
-        made |= {f"DP {field}": groups[field]["demographic_parity"], f"EO {field}": groups[field]["equalised_odds"]}
-    made |= {"worst by sex": groups["sex"]["worst_group"]}
-    names = {"inherited": "inherited", "inherited_chance": "chance", "disagreement": "disagrees"}
-    made |= {column: errors.get(name) for name, column in names.items()}
+def folder(root: Path, data: str, setting: str) -> Path:
+    return root / data / setting.replace(",", "").replace(" ", "_")
+
+
+def choices(setting: str, seeds: int) -> dict[str, tuple[Any, ...]]:
+    """What the sweep of a setting varies."""
+    weights = (0.0, 0.9) if "alone" in SETTINGS[setting][1] else ()
+    return {"seed": tuple(range(seeds)), **({WEIGHT: weights} if weights else {})}
+
+
+def numbers(export: str, test: Source, teacher: np.ndarray | None) -> tuple[dict[str, Any], np.ndarray]:
+    """The columns of the table of one network, and its answers to the test set."""
+    x, labels = test.in_memory()
+    answers = np.asarray(kd_jax.load(export).predict(x))
+    whole = counts(answers, labels, np.zeros_like(labels), 1, test.num_classes)[0]
+    made = {"accuracy": np.mean(answers == labels), "worst class": worst_class(whole)["worst_class"]}
+    for field, names in test.levels.items():
+        pairs = counts(answers, labels, test.fields[field], len(names), test.num_classes)
+        found = by_group(pairs, names, SMALLEST)
+        made |= {f"DP {field}": found["demographic_parity"], f"EO {field}": found["equalised_odds"]}
+    errors = {} if teacher is None else inherited(answers, teacher, labels)
+    shown = {"inherited": "inherited", "inherited_chance": "chance", "disagreement": "disagrees"}
+    made |= {column: errors.get(name) for name, column in shown.items()}
     made = {name: None if value is None else 100 * value for name, value in made.items()}
-    return made | {"kappa": errors.get("consistency")}
+    return made | {"kappa": errors.get("consistency")}, answers
 
 
-def folder(root: Path, data: str, setting: str, seed: int) -> Path:
-    return root / data / setting.replace(",", "").replace(" ", "_") / str(seed)
-
-
-def rows(data: str, setting: str, seeds: int, root: Path) -> Iterator[dict[str, Any]]:
-    """Rows of the networks of a setting, from runs that are finished."""
-    for role in SETTINGS[setting][1]:
-        paths = [folder(root, data, setting, seed) / train.RESULTS for seed in range(seeds)]
-        values = [numbers(json.loads(path.read_text()), role) for path in paths]
-        columns = {name: [v[name] for v in values] for name in values[0]}
-        digits = {name: 2 if name == "kappa" else 1 for name in columns}
-        cells = {n: "-" if None in v else spread(v, digits[n]) for n, v in columns.items()}
-        yield {"data": data, "setting": setting, "network": role, **cells}
+def rows(data: str, setting: str, root: Path) -> Iterator[dict[str, Any]]:
+    """Rows of the networks of a finished setting."""
+    results = json.loads((folder(root, data, setting) / sweep.RESULTS).read_text())
+    config = configure(data, setting, root)
+    test = load(config.data).test
+    place = config.teacher.checkpoint or str(Path(config.teacher.workdir) / "export" / "last" / "student")
+    of_teacher, teacher = numbers(place, test, None)
+    found: dict[str, list[dict[str, Any]]] = {"teacher": [of_teacher]}
+    for run in results["runs"]:
+        name = "alone" if run["point"].get(WEIGHT) == 0.0 else "distilled"
+        found.setdefault(name, []).append(numbers(f"{run['export']}/student", test, teacher)[0])
+    for name in SETTINGS[setting][1]:
+        columns = {column: [v[column] for v in found[name]] for column in of_teacher}
+        digits = {column: 2 if column == "kappa" else 1 for column in columns}
+        cells = {c: "-" if None in v else spread(v, digits[c]) for c, v in columns.items()}
+        yield {"data": data, "setting": setting, "network": name, **cells}
 
 
 def spread(values: list[float], digits: int) -> str:
-    """Mean +- standard deviation."""
-    mean = sum(values) / len(values)
-    deviation = (sum((v - mean) ** 2 for v in values) / max(len(values) - 1, 1)) ** 0.5
-    return f"{mean:.{digits}f} ± {deviation:.{digits}f}"
+    """Mean +- standard deviation over seeds; the mean alone of one."""
+    error = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.{digits}f}{error}"
 
 
 def main() -> None:
@@ -100,14 +123,17 @@ def main() -> None:
     parser.add_argument("--data", nargs="*", default=list(fairness.DATA), choices=fairness.DATA)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workdir", default="runs/fairness")
+    parser.add_argument("--table", action="store_true")
     args = parser.parse_args()
     root = Path(args.workdir)
     jax.config.update("jax_compilation_cache_dir", str(root.absolute() / "compiled"))
-    for seed, data, setting in itertools.product(range(args.seeds), args.data, SETTINGS):
-        config, directory = configure(data, setting, seed, root), folder(root, data, setting, seed)
-        finished(directory, config) or train.run(config, directory)
-    made = [row for data in args.data for setting in SETTINGS for row in rows(data, setting, args.seeds, root)]
-    common.write("fairness", made, seeds=args.seeds)
+    pairs = [*itertools.product(args.data, SETTINGS)]
+    for data, setting in [] if args.table else pairs:
+        directory = folder(root, data, setting)
+        if not (directory / sweep.RESULTS).exists():
+            sweep.run(configure(data, setting, root), Spec(choices(setting, args.seeds), {}), directory)
+    done = [pair for pair in pairs if (folder(root, *pair) / sweep.RESULTS).exists()]
+    common.write("fairness", [row for pair in done for row in rows(*pair, root)], seeds=args.seeds)
 
 
 if __name__ == "__main__":
