@@ -2,9 +2,9 @@
 
 python -m benchmarks.fairness [--data adult compas] [--seeds 5] [--workdir runs/fairness] [--table]
 
-A setting is one sweep: its seeds, with the teacher and alone (weight 0 of the teacher's terms), in one program; there is
-one teacher a kind. Numbers are those of the last step on the test set, in percent but for kappa; nothing was tuned on
-it. Interrupted sweeps go on, and --table makes the table of what is finished.
+A setting is one sweep: its seeds, with the teacher and alone (weight 0 of the teacher's terms), in one program; there
+is one teacher a kind. Numbers are those of the last step on the test set, in percent but for kappa; nothing was tuned
+on it. Interrupted sweeps go on, and --table makes the table of what is finished.
 """
 
 from __future__ import annotations

@@ -61,5 +61,5 @@ def soft_tree(
 
 def likeliest_leaf(params: Any, x: Array, depth: int, sharpness: float = 1.0) -> Array:
     """Returns the number of the leaf that each row of x [n, d] most probably reaches, int32 [n]: its explanation."""
-    turns = sharpness * (x.reshape(len(x), -1) @ params["turns"]["kernel"] + params["turns"]["bias"])
+    turns = sharpness * (x.reshape(len(x), -1) @ params["turns"]["kernel"] + params["turns"]["bias"][None])
     return Paths(depth).apply({}, turns).argmax(-1)

@@ -34,8 +34,8 @@ def brought(
     networks = {name: as_model(network) for name, (network, _) in given.items() if network is not None}
     variables = {name: value for name, (_, value) in given.items() if value is not None}
     for name, (network, value) in given.items():
-        if name == "student" and isinstance(network, HostModel):
-            raise ValueError("student: host_model(fn) has no parameters, so that it can teach and cannot learn.")
+        if name == "student":
+            check_learns(network)
         if isinstance(network, HostModel):
             if value is not None:
                 raise ValueError(f"{name}: host_model(fn) has no parameters, and there are variables for it.")
@@ -43,6 +43,12 @@ def brought(
         elif isinstance(network, nnx.Module) and value is None and name != "student":
             variables[name] = network
     return networks, variables
+
+
+def check_learns(student: Any) -> None:
+    """Raises ValueError for a student that no step can change."""
+    if isinstance(student, HostModel):
+        raise ValueError("student: host_model(fn) has no parameters, so that it can teach and cannot learn.")
 
 
 def note_objects(

@@ -25,7 +25,7 @@ from kd_jax.report.verdict import headline_of, judge
 from kd_jax.resolve import call
 from kd_jax.system import heartbeat, parallel
 from kd_jax.system.workdir import cache_programs, check_configs, locked, plain
-from kd_jax.train.brought import brought, note_objects
+from kd_jax.train.brought import brought, check_learns, note_objects
 from kd_jax.train.check import check_data, check_job
 from kd_jax.train.effect import check_run
 from kd_jax.train.fit import DONE
@@ -125,7 +125,7 @@ def run(
     if not until and (results := read_finished(config, directory, jobs)):
         return present(config, results, directory)
     tell_what_is_seen(jobs["student"].scheme.roles)
-    with locked(directory), failing(networks.values()):
+    with locked(directory), failing(models_in(jobs["student"])):
         if until:
             teach(config, jobs, mesh, variables)
             return {}
@@ -201,6 +201,11 @@ def check_jobs(jobs: Mapping[str, Job]) -> None:
     check_configs(configs, {job.directory: job.digests for job in jobs.values()})
 
 
+def models_in(job: Job) -> list[Model]:
+    """Returns the models of a job, those of the teachers too whose answers are stored."""
+    return [role.model for role in (*job.scheme.roles.values(), *(cache.role for cache in job.caches.values()))]
+
+
 def untrained(jobs: Mapping[str, Job]) -> dict[str, Job]:
     """Returns the jobs without those of teachers whose answers are all stored."""
     whole = {name for name, cache in jobs["student"].caches.items() if cache.whole}
@@ -230,6 +235,7 @@ def jobs_of(
         role: networks.get(role) or make_model(fields["model"], splits.train, learned.get(role))
         for role, fields in named.items()
     }
+    check_learns(models["student"])
     stored = {name for name in teachers if isinstance(models[name], StoredAnswers)}
     if both := sorted({*loaded} & stored):
         raise ValueError(f"{both[0]}: its variables are given, and there are only answers of it.")

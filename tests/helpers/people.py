@@ -1,4 +1,4 @@
-"""Small tables in the files' own forms, of people who do not exist: for tests where no package brings the real ones."""
+"""Small tables in the files' own forms, of people and diamonds that do not exist: where no package has the real ones."""
 
 from __future__ import annotations
 
@@ -63,3 +63,14 @@ def compas(path: Path, n: int = 400, seed: int = 0) -> Path:
     columns |= {"age-cat_Less than 25": young, "age-cat_25 - 45": 1 - young}
     columns |= {"c-charge-degree_F": felony, "c-charge-degree_M": 1 - felony, "score-text_High": again}
     return write(path, columns)
+
+
+def diamonds(path: Path, n: int = 400, seed: int = 0) -> Path:
+    """Writes a table with the columns of the diamonds; a heavier one of a better cut costs more."""
+    rng = np.random.default_rng(seed)
+    carat, cut = rng.uniform(0.2, 2.0, n).round(2), rng.integers(0, 2, n)
+    price = (4000 * carat**1.7 * (1 + 0.2 * cut) * np.exp(rng.normal(0, 0.1, n))).round()
+    columns = {"carat": carat, "cut": np.array(["Fair", "Ideal"])[cut], "color": rng.choice(["D", "J"], n)}
+    return write(
+        path, {**columns, "clarity": rng.choice(["IF", "SI1"], n), "depth": rng.uniform(55, 65, n), "price": price}
+    )
