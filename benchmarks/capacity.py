@@ -28,7 +28,7 @@ from kd_jax.sweep.spec import Spec
 matplotlib.use("agg")
 from matplotlib import pyplot  # noqa: E402
 
-WIDTHS = (360, 220, 150, 90, 48, 29, 17, 10, 6, 4, 3)
+WIDTHS = (360, 150, 48, 29, 17, 10, 6, 4, 3)
 SETTINGS = {"": "labels of 100 images, the teacher's answers to 1,257", "all": "labels of all 1,257 images"}
 COLOURS = {0.0: ("tab:gray", "alone"), 0.9: ("tab:blue", "distilled")}
 

@@ -26,7 +26,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.update(dict(name="digits", validation=0.125, labels=0 if "all" in variant.flags else 100))
     config.teacher.model = dict(name="models.mlp.mlp", kwargs=dict(widths=(512, 512)))
     config.student.model = dict(name="models.mlp.mlp", kwargs=dict(widths=(16, 16)))
-    config.teacher.train, config.train = adam(1000, 0.002), adam(1500, 0.01)
+    config.teacher.train, config.train = adam(800, 0.002), adam(800, 0.01)
     config.terms = ConfigDict(compose("response"))
-    config.log_every, config.eval_every = 100, 500
+    config.log_every, config.eval_every = 100, 400
     return finish(config, variant)

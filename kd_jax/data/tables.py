@@ -29,7 +29,9 @@ from kd_jax.resolve import near
 
 Columns = dict[str, np.ndarray]  # float64 [rows], nan where missing: numbers; texts, "" where missing: a category
 MISSING = ("", "?", "NA", "nan", "NaN")
-TABLE = dict(target="", regress=False, sensitive=(), sensitive_inputs=(), left_out=())  # the fields of `csv`
+TABLE: dict[str, Any] = dict(
+    target="", regress=False, sensitive=(), sensitive_inputs=(), left_out=()
+)  # the fields of `csv`
 
 
 def csv(config: Mapping[str, Any]) -> Splits:

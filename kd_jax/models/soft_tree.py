@@ -62,4 +62,5 @@ def soft_tree(
 def likeliest_leaf(params: Any, x: Array, depth: int, sharpness: float = 1.0) -> Array:
     """Returns the number of the leaf that each row of x [n, d] most probably reaches, int32 [n]: its explanation."""
     turns = sharpness * (x.reshape(len(x), -1) @ params["turns"]["kernel"] + params["turns"]["bias"][None])
-    return Paths(depth).apply({}, turns).argmax(-1)
+    paths: Any = Paths(depth).apply({}, turns)
+    return paths.argmax(-1)

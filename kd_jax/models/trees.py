@@ -57,7 +57,8 @@ def _each(values: tuple[float, ...], source: Any) -> np.ndarray:
 
 def fitted(model: HostModel) -> Any:
     """Returns the estimator of scikit-learn or XGBoost behind a teacher of `ensemble`: to save, to count its trees."""
-    kind, options, x, y, _ = model.fn.args
+    answer: Any = model.fn
+    kind, options, x, y, _ = answer.args
     return _fit(kind, options, x, y)
 
 

@@ -20,12 +20,10 @@ def too_small(trained: Mapping[str, Mapping[str, Any]], noun: str) -> list[str]:
     """
     student, teacher = trained.get("student") or {}, trained.get("teacher") or {}
     fitted, count = (number(student, "measures", "fit", name) for name in ("train_accuracy", "examples"))
-    there = [
-        number(model, "last", "test", name) for model in (student, teacher) for name in ("accuracy", "accuracy_error")
-    ]
-    if fitted is None or not count or None in there:
+    test, error = (number(student, "last", "test", name) for name in ("accuracy", "accuracy_error"))
+    goal, goal_error = (number(teacher, "last", "test", name) for name in ("accuracy", "accuracy_error"))
+    if fitted is None or not count or test is None or error is None or goal is None or goal_error is None:
         return []
-    test, error, goal, goal_error = there
     fit_error = math.sqrt(fitted * (1 - fitted) / count)
     if goal - fitted <= 2 * math.hypot(fit_error, goal_error) or fitted - test > 2 * math.hypot(fit_error, error):
         return []

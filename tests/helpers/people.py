@@ -1,4 +1,4 @@
-"""Small tables in the files' own forms, of people and diamonds that do not exist: where no package has the real ones."""
+"""Small tables in the files' own forms, of people and diamonds that do not exist: the real ones need packages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a table to a network that trees have taught: by the command, resumed, and used; the rows of the files are made up."""
+"""From a table to a network that trees have taught: by the command, resumed, used. Rows are made up."""
 
 import json
 import os
@@ -66,9 +66,8 @@ def test_asked_in_every_step_and_stopped_in_between_they_teach_the_same(tmp_path
         patch.setattr(Signals, "stop_at", lambda self, step: step == 4)
         with pytest.raises(Stopped):
             kd_jax.run(tabular("adult,forest", path, 8), tmp_path / "parts")
-    assert scores(kd_jax.run(tabular("adult,forest", path, 8), tmp_path / "parts"), "student") == scores(
-        whole, "student"
-    )
+    parts = kd_jax.run(tabular("adult,forest", path, 8), tmp_path / "parts")
+    assert scores(parts, "student") == scores(whole, "student")
     asked = tabular("adult,forest", path, 8)
     asked.teacher.cache.directory = ""
     found = scores(kd_jax.run(asked, tmp_path / "asked"), "student")

@@ -10,6 +10,7 @@ from scheme_checks import CONFIGS, config_module
 from several import finish, start
 
 from kd_jax.config.fields import teachers_of
+from kd_jax.data.source import DataNotFound
 from kd_jax.system.signals import Signals, Stopped
 from kd_jax.train import run as train
 from kd_jax.train.fit import DONE
@@ -44,7 +45,10 @@ def run(name: str, variant: str, root: Path, directory: str, cache: str = "", **
     config.mesh.axes.update({"data": 1, **axes})
     for role, teacher in teachers_of(config).items():
         teacher.workdir, teacher.cache.directory = str(root / role), cache
-    train.run(config, root / directory)
+    try:
+        train.run(config, root / directory)
+    except DataNotFound as e:  # the data of some configs come with a package that is not on every machine
+        pytest.skip(str(e))
     student = root / directory / "student"
     done = json.loads((student / DONE).read_text())
     timed = ("seconds", "examples_per_second", "finished")
