@@ -29,7 +29,8 @@ _FREE = (
     "preparation",
     "measure_kwargs",
 )
-_UNTAUGHT = ("checkpoint", "workdir", "min_accuracy", "dtype", "preparation")  # of a teacher: they need a network
+# Of a teacher: they need a network.
+_UNTAUGHT = ("checkpoint", "workdir", "min_accuracy", "calibrate", "dtype", "preparation")
 
 
 def check_names(where: str, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
@@ -102,6 +103,10 @@ def check_teacher(name: str, teacher: ConfigDict, defaults: ConfigDict, handed_o
         if f"batch.{view}" not in teacher.inputs:
             raise ValueError(f"{where}.train.views.{view}: the {name} reads {tuple(teacher.inputs)}, not batch.{view}.")
     _check_cache(where, teacher.cache, defaults.cache)
+    if teacher.calibrate and teacher.cache.directory:
+        raise ValueError(
+            f"{where}.calibrate=True: the answers of {where}.cache.directory are stored before a temperature is chosen."
+        )
     if teacher.mode == "train" and teacher.cache.directory:
         raise ValueError(f"{where}.mode='train': its answers depend on the batch, and {where}.cache.directory is set.")
 

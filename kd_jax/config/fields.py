@@ -95,6 +95,9 @@ def teacher_fields(name: str = "", data: Mapping[str, Any] | None = None, **chan
             checkpoint="",  # an export (.../export/last/student) to load; "" trains one, once, into
             workdir="",  # this folder; "" = <workdir>/teacher. Runs that share it share the teacher
             use="last",  # last | best (by validation) of the trained teacher
+            # Divide its logits by the temperature of least NLL on validation before it teaches: one that is too sure
+            # harms (Guo et al. 2017, arXiv 1706.04599). results.json has it as models.teacher.temperature.
+            calibrate=False,
             min_accuracy=0.0,  # on the validation split; below it the run ends before the student starts
             # Of the teacher's training: config.seed repeats the student against one teacher. Where teacher and student
             # are one architecture on the same labels, give another seed, or the baseline is the teacher again.

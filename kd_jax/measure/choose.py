@@ -15,7 +15,7 @@ NONE = "none"  # the word for no measure at all
 
 def names_of(field: Sequence[str]) -> tuple[str, ...]:
     """Returns the names in config.measure: ("a", "b"), or ("a,b",) as the command line has them."""
-    words = [word.strip() for text in field for word in str(text).split(",")]
+    words = [word.strip() for text in field for word in f"{text}".split(",")]
     return tuple(dict.fromkeys(word for word in words if word))
 
 
@@ -60,10 +60,12 @@ def check(field: Sequence[str], kwargs: Mapping[str, Mapping[str, Any]]) -> None
         check_kwargs(name, measure_of(name).run, options, positional=1, field=f"config.measure_kwargs.{name}")
 
 
-def chosen(field: Sequence[str], subject: Subject, default: bool) -> dict[str, Measure]:
+def chosen(
+    field: Sequence[str], kwargs: Mapping[str, Mapping[str, Any]], subject: Subject, default: bool
+) -> dict[str, Measure]:
     """Returns the measures by name: those that are named and, with `default`, the cheap ones that the run has data for.
 
-    Raises ValueError for one that is named and does not fit the run.
+    Raises ValueError for one that is named and does not fit the run, itself or by its options.
     """
     names = names_of(field)
     if names == (NONE,):
@@ -74,6 +76,9 @@ def chosen(field: Sequence[str], subject: Subject, default: bool) -> dict[str, M
             raise ValueError(f"config.measure={name!r}: {why}.")
     more = {name: measure_of(name) for name in measure.NAMES if default and name not in made}
     made |= {name: one for name, one in more.items() if one.cheap and not obstacle(one, subject)}
+    for name, one in made.items():
+        if one.check is not None:
+            one.check(subject, **kwargs.get(name, {}))
     return {name: made[name] for name in (*measure.NAMES, *names) if name in made}
 
 

@@ -36,18 +36,22 @@ def measure(subject: Subject, fields: tuple[str, ...] = (), smallest: Count[int]
     """
     source = subject.source("test")
     groups = groups_of(source, fields)
+    logits, labels = subject.labelled("test")
+    there = subject.labels("test") >= 0
     values: dict[str, dict[str, Any]] = {}
-    for role in subject.networks:
-        logits, labels = subject.labelled(role, "test")
-        answers = logits.argmax(-1)
-        everyone = counts(answers, labels, np.zeros_like(labels), 1, source.num_classes)
+    for role, answers in logits.items():
+        chosen = answers.argmax(-1)
+        everyone = counts(chosen, labels, np.zeros_like(labels), 1, source.num_classes)
         values[role] = worst_class(everyone[0])
-        there = subject.labels("test") >= 0
         for field, names in groups.items():
             number = np.asarray(source.fields[field])[there]
-            pairs = counts(answers, labels, number, len(names), source.num_classes)
+            pairs = counts(chosen, labels, number, len(names), source.num_classes)
             values[role][field] = by_group(pairs, names, smallest)
-    return Measured(values, [section(field, values, source, smallest) for field in groups])
+    rows = {
+        "worst_class": ("accuracy of the worst class", "%"),
+        "class_gap": ("accuracy, best minus worst class", "%"),
+    }
+    return Measured(values, rows, [section(field, values, source, smallest) for field in groups if values])
 
 
 def groups_of(source: Source, fields: Sequence[str] = ()) -> dict[str, tuple[str, ...]]:
@@ -178,10 +182,4 @@ def check(subject: Subject, fields: tuple[str, ...] = (), smallest: int = 30) ->
     groups_of(subject.source("test"), fields)
 
 
-MEASURE = Measure(
-    measure,
-    rows={"worst_class": ("accuracy of the worst class", "%"), "class_gap": ("accuracy, best minus worst class", "%")},
-    needs=("classes",),
-    cheap=True,
-    check=check,
-)
+MEASURE = Measure(measure, needs=("classes",), cheap=True, check=check)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from kd_jax.measure.subject import Measure, Measured, Subject
+
+ROWS = {
+    "inherited": ("errors that are the teacher's too", "%"),
+    "inherited_chance": ("the same, if errors were independent", "%"),
+    "consistency": ("error consistency with the teacher (kappa)", ""),
+    "new_errors": ("wrong where the teacher is right", "%"),
+    "disagreement": ("disagrees with the teacher", "%"),
+}
 
 
 def measure(subject: Subject) -> Measured:
@@ -15,16 +21,12 @@ def measure(subject: Subject) -> Measured:
     The baseline never saw the teacher: what its errors share with the teacher's is what the examples make hard. Test
     examples with a label; nothing where the teacher has other classes.
     """
-    teacher, labels = subject.labelled("teacher", "test")
-    if teacher.shape[-1] != subject.source("test").num_classes:
-        return Measured({})
-    theirs = teacher.argmax(-1)
-    values: dict[str, dict[str, Any]] = {}
-    for role in subject.networks:
-        if role != "teacher":
-            answers = subject.labelled(role, "test")[0].argmax(-1)
-            values[role] = inherited(answers, theirs, labels)
-    return Measured(values)
+    logits, labels = subject.labelled("test")
+    if "teacher" not in logits or logits["teacher"].shape[-1] != subject.source("test").num_classes:
+        return Measured({}, ROWS)
+    theirs = logits["teacher"].argmax(-1)
+    others = {role: answers.argmax(-1) for role, answers in logits.items() if role != "teacher"}
+    return Measured({role: inherited(answers, theirs, labels) for role, answers in others.items()}, ROWS)
 
 
 def inherited(answers: np.ndarray, teacher: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
@@ -69,15 +71,4 @@ def _chance(answers: np.ndarray, teacher: np.ndarray, labels: np.ndarray) -> flo
     return total
 
 
-MEASURE = Measure(
-    measure,
-    rows={
-        "inherited": ("errors that are the teacher's too", "%"),
-        "inherited_chance": ("the same, if errors were independent", "%"),
-        "consistency": ("error consistency with the teacher (kappa)", ""),
-        "new_errors": ("wrong where the teacher is right", "%"),
-        "disagreement": ("disagrees with the teacher", "%"),
-    },
-    needs=("classes", "teacher"),
-    cheap=True,
-)
+MEASURE = Measure(measure, needs=("classes", "teacher"), cheap=True)

@@ -17,8 +17,8 @@ def measure(subject: Subject, coverage: Portion[float] = 0.8) -> Measured:
     Confidence is the largest probability. Test examples with a label.
     """
     values, lines = {}, {}
-    for role in subject.networks:
-        logits, labels = subject.labelled(role, "test")
+    answers, labels = subject.labelled("test")
+    for role, logits in answers.items():
         confidence, wrong = log_softmax(logits, -1).max(-1), logits.argmax(-1) != labels
         risk = risk_coverage(confidence, wrong)
         kept = max(round(coverage * len(risk)), 1)
@@ -32,7 +32,11 @@ def measure(subject: Subject, coverage: Portion[float] = 0.8) -> Measured:
         "y_label": "accuracy on it (%)",
         "lines": lines,
     }
-    return Measured(values, [section])
+    rows = {
+        "aurc": ("area under risk-coverage (AURC), lower is better", "%"),
+        "accuracy_at_coverage": (f"accuracy on the surest {coverage:.0%}", "%"),
+    }
+    return Measured(values, rows, [section])
 
 
 def risk_coverage(confidence: np.ndarray, wrong: np.ndarray) -> np.ndarray:
@@ -56,12 +60,4 @@ def _curve(risk: np.ndarray, points: int = 20) -> list[list[Any]]:
     return [[100 * int(k) / len(risk), 100 * float(1 - risk[k - 1])] for k in kept]
 
 
-MEASURE = Measure(
-    measure,
-    rows={
-        "aurc": ("area under risk-coverage (AURC), lower is better", "%"),
-        "accuracy_at_coverage": ("accuracy on the surest {coverage:.0%}", "%"),
-    },
-    needs=("classes",),
-    cheap=True,
-)
+MEASURE = Measure(measure, needs=("classes",), cheap=True)

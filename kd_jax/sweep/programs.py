@@ -34,6 +34,7 @@ from kd_jax.system import workdir
 from kd_jax.system.log import NonFiniteLoss
 from kd_jax.train import run as train
 from kd_jax.train import teachers
+from kd_jax.train.calibrated import check_calibrated
 from kd_jax.train.fit import Watch
 from kd_jax.train.identify import digests_in, with_digests
 from kd_jax.train.jobs import Job
@@ -115,6 +116,7 @@ def _split(config: ConfigDict, points: Iterable[Point], traced: set[str], root: 
         directory = root / "runs" / workdir.fingerprint(identity)
         share_teachers(shared, root)
         jobs, splits = train.checked_jobs(shared, directory, mesh)
+        check_calibrated(shared, jobs)
         if splits.validation is None:
             raise ValueError(
                 "A sweep chooses by validation, and nothing is held out: set for example --config.data.validation=0.1."

@@ -29,13 +29,14 @@ class Forward:
 
 
 def costs(networks: Mapping[str, Forward]) -> dict[str, dict[str, Any]]:
-    """Measures inference: {name: {"parameters", "bytes", "flops", "latency_ms", "latency_spread_ms"}}.
+    """Measures inference: {name: {"parameters", "bytes", "flops", "bytes_accessed", "latency_ms",
+    "latency_spread_ms"}}.
 
     "latency_ms" is {"1": milliseconds, "128": milliseconds} by batch size: the median of calls after compilation, on
     one device that holds the inputs; "latency_spread_ms" has [first, third quartile] in its place. A round calls every
     network once, so that what else the machine does meets all of them alike. Networks that compile to one program, such
-    as a student and its baseline, are one measurement. "flops" of one example is None where XLA does not count them; of
-    a function on the host nothing is known but the latency.
+    as a student and its baseline, are one measurement. "flops" and "bytes_accessed" of one example (what its operations
+    read and write) are None where XLA does not count them; of a function on the host the latency alone is known.
     """
     measured = {batch: _measured(networks, batch) for batch in BATCHES}
     result = {}
@@ -44,7 +45,8 @@ def costs(networks: Mapping[str, Forward]) -> dict[str, dict[str, Any]]:
         result[name] = {
             "parameters": None if host else sum(x.size for x in leaves),
             "bytes": None if host else sum(x.size * x.dtype.itemsize for x in leaves),
-            "flops": None if host else measured[1][name][0],
+            "flops": None if host else measured[1][name][0].get("flops"),
+            "bytes_accessed": None if host else measured[1][name][0].get("bytes accessed"),
             "latency_ms": {str(batch): float(np.median(measured[batch][name][1])) for batch in BATCHES},
             "latency_spread_ms": {
                 str(batch): [float(q) for q in np.quantile(measured[batch][name][1], (0.25, 0.75))] for batch in BATCHES
@@ -54,13 +56,19 @@ def costs(networks: Mapping[str, Forward]) -> dict[str, dict[str, Any]]:
 
 
 def flops_of(compiled: Any) -> float | None:
-    """Returns the FLOPs that XLA counts in a compiled program; None where it does not know: it says 0 or -1 then."""
-    flops = (compiled.cost_analysis() or {}).get("flops")
-    return float(flops) if flops and math.isfinite(flops) and flops > 0 else None
+    """Returns the FLOPs that XLA counts in a compiled program; None where it does not know."""
+    return counts_of(compiled).get("flops")
 
 
-def _measured(networks: Mapping[str, Forward], batch: int) -> dict[str, tuple[float | None, list[float]]]:
-    """{name: (FLOPs, milliseconds of the rounds)} at one batch size."""
+def counts_of(compiled: Any) -> dict[str, float]:
+    """Returns what XLA counts in a compiled program, "flops" and "bytes accessed"; it says 0 or -1 of the unknown."""
+    counts = compiled.cost_analysis() or {}
+    known = {name: counts.get(name) for name in ("flops", "bytes accessed")}
+    return {name: float(n) for name, n in known.items() if n and math.isfinite(n) and n > 0}
+
+
+def _measured(networks: Mapping[str, Forward], batch: int) -> dict[str, tuple[dict[str, float], list[float]]]:
+    """{name: (counts, milliseconds of the rounds)} at one batch size."""
     programs: dict[str, tuple[Any, tuple]] = {}  # by the text of what is compiled: shapes and operations, no values
     text_of = {}
     for name, network in networks.items():
@@ -70,7 +78,7 @@ def _measured(networks: Mapping[str, Forward], batch: int) -> dict[str, tuple[fl
         if text_of[name] not in programs:
             programs[text_of[name]] = lowered.compile(), jax.device_put(args, jax.local_devices()[0])
     milliseconds = dict(zip(programs, rounds(list(programs.values())), strict=True))
-    return {name: (flops_of(programs[text][0]), milliseconds[text]) for name, text in text_of.items()}
+    return {name: (counts_of(programs[text][0]), milliseconds[text]) for name, text in text_of.items()}
 
 
 def _infer(model: Model) -> Any:

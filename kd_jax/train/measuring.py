@@ -8,6 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from kd_jax.cache.stored import has_answers
 from kd_jax.config.fields import teachers_of
 from kd_jax.core.evaluate import scored_by
 from kd_jax.core.network import Network
@@ -25,46 +26,47 @@ def looked_at(config: ConfigDict) -> bool:
     return config.report or names_of(config.measure) not in ((), (NONE,))
 
 
-def subject_of(config: ConfigDict, jobs: Mapping[str, Job], networks: Mapping[str, Any]) -> Subject:
+def subject_of(
+    config: ConfigDict,
+    jobs: Mapping[str, Job],
+    networks: Mapping[str, Any],
+    costs: Mapping[str, Mapping[str, Any]] | None,
+) -> Subject:
     """Returns what is measured: networks by role, on the data that the student sees."""
     job = jobs["student"]
-    return Subject(
-        networks, job.sources, job.scheme.prepare, scored_by(job.scheme), config.eval_batch_size, config.seed
-    )
+    task, size = scored_by(job.scheme), config.eval_batch_size
+    return Subject(networks, job.sources, job.scheme.prepare, task, size, config.seed, costs)
 
 
 def measures_of(config: ConfigDict, jobs: Mapping[str, Job]) -> dict[str, Measure]:
-    """Returns the measures that the run will make; ValueError for one that is named and does not fit the run.
-
-    ValueError too for options that do not fit the data.
-    """
-    roles = [*teachers_of(config), *(name for name in ("baseline", "student") if name in jobs)]
-    subject = subject_of(config, jobs, dict.fromkeys(roles))
-    made = chosen(config.measure, subject, config.report)
-    for name, measure in made.items():
-        if measure.check is not None:
-            measure.check(subject, **_options(config, name))
-    return made
+    """Returns the measures that the run will make; ValueError for one that is named and does not fit the run."""
+    scheme, test = jobs["student"].scheme, jobs["student"].sources["test"]
+    teachers = [
+        name for name in teachers_of(config) if name not in scheme.roles or has_answers(test, scheme.roles[name])
+    ]
+    roles = [*teachers, *(name for name in ("baseline", "student") if name in jobs)]
+    subject = subject_of(config, jobs, dict.fromkeys(roles), {} if config.report else None)
+    return chosen(config.measure, config.measure_kwargs, subject, config.report)
 
 
-def _options(config: ConfigDict, name: str) -> dict[str, Any]:
-    """The options of a measure: what config.measure_kwargs says of it."""
-    return dict(config.measure_kwargs.get(name, {}))
-
-
-def measure_all(config: ConfigDict, jobs: Mapping[str, Job], networks: Mapping[str, Network]) -> dict[str, Any]:
+def measure_all(
+    config: ConfigDict,
+    jobs: Mapping[str, Job],
+    networks: Mapping[str, Network],
+    costs: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
     """Returns {"values": {role: {measure: {metric: number}}}, "seconds": {measure: time}, "sections": [...]}."""
     made = measures_of(config, jobs)
-    subject = subject_of(config, jobs, networks)
+    subject = subject_of(config, jobs, networks, costs if config.report else None)
     values: dict[str, dict[str, Any]] = {role: {} for role in networks}
     seconds, sections, rows = {}, [], []
     for name, measure in made.items():
-        start, options = time.monotonic(), _options(config, name)
+        start, options = time.monotonic(), dict(config.measure_kwargs.get(name, {}))
         measured = measure.run(subject, **options)
         seconds[name] = time.monotonic() - start
         for role, metrics in measured.values.items():
             values[role][name] = dict(metrics)
-        rows += _rows(name, measure, options, values)
+        rows += _rows(name, measured.rows, values)
         sections += check_sections(measured.sections, f"the measure {name!r}")
     if rows:
         lead = "On the test set, beside the scores above; config.measure names what is measured, docs/measure.md how."
@@ -73,15 +75,13 @@ def measure_all(config: ConfigDict, jobs: Mapping[str, Job], networks: Mapping[s
     return {"values": values, "seconds": seconds, "sections": sections}
 
 
-def _rows(
-    name: str, measure: Measure, options: Mapping[str, Any], values: Mapping[str, Mapping[str, Any]]
-) -> list[list[str]]:
+def _rows(name: str, rows: Mapping[str, tuple[str, str]], values: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     """The lines of the table: a cell for every network, MISSING where it has no such number."""
     lines = []
-    for metric, (label, unit) in measure.rows.items():
+    for metric, (label, unit) in rows.items():
         cells = [metrics.get(name, {}).get(metric) for metrics in values.values()]
         if any(cell is not None for cell in cells):
-            lines.append([label.format(**options), *(_text(cell, unit) for cell in cells)])
+            lines.append([label, *(_text(cell, unit) for cell in cells)])
     return lines
 
 

@@ -21,6 +21,7 @@ from kd_jax.core.evaluate import scored_by
 from kd_jax.core.network import Network
 from kd_jax.core.paths import calls_in, entry_paths
 from kd_jax.data.source import Source, Splits
+from kd_jax.models.divided import Divided
 from kd_jax.report.forms import check_sections
 from kd_jax.resolve import near
 from kd_jax.system.cost import Forward, costs
@@ -74,7 +75,10 @@ def collect(
     if _is_scored(models.get(jobs["student"].scheme.reference or "", {})):
         _say_what_rows_lack(task, models)
     sections = _sections(config, finished, models, networks, jobs["student"], splits) + _seen(models)
-    beside = measure_all(config, jobs, networks)
+    beside = measure_all(config, jobs, networks, costs_of)
+    for name, role in jobs["student"].scheme.roles.items():
+        if isinstance(role.model, Divided):
+            models[name]["temperature"] = role.model.temperature
     for name, measures in beside["values"].items():
         models[name] |= {"measures": measures} if measures else {}
     title = " to ".join(models[n]["name"] for n in ("teacher", "student") if n in models)

@@ -26,6 +26,7 @@ from kd_jax.resolve import call
 from kd_jax.system import heartbeat, parallel
 from kd_jax.system.workdir import cache_programs, check_configs, locked, plain
 from kd_jax.train.brought import brought, check_learns, note_objects
+from kd_jax.train.calibrated import check_calibrated
 from kd_jax.train.check import check_data, check_job
 from kd_jax.train.effect import check_run
 from kd_jax.train.fit import DONE
@@ -118,6 +119,7 @@ def run(
     for name, given in variables.items():
         require_numbers("teacher_variables" if name == "teacher" else f"the variables of {name}", given)
     check_run(config, jobs)
+    check_calibrated(config, jobs)
     measures_of(config, jobs)
     check_jobs(jobs)
     if until not in ("", "cache") or (until and not jobs["student"].caches):

@@ -28,6 +28,7 @@ from kd_jax.models.host import HostModel, failing
 from kd_jax.system import parallel, precision, workdir
 from kd_jax.system.checkpoint import load_tree
 from kd_jax.system.exports import check_export, check_place
+from kd_jax.train.calibrated import calibrated
 from kd_jax.train.finish import exported
 from kd_jax.train.fit import DONE, Watch
 from kd_jax.train.initial import check_baseline, check_initial, first_variables, starting_at, takes_teacher
@@ -120,6 +121,8 @@ def _teach_one(
         if role.dtype:
             no_room = f"config.{name}.dtype has no room for its numbers."
             require_numbers(f"{name} in {role.dtype}", role.initial, no_room)
+        if fields.calibrate:
+            role, network = calibrated(student, name, role, network, mesh)
         taught = Taught(role, {}, lambda: variables, network, finished)
         scores = score_teacher(student, role, student.settings.rules.get(name, ()), mesh, as_trained)
     check_teacher(jobs["student"], name, fields, scores)
