@@ -41,8 +41,6 @@ SETTINGS = {
     "read, balanced teacher": ("response,sensitive,balanced_teacher", ("teacher", "distilled")),
     "read, balanced student": ("response,sensitive,balanced", ("alone", "distilled")),
     "read, both balanced": ("response,sensitive,balanced", ("distilled",)),
-    "read, 500 people": ("response,few,sensitive", ("alone", "distilled")),
-    "read, 500 people, balanced teacher": ("response,few,sensitive,balanced_teacher", ("distilled",)),
 }
 WEIGHT = "terms.kd.weight"
 SMALLEST = 30  # examples of a rate that counts in a gap, as measure.groups has it

@@ -59,6 +59,16 @@ def test_boosted_trees_teach_a_number(tmp_path):
     assert np.sqrt(np.mean((predicted - y) ** 2)) == pytest.approx(scores(results, "student")["rmse"], rel=1e-4)
 
 
+def test_a_table_of_the_user_by_its_column(tmp_path):
+    path = people.adult(tmp_path / "mine.csv")
+    config = tabular("table", path)
+    config.data.update({"target": "salary_>50K", "sensitive": ("sex_Male",), "left_out": ("salary_<=50K", "fnlwgt")})
+    config.measure, config.measure_kwargs.groups.smallest = ("groups",), 1
+    results = kd_jax.run(config, tmp_path / "run")
+    assert set(results["models"]["student"]["measures"]["groups"]["sex_Male"]["groups"]) == {"0", "1"}
+    assert scores(results, "teacher")["accuracy"] > 0.6
+
+
 def test_asked_in_every_step_and_stopped_in_between_they_teach_the_same(tmp_path, monkeypatch):
     path = people.adult(tmp_path / "adult.csv")
     whole = kd_jax.run(tabular("adult,forest", path, 8), tmp_path / "whole")
