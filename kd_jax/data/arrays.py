@@ -29,6 +29,7 @@ def in_memory(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     fields: Mapping[str, np.ndarray] | None = None,
+    levels: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Source:
     """Returns a source from checked arrays; integers [n] are classes, all other labels stay as they are."""
     images, labels = np.asarray(images), np.asarray(labels)
@@ -58,6 +59,7 @@ def in_memory(
         labels=labels,
         images=np.ascontiguousarray(images),
         fields=dict(fields or {}),
+        levels=dict(levels or {}),
     )
 
 

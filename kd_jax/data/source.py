@@ -50,7 +50,8 @@ class Source:
     transcript; -1, or nan among floats, where there is none. It is None for a streamed set of which nobody needed all
     labels; then each comes with its example. `num_classes` is the number of outputs that a network needs for them.
     `mean` and `std` are per channel, of uint8 images divided by 255 and of float values as they are. `fields` are
-    further arrays [n, ...] in memory (another modality, the number of a node, ...), each in a batch under its name.
+    further arrays [n, ...] in memory (another modality, the number of a node, ...), each in a batch under its name;
+    `levels` names what the numbers 0, 1, ... of a field mean, where it says to which group an example belongs.
     `answers` are stored outputs of frozen teachers, by role (kd_jax/data/answers.py), each field in a batch as
     "<role>/<field>". `origin` says where the examples of a subset come from, and `stamp` is the digest of the files
     behind a streamed set.
@@ -83,6 +84,7 @@ class Source:
     stamp: str = ""
     texts: FromText | None = None
     token_labels: bool = False
+    levels: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.labels is not None:

@@ -5,6 +5,6 @@ measure/subject.py says what a measure is given and what it returns, measure/cho
 
 # Those of the package, in the order of the report; any other is "my_package.module:NAME" of a Measure.
 NAMES = (
-    *("calibration", "selective", "ood", "corruptions", "attacks"),
+    *("fit", "groups", "inherited", "calibration", "selective", "ood", "corruptions", "attacks"),
     *("cka", "sharpness", "energy"),
 )

@@ -74,10 +74,11 @@ def chosen(
     for name, one in made.items():
         if why := obstacle(one, subject):
             raise ValueError(f"config.measure={name!r}: {why}.")
-        if one.check is not None:
-            one.check(subject, **{**options_of(one), **kwargs.get(name, {})})
     more = {name: measure_of(name) for name in measure.NAMES if default and name not in made}
     made |= {name: one for name, one in more.items() if one.cheap and not obstacle(one, subject)}
+    for name, one in made.items():
+        if one.check is not None:
+            one.check(subject, **{**options_of(one), **kwargs.get(name, {})})
     return {name: made[name] for name in (*measure.NAMES, *names) if name in made}
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from kd_jax.report import compared
+from kd_jax.report import capacity, compared
 from kd_jax.report.cost import duration, listed, number, size_of
 from kd_jax.tasks.units import Unit, name_of, percent, signed, unit_of
 from kd_jax.types import Headline
@@ -101,6 +101,7 @@ def judge(results: Mapping[str, Any]) -> Verdict:
     for paragraph, (sentences, more) in (
         (first, _gap(results, headline, unit_of(headline))),
         (second, size_of(trained, noun)),
+        (first, (capacity.too_small(trained, noun), [])),
         (second, _fidelity(trained, "token" if (results.get("data") or {}).get("per_token") else noun)),
         (second, _cost(trained)),
         (first, ([line] if (line := compared.of_run(results)) else [], [])),
@@ -226,7 +227,8 @@ def _gap(results: Mapping[str, Any], headline: Headline, unit: Unit) -> tuple[li
     change = unit.difference(headline.sign * room[0]) + unit.word
     if room[0] <= room[1]:
         how = "is not measurably better than" if room[0] > -room[1] else "is worse than"
-        return [f"The teacher itself {how} the baseline ({change}): there is no gap to close."], []
+        words = f"The teacher itself {how} the baseline ({change}): there is no gap to close."
+        return [f"{words} A stronger one comes first: larger, trained longer, or with more labels."], []
     within = gain[1] is not None and abs(gain[0]) <= gain[1]
     share, unsure = gain[0] / room[0], " (within noise, as above)" if within else ""
     gap = f"the gap of {change.lstrip('+−')} between baseline and teacher"

@@ -14,6 +14,7 @@ import numpy as np
 from kd_jax.tasks.classify_show import show
 from kd_jax.tasks.common import entropy, frequencies, means, require_labels
 from kd_jax.tasks.logits import calibration_error, check_classes, class_sums, class_values, cross_entropy, watch
+from kd_jax.tasks.reweigh import reweighed
 from kd_jax.types import Array, Headline, Outputs, Run, Task, Term
 
 ROWS = {
@@ -29,16 +30,18 @@ HEADLINES = {
 }
 
 
-def task(source: Any = None, headline: str = "accuracy", confusion: bool = False) -> Task:
+def task(source: Any = None, headline: str = "accuracy", confusion: bool = False, reweigh: str = "") -> Task:
     """Returns the task of one class an example: cross-entropy, accuracy, nll, calibration, agreement with a teacher.
 
     Labels are integers [batch], -1 = none; networks answer [batch, classes]. `headline` is "accuracy" or "nll".
     With `confusion` the matrix of labels and answers is counted too, and with it the mean of the classes' F1.
+    `reweigh` names a field of the data, the number of a group: cross-entropy then weighs examples so that group and
+    class are independent (tasks/reweigh.py).
     """
     if headline not in HEADLINES:
         raise ValueError(f"config.task.kwargs.headline is {' or '.join(map(repr, HEADLINES))}, not {headline!r}.")
     return Task(
-        terms=terms,
+        terms=functools.partial(terms, reweigh=reweigh),
         check=functools.partial(check, source=source),
         sums=functools.partial(sums, confusion=confusion),
         finish=finish,
@@ -63,10 +66,10 @@ def majority(labels: np.ndarray) -> float:
     return float(frequencies(labels).max(initial=0.0)) or math.nan
 
 
-def terms(source: Any) -> dict[str, Term]:
-    """Returns the cross-entropy on labelled examples."""
+def terms(source: Any, reweigh: str = "") -> dict[str, Term]:
+    """Returns the cross-entropy on labelled examples, weighted by group and class where `reweigh` names a field."""
     require_labels(source, True, (1,), "one integer an example, its class")
-    return cross_entropy()
+    return reweighed(cross_entropy(), source, reweigh) if reweigh else cross_entropy()
 
 
 def check(outputs: Outputs, batch: Mapping[str, Any], source: Any = None) -> None:

@@ -39,13 +39,19 @@ def brought(
 
 def _variables_of(name: str, network: Any, value: Any) -> Any:
     """The parameters of a network, which an NNX teacher holds itself; None of what is trained or loaded here."""
+    if name == "student":
+        check_learns(network)
     if isinstance(network, HostModel):
-        if name == "student":
-            raise ValueError("student: host_model(fn) has no parameters, so that it can teach and cannot learn.")
         if value is not None:
             raise ValueError(f"{name}: host_model(fn) has no parameters, and there are variables for it.")
         return NONE
     return network if isinstance(network, nnx.Module) and value is None and name != "student" else value
+
+
+def check_learns(student: Any) -> None:
+    """Raises ValueError for a student that no step can change."""
+    if isinstance(student, HostModel):
+        raise ValueError("student: host_model(fn) has no parameters, so that it can teach and cannot learn.")
 
 
 def note_objects(

@@ -30,12 +30,15 @@ from kd_jax.train.scheme import make_scheme, prepare_of
 from kd_jax.types import Model, Parts, Role, Scheme
 
 
-def make_model(config: Mapping[str, Any], source: Source) -> Model:
+def make_model(config: Mapping[str, Any], source: Source, learns_from: Source | None = None) -> Model:
     """Makes the model of a config; `num_classes`, or `vocabulary`, comes from the data unless the config sets it.
 
-    Every Linen network takes `torch_variance` beside its own arguments (kd_jax/models/torch_variance.py).
+    A teacher that is fitted as it is made takes `source`: the examples that it `learns_from`. Every Linen network takes
+    `torch_variance` beside its own arguments (kd_jax/models/torch_variance.py).
     """
     factory, kwargs, torch_variance = _factory(config, source)
+    if "source" in inspect.signature(factory).parameters:
+        kwargs["source"] = learns_from or source
     model = as_model(made(config["name"], factory, **kwargs))
     if not torch_variance:
         return model

@@ -25,7 +25,7 @@ from kd_jax.report.verdict import headline_of, judge
 from kd_jax.resolve import call, check_kwargs, resolve
 from kd_jax.system import heartbeat, parallel, precision
 from kd_jax.system.workdir import cache_programs, check_configs, locked, plain
-from kd_jax.train.brought import brought, note_objects
+from kd_jax.train.brought import brought, check_learns, note_objects
 from kd_jax.train.calibrated import check_calibrated
 from kd_jax.train.chain import chain_of, chain_section
 from kd_jax.train.check import check_data, check_job
@@ -141,7 +141,7 @@ def run(
         write_exports(config, directory)
         return present(config, results, directory)
     tell_what_is_seen(jobs["student"].scheme.roles)
-    with locked(directory), failing(networks.values()):
+    with locked(directory), failing(models_in(jobs["student"])):
         if until:
             teach(config, jobs, mesh, variables)
             return {}
@@ -238,6 +238,11 @@ def check_jobs(jobs: Mapping[str, Job]) -> None:
     check_configs(configs, {job.directory: job.digests for job in jobs.values()})
 
 
+def models_in(job: Job) -> list[Model]:
+    """Returns the models of a job, those of the teachers too whose answers are stored."""
+    return [role.model for role in (*job.scheme.roles.values(), *(cache.role for cache in job.caches.values()))]
+
+
 def untrained(jobs: Mapping[str, Job]) -> dict[str, Job]:
     """Returns the jobs without those of teachers whose answers are all stored."""
     whole = {name for name, cache in jobs["student"].caches.items() if cache.whole}
@@ -263,7 +268,12 @@ def jobs_of(
     sources = {**splits._asdict(), **_called(config.splits, splits)}
     teacher_sources = {name: _splits_of(config, t, splits, data)._asdict() for name, t in teachers.items()}
     named, networks = {"student": config.student, **teachers, **config.roles}, networks or {}
-    models = {r: networks.get(r) or make_model(fields["model"], splits.train) for r, fields in named.items()}
+    learned = {name: sources["train"] for name, sources in teacher_sources.items()}
+    models = {
+        role: networks.get(role) or make_model(fields["model"], splits.train, learned.get(role))
+        for role, fields in named.items()
+    }
+    check_learns(models["student"])
     stored = {name for name in teachers if isinstance(models[name], StoredAnswers)}
     if both := sorted({*loaded} & stored):
         raise ValueError(f"{both[0]}: its variables are given, and there are only answers of it.")

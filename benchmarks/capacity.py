@@ -1,0 +1,115 @@
+"""When does distillation stop helping? Students of one family from half the teacher's size to a thousandth.
+
+python -m benchmarks.capacity [--seeds 5] [--workdir runs/capacity]
+
+The sweep of docs/capacity.md in Python: configs/capacity.py with the labels of 100 images and with all of them, every
+width with and without the teacher. Test accuracy at the last step, mean +- standard deviation over seeds, as
+benchmarks/results/capacity.json and capacity.png. Nothing is chosen on the test set. Interrupted sweeps go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import matplotlib
+import numpy as np
+
+from benchmarks import common
+from configs import capacity
+from kd_jax.models.adapters import as_model
+from kd_jax.models.mlp import mlp
+from kd_jax.sweep import run as sweep
+from kd_jax.sweep.spec import Spec
+
+matplotlib.use("agg")
+from matplotlib import pyplot  # noqa: E402
+
+WIDTHS = (360, 150, 48, 29, 17, 10, 6, 4, 3)
+SETTINGS = {"": "labels of 100 images, the teacher's answers to 1,257", "all": "labels of all 1,257 images"}
+COLOURS = {0.0: ("tab:gray", "alone"), 0.9: ("tab:blue", "distilled")}
+
+
+def parameters(widths: tuple[int, ...]) -> int:
+    """How many parameters a network of the family has."""
+    params, _ = jax.eval_shape(as_model(mlp(10, widths)).init, jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32))
+    return sum(x.size for x in jax.tree.leaves(params))
+
+
+def swept(flag: str, seeds: int, root: Path) -> dict[str, Any]:
+    """sweep.json of one setting."""
+    choices = {
+        "seed": tuple(range(seeds)),
+        "terms.kd.weight": (*COLOURS,),
+        "student.model.kwargs.widths": tuple((w, w) for w in WIDTHS),
+    }
+    config = capacity.get_config(flag)
+    config.baseline = False  # weight 0 of the teacher's term is the student alone, in the same program
+    return sweep.run(config, Spec(choices, {}), root / (flag or "few"))
+
+
+def rows(flag: str, results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row a width: the size, both accuracies and their difference over the seeds."""
+    teacher, made = parameters((512, 512)), []
+    for width in WIDTHS:
+        scores: dict[float, dict[int, float]] = {}
+        for one in results["runs"]:
+            if tuple(one["point"]["student.model.kwargs.widths"]) == (width, width):
+                scores.setdefault(one["point"]["terms.kd.weight"], {})[one["point"]["seed"]] = 100 * one["test"]
+        alone, distilled = scores[0.0], scores[0.9]
+        count = parameters((width, width))
+        made.append(
+            {
+                "labels": flag or "100",
+                "widths": width,
+                "parameters": f"{count:,}",
+                "smaller": f"{teacher / count:.0f}x" if teacher / count >= 10 else f"{teacher / count:.1f}x",
+                "alone": common.spread([*alone.values()]),
+                "distilled": common.spread([*distilled.values()]),
+                "gain": common.spread([distilled[seed] - alone[seed] for seed in alone]),
+                "scores": {"alone": [*alone.values()], "distilled": [*distilled.values()]},
+            }
+        )
+    return made
+
+
+def plot(table: list[dict[str, Any]], teachers: Mapping[str, float]) -> None:
+    """Draws accuracy over how many times smaller the student is, a panel a setting."""
+    figure, panels = pyplot.subplots(1, len(SETTINGS), figsize=(9, 3.6), sharey=True, layout="constrained")
+    whole = parameters((512, 512))
+    for axes, (flag, title) in zip(panels, SETTINGS.items(), strict=True):
+        of_panel = [row for row in table if row["labels"] == (flag or "100")]
+        smaller = [whole / parameters((row["widths"],) * 2) for row in of_panel]
+        for colour, name in COLOURS.values():
+            scores = np.array([row["scores"][name] for row in of_panel])
+            mean, deviation = scores.mean(1), scores.std(1, ddof=1) if scores.shape[1] > 1 else 0 * scores[:, 0]
+            axes.plot(smaller, mean, marker="o", markersize=4, color=colour, label=name)
+            axes.fill_between(smaller, mean - deviation, mean + deviation, color=colour, alpha=0.2, linewidth=0)
+        axes.axhline(teachers[flag], color="black", linestyle="--", linewidth=1, label="teacher")
+        axes.set(xscale="log", xlabel="times smaller than the teacher", title=title)
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("test accuracy (%)")
+    panels[0].legend()
+    figure.savefig(common.RESULTS / "capacity.png", dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--workdir", default="runs/capacity")
+    args = parser.parse_args()
+    table, teachers = [], {}
+    for flag in SETTINGS:
+        results = swept(flag, args.seeds, Path(args.workdir))
+        teachers[flag] = 100 * results["models"]["teacher"]["test"]["mean"]
+        table += rows(flag, results)
+    plot(table, teachers)
+    shown = [{k: v for k, v in row.items() if k != "scores"} for row in table]
+    common.write("capacity", shown, seeds=args.seeds, teacher=teachers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""From a table to a network that trees have taught: by the command, resumed, used. Rows are made up."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import people
+import pytest
+
+import kd_jax
+from kd_jax.config import files
+from kd_jax.data import public_tables
+from kd_jax.system.signals import Signals, Stopped
+
+ROOT = Path(__file__).parents[2]
+
+
+def tabular(words, path, steps=60):
+    config = files.config_of(files.load(files.locate("tabular.py")), f"{words},tiny")
+    config.data.directory, config.data.labels, config.data.eval_limit = str(path), 0, 0
+    config.train.steps = config.eval_every = steps
+    config.teacher.model.kwargs.trees = 30
+    config.baseline = config.report = False
+    return config
+
+
+def scores(results, role):
+    return results["models"][role]["last"]["test"]
+
+
+def test_the_command_trains_a_soft_tree_that_is_used(tmp_path):
+    path = people.adult(tmp_path / "adult.csv", n=500)
+    line = [
+        sys.executable,
+        str(ROOT / "launch.py"),
+        "--config=configs/tabular.py:adult,soft_tree,tiny",
+        "--workdir=run",
+    ]
+    line += [f"--config.data.directory={path}", "--config.train.steps=60", "--config.data.eval_limit=0"]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert scores(results, "teacher")["accuracy"] > 0.65 and "agreement" in scores(results, "student")
+    x, y = public_tables.adult({**results["config"]["data"]}).test.in_memory()
+    answers = np.asarray(kd_jax.load(tmp_path / "run").predict(x))
+    assert np.mean(answers == y) == pytest.approx(scores(results, "student")["accuracy"])
+
+
+def test_boosted_trees_teach_a_number(tmp_path):
+    path = people.diamonds(tmp_path / "diamonds.csv")
+    results = kd_jax.run(tabular("diamonds", path, 150), tmp_path / "run")
+    assert scores(results, "teacher")["r2"] > 0.8 and scores(results, "student")["r2"] > 0.5
+    x, y = public_tables.diamonds({**results["config"]["data"]}).test.in_memory()
+    predicted = np.asarray(kd_jax.load(tmp_path / "run").predict(x))
+    assert np.sqrt(np.mean((predicted - y) ** 2)) == pytest.approx(scores(results, "student")["rmse"], rel=1e-4)
+
+
+def test_a_table_of_the_user_by_its_column(tmp_path):
+    path = people.adult(tmp_path / "mine.csv")
+    config = tabular("table", path)
+    config.data.update({"target": "salary_>50K", "sensitive": ("sex_Male",), "left_out": ("salary_<=50K", "fnlwgt")})
+    config.measure, config.measure_kwargs.groups.smallest = ("groups",), 1
+    results = kd_jax.run(config, tmp_path / "run")
+    assert set(results["models"]["student"]["measures"]["groups"]["sex_Male"]["groups"]) == {"0", "1"}
+    assert scores(results, "teacher")["accuracy"] > 0.6
+
+
+def test_asked_in_every_step_and_stopped_in_between_they_teach_the_same(tmp_path, monkeypatch):
+    path = people.adult(tmp_path / "adult.csv")
+    whole = kd_jax.run(tabular("adult,forest", path, 8), tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(Signals, "stop_at", lambda self, step: step == 4)
+        with pytest.raises(Stopped):
+            kd_jax.run(tabular("adult,forest", path, 8), tmp_path / "parts")
+    parts = kd_jax.run(tabular("adult,forest", path, 8), tmp_path / "parts")
+    assert scores(parts, "student") == scores(whole, "student")
+    asked = tabular("adult,forest", path, 8)
+    asked.teacher.cache.directory = ""
+    found = scores(kd_jax.run(asked, tmp_path / "asked"), "student")
+    assert found["nll"] == pytest.approx(scores(whole, "student")["nll"], rel=1e-5)
