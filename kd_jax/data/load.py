@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kd_jax.data import arrays, splits
+from kd_jax.data import arrays, environments, splits
 from kd_jax.data.images import arrow, cifar, folder, idx, prepared, shards
 from kd_jax.data.source import Source, Splits, subset
 from kd_jax.data.text import corpus, pairs, pronunciations, topk
@@ -39,6 +39,7 @@ READING: dict[str, tuple[str, ...]] = {
     "text": (*_TOKENS, "tokenizer", "vocabulary", "packing"),
     "pairs": (*_TOKENS, "tokenizer", "vocabulary", "rationale"),
     "pronunciations": _TOKENS,
+    "gymnax": (),
     "topk": ("test", "validation", "split_seed", "directory", "tokenizer"),
 }
 # The fields that act on whatever was read, also on the data that are handed over as an object.
@@ -82,7 +83,7 @@ RANGES = {
 
 
 def load(config: Mapping[str, Any]) -> Splits:
-    """Loads the splits of `config.name`: one of NAMES, "tfds:NAME" or "my.module:function" (config -> Splits).
+    """Loads the splits of `config.name`: one of NAMES, "tfds:NAME", "gymnax:NAME" or "module:function" (-> Splits).
 
     In this order: validation is held out of train; train is sliced, limited and cut down to `classes`; labels are
     hidden (-1); some of the others are made wrong.
@@ -157,6 +158,8 @@ def _reads(name: str) -> tuple[str, ...]:
     """The fields that reading the data of a name takes."""
     if name.startswith("tfds:"):
         return READING["imagenet2012"]
+    if name.startswith("gymnax:"):
+        return READING["gymnax"]
     return READING.get(name, tuple(DEFAULTS) if ":" in name else ())
 
 
@@ -234,11 +237,15 @@ def _open(fields: SimpleNamespace, config: Mapping[str, Any]) -> Splits:
         return prepared.load(
             name.removeprefix("tfds:"), fields.directory, fields.image_size, test=fields.test, all_labels=all_labels
         )
+    if name.startswith("gymnax:"):
+        return environments.load(fields)
     if ":" not in name:
         meant = MEANT.get(str(name).lower().replace("-", "_"))
         if meant:
             raise ValueError(f"There is no data set {name!r}. Did you mean data.name={meant!r}?")
-        raise ValueError(f"There is no data set {name!r}. {near(str(name), (*NAMES, 'tfds:NAME', 'module:function'))}")
+        raise ValueError(
+            f"There is no data set {name!r}. {near(str(name), (*NAMES, 'tfds:NAME', 'gymnax:NAME', 'module:function'))}"
+        )
     made = resolve(name)(config)
     if not isinstance(made, Splits):
         raise ValueError(f"{name} must return kd_jax.data.source.Splits, it returned {type(made).__name__}")

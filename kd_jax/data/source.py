@@ -59,6 +59,7 @@ class Source:
     `image`. Where every token has a target `labels` is integer [n, M], -1 where none is counted (padding, a prompt),
     and `num_classes` the size of the vocabulary; everything that reads labels then counts tokens. `decode` turns ids
     into text for a report, `end` is the token that ends a text, and `texts` is how a text became its tokens.
+    `environment` is where the examples are episodes (kd_jax/data/environments.py).
     """
 
     name: str
@@ -80,6 +81,7 @@ class Source:
     origin: Origin | None = None
     stamp: str = ""
     texts: FromText | None = None
+    environment: Any = None
 
     def __post_init__(self) -> None:
         if self.labels is not None:
