@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -45,7 +44,7 @@ def of_gymnax(name: str) -> Environment:
     DataNotFound where gymnax is not installed, ValueError for a name that it does not have.
     """
     try:
-        gymnax = importlib.import_module("gymnax")
+        import gymnax
     except ImportError as e:
         raise DataNotFound(f"gymnax:{name}: {e.name} is not installed. {_ADVICE}") from e
     if name not in gymnax.registered_envs:

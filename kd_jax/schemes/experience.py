@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from kd_jax.core.paths import lookup
 from kd_jax.data.environments import Environment, environment_of
 from kd_jax.ranges import Count, Portion, Share
 from kd_jax.schemes import offline
+from kd_jax.schemes.episodes import film
 from kd_jax.tasks.control import policy_of, value_of
 from kd_jax.types import Array, Parts, Scheme, TrainState
 
@@ -169,7 +171,10 @@ def distill(
 
     first = {"actors": first_actors(environment, environments), "written": np.int32(0)}
     first["image"] = np.zeros((capacity, *source.image_shape), np.float32)
-    return _with(scheme, prepare, pre_update, post_update, on_enter, {KEPT: first})
+    scheme = _with(scheme, prepare, pre_update, post_update, on_enter, {KEPT: first})
+    seed = int(parts.sources["test"].fields["seed"][0])
+    summary = film(environment, partial(said_by, parts), ("teacher", "student"), seed)
+    return dataclasses.replace(scheme, summary=summary, copies=("teacher",))
 
 
 def said_by(parts: Parts, state: TrainState, role: str, observations: Array) -> Any:
@@ -216,5 +221,4 @@ def advantages(reward: Array, done: Array, value: Array, last: Array, discount: 
 
 def _with(scheme: Scheme, prepare: Any, pre_update: Any, post_update: Any, on_enter: Any, extra: Any) -> Scheme:
     stage = dataclasses.replace(scheme.stages[0], pre_update=pre_update, post_update=post_update, on_enter=on_enter)
-    copies = ("teacher",) if "teacher" in scheme.roles else ()
-    return dataclasses.replace(scheme, stages=(stage,), prepare=prepare, copies=copies, extra={**scheme.extra, **extra})
+    return dataclasses.replace(scheme, stages=(stage,), prepare=prepare, extra={**scheme.extra, **extra})
