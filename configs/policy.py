@@ -12,6 +12,7 @@ dagger             KL to the teacher in states that both visit, the student more
 offline            KL in states that the teacher visits (policy distillation: Rusu et al. 2015, arXiv 1511.06295)
 sharp              the same with the teacher at temperature 0.1; Rusu's 0.01 is of action values, ours are log-odds
 student            KL in states that the student visits
+two_tasks          one student in Acrobot and CartPole, from a teacher of each (Rusu et al. 2015), actors as in dagger
 value              dagger, and the squared error to the teacher's value of the state
 """
 
@@ -19,8 +20,8 @@ from ml_collections import ConfigDict
 
 from kd_jax.config import base, finish, parse, part, term, training
 
-VARIANTS = ("dagger", "offline", "sharp", "student", "value")
-ACTORS = {"dagger": "mixed", "offline": "teacher", "sharp": "teacher", "student": "student", "value": "mixed"}
+VARIANTS = ("dagger", "offline", "sharp", "student", "two_tasks", "value")
+ACTORS = {"offline": "teacher", "sharp": "teacher", "student": "student"}  # the other variants: both
 
 
 def adam(batch_size: int, steps: int, learning_rate: float) -> ConfigDict:
@@ -43,7 +44,7 @@ def get_config(arg: str = "") -> ConfigDict:
         config.data.name = "gymnax:CartPole-v1"
     if "breakout" in variant.flags:
         breakout(config, value)
-    config.scheme = ConfigDict(part("schemes.experience.distill", actor=ACTORS[variant.variant]))
+    config.scheme = ConfigDict(part("schemes.experience.distill", actor=ACTORS.get(variant.variant, "mixed")))
     paths = ("student.logits.policy" if value else "student.logits",), ("teacher.logits.policy",)
     temperature = 0.1 if variant.variant == "sharp" else 1.0
     config.terms.policy = ConfigDict(
@@ -52,6 +53,8 @@ def get_config(arg: str = "") -> ConfigDict:
     if value:
         paths = ("student.logits.value",), ("teacher.logits.value",)
         config.terms.value = ConfigDict(term("tasks.control.value_distance", *paths, weight=0.01))
+    if variant.variant == "two_tasks":
+        two_tasks(config)
     config.log_every, config.eval_every = 100, 100
     return finish(config, variant, tiny=TINY)
 
@@ -62,6 +65,22 @@ def breakout(config: ConfigDict, value: bool) -> None:
     config.teacher.model.kwargs = dict(channels=(16,), widths=(128,), value=True)
     config.student.model.kwargs = dict(channels=(4,), widths=(48,), value=value)
     config.teacher.train, config.train = adam(512, 4000, 1e-3), adam(512, 2000, 3e-3)
+
+
+def two_tasks(config: ConfigDict) -> None:
+    """Two environments in one form, a teacher trained in each, a student that has both to learn."""
+    both = "gymnax:Acrobot-v1+CartPole-v1"
+    config.data.name = both
+    config.teachers.cartpole = config.teacher.copy_and_resolve_references()
+    for number, teacher in enumerate((config.teacher, config.teachers.cartpole)):
+        teacher.data.name, teacher.seed = f"{both}#{number}", number
+    config.student.model.kwargs.widths = (16,)
+    config.scheme.kwargs.teachers = ("teacher", "cartpole")
+    acrobot = config.terms.policy
+    cartpole = acrobot.copy_and_resolve_references()
+    cartpole.targets = ("cartpole.logits.policy",)
+    acrobot.where, cartpole.where = "batch.task0", "batch.task1"
+    config.terms = ConfigDict(dict(acrobot=acrobot, cartpole=cartpole))
 
 
 TINY = dict(

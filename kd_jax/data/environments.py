@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -36,6 +35,7 @@ class Environment(NamedTuple):
     actions: tuple[str, ...]
     limit: int
     draw: Callable[[np.ndarray], np.ndarray] | None = None
+    tasks: tuple[str, ...] = ()  # the names of those that it consists of (kd_jax/data/several_environments.py)
 
 
 def of_gymnax(name: str) -> Environment:
@@ -207,17 +207,6 @@ def _cartpole(observation: np.ndarray) -> np.ndarray:
 
 
 DRAWN = {"Acrobot-v1": _acrobot, "CartPole-v1": _cartpole}
-
-
-@functools.cache
-def cached_gymnax(name: str) -> Splits:
-    """Returns the splits of a gymnax environment; one object a name, so that steps that act in it compile once."""
-    return splits_of(of_gymnax(name))
-
-
-def load(fields: Any) -> Splits:
-    """Loads the episodes of data.name = "gymnax:NAME"."""
-    return cached_gymnax(fields.name.removeprefix("gymnax:"))
 
 
 def environment_of(source: Source) -> Environment:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kd_jax.data import arrays, environments, splits
+from kd_jax.data import arrays, several_environments, splits
 from kd_jax.data.images import arrow, cifar, folder, idx, prepared, shards
 from kd_jax.data.source import Source, Splits, subset
 from kd_jax.data.text import corpus, pairs, pronunciations, topk
@@ -238,7 +238,7 @@ def _open(fields: SimpleNamespace, config: Mapping[str, Any]) -> Splits:
             name.removeprefix("tfds:"), fields.directory, fields.image_size, test=fields.test, all_labels=all_labels
         )
     if name.startswith("gymnax:"):
-        return environments.load(fields)
+        return several_environments.named(name.removeprefix("gymnax:"))
     if ":" not in name:
         meant = MEANT.get(str(name).lower().replace("-", "_"))
         if meant:

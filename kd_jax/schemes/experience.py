@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from kd_jax.core.evaluate import role_variables
 from kd_jax.core.paths import lookup
 from kd_jax.data.environments import Environment, environment_of
+from kd_jax.data.several_environments import task_of
 from kd_jax.ranges import Count, Portion, Share
 from kd_jax.schemes import offline
 from kd_jax.schemes.episodes import film
@@ -113,6 +114,7 @@ def distill(
     length: Count[int] = 4,
     capacity: Count[int] = 16384,
     handover: Portion[float] = 0.5,
+    teachers: Sequence[str] = ("teacher",),
 ) -> Scheme:
     """Builds a stage in which the student learns from its teacher by the config's terms, in states that actors visit.
 
@@ -120,20 +122,28 @@ def distill(
     `capacity` states, of which every batch is drawn. `actor` is who acts: "teacher" (policy distillation: Rusu et al.,
     2015, arXiv 1511.06295), "student", or "mixed": DAgger (Ross, Gordon, Bagnell, 2010, arXiv 1011.0686), each action
     the teacher's with a chance that falls evenly from 1 to 0 over the share `handover` of the run. Actions are sampled
-    from the policy. Ours: the states are a ring, where DAgger keeps all. Raises ValueError without a teacher.
+    from the policy. Ours: the states are a ring, where DAgger keeps all.
+    In several environments `teachers` names a role for each, in their order; the mask "batch.task0" says which states
+    are of the first, and so on (multi-task distillation of Rusu et al.). Raises ValueError for teachers that fit not.
     """
     if actor not in ("teacher", "student", "mixed"):
         raise ValueError(f"actor={actor!r} is none of teacher, student, mixed.")
-    if "teacher" not in parts.roles:
-        raise ValueError("schemes.experience.distill learns from a teacher, and there is none.")
     environment, source = environment_of(parts.sources["train"]), parts.sources["train"]
+    tasks = len(environment.tasks)
+    if missing := [name for name in teachers if name not in parts.roles]:
+        raise ValueError(f"schemes.experience.distill learns from {list(teachers)}, and there is no {missing[0]!r}.")
+    if len(teachers) != max(tasks, 1):
+        raise ValueError(f"teachers={tuple(teachers)}: {environment.name} needs {max(tasks, 1)}, one an environment.")
     if capacity < environments * length or capacity % (environments * length):
         raise ValueError(f"capacity={capacity} is not a multiple of {environments} environments * {length} steps.")
     scheme = offline.build(parts)
 
     def act_of(state: TrainState) -> Act:
-        def policy(role: str, observations: Array, key: Array) -> Array:
-            return jax.random.categorical(key, policy_of(said_by(parts, state, role, observations)))
+        def policy(who: str, observations: Array, key: Array) -> Array:
+            roles = teachers if who == "teacher" else [who]
+            said = jnp.stack([policy_of(said_by(parts, state, role, observations)) for role in roles])
+            which = task_of(observations, environment) if len(roles) > 1 else 0
+            return jax.random.categorical(key, said[which, jnp.arange(len(observations))])
 
         def act(observations: Array, key: Array) -> tuple[Array, Mapping[str, Array]]:
             if actor != "mixed":
@@ -152,14 +162,19 @@ def distill(
         images = jax.lax.dynamic_update_slice_in_dim(kept["image"], new, kept["written"] % capacity, 0)
         return {"actors": actors, "image": images, "written": kept["written"] + len(new)}
 
+    def masks(observations: Array) -> dict[str, Array]:
+        return {f"task{i}": task_of(observations, environment) == i for i in range(tasks)}
+
     def prepare(batch: Mapping[str, Array], key: Array, train: bool) -> Mapping[str, Array]:
-        return {**parts.prepare(batch, key, train), DRAW: jnp.zeros(batch["image"].shape[0], jnp.uint32)}
+        entries = {**parts.prepare(batch, key, train), **masks(batch["image"])}
+        return {**entries, DRAW: jnp.zeros(batch["image"].shape[0], jnp.uint32)}
 
     def pre_update(state: TrainState, batch: Mapping[str, Array], key: Array) -> Mapping[str, Array]:
         kept, (rows, draws) = state.extra[KEPT], jax.random.split(key)
         size = batch["image"].shape[0]
         chosen = jax.random.randint(rows, (size,), 0, jnp.minimum(kept["written"], capacity))
-        return {"image": kept["image"][chosen], DRAW: jax.random.bits(draws, (size,))}
+        images = kept["image"][chosen]
+        return {"image": images, **masks(images), DRAW: jax.random.bits(draws, (size,))}
 
     def post_update(state: TrainState, context: Mapping[str, Any]) -> TrainState:
         new = gone_on(state, state.extra[KEPT], jax.random.key(context["batch"][DRAW][0]))
@@ -173,8 +188,9 @@ def distill(
     first["image"] = np.zeros((capacity, *source.image_shape), np.float32)
     scheme = _with(scheme, prepare, pre_update, post_update, on_enter, {KEPT: first})
     seed = int(parts.sources["test"].fields["seed"][0])
-    summary = film(environment, partial(said_by, parts), ("teacher", "student"), seed)
-    return dataclasses.replace(scheme, summary=summary, copies=("teacher",))
+    summary = film(environment, partial(said_by, parts), (*teachers, "student"), seed)
+    reference = None if tasks else scheme.reference  # no teacher knows all the environments
+    return dataclasses.replace(scheme, summary=summary, copies=tuple(teachers), reference=reference)
 
 
 def said_by(parts: Parts, state: TrainState, role: str, observations: Array) -> Any:

@@ -13,9 +13,10 @@ import numpy as np
 from kd_jax.core import metrics
 from kd_jax.core.terms import masked_sum_and_count
 from kd_jax.data.environments import Environment, environment_of, episodes
+from kd_jax.data.several_environments import task_of
 from kd_jax.ranges import NotNegative, Portion
 from kd_jax.tasks.common import means, standard_error
-from kd_jax.types import Array, Headline, Outputs, Run, Task, Term
+from kd_jax.types import Array, Headline, Outputs, Run, Shown, Task, Term
 
 ROWS = {
     "return": ("return of an episode", ""),
@@ -45,6 +46,7 @@ def task(
         finish=finish,
         headline=Headline("return", +1, "", "return_error"),
         rows=ROWS,
+        show=functools.partial(show, tasks=environment.tasks),
         name="control",
         chance=lambda labels: float(np.mean(labels)),
         predict=best_action,
@@ -127,12 +129,21 @@ def sums(
     returns, lengths, _ = episodes(environment, keys, choose)
     mask, by_example = batch["mask"], {"return": returns, "length": lengths, "moments/return": returns**2}
     totals = {name: masked_sum_and_count(x.astype(jnp.float32), mask) for name, x in by_example.items()}
+    if environment.tasks:
+        members = jax.nn.one_hot(task_of(first_seen(environment, keys), environment), len(environment.tasks))
+        members *= mask[:, None]
+        totals["return_by_task"] = ((members * returns[:, None]).sum(0), members.sum(0))
     if reference is not None:
         mine, theirs = policy_of(run().logits), policy_of(reference.logits)
         if mine.shape == theirs.shape:
             compared = {"agreement": metrics.agreement, "kl": metrics.kl}
             totals |= {name: masked_sum_and_count(fn(mine, theirs), mask) for name, fn in compared.items()}
     return totals
+
+
+def first_seen(environment: Environment, keys: Array) -> Array:
+    """Returns the observations with which the episodes of the keys begin."""
+    return jax.vmap(lambda key: environment.reset(jax.random.split(key)[0])[1])(keys)
 
 
 def finish(sums: Mapping[str, tuple[Any, Any]], collected: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,3 +156,17 @@ def finish(sums: Mapping[str, tuple[Any, Any]], collected: Mapping[str, Any]) ->
 def value_distance(student: Array, teacher: Array) -> Array:
     """Returns (student - teacher)^2 of the values of states, [batch]."""
     return (student.astype(jnp.float32) - teacher.astype(jnp.float32)) ** 2
+
+
+def show(shown: Shown, tasks: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Returns a table of the test return in each of several environments."""
+    by_role = {role: (splits.get("test") or {}).get("return_by_task") for role, splits in shown.scores.items()}
+    columns = {role: values for role, values in by_role.items() if values}
+    if not tasks or not columns:
+        return []
+    rows = [
+        [name, *("-" if values[i] is None else f"{values[i]:.1f}" for values in columns.values())]
+        for i, name in enumerate(tasks)
+    ]
+    lead = "Mean return of the test episodes in each environment, at the last step."
+    return [{"kind": "table", "title": "By environment", "lead": lead, "columns": ["", *columns], "rows": rows}]

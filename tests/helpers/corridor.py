@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.data.environments import Environment, splits_of
+from kd_jax.data.several_environments import together
 
 CELLS, LIMIT = 5, 12
 
@@ -32,3 +33,36 @@ def load(config):
     """As data.name = "corridor:load"."""
     del config
     return SPLITS
+
+
+def mirrored_step(key, state, action):
+    return step(key, state, 1 - action)
+
+
+def short(key):
+    state, seen = reset(key)
+    return state, seen[:4]
+
+
+def short_step(key, state, action):
+    state, seen, reward, done = mirrored_step(key, state, action)
+    return state, seen[:4], reward, done
+
+
+MIRRORED = Environment("mirrored", short, short_step, (CELLS - 1,), ("right", "left", "also left"), LIMIT)
+BOTH = splits_of(together([ENVIRONMENT, MIRRORED]))
+
+
+def load_both(config):
+    del config
+    return BOTH
+
+
+def load_first(config):
+    del config
+    return splits_of(together([ENVIRONMENT, MIRRORED], 0))
+
+
+def load_second(config):
+    del config
+    return splits_of(together([ENVIRONMENT, MIRRORED], 1))

@@ -34,6 +34,16 @@ ROWS = [
         lambda folder: run(folder, scheme__kwargs__capacity=100),
     ),
     Mistake(
+        "two teachers in one environment",
+        "teachers=('teacher', 'teacher'): corridor needs 1, one an environment",
+        lambda folder: run(folder, scheme__kwargs__teachers=("teacher", "teacher")),
+    ),
+    Mistake(
+        "a teacher that is not there",
+        "schemes.experience.distill learns from ['tutor'], and there is no 'tutor'",
+        lambda folder: run(folder, scheme__kwargs__teachers=("tutor",)),
+    ),
+    Mistake(
         "a batch that does not divide what PPO collects",
         "train.batch_size=24 does not divide 8 environments * 4 steps",
         lambda folder: run(folder, teacher__train__batch_size=24),

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from corridor import ENVIRONMENT, SPLITS
+from corridor import ENVIRONMENT, MIRRORED, SPLITS
 from scheme_checks import config_module
 
 import kd_jax
 from kd_jax.data.environments import episodes, of_gymnax
+from kd_jax.data.several_environments import task_of, together
 from kd_jax.schemes.experience import advantages
 from kd_jax.system.signals import Signals, Stopped
 from kd_jax.tasks import control
@@ -128,6 +129,39 @@ def test_ppo_loss_against_numbers_by_hand():
     np.testing.assert_allclose(control.ppo_loss(outputs, action, advantage, log_prob, target), wanted, rtol=1e-6)
     without = control.ppo_loss(logits, action, advantage, log_prob, target)
     np.testing.assert_allclose(without, [w - v for w, v in zip(wanted, (0.5, 2.0), strict=True)], rtol=1e-6)
+
+
+def test_one_student_learns_two_corridors_from_a_teacher_of_each(tmp_path):
+    config = corridor_config("two_tasks")
+    config.data.name = "corridor:load_both"
+    for teacher, name in ((config.teacher, "load_first"), (config.teachers.cartpole, "load_second")):
+        teacher.data.name = f"corridor:{name}"
+        teacher.train.steps, teacher.train.batch_size = 60, 32
+        teacher.train.optimizer.learning_rate = 0.03
+        teacher.scheme.kwargs.update(dict(environments=8, length=16))
+    config.student.model.kwargs.widths, config.report = (8,), True
+    results = kd_jax.run(config, tmp_path)
+    scores = results["models"]["student"]["last"]["test"]
+    assert scores["return_by_task"] == pytest.approx([BEST, BEST])
+    assert results["models"]["teacher"]["last"]["test"]["return_by_task"] == [pytest.approx(BEST), None]
+    (table,) = [s for s in results["sections"] if s["title"] == "By environment"]
+    assert [row[0] for row in table["rows"]] == ["corridor", "mirrored"]
+
+
+def test_environments_together_say_which_is_at_hand():
+    environment = together([ENVIRONMENT, MIRRORED])
+    states, seen = jax.vmap(environment.reset)(jax.random.split(jax.random.key(0), 32))
+    assert environment.shape == seen.shape[1:] == (7,) and environment.actions == MIRRORED.actions
+    numbers = task_of(seen, environment)
+    assert {0, 1} == {*numbers.tolist()}
+    np.testing.assert_array_equal(seen[:, 4], 0)  # of the shorter one, filled up; the longer one starts in cell 1
+    actions = jnp.where(numbers == 0, 1, 0)  # to the right in both
+    keys = jax.random.split(jax.random.key(1), 32)
+    _, after, reward, done = jax.vmap(environment.step)(keys, states, actions)
+    np.testing.assert_array_equal(after[:, :5].argmax(1), 2)
+    np.testing.assert_allclose(reward, -0.1)
+    assert not done.any()
+    np.testing.assert_array_equal(task_of(after, environment), numbers)
 
 
 @pytest.mark.parametrize("name", ["Acrobot-v1", "CartPole-v1", "Breakout-MinAtar"])
