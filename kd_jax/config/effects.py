@@ -120,6 +120,8 @@ def _check_ready(where: str, teacher: ConfigDict, defaults: ConfigDict, handed_o
         raise ValueError(f"teacher_variables and {where}.checkpoint both are the teacher's parameters: give one.")
     if teacher.initial.name:
         raise ValueError(f"{source} and {where}.initial both say what the teacher starts from: give one.")
+    if teacher.scheme.name:
+        raise ValueError(f"{where}.scheme is how a teacher is trained by this run, and {source} is given.")
     if teacher.use != defaults.use:
         raise ValueError(f"{where}.use={teacher.use!r} is of a teacher that this run trains, and {source} is given.")
     if teacher.workdir and teacher.cache.directory != "auto":

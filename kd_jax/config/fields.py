@@ -112,6 +112,9 @@ def teacher_fields(name: str = "", data: Mapping[str, Any] | None = None, **chan
             view="same",  # same | clean: what the teacher sees while the student sees an augmented example
             # eval | train: with "train" BatchNorm normalises what it teaches by the batch, as mdistiller's OFD does.
             mode="eval",
+            # How it is trained, and the baseline, on the terms of the task: a scheme such as schemes.experience.ppo;
+            # "" = schemes.offline.build.
+            scheme=part(),
             cache=dict(
                 directory="",  # of the teacher's answers, "auto" = beside the teacher; "" runs it in every step
                 k=0,  # 0 = all logits, else the k largest log-probabilities and the sum of the others

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kd_jax.data import arrays, splits
+from kd_jax.data import arrays, several_environments, splits
 from kd_jax.data.images import arrow, cifar, folder, idx, prepared, shards
 from kd_jax.data.source import Source, Splits, subset
 from kd_jax.data.text import corpus, pairs, pronunciations, topk
@@ -45,6 +45,7 @@ READING: dict[str, tuple[str, ...]] = {
     "text": (*_TOKENS, "tokenizer", "vocabulary", "packing"),
     "pairs": (*_TOKENS, "tokenizer", "vocabulary", "rationale"),
     "pronunciations": _TOKENS,
+    "gymnax": (),
     "topk": ("test", "validation", "split_seed", "directory", "tokenizer"),
     CONVERSATIONS: _RECORDS,
     CROSS: (*_RECORDS, "teacher_tokenizer"),
@@ -101,7 +102,7 @@ RANGES = {
 
 
 def load(config: Mapping[str, Any]) -> Splits:
-    """Loads the splits of `config.name`: one of NAMES, "tfds:NAME" or "my.module:function" (config -> Splits).
+    """Loads the splits of `config.name`: one of NAMES, "tfds:NAME", "gymnax:NAME" or "module:function" (-> Splits).
 
     In this order: validation is held out of train; train is sliced, limited and cut down to `classes`; labels are
     hidden (-1); some of the others are made wrong.
@@ -176,6 +177,8 @@ def _reads(name: str) -> tuple[str, ...]:
     """The fields that reading the data of a name takes."""
     if name.startswith("tfds:"):
         return READING["imagenet2012"]
+    if name.startswith("gymnax:"):
+        return READING["gymnax"]
     return READING.get(name, tuple(DEFAULTS) if _names_function(name) else ())
 
 
@@ -265,11 +268,14 @@ def _open(fields: SimpleNamespace, config: Mapping[str, Any]) -> Splits:
         return prepared.load(
             name.removeprefix("tfds:"), fields.directory, fields.image_size, test=fields.test, all_labels=all_labels
         )
+    if name.startswith("gymnax:"):
+        return several_environments.named(name.removeprefix("gymnax:"))
     if not _names_function(name):
         meant = MEANT.get(str(name).lower().replace("-", "_"))
         if meant:
             raise ValueError(f"There is no data set {name!r}. Did you mean data.name={meant!r}?")
-        raise ValueError(f"There is no data set {name!r}. {near(str(name), (*NAMES, 'tfds:NAME', 'module:function'))}")
+        forms = ("tfds:NAME", "gymnax:NAME", "module:function")
+        raise ValueError(f"There is no data set {name!r}. {near(str(name), (*NAMES, *forms))}")
     made = resolve(name)(config if ":" in name else vars(fields))  # of this package, with all the defaults
     if not isinstance(made, Splits):
         raise ValueError(f"{name} must return kd_jax.data.source.Splits, it returned {type(made).__name__}")

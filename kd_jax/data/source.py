@@ -62,6 +62,7 @@ class Source:
     into text for a report, `end` is the token that ends a text, or several, and `texts` is how a text became its
     tokens. Where such a set is streamed, `token_labels` says that the labels, which it does not have at hand, are those
     of tokens, and `fetch` returns its further fields too.
+    `environment` is where the examples are episodes (kd_jax/data/environments.py).
     """
 
     name: str
@@ -85,6 +86,7 @@ class Source:
     texts: FromText | None = None
     token_labels: bool = False
     levels: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    environment: Any = None
 
     def __post_init__(self) -> None:
         if self.labels is not None:

@@ -19,7 +19,7 @@ from kd_jax.core.paths import roles_read
 from kd_jax.data.source import Source
 from kd_jax.files import path_of
 from kd_jax.models.adapters import LinenModel, as_model
-from kd_jax.resolve import check_kwargs, made, resolve
+from kd_jax.resolve import call, check_kwargs, made, resolve
 from kd_jax.schemes import offline
 from kd_jax.system.workdir import plain
 from kd_jax.train.about import About, origins_of
@@ -220,12 +220,14 @@ def _teacher_job(
     teacher = teachers_of(config)[name]
     depends = {"teacher": {k: teacher[k] for k in ("model", "inputs", "preparation", "initial", "seed", "train")}}
     depends["data"] = own_data(config, teacher)
+    if teacher.scheme.name:
+        depends["teacher"]["scheme"] = teacher.scheme
     train_data = sources["train"]
     assert train_data is not None  # only validation may be left out
     roles = {"student": learning_teacher(name, model, teacher, train_data)}
     rules = {"student": config.mesh.teacher_rules}
     train = {**teacher.train, "labelled_share": 1.0}
-    job = make(name, train, None, depends, roles, sources, rules, teacher.seed)
+    job = make(name, train, None, depends, roles, sources, rules, teacher.seed, build=alone(teacher))
     return dataclasses.replace(job, directory=path_of(teacher.workdir, f"{name}.workdir")) if teacher.workdir else job
 
 
@@ -241,7 +243,14 @@ def _baseline_job(
     wanted = {"student", "teacher", *roles_read(roles["student"].inputs)}
     roles, rules = ({name: v for name, v in by_role.items() if name in wanted} for by_role in (roles, rules))
     depends = {**_fields_of_student(config), "train": train}
-    return make("baseline", train, None, depends, roles, sources, rules, config.seed, config.view_seed)
+    seeds = (config.seed, config.view_seed)
+    return make("baseline", train, None, depends, roles, sources, rules, *seeds, build=alone(config.teacher))
+
+
+def alone(teacher: Mapping[str, Any]) -> Callable[[Parts], Scheme]:
+    """Returns how teacher and baseline learn the terms of the task: teacher.scheme, or from the data as they are."""
+    scheme = teacher["scheme"]
+    return partial(call, scheme["name"], **scheme["kwargs"]) if scheme["name"] else offline.build
 
 
 def _student_job(

@@ -1,0 +1,93 @@
+"""Fields beyond images and text: teacher, student alone and student taught, by the headline of each task.
+
+python -m benchmarks.fields [--only policy recommender ...] [--seeds 5] [--workdir runs/fields] [--keep]
+
+One teacher a row; seeds repeat the student, alone and taught. The last step counts, its test score; nothing is chosen
+by it. The recipes are those of the configs. A finished run is read again; --keep leaves the record's other rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import kd_jax
+from benchmarks import common
+from kd_jax.config.files import config_of, load, locate
+from kd_jax.system.workdir import git_hash
+
+# Of each config: groups of variants whose students alone are the same network on the same data.
+ROWS = {
+    "policy": (("dagger", "offline", "sharp", "student"), ("value",), ("dagger,breakout", "offline,breakout")),
+    "recommender": (("listwise", "rd", "rrd", "cd"),),
+    "activity": (("response", "relation", "crd"), ("response,accelerometer",)),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="*", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--workdir", default="runs/fields")
+    parser.add_argument("--keep", action="store_true", help="keep the record's rows of other configs")
+    args = parser.parse_args()
+    rows = [
+        row | {"git": git_hash()}
+        for name in args.only
+        for group in ROWS[name]
+        for row in rows_of(name, group, args.seeds, Path(args.workdir))
+    ]
+    path = common.RESULTS / "fields.json"
+    if args.keep and path.exists():
+        rows += [row for row in json.loads(path.read_text())["rows"] if row["config"] not in args.only]
+        rows.sort(key=lambda row: list(ROWS).index(row["config"]))
+    print(markdown(rows))
+    common.write("fields", rows, seeds=args.seeds)
+
+
+def rows_of(name: str, group: tuple[str, ...], seeds: int, root: Path) -> list[dict[str, Any]]:
+    """Runs the variants of a group over the seeds; the student alone is trained beside the first of them."""
+    alone: dict[str, Any] = {}
+    rows = []
+    for variant in group:
+        results = [run(name, variant, seed, root, baseline=not alone) for seed in range(seeds)]
+        headline = results[0]["headline"]
+        measured = {role: scores(results, role, headline["metric"]) for role in results[0]["models"]}
+        alone = alone or measured["baseline"]
+        row = {"config": name, "variant": variant, "metric": headline["metric"], "unit": headline["unit"]}
+        rows.append(row | {"seeds": seeds, "baseline": alone} | measured)
+        print(markdown(rows[-1:]), flush=True)
+    return rows
+
+
+def run(name: str, variant: str, seed: int, root: Path, baseline: bool) -> dict[str, Any]:
+    config = config_of(load(locate(f"configs/{name}.py")), variant)
+    config.seed, config.report, config.baseline = seed, False, baseline
+    flags = "_".join(variant.split(",")[1:])
+    config.teacher.workdir = str(root / name / f"teacher_{flags}")
+    return kd_jax.run(config, root / name / variant.replace(",", "_") / str(seed))
+
+
+def scores(results: list[dict[str, Any]], role: str, metric: str) -> dict[str, Any]:
+    values = [result["models"][role]["last"]["test"][metric] for result in results]
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return {"mean": float(np.mean(values)), "std": spread, "scores": values}
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """Returns the rows as docs/tasks.md shows them."""
+    lines = ["| config | metric | teacher | student alone | student taught |", "|---|---|---|---|---|"]
+    for row in rows:
+        factor, sign = (100, " %") if row["unit"] == "%" else (1, "")
+        cells = [f"{factor * row['teacher']['mean']:.1f}{sign}"]
+        cells += [f"{factor * row[r]['mean']:.1f} ± {factor * row[r]['std']:.1f}" for r in ("baseline", "student")]
+        lines.append(f"| `{row['config']}:{row['variant']}` | {row['metric']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
