@@ -120,7 +120,7 @@ def config_module(name: str) -> types.ModuleType:
 
 
 def run_tiny(name: str, variant: str, directory: Path, report: bool = False, baseline: bool = False) -> dict[str, Any]:
-    """A run of a variant of a config with the flag `tiny`: results.json. A `baseline` only where both ask for it."""
+    """A run of a variant of a config with the flag `tiny`: results. A `baseline` is trained where both ask for one."""
     config = config_module(name).get_config(f"{variant},tiny")
     config.report, config.baseline = report, config.baseline and baseline
     results = train.run(config, directory)
