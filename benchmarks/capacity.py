@@ -2,14 +2,16 @@
 
 python -m benchmarks.capacity [--seeds 5] [--workdir runs/capacity]
 
-The sweep of docs/capacity.md in Python: configs/capacity.py with the labels of 100 images and with all of them, every
-width with and without the teacher. Test accuracy at the last step, mean +- standard deviation over seeds, as
+configs/capacity.py with the labels of 100 images and with all of them; every width is a sweep over seeds, with and
+without the teacher. Test accuracy at the last step, mean +- standard deviation over seeds, as
 benchmarks/results/capacity.json and capacity.png. Nothing is chosen on the test set. Interrupted sweeps go on.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,41 +41,33 @@ def parameters(widths: tuple[int, ...]) -> int:
     return sum(x.size for x in jax.tree.leaves(params))
 
 
-def swept(flag: str, seeds: int, root: Path) -> dict[str, Any]:
-    """sweep.json of one setting."""
-    choices = {
-        "seed": tuple(range(seeds)),
-        "terms.kd.weight": (*COLOURS,),
-        "student.model.kwargs.widths": tuple((w, w) for w in WIDTHS),
+def swept(flag: str, width: int, seeds: int, root: Path) -> dict[str, Any]:
+    """sweep.json of one size in one setting; weight 0 of the teacher's term is the student alone, in the same program."""
+    directory, config = root / (flag or "few") / str(width), capacity.get_config(flag)
+    if not (directory / sweep.RESULTS).exists():
+        config.baseline, config.student.model.kwargs.widths = False, (width, width)
+        config.teacher.workdir = str(root / (flag or "few") / "teacher")
+        sweep.run(config, Spec({"seed": tuple(range(seeds)), "terms.kd.weight": (*COLOURS,)}, {}), directory)
+    return json.loads((directory / sweep.RESULTS).read_text())
+
+
+def row_of(flag: str, width: int, results: Mapping[str, Any]) -> dict[str, Any]:
+    """The row of a size: both accuracies and their difference over the seeds."""
+    scores: dict[float, dict[int, float]] = {}
+    for one in results["runs"]:
+        scores.setdefault(one["point"]["terms.kd.weight"], {})[one["point"]["seed"]] = 100 * one["test"]
+    alone, distilled = scores[0.0], scores[0.9]
+    count, whole = parameters((width, width)), parameters((512, 512))
+    return {
+        "labels": flag or "100",
+        "widths": width,
+        "parameters": f"{count:,}",
+        "smaller": f"{whole / count:.0f}x" if whole / count >= 10 else f"{whole / count:.1f}x",
+        "alone": common.spread([*alone.values()]),
+        "distilled": common.spread([*distilled.values()]),
+        "gain": common.spread([distilled[seed] - alone[seed] for seed in alone]),
+        "scores": {"alone": [*alone.values()], "distilled": [*distilled.values()]},
     }
-    config = capacity.get_config(flag)
-    config.baseline = False  # weight 0 of the teacher's term is the student alone, in the same program
-    return sweep.run(config, Spec(choices, {}), root / (flag or "few"))
-
-
-def rows(flag: str, results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row a width: the size, both accuracies and their difference over the seeds."""
-    teacher, made = parameters((512, 512)), []
-    for width in WIDTHS:
-        scores: dict[float, dict[int, float]] = {}
-        for one in results["runs"]:
-            if tuple(one["point"]["student.model.kwargs.widths"]) == (width, width):
-                scores.setdefault(one["point"]["terms.kd.weight"], {})[one["point"]["seed"]] = 100 * one["test"]
-        alone, distilled = scores[0.0], scores[0.9]
-        count = parameters((width, width))
-        made.append(
-            {
-                "labels": flag or "100",
-                "widths": width,
-                "parameters": f"{count:,}",
-                "smaller": f"{teacher / count:.0f}x" if teacher / count >= 10 else f"{teacher / count:.1f}x",
-                "alone": common.spread([*alone.values()]),
-                "distilled": common.spread([*distilled.values()]),
-                "gain": common.spread([distilled[seed] - alone[seed] for seed in alone]),
-                "scores": {"alone": [*alone.values()], "distilled": [*distilled.values()]},
-            }
-        )
-    return made
 
 
 def plot(table: list[dict[str, Any]], teachers: Mapping[str, float]) -> None:
@@ -102,10 +96,10 @@ def main() -> None:
     parser.add_argument("--workdir", default="runs/capacity")
     args = parser.parse_args()
     table, teachers = [], {}
-    for flag in SETTINGS:
-        results = swept(flag, args.seeds, Path(args.workdir))
+    for flag, width in itertools.product(SETTINGS, WIDTHS):
+        results = swept(flag, width, args.seeds, Path(args.workdir))
         teachers[flag] = 100 * results["models"]["teacher"]["test"]["mean"]
-        table += rows(flag, results)
+        table.append(row_of(flag, width, results))
     plot(table, teachers)
     shown = [{k: v for k, v in row.items() if k != "scores"} for row in table]
     common.write("capacity", shown, seeds=args.seeds, teacher=teachers)

@@ -31,11 +31,9 @@ def get_config(arg: str = "") -> ConfigDict:
     flags, regress = variant.flags, variant.data in ("diamonds", "table_regress")
     if {"forest", "xgboost"} <= {*flags}:
         raise ValueError("forest and xgboost are two teachers: say one of them.")
-    if "regress" in flags and variant.data not in ("diamonds", "table", "table_regress"):
-        raise ValueError(f"regress: the target of {variant.data} is a class.")
     config = base()
     config.data.name, config.data.validation = f"kd_jax.data.public_tables:{variant.data}", 0.1
-    if variant.data == "table":
+    if variant.data.startswith("table"):
         config.data.update({"name": "kd_jax.data.tables:csv", **TABLE, "regress": regress})
     config.data.labels = LABELS.get(variant.data, 0)
     kind = next((flag for flag in ("forest", "xgboost") if flag in flags), "boosting")
