@@ -42,7 +42,7 @@ def parameters(widths: tuple[int, ...]) -> int:
 
 
 def swept(flag: str, width: int, seeds: int, root: Path) -> dict[str, Any]:
-    """sweep.json of one size in one setting; weight 0 of the teacher's term is the student alone, in the same program."""
+    """sweep.json of one size in one setting; weight 0 of the teacher is the student alone, in the same program."""
     directory, config = root / (flag or "few") / str(width), capacity.get_config(flag)
     if not (directory / sweep.RESULTS).exists():
         config.baseline, config.student.model.kwargs.widths = False, (width, width)

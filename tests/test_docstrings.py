@@ -15,6 +15,7 @@ ROOMS = (
         "system",
         "core",
         "tasks",
+        "measure",
         "schemes",
         "config",
         "cache",

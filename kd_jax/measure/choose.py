@@ -78,7 +78,7 @@ def chosen(
     made |= {name: one for name, one in more.items() if one.cheap and not obstacle(one, subject)}
     for name, one in made.items():
         if one.check is not None:
-            one.check(subject, **kwargs.get(name, {}))
+            one.check(subject, **{**options_of(one), **kwargs.get(name, {})})
     return {name: made[name] for name in (*measure.NAMES, *names) if name in made}
 
 

@@ -33,7 +33,7 @@ def measure(subject: Subject, coverage: Portion[float] = 0.8) -> Measured:
         "lines": lines,
     }
     rows = {
-        "aurc": ("area under risk-coverage (AURC), lower is better", "%"),
+        "aurc": ("area under risk-coverage (AURC), lower is better", ""),
         "accuracy_at_coverage": (f"accuracy on the surest {coverage:.0%}", "%"),
     }
     return Measured(values, rows, [section])

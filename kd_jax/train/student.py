@@ -20,6 +20,7 @@ from kd_jax.models.described import rebuild
 from kd_jax.resolve import near
 from kd_jax.system.checkpoint import BASE, load_tree, read_tree, stored_shapes
 from kd_jax.system.exports import read_info
+from kd_jax.train import measure_loaded
 from kd_jax.train.about import SCHEMA, TOKENIZER
 from kd_jax.train.finish import exported
 from kd_jax.train.found import find_export
@@ -88,6 +89,28 @@ class Student:
             raise ValueError("There are no examples to answer to.")
         answers = jax.tree.map(lambda *x: np.concatenate(x), *parts)
         return jax.tree.map(lambda x: x[0], answers) if self._is_single(raw) else answers
+
+    def measure(
+        self,
+        names: str | Sequence[str],
+        test: tuple[Any, Any],
+        *,
+        train: tuple[Any, Any] | None = None,
+        validation: tuple[Any, Any] | None = None,
+        others: Mapping[str, Student] | None = None,
+        **options: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """Returns {role: {measure: {metric: value}}} of the measures `names` (docs/measure.md) on (x, y) of classes.
+
+        `others` are loaded networks beside this "student", such as {"teacher": ..., "baseline": ...}; `options` those
+        of the measures: attacks={"eps": (4.0,)}. Raises ValueError for a measure that does not fit.
+        """
+        pairs = {"train": train, "validation": validation, "test": test}
+
+        def prepare(batch: Mapping[str, Any], key: Array, train: bool) -> Mapping[str, Any]:
+            return prepared(batch, self.info)
+
+        return measure_loaded.measure(names, {**(others or {}), "student": self}, pairs, prepare, options)
 
     def prepare(self, raw: Any) -> tuple[PyTree, ...]:
         """Returns what `model.apply(params, stats, *inputs, train=False, key=...)` takes as inputs for all of `raw`."""

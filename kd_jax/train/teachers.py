@@ -119,8 +119,7 @@ def _teach_one(
         require_numbers(name, variables)
         role = dataclasses.replace(role, initial=(precision.stored(variables[0], role.dtype), variables[1]))
         if role.dtype:
-            no_room = f"config.{name}.dtype has no room for its numbers."
-            require_numbers(f"{name} in {role.dtype}", role.initial, no_room)
+            require_numbers(f"{name} in {role.dtype}", role.initial, f"config.{name}.dtype has no room for them.")
         if fields.calibrate:
             role, network = calibrated(student, name, role, network, mesh)
         taught = Taught(role, {}, lambda: variables, network, finished)

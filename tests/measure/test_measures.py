@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from mistakes import config, run
+from mistakes import MLP, config, run
 
 import kd_jax
 from kd_jax import measure
@@ -63,6 +63,25 @@ def test_all_measures_of_pictures_on_one_road(tmp_path):
     assert student["energy"]["microjoules"] < teacher["energy"]["microjoules"]
     page = (tmp_path / "run" / "report.html").read_text()
     assert all(title in page for title in ("Accuracy on corrupted pictures", "Accuracy under attack", "(CKA)"))
+
+
+def test_a_loaded_student_is_measured_as_in_its_run(tmp_path):
+    (x, y), test = pictures(96, 0), pictures(32, 1)
+    data = kd_jax.from_arrays(train=(x[24:], y[24:]), test=test, validation=(x[:24], y[:24]))
+    made = config(measure=("calibration,attacks,ood",), measure_kwargs__attacks__eps=(4.0,), steps=6)
+    results = run(tmp_path, made, data=data)
+    student = kd_jax.load(tmp_path / "run", model=MLP(), which="last")
+    found = student.measure("calibration,attacks,ood", test, validation=(x[:24], y[:24]), attacks={"eps": (4.0,)})
+    wanted = results["models"]["student"]["measures"]
+    assert found["student"].keys() == wanted.keys()
+    for name, metrics in found["student"].items():
+        assert metrics.pop("fgsm_by_eps", {}) == wanted[name].pop("fgsm_by_eps", {})
+        assert metrics.pop("pgd_by_eps", {}) == wanted[name].pop("pgd_by_eps", {})
+        assert metrics == pytest.approx(wanted[name], rel=1e-4)
+    alike = student.measure(["cka"], test, others={"teacher": student})["student"]["cka"]
+    assert alike["layers"]["head"]["head"] == pytest.approx(1, abs=1e-4)
+    with pytest.raises(ValueError, match="there is no measure 'cca'. Did you mean 'cka'"):
+        student.measure("cca", test)
 
 
 def test_features_have_the_measures_that_are_not_of_pictures(tmp_path):
