@@ -23,8 +23,6 @@ PLAIN = (
     "answers",
     "language",
     "fairness",
-    "capacity",
-    "tabular",
 )
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "NOTES.md")
