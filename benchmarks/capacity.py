@@ -1,15 +1,18 @@
 """When does distillation stop helping? Students of one family from half the teacher's size to a thousandth.
 
-python -m benchmarks.capacity [--seeds 5] [--workdir runs/capacity]
+python -m benchmarks.capacity [--seeds 5] [--widths 48 10 ...] [--workdir runs/capacity] [--table]
 
-The sweep of docs/capacity.md in Python: configs/capacity.py with the labels of 100 images and with all of them, every
-width with and without the teacher. Test accuracy at the last step, mean +- standard deviation over seeds, as
-benchmarks/results/capacity.json and capacity.png. Nothing is chosen on the test set. Interrupted sweeps go on.
+configs/capacity.py with the labels of 100 images and with all of them; every width is a sweep over seeds, with and
+without the teacher. Test accuracy at the last step, mean +- standard deviation over seeds, as
+benchmarks/results/capacity.json and capacity.png. Nothing is chosen on the test set. Interrupted sweeps go on, and
+--table makes the table of what is finished.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,48 +42,46 @@ def parameters(widths: tuple[int, ...]) -> int:
     return sum(x.size for x in jax.tree.leaves(params))
 
 
-def swept(flag: str, seeds: int, root: Path) -> dict[str, Any]:
-    """sweep.json of one setting."""
-    choices = {
-        "seed": tuple(range(seeds)),
-        "terms.kd.weight": (*COLOURS,),
-        "student.model.kwargs.widths": tuple((w, w) for w in WIDTHS),
+def swept(flag: str, width: int, seeds: int, root: Path) -> dict[str, Any]:
+    """sweep.json of one size in one setting; weight 0 of the teacher is the student alone, in the same program."""
+    directory, config = folder(root, flag, width), capacity.get_config(flag)
+    if not (directory / sweep.RESULTS).exists():
+        config.baseline, config.student.model.kwargs.widths = False, (width, width)
+        config.teacher.workdir = str(root / (flag or "few") / "teacher")
+        sweep.run(config, Spec({"seed": tuple(range(seeds)), "terms.kd.weight": (*COLOURS,)}, {}), directory)
+    return json.loads((directory / sweep.RESULTS).read_text())
+
+
+def folder(root: Path, flag: str, width: int) -> Path:
+    return root / (flag or "few") / str(width)
+
+
+def row_of(flag: str, width: int, results: Mapping[str, Any]) -> dict[str, Any]:
+    """The row of a size: both accuracies and their difference over the seeds."""
+    scores: dict[float, dict[int, float]] = {}
+    for one in results["runs"]:
+        scores.setdefault(one["point"]["terms.kd.weight"], {})[one["point"]["seed"]] = 100 * one["test"]
+    alone, distilled = scores[0.0], scores[0.9]
+    count, whole = parameters((width, width)), parameters((512, 512))
+    return {
+        "labels": flag or "100",
+        "widths": width,
+        "parameters": f"{count:,}",
+        "smaller": f"{whole / count:.0f}x" if whole / count >= 10 else f"{whole / count:.1f}x",
+        "alone": common.spread([*alone.values()]),
+        "distilled": common.spread([*distilled.values()]),
+        "gain": common.spread([distilled[seed] - alone[seed] for seed in alone]),
+        "scores": {"alone": [*alone.values()], "distilled": [*distilled.values()]},
     }
-    config = capacity.get_config(flag)
-    config.baseline = False  # weight 0 of the teacher's term is the student alone, in the same program
-    return sweep.run(config, Spec(choices, {}), root / (flag or "few"))
-
-
-def rows(flag: str, results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row a width: the size, both accuracies and their difference over the seeds."""
-    teacher, made = parameters((512, 512)), []
-    for width in WIDTHS:
-        scores: dict[float, dict[int, float]] = {}
-        for one in results["runs"]:
-            if tuple(one["point"]["student.model.kwargs.widths"]) == (width, width):
-                scores.setdefault(one["point"]["terms.kd.weight"], {})[one["point"]["seed"]] = 100 * one["test"]
-        alone, distilled = scores[0.0], scores[0.9]
-        count = parameters((width, width))
-        made.append(
-            {
-                "labels": flag or "100",
-                "widths": width,
-                "parameters": f"{count:,}",
-                "smaller": f"{teacher / count:.0f}x" if teacher / count >= 10 else f"{teacher / count:.1f}x",
-                "alone": common.spread([*alone.values()]),
-                "distilled": common.spread([*distilled.values()]),
-                "gain": common.spread([distilled[seed] - alone[seed] for seed in alone]),
-                "scores": {"alone": [*alone.values()], "distilled": [*distilled.values()]},
-            }
-        )
-    return made
 
 
 def plot(table: list[dict[str, Any]], teachers: Mapping[str, float]) -> None:
     """Draws accuracy over how many times smaller the student is, a panel a setting."""
-    figure, panels = pyplot.subplots(1, len(SETTINGS), figsize=(9, 3.6), sharey=True, layout="constrained")
+    shown = {flag: title for flag, title in SETTINGS.items() if flag in teachers}
+    size = dict(figsize=(4.8 * len(shown), 3.6), sharey=True, squeeze=False)
+    figure, ((*panels,),) = pyplot.subplots(1, len(shown), layout="constrained", **size)
     whole = parameters((512, 512))
-    for axes, (flag, title) in zip(panels, SETTINGS.items(), strict=True):
+    for axes, (flag, title) in zip(panels, shown.items(), strict=True):
         of_panel = [row for row in table if row["labels"] == (flag or "100")]
         smaller = [whole / parameters((row["widths"],) * 2) for row in of_panel]
         for colour, name in COLOURS.values():
@@ -100,12 +101,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workdir", default="runs/capacity")
+    parser.add_argument("--widths", type=int, nargs="*", default=WIDTHS)
+    parser.add_argument("--table", action="store_true")
     args = parser.parse_args()
-    table, teachers = [], {}
-    for flag in SETTINGS:
-        results = swept(flag, args.seeds, Path(args.workdir))
+    root, table, teachers = Path(args.workdir), [], {}
+    pairs = [*itertools.product(SETTINGS, args.widths)]
+    done = [pair for pair in pairs if (folder(root, *pair) / sweep.RESULTS).exists()]
+    for flag, width in done if args.table else pairs:
+        results = swept(flag, width, args.seeds, root)
         teachers[flag] = 100 * results["models"]["teacher"]["test"]["mean"]
-        table += rows(flag, results)
+        table.append(row_of(flag, width, results))
     plot(table, teachers)
     shown = [{k: v for k, v in row.items() if k != "scores"} for row in table]
     common.write("capacity", shown, seeds=args.seeds, teacher=teachers)

@@ -16,7 +16,15 @@ from benchmarks import compress_tables
 from benchmarks.common import RESULTS
 from kd_jax.config import PRESETS
 
-PLAIN = ("images", "weights", "cache_accuracy", "cache_language", "answers", "language", "fairness", "capacity")
+PLAIN = (
+    "images",
+    "weights",
+    "cache_accuracy",
+    "cache_language",
+    "answers",
+    "language",
+    "fairness",
+)
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "NOTES.md")
 PAPERS = {

@@ -1,4 +1,4 @@
-"""Trees into networks: configs/tabular.py by data and student, mean +- standard deviation over seeds, with size and speed.
+"""Trees into networks: configs/tabular.py by data and student, over seeds, with size and speed.
 
 python -m benchmarks.tabular [--rows letters,mlp ...] [--seeds 5] [--workdir runs/tabular]
 

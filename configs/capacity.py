@@ -1,4 +1,4 @@
-"""Capacity: students 2 to 1000 times smaller than their teacher, of one family, on digits: when does it stop helping?
+"""Capacity: students 2 to 1000 times smaller than their teacher, of one family, on digits; when it stops helping.
 
 python launch.py --config=configs/capacity.py[:all,tiny] --config.student.model.kwargs.widths="(8, 8)"
 

@@ -1,10 +1,10 @@
 """Tables: trees teach a network. Boosted trees or a forest into an MLP, or into a soft tree that can be read.
 
-python launch.py --config=configs/tabular.py[:DATA,STUDENT,forest,xgboost,regress,tiny]
+python launch.py --config=configs/tabular.py[:DATA,STUDENT,forest,xgboost,tiny]
 
 DATA       letters (default): 20,000 letters as 16 numbers, 26 classes; income: 8,993 households, 9 classes; adult: who
            earns above 50,000 dollars; diamonds: the logarithm of a price (regression); table: the .csv file that
-           config.data.directory names, whose column config.data.target is learned, a number with "regress"
+           config.data.directory names, whose column config.data.target is the class; table_regress: a number
 STUDENT    mlp (default), or soft_tree: a decision tree with soft turns (Frosst, Hinton 2017, arXiv 1711.09784)
 forest     the teacher is a random forest in place of boosted trees; xgboost: XGBoost's (pip install xgboost)
 
@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from kd_jax.config import base, compose, finish, parse, part, term, training
 from kd_jax.data.tables import TABLE
 
-DATA = ("letters", "income", "adult", "diamonds", "table")
+DATA = ("letters", "income", "adult", "diamonds", "table", "table_regress")
 VARIANTS = ("mlp", "soft_tree")
 LABELS = {"letters": 1404, "diamonds": 3776}  # of the student; of other data all
 DEPTH = {"letters": 7, "diamonds": 5}  # of a soft tree; else 4
@@ -27,15 +27,13 @@ LEARNING = {"mlp": 0.005, "soft_tree": 0.02}
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    variant = parse(arg, data=DATA, variants=VARIANTS, flags=("forest", "xgboost", "regress"))
-    flags, regress = variant.flags, variant.data == "diamonds" or "regress" in variant.flags
+    variant = parse(arg, data=DATA, variants=VARIANTS, flags=("forest", "xgboost"))
+    flags, regress = variant.flags, variant.data in ("diamonds", "table_regress")
     if {"forest", "xgboost"} <= {*flags}:
         raise ValueError("forest and xgboost are two teachers: say one of them.")
-    if "regress" in flags and variant.data not in ("diamonds", "table"):
-        raise ValueError(f"regress: the target of {variant.data} is a class.")
     config = base()
     config.data.name, config.data.validation = f"kd_jax.data.public_tables:{variant.data}", 0.1
-    if variant.data == "table":
+    if variant.data.startswith("table"):
         config.data.update({"name": "kd_jax.data.tables:csv", **TABLE, "regress": regress})
     config.data.labels = LABELS.get(variant.data, 0)
     kind = next((flag for flag in ("forest", "xgboost") if flag in flags), "boosting")

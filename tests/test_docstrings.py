@@ -15,6 +15,7 @@ ROOMS = (
         "system",
         "core",
         "tasks",
+        "measure",
         "compress",
         "schemes",
         "config",

@@ -176,7 +176,7 @@ def _percent(value: float | None) -> str:
     return MISSING if value is None else f"{100 * value:.1f}"
 
 
-def check(subject: Subject, fields: tuple[str, ...] = (), smallest: int = 30) -> None:
+def check(subject: Subject, fields: tuple[str, ...], smallest: int) -> None:
     """Raises ValueError for a field that makes no groups of the test examples."""
     del smallest
     groups_of(subject.source("test"), fields)

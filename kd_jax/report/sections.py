@@ -16,7 +16,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from kd_jax.report.labels import legend_above
-from kd_jax.report.verdict import headline_of, models
+from kd_jax.report.style import LIGHT
+from kd_jax.report.verdict import ROLES, headline_of, models
 from kd_jax.tasks.units import MISSING, name_of, score_text
 
 IN_TERMINAL = ("table", "images", "lines", "texts")
@@ -91,6 +92,7 @@ def draw_lines(axes: Axes, section: Mapping[str, Any]) -> None:
     for name, points in section["lines"].items():
         if points:
             style = {"linestyle": "none"} if section.get("marks") else {}
+            style |= {"color": LIGHT[name]} if name in ROLES else {}  # a model has its colour in all figures
             axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name, **style)
     axes.set_xlabel(section["x_label"])
     axes.set_ylabel(section["y_label"])

@@ -13,10 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from kd_jax.report.figures import WIDTH, ShownFigure, styled
+from kd_jax.report import fidelity
+from kd_jax.report.figures import WIDTH, ShownFigure, figure_of, styled
 from kd_jax.report.labels import DASHES, draw_to_the_edge, leave_out_overlapping, legend_above, limits
 from kd_jax.report.page import svg
-from kd_jax.report.sections import table
+from kd_jax.report.sections import draw_lines, table
 from kd_jax.report.style import CSS, LIGHT
 from kd_jax.types import Headline
 
@@ -162,6 +163,16 @@ def draw_map(figure: Figure, axes: Axes, rows: Sequence[Mapping[str, Any]], x: s
     figure.colorbar(points, ax=axes, pad=0.02)
 
 
+def _fidelity(results: Mapping[str, Any]) -> str:
+    """The figure of agreement against the headline, where the settings have an agreement."""
+    if (section := fidelity.section_of(results)) is None:
+        return ""
+    figure = figure_of([lambda axes, _: draw_lines(axes, section)], {}, 3.6)
+    title, lead = escape(section["title"]), escape(section["lead"])
+    picture = f'<figure class="card">{svg(figure, section["title"], "f")}</figure>'
+    return f'<section><h2>{title}</h2><p class="lead">{lead}</p>{picture}</section>\n'
+
+
 def _page(results: Mapping[str, Any], figure: Figure | None) -> str:
     title = escape(str(results["title"]))
     answer, *more = results["conclusion"]
@@ -174,6 +185,7 @@ def _page(results: Mapping[str, Any], figure: Figure | None) -> str:
         "seeds; ± error: standard error on validation. Best first."
     )
     surface = f"<section><h2>Response surface</h2>{picture}</section>\n" if picture else ""
+    surface += _fidelity(results)
     note = (
         "Each run is one of its own with the options under “alone” in sweep.json added to the command, without "
         "--sweep: all share the order of the data and what augmentation draws, so the spread over seeds is that of "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,20 +15,17 @@ from kd_jax.measure.subject import Subject
 from kd_jax.tasks import classify
 from kd_jax.types import Role
 
-if TYPE_CHECKING:
-    from kd_jax.train.student import Student
-
 Pair = tuple[Any, Any]
 
 
 def measure(
     names: str | Sequence[str],
-    students: Mapping[str, Student],
+    students: Mapping[str, Any],
     pairs: Mapping[str, Pair | None],
     prepare: Callable[..., Mapping[str, Any]],
     options: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Returns {role: {measure: {metric: value}}} of loaded networks; `pairs` are (x, y) by split, `prepare` is theirs.
+    """Returns {role: {measure: {metric: value}}} of loaded Students; `pairs` are (x, y) by split, `prepare` is theirs.
 
     Raises ValueError for a measure that does not fit, for networks that are prepared for differently, and for another
     task than classification.

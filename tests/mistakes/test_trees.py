@@ -49,12 +49,6 @@ ROWS = [
         when="reading",
     ),
     Mistake(
-        "a class as a number to learn",
-        "regress: the target of letters is a class",
-        lambda folder: files.config_of(files.load(files.locate("tabular.py")), "letters,regress"),
-        when="command",
-    ),
-    Mistake(
         "two teachers of trees at once",
         "forest and xgboost are two teachers: say one of them",
         lambda folder: files.config_of(files.load(files.locate("tabular.py")), "forest,xgboost"),
