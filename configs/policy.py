@@ -64,7 +64,8 @@ def breakout(config: ConfigDict, value: bool) -> None:
     config.data.name = "gymnax:Breakout-MinAtar"
     config.teacher.model.kwargs = dict(channels=(16,), widths=(128,), value=True)
     config.student.model.kwargs = dict(channels=(4,), widths=(48,), value=value)
-    config.teacher.train, config.train = adam(512, 4000, 1e-3), adam(512, 2000, 3e-3)
+    config.teacher.scheme.kwargs.environments = 64
+    config.teacher.train, config.train = adam(1024, 4000, 5e-3), adam(512, 2000, 3e-3)
 
 
 def two_tasks(config: ConfigDict) -> None:

@@ -32,7 +32,7 @@ def together(environments: Sequence[Environment], only: int | None = None) -> En
     examples = [jax.eval_shape(e.reset, jax.random.key(0))[0] for e in environments]
     starts = np.cumsum([0, *(len(example) for example in examples)])
 
-    def seen(number: Array, observations: Sequence[Array]) -> Array:
+    def observed(number: Array, observations: Sequence[Array]) -> Array:
         filled = [jnp.pad(o, (0, longest - o.shape[0])) for o in observations]
         return jnp.concatenate([jnp.stack(filled)[number], jax.nn.one_hot(number, count)])
 
@@ -40,7 +40,7 @@ def together(environments: Sequence[Environment], only: int | None = None) -> En
         choice, *keys = jax.random.split(key, count + 1)
         number = jax.random.randint(choice, (), 0, count) if only is None else jnp.int32(only)
         states, observations = zip(*(e.reset(k) for e, k in zip(environments, keys, strict=True)), strict=True)
-        return (number, *(leaf for state in states for leaf in state)), seen(number, observations)
+        return (number, *(leaf for state in states for leaf in state)), observed(number, observations)
 
     def step(key: Array, state: State, action: Array) -> tuple[State, Array, Array, Array]:
         number, *leaves = state
@@ -54,7 +54,7 @@ def together(environments: Sequence[Environment], only: int | None = None) -> En
             observations.append(observation)
             rewards.append(reward)
             ends.append(done)
-        return (number, *after), seen(number, observations), jnp.stack(rewards)[number], jnp.stack(ends)[number]
+        return (number, *after), observed(number, observations), jnp.stack(rewards)[number], jnp.stack(ends)[number]
 
     def draw(observation: np.ndarray) -> np.ndarray:
         environment = environments[int(np.argmax(observation[longest:]))]

@@ -31,14 +31,14 @@ def film(
             return []
         sections = []
         for role in roles:
-            seen, length, total = jax.jit(lambda s, role=role: recorded(environment, s, role, said, seed))(state)
+            observed, length, total = jax.jit(lambda s, role=role: recorded(environment, s, role, said, seed))(state)
             shown = np.linspace(0, max(int(length) - 1, 0), FRAMES).astype(int)
             sections.append(
                 {
                     "kind": "images",
                     "title": f"An episode of the {role}",
                     "lead": f"{environment.name} from seed {seed}: {int(length)} steps, return {float(total):g}.",
-                    "images": [draw(np.asarray(seen[i])).tolist() for i in shown],
+                    "images": [draw(np.asarray(observed[i])).tolist() for i in shown],
                     "labels": [f"step {i}" for i in shown],
                 }
             )
@@ -54,12 +54,12 @@ def recorded(
     first, later = jax.random.split(jax.random.key(seed))
 
     def one(held: tuple, number: Array) -> tuple[tuple, tuple]:
-        states, seen, running, total = held
+        states, observed, running, total = held
         key = jax.random.fold_in(later, number)
-        action = best_action(said(state, role, seen[None]))[0]
+        action = best_action(said(state, role, observed[None]))[0]
         states, after, reward, done = environment.step(key, states, action)
-        return (states, after, running & ~done, total + jnp.where(running, reward, 0.0)), (seen, running)
+        return (states, after, running & ~done, total + jnp.where(running, reward, 0.0)), (observed, running)
 
     held = (*environment.reset(first), jnp.bool(True), jnp.float32(0.0))
-    (*_, total), (seen, running) = jax.lax.scan(one, held, jnp.arange(environment.limit))
-    return seen, running.sum(), total
+    (*_, total), (observed, running) = jax.lax.scan(one, held, jnp.arange(environment.limit))
+    return observed, running.sum(), total

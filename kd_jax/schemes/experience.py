@@ -21,9 +21,9 @@ from kd_jax.schemes.episodes import film
 from kd_jax.tasks.control import policy_of, value_of
 from kd_jax.types import Array, Parts, Scheme, TrainState
 
-KEPT = "experience"  # the entry of TrainState.extra
+STORE = "experience"  # the entry of TrainState.extra
 DRAW = "draw"  # the entry of a batch whose first number is the seed of what is done after the update
-# Environments that go on from step to step: {"states": a list of arrays, "seen": observations}.
+# Environments that go on from step to step: {"states": a list of arrays, "observations": observations}.
 Actors = dict[str, Any]
 Act = Callable[[Array, Array], tuple[Array, Mapping[str, Array]]]  # (observations, key) -> (actions, what is noted)
 
@@ -60,9 +60,9 @@ def ppo(
 
         return act
 
-    def collected(state: TrainState, kept: Mapping[str, Any], key: Array) -> dict[str, Any]:
-        actors, noted = acted(environment, act_of(state), kept["actors"], key, length)
-        last = value_of(said_by(parts, state, "student", actors["seen"]))
+    def collected(state: TrainState, stored: Mapping[str, Any], key: Array) -> dict[str, Any]:
+        actors, noted = acted(environment, act_of(state), stored["actors"], key, length)
+        last = value_of(said_by(parts, state, "student", actors["observations"]))
         advantage = advantages(noted["reward"], noted["done"], noted["value"], last, discount, trace)
         target = advantage + noted["value"]
         advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
@@ -80,30 +80,30 @@ def ppo(
         return entries | {"action": jnp.zeros(size, jnp.int32), DRAW: jnp.zeros(size, jnp.uint32)}
 
     def pre_update(state: TrainState, batch: Mapping[str, Array], key: Array) -> Mapping[str, Array]:
-        kept, size = state.extra[KEPT], batch["image"].shape[0]
+        stored, size = state.extra[STORE], batch["image"].shape[0]
         epoch, place = jnp.divmod(state.step % (rows // size * epochs), rows // size)
-        order = jax.random.permutation(jax.random.fold_in(jax.random.key(kept[DRAW]), epoch), rows)
+        order = jax.random.permutation(jax.random.fold_in(jax.random.key(stored[DRAW]), epoch), rows)
         chosen = jax.lax.dynamic_slice_in_dim(order, place * size, size)
-        return {name: values[chosen] for name, values in kept["rows"].items()} | {DRAW: jax.random.bits(key, (size,))}
+        return {name: values[chosen] for name, values in stored["rows"].items()} | {DRAW: jax.random.bits(key, (size,))}
 
     def post_update(state: TrainState, context: Mapping[str, Any]) -> TrainState:
-        kept, draw = state.extra[KEPT], context["batch"][DRAW]
+        stored, draw = state.extra[STORE], context["batch"][DRAW]
         over = (state.step + 1) % (rows // draw.shape[0] * epochs) == 0
         new = jax.lax.cond(
             over,
-            lambda: {**collected(state, kept, jax.random.key(draw[0])), DRAW: draw[0]},
-            lambda: dict(kept),
+            lambda: {**collected(state, stored, jax.random.key(draw[0])), DRAW: draw[0]},
+            lambda: dict(stored),
         )
-        return state.replace(extra={**state.extra, KEPT: new})
+        return state.replace(extra={**state.extra, STORE: new})
 
     def on_enter(state: TrainState) -> TrainState:
-        new = jax.jit(lambda state: collected(state, state.extra[KEPT], jax.random.key(0)))(state)
-        return state.replace(extra={**state.extra, KEPT: {**state.extra[KEPT], **new}})
+        new = jax.jit(lambda state: collected(state, state.extra[STORE], jax.random.key(0)))(state)
+        return state.replace(extra={**state.extra, STORE: {**state.extra[STORE], **new}})
 
     shapes = {"action": np.int32, "log_prob": np.float32, "advantage": np.float32, "value_target": np.float32}
     first = {name: np.zeros(rows, dtype) for name, dtype in shapes.items()}
     first["image"] = np.zeros((rows, *source.image_shape), np.float32)
-    extra = {KEPT: {"actors": first_actors(environment, environments), "rows": first, DRAW: np.uint32(0)}}
+    extra = {STORE: {"actors": first_actors(environment, environments), "rows": first, DRAW: np.uint32(0)}}
     return _with(scheme, prepare, pre_update, post_update, on_enter, extra)
 
 
@@ -156,11 +156,11 @@ def distill(
 
         return act
 
-    def gone_on(state: TrainState, kept: Mapping[str, Any], key: Array) -> dict[str, Any]:
-        actors, noted = acted(environment, act_of(state), kept["actors"], key, length)
+    def gone_on(state: TrainState, stored: Mapping[str, Any], key: Array) -> dict[str, Any]:
+        actors, noted = acted(environment, act_of(state), stored["actors"], key, length)
         new = noted["image"].reshape(-1, *source.image_shape)
-        images = jax.lax.dynamic_update_slice_in_dim(kept["image"], new, kept["written"] % capacity, 0)
-        return {"actors": actors, "image": images, "written": kept["written"] + len(new)}
+        images = jax.lax.dynamic_update_slice_in_dim(stored["image"], new, stored["written"] % capacity, 0)
+        return {"actors": actors, "image": images, "written": stored["written"] + len(new)}
 
     def masks(observations: Array) -> dict[str, Array]:
         return {f"task{i}": task_of(observations, environment) == i for i in range(tasks)}
@@ -170,23 +170,23 @@ def distill(
         return {**entries, DRAW: jnp.zeros(batch["image"].shape[0], jnp.uint32)}
 
     def pre_update(state: TrainState, batch: Mapping[str, Array], key: Array) -> Mapping[str, Array]:
-        kept, (rows, draws) = state.extra[KEPT], jax.random.split(key)
+        stored, (rows, draws) = state.extra[STORE], jax.random.split(key)
         size = batch["image"].shape[0]
-        chosen = jax.random.randint(rows, (size,), 0, jnp.minimum(kept["written"], capacity))
-        images = kept["image"][chosen]
+        chosen = jax.random.randint(rows, (size,), 0, jnp.minimum(stored["written"], capacity))
+        images = stored["image"][chosen]
         return {"image": images, **masks(images), DRAW: jax.random.bits(draws, (size,))}
 
     def post_update(state: TrainState, context: Mapping[str, Any]) -> TrainState:
-        new = gone_on(state, state.extra[KEPT], jax.random.key(context["batch"][DRAW][0]))
-        return state.replace(extra={**state.extra, KEPT: new})
+        new = gone_on(state, state.extra[STORE], jax.random.key(context["batch"][DRAW][0]))
+        return state.replace(extra={**state.extra, STORE: new})
 
     def on_enter(state: TrainState) -> TrainState:
-        new = jax.jit(lambda state: gone_on(state, state.extra[KEPT], jax.random.key(0)))(state)
-        return state.replace(extra={**state.extra, KEPT: new})
+        new = jax.jit(lambda state: gone_on(state, state.extra[STORE], jax.random.key(0)))(state)
+        return state.replace(extra={**state.extra, STORE: new})
 
-    first = {"actors": first_actors(environment, environments), "written": np.int32(0)}
-    first["image"] = np.zeros((capacity, *source.image_shape), np.float32)
-    scheme = _with(scheme, prepare, pre_update, post_update, on_enter, {KEPT: first})
+    images = np.zeros((capacity, *source.image_shape), np.float32)
+    first = {"actors": first_actors(environment, environments), "written": np.int32(0), "image": images}
+    scheme = _with(scheme, prepare, pre_update, post_update, on_enter, {STORE: first})
     seed = int(parts.sources["test"].fields["seed"][0])
     summary = film(environment, partial(said_by, parts), (*teachers, "student"), seed)
     reference = None if tasks else scheme.reference  # no teacher knows all the environments
@@ -203,8 +203,8 @@ def said_by(parts: Parts, state: TrainState, role: str, observations: Array) -> 
 
 def first_actors(environment: Environment, count: int) -> Actors:
     """Returns `count` environments at the beginning of an episode."""
-    states, seen = jax.vmap(environment.reset)(jax.random.split(jax.random.key(0), count))
-    return {"states": [np.asarray(x) for x in states], "seen": np.asarray(seen)}
+    states, observations = jax.vmap(environment.reset)(jax.random.split(jax.random.key(0), count))
+    return {"states": [np.asarray(x) for x in states], "observations": np.asarray(observations)}
 
 
 def acted(
@@ -214,11 +214,11 @@ def acted(
 
     def one(actors: Actors, key: Array) -> tuple[Actors, dict[str, Array]]:
         chooses, moves = jax.random.split(key)
-        actions, noted = act(actors["seen"], chooses)
+        actions, noted = act(actors["observations"], chooses)
         keys = jax.random.split(moves, len(actions))
-        states, seen, reward, done = jax.vmap(environment.step)(keys, tuple(actors["states"]), actions)
-        noted = {**noted, "image": actors["seen"], "action": actions, "reward": reward, "done": done}
-        return {"states": list(states), "seen": seen}, noted
+        states, observations, reward, done = jax.vmap(environment.step)(keys, tuple(actors["states"]), actions)
+        noted = {**noted, "image": actors["observations"], "action": actions, "reward": reward, "done": done}
+        return {"states": list(states), "observations": observations}, noted
 
     return jax.lax.scan(one, actors, jax.random.split(key, length))
 
