@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 Lines = tuple[tuple[str, ...], list[tuple[Any, ...]]]  # (columns, rows)
-COLUMNS = ("run", "after", "accuracy", "of the teacher's", "parameters", "bytes", "times smaller")
+COLUMNS = ("run", "after", "accuracy", "of the teacher's", "parameters", "bytes", "times smaller", "seeds")
 
 
 def of(rows: Iterable[Mapping[str, Any]]) -> dict[str, Lines]:
@@ -22,5 +22,5 @@ def of(rows: Iterable[Mapping[str, Any]]) -> dict[str, Lines]:
 
 def _cells(row: Mapping[str, Any], first: int) -> tuple[Any, ...]:
     run = f"`{row['run']}`" if row["number"] == first else ""
-    size = f"{row['parameters']:,}", f"{row['bytes']:,}", row["smaller"]
+    size = f"{row['parameters']:,}", f"{row['bytes']:,}", row["smaller"], row["seeds"]
     return (run, row["step"], row["accuracy"], row["share"], *size)

@@ -13,7 +13,7 @@ from kd_jax.compress.plan import network_of
 from kd_jax.compress.units import Gated, magnitudes, masks, ones, strongest
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.described import describe, rebuild
-from kd_jax.models.quantised import rounded_params
+from kd_jax.models.quantised import pack, rounded_params
 from kd_jax.models.vision.cnn import CNN
 from kd_jax.models.vision.resnet import ResNet
 
@@ -198,6 +198,17 @@ def test_a_packed_file_holds_the_integers_and_gives_the_same_answers(steps, tmp_
     if isinstance(model, rounding.Rounded):
         rounded = rounded_params(params, jnp.float32(model.bits), model.pattern, model.keep)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), read[0], dict(rounded))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_folding_a_rounded_network_changes_no_integer(name):
+    model, params, stats = chain(NETWORKS[name], INT4)
+    smaller = folding.fold(network_of(model, (IMAGES,)))
+    folded = smaller.transform(params, stats, {})
+    np.testing.assert_allclose(logits(smaller.model, *folded), logits(model, params, stats), atol=1e-5)
+    codes = [pack(tree, 4, keep="head") for tree in (params, folded[0])]
+    layer = next(k for k in codes[0] if k.endswith("stage2/conv/kernel:codes") or k.endswith("conv2/conv/kernel:codes"))
+    np.testing.assert_array_equal(codes[0][layer], codes[1][layer])  # the scales of these norms are positive
 
 
 def test_two_integers_of_four_bits_lie_in_a_byte(tmp_path):
