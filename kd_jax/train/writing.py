@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from tokenizers import Tokenizer
 
+from kd_jax.compress.plain import multiplied, network_in, unrounded
 from kd_jax.data.text.tokenizing import of_tokenizer
 from kd_jax.models.language import decoder
 from kd_jax.models.language.generation import generate, left_padded
@@ -21,7 +22,7 @@ from kd_jax.types import Model, PyTree
 def decoder_of(model: Model) -> decoder.Decoder | None:
     """Returns the decoder of this package in a model, None where it is another network."""
     network = model.model if isinstance(model, Remat) else model
-    module = getattr(network, "module", None)
+    module = getattr(network_in(network), "module", None)
     return module if isinstance(module, decoder.Decoder) else None
 
 
@@ -37,6 +38,7 @@ def continued(
         raise ValueError("This network is no decoder of kd_jax, so it writes no texts: take .logits(texts).")
     if length < 1:
         raise ValueError(f"length={length}: at least one token is written.")
+    network, params = multiplied(*unrounded(network, params))
     if isinstance(network, LoraModel):
         params = network.merged(params, fixed[max(fixed, key=int)])  # the base is its last input
     codec = of_tokenizer(Tokenizer.from_str(tokenizer))
