@@ -9,7 +9,7 @@ VARIANT   digits (default): a CNN of widths 48, 96, 192 on scikit-learn's 8 x 8 
           decoder: Minitron (Muralidharan et al., 2024, arXiv 2407.14679) of the 0.6 M language model of
           configs/language.py on the King James Bible, recovered by forward KL; int8, then int4. apt-get install
           bible-kjv. docs/compress_language.md is about these two
-CHAIN     what is done, in order. Default: prune, distill, fold, int8, distill, prune, distill, int4, distill. One step
+CHAIN     what is done, in order. Default: prune, distill, int8, distill, prune, distill, int4, distill, fold. One step
           alone, then recovered by distillation: prune_only, lowrank_only, int8_only, int4_only, and distill_only (the
           pruned network from random values)
 resnet    the teacher is a ResNet8 of widths 24, 48, 96: channels that skip connections join are cut together
@@ -31,6 +31,7 @@ from kd_jax.config import Variant, base, finish, kd_term, parse, part, response,
 
 LEARN = {"step": "learn"}
 QUANTISE, FACTORISE = "compress.rounding.quantise", "compress.lowrank.factorise"
+# Last: nothing learns at a high learning rate without its norms, and integers with a step a channel stay as they are.
 FOLD = {"step": "compress.folding.fold"}
 FIRST_AND_LAST = "head/kernel|(stem|stage1)/conv/kernel"  # which have 8 bits where others have fewer
 
@@ -46,7 +47,7 @@ def quantise(bits: int) -> dict:
 LOWRANK = {"step": "compress.lowrank.factorise", "rank": 0.25, "layers": "stage"}
 ANEW = {"step": "compress.anew.anew"}
 CHAINS = {
-    "whole": (prune(0.5), LEARN, FOLD, quantise(8), LEARN, prune(0.3), LEARN, quantise(4), LEARN),
+    "whole": (prune(0.5), LEARN, quantise(8), LEARN, prune(0.3), LEARN, quantise(4), LEARN, FOLD),
     "prune_only": (prune(0.7), LEARN),
     "lowrank_only": (LOWRANK, LEARN),
     "int8_only": (quantise(8), LEARN),

@@ -46,23 +46,27 @@ def chain_of(
     networks = {"teacher": _of_teacher(teacher, scores, job, next(iter(students.values()))), **students}
     labels = {"teacher": "teacher", **dict(job.scheme.chain)}
     values = {"teacher": scores["test"], **{role: test[role] for role in students}}
-    cost = costs({role: _forward(network, job) for role, network in networks.items()}) if measure else {}
-    entries: list[dict[str, Any]] = []
+    files, sizes = {}, {}
     for number, (role, network) in enumerate(networks.items()):
-        file = directory / FOLDER / f"{number}_{_slug(labels[role])}{SUFFIX}"
+        files[role] = directory / FOLDER / f"{number}_{_slug(labels[role])}{SUFFIX}"
         texts = {TOKENIZER: network.tokenizer} if network.tokenizer else {}
-        size = write_packed(file, network.info, network.model, network.params, network.stats, texts)
+        info = network.info
+        sizes[role] = write_packed(files[role], info, network.model, network.params, network.stats, texts)
+    # Of the file, whose weights are rounded once and for all, not of the network that rounds them in every call.
+    cost = costs({role: _forward(load(file), job) for role, file in files.items()}) if measure else {}
+    entries: list[dict[str, Any]] = []
+    for role, network in networks.items():
         score, known = values[role][headline.metric], cost.get(role, {})
         entry = {
             "step": labels[role],
             "accuracy": {"mean": score, "spread": values[role].get(headline.error)},
             "parameters": sum(x.size for x in jax.tree.leaves(network.params)),
-            "bytes_on_disk": size,
-            "smaller": entries[0]["bytes_on_disk"] / size if entries else 1.0,
+            "bytes_on_disk": sizes[role],
+            "smaller": sizes["teacher"] / sizes[role],
             "share_of_teacher": _share(headline, score, values["teacher"][headline.metric]),
             "latency_ms": known.get("latency_ms"),
             "latency_spread_ms": known.get("latency_spread_ms"),
-            "file": file.relative_to(directory).as_posix(),
+            "file": files[role].relative_to(directory).as_posix(),
         }
         entries.append(entry)
     return entries

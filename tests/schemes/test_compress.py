@@ -11,7 +11,7 @@ from chains import FOLD, LEARN, prune, quantise
 import kd_jax
 from kd_jax.compress.units import magnitudes
 from kd_jax.config.fields import settled
-from kd_jax.core.bind import bind, init_optimizers, init_state
+from kd_jax.core.bind import bind, init_optimizers, init_state, loaded_variables
 from kd_jax.data.batches import batch_shapes
 from kd_jax.models.vision.cnn import CNN
 from kd_jax.system.checkpoint import load_tree
@@ -55,7 +55,7 @@ def test_a_stage_begins_with_arrays_of_the_network_before_it(tmp_path):
     scheme, source = scheme_of((prune(), LEARN, {"step": "compress.anew.anew"}, LEARN), tmp_path, steps=4)
     bound, inputs = bind(scheme, batch_shapes(source, 8))
     with jax.set_mesh(jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))):
-        first = jax.jit(lambda: init_state(bound, inputs, jax.random.key(0), {}))()
+        first = jax.jit(lambda: init_state(bound, inputs, jax.random.key(0), loaded_variables(bound)))()
         before = jax.tree.map(np.array, (first.params, first.stats))
         entered = bound.stages[0].on_enter(first)
         later = bound.stages[1].on_enter(init_optimizers(bound, entered, 1))
