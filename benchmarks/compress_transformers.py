@@ -65,6 +65,11 @@ def runs_of(variant: str, seeds: int, root: Path, only_finished: bool) -> list[d
     return found
 
 
+def spread(values: list[float]) -> str:
+    """Mean ± standard deviation over the seeds; of one seed the value alone."""
+    return common.spread(values) if len(values) > 1 else f"{values[0]:.2f}"
+
+
 def folder(variant: str, seed: int, root: Path) -> Path:
     return root / variant.replace(",", "_") / str(seed)
 
@@ -78,11 +83,11 @@ def chain_rows(variant: str, results: list[dict[str, Any]]) -> list[dict[str, An
         first = [r["chain"][0]["accuracy"]["mean"] for r in results]
         row: dict[str, Any] = {"variant": variant, "step": entry["step"], "seeds": len(results)}
         if variant.startswith("decoder"):
-            row["perplexity"] = common.spread([math.exp(s) for s in scores])
-            row["of the teacher's"] = common.spread([math.exp(s - f) for s, f in zip(scores, first, strict=True)])
+            row["perplexity"] = spread([math.exp(s) for s in scores])
+            row["of the teacher's"] = spread([math.exp(s - f) for s, f in zip(scores, first, strict=True)])
         else:
-            row["accuracy"] = common.spread([100 * s for s in scores])
-            row["retention"] = common.spread([100 * s / f for s, f in zip(scores, first, strict=True)])
+            row["accuracy"] = spread([100 * s for s in scores])
+            row["retention"] = spread([100 * s / f for s, f in zip(scores, first, strict=True)])
         size = common.median([e["bytes_on_disk"] for e in entries])
         smaller = common.median([e["smaller"] for e in entries])
         rows.append({**row, "parameters": entry["parameters"], "bytes": round(size), "smaller": f"{smaller:.1f}x"})

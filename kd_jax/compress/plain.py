@@ -13,6 +13,13 @@ from kd_jax.models.quantised import FLOAT, rounded_params
 from kd_jax.types import Model, PyTree
 
 
+def network_in(model: Model) -> Model:
+    """Returns the model inside wrappers that plain arrays can stand for: rounded weights, low-rank factors."""
+    while isinstance(model, LowRank) or (isinstance(model, Rounded) and model.activations >= FLOAT):
+        model = model.model
+    return model
+
+
 def unrounded(model: Model, params: PyTree) -> tuple[Model, PyTree]:
     """Returns (model, params) that answer as a Rounded network does, whose weights are the rounded ones as floats.
 

