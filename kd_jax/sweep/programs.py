@@ -26,7 +26,7 @@ from kd_jax.core import optimizers
 from kd_jax.core.evaluate import scored_by
 from kd_jax.core.many import KINDS, Members, Runs, Single, obstacle, stack
 from kd_jax.core.terms import Scheduled, hyper_of
-from kd_jax.measure.choose import names_of
+from kd_jax.measure.choose import NONE, names_of
 from kd_jax.resolve import resolve
 from kd_jax.sweep.fastest import fastest
 from kd_jax.sweep.spec import Point, apply
@@ -64,7 +64,7 @@ def begun(config: ConfigDict, root: Path) -> ConfigDict:
     """Returns the config with what all runs of a sweep share: no reports, one order of the data, a compile cache."""
     config = config.copy_and_resolve_references()
     config.terms = whole_terms(config.terms)
-    if names := names_of(config.measure):
+    if (names := names_of(config.measure)) not in ((), (NONE,)):
         raise ValueError(f"config.measure={','.join(names)!r} is of one run, and a sweep measures scores alone.")
     config.report, config.examples = False, 0
     if config.export.name:
