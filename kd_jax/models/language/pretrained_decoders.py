@@ -69,6 +69,7 @@ GPT2 = (
     *_conv1d(f"{BLOCK}.mlp.c_proj", f"{OURS}/mlp/down"),
 )
 TWO_NORMS = {"norm1": "input_", "norm2": "post_attention_"}
+LAST_NORMS = {"post_norm1": "post_attention_", "post_norm2": "post_feedforward_"}
 FOUR_NORMS = {
     "norm1": "input_",
     "post_norm1": "post_attention_",
@@ -82,7 +83,7 @@ BUFFERS = (r"rotary_emb\.inv_freq$", r"\.attn\.(masked_)?bias$")
 def rules_of(family: str) -> tuple[Rule, ...]:
     if family == "gpt2":
         return GPT2
-    return _llama(FOUR_NORMS if family == "gemma2" else TWO_NORMS)
+    return _llama({"gemma2": FOUR_NORMS, "gemma3_text": FOUR_NORMS, "olmo2": LAST_NORMS}.get(family, TWO_NORMS))
 
 
 def decoder_of(folder: str, dtype: Any = "float32", **changes: Any) -> Decoder:
