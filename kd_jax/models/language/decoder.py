@@ -1,4 +1,4 @@
-"""Decoder-only transformer language models: Llama, Mistral, Qwen2, Qwen3, Gemma, Gemma 2 and GPT-2 are options of one.
+"""Decoder-only transformer language models, which are options of one: Llama, Mistral, Qwen, Gemma, GPT-2 and others.
 
 Vaswani et al., "Attention Is All You Need", 2017, arXiv 1706.03762; Touvron et al., "LLaMA", 2023, arXiv 2302.13971.
 decoder_parts.py holds the layers, decoder_families.py the families by name, generation.py samples from them.
