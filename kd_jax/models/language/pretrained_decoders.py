@@ -2,7 +2,8 @@
 
 Llama (2, 3), Mistral, Qwen2, Qwen3, Gemma, Gemma 2, Gemma 3 (its text model), Granite, OLMo 2, SmolLM3 and GPT-2.
 `decoder_of(folder)` is a module of the sizes in config.json, `load` its weights (as config.<role>.initial takes them),
-`save` the way back. A folder is a path, "package:NAME/PATH" or the id of a model in the hub's local cache (kd_jax/models/hub.py).
+`save` the way back. A folder is a path, "package:NAME/PATH" or the id of a model in the hub's local cache
+(kd_jax/models/hub.py).
 """
 
 from __future__ import annotations
