@@ -121,11 +121,29 @@ class Norm(nn.Module):
         scale = self.param("scale", first, (x.shape[-1],)).astype(jnp.float32) + o.norm_offset
         if o.norm == "layer":
             y = y - y.mean(-1, keepdims=True)
-        y = y * jax.lax.rsqrt((y * y).mean(-1, keepdims=True) + o.epsilon)
-        y = y * scale.reshape((1,) * (x.ndim - 1) + (-1,))
+        y = scaled(y, scale, o.epsilon)
         if o.norm == "layer":
             y = y + self.param("bias", nn.initializers.zeros, (x.shape[-1],)).reshape((1,) * (x.ndim - 1) + (-1,))
         return y.astype(o.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def scaled(x: Array, scale: Array, epsilon: float) -> Array:
+    """Computes x / sqrt(mean x^2 + epsilon) * scale over the last axis, and keeps x alone for the backward pass."""
+    return _scaled(x, scale, epsilon)
+
+
+def _scaled(x: Array, scale: Array, epsilon: float) -> Array:
+    x = x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + epsilon)
+    return x * scale.reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+def _scaled_backward(epsilon: float, kept: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    x, scale = kept
+    return jax.vjp(lambda x, scale: _scaled(x, scale, epsilon), x + 0 * cotangent, scale)[1](cotangent)  # see gated
+
+
+scaled.defvjp(lambda x, scale, epsilon: (_scaled(x, scale, epsilon), (x, scale)), _scaled_backward)
 
 
 class Matrix(nn.Module):
