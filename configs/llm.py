@@ -18,6 +18,9 @@ After the colon:
   speculative              GKD's loss on the teacher's samples, which the student proposes
   minillm distillm         reverse KL of sequences with mixed sampling; skew KL with adaptive replay
 
+  cross                    a teacher with another tokenizer: X-Token's projection of the student's tokens on its own;
+                           --config.terms.kd.kwargs.loss="uld" (sorted probabilities) or "likelihood" (ALM)
+
   lora    low-rank adapters of every linear layer on the frozen student; --config.student.model.kwargs.targets="query"
   fused   losses build the logits of a few tokens at a time wherever they can; the word refuses a method that cannot
   chat    a plain prompt is what a user says, its completion what the assistant answers, in the student's chat template
@@ -28,17 +31,23 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from kd_jax.config import base, finish, parse, part, teacher_fields, training
+from kd_jax.config import base, finish, parse, part, supervised, teacher_fields, term, training
 from kd_jax.config.language_methods import METHODS, WORD, require_fused, set_method
 
 INPUTS = ("batch.tokens", "batch.segments")
+CROSS = "cross"
+# What the loss between tokenizers reads of a batch (data/text/cross.py).
+GROUPED = {
+    **dict(student_labels="label", teacher_labels="teacher_label", valid="group_valid"),
+    **dict(student_groups="student_groups", teacher_groups="teacher_groups"),
+}
 DECODER = "models.language.published.decoder"
 LINEAR = r"(attention|mlp)/\w+$"  # every linear layer of a decoder's blocks
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """`arg`: one of METHODS, lora, fused, chat or tiny, in any order."""
-    variant = parse(arg, variants=METHODS, flags=("lora", "fused", "chat"))
+    variant = parse(arg, variants=(*METHODS, CROSS), flags=("lora", "fused", "chat"))
     method = variant.variant
     config = base()
     config.title = f"Published language models: {method}"
@@ -62,11 +71,37 @@ def get_config(arg: str = "") -> ConfigDict:
     config.summary = part("schemes.text_summary.samples", prompt=0, temperature=0.0)
     config.export = part("export.published.write")
     # Published students write already: no steps on the data come first.
-    options = {} if method in (*WORD, "sequence", "interpolated") else {"warmup": 0.0}
-    set_method(config, method, prompt=0, **options)
+    options = {} if method in (*WORD, CROSS, "sequence", "interpolated") else {"warmup": 0.0}
+    if method == CROSS:
+        set_cross(config)
+    else:
+        set_method(config, method, prompt=0, **options)
     if "fused" in variant.flags:
         require_fused(method, config.terms)
     return finish(config, variant, tiny=tiny(config))
+
+
+def set_cross(config: ConfigDict) -> None:
+    """A teacher with another tokenizer: both read the same texts, and bits per byte compare them."""
+    student, teacher = config.student.get_ref("path"), config.teacher.get_ref("path")
+    config.data.update(dict(name="data.text.cross.load", teacher_tokenizer=teacher))
+    config.teacher.data.update(dict(name="data.text.conversations.load", teacher_tokenizer=""))
+    config.teacher.data.tokenizer = teacher
+    config.extra = part("data.text.projection.projection", student=student, teacher=teacher)
+    options = {name: f"batch.{entry}" for name, entry in GROUPED.items()}
+    options |= {name: f"extra.{name}" for name in ("projection_ids", "projection_weights")}
+    kd = term(
+        "losses.cross_tokenizer.cross_tokenizer_loss",
+        ("student.logits",),
+        ("teacher.logits",),
+        weight=0.5,
+        kwargs={"loss": "projected", "temperature": 1.0},
+        options=options,
+        where="batch.group_valid",
+    )
+    config.terms = {**supervised(0.5), "kd": kd}
+    config.scheme = part("schemes.cross_tokenizer.build")
+    config.task = part("tasks.tokens.task", headline="bits_per_byte")
 
 
 def tiny(config: ConfigDict) -> dict:

@@ -181,6 +181,7 @@ def base() -> ConfigDict:
     config.keep = 2  # checkpoints kept beside the best one
     config.workers = 0  # processes that decode streamed data
     config.profile = (0, 0)  # first and last step of a trace for TensorBoard or Perfetto, in <workdir>/<name>/profile
+    config.tracker = ""  # wandb | trackio | mlflow: metrics go there too, as its environment variables say
     config.compilation_cache = ""  # folder of compiled programs; "" = where $JAX_COMPILATION_CACHE_DIR says, if it does
     # A function (directory, config, **kwargs) that writes further files of a finished run: export.published.write.
     config.export = ConfigDict(part())

@@ -46,7 +46,8 @@ def with_folders(config: ConfigDict) -> None:
         read = {"tokenizer": config.data.tokenizer, "length": config.data.length}
         for role, fields in teachers.items():
             model = _decoder(fields.model, role)
-            model.kwargs.update({"folder": fields.path, **read})
+            own = fields.data.tokenizer or read["tokenizer"]  # another than the student's, where the data have both
+            model.kwargs.update({"folder": fields.path, **read, "tokenizer": own})
             fields.initial = ConfigDict({"name": LOAD, "kwargs": {"folder": fields.path}})
         if ours is not None:
             ours.kwargs.update({"folder": _source(config), "layers": student.layers, **read})

@@ -28,6 +28,11 @@ MEANT = {
     **dict.fromkeys(("hf", "huggingface", "datasets", "arrow", "hf_datasets", "load_from_disk"), "hf_dataset"),
 }
 CONVERSATIONS = "data.text.conversations.load"
+CROSS = "data.text.cross.load"
+_RECORDS = (
+    *("test", "validation", "split_seed", "length", "tokenizer", "packing", "path", "eval_path"),
+    *("template", "chat", "loss_on", "truncation", "prompt_length", "cache"),
+)
 _TOKENS = ("test", "validation", "split_seed", "length", "directory")
 # The fields that say how the data of a name are read; those of "module:function" are what it takes of its config.
 READING: dict[str, tuple[str, ...]] = {
@@ -41,21 +46,8 @@ READING: dict[str, tuple[str, ...]] = {
     "pairs": (*_TOKENS, "tokenizer", "vocabulary", "rationale"),
     "pronunciations": _TOKENS,
     "topk": ("test", "validation", "split_seed", "directory", "tokenizer"),
-    CONVERSATIONS: (
-        *(
-            "test",
-            "validation",
-            "split_seed",
-            "length",
-            "tokenizer",
-            "packing",
-            "path",
-            "eval_path",
-            "template",
-            "chat",
-        ),
-        *("loss_on", "truncation", "prompt_length", "cache"),
-    ),
+    CONVERSATIONS: _RECORDS,
+    CROSS: (*_RECORDS, "teacher_tokenizer"),
 }
 # The fields that act on whatever was read, also on the data that are handed over as an object.
 SHAPING = (
@@ -83,6 +75,7 @@ DEFAULTS: dict[str, Any] = {
     "packing": "packed",  # packed: several documents a row, one segment each | padded: one a row
     "path": "",  # conversations: a file of records or a folder of them; data.tokenizer is a model's folder
     "eval_path": "",  # of the test split; "" = data.test of the records of `path`
+    "teacher_tokenizer": "",  # of data.text.cross.load: the folder of a teacher with another tokenizer
     "template": "",  # a file with another chat template than the tokenizer's own
     "chat": False,  # a plain prompt is what a user says, its completion what an assistant answers, by the template
     "loss_on": "answers",  # of conversations: answers (of every turn) | last | all
@@ -245,6 +238,7 @@ def _fields(config: Mapping[str, Any]) -> SimpleNamespace:
     for name in (
         "directory",
         "tokenizer",
+        "teacher_tokenizer",
         "path",
         "eval_path",
         "template",

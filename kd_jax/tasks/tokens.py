@@ -29,7 +29,7 @@ ROWS = {
 }
 HEADLINES = {
     "nll": Headline("nll", -1, "nats", "nll_error"),
-    "bits_per_byte": Headline("bits_per_byte", -1, "bits a byte", "bits_error"),
+    "bits_per_byte": Headline("bits_per_byte", -1, "bits", "bits_error"),
 }
 
 

@@ -17,6 +17,7 @@ from kd_jax.core.shapes import heard_shapes, shapes_of
 from kd_jax.core.terms import paths_of
 from kd_jax.data.batches import answers_fit
 from kd_jax.models.training_flags import FLAGS
+from kd_jax.system import trackers
 from kd_jax.train.fit import Settings
 from kd_jax.train.jobs import Job
 from kd_jax.train.used import phases_of
@@ -74,6 +75,7 @@ def check_run(config: ConfigDict, jobs: Mapping[str, Job]) -> None:
             f"config.workers={config.workers} processes would decode streamed data, and {sources[0].name} is in "
             "memory: set config.workers=0."
         )
+    trackers.check(config.tracker)
     steps = max(sum(stage.steps for stage in job.scheme.stages) for job in jobs.values())
     if config.profile[1] and config.profile[0] >= steps:
         raise ValueError(f"config.profile={tuple(config.profile)}: no training is longer than {steps} steps.")

@@ -13,7 +13,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -43,6 +43,37 @@ def load(config: Mapping[str, Any]) -> Splits:
     Raises ValueError where nothing is left to learn, and for a field that these data do not read.
     """
     fields = SimpleNamespace(**config)
+    whole = opened(fields)
+    made = {
+        split: source_of(whole.name, split, *part, whole.tokenizer, fields)
+        for split, part in whole.parts.items()
+        if len(part.chosen)
+    }
+    return Splits(made["train"], made.get("validation"), made["test"])
+
+
+class Part(NamedTuple):
+    """The rows of a split: the numbers `chosen` of the `rows` of a file."""
+
+    rows: Tokenised
+    chosen: np.ndarray
+
+
+class Opened(NamedTuple):
+    """A data set as tokens of one tokenizer, dealt out to splits."""
+
+    name: str
+    tokenizer: FolderTokenizer
+    parts: Mapping[str, Part]
+
+    @property
+    def read(self) -> tuple[Part, Part]:
+        """Returns the parts that hold what data.path and data.eval_path are: all records between them."""
+        return self.parts["train"], self.parts["test"]
+
+
+def opened(fields: SimpleNamespace, apart: bool = False) -> Opened:
+    """Reads, tokenises and deals out the records; `apart` gives every answer a row of its own. Errors as `load`."""
     _check(fields)
     tokenizer = folder_tokenizer.read(fields.tokenizer, fields.template)
     if tokenizer.positions and fields.length > tokenizer.positions:
@@ -50,27 +81,22 @@ def load(config: Mapping[str, Any]) -> Splits:
             f"data.length={fields.length}: {tokenizer.folder}/config.json says that the model has "
             f"{tokenizer.positions} positions."
         )
-    rule, root = Rule(fields.loss_on, fields.chat), Path(fields.cache or places("")[-1] / "tokens").expanduser()
+    rule, root = Rule(fields.loss_on, fields.chat, apart), Path(fields.cache or places("")[-1] / "tokens").expanduser()
     rows = tokenised(files_of(fields.path, "data.path"), tokenizer, rule, root)
     _check_kind(fields, rows.kind)
     name, count = Path(fields.path).name, int(rows.records.max()) + 1
-    order, parts = splits.shuffled(count, fields.split_seed), {}
+    order, parts = splits.shuffled(count, fields.split_seed), dict[str, Part]()
     if fields.eval_path:
         held = round(fields.validation * count)
         asked = tokenised(files_of(fields.eval_path, "data.eval_path"), tokenizer, rule, root)
-        parts["test"] = (asked, np.arange(len(asked)))
+        parts["test"] = Part(asked, np.arange(len(asked)))
     else:
         test, held = (round(share * count) for share in (fields.test, fields.validation))
         splits.check_counts("records", count, [test, held], fields)
-        parts["test"], order = (rows, _of_records(rows, order[:test])), order[test:]
-    parts["train"] = (rows, _of_records(rows, order[held:]))
-    parts["validation"] = (rows, _of_records(rows, order[:held]))
-    made = {
-        split: source_of(name, split, read, chosen, tokenizer, fields)
-        for split, (read, chosen) in parts.items()
-        if len(chosen)
-    }
-    return Splits(made["train"], made.get("validation"), made["test"])
+        parts["test"], order = Part(rows, _of_records(rows, order[:test])), order[test:]
+    parts["train"] = Part(rows, _of_records(rows, order[held:]))
+    parts["validation"] = Part(rows, _of_records(rows, order[:held]))
+    return Opened(name, tokenizer, parts)
 
 
 def _check(fields: SimpleNamespace) -> None:
@@ -120,22 +146,28 @@ def source_of(
     """Makes one split of the rows `chosen`; in memory, or streamed where it is larger than IN_MEMORY."""
     groups = _groups(f"{name}/{split}", rows, chosen, fields)
     read = Arranged(rows, groups, fields.length, tokenizer.pad)
-    about: dict[str, Any] = dict(
-        entry="tokens",
-        decode=tokenizer.decode,
-        end=tokenizer.stops,
-        texts=FromText(
-            functools.partial(entries, length=fields.length, start=tokenizer.start, pad=tokenizer.pad), tokenizer.form
-        ),
-    )
     if 4 * 4 * fields.length * len(groups) > IN_MEMORY:
-        about |= dict(fetch=read, size=len(groups), stamp=Path(rows.folder).name, token_labels=True)
-        return Source(name, split, tokenizer.size, (), (), (), (fields.length,), None, **about)
-    made = [read(i) for i in range(len(groups))]
-    arrays = {name: np.stack([row[name] for row in made]) for name in made[0]}
+        about = dict(fetch=read, size=len(groups), stamp=Path(rows.folder).name, token_labels=True)
+        return _source(name, split, tokenizer, fields.length, None, about)
+    return in_memory(name, split, [read(i) for i in range(len(groups))], tokenizer, fields.length)
+
+
+def in_memory(
+    name: str, split: str, rows: Sequence[Mapping[str, Any]], tokenizer: FolderTokenizer, length: int
+) -> Source:
+    """Makes the source of rows that packing.arranged made."""
+    arrays = {entry: np.stack([row[entry] for row in rows]) for entry in rows[0]}
     label = arrays.pop("label")
-    about |= dict(images=arrays.pop("tokens"), fields=arrays)
-    return Source(name, split, tokenizer.size, (), (), (), (fields.length,), label, **about)
+    return _source(name, split, tokenizer, length, label, dict(images=arrays.pop("tokens"), fields=arrays))
+
+
+def _source(
+    name: str, split: str, tokenizer: FolderTokenizer, length: int, label: Any, about: Mapping[str, Any]
+) -> Source:
+    more = dict(length=length, start=tokenizer.start, pad=tokenizer.pad)
+    texts = FromText(functools.partial(entries, **more), tokenizer.form)
+    reading = dict(entry="tokens", decode=tokenizer.decode, end=tokenizer.stops, texts=texts)
+    return Source(name, split, tokenizer.size, (), (), (), (length,), label, **reading, **about)
 
 
 def _groups(name: str, rows: Tokenised, chosen: np.ndarray, fields: SimpleNamespace) -> list[list[Piece]]:
