@@ -1,13 +1,15 @@
 """Published language models: from two Hugging Face folders and your prompts to a folder that is served.
 
-python launch.py --config=configs/llm.py --config.teacher.path=FOLDER --config.student.path=FOLDER --config.data.path=FILE.jsonl
+python launch.py --config=configs/llm.py --config.teacher.path=FOLDER --config.student.path=FOLDER \\
+    --config.data.path=FILE.jsonl --workdir=DIR
 python launch.py --config=configs/llm.py:on_policy,lora,chat ...       # GKD on prompts, adapters alone are trained
 python launch.py --config=configs/llm.py:reverse_kl --config.teacher.path=FOLDER --config.student.layers=6 ...
 
-Folders are as transformers writes them (Llama, Mistral, Qwen2, Qwen3, Gemma, Gemma 2, GPT-2); tokens, chat template and
-what begins and ends a text come from their files. Lines of the data are {"messages": [...]}, {"prompt", "completion"},
-{"prompt"} alone (on_policy and what else writes texts) or {"text"}. The student is written to DIR/student/hf, with
-`lora` its adapters to DIR/student/peft as well. docs/language.md has the road in ten lines. After the colon:
+Folders are as transformers writes them (Llama, Mistral, Qwen, Gemma, Granite, OLMo 2, SmolLM3, GPT-2); tokens, chat
+template and what begins and ends a text come from their files. Lines of the data are {"messages": [...]}, {"prompt",
+"completion"}, {"prompt"} alone (on_policy and what else writes texts) or {"text"}. The student is written to
+DIR/student/hf, with `lora` its adapters to DIR/student/peft as well. docs/language.md has the road in ten lines.
+After the colon:
 
   word reverse_kl jsd skew_kl skew_reverse_kl akl tv   a divergence at every token of the answers; word is forward KL
   sequence interpolated    the teacher's beam search as answers; the beam nearest to the data
@@ -63,7 +65,7 @@ def get_config(arg: str = "") -> ConfigDict:
         config.student.model, config.student.inputs = network, (*INPUTS, "params.base")
         config.teachers.base = teacher_fields(DECODER, inputs=INPUTS)
         rate = 2e-4
-    config.train = training(batch_size=16, epochs=1.0)
+    config.train = training(batch_size=16, steps=200)
     config.train.optimizer.update(dict(name="adamw", learning_rate=rate, weight_decay=0.0, clip_norm=1.0, warmup=0.05))
     config.log_every, config.eval_batch_size, config.keep = 10, 16, 1
     config.summary = part("schemes.text_summary.samples", prompt=0, temperature=0.0)

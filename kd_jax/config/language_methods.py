@@ -85,5 +85,5 @@ def require_fused(method: str, terms: Mapping[str, Any]) -> None:
     for name, fields in terms.items():
         if fields.get("fn") and not is_by_token(resolve(fields["fn"])):
             raise ValueError(
-                f"fused: {method} cannot be: the term {name!r}, {fields['fn']}, needs the logits of whole texts at once."
+                f"fused: {method} cannot be: the term {name!r}, {fields['fn']}, needs the logits of whole texts."
             )

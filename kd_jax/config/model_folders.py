@@ -17,7 +17,7 @@ DECODER, LOAD = "models.language.published.decoder", "models.language.pretrained
 LORA, LAYERS, BASE = "models.lora.lora", "models.from_teacher.layers", "base"
 WHICH = (
     "Which models? --config.teacher.path=FOLDER and --config.student.path=FOLDER are published models, folders as "
-    "transformers writes them; --config.student.layers=N in place of the second makes a student of N layers of the first."
+    "transformers writes them; --config.student.layers=N in place of the second makes a student of layers of the first."
 )
 LENGTH = 512  # tokens of a row where nothing says how many, and positions reach so far
 

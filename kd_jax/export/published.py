@@ -26,11 +26,18 @@ HF, PEFT, BASE = "hf", "peft", "base"  # folders in <workdir>/student
 RECORD = "published.json"  # beside them: of which export they were written, and their checksums
 
 
+def check(config: ConfigDict, rows: str = "tokens", dtype: str = "float32") -> None:
+    """Raises ValueError for words that `write` does not know, and for a student that was made of no folder."""
+    published.check_words(rows, dtype)
+    if not (config.student.path or config.teacher.path):
+        raise ValueError("config.export writes what became of student.path, or of teacher.path; both are ''.")
+
+
 def write(directory: Path, config: ConfigDict, rows: str = "tokens", dtype: str = "float32") -> None:
     """Writes <directory>/student/hf; of adapters also student/peft, and student/base where no folder has their base.
 
     `rows` and `dtype` are as in models.language.published.save. What is there already, and as it was written, stays.
-    ValueError for a student that is no decoder, or was made of no folder.
+    ValueError for a student that is no decoder.
     """
     student, place = load(directory), directory / "student"
     asked = {"of": dict(student.info["sha256"]), "rows": rows, "dtype": dtype}
@@ -42,8 +49,8 @@ def write(directory: Path, config: ConfigDict, rows: str = "tokens", dtype: str 
     source = config.student.path or config.teacher.path
     model = student.model.model if isinstance(student.model, Remat) else student.model
     module = getattr(model, "module", None)
-    if not isinstance(module, Decoder) or not source:
-        raise ValueError(f"config.export: {model!r} is no decoder of a folder: student.path and teacher.path are ''.")
+    if not isinstance(module, Decoder):
+        raise ValueError(f"config.export: {model!r} is no decoder of kd_jax.")
 
     def save(params: Any) -> Callable[[Path], None]:
         options = {"tokenizer": config.data.tokenizer, "rows": rows, "dtype": dtype}
@@ -62,6 +69,9 @@ def write(directory: Path, config: ConfigDict, rows: str = "tokens", dtype: str 
     files = {name: digests(place / name, "") for name in made}
     write_json(place / RECORD, {**asked, "files": files})
     print(f"For transformers: {', '.join(str(place / name) for name in made)}")
+
+
+write.check = check  # type: ignore[attr-defined]: what train.run asks before the first step
 
 
 def _base(student: Student) -> Any:

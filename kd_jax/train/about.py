@@ -100,7 +100,9 @@ def info_of(
 
 def _ends(source: Source) -> list[int] | None:
     """The tokens that end a text, None of other data."""
-    return [source.end] if isinstance(source.end, int) else source.end and list(source.end)
+    if source.end is None:
+        return None
+    return [source.end] if isinstance(source.end, int) else list(source.end)
 
 
 def texts_of(source: Source) -> dict[str, str]:

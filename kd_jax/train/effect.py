@@ -108,8 +108,8 @@ def _check_learned(job: Job) -> None:
         if all(term.where == "batch.labelled" for term in terms):
             what = "Prompts alone are for methods that write the answers, such as on_policy" if source.per_token else ""
             raise ValueError(
-                f"{job.name}: every term counts labelled examples alone, and no example of {source.name}/{source.split} "
-                f"has a label. {what or 'Terms without where= learn from every example'}."
+                f"{job.name}: every term counts labelled examples alone, and none of {source.name}/{source.split} has "
+                f"one. {what or 'Terms without where= learn from every example'}."
             )
 
 

@@ -65,7 +65,7 @@ def attend(
     softcap: float = 0.0,
 ) -> Array:
     """Computes softmax(softcap(scale q k)) v where `seen`: queries [batch, heads, length, width], keys and values
-    [batch, kv heads, keys, width] -> [batch, heads, length, width].
+    [batch, kv heads, keys, width] -> [batch, length, heads, width].
 
     kv heads divide heads (GQA). Scores and softmax are float32, products in the dtype of the inputs. A query that sees
     nothing (padding) gives 0. Gradients are those by queries, keys and values, and can be differentiated forwards.
@@ -82,7 +82,7 @@ def attend(
     grouped = _padded(queries.reshape(batch, kv, heads // kv, length, width), 3, block)
     keys, values = _padded(keys, 2, block), _padded(values, 2, block)
     form = Form(scale, softcap, seen.causal, block)
-    return _blocked(form, grouped, keys, values, seen, window)[:, :, :, :length].reshape(queries.shape)
+    return _blocked(form, grouped, keys, values, seen, window)[:, :length].reshape(batch, length, heads, width)
 
 
 def _padded(x: Array, axis: int, block: int, mode: str = "constant") -> Array:
@@ -96,9 +96,9 @@ def _blocked(form: Form, queries: Array, keys: Array, values: Array, seen: Seen,
 
 
 def _forward(form: Form, queries: Array, keys: Array, values: Array, seen: Seen, window: PyTree) -> tuple[Array, tuple]:
-    number = queries.shape[3] // form.block
+    wide = jnp.promote_types(queries.dtype, jnp.float32)
 
-    def row(_: None, i: Array) -> tuple[None, tuple[Array, Array]]:
+    def row(i: Array, done: tuple[Array, Array]) -> tuple[Array, Array]:
         q = _block(queries, i, form.block, 3)
 
         def column(j: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
@@ -112,25 +112,31 @@ def _forward(form: Form, queries: Array, keys: Array, values: Array, seen: Seen,
             product = _product("bkgqs,bksd->bkgqd", weights.astype(v.dtype), v)
             return total * shrink + weights.sum(-1), new, out * shrink[..., None] + product
 
-        zeros = jnp.zeros(q.shape, jnp.promote_types(q.dtype, jnp.float32))
+        zeros = jnp.zeros(q.shape, wide)
         first = (zeros[..., 0], zeros[..., 0] + LOW, zeros)
         total, most, out = jax.lax.fori_loop(*_columns(form, seen, window, i, keys.shape[2]), column, first)
         sees = total > 0
         out = jnp.where(sees[..., None], out / jnp.where(sees, total, 1)[..., None], 0)
-        return None, (out.astype(q.dtype), jnp.where(sees, most + jnp.log(jnp.where(sees, total, 1)), -LOW))
+        logs = jnp.where(sees, most + jnp.log(jnp.where(sees, total, 1)), -LOW)
+        return _put(done[0], i, form.block, jnp.moveaxis(out, 3, 1), 1), _put(done[1], i, form.block, logs, 3)
 
-    _, (out, logs) = jax.lax.scan(row, None, jnp.arange(number))
-    out, logs = _joined(out), _joined(logs)
+    batch, kv, group, length, width = queries.shape
+    first = (
+        _zeros((batch, length, kv, group, width), queries.dtype, queries),
+        _zeros(queries.shape[:-1], wide, queries),
+    )
+    out, logs = jax.lax.fori_loop(0, queries.shape[3] // form.block, row, first)
     return out, (queries, keys, values, seen, window, out, logs)
 
 
 def _backward(form: Form, residuals: tuple, cotangent: Array) -> tuple:
     queries, keys, values, seen, window, out, logs = residuals
     wide = jnp.promote_types(queries.dtype, jnp.float32)
-    means = jnp.sum(out.astype(wide) * cotangent.astype(wide), -1)
 
-    def row(sums: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], Array]:
-        q, d_out, log, mean = (_block(x, i, form.block, 3) for x in (queries, cotangent, logs, means))
+    def row(i: Array, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        q, log = (_block(x, i, form.block, 3) for x in (queries, logs))
+        d_out, said = (jnp.moveaxis(_block(x, i, form.block, 1), 1, 3) for x in (cotangent, out))
+        mean = jnp.sum(said.astype(wide) * d_out.astype(wide), -1)
 
         def column(j: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             by_query, by_keys, by_values = carry
@@ -140,17 +146,19 @@ def _backward(form: Form, residuals: tuple, cotangent: Array) -> tuple:
             by_weights = _product("bkgqd,bksd->bkgqs", d_out, v)
             by_scores = (weights * (by_weights - mean[..., None]) * slope * form.scale).astype(q.dtype)
             by_query = by_query + _product("bkgqs,bksd->bkgqd", by_scores, k)
-            by_keys = _added(by_keys, j, form.block, _product("bkgqs,bkgqd->bksd", by_scores, q))
-            by_values = _added(by_values, j, form.block, _product("bkgqs,bkgqd->bksd", weights.astype(q.dtype), d_out))
-            return by_query, by_keys, by_values
+            by_key = _product("bkgqs,bkgqd->bksd", by_scores, q)
+            by_value = _product("bkgqs,bkgqd->bksd", weights.astype(q.dtype), d_out)
+            by_keys = _put(by_keys, j, form.block, _block(by_keys, j, form.block, 2) + by_key, 2)
+            return by_query, by_keys, _put(by_values, j, form.block, _block(by_values, j, form.block, 2) + by_value, 2)
 
         bounds = _columns(form, seen, window, i, keys.shape[2])
-        by_query, *sums = jax.lax.fori_loop(*bounds, column, (jnp.zeros(q.shape, wide), *sums))
-        return tuple(sums), by_query.astype(q.dtype)
+        by_query, *rest = jax.lax.fori_loop(*bounds, column, (jnp.zeros(q.shape, wide), *sums[1:]))
+        return _put(sums[0], i, form.block, by_query, 3), *rest
 
-    zeros = tuple(jnp.zeros(x.shape, wide) for x in (keys, values))
-    (by_keys, by_values), by_queries = jax.lax.scan(row, zeros, jnp.arange(queries.shape[3] // form.block))
-    return _joined(by_queries), by_keys.astype(keys.dtype), by_values.astype(values.dtype), None, None
+    sums = ((queries.shape, queries.dtype), (keys.shape, wide), (values.shape, wide))
+    first = tuple(_zeros(*kind, cotangent) for kind in sums)
+    by_queries, by_keys, by_values = jax.lax.fori_loop(0, queries.shape[3] // form.block, row, first)
+    return by_queries, by_keys.astype(keys.dtype), by_values.astype(values.dtype), None, None
 
 
 _blocked.defvjp(_forward, _backward)
@@ -185,14 +193,13 @@ def _block(x: Array, at: Array, block: int, axis: int) -> Array:
     return jax.lax.dynamic_slice_in_dim(x, at * block, block, axis)
 
 
-def _added(whole: Array, at: Array, block: int, new: Array) -> Array:
-    return jax.lax.dynamic_update_slice_in_dim(whole, _block(whole, at, block, 2) + new, at * block, 2)
+def _put(whole: Array, at: Array, block: int, new: Array, axis: int) -> Array:
+    return jax.lax.dynamic_update_slice_in_dim(whole, new.astype(whole.dtype), at * block, axis)
 
 
-def _joined(blocks: Array) -> Array:
-    """[blocks, b, k, g, block, ...] -> [b, k, g, blocks * block, ...]"""
-    moved = jnp.moveaxis(blocks, 0, 3)
-    return moved.reshape(*moved.shape[:3], -1, *moved.shape[5:])
+def _zeros(shape: tuple[int, ...], dtype: Any, when: Array) -> Array:
+    """Zeros made when `when` is there: plain ones the compiler makes when the program begins, and keeps till now."""
+    return jnp.zeros(shape, dtype) + 0 * jnp.ravel(when)[0].astype(dtype)
 
 
 def _product(dims: str, a: Array, b: Array) -> Array:

@@ -8,8 +8,9 @@ Sennrich, "Root Mean Square Layer Normalization", 2019, arXiv 1910.07467; Shazee
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -46,14 +47,21 @@ class Options:
     gated: bool = True  # down(activation(gate x) * up x), else down(activation(up x))
     positions: str = "rope"  # rope | learned
     theta: float = 10000.0
+    local_theta: float = 0.0  # of layers with a window, whose positions are not scaled; 0 = as the others (Gemma 3)
+    unplaced: tuple[int, ...] = ()  # layers without positions (SmolLM3)
     rope_scaling: tuple[tuple[str, Any], ...] | Mapping[str, Any] = ()  # of a Hugging Face config: linear, llama3
     max_length: int = 0  # of learned positions
     qkv_bias: bool = False
     out_bias: bool = False
     mlp_bias: bool = False
     qk_norm: bool = False  # of every head's queries and keys, before the positions
+    qk_norm_whole: bool = False  # of all heads together (OLMo 2)
+    pre_norms: bool = True  # of what attention and MLP read
     post_norms: bool = False
     scale_embedding: bool = False  # by sqrt(width)
+    embedding_multiplier: float = 1.0  # this and the next two: Granite
+    residual_multiplier: float = 1.0  # of what a layer adds
+    logits_scaling: float = 1.0  # what logits are divided by
     attention_scale: float = 0.0  # 0 = 1 / sqrt(head width)
     attention_softcap: float = 0.0  # 0 = none; c tanh(x / c)
     logit_softcap: float = 0.0
@@ -73,6 +81,7 @@ class Options:
         object.__setattr__(self, "kv_heads", self.kv_heads or self.heads)
         object.__setattr__(self, "rope_scaling", tuple(sorted(dict(self.rope_scaling).items())))
         object.__setattr__(self, "windows", tuple(self.windows))
+        object.__setattr__(self, "unplaced", tuple(self.unplaced))
         if not self.head_width and self.width % self.heads:
             fail(f"width={self.width} is no multiple of heads={self.heads}; give head_width")
         object.__setattr__(self, "head_width", self.head_width or self.width // self.heads)
@@ -112,11 +121,29 @@ class Norm(nn.Module):
         scale = self.param("scale", first, (x.shape[-1],)).astype(jnp.float32) + o.norm_offset
         if o.norm == "layer":
             y = y - y.mean(-1, keepdims=True)
-        y = y * jax.lax.rsqrt((y * y).mean(-1, keepdims=True) + o.epsilon)
-        y = y * scale.reshape((1,) * (x.ndim - 1) + (-1,))
+        y = scaled(y, scale, o.epsilon)
         if o.norm == "layer":
             y = y + self.param("bias", nn.initializers.zeros, (x.shape[-1],)).reshape((1,) * (x.ndim - 1) + (-1,))
         return y.astype(o.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def scaled(x: Array, scale: Array, epsilon: float) -> Array:
+    """Computes x / sqrt(mean x^2 + epsilon) * scale over the last axis, and keeps x alone for the backward pass."""
+    return _scaled(x, scale, epsilon)
+
+
+def _scaled(x: Array, scale: Array, epsilon: float) -> Array:
+    x = x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + epsilon)
+    return x * scale.reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+def _scaled_backward(epsilon: float, kept: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    x, scale = kept
+    return jax.vjp(lambda x, scale: _scaled(x, scale, epsilon), x + 0 * cotangent, scale)[1](cotangent)  # see gated
+
+
+scaled.defvjp(lambda x, scale, epsilon: (_scaled(x, scale, epsilon), (x, scale)), _scaled_backward)
 
 
 class Matrix(nn.Module):
@@ -142,10 +169,28 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         o = self.options
-        act = ACTIVATIONS[o.activation]
         up = dense(o, o.hidden, o.mlp_bias, "up")(x)
-        hidden = act(dense(o, o.hidden, o.mlp_bias, "gate")(x)) * up if o.gated else act(up)
+        if o.gated:
+            hidden = gated(ACTIVATIONS[o.activation], dense(o, o.hidden, o.mlp_bias, "gate")(x), up)
+        else:
+            hidden = ACTIVATIONS[o.activation](up)
         return dense(o, o.width, o.mlp_bias, "down")(hidden)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def gated(activation: Callable[[Array], Array], gate: Array, up: Array) -> Array:
+    """Computes activation(gate) * up, and keeps gate and up alone for the backward pass."""
+    return activation(gate) * up
+
+
+def _gated_backward(activation: Callable[[Array], Array], kept: tuple[Array, Array], cotangent: Array) -> tuple:
+    # The zeros keep XLA's CPU compiler from sharing the activation with the forward pass, which would hold it till now;
+    # it removes an optimization barrier too early.
+    gate, up = (x + 0 * cotangent for x in kept)
+    return jax.vjp(lambda gate, up: activation(gate) * up, gate, up)[1](cotangent)
+
+
+gated.defvjp(lambda activation, gate, up: (activation(gate) * up, (gate, up)), _gated_backward)
 
 
 class Dense(nn.Module):
@@ -185,10 +230,12 @@ def segment_positions(segments: Array) -> Array:
     return slots - jax.lax.cummax(jnp.where(starts, slots, 0), axis=1)
 
 
-def angles_of(o: Options, positions: Array) -> tuple[Array, Array]:
-    """Returns (cos, sin) float32 [1 or batch, length, 1, head width / 2] of rotary positions."""
-    frequencies = 1 / o.theta ** (jnp.arange(0, o.head_width, 2, dtype=jnp.float32) / o.head_width)
-    frequencies = rescaled(frequencies, dict(o.rope_scaling))[None, None, None]
+def angles_of(o: Options, positions: Array, local: bool = False) -> tuple[Array, Array]:
+    """Returns (cos, sin) float32 [1 or batch, length, 1, head width / 2] of rotary positions; `local`: local_theta."""
+    frequencies = 1 / (o.local_theta if local else o.theta) ** (
+        jnp.arange(0, o.head_width, 2, dtype=jnp.float32) / o.head_width
+    )
+    frequencies = rescaled(frequencies, {} if local else dict(o.rope_scaling))[None, None, None]
     angles = positions[..., None, None].astype(jnp.float32) * frequencies
     return jnp.cos(angles), jnp.sin(angles)
 

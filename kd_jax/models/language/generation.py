@@ -59,8 +59,8 @@ def generate(
     """Draws up to `length` tokens after prompt int [batch, prompt length], padded on the left.
 
     A prompt has at least one token. temperature 0 takes the most likely token, without a key's help. A row is done
-    after `end`, or one of several; the loop stops when all are. `cache` takes the place of an empty one (of an encoder-decoder: with what
-    the encoder saw).
+    after `end`, or one of several; the loop stops when all are. `cache` takes the place of an empty one (of an
+    encoder-decoder: with what the encoder saw).
     """
     batch, size = prompt.shape
     keys = row_keys(key, batch)

@@ -1,8 +1,9 @@
 """Published decoders as models of kd_jax, and decoders of kd_jax as folders that `transformers` loads.
 
-Llama (2, 3), Mistral, Qwen2, Qwen3, Gemma, Gemma 2 and GPT-2. `decoder_of(folder)` is a module of the sizes in
-config.json, `load` its weights (as config.<role>.initial takes them), `save` the way back. A folder is a path,
-"package:NAME/PATH" or the id of a model in the hub's local cache (kd_jax/models/hub.py).
+Llama (2, 3), Mistral, Qwen2, Qwen3, Gemma, Gemma 2, Gemma 3 (its text model), Granite, OLMo 2, SmolLM3 and GPT-2.
+`decoder_of(folder)` is a module of the sizes in config.json, `load` its weights (as config.<role>.initial takes them),
+`save` the way back. A folder is a path, "package:NAME/PATH" or the id of a model in the hub's local cache
+(kd_jax/models/hub.py).
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ GPT2 = (
     *_conv1d(f"{BLOCK}.mlp.c_proj", f"{OURS}/mlp/down"),
 )
 TWO_NORMS = {"norm1": "input_", "norm2": "post_attention_"}
+LAST_NORMS = {"post_norm1": "post_attention_", "post_norm2": "post_feedforward_"}
 FOUR_NORMS = {
     "norm1": "input_",
     "post_norm1": "post_attention_",
@@ -82,7 +84,7 @@ BUFFERS = (r"rotary_emb\.inv_freq$", r"\.attn\.(masked_)?bias$")
 def rules_of(family: str) -> tuple[Rule, ...]:
     if family == "gpt2":
         return GPT2
-    return _llama(FOUR_NORMS if family == "gemma2" else TWO_NORMS)
+    return _llama({"gemma2": FOUR_NORMS, "gemma3_text": FOUR_NORMS, "olmo2": LAST_NORMS}.get(family, TWO_NORMS))
 
 
 def decoder_of(folder: str, dtype: Any = "float32", **changes: Any) -> Decoder:
@@ -140,7 +142,7 @@ def save(folder: str | Path, model: Model | Decoder, params: PyTree, **fields: A
 
 
 def outside(params: PyTree, o: Options, np: Any = jnp) -> dict[str, Any]:
-    """Parameters as files have them: layers one by one, and the projections of GPT-2 in one."""
+    """Returns parameters as files have them: layers one by one, and the projections of GPT-2 in one."""
     params = dict(params)
     if o.scan:
         stacked = params.pop("layers")

@@ -20,7 +20,7 @@ import numpy as np
 from kd_jax.models.from_teacher import every_nth
 from kd_jax.models.hub import find_model
 from kd_jax.models.language.decoder import Decoder
-from kd_jax.models.language.decoder_configs import differences, layer_windows, options_of, sizes_of, windows_in_config
+from kd_jax.models.language.decoder_configs import differences, layer_windows, layers_in_config, options_of, sizes_of
 from kd_jax.models.language.decoder_parts import Options
 from kd_jax.models.language.folders import GENERATION, TOKENIZER_FILES, require_alike, token_count
 from kd_jax.models.language.pretrained_decoders import decoder_of, outside, rules_of
@@ -29,7 +29,7 @@ from kd_jax.ranges import NotNegative
 from kd_jax.resolve import near
 from kd_jax.types import PyTree
 
-ROWS = ("tokens", "all")
+ROWS, DTYPES = ("tokens", "all"), ("float32", "bfloat16", "float16")
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -60,8 +60,8 @@ def decoder(
     tokens = token_count(tokenizer or folder)
     if tokens > whole.vocabulary:
         raise ValueError(
-            f"{folder} has rows for {whole.vocabulary} tokens, and the tokenizer of {tokenizer or folder} has {tokens}: "
-            "resize_token_embeddings of transformers adds rows."
+            f"{folder} has rows for {whole.vocabulary} tokens, and the tokenizer of {tokenizer or folder} has "
+            f"{tokens}: resize_token_embeddings of transformers adds rows."
         )
     if length > whole.max_length > 0:
         raise ValueError(
@@ -72,8 +72,10 @@ def decoder(
     if layers:
         if layers > whole.depth:
             raise ValueError(f"student.layers={layers}: {folder} has {whole.depth} layers.")
-        windows = [layer_windows(whole)[i] for i in every_nth(whole.depth, layers)]
+        chosen = every_nth(whole.depth, layers)
+        windows = [layer_windows(whole)[i] for i in chosen]
         changes |= {"depth": layers, "windows": tuple(windows) if any(windows) else ()}
+        changes["unplaced"] = tuple(n for n, i in enumerate(chosen) if i in whole.unplaced)
     return Decoder(dataclasses.replace(whole, **changes))
 
 
@@ -93,15 +95,14 @@ def save(
     rows: str = "tokens",
     dtype: str = "float32",
 ) -> None:
-    """Writes what became of the decoder of the folder `source`: weights, config.json, tokenizer, generation_config.json.
+    """Writes what became of the decoder of the folder `source`: weights, tokenizer, and the files of settings.
 
     config.json is that of `source`, but for the sizes that changed. `rows`: "tokens", those of the network; "all", with
     the further rows of `source`, as they were. `dtype` is what the weights are rounded to. The tokenizer and the chat
     template are copied from the folder `tokenizer` ("": `source`). ValueError where the family cannot say the options
     of the network, and for an unknown word.
     """
-    if rows not in ROWS:
-        raise ValueError(f"rows={rows!r}. {near(rows, ROWS)}")
+    check_words(rows, dtype)
     place, o = find_model(source), module.options
     config = read_config(place)
     params = outside(jax.tree.map(np.asarray, params), o, np)
@@ -114,6 +115,13 @@ def save(
     write_folder(folder, params, rules_of(config["model_type"]), config)
     copy_tokenizer(find_model(tokenizer or source), folder)
     write_generation(place, config, folder)
+
+
+def check_words(rows: str, dtype: str) -> None:
+    """Raises ValueError for what `save` does not write."""
+    for name, word, words in (("rows", rows, ROWS), ("dtype", dtype, DTYPES)):
+        if word not in words:
+            raise ValueError(f"config.export.kwargs.{name}={word!r}. {near(word, words)}")
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
@@ -151,7 +159,7 @@ def _config(config: Mapping[str, Any], o: Options, dtype: str) -> dict[str, Any]
     family, sizes = config["model_type"], sizes_of(config["model_type"])
     changed = {sizes["vocabulary"]: o.vocabulary, sizes["depth"]: o.depth, "tie_word_embeddings": o.tied}
     if config.get(sizes["depth"]) != o.depth and family != "gpt2":
-        changed |= windows_in_config(o, family)
+        changed |= layers_in_config(o, family)
     made = {**config, **changed, "torch_dtype": dtype, "dtype": dtype}
     again = Options(**options_of(made))
     if wrong := differences(o, again):

@@ -25,7 +25,7 @@ def plain(q, k, v, seen, window, scale, softcap):
     scores = softcapped(scale * jnp.einsum("bkgqd,bksd->bkgqs", q, k), softcap)
     mask = seen.mask(jnp.arange(k.shape[2]), window)[:, None, None]
     weights = jnp.where(mask, jax.nn.softmax(jnp.where(mask, scores, -1e30)), 0)  # 0 where nothing is seen
-    return jnp.einsum("bkgqs,bksd->bkgqd", weights, v).reshape(BATCH, HEADS, -1, WIDTH)
+    return jnp.einsum("bkgqs,bksd->bkgqd", weights, v).reshape(BATCH, HEADS, -1, WIDTH).swapaxes(1, 2)
 
 
 def seen_of(kind, length, keys):
@@ -49,7 +49,7 @@ def test_outputs_and_gradients_are_those_of_the_softmax(kind, window, softcap, m
     length, keys = 37, 37 if kind in ("causal", "packed") else 61
     shapes = [(BATCH, HEADS, length, WIDTH), (BATCH, KV, keys, WIDTH), (BATCH, KV, keys, WIDTH)]
     arrays = [jax.random.normal(jax.random.fold_in(KEY, i), s) for i, s in enumerate(shapes)]
-    seen, weights = seen_of(kind, length, keys), jax.random.normal(KEY, shapes[0])
+    seen, weights = seen_of(kind, length, keys), jax.random.normal(KEY, (BATCH, length, HEADS, WIDTH))
 
     def run(fn, window, *arrays):
         out = fn(*arrays, seen, window, 0.3, softcap)
