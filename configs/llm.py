@@ -68,7 +68,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.train = training(batch_size=16, steps=200)
     config.train.optimizer.update(dict(name="adamw", learning_rate=rate, weight_decay=0.0, clip_norm=1.0, warmup=0.05))
     config.log_every, config.eval_batch_size, config.keep = 10, 16, 1
-    config.summary = part("schemes.text_summary.samples", prompt=0, temperature=0.0)
+    config.summary = part("schemes.text_summary.answers")
     config.export = part("export.published.write")
     # Published students write already: no steps on the data come first.
     options = {} if method in (*WORD, CROSS, "sequence", "interpolated") else {"warmup": 0.0}

@@ -160,7 +160,7 @@ def evaluate(student: Student, tasks: Sequence[Any], length: int = 0, **options:
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints the scores of a run's student, and writes them to --out."""
     parser = argparse.ArgumentParser(
-        prog="python -m kd_jax.export.harness", description=str(__doc__).partition("\n")[0]
+        prog="python -m kd_jax.export.harness", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("run", help="a workdir, the folder of a training in it, or an export")
     parser.add_argument("--tasks", required=True, help="names of tasks, with commas")
