@@ -19,79 +19,11 @@ the teacher, the student without and with it, and reports perplexity, agreement 
 
 from __future__ import annotations
 
-from kd_jax.config import base, finish, parse, part, supervised, term, training
+from kd_jax.config import base, finish, parse, part, training
+from kd_jax.config.language_methods import METHODS, WORD, set_method
 
-WORD = {
-    "word": ("kd_loss", {"temperature": 1.0}),
-    "reverse_kl": ("reverse_kl_loss", {}),
-    "jsd": ("jsd_loss", {"beta": 0.5}),
-    "skew_kl": ("skew_kl_loss", {"alpha": 0.1}),
-    "skew_reverse_kl": ("skew_reverse_kl_loss", {"alpha": 0.1}),
-    "akl": ("adaptive_kl_loss", {"mu": 0.5}),
-    "tv": ("total_variation_loss", {}),
-}
-WRITTEN = ("sequence", "interpolated", "teacher_samples", "on_policy", "speculative", "minillm", "distillm")
 TOKENS = ("character", "bpe")
 PROMPT = 16  # tokens of a row that are given; the rest is written
-
-
-def kd(method: str, weight: float = 1.0) -> dict:
-    """A divergence between student and teacher at every counted token."""
-    fn, kwargs = WORD[method]
-    return term(
-        f"losses.response.{fn}",
-        ("student.logits",),
-        ("teacher.logits",),
-        weight=weight,
-        kwargs=kwargs,
-        where="batch.labelled",
-    )
-
-
-def on_data(weight: float) -> dict:
-    """Cross-entropy on the data where the batch itself is generated."""
-    return term(
-        "losses.task.cross_entropy_loss",
-        ("on_data.logits",),
-        ("batch.data_target",),
-        weight=weight,
-        where="batch.data_labelled",
-    )
-
-
-def set_method(config, method: str, prompt: int) -> None:
-    """Terms and scheme of a method; `prompt` as in schemes.on_policy."""
-    if method in WORD:  # half labels, half teacher, as in the word-level interpolation of Kim & Rush
-        config.terms = {**supervised(0.5), "kd": kd(method, 0.5)}
-    elif method in ("sequence", "interpolated"):
-        nearest = method == "interpolated"
-        config.terms = supervised()
-        config.scheme = part(
-            "schemes.sequence_level.build", prompt=prompt, choose="nearest" if nearest else "best", rows=4096
-        )
-    elif method == "teacher_samples":
-        config.terms = supervised()
-        config.scheme = part("schemes.on_policy.build", prompt=prompt, share=0.5, sampler="teacher")
-    elif method in ("on_policy", "speculative"):
-        sampler = "student" if method == "on_policy" else "speculative"
-        config.terms = {"kd": kd("jsd")}
-        config.scheme = part("schemes.on_policy.build", prompt=prompt, share=0.5, sampler=sampler)
-    elif method == "minillm":
-        loss = term(
-            "losses.on_policy.sequence_reverse_kl_loss",
-            ("student.logits",),
-            ("teacher.logits", "batch.label"),
-            kwargs={"mix": 0.2, "long": 1.0},
-            where="batch.labelled",
-        )
-        config.terms = {"kd": loss, "ce": on_data(1.0)}
-        config.scheme = part("schemes.on_policy.build", prompt=prompt, share=1.0, sampler="mixed", mix=0.2)
-    else:
-        config.terms = {"kd": kd("skew_kl")}
-        config.scheme = part("schemes.replay.build", prompt=prompt)
-
-
-METHODS = (*WORD, *WRITTEN)
 
 
 def get_config(arg: str = ""):
@@ -120,7 +52,9 @@ def get_config(arg: str = ""):
         train.optimizer.update(adam)
     config.log_every, config.eval_every, config.eval_batch_size = 20, 200, 64
     config.summary = part("schemes.text_summary.samples", prompt=PROMPT)
-    set_method(config, method, PROMPT)
+    # Half labels, half teacher, as in the word-level interpolation of Kim & Rush.
+    options = {"rows": 4096} if method in ("sequence", "interpolated") else {}
+    set_method(config, method, PROMPT, labels=0.5 if method in WORD else 0.0, **options)
     if "small" in variant.flags:
         make_small(config)
     return finish(config, variant, tiny=tiny(config.scheme))

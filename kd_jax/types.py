@@ -85,6 +85,8 @@ class Role:
     without it the network is initialised from the seed. `dtype` casts the parameters of a frozen role, or
     rounds its weights ("int8", kd_jax/system/precision.py). `preparation` says what it is shown of a picture
     (kd_jax/core/role_preparation.py), whose entry of the batch `inputs` name; None where it reads no picture.
+    `scored` {entry: entry} are those of the batch that stand in for others where the role is scored by itself: the
+    labels of a teacher with tokens of its own, {"label": "teacher_label"}.
     `projection` is the tap of its `Projected` logits, which core.bind finds.
     """
 
@@ -95,6 +97,7 @@ class Role:
     dtype: str | None = None
     training: bool = False
     preparation: Any = None
+    scored: Mapping[str, str] = dataclasses.field(default_factory=dict)
     projection: str = ""
 
 

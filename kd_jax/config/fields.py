@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from kd_jax.config import effects
+from kd_jax.config.model_folders import check_folders, with_folders
 from kd_jax.config.terms import filled, part, weight_of
 from kd_jax.core import optimizers
 from kd_jax.core.optimizers import with_defaults
@@ -37,6 +38,7 @@ TEACHER = {
 RUN = {
     **dict.fromkeys(("log_every", "eval_every", "eval_batch_size", "steps_per_dispatch"), COUNT),
     **dict.fromkeys(("seed", "view_seed", "keep", "workers", "examples"), NOT_NEGATIVE),
+    "student": {"layers": NOT_NEGATIVE},
     "data": load.RANGES,
     "teacher": TEACHER,
     "train": TRAINING,
@@ -83,6 +85,8 @@ def teacher_fields(name: str = "", data: Mapping[str, Any] | None = None, **chan
     config = ConfigDict(
         dict(
             model=dict(name=name, kwargs={}),
+            # A published language model, as a folder that transformers writes: its network, its weights, its tokens.
+            path="",
             inputs=("batch.image",),  # what it reads: paths into the prepared batch or config.extra
             # What it is shown of a picture: like, or scale, mean and std; size and crop (core/role_preparation.py). {}:
             # as the data are normalised; what a pretrained network says; the raw arrays where it is handed over.
@@ -141,6 +145,8 @@ def base() -> ConfigDict:
     config.student = ConfigDict(
         dict(
             model=dict(name="models.vision.cifar_resnet.resnet20", kwargs={}),
+            path="",  # as that of a teacher; "" with `layers`=N: a student made of N layers of teacher.path
+            layers=0,
             inputs=("batch.image",),
             preparation={},  # as that of a teacher
             # Gradient checkpointing: policy "nothing_saveable" or "dots_saveable" computes again on the way back what
@@ -175,7 +181,10 @@ def base() -> ConfigDict:
     config.keep = 2  # checkpoints kept beside the best one
     config.workers = 0  # processes that decode streamed data
     config.profile = (0, 0)  # first and last step of a trace for TensorBoard or Perfetto, in <workdir>/<name>/profile
+    config.tracker = ""  # wandb | trackio | mlflow: metrics go there too, as its environment variables say
     config.compilation_cache = ""  # folder of compiled programs; "" = where $JAX_COMPILATION_CACHE_DIR says, if it does
+    # A function (directory, config, **kwargs) that writes further files of a finished run: export.published.write.
+    config.export = ConfigDict(part())
     config.report = True  # measure FLOPs and latency and write report.html; False leaves scores in results.json
     config.examples = 6  # test images shown in the report
     return config
@@ -218,10 +227,12 @@ def small_digits() -> ConfigDict:
 def settled(config: ConfigDict) -> ConfigDict:
     """Returns a copy with the defaults that depend on other fields written out: of optimizers and of terms.
 
-    It is what a run writes down. Raises ValueError for a field that nothing reads, for an optimizer that optax lacks,
+    It is what a run writes down. Folders of published models are written out into what reads them
+    (config/model_folders.py). Raises ValueError for a field that nothing reads, for an optimizer that optax lacks,
     for a term without `fn`, and for a number out of range or a field of an optimizer that another keeps from acting.
     """
     config, defaults = config.copy_and_resolve_references(), training().optimizer
+    with_folders(config)
     several = {"teachers": dict.fromkeys(config.teachers, TEACHER)}
     several["optimizers"] = dict.fromkeys(config.optimizers, optimizers.RANGES)
     check_numbers("", config, {**RUN, **several})
@@ -252,6 +263,7 @@ def check_effects(config: ConfigDict, handed_over: Collection[str] = ()) -> None
 
     The caller of the run has the parameters of the teachers `handed_over`.
     """
+    check_folders(config)
     effects.tell_parts(config)
     effects.check_student(config, base())
     for name, teacher in {"teacher": config.teacher, **config.teachers}.items():

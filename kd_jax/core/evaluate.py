@@ -124,6 +124,11 @@ def scored_by(scheme: Scheme) -> Task:
     return scheme.task
 
 
+def as_scored(batch: Mapping[str, Any], roles: Iterable[Role]) -> dict[str, Any]:
+    """Returns the batch with the entries in place that the roles are scored by (Role.scored)."""
+    return {**batch, **{name: batch[theirs] for role in roles for name, theirs in role.scored.items()}}
+
+
 def make_eval_step(scheme: Scheme, collect_only: bool = False) -> Callable[..., dict[str, Scored]]:
     """Returns (state, batch, key) -> {entry: (sums, collected)} for all that the scheme evaluates.
 
@@ -141,8 +146,11 @@ def make_eval_step(scheme: Scheme, collect_only: bool = False) -> Callable[..., 
         scored: dict[str, Scored] = {}
         for entry in scheme.evaluate:
             compared = None if entry == scheme.reference else reference
-            sums = {} if collect_only else dict(task.sums(runs[entry], batch, compared, key))
-            collected = dict(task.collect(runs[entry], batch, key)) if task.collect is not None else {}
+            own = as_scored(
+                batch, [scheme.roles[role] for role in calls_in(entry_paths(entry)) if role in scheme.roles]
+            )
+            sums = {} if collect_only else dict(task.sums(runs[entry], own, compared, key))
+            collected = dict(task.collect(runs[entry], own, key)) if task.collect is not None else {}
             scored[entry] = sums, collected
         return scored
 

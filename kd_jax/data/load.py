@@ -27,6 +27,12 @@ MEANT = {
     **dict.fromkeys(("wds", "tar", "tars", "shards"), "webdataset"),
     **dict.fromkeys(("hf", "huggingface", "datasets", "arrow", "hf_datasets", "load_from_disk"), "hf_dataset"),
 }
+CONVERSATIONS = "data.text.conversations.load"
+CROSS = "data.text.cross.load"
+_RECORDS = (
+    *("test", "validation", "split_seed", "length", "tokenizer", "packing", "path", "eval_path"),
+    *("template", "chat", "loss_on", "truncation", "prompt_length", "cache"),
+)
 _TOKENS = ("test", "validation", "split_seed", "length", "directory")
 # The fields that say how the data of a name are read; those of "module:function" are what it takes of its config.
 READING: dict[str, tuple[str, ...]] = {
@@ -40,6 +46,8 @@ READING: dict[str, tuple[str, ...]] = {
     "pairs": (*_TOKENS, "tokenizer", "vocabulary", "rationale"),
     "pronunciations": _TOKENS,
     "topk": ("test", "validation", "split_seed", "directory", "tokenizer"),
+    CONVERSATIONS: _RECORDS,
+    CROSS: (*_RECORDS, "teacher_tokenizer"),
 }
 # The fields that act on whatever was read, also on the data that are handed over as an object.
 SHAPING = (
@@ -65,6 +73,15 @@ DEFAULTS: dict[str, Any] = {
     "tokenizer": "character",  # character | bpe (learned from the training split) | a tokenizer.json
     "vocabulary": 1024,  # tokens of bpe
     "packing": "packed",  # packed: several documents a row, one segment each | padded: one a row
+    "path": "",  # conversations: a file of records or a folder of them; data.tokenizer is a model's folder
+    "eval_path": "",  # of the test split; "" = data.test of the records of `path`
+    "teacher_tokenizer": "",  # of data.text.cross.load: the folder of a teacher with another tokenizer
+    "template": "",  # a file with another chat template than the tokenizer's own
+    "chat": False,  # a plain prompt is what a user says, its completion what an assistant answers, by the template
+    "loss_on": "answers",  # of conversations: answers (of every turn) | last | all
+    "truncation": "",  # right | left (the side that is cut) | drop; "" = right, and texts go on in further rows
+    "prompt_length": 0,  # tokens of a prompt alone, of which longer ones are cut; 0 = half of length
+    "cache": "",  # where conversations are kept as tokens; "" = ~/.cache/kd_jax/tokens
     "rationale": "none",  # of pairs: none | first (then the answer) | task (beside the answer, told apart by a prefix)
     "image_size": 0,  # streamed images are cropped and resized to it; 0 = as they are (imagenet2012: 224)
     "crop": "random",  # random (a part in training, the centre in evaluation) | centre | whole: resized as it is
@@ -77,7 +94,9 @@ RANGES = {
     "test": BELOW_ONE,
     "label_noise": SHARE,
     **dict.fromkeys(("length", "vocabulary"), COUNT),
-    **dict.fromkeys(("split_seed", "label_seed", "limit", "labels", "eval_limit", "image_size"), NOT_NEGATIVE),
+    **dict.fromkeys(
+        ("split_seed", "label_seed", "limit", "labels", "eval_limit", "image_size", "prompt_length"), NOT_NEGATIVE
+    ),
 }
 
 
@@ -157,7 +176,11 @@ def _reads(name: str) -> tuple[str, ...]:
     """The fields that reading the data of a name takes."""
     if name.startswith("tfds:"):
         return READING["imagenet2012"]
-    return READING.get(name, tuple(DEFAULTS) if ":" in name else ())
+    return READING.get(name, tuple(DEFAULTS) if _names_function(name) else ())
+
+
+def _names_function(name: str) -> bool:
+    return ":" in name or "." in name
 
 
 def _same(value: Any, default: Any) -> bool:
@@ -212,7 +235,15 @@ def _fields(config: Mapping[str, Any]) -> SimpleNamespace:
             raise ValueError(f"data has no field {key!r}; did you mean {near[0]!r}?")
     check_numbers("data", config, RANGES)
     fields = {key: config[key] if key in config else value for key, value in DEFAULTS.items()}
-    for name in ("directory", "tokenizer"):  # each a path, or a word such as "bible"
+    for name in (
+        "directory",
+        "tokenizer",
+        "teacher_tokenizer",
+        "path",
+        "eval_path",
+        "template",
+        "cache",
+    ):  # each a path, or a word such as "bible"
         fields[name] = fields[name] and str(path_of(fields[name], f"data.{name}"))
     return SimpleNamespace(**fields)
 
@@ -234,12 +265,12 @@ def _open(fields: SimpleNamespace, config: Mapping[str, Any]) -> Splits:
         return prepared.load(
             name.removeprefix("tfds:"), fields.directory, fields.image_size, test=fields.test, all_labels=all_labels
         )
-    if ":" not in name:
+    if not _names_function(name):
         meant = MEANT.get(str(name).lower().replace("-", "_"))
         if meant:
             raise ValueError(f"There is no data set {name!r}. Did you mean data.name={meant!r}?")
         raise ValueError(f"There is no data set {name!r}. {near(str(name), (*NAMES, 'tfds:NAME', 'module:function'))}")
-    made = resolve(name)(config)
+    made = resolve(name)(config if ":" in name else vars(fields))  # of this package, with all the defaults
     if not isinstance(made, Splits):
         raise ValueError(f"{name} must return kd_jax.data.source.Splits, it returned {type(made).__name__}")
     return made

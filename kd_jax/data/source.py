@@ -58,7 +58,9 @@ class Source:
     Text: with `entry="tokens"` the main array holds token ids, int32 [n, L], and a batch has `tokens` in place of
     `image`. Where every token has a target `labels` is integer [n, M], -1 where none is counted (padding, a prompt),
     and `num_classes` the size of the vocabulary; everything that reads labels then counts tokens. `decode` turns ids
-    into text for a report, `end` is the token that ends a text, and `texts` is how a text became its tokens.
+    into text for a report, `end` is the token that ends a text, or several, and `texts` is how a text became its
+    tokens. Where such a set is streamed, `token_labels` says that the labels, which it does not have at hand, are those
+    of tokens, and `fetch` returns its further fields too.
     """
 
     name: str
@@ -75,11 +77,12 @@ class Source:
     fields: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     entry: str = "image"
     decode: Callable[[Iterable[SupportsIndex]], str] | None = None
-    end: int | None = None
+    end: int | tuple[int, ...] | None = None
     answers: Mapping[str, Answers] = dataclasses.field(default_factory=dict)
     origin: Origin | None = None
     stamp: str = ""
     texts: FromText | None = None
+    token_labels: bool = False
 
     def __post_init__(self) -> None:
         if self.labels is not None:
@@ -111,6 +114,8 @@ class Source:
     def per_token(self) -> bool:
         """Returns whether the labels are those of tokens."""
         labels = self.labels
+        if labels is None:
+            return self.token_labels
         return self.entry == "tokens" and labels is not None and labels.ndim == 2 and labels.dtype == np.int32
 
     @property
@@ -135,7 +140,8 @@ class Source:
         if self.fetch is not None:
             fetched = self.fetch(index, view, seed)
             label = fetched["label"] if self.labels is None else self.labels[index]
-            return {self.entry: fetched[self.entry], "label": as_labels(label), **self._fields_of(index)}
+            more = {name: fetched[name] for name in fetched if name not in (self.entry, "label")}
+            return {self.entry: fetched[self.entry], "label": as_labels(label), **more, **self._fields_of(index)}
         images, labels = self.in_memory()
         return {self.entry: images[index], "label": labels[index], **self._fields_of(index)}
 

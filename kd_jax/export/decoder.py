@@ -10,9 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tokenizers import Tokenizer
 
-from kd_jax.data.text.tokenizing import of_tokenizer
 from kd_jax.export import greedy
 from kd_jax.export.deployed import Deployed
 from kd_jax.export.network import Input, Run
@@ -22,6 +20,7 @@ from kd_jax.models.language.decoder import Decoder, decoding
 from kd_jax.models.language.decoder_parts import Cache
 from kd_jax.train.about import TOKENIZER
 from kd_jax.train.student import Student
+from kd_jax.train.writing import begun, ends_of
 from kd_jax.types import Model, PyTree
 
 
@@ -91,5 +90,5 @@ def ship(student: Student, folder: Path) -> None:
     shutil.copyfile(greedy.__file__, folder / "greedy.py")
     if student.tokenizer:
         (folder / TOKENIZER).write_text(student.tokenizer, encoding="utf-8")
-        codec = of_tokenizer(Tokenizer.from_str(student.tokenizer))
-        write_json(folder / "greedy.json", {"start": codec.start, "end": codec.end})
+        start, ends = begun(student.info, student.tokenizer, [""])[0], ends_of(student.info, student.tokenizer)
+        write_json(folder / "greedy.json", {"start": start, "end": ends})

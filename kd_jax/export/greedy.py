@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 
-def greedy(run, cache, prompt, size, length, end=None):
+def greedy(run, cache, prompt, size, length, end=()):
     """Returns up to `length` most likely tokens after `prompt`, a list of token ids.
 
     `run(token [1, 1], slot, *cache)` answers [logits [1, vocabulary], *cache] for a cache of `size` tokens, which
-    begins as `cache`; generation stops after the token `end`. Raises ValueError where the cache is too small.
+    begins as `cache`; generation stops after a token of `end`. Raises ValueError where the cache is too small.
     """
     if not prompt or len(prompt) + length > size:
         raise ValueError(f"Prompt and new tokens are {len(prompt)} + {length}: at least 1 and at most {size} in all.")
@@ -23,7 +23,7 @@ def greedy(run, cache, prompt, size, length, end=None):
         logits, *cache = run(np.full((1, 1), tokens[slot], np.int32), np.array(slot, np.int32), *cache)
         if slot >= len(prompt) - 1:
             tokens.append(int(logits[0].argmax()))
-            if tokens[-1] == end:
+            if tokens[-1] in end:
                 break
     return tokens[len(prompt) :]
 
@@ -46,9 +46,9 @@ def main(prompt, folder, length=32):
         return session.run(None, {i.name: x for i, x in zip(inputs, arrays, strict=True)})
 
     special = json.loads((folder / "greedy.json").read_text())
-    tokens = [special["start"], *tokenizer.encode(prompt, add_special_tokens=False).ids]
+    tokens = [*special["start"], *tokenizer.encode(prompt, add_special_tokens=False).ids]
     written = greedy(run, cache, tokens, size, min(length, size - len(tokens)), special["end"])
-    print(prompt + tokenizer.decode([token for token in written if token != special["end"]]))
+    print(prompt + tokenizer.decode([token for token in written if token not in special["end"]]))
 
 
 if __name__ == "__main__":

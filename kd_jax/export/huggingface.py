@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
+from kd_jax.data.text.tokenizing import PADS
 from kd_jax.export.deployed import raw_inputs
 from kd_jax.export.network import Refused, Run
+from kd_jax.files import write_json
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.language import pretrained, pretrained_decoders
 from kd_jax.models.language.bert import Encoder
@@ -18,6 +22,7 @@ from kd_jax.models.language.decoder import Decoder
 from kd_jax.models.vision import pretrained as vision
 from kd_jax.train.about import TOKENIZER
 from kd_jax.train.student import Student
+from kd_jax.train.writing import begun, ends_of
 
 FILE, RUNTIME = "hf", "transformers"
 
@@ -25,9 +30,10 @@ FILE, RUNTIME = "hf", "transformers"
 def write(student: Student, folder: Path) -> Path:
     """Writes config.json, model.safetensors and the tokenizer; Refused where `transformers` has no such network."""
     module, path = _module(student), folder / FILE
+    tokens = _tokens(student) if isinstance(module, Decoder) else {}
     try:
         if isinstance(module, Decoder):
-            pretrained_decoders.save(path, module, student.params)
+            pretrained_decoders.save(path, module, student.params, **{f"{k}_token_id": v for k, v in tokens.items()})
         elif isinstance(module, Encoder):
             pretrained.save(path, module, student.params, class_names=student.classes)
         elif vision.is_written(module):
@@ -41,9 +47,34 @@ def write(student: Student, folder: Path) -> Path:
         if isinstance(e, Refused):
             raise
         raise Refused(f"huggingface: {e}") from e
-    if student.tokenizer:
+    if tokens:
+        _write_tokenizer(student, tokens, path)
+    elif student.tokenizer:
         (path / TOKENIZER).write_text(student.tokenizer, encoding="utf-8")
     return path
+
+
+def _tokens(student: Student) -> dict[str, Any]:
+    """{"bos", "eos", "pad"}: the tokens that begin, end and pad what a decoder reads; those that it has."""
+    if not student.tokenizer:
+        return {}
+    start, ends = begun(student.info, student.tokenizer, [""])[0], ends_of(student.info, student.tokenizer)
+    names = Tokenizer.from_str(student.tokenizer).get_vocab()
+    pad = next((names[name] for name in PADS if name in names), ends[0])
+    return {**({"bos": start[0]} if start else {}), "eos": ends[0] if len(ends) == 1 else list(ends), "pad": pad}
+
+
+def _write_tokenizer(student: Student, tokens: Mapping[str, Any], folder: Path) -> None:
+    """Writes a tokenizer that begins and ends texts as the run does, and what generation stops at."""
+    tokenizer = Tokenizer.from_str(student.tokenizer)
+    first = {name: ids[0] if isinstance(ids, list) else ids for name, ids in tokens.items()}
+    texts = {f"{name}_token": tokenizer.id_to_token(number) for name, number in first.items()}
+    if "bos" in first:
+        begin = texts["bos_token"]
+        tokenizer.post_processor = TemplateProcessing(single=f"{begin} $A", special_tokens=[(begin, first["bos"])])
+    tokenizer.save(str(folder / TOKENIZER))
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **texts})
+    write_json(folder / "generation_config.json", {f"{name}_token_id": ids for name, ids in tokens.items()})
 
 
 def read(path: Path, student: Student) -> Run:

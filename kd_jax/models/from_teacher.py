@@ -35,7 +35,7 @@ def layers(
         who = "student" if deep else "teacher"
         heads = sorted({path.split("/")[0] for path in (ours if deep else theirs)})
         raise ValueError(f"the {who} has no layers called {prefix}0, {prefix}1, ... or {prefix}s: it has {heads}.")
-    layers = tuple(layers) or tuple(i * deep // max(depth, 1) for i in range(depth))
+    layers = tuple(layers) or every_nth(deep, depth)
     if len(layers) != depth or not all(0 <= i < deep for i in layers):
         raise ValueError(
             f"layers={tuple(layers)}: the student needs {depth} of the teacher's {deep}, numbers from 0 to {deep - 1}."
@@ -59,6 +59,11 @@ def layers(
     _tell(ours, copied, projected, prefix, layers)
     result = {path: result[path] if path in result else _stack(result, path, prefix, depth) for path in stacked}
     return traverse_util.unflatten_dict(result, sep="/"), stats
+
+
+def every_nth(deep: int, depth: int) -> tuple[int, ...]:
+    """Returns the numbers of `depth` layers of `deep`, the first among them, as far apart as whole numbers allow."""
+    return tuple(i * deep // depth for i in range(depth))
 
 
 def _tell(ours: dict[str, Any], copied: set[str], projected: set[str], prefix: str, layers: Sequence[int]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from pathlib import Path
 
 from kd_jax.files import path_of
@@ -27,6 +28,9 @@ def find_model(name: str, revision: str = "main") -> Path:
     place = path_of(name, "the folder of a model")
     if place.is_dir():
         return place
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):  # no id of the hub
+        what = "is a file" if place.is_file() else "is not there"
+        raise ValueError(f"{name!r} {what}: expected the folder of a model, with its config.json and weights.")
     home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
     cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub")) / f"models--{name.replace('/', '--')}"
     reference = cache / "refs" / revision

@@ -30,6 +30,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import nnx, traverse_util
+from ml_collections import ConfigDict
 
 from kd_jax import prng
 from kd_jax.models.adapters import LinenModel, NNXModel, as_model
@@ -143,13 +144,13 @@ def _is_head(path: tuple[str, ...]) -> bool:
 
 
 def lora(
-    module: nn.Module | LinenModel | NNXModel | Mapping[str, Any],
+    module: nn.Module | LinenModel | NNXModel | Mapping[str, Any] | ConfigDict,
     rank: Count[int] = 8,
     alpha: Positive[float] = 16.0,
     targets: str = r"attention/(query|value)$",
 ) -> LoraModel:
     """Returns `module`, or what a config says of it as {name, kwargs}, with adapters. Default targets: the paper's."""
-    if isinstance(module, Mapping):
+    if isinstance(module, Mapping | ConfigDict):
         module = call(module["name"], **module["kwargs"])
     network = as_model(module)
     if not isinstance(network, LinenModel | NNXModel) or rank < 1:

@@ -73,6 +73,10 @@ class Tensors(Mapping[str, np.ndarray]):
     def __len__(self) -> int:
         return len(self._where)
 
+    def first(self, name: str, rows: int) -> np.ndarray:
+        """Returns the first rows of a tensor, without reading the others."""
+        return self._where[name].get_slice(name)[:rows]
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Returns the shape of a tensor, without reading it."""
         return tuple(self._where[name].get_slice(name).get_shape())
@@ -105,13 +109,15 @@ def read_params(
     ignore: Sequence[str] = (),
     fresh: Sequence[str] = (),
     old: Mapping[str, str] | None = None,
+    longer: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Reads the parameters of a folder as a nested dict of NumPy arrays of the shapes and types in `shapes`.
 
     `shapes` is what jax.eval_shape(model.init, ...) gives for "params". `prefix` ("bert.") begins names of the table
     and is missing in checkpoints of a bare body. `ignore` are regular expressions of tensors that the file may hold
     and the model does not use; `fresh` of paths here that the file may lack: they stay out of the result. `old` maps
-    regular expressions to what stands for them in the table, for names of old files ("gamma" for "weight").
+    regular expressions to what stands for them in the table, for names of old files ("gamma" for "weight"). Of the
+    paths here that match `longer`, tables of embeddings, a file may have further rows: the first are read.
     ValueError lists all names that are missing, all that are unexpected and all shapes that do not fit.
     """
     tensors = Tensors(folder)
@@ -132,11 +138,13 @@ def read_params(
             continue
         used.add(name)
         shape = tensors.shape(name)
+        if _matches(path, longer) and not transpose and shape and shape[0] > leaf.shape[0]:
+            shape = (leaf.shape[0], *shape[1:])
         if (_swapped(shape) if transpose else shape) != tuple(leaf.shape):
             needed = _swapped(leaf.shape) if transpose else tuple(leaf.shape)
             problems.append(f"wrong shape: {name!r} has {shape}, {path!r} needs {needed}")
             continue
-        value = tensors[name]
+        value = tensors.first(name, shape[0]) if _matches(path, longer) else tensors[name]
         params[path] = np.ascontiguousarray(value.swapaxes(-1, -2) if transpose else value).astype(leaf.dtype)
     problems += [f"unexpected: {name!r}" for name in tensors if name not in used and not _matches(name, ignore)]
     if problems:
@@ -159,6 +167,11 @@ def write_folder(
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     (folder / CONFIG).write_text(json.dumps(dict(config), indent=2, sort_keys=True) + "\n")
+
+
+def theirs_of(path: str, rules: Sequence[Rule]) -> str:
+    """Returns the name outside of the parameter at `path`; ValueError where the table has none."""
+    return _outside(path, rules)[0]
 
 
 def _outside(path: str, rules: Sequence[Rule]) -> tuple[str, bool]:

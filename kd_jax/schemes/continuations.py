@@ -34,7 +34,7 @@ class Prompts:
     slots: int  # at the beginning of a row, which hold its prompt
     running: bool  # the prompt begins a running text; False: it is that of a pair
     length: int  # L, of a row of the batch
-    end: int | None  # the token that ends a text
+    end: int | tuple[int, ...] | None  # the token that ends a text, or several
 
     @property
     def new(self) -> int:
@@ -47,8 +47,12 @@ class Prompts:
         if self.running:
             mask = (segments == segments[:, -1:]) & (segments > 0)  # the document that the last slot belongs to
         else:
-            first = jnp.argmax(batch["label"] >= 0, axis=1)[:, None]
-            mask = (jnp.arange(self.slots)[None] <= first) & (segments > 0)
+            there = first_text(batch["segments"])
+            counted = (batch["label"] >= 0) & there
+            size = jnp.where(counted.any(1), jnp.argmax(counted, axis=1) + 1, there.sum(1))[:, None]
+            place = jnp.arange(self.slots)[None] + jnp.maximum(size - self.slots, 0)  # of a longer one the end
+            tokens = jnp.take_along_axis(batch["tokens"], place, axis=1)
+            mask = (place < size) & jnp.take_along_axis(there, place, axis=1)
         return left_padded(tokens, mask)
 
     def entries(self, prompt: Array, mask: Array, generated: Array, real: Array) -> dict[str, Array]:
@@ -68,34 +72,63 @@ def with_labels(entries: Mapping[str, Array]) -> dict[str, Array]:
 def prompts_of(source: Any, prompt: int) -> Prompts:
     """Returns where the prompts of a source are: its first `prompt` tokens, or with 0 the prompts of pairs.
 
-    Prompts of pairs have as many slots as the longest needs. Raises ValueError for data that are no text, and for
-    prompts that leave nothing to generate.
+    Prompts of pairs have as many slots as the longest needs, if the rest of a row has room for the data's answers; else
+    as many as leave the fewest tokens of prompts and answers without room, and of longer prompts the end is read.
+    Of several pairs in a row the first is continued. Raises ValueError for data that are no text, and for prompts that
+    leave nothing to generate.
     """
     if source.entry != "tokens" or not source.per_token or "segments" not in source.fields:
         raise ValueError(
             f"{source.name} is no text with a label a token and the field 'segments': see data/text/corpus.py."
         )
     length = source.images.shape[1]
-    slots = prompt or int(np.argmax(source.labels >= 0, axis=1).max()) + 1
+    slots = prompt or _slots(source)
     if not 0 < slots <= length:
         raise ValueError(f"prompt={prompt}: rows have {length} tokens.")
-    if not prompt and source not in _told:
-        _told.add(source)
-        _tell_room(source, slots)
     return Prompts(slots, bool(prompt), length, source.end)
 
 
-def _tell_room(source: Any, slots: int) -> None:
-    """Says so where the longest prompt leaves less room than answers of the data need: all answers get the same."""
-    room, counted = source.images.shape[1] + 1 - slots, source.labels >= 0
+def _slots(source: Any) -> int:
+    """How many slots the prompts of pairs get; says how many prompts and answers of the data have no room then."""
+    name, segments = f"{source.name}/{source.split}", source.fields["segments"]
+    there = np.asarray(first_text(segments))
+    counted = (source.labels >= 0) & there
     answers = counted.sum(1)
-    if answers.max(initial=0) > room:
-        median = int(np.median(np.argmax(counted, axis=1))) + 1
+    prompts = np.where(answers > 0, np.argmax(counted, axis=1) + 1, there.sum(1))
+    length, sizes = source.images.shape[1], np.arange(source.images.shape[1] + 1)
+    longer = [_excess(prompts, sizes), _excess(answers, length + 1 - sizes)]
+    slots = int(np.argmin((longer[0] + longer[1])[1:])) + 1
+    cut, short, several = prompts > slots, answers > length + 1 - slots, (there != (segments > 0)).any(1)
+    if source in _told:
+        return slots
+    _told.add(source)
+    if several.any():
         print(
-            f"{source.name}/{source.split}: the longest prompt has {slots} tokens (the median {median}) and leaves "
-            f"{room} of a row for every answer that is written; {100 * np.mean(answers > room):.1f}% of the data's "
-            f"answers are longer, up to {answers.max()}: data.length={slots + answers.max() - 1} has room for all"
+            f"{name}: {several.sum()} of {len(several)} rows hold several texts, of which the first is continued; "
+            "data.packing='padded' has each in a row of its own"
         )
+    if cut.any() or short.any():
+        print(
+            f"{name}: prompts get {slots} tokens of a row and answers {length + 1 - slots}, so that the fewest are "
+            f"lost: of {cut.sum()} of {len(cut)} prompts (up to {prompts.max()} tokens) the end is read, and "
+            f"{short.sum()} of the data's answers (up to {answers.max()}) are longer; data.length="
+            f"{prompts.max() + answers.max() - 1} has room for all"
+        )
+    return slots
+
+
+def first_text(segments: Any) -> Any:
+    """Returns bool of the shape of segments [batch, length]: which tokens are of the first text of a row."""
+    numbers = jnp.where(segments > 0, segments, jnp.iinfo(jnp.int32).max)
+    return (segments > 0) & (segments == numbers.min(1, keepdims=True))
+
+
+def _excess(lengths: np.ndarray, rooms: np.ndarray) -> np.ndarray:
+    """Sum of max(lengths - room, 0), for each of the rooms."""
+    most = int(max(lengths.max(initial=0), rooms.max()))
+    counts = np.bincount(lengths, minlength=most + 1).astype(np.int64)
+    above = np.cumsum(counts[::-1])[::-1]  # how many are at least so long
+    return np.append(np.cumsum(above[::-1])[::-1], 0)[np.asarray(rooms) + 1]
 
 
 def decoding_of(role: Role, decoding: str) -> Decoding:

@@ -44,12 +44,20 @@ def build(
     Agarwal, Vieillard, Zhou, Stanczyk, Ramos, Geist, Bachem, "On-Policy Distillation of Language Models" (GKD), 2023,
     arXiv 2306.13649: `share` is its lambda, drawn for each batch.
 
+    Where no row of the data has an answer (prompts alone), all batches are written, whatever `share` says, and no step
+    on the data can come first: ValueError for a `warmup` above 0.
+
     Terms that read `on_data.logits` (the student's on the data), `batch.data_label` and `batch.data_labelled` act on
     the data in every step: the language modelling loss beside the distillation.
     """
     if not 0 < share <= 1:
         raise ValueError(f"share={share} of the batches is sampled: a number in (0, 1]; 0 is schemes.offline.build.")
-    prompts = prompts_of(parts.sources["train"], prompt)
+    source = parts.sources["train"]
+    prompts = prompts_of(source, prompt)
+    if not source.labelled.any():
+        if warmup:
+            raise ValueError(f"warmup={warmup} learns from the data's answers first, and {source.name} has none: 0.")
+        share = 1.0
     sample = make_sampler(
         parts,
         prompts,

@@ -62,6 +62,9 @@ def begun(config: ConfigDict, root: Path) -> ConfigDict:
     config = config.copy_and_resolve_references()
     config.terms = whole_terms(config.terms)
     config.report, config.examples = False, 0
+    if config.export.name:
+        print(f"config.export={config.export.name!r} is of one run: a run of the best setting writes these files")
+        config.export.name = ""
     config.view_seed = config.seed if config.view_seed is None else config.view_seed
     if config.members not in ("auto", *KINDS):
         raise ValueError(f"config.members is 'auto', {', '.join(map(repr, KINDS))}, not {config.members!r}.")

@@ -12,6 +12,7 @@ import jax
 
 from kd_jax.system import parallel
 from kd_jax.system.progress import Progress
+from kd_jax.system.trackers import Tracker
 from kd_jax.system.writers import Accumulator, JsonlWriter, TensorBoardWriter, first_non_finite
 
 T = TypeVar("T")
@@ -118,11 +119,20 @@ def _single(last: int, steps: int, metrics: dict) -> list[tuple[int, dict]]:
 class Log:
     """Collects metrics on the device, fetches them while the next step runs, and writes them to files and progress."""
 
-    def __init__(self, directory: Path, record: dict[str, Any], step: int | None, every: int, progress: Progress):
+    def __init__(
+        self,
+        directory: Path,
+        record: dict[str, Any],
+        step: int | None,
+        every: int,
+        progress: Progress,
+        tracker: str = "",
+    ) -> None:
         lead = parallel.is_lead()
         self.writers = [
             JsonlWriter(directory / "metrics.jsonl", step, lead),
             TensorBoardWriter(directory / "tensorboard", step, lead),
+            Tracker(tracker, directory, step, lead),
         ]
         self.record, self.every, self.progress = record, every, progress
         self.sums = Accumulator.from_state(record["accumulator"])

@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from kd_jax.resolve import near
+from kd_jax.tasks import bits
 from kd_jax.tasks.common import entropy, means, require_labels
 from kd_jax.tasks.logits import calibration_error, check_classes, class_sums, class_values, cross_entropy, watch
 from kd_jax.types import Array, Headline, Outputs, Run, Task, Term
@@ -19,22 +21,36 @@ ROWS = {
     "perplexity": ("perplexity", ""),
     "nll": ("NLL, nats a token", ""),
     "nll_error": ("its standard error", ""),
+    "bits_per_byte": ("bits per byte", ""),
     "accuracy": ("next token right", "%"),
     "ece": ("calibration error (ECE)", "%"),
     "agreement": ("agrees with teacher", "%"),
     "kl": ("KL from teacher", ""),
 }
+HEADLINES = {
+    "nll": Headline("nll", -1, "nats", "nll_error"),
+    "bits_per_byte": Headline("bits_per_byte", -1, "bits", "bits_error"),
+}
 
 
-def task(source: Any = None) -> Task:
-    """Returns the task of language models: labels [batch, length], -1 where none counts; logits [batch, length, V]."""
+def task(source: Any = None, headline: str = "nll") -> Task:
+    """Returns the task of language models: labels [batch, length], -1 where none counts; logits [batch, length, V].
+
+    `headline` "nll" is in nats a token; "bits_per_byte" compares networks of different tokenizers, on data with the
+    field label_bytes (tasks/bits.py). Raises ValueError for another word, and for data without that field.
+    """
+    if headline not in HEADLINES:
+        raise ValueError(f"headline={headline!r}. {near(headline, HEADLINES)}")
+    bytewise = headline == "bits_per_byte"
+    if bytewise and source is not None and bits.ENTRY not in {**source.fields, **source.example(0)}:
+        raise ValueError(f"headline={headline!r}: {source.name} does not say how many bytes its labels spell.")
     return Task(
         terms=terms,
         check=functools.partial(check, source=source),
         sums=sums,
         finish=finish,
-        headline=Headline("nll", -1, "nats", "nll_error"),
-        chance=entropy,
+        headline=HEADLINES[headline],
+        chance=None if bytewise else entropy,
         rows=ROWS,
         watch=watch,
         name="tokens",
@@ -73,19 +89,23 @@ def sums(run: Run, batch: Mapping[str, Array], reference: Outputs | None, key: A
     nll = values["nll"]
     s, n = jnp.where(counted, nll, 0.0).sum(1), counted.sum(1, dtype=jnp.float32)
     totals = class_sums(values, labels, counted, counted)
+    if bits.ENTRY in batch:
+        totals |= bits.sums(nll, batch[bits.ENTRY], counted)
     totals["moments/ss"] = (jnp.sum(s * s), jnp.sum(s * n))
     totals["moments/nn"] = (jnp.sum(n * n), jnp.sum(n))
     return totals
 
 
 def finish(sums: Mapping[str, tuple[Any, Any]], collected: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the means, ece, the number of tokens, perplexity = exp(nll), and the standard error of nll.
+    """Returns the means, ece, the number of tokens, perplexity = exp(nll), and the standard error of nll and of bits.
 
     That is sqrt(sum over sequences of (s - nll n)^2) / tokens, with sequences as the independent draws.
     """
     values = means(sums)
     (ss, sn), (nn, tokens), nll = sums["moments/ss"], sums["moments/nn"], values["nll"]
     values |= {"ece": None, "perplexity": None, "nll_error": None, "tokens": int(tokens)}
+    if "bits_per_byte" in values:
+        values["bits_error"] = bits.error(sums, values["bits_per_byte"])
     if tokens:
         values["ece"] = calibration_error(sums)
         values["perplexity"] = math.exp(min(nll, 700.0))

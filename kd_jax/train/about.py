@@ -46,6 +46,8 @@ def origins_of(models: Mapping[str, tuple[Model, Callable[..., Any], Mapping[str
 
 
 def _is_place(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_is_place, value.values()))
     if not isinstance(value, str) or not value:
         return False
     try:
@@ -85,7 +87,7 @@ def info_of(
             "headline": task.headline._asdict(),
         },
         "classes": [] if source.per_token else list(map(str, source.class_names)),
-        "data": {"name": source.name, "noun": source.noun, "num_classes": source.num_classes},
+        "data": {"name": source.name, "noun": source.noun, "num_classes": source.num_classes, "end": _ends(source)},
         "scores": {
             "step": scores["step"],
             **{s: {e: scores[s][e] for e in entries if e in scores[s]} for s in scores if s != "step"},
@@ -94,6 +96,13 @@ def info_of(
         "versions": versions(),
         "git": git_hash(),
     }
+
+
+def _ends(source: Source) -> list[int] | None:
+    """The tokens that end a text, None of other data."""
+    if source.end is None:
+        return None
+    return [source.end] if isinstance(source.end, int) else list(source.end)
 
 
 def texts_of(source: Source) -> dict[str, str]:

@@ -17,6 +17,7 @@ from kd_jax.core.shapes import heard_shapes, shapes_of
 from kd_jax.core.terms import paths_of
 from kd_jax.data.batches import answers_fit
 from kd_jax.models.training_flags import FLAGS
+from kd_jax.system import trackers
 from kd_jax.train.fit import Settings
 from kd_jax.train.jobs import Job
 from kd_jax.train.used import phases_of
@@ -28,6 +29,7 @@ SHARE = 0.5  # the default of labelled_share; 1.0 is what happens anyway where e
 def check_effect(job: Job, scheme: Scheme, inputs: Mapping[str, tuple[PyTree, ...]], batch: Mapping[str, Any]) -> None:
     """Raises ValueError for what the job would not do; `scheme` and `inputs` are those of core.bind."""
     _check_settings(job)
+    _check_learned(job)
     _check_preparations(job, scheme)
     prepared, variables = prepared_shapes(scheme, batch), variable_shapes(scheme, inputs)
     context = {"batch": prepared, "extra": shapes_of(dict(scheme.extra)), "variables": variables}
@@ -73,6 +75,7 @@ def check_run(config: ConfigDict, jobs: Mapping[str, Job]) -> None:
             f"config.workers={config.workers} processes would decode streamed data, and {sources[0].name} is in "
             "memory: set config.workers=0."
         )
+    trackers.check(config.tracker)
     steps = max(sum(stage.steps for stage in job.scheme.stages) for job in jobs.values())
     if config.profile[1] and config.profile[0] >= steps:
         raise ValueError(f"config.profile={tuple(config.profile)}: no training is longer than {steps} steps.")
@@ -93,6 +96,21 @@ def _check_settings(job: Job) -> None:
             f"config.train.labelled_share={share} has no effect: every training example of {sources[0].name} has a "
             "label."
         )
+
+
+def _check_learned(job: Job) -> None:
+    """A stage on data without labels whose every term counts labelled examples alone learns nothing."""
+    for stage in job.scheme.stages:
+        source = job.sources.get(stage.data)
+        terms = [term for phase in stage.phases for term in phase.terms.values()]
+        if source is None or stage.pre_update is not None or source.labelled.any() or not terms:
+            continue
+        if all(term.where == "batch.labelled" for term in terms):
+            what = "Prompts alone are for methods that write the answers, such as on_policy" if source.per_token else ""
+            raise ValueError(
+                f"{job.name}: every term counts labelled examples alone, and none of {source.name}/{source.split} has "
+                f"one. {what or 'Terms without where= learn from every example'}."
+            )
 
 
 def _check_labels(phase: Phase) -> None:

@@ -32,7 +32,7 @@ class Settings:
 
     `steps_per_dispatch` steps are one program, wherever so many are left before an evaluation or the end of a stage;
     signals are heard between two dispatches. `accumulate` microbatches make a batch. The steps from the first to the
-    last of `profile` are traced into `<directory>/profile`.
+    last of `profile` are traced into `<directory>/profile`. `tracker` is one of system.trackers.TRACKERS, or "".
     """
 
     batch_size: int
@@ -47,6 +47,7 @@ class Settings:
     steps_per_dispatch: int = 1
     accumulate: int = 1
     profile: tuple[int, int] = (0, 0)
+    tracker: str = ""
     views: int = 0  # of each example, which come back in turn; 0 = another in every epoch
     repeats: int = 1  # of each example in a batch, each another view
     rules: Mapping[str, parallel.Rules] = dataclasses.field(default_factory=dict)

@@ -93,6 +93,7 @@ def make_settings(
         accumulate=train["accumulate"],
         repeats=train["repeats"],
         profile=tuple(config.profile),
+        tracker=config.tracker,
         rules=rules,
     )
 

@@ -66,7 +66,8 @@ def fit(
         progress = Progress(title, steps, step, settings.batch_size, enabled=lead)
         if run.resumed:
             progress.print(f"{title}: resumed at step {step} of {steps}")
-        log = Log(directory, run.record, step if run.resumed else None, settings.log_every, progress)
+        begun = step if run.resumed else None
+        log = Log(directory, run.record, begun, settings.log_every, progress, settings.tracker)
         with contextlib.ExitStack() as ends:  # each of them, whatever another raises
             for end in (run.checkpoints.wait, log.close, progress.close):
                 ends.callback(end)

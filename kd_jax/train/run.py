@@ -22,7 +22,7 @@ from kd_jax.data.source import Splits
 from kd_jax.files import path_of, read_json, told_of_full_disk, write_json
 from kd_jax.models.host import HostModel, failing
 from kd_jax.report.verdict import headline_of, judge
-from kd_jax.resolve import call
+from kd_jax.resolve import call, check_kwargs, resolve
 from kd_jax.system import heartbeat, parallel
 from kd_jax.system.workdir import cache_programs, check_configs, locked, plain
 from kd_jax.train.brought import brought, note_objects
@@ -63,6 +63,24 @@ def present(config: ConfigDict, results: dict[str, Any], directory: Path) -> dic
     if parallel.is_lead():
         print(how_to_use(results, directory))
     return results
+
+
+def check_export(config: ConfigDict) -> None:
+    """Raises ValueError, before anything is loaded, where config.export names no function or what it does not take.
+
+    A function may have a further one as its attribute `check`, (config, **kwargs), which says what else it cannot do.
+    """
+    if config.export.name:
+        fn, kwargs = resolve(config.export.name), dict(config.export.kwargs)
+        check_kwargs(config.export.name, fn, kwargs, positional=2)
+        if hasattr(fn, "check"):
+            fn.check(config, **kwargs)
+
+
+def write_exports(config: ConfigDict, directory: Path) -> None:
+    """Writes the further files that config.export asks for of a finished run, in the lead process."""
+    if config.export.name and parallel.is_lead():
+        call(config.export.name, directory, config, **config.export.kwargs)
 
 
 def how_to_use(results: Mapping[str, Any], directory: Path) -> str:
@@ -121,6 +139,7 @@ def run(
     if until not in ("", "cache") or (until and not jobs["student"].caches):
         raise ValueError(f"until={until!r}: a run ends at '', or at 'cache' where a teacher.cache.directory is given.")
     if not until and (results := read_finished(config, directory, jobs)):
+        write_exports(config, directory)
         return present(config, results, directory)
     tell_what_is_seen(jobs["student"].scheme.roles)
     with locked(directory), failing(networks.values()):
@@ -136,6 +155,7 @@ def run(
         results |= {"verdict": verdict, "command": shlex.join(sys.argv)}
         results["wall_seconds"] = max(time.monotonic() - start, trained)
         write_json(directory / RESULTS, results)
+        write_exports(config, directory)
         return present(config, results, directory)
 
 
@@ -218,6 +238,7 @@ def jobs_of(
     The parameters of the teachers `loaded` are the caller's.
     """
     check_effects(config, loaded)
+    check_export(config)
     check_seeds(config.data)
     splits, teachers = shaped(data, config.data) if data else load(config.data), teachers_of(config)
     sources = {**splits._asdict(), **_called(config.splits, splits)}

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from kd_jax.cache.plan import TeacherCache
 from kd_jax.cache.stored import has_answers
-from kd_jax.core.evaluate import evaluate, gather, make_eval_step, scored_by
+from kd_jax.core.evaluate import as_scored, evaluate, gather, make_eval_step, scored_by
 from kd_jax.core.paths import lookup
 from kd_jax.data.answers import manifest_of
 from kd_jax.data.batches import batch_shapes, eval_batches
@@ -114,7 +114,7 @@ def mismatch(job: Job, role: Role) -> str:
     variables = jax.eval_shape(role.model.init, key, *inputs)
     outputs = jax.eval_shape(lambda v, *x: role.model.apply(*v, *x, train=False, key=key)[0], variables, *inputs)
     try:
-        scored_by(job.scheme).check(outputs, raw)
+        scored_by(job.scheme).check(outputs, as_scored(raw, [role]))
     except ValueError as e:
         return str(e)
     return ""

@@ -78,7 +78,7 @@ class Student:
         """
         if not self.tokenizer:
             raise ValueError("This network was exported without a tokenizer, so it reads and writes no texts.")
-        written = continued(self.model, self.params, self.fixed, self.tokenizer, texts, length)
+        written = continued(self.model, self.params, self.fixed, self.info, self.tokenizer, texts, length)
         return written[0] if isinstance(texts, str) else written
 
     def logits(self, raw: Any) -> Any:

@@ -58,7 +58,7 @@ def teach(
     taught: dict[str, Taught] = {}
     for name in teachers_of(config):
         own = (handed or {}).get(name)
-        jobs, taught[name] = _teach_one(config, jobs, name, own, shapes.get(name), mesh)
+        jobs, taught[name] = _teach_one(config, jobs, name, own, shapes.get(name), mesh, taught.get("teacher"))
     start = _start_of_student(config, student, taught, shapes) if config.student.initial.name else None
     for name in (name for name in SHARING if name in jobs):
         scheme = jobs[name].scheme
@@ -90,13 +90,18 @@ def _teach_one(
     handed_over: Variables | None,
     shapes: Variables | None,
     mesh: Mesh,
+    teacher: Taught | None,
 ) -> tuple[dict[str, Job], Taught]:
-    """Trains or loads one teacher, asks it where it is cached, and scores it; the jobs may have become new ones."""
+    """Trains or loads one teacher, asks it where it is cached, and scores it; the jobs may have become new ones.
+
+    `teacher` is the one called so, of which a further one may be made.
+    """
     fields, student = teachers_of(config)[name], jobs["student"]
     asked = student.caches[name].role if name in student.caches else student.scheme.roles[name]
     first, finished = ({}, {}) if isinstance(asked.model, HostModel) else handed_over, None
     if first is None and not fields.checkpoint:
-        first = first_variables(fields.initial, name, asked.model, fields.seed, None, shapes, student.source)
+        copied = teacher.variables() if teacher is not None and takes_teacher(fields.initial) else None
+        first = first_variables(fields.initial, name, asked.model, fields.seed, copied, shapes, student.source)
         require_numbers(f"config.{name}.initial", first)
     if name in jobs:
         scheme = starting_at(jobs[name].scheme, "student", first)

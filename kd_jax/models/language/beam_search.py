@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kd_jax.models.language.generation import Decoding
+from kd_jax.models.language.generation import Decoding, is_end
 from kd_jax.types import Array, PyTree
 
 NONE = -1e30  # the score of a beam that does not exist; finite, so that sums and comparisons are
@@ -27,7 +27,7 @@ def beam_search(
     *,
     beams: int,
     length: int,
-    end: int,
+    end: int | tuple[int, ...],
     length_penalty: float = 1.0,
     pad: int = 0,
     cache: PyTree = None,
@@ -57,7 +57,7 @@ def beam_search(
         scores, positions = jax.lax.top_k(scores, 2 * beams)
         parents, tokens = positions // vocabulary, (positions % vocabulary).astype(jnp.int32)
         histories = jnp.take_along_axis(live_tokens, parents[:, :, None], 1).at[:, :, number].set(tokens)
-        ended = (tokens == end) | (number == length - 1)
+        ended = is_end(tokens, end) | (number == length - 1)
 
         # What ends competes with what was kept aside before.
         all_scores = jnp.concatenate([done_scores, jnp.where(ended, penalised(scores, number + 1), NONE)], 1)

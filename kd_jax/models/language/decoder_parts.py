@@ -48,14 +48,21 @@ class Options:
     gated: bool = True  # down(activation(gate x) * up x), else down(activation(up x))
     positions: str = "rope"  # rope | learned
     theta: float = 10000.0
+    local_theta: float = 0.0  # of layers with a window, whose positions are not scaled; 0 = as the others (Gemma 3)
+    unplaced: tuple[int, ...] = ()  # layers without positions (SmolLM3)
     rope_scaling: tuple[tuple[str, Any], ...] | Mapping[str, Any] = ()  # of a Hugging Face config: linear, llama3
     max_length: int = 0  # of learned positions
     qkv_bias: bool = False
     out_bias: bool = False
     mlp_bias: bool = False
     qk_norm: bool = False  # of every head's queries and keys, before the positions
+    qk_norm_whole: bool = False  # of all heads together (OLMo 2)
+    pre_norms: bool = True  # of what attention and MLP read
     post_norms: bool = False
     scale_embedding: bool = False  # by sqrt(width)
+    embedding_multiplier: float = 1.0  # this and the next two: Granite
+    residual_multiplier: float = 1.0  # of what a layer adds
+    logits_scaling: float = 1.0  # what logits are divided by
     attention_scale: float = 0.0  # 0 = 1 / sqrt(head width)
     attention_softcap: float = 0.0  # 0 = none; c tanh(x / c)
     logit_softcap: float = 0.0
@@ -75,6 +82,7 @@ class Options:
         object.__setattr__(self, "kv_heads", self.kv_heads or self.heads)
         object.__setattr__(self, "rope_scaling", tuple(sorted(dict(self.rope_scaling).items())))
         object.__setattr__(self, "windows", tuple(self.windows))
+        object.__setattr__(self, "unplaced", tuple(self.unplaced))
         if not self.head_width and self.width % self.heads:
             fail(f"width={self.width} is no multiple of heads={self.heads}; give head_width")
         object.__setattr__(self, "head_width", self.head_width or self.width // self.heads)
@@ -237,10 +245,12 @@ def segment_positions(segments: Array) -> Array:
     return slots - jax.lax.cummax(jnp.where(starts, slots, 0), axis=1)
 
 
-def angles_of(o: Options, positions: Array) -> tuple[Array, Array]:
-    """Returns (cos, sin) float32 [1 or batch, length, 1, head width / 2] of rotary positions."""
-    frequencies = 1 / o.theta ** (jnp.arange(0, o.head_width, 2, dtype=jnp.float32) / o.head_width)
-    frequencies = rescaled(frequencies, dict(o.rope_scaling))[None, None, None]
+def angles_of(o: Options, positions: Array, local: bool = False) -> tuple[Array, Array]:
+    """Returns (cos, sin) float32 [1 or batch, length, 1, head width / 2] of rotary positions; `local`: local_theta."""
+    frequencies = 1 / (o.local_theta if local else o.theta) ** (
+        jnp.arange(0, o.head_width, 2, dtype=jnp.float32) / o.head_width
+    )
+    frequencies = rescaled(frequencies, {} if local else dict(o.rope_scaling))[None, None, None]
     angles = positions[..., None, None].astype(jnp.float32) * frequencies
     return jnp.cos(angles), jnp.sin(angles)
 

@@ -9,6 +9,7 @@ the real ones: the end token is real, what follows it is padding. beam_search.py
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from typing import NamedTuple
 
 import jax
@@ -51,15 +52,15 @@ def generate(
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
-    end: int | None = None,
+    end: int | tuple[int, ...] | None = None,
     pad: int = 0,
     cache: PyTree = None,
 ) -> Generated:
     """Draws up to `length` tokens after prompt int [batch, prompt length], padded on the left.
 
     A prompt has at least one token. temperature 0 takes the most likely token, without a key's help. A row is done
-    after `end`; the loop stops when all are. `cache` takes the place of an empty one (of an encoder-decoder: with what
-    the encoder saw).
+    after `end`, or one of several; the loop stops when all are. `cache` takes the place of an empty one (of an
+    encoder-decoder: with what the encoder saw).
     """
     batch, size = prompt.shape
     keys = row_keys(key, batch)
@@ -78,7 +79,7 @@ def generate(
         number, logits, cache, done, tokens, mask = state
         token = jnp.where(done, pad, choose(logits, number)).astype(jnp.int32)
         tokens, mask = tokens.at[:, number].set(token), mask.at[:, number].set(~done)
-        done = done | (token == end) if end is not None else done
+        done = done | is_end(token, end)
         logits, cache = decoding.step(params, token[:, None], cache, None, True)
         return number + 1, logits[:, -1], cache, done, tokens, mask
 
@@ -86,6 +87,12 @@ def generate(
     empty = jnp.full((batch, length), pad, jnp.int32), jnp.zeros((batch, length), bool)
     first = (jnp.int32(0), logits[:, -1], cache, jnp.zeros(batch, bool), *empty)
     return Generated(*jax.lax.while_loop(going_on, body, first)[-2:])
+
+
+def is_end(tokens: Array, end: int | tuple[int, ...] | None) -> Array:
+    """Returns bool of the shape of `tokens`: which are the token, or one of the tokens, that ends a text."""
+    ends = () if end is None else end if isinstance(end, tuple) else (end,)
+    return reduce(jnp.logical_or, [tokens == one for one in ends], jnp.zeros(tokens.shape, bool))
 
 
 def mixed(student: Decoding, teacher: Decoding, alpha: float) -> Decoding:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kd_jax.models.language.generation import Decoding, draw, filtered, row_keys, step_keys
+from kd_jax.models.language.generation import Decoding, draw, filtered, is_end, row_keys, step_keys
 from kd_jax.types import Array, PyTree
 
 
@@ -36,7 +36,7 @@ def speculate(
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
-    end: int | None = None,
+    end: int | tuple[int, ...] | None = None,
     pad: int = 0,
 ) -> Speculated:
     """Draws up to `length` tokens of the teacher after prompt int [batch, prompt length], padded on the left.
@@ -94,14 +94,14 @@ def speculate(
         new = jnp.where(jnp.arange(proposals + 1)[None] == right[:, None], last[:, None], jnp.roll(run, -1, 1))
         real = (jnp.arange(proposals + 1)[None] <= right[:, None]) & ~done[:, None]
         if end is not None:
-            ends = jnp.cumsum((new == end) & real, 1)
-            real = real & ((ends == 0) | ((ends == 1) & (new == end)))
+            ends = jnp.cumsum(is_end(new, end) & real, 1)
+            real = real & ((ends == 0) | ((ends == 1) & is_end(new, end)))
         put = jax.vmap(lambda whole, part, start: jax.lax.dynamic_update_slice(whole, part, (start,)))
         tokens, mask = put(tokens, jnp.where(real, new, pad), counts), put(mask, real, counts)
         tally += jnp.stack([jnp.where(done, 0, right).sum(), (~done).sum() * proposals])
         added = real.sum(1)
         if end is not None:
-            done = done | ((new == end) & real).any(1)
+            done = done | (is_end(new, end) & real).any(1)
         counts = counts + added
         done = done | (counts >= length)
         token = jnp.where(done, token, last)

@@ -1,0 +1,100 @@
+"""Folders of small random language models as `transformers` writes them, with tokenizers trained here."""
+
+import json
+
+import torch
+import transformers
+from language_folders import CHATML, HEADERS, TEXTS, trained
+
+TURNS = (
+    "{{ bos_token }}{% for message in messages %}{{ '<start_of_turn>' + ('model' if message['role'] == 'assistant' "
+    "else message['role']) + '\n' + message['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+CHAT = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+HEADED = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+TURNED = ["<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"]
+GEMMA3_LAYERS = ["full_attention", "full_attention", "sliding_attention", "sliding_attention"]
+# family: (class, special tokens, the one that begins a text, names of others, template, what ends a text, options)
+FAMILIES = {
+    "llama": ("Llama", HEADED, HEADED[0], {"eos_token": HEADED[1]}, HEADERS, [1, 4], {}),
+    "qwen2": ("Qwen2", CHAT, "", {"eos_token": CHAT[2], "pad_token": CHAT[0]}, CHATML, [2, 0], {}),
+    "qwen3": (
+        *("Qwen3", CHAT, "", {"eos_token": CHAT[2], "pad_token": CHAT[0]}, CHATML, [2, 0]),
+        {"tie_word_embeddings": True},
+    ),
+    "gemma2": (
+        *("Gemma2", TURNED, TURNED[2], {"eos_token": TURNED[1], "pad_token": TURNED[0]}, TURNS, [1, 4]),
+        {
+            "sliding_window": 8,
+            "query_pre_attn_scalar": 12,
+            "attn_logit_softcapping": 50.0,
+            "final_logit_softcapping": 30.0,
+        },
+    ),
+    "gemma3": (
+        *("Gemma3Text", TURNED, TURNED[2], {"eos_token": TURNED[1], "pad_token": TURNED[0]}, TURNS, [1, 4]),
+        {"sliding_window": 4, "query_pre_attn_scalar": 12, "layer_types": GEMMA3_LAYERS},
+    ),
+    "granite": (
+        *("Granite", CHAT, "", {"eos_token": CHAT[2], "pad_token": CHAT[0]}, CHATML, [2, 0]),
+        {"embedding_multiplier": 3.0, "residual_multiplier": 0.7, "attention_multiplier": 0.4, "logits_scaling": 0.5},
+    ),
+    "olmo2": ("Olmo2", CHAT, "", {"eos_token": CHAT[2], "pad_token": CHAT[0]}, CHATML, [2, 0], {}),
+    "phi3": ("Phi3", CHAT, "", {"eos_token": CHAT[2], "pad_token": CHAT[0]}, CHATML, [2, 0], {"sliding_window": 8}),
+    "smollm3": (
+        *("SmolLM3", CHAT, "", {"eos_token": CHAT[2], "pad_token": CHAT[0]}, CHATML, [2, 0]),
+        {"no_rope_layers": [0, 1, 1, 0]},
+    ),
+}
+
+
+def folder(path, family="llama", rows=0, width=16, depth=2, seed=0, tokens=300, length=64, template=True, **more):
+    """Writes a random model of `rows` rows (0: those of its tokens) with its tokenizer, and returns the path."""
+    kind, special, start, names, chat, ends, options = FAMILIES[family]
+    tokenizer = trained(special, start, tokens)
+    count = tokenizer.get_vocab_size()
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, **names, **({"bos_token": start} if start else {})
+    )
+    fast.chat_template = chat if template else None
+    sizes = dict(
+        vocab_size=rows or count,
+        hidden_size=width,
+        intermediate_size=24,
+        num_hidden_layers=depth,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        max_position_embeddings=length,
+        bos_token_id=tokenizer.token_to_id(start) if start else 0,  # Qwen's config.json names one that nothing uses
+        eos_token_id=ends[0],
+        pad_token_id=0,
+    )
+    torch.manual_seed(seed)
+    config = getattr(transformers, f"{kind}Config")(**{**sizes, **options, **more})
+    network = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    for value in network.parameters():
+        value.data += 0.2 * torch.randn_like(value)
+    network.generation_config.eos_token_id = ends
+    network.save_pretrained(path)
+    fast.save_pretrained(path)
+    return path
+
+
+def records(path, kind, count=24):
+    """Writes records of a kind ("messages", "completion", "prompt", "text") and returns the path."""
+    lines = []
+    for i in range(count):
+        question, answer = f"{TEXTS[i % 3]} {i % 7}", f"{TEXTS[3 + i % 3][:20]} {i % 5}"
+        turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        lines.append(
+            {
+                "messages": {"messages": turns},
+                "completion": {"prompt": question, "completion": answer},
+                "prompt": {"prompt": question},
+                "text": {"text": f"{question} {answer}"},
+            }[kind]
+        )
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
