@@ -41,6 +41,7 @@ FAMILIES = {
         {"embedding_multiplier": 3.0, "residual_multiplier": 0.7, "attention_multiplier": 0.4, "logits_scaling": 0.5},
     ),
     "olmo2": ("Olmo2", CHAT, "", {"eos_token": CHAT[2], "pad_token": CHAT[0]}, CHATML, [2, 0], {}),
+    "phi3": ("Phi3", CHAT, "", {"eos_token": CHAT[2], "pad_token": CHAT[0]}, CHATML, [2, 0], {"sliding_window": 8}),
     "smollm3": (
         *("SmolLM3", CHAT, "", {"eos_token": CHAT[2], "pad_token": CHAT[0]}, CHATML, [2, 0]),
         {"no_rope_layers": [0, 1, 1, 0]},

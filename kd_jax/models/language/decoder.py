@@ -30,20 +30,21 @@ from kd_jax.models.language.blocked_attention import Seen
 from kd_jax.models.language.decoder_attention import Attention
 from kd_jax.models.language.decoder_parts import (
     ALL,
+    HEAD,
     Cache,
     Matrix,
     Mlp,
     Norm,
     Options,
     angles_of,
+    built,
     segment_positions,
-    softcapped,
     tokens_at_once,
     write,
 )
 from kd_jax.models.language.generation import Decoding
 from kd_jax.models.layers import Tap
-from kd_jax.types import Array, Projected, PyTree
+from kd_jax.types import Array, PyTree
 
 KINDS = ("keys", "values")
 BATCH_AXES = ("data", "fsdp")  # of a mesh, as in parallel.py
@@ -156,10 +157,10 @@ class Decoder(nn.Module):
         x = run_layers(o, matrix(tokens), positions, inputs, train, self.cross_attends)
         x = Norm(o, name="norm")(x[:, -1:] if last else x)
         x = Tap(name="final")(x if o.logits_scaling == 1 else x / o.logits_scaling)
-        head = matrix if o.tied else Matrix(o.vocabulary, o.width, name="head")
-        logits = softcapped(head.attend(x), o.logit_softcap)
-        chunk = o.chunk or tokens_at_once(o.vocabulary, o.width)
-        Tap(name="projected")(Projected((x,), (head.embedding,), None, logits, (True,), o.logit_softcap, chunk))
+        head = matrix if o.tied else Matrix(o.vocabulary, o.width, name=HEAD)
+        product = head.projected(x, o.logit_softcap, o.chunk or tokens_at_once(o.vocabulary, o.width))
+        logits = built(product)
+        Tap(name="projected")(dataclasses.replace(product, built=logits))
         return logits
 
 

@@ -26,6 +26,7 @@ FAMILIES: dict[str, tuple[str, bool, dict[str, Any]]] = {
         *("Olmo2ForCausalLM", False),
         {"pre_norms": False, "post_norms": True, "qk_norm": True, "qk_norm_whole": True},
     ),
+    "phi3": ("Phi3ForCausalLM", False, {}),
     "smollm3": ("SmolLM3ForCausalLM", True, {}),
     "gpt2": (
         "GPT2LMHeadModel",
@@ -140,6 +141,9 @@ def _positions(config: Mapping[str, Any]) -> dict[str, Any]:
     local = written.get("sliding_attention") or {}
     rope = {**(config.get("rope_scaling") or {}), **(written.get("full_attention") or written)}
     theta = rope.pop("rope_theta", None) or config.get("rope_theta", THETAS.get(family, 10000.0))
+    turned = rope.pop("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
+    if turned != 1:
+        raise ValueError(f"positions of a part of each head (partial_rotary_factor={turned}) are not supported")
     old_kind = rope.pop("type", "default")
     kind = rope.get("rope_type", old_kind)
     if kind not in ROPE_KINDS:
@@ -159,10 +163,10 @@ def _windows(config: Mapping[str, Any], family: str) -> tuple[int, ...]:
     if family in ("qwen2", "qwen3", "smollm3"):
         sliding = bool(config.get("use_sliding_window"))
     else:
-        sliding = family in ("mistral", *GEMMAS)
+        sliding = family in ("mistral", "phi3", *GEMMAS)
     if not window or not sliding:
         return ()
-    if family == "mistral":
+    if family in ("mistral", "phi3"):
         return (window,)
     windows = tuple(window if kind == "sliding_attention" else 0 for kind in _layer_types(config, family, depth))
     return windows if any(windows) else ()

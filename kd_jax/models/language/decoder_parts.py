@@ -19,8 +19,9 @@ import jax.numpy as jnp
 
 from kd_jax.models.remat import POLICIES
 from kd_jax.resolve import near
-from kd_jax.types import Array, PyTree
+from kd_jax.types import Array, Projected, PyTree
 
+HEAD, ADAPTERS = "head", ("lora_a", "lora_b")  # a head that is not tied, and what models/lora.py lays beside it
 INIT = nn.initializers.normal(0.02)  # of every matrix, as in GPT-2 and Llama
 ALL = 2**30  # a window that reaches every token
 # Of what exists at a time in losses and scores: logits (16 MiB of float32), tokens. A product with the head waits for
@@ -158,9 +159,13 @@ class Matrix(nn.Module):
     def __call__(self, numbers: Array) -> Array:
         return jnp.take(self.embedding, numbers, axis=0)
 
-    def attend(self, x: Array) -> Array:
-        """Computes x @ embedding.T, summed in float32."""
-        return jnp.einsum("...d,vd->...v", x, self.embedding.astype(x.dtype), preferred_element_type=jnp.float32)
+    def projected(self, x: Array, softcap: float, chunk: int) -> Projected:
+        """Returns the logits softcap(x @ embedding.T) as a product, adapters of models/lora.py a second one."""
+        a, b = (self.get_variable("params", name) for name in ADAPTERS)
+        if a is None or b is None:
+            return Projected((x,), (self.embedding,), None, None, (True,), softcap, chunk)
+        low = x @ a.astype(x.dtype)
+        return Projected((x, low), (self.embedding, b), None, None, (True, False), softcap, chunk)
 
 
 class Mlp(nn.Module):
@@ -217,6 +222,16 @@ def dense(o: Options, features: int, bias: bool, name: str | None = None) -> Den
 def tokens_at_once(vocabulary: int, width: int) -> int:
     """Returns how many tokens' logits exist at a time: an eighth of the head, at least LEAST tokens or LOGITS."""
     return max(LEAST, width // 8, LOGITS // vocabulary)
+
+
+def built(logits: Projected) -> Array:
+    """Computes projected logits, the products summed in float32."""
+    total = None
+    for h, w, by_class in zip(logits.hidden, logits.heads, logits.by_class, strict=True):
+        dims = "...d,vd->...v" if by_class else "...d,dv->...v"
+        z = jnp.einsum(dims, h, w.astype(h.dtype), preferred_element_type=jnp.float32)
+        total = z if total is None else total + z
+    return softcapped(total, logits.softcap)
 
 
 def softcapped(x: Array, cap: float) -> Array:

@@ -105,7 +105,7 @@ def save(
     check_words(rows, dtype)
     place, o = find_model(source), module.options
     config = read_config(place)
-    params = outside(jax.tree.map(np.asarray, params), o, np)
+    params = outside(jax.tree.map(np.asarray, params), o, config["model_type"], np)
     if rows == "all":
         params |= _with_all_rows(place, config["model_type"], params)
     count = params["embed"]["embedding"].shape[0]
