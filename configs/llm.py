@@ -5,10 +5,11 @@ python launch.py --config=configs/llm.py --config.teacher.path=FOLDER --config.s
 python launch.py --config=configs/llm.py:on_policy,lora,chat ...       # GKD on prompts, adapters alone are trained
 python launch.py --config=configs/llm.py:reverse_kl --config.teacher.path=FOLDER --config.student.layers=6 ...
 
-Folders are as transformers writes them (Llama, Mistral, Qwen2, Qwen3, Gemma, Gemma 2, GPT-2); tokens, chat template and
-what begins and ends a text come from their files. Lines of the data are {"messages": [...]}, {"prompt", "completion"},
-{"prompt"} alone (on_policy and what else writes texts) or {"text"}. The student is written to DIR/student/hf, with
-`lora` its adapters to DIR/student/peft as well. docs/language.md has the road in ten lines. After the colon:
+Folders are as transformers writes them (Llama, Mistral, Qwen, Gemma, Granite, OLMo 2, Phi-3, SmolLM3, GPT-2); tokens,
+chat template and what begins and ends a text come from their files. Lines of the data are {"messages": [...]},
+{"prompt", "completion"}, {"prompt"} alone (on_policy and what else writes texts) or {"text"}. The student is written to
+DIR/student/hf, with `lora` its adapters to DIR/student/peft as well. docs/language.md has the road in ten lines.
+After the colon:
 
   word reverse_kl jsd skew_kl skew_reverse_kl akl tv   a divergence at every token of the answers; word is forward KL
   sequence interpolated    the teacher's beam search as answers; the beam nearest to the data
@@ -67,7 +68,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.train = training(batch_size=16, steps=200)
     config.train.optimizer.update(dict(name="adamw", learning_rate=rate, weight_decay=0.0, clip_norm=1.0, warmup=0.05))
     config.log_every, config.eval_batch_size, config.keep = 10, 16, 1
-    config.summary = part("schemes.text_summary.samples", prompt=0, temperature=0.0)
+    config.summary = part("schemes.text_summary.answers")
     config.export = part("export.published.write")
     # Published students write already: no steps on the data come first.
     options = {} if method in (*WORD, CROSS, "sequence", "interpolated") else {"warmup": 0.0}

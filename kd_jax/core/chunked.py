@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec
 
 from kd_jax.core.paths import Context, Path, lookup
 from kd_jax.core.shapes import shapes_of
-from kd_jax.core.terms import UNTRACED, masked_sum_and_count, name_of, paths_of, takes_where
+from kd_jax.core.terms import UNTRACED, masked_sum_and_count, name_of, takes_where
 from kd_jax.losses._joint import Part, Settings, Side, weighted
 from kd_jax.losses._projection import on_auto_axes
 from kd_jax.losses.needs import is_by_token
@@ -88,7 +88,7 @@ def is_fused(term: Term, context: Context) -> bool:
 
 def answer_of(outputs: Outputs) -> Any:
     """Returns the projection that stands for the logits of evaluated outputs, or the logits."""
-    projected = [value for value in outputs.features.values() if stands_for(value, outputs.logits)]
+    projected: list[Any] = [value for value in outputs.features.values() if stands_for(value, outputs.logits)]
     return dataclasses.replace(projected[0], built=None) if projected else outputs.logits
 
 
@@ -262,9 +262,3 @@ def without_built(outputs: Outputs) -> Outputs:
         for tap, value in outputs.features.items()
     }
     return Outputs(outputs.logits, features)
-
-
-def unfused(terms: Mapping[str, Term], taps: Mapping[str, str]) -> list[str]:
-    """Returns the terms that read logits which a network would project in chunks, and have them all built."""
-    plain = {f"{call}.logits" for call in taps}
-    return [name for name, term in terms.items() if plain & {*paths_of(term)}]

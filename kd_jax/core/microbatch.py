@@ -12,7 +12,7 @@ import numpy as np
 
 from kd_jax.core.paths import lookup
 from kd_jax.core.terms import context_of, has_rows, paths_of, term_values
-from kd_jax.types import Array, PyTree, Term
+from kd_jax.types import Array, Projected, PyTree, Term
 
 Tried = tuple[Term, PyTree]
 ROWS = 4  # of the small batch on which a term is tried; its first half is compared with that half alone
@@ -34,12 +34,17 @@ def split(tree: PyTree, size: int, parts: int) -> PyTree:
     What has no batch axis is repeated.
     """
 
-    def rows(x: Array) -> Array:
-        if x.ndim and x.shape[0] == size:
-            return x.reshape(size // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+    def again(x: Array) -> Array:
         return jnp.broadcast_to(x, (parts, *x.shape))
 
-    return jax.tree.map(rows, tree)
+    def rows(x: Any) -> Any:
+        if isinstance(x, Projected):  # a head may have as many classes as the batch has rows
+            return dataclasses.replace(jax.tree.map(again, x), hidden=tuple(map(rows, x.hidden)))
+        if x.ndim and x.shape[0] == size:
+            return x.reshape(size // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+        return again(x)
+
+    return jax.tree.map(rows, tree, is_leaf=lambda x: isinstance(x, Projected))
 
 
 def whole(stacked: PyTree) -> PyTree:

@@ -97,7 +97,9 @@ def mesh_axes_here(
     return tuple(a for a in token_axes if free.get(a, 1) > 1), vocabulary_axis
 
 
-def on_auto_axes(compute: Callable[..., PyTree], like: Array, axes: int, specs: Callable[[PartitionSpec], PyTree]):
+def on_auto_axes(
+    compute: Callable[..., Any], like: Array, axes: int, specs: Callable[[PartitionSpec], PyTree]
+) -> Callable[..., Any]:
     """Returns `compute` with the Explicit axes of jax.set_mesh's mesh (jax's default) left to the compiler inside.
 
     What it returns is laid out as `specs` says of the spec of the first `axes` axes of `like`.
@@ -108,7 +110,8 @@ def on_auto_axes(compute: Callable[..., PyTree], like: Array, axes: int, specs: 
     if not explicit:
         return compute
     spec = PartitionSpec(*jax.typeof(like).sharding.spec[:axes])
-    return jax.sharding.auto_axes(compute, axes=explicit, out_sharding=specs(spec))
+    laid_out: Any = jax.sharding.auto_axes(compute, axes=explicit, out_sharding=specs(spec))
+    return laid_out
 
 
 def heads_to_shard(

@@ -35,7 +35,7 @@ from ml_collections import ConfigDict
 from kd_jax import prng
 from kd_jax.models.adapters import LinenModel, NNXModel, as_model
 from kd_jax.models.intercept import Layer, first_input, intercepted
-from kd_jax.models.language.decoder_parts import Dense
+from kd_jax.models.language.decoder_parts import HEAD, Dense
 from kd_jax.models.remat import Remat
 from kd_jax.ranges import Count, Positive
 from kd_jax.resolve import call, near, pattern_of
@@ -49,8 +49,9 @@ BESIDE = "lora_"  # lora_a and lora_b lie beside the kernel while the network ru
 class LoraModel:
     """A Model whose last input is the base's parameters; params = {path of a layer: {"a", "b"}}, nested as in the base.
 
-    The linear layers (`nn.Dense`, `nnx.Linear`, the decoders' own) whose path the regular expression `targets` is found
-    in are adapted. The network's own `apply` gets everything else, so taps, stats and inputs are those of the base.
+    The linear layers (`nn.Dense`, `nnx.Linear`, the decoders' own, and their heads that are not tied) whose path the
+    regular expression `targets` is found in are adapted. The network's own `apply` gets everything else, so taps, stats
+    and inputs are those of the base.
     Errors: ValueError if nothing is targeted; in `apply` if a target is no linear layer, or does not run in training.
     """
 
@@ -73,6 +74,7 @@ class LoraModel:
         """Returns the first A and B of every targeted kernel [..., in, out] of the base's parameters."""
         flat: dict[tuple, Any] = traverse_util.flatten_dict(base)
         kernels = {path[:-1]: x for path, x in flat.items() if path[-1] == "kernel"}
+        kernels |= {path[:-1]: x.T for path, x in flat.items() if _is_head(path)}
         chosen = [path for path in kernels if pattern_of(self.targets, "lora: targets").search("/".join(path))]
         if not chosen:
             names = ["/".join(path) for path in kernels]
@@ -108,7 +110,8 @@ class LoraModel:
 
         with intercepted(adapt):
             outputs, stats = self.network.apply(joined, stats, *inputs, train=train, key=key, taps=taps)
-        wrong = sorted({"/".join(path) for *path, _ in adapters} - adapted)
+        heads = {"/".join(path[:-1]) for path in traverse_util.flatten_dict(base) if _is_head(path)}  # read theirs
+        wrong = sorted({"/".join(path) for *path, _ in adapters} - adapted - heads)
         if any(path in others for path in wrong) or (wrong and train):
             raise ValueError(
                 f"lora: targets={self.targets!r} chooses {wrong}, which did not run as linear layers "
@@ -121,8 +124,11 @@ class LoraModel:
         merged: dict[tuple, Any] = traverse_util.flatten_dict(base)
         adapters: dict[tuple, Any] = traverse_util.flatten_dict(self.scaled(params))
         for path in {path[:-1] for path in adapters}:
-            kernel = merged[(*path, "kernel")]
-            merged[(*path, "kernel")] = (kernel + adapters[(*path, "a")] @ adapters[(*path, "b")]).astype(kernel.dtype)
+            change = adapters[(*path, "a")] @ adapters[(*path, "b")]
+            name = (*path, "kernel")
+            if name not in merged:
+                name, change = (*path, "embedding"), change.T
+            merged[name] = (merged[name] + change).astype(merged[name].dtype)
         return traverse_util.unflatten_dict(merged)
 
     def scaled(self, params: PyTree) -> PyTree:
@@ -130,6 +136,11 @@ class LoraModel:
         scale = self.alpha / self.rank
         flat: dict[tuple, Any] = traverse_util.flatten_dict(params)
         return traverse_util.unflatten_dict({p: x * scale if p[-1] == "a" else x for p, x in flat.items()})
+
+
+def _is_head(path: tuple[str, ...]) -> bool:
+    """Whether a parameter is the table [vocabulary, width] of a decoder's head that is not tied."""
+    return path[-2:] == (HEAD, "embedding")
 
 
 def lora(

@@ -77,6 +77,11 @@ def prompts_of(source: Any, prompt: int) -> Prompts:
     Of several pairs in a row the first is continued. Raises ValueError for data that are no text, and for prompts that
     leave nothing to generate.
     """
+    if source.per_token and source.images is None:
+        raise ValueError(
+            f"{source.name}/{source.split} is too large to be in memory, and how long its prompts are is seen there: "
+            "have fewer records, or shorter rows (data.length)."
+        )
     if source.entry != "tokens" or not source.per_token or "segments" not in source.fields:
         raise ValueError(
             f"{source.name} is no text with a label a token and the field 'segments': see data/text/corpus.py."

@@ -15,6 +15,7 @@ from kd_jax.schemes.continuations import Prompts, decoding_of, first_cache, prom
 from kd_jax.system import parallel
 from kd_jax.types import Role, TrainState
 
+ANSWERED = 16  # prompts that are answered at once
 Summary = Callable[[TrainState, Mapping[str, Any]], list[dict[str, Any]]]
 
 
@@ -42,6 +43,26 @@ def samples(
     return summary
 
 
+def answers(
+    roles: Mapping[str, Role],
+    sources: Mapping[str, Any],
+    count: Count[int] = 64,
+    shown: NotNegative[int] = 3,
+    role: str = "student",
+    decoding: str = "models.language.decoder.decoding",
+) -> Summary:
+    """Returns a summary of greedy answers to `count` test prompts: how many are the data's, with `shown` of them.
+
+    Of test data without answers, prompts alone, it shows what is written.
+    """
+    source = sources["test"]
+    if not (source.labels >= 0).any():
+        options = dict(prompt=0, count=min(shown, len(source)), temperature=0.0)
+        return samples(roles, sources, **options, role=role, decoding=decoding)
+    options = dict(count=count, shown=shown, batch=min(count, len(source), ANSWERED))
+    return exact_match(roles, sources, **options, role=role, decoding=decoding)
+
+
 def exact_match(
     roles: Mapping[str, Role],
     sources: Mapping[str, Any],
@@ -66,7 +87,7 @@ def exact_match(
         raise ValueError(
             f"No prompt of {source.name}/{source.split} begins with {prefix!r}; the first is {begins[0]!r}."
         )
-    wanted = [source.decode(source.labels[i][source.labels[i] >= 0]) for i in rows]
+    wanted = [source.decode(first_answer(source.labels[i])) for i in rows]
 
     def summary(state: TrainState, record: Mapping[str, Any]) -> list[dict[str, Any]]:
         del record
@@ -90,6 +111,14 @@ def exact_match(
         ]
 
     return summary
+
+
+def first_answer(labels: np.ndarray) -> np.ndarray:
+    """Returns the first labels of a row that are counted without a gap: its first answer; [] where there is none."""
+    counted = labels >= 0
+    first = int(np.argmax(counted))
+    end = first + int(np.argmin(np.append(counted[first:], False)))
+    return labels[first:end]
 
 
 def final(text: str, pattern: str) -> str | None:

@@ -46,7 +46,7 @@ class Tracker:
 def check(kind: str) -> None:
     """Raises ValueError for a word that is no tracker, and ImportError for one that is not installed."""
     if kind not in ("", *TRACKERS):
-        raise ValueError(f"config.tracker={kind!r}. {near(str(kind), TRACKERS)}")
+        raise ValueError(f"config.tracker={kind!r}. {near(kind, TRACKERS)}")
     if kind:
         _package(kind)
 

@@ -61,8 +61,7 @@ def teach(
     taught: dict[str, Taught] = {}
     for name in teachers_of(config):
         variables = (handed or {}).get(name)
-        first = taught["teacher"].variables if "teacher" in taught else None
-        jobs, taught[name] = _teach_one(config, jobs, name, variables, shapes.get(name), mesh, first)
+        jobs, taught[name] = _teach_one(config, jobs, name, variables, shapes.get(name), mesh, taught.get("teacher"))
     start = _start_of_student(config, student, taught, shapes) if config.student.initial.name else None
     for name in (name for name in SHARING if name in jobs):
         scheme = jobs[name].scheme
@@ -94,17 +93,17 @@ def _teach_one(
     handed_over: Variables | None,
     shapes: Variables | None,
     mesh: Mesh,
-    teacher: Callable[[], Variables] | None = None,
+    teacher: Taught | None,
 ) -> tuple[dict[str, Job], Taught]:
     """Trains or loads one teacher, asks it where it is cached, and scores it; the jobs may have become new ones.
 
-    `teacher` has the variables of the one called teacher, of which a further one may be made.
+    `teacher` is the one called so, of which a further one may be made.
     """
     fields, student = teachers_of(config)[name], jobs["student"]
     asked = student.caches[name].role if name in student.caches else student.scheme.roles[name]
     first, finished = ({}, {}) if isinstance(asked.model, HostModel) else handed_over, None
     if first is None and not fields.checkpoint:
-        copied = teacher() if teacher is not None and takes_teacher(fields.initial) else None
+        copied = teacher.variables() if teacher is not None and takes_teacher(fields.initial) else None
         first = first_variables(fields.initial, name, asked.model, fields.seed, copied, shapes, student.source)
         require_numbers(f"config.{name}.initial", first)
     if name in jobs:

@@ -6,14 +6,16 @@ import dataclasses
 import functools
 import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 import toy
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from kd_jax.core import metrics
+from kd_jax.core import chunked, metrics
 from kd_jax.core.bind import bind, init_state
 from kd_jax.core.evaluate import make_eval_step
 from kd_jax.core.step import make_train_step
@@ -21,9 +23,10 @@ from kd_jax.core.terms import hyper_of
 from kd_jax.losses import response, response_mixture, task
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.language.decoder_families import gemma2, llama
+from kd_jax.models.lora import lora
 from kd_jax.system import parallel
 from kd_jax.tasks import tokens as token_task
-from kd_jax.types import Call, Phase, Role, Scheme, Stage, Term
+from kd_jax.types import Call, Phase, Projected, Role, Scheme, Stage, Term
 
 CLASSES, ROWS, LENGTH, CHUNK = 72, 8, 6, 10
 KEY = jax.random.key(0)
@@ -140,3 +143,81 @@ def test_a_mesh_changes_nothing(mesh):
 def test_microbatches_change_nothing():
     moved, measured, *_ = run(networks(3), terms(), WATCHED, accumulate=2)
     close((moved, measured), expected()[:2])
+
+
+def test_an_adapted_head_is_two_products_and_merges():
+    """LoRA on every linear layer and the head: the pieces equal the logits, and the frozen table gets no gradient."""
+    base, tokens = LinenModel(llama(CLASSES, 8, **SMALL, chunk=CHUNK)), batch()["tokens"]
+    model, (params, _) = lora(base, rank=2, targets="."), base.init(KEY, tokens)
+    adapters = model.adapters(KEY, params)
+    adapters = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(KEY, x.shape), adapters)
+    assert adapters["head"]["b"].shape == (2, CLASSES)
+
+    def mean(adapters, chunked_form):
+        inputs = (tokens, params)
+        outputs, _ = model.apply(adapters, {}, *inputs, train=True, key=KEY, taps=("projected",))
+        projected = outputs.features["projected"]
+        assert chunked.stands_for(projected, outputs.logits) and len(projected.heads) == 2
+        read = projected if chunked_form else outputs.logits
+        piece = chunked.Piece("ce", task.cross_entropy_loss, (read, tokens), {}, 1, None, 1.0)
+        return chunked.sums_of([piece])[0] if chunked_form else task.cross_entropy_loss(read, tokens).mean()
+
+    results = [jax.jit(jax.value_and_grad(functools.partial(mean, chunked_form=form)))(adapters) for form in (0, 1)]
+    close(results[1], results[0])
+    merged = model.merged(adapters, params)
+    logits = base.apply(merged, {}, tokens, train=False, key=KEY)[0].logits
+    expected = model.apply(adapters, {}, tokens, params, train=False, key=KEY)[0].logits
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+
+class Halved(nn.Module):
+    """A network whose logits are not those that its decoder projects."""
+
+    decoder: nn.Module
+
+    def __call__(self, tokens):
+        return self.decoder(tokens) / 2
+
+
+def test_logits_that_a_network_changes_are_not_projected():
+    for module, tap in ((llama(CLASSES, 8, **SMALL), "projected"), (Halved(llama(CLASSES, 8, **SMALL)), "")):
+        model, tokens = LinenModel(module), batch()["tokens"]
+        assert chunked.projection_tap(model, jax.eval_shape(model.init, KEY, tokens), (tokens,)) == tap
+
+
+@pytest.mark.parametrize("axes", [(8,), (2, 2, 2)])
+def test_pieces_on_a_mesh_of_explicit_axes(axes):
+    """jax.make_mesh's default: values and gradients by both sides' hidden states and heads."""
+    rng = np.random.default_rng(0)
+    shapes = [(8, 6, 8), (64, 8), (8, 6, 12), (64, 12)]
+    hs, ws, ht, wt = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in shapes)
+    labels = jnp.asarray(rng.integers(0, 64, (8, 6)))
+
+    def total(hs, ws, ht, wt, labels):
+        student, teacher = Projected((hs,), (ws,), chunk=4), Projected((ht,), (wt,), chunk=4)
+        pieces = [
+            chunked.Piece("kd", response.kd_loss, (student, teacher), {"temperature": 2.0}, 1, labels > 3, 0.7),
+            chunked.Piece("ce", task.cross_entropy_loss, (student, labels), {}, 1, labels > 3, 0.3),
+            chunked.Piece("accuracy", metrics.accuracy, (student, labels), {}, 1),
+        ]
+        return chunked.sums_of(pieces)
+
+    def plainly(hs, ws, ht, wt, labels):
+        s, t = hs @ ws.T, ht @ wt.T
+        parts = {"kd": response.kd_loss(s, t, temperature=2.0), "ce": task.cross_entropy_loss(s, labels)}
+        sums = {k: (jnp.where(labels > 3, v, 0).sum(), (labels > 3).sum(dtype=jnp.float32)) for k, v in parts.items()}
+        sums["accuracy"] = metrics.accuracy(s, labels).sum(), jnp.float32(labels.size)
+        return 0.7 * sums["kd"][0] / sums["kd"][1] + 0.3 * sums["ce"][0] / sums["ce"][1], sums
+
+    both = [jax.jit(jax.value_and_grad(fn, argnums=(0, 1), has_aux=True)) for fn in (plainly, total)]
+    expected = both[0](hs, ws, ht, wt, labels)
+    names = ("data", "fsdp", "model")[: len(axes)]
+    mesh = jax.make_mesh(axes, names, axis_types=(AxisType.Explicit,) * len(axes))
+    model = "model" if len(axes) == 3 else None
+    rows = PartitionSpec(names if model is None else names[:2])
+    specs = (rows, PartitionSpec(model, "fsdp" if model else None), rows, PartitionSpec(model), rows)
+    with jax.set_mesh(mesh):
+        arrays = [
+            jax.device_put(x, NamedSharding(mesh, s)) for x, s in zip((hs, ws, ht, wt, labels), specs, strict=True)
+        ]
+        close(jax.device_get(both[1](*arrays)), jax.device_get(expected))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 import kd_jax
 from configs.cifar_resnet import get_config
@@ -101,6 +102,11 @@ def test_a_decoder_writes_outside_what_it_writes_here(tmp_path):
     student = kd_jax.load(tmp_path / "run")
     written = student.write("the c", length=18)  # up to the end of the cache
     assert written.strip(), "an empty text proves nothing"
+    hf = tmp_path / "out" / "hf"
+    tokens, generation = (json.loads((hf / f"{name}_config.json").read_text()) for name in ("tokenizer", "generation"))
+    assert tokens["eos_token"] == "<end>" and generation == dict(bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    whole = Tokenizer.from_file(str(hf / "tokenizer.json"))
+    assert whole.encode("the c").ids[0] == 1  # what begins a text is put there, as in the run
     alone = {**os.environ, "PYTHONPATH": ""}
     ran = subprocess.run(
         [sys.executable, str(tmp_path / "out" / "greedy.py"), "the c"], capture_output=True, text=True, env=alone

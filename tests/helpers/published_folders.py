@@ -14,6 +14,7 @@ TURNS = (
 CHAT = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 HEADED = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
 TURNED = ["<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"]
+GEMMA3_LAYERS = ["full_attention", "full_attention", "sliding_attention", "sliding_attention"]
 # family: (class, special tokens, the one that begins a text, names of others, template, what ends a text, options)
 FAMILIES = {
     "llama": ("Llama", HEADED, HEADED[0], {"eos_token": HEADED[1]}, HEADERS, [1, 4], {}),
@@ -30,6 +31,20 @@ FAMILIES = {
             "attn_logit_softcapping": 50.0,
             "final_logit_softcapping": 30.0,
         },
+    ),
+    "gemma3": (
+        *("Gemma3Text", TURNED, TURNED[2], {"eos_token": TURNED[1], "pad_token": TURNED[0]}, TURNS, [1, 4]),
+        {"sliding_window": 4, "query_pre_attn_scalar": 12, "layer_types": GEMMA3_LAYERS},
+    ),
+    "granite": (
+        *("Granite", CHAT, "", {"eos_token": CHAT[2], "pad_token": CHAT[0]}, CHATML, [2, 0]),
+        {"embedding_multiplier": 3.0, "residual_multiplier": 0.7, "attention_multiplier": 0.4, "logits_scaling": 0.5},
+    ),
+    "olmo2": ("Olmo2", CHAT, "", {"eos_token": CHAT[2], "pad_token": CHAT[0]}, CHATML, [2, 0], {}),
+    "phi3": ("Phi3", CHAT, "", {"eos_token": CHAT[2], "pad_token": CHAT[0]}, CHATML, [2, 0], {"sliding_window": 8}),
+    "smollm3": (
+        *("SmolLM3", CHAT, "", {"eos_token": CHAT[2], "pad_token": CHAT[0]}, CHATML, [2, 0]),
+        {"no_rope_layers": [0, 1, 1, 0]},
     ),
 }
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from kd_jax.losses import vocabulary as voc
 
@@ -74,6 +74,17 @@ def test_equal_to_one_device(name):
         values = compiled(arrays, temperature)
     compare(jax.device_get(values), expected)
     assert not gathered_logits(compiled.as_text())
+
+
+def test_a_mesh_of_explicit_axes_takes_the_fused_losses():
+    """jax.make_mesh's default, with and without classes that are sharded."""
+    make, temperature = program(voc.fused_kd_loss)
+    expected = make(draw())(draw(), temperature)
+    mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
+    with jax.set_mesh(mesh):
+        for axis in (None, "model"):
+            make, _ = program(voc.fused_kd_loss, vocabulary_axis=axis)
+            compare(jax.device_get(make(placed(draw(), mesh))(placed(draw(), mesh), temperature)), expected)
 
 
 def gathered_logits(text: str) -> list[str]:

@@ -241,9 +241,9 @@ FIELDS = [
         only(*[{"text": "a"}] * 5, loss_on="last"),
     ),
     Mistake(
-        "a template for what is a conversation already",
-        "data.chat=True has no effect on records of the kind 'messages'",
-        only(*TALKS, chat=True),
+        "a conversation of running text",
+        "data.chat=True has no effect on records of the kind 'text'",
+        only(*[{"text": "a"}] * 5, chat=True),
     ),
     Mistake(
         "prompts that fill every row",

@@ -38,6 +38,12 @@ LLAMA3 = {
     "rope_theta": 500.0,
     "original_max_position_embeddings": 16,
 }
+LAYERS = ["sliding_attention", "full_attention"]
+LOCAL = {
+    "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 5000.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+}
+THETA = {"rope_type": "default", "rope_theta": 50.0}
 # name: (class, what config says beside the sizes, changes of ours)
 CASES = {
     "llama": ("Llama", {"rope_parameters": LLAMA3}, {}),
@@ -47,6 +53,25 @@ CASES = {
     "qwen3": ("Qwen3", {"tie_word_embeddings": True}, {}),
     "gemma": ("Gemma", {"num_key_value_heads": 1}, {}),
     "gemma2": ("Gemma2", {"sliding_window": 3, "query_pre_attn_scalar": 12, "attn_logit_softcapping": 5.0}, {}),
+    "gemma3": (
+        "Gemma3Text",
+        {"sliding_window": 3, "query_pre_attn_scalar": 12, "layer_types": LAYERS, "rope_parameters": LOCAL},
+        {"scan": True},
+    ),
+    "gemma3_by_pattern": ("Gemma3Text", {"sliding_window": 3, "num_hidden_layers": 6}, {}),
+    "granite": (
+        "Granite",
+        {
+            "embedding_multiplier": 3.0,
+            "residual_multiplier": 0.7,
+            "attention_multiplier": 0.5,
+            "logits_scaling": 0.5,
+            "head_dim": 4,
+        },
+        {},
+    ),
+    "olmo2": ("Olmo2", {"head_dim": 4}, {"scan": True}),
+    "smollm3": ("SmolLM3", {"num_hidden_layers": 4, "head_dim": 4, "rope_parameters": THETA}, {"scan": True}),
     "gpt2": ("GPT2", {}, {"scan": True}),
 }
 GPT2_SIZES = dict(vocab_size=40, n_embd=16, n_layer=2, n_head=4, n_positions=64, bos_token_id=1, eos_token_id=2)

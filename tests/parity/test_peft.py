@@ -16,7 +16,7 @@ from kd_jax.models.lora import lora  # noqa: E402
 
 SMALL = dict(vocabulary=40, width=16, depth=2, heads=2, max_length=32)
 NETWORKS = {
-    "llama": (families.llama(**SMALL, kv_heads=1, scan=True), r"(attention|mlp)/\w+$"),
+    "llama": (families.llama(**SMALL, kv_heads=1, scan=True), r"(attention|mlp)/\w+$|^head$"),
     "gpt2": (families.gpt2(**SMALL), r"layer0/attention/(query|value)$|layer1/attention/key$|mlp"),
 }
 

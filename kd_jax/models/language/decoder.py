@@ -1,4 +1,4 @@
-"""Decoder-only transformer language models: Llama, Mistral, Qwen2, Qwen3, Gemma, Gemma 2 and GPT-2 are options of one.
+"""Decoder-only transformer language models, which are options of one: Llama, Mistral, Qwen, Gemma, GPT-2 and others.
 
 Vaswani et al., "Attention Is All You Need", 2017, arXiv 1706.03762; Touvron et al., "LLaMA", 2023, arXiv 2302.13971.
 decoder_parts.py holds the layers, decoder_families.py the families by name, generation.py samples from them.
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -29,20 +30,21 @@ from kd_jax.models.language.blocked_attention import Seen
 from kd_jax.models.language.decoder_attention import Attention
 from kd_jax.models.language.decoder_parts import (
     ALL,
+    HEAD,
     Cache,
     Matrix,
     Mlp,
     Norm,
     Options,
     angles_of,
+    built,
     segment_positions,
-    softcapped,
     tokens_at_once,
     write,
 )
 from kd_jax.models.language.generation import Decoding
 from kd_jax.models.layers import Tap
-from kd_jax.types import Array, Projected, PyTree
+from kd_jax.types import Array, PyTree
 
 KINDS = ("keys", "values")
 BATCH_AXES = ("data", "fsdp")  # of a mesh, as in parallel.py
@@ -60,7 +62,8 @@ class Block(nn.Module):
 
     def setup(self) -> None:
         o = self.options
-        self.norm1, self.norm2 = Norm(o), Norm(o)
+        if o.pre_norms:
+            self.norm1, self.norm2 = Norm(o), Norm(o)
         self.attention, self.mlp = Attention(o), Mlp(o)
         if o.post_norms:
             self.post_norm1, self.post_norm2 = Norm(o), Norm(o)
@@ -69,14 +72,19 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(o.dropout, deterministic=not self.train)
 
     def __call__(self, x: Array, window: Array | int | None, inputs: AttentionInputs) -> Array:
-        y = self.attention(self.norm1(x), inputs.seen, window, inputs.angles, inputs.slot)
-        x = x + self.dropout(self.post_norm1(y) if self.options.post_norms else y)
+        o = self.options
+        y = self.attention(self.norm1(x) if o.pre_norms else x, inputs.seen, window, inputs.angles, inputs.slot)
+        x = x + self._added(self.post_norm1(y) if o.post_norms else y)
         if self.cross_attends:
             x = x + self.dropout(
                 self.cross.to_memory(self.norm_cross(x), inputs.memory, inputs.memory_mask, inputs.slot)
             )
-        y = self.mlp(self.norm2(x))
-        return x + self.dropout(self.post_norm2(y) if self.options.post_norms else y)
+        y = self.mlp(self.norm2(x) if o.pre_norms else x)
+        return x + self._added(self.post_norm2(y) if o.post_norms else y)
+
+    def _added(self, y: Array) -> Array:
+        multiplier = self.options.residual_multiplier
+        return self.dropout(y if multiplier == 1 else y * multiplier)
 
 
 class AttentionInputs(NamedTuple):
@@ -147,11 +155,12 @@ class Decoder(nn.Module):
         o = self.options
         matrix = Matrix(o.vocabulary, o.width, name="embed")
         x = run_layers(o, matrix(tokens), positions, inputs, train, self.cross_attends)
-        x = Tap(name="final")(Norm(o, name="norm")(x[:, -1:] if last else x))
-        head = matrix if o.tied else Matrix(o.vocabulary, o.width, name="head")
-        logits = softcapped(head.attend(x), o.logit_softcap)
-        chunk = o.chunk or tokens_at_once(o.vocabulary, o.width)
-        Tap(name="projected")(Projected((x,), (head.embedding,), None, logits, (True,), o.logit_softcap, chunk))
+        x = Norm(o, name="norm")(x[:, -1:] if last else x)
+        x = Tap(name="final")(x if o.logits_scaling == 1 else x / o.logits_scaling)
+        head = matrix if o.tied else Matrix(o.vocabulary, o.width, name=HEAD)
+        product = head.projected(x, o.logit_softcap, o.chunk or tokens_at_once(o.vocabulary, o.width))
+        logits = built(product)
+        Tap(name="projected")(dataclasses.replace(product, built=logits))
         return logits
 
 
@@ -159,26 +168,29 @@ def run_layers(
     o: Options, x: Array, positions: Array, inputs: AttentionInputs, train: bool, cross_attends: bool = False
 ) -> Array:
     """Runs embedded tokens through all layers, which become submodules of the module that calls this."""
-    x = x * (o.width**0.5 if o.scale_embedding else 1)
+    x = x * ((o.width**0.5 if o.scale_embedding else 1) * o.embedding_multiplier)
     if o.positions == "learned":
         if inputs.slot is None and x.shape[1] > o.max_length:
             raise ValueError(f"{x.shape[1]} tokens, but positions were learned for max_length={o.max_length}")
         x = x + Matrix(o.max_length, o.width, name="positions")(positions)
-    else:
-        inputs = inputs._replace(angles=angles_of(o, positions))
     x = nn.Dropout(o.dropout, deterministic=not train)(Tap(name="stem")(x.astype(o.dtype)))
 
     windows = [(o.windows[i % len(o.windows)] if o.windows else 0) or None for i in range(o.depth)]
+    kinds, angles = angles_by_layer(o, positions, windows)
     policy = getattr(jax.checkpoint_policies, o.remat) if o.remat else None
     # Inside a scan XLA cannot merge the recomputation with the first one, so nothing has to forbid it.
     block = nn.remat(Block, policy=policy, prevent_cse=not o.scan) if o.remat else Block
     if not o.scan:
         for i, window in enumerate(windows):
-            x = block(o, train, cross_attends, name=f"layer{i}")(x, window, inputs)
+            seen = inputs._replace(angles=angles[kinds[i]] if angles else None)
+            x = block(o, train, cross_attends, name=f"layer{i}")(x, window, seen)
         return x
 
-    def body(layers: nn.Module, x: Array, window: Array | None) -> tuple[Array, None]:
-        return layers(x, window, inputs), None
+    def body(layers: nn.Module, x: Array, layer: tuple[Array | None, Array]) -> tuple[Array, None]:
+        window, kind = layer
+        one = angles[0] if len(angles) == 1 else None
+        chosen = jax.tree.map(lambda *x: jnp.stack(x)[kind], *angles) if len(angles) > 1 else one
+        return layers(x, window, inputs._replace(angles=chosen)), None
 
     scan = nn.scan(
         body,
@@ -187,7 +199,24 @@ def run_layers(
         split_rngs={"params": True, "dropout": True},
     )
     stacked = jnp.asarray([window or ALL for window in windows]) if any(windows) else None
-    return scan(block(o, train, cross_attends, name="layers"), x, stacked)[0]
+    return scan(block(o, train, cross_attends, name="layers"), x, (stacked, jnp.asarray(kinds)))[0]
+
+
+def angles_by_layer(
+    o: Options, positions: Array, windows: Sequence[int | None]
+) -> tuple[list[int], list[tuple[Array, Array]]]:
+    """Returns the number of each layer's angles in the list of those that there are: none of learned positions."""
+    if o.positions == "learned":
+        return [0] * o.depth, []
+    kinds = [
+        "none" if i in o.unplaced else "local" if window and o.local_theta else "all"
+        for i, window in enumerate(windows)
+    ]
+    made = {}
+    for kind in dict.fromkeys(kinds):
+        cos, sin = angles_of(o, positions, local=kind == "local")
+        made[kind] = (jnp.ones_like(cos), jnp.zeros_like(sin)) if kind == "none" else (cos, sin)
+    return [list(made).index(kind) for kind in kinds], list(made.values())
 
 
 def by_rows(x: Array, axis: int) -> Array:

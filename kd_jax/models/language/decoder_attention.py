@@ -37,10 +37,7 @@ class Attention(nn.Module):
         self, x: Array, seen: Seen, window: Any = None, angles: Any = None, slot: Array | None = None
     ) -> Array:
         """Maps x [batch, length, width]; `window` tokens back are seen, positions' angles, slot of the cache."""
-        o = self.options
-        queries = self._heads(self.query(x))
-        queries = self.query_norm(queries) if o.qk_norm else queries
-        queries = rotated(queries, angles)
+        queries = rotated(self._normed(self.query(x), "query_norm"), angles)
         keys, values = self.project(x, angles)
         if slot is not None:
             keys, values = (self._remember(n, v, slot) for n, v in (("keys", keys), ("values", values)))
@@ -48,9 +45,15 @@ class Attention(nn.Module):
 
     def project(self, x: Array, angles: Any = None) -> tuple[Array, Array]:
         """Returns keys and values [batch, length, kv_heads, head width]."""
-        keys, values = self._heads(self.key(x)), self._heads(self.value(x))
-        keys = self.key_norm(keys) if self.options.qk_norm else keys
+        keys, values = self._normed(self.key(x), "key_norm"), self._heads(self.value(x))
         return rotated(keys, angles), values
+
+    def _normed(self, x: Array, name: str) -> Array:
+        """Queries or keys by head, normed a head or all together where the options say so."""
+        if not self.options.qk_norm:
+            return self._heads(x)
+        norm = getattr(self, name)
+        return self._heads(norm(x)) if self.options.qk_norm_whole else norm(self._heads(x))
 
     def to_memory(self, x: Array, memory: Array | None, mask: Array | None, slot: Array | None) -> Array:
         """Attends to another sequence [batch, source length, width] where `mask` is True.
@@ -64,8 +67,7 @@ class Attention(nn.Module):
             if slot is not None:
                 self.put_variable("cache", "keys", keys)
                 self.put_variable("cache", "values", values)
-        queries = self._heads(self.query(x))
-        queries = self.query_norm(queries) if self.options.qk_norm else queries
+        queries = self._normed(self.query(x), "query_norm")
         return self.attend(queries, keys, values, Seen(jnp.arange(queries.shape[1])[None], mask, causal=False))
 
     def attend(self, queries: Array, keys: Array, values: Array, seen: Seen, window: Any = None) -> Array:

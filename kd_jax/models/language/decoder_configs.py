@@ -17,6 +17,17 @@ FAMILIES: dict[str, tuple[str, bool, dict[str, Any]]] = {
     "qwen3": ("Qwen3ForCausalLM", False, {"qk_norm": True}),
     "gemma": ("GemmaForCausalLM", True, {"norm_offset": 1.0, "scale_embedding": True}),
     "gemma2": ("Gemma2ForCausalLM", True, {"norm_offset": 1.0, "scale_embedding": True, "post_norms": True}),
+    "gemma3_text": (
+        *("Gemma3ForCausalLM", True),
+        {"norm_offset": 1.0, "scale_embedding": True, "post_norms": True, "qk_norm": True},
+    ),
+    "granite": ("GraniteForCausalLM", False, {}),
+    "olmo2": (
+        *("Olmo2ForCausalLM", False),
+        {"pre_norms": False, "post_norms": True, "qk_norm": True, "qk_norm_whole": True},
+    ),
+    "phi3": ("Phi3ForCausalLM", False, {}),
+    "smollm3": ("SmolLM3ForCausalLM", True, {}),
     "gpt2": (
         "GPT2LMHeadModel",
         True,
@@ -57,6 +68,14 @@ GPT2_SIZES = {
     "max_length": "n_positions",
     "epsilon": "layer_norm_epsilon",
 }
+MULTIPLIERS = {  # of Granite
+    "attention_scale": "attention_multiplier",
+    "embedding_multiplier": "embedding_multiplier",
+    "residual_multiplier": "residual_multiplier",
+    "logits_scaling": "logits_scaling",
+}
+GEMMAS = ("gemma2", "gemma3_text")  # with windows, and what sets the scale of attention
+THETAS = {"gemma3_text": 1e6, "smollm3": 2e6}  # where config.json does not say
 ROPE_KINDS = ("default", "linear", "llama3")
 UNTOLD = ("dropout", "scan", "remat", "dtype")  # options that a file does not tell: how the network is run
 
@@ -86,8 +105,14 @@ def options_of(config: Mapping[str, Any]) -> dict[str, Any]:
         fields |= {"qkv_bias": True, "out_bias": True}
     if config.get("mlp_bias"):
         fields["mlp_bias"] = True
-    if family == "gemma2":
-        fields["attention_scale"] = config["query_pre_attn_scalar"] ** -0.5
+    if config.get("use_bidirectional_attention"):
+        raise ValueError("an attention that sees what comes later (use_bidirectional_attention) is not supported")
+    if family == "granite":
+        fields |= {ours: float(config.get(theirs) or 1.0) for ours, theirs in MULTIPLIERS.items()}
+    if family == "smollm3":
+        fields["unplaced"] = _unplaced(config)
+    if family in GEMMAS:
+        fields["attention_scale"] = config.get("query_pre_attn_scalar", 256) ** -0.5
         fields["attention_softcap"] = config.get("attn_logit_softcapping") or 0.0
         fields["logit_softcap"] = config.get("final_logit_softcapping") or 0.0
     return fields | {"windows": _windows(config, family)}
@@ -103,28 +128,45 @@ def _activation(config: Mapping[str, Any], family: str) -> str:
     return ACTIVATIONS[activation]
 
 
+def _unplaced(config: Mapping[str, Any]) -> tuple[int, ...]:
+    """The layers of a SmolLM3 without positions: listed, or every so manyth."""
+    depth, every = config["num_hidden_layers"], config.get("no_rope_layer_interval", 4)
+    placed = config.get("no_rope_layers") or [(i + 1) % every for i in range(depth)]
+    return tuple(i for i in range(depth) if not placed[i])
+
+
 def _positions(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the fields of rotary positions; transformers 4 writes them in other places than 5."""
-    rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
-    theta = rope.pop("rope_theta", None) or config.get("rope_theta", 10000.0)
+    family, written = config["model_type"], config.get("rope_parameters") or {}
+    local = written.get("sliding_attention") or {}
+    rope = {**(config.get("rope_scaling") or {}), **(written.get("full_attention") or written)}
+    theta = rope.pop("rope_theta", None) or config.get("rope_theta", THETAS.get(family, 10000.0))
+    turned = rope.pop("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
+    if turned != 1:
+        raise ValueError(f"positions of a part of each head (partial_rotary_factor={turned}) are not supported")
     old_kind = rope.pop("type", "default")
     kind = rope.get("rope_type", old_kind)
     if kind not in ROPE_KINDS:
         raise ValueError(f"positions scaled by {kind!r} are not supported. {near(kind, ROPE_KINDS[1:])}")
     scaling = {} if kind == "default" else {**rope, "rope_type": kind}
-    return {"theta": theta, "rope_scaling": tuple(sorted(scaling.items()))}
+    fields = {"theta": theta, "rope_scaling": tuple(sorted(scaling.items()))}
+    if family == "gemma3_text":
+        if local.get("rope_type", "default") != "default":
+            raise ValueError("positions of layers with a window that are scaled are not supported")
+        fields["local_theta"] = local.get("rope_theta") or config.get("rope_local_base_freq", 10000.0)
+    return fields
 
 
 def _windows(config: Mapping[str, Any], family: str) -> tuple[int, ...]:
     """Returns the window of every layer (0: none), one number for all, or () where no layer has one."""
     window, depth = config.get("sliding_window") or 0, config["num_hidden_layers"]
-    if family in ("qwen2", "qwen3"):
+    if family in ("qwen2", "qwen3", "smollm3"):
         sliding = bool(config.get("use_sliding_window"))
     else:
-        sliding = family in ("mistral", "gemma2")
+        sliding = family in ("mistral", "phi3", *GEMMAS)
     if not window or not sliding:
         return ()
-    if family == "mistral":
+    if family in ("mistral", "phi3"):
         return (window,)
     windows = tuple(window if kind == "sliding_attention" else 0 for kind in _layer_types(config, family, depth))
     return windows if any(windows) else ()
@@ -136,6 +178,12 @@ def _layer_types(config: Mapping[str, Any], family: str, depth: int) -> Sequence
         return config["layer_types"]
     if family == "gemma2":
         return ["full_attention" if i % 2 else "sliding_attention" for i in range(depth)]
+    if family == "gemma3_text":
+        every = config.get("sliding_window_pattern", 6)
+        return ["sliding_attention" if (i + 1) % every else "full_attention" for i in range(depth)]
+    if family == "smollm3":
+        without = _unplaced(config)
+        return ["sliding_attention" if i in without else "full_attention" for i in range(depth)]
     first = config.get("max_window_layers", depth)
     return ["sliding_attention" if i >= first else "full_attention" for i in range(depth)]
 
@@ -155,7 +203,14 @@ def _nearest_family(o: Options) -> str:
     if o.positions == "learned":
         return "gpt2"
     if o.norm_offset:
-        return "gemma2" if o.post_norms else "gemma"
+        with_norms = "gemma3_text" if o.qk_norm else "gemma2"
+        return with_norms if o.post_norms else "gemma"
+    if not o.pre_norms:
+        return "olmo2"
+    if (o.embedding_multiplier, o.residual_multiplier, o.logits_scaling) != (1, 1, 1):
+        return "granite"
+    if o.unplaced:
+        return "smollm3"
     if o.qk_norm:
         return "qwen3"
     if o.qkv_bias and not o.out_bias:
@@ -190,26 +245,36 @@ def config_of(o: Options, family: str) -> dict[str, Any]:
         return config | {"activation_function": activation, "attn_pdrop": 0.0, **drops}
     config |= {"hidden_act": activation, "hidden_activation": activation, "attention_dropout": 0.0}
     scaling = dict(o.rope_scaling)
-    config |= {"rope_theta": o.theta, "rope_parameters": {"rope_type": "default", **scaling, "rope_theta": o.theta}}
+    rope = {"rope_type": "default", **scaling, "rope_theta": o.theta}
+    if family == "gemma3_text":
+        local = o.local_theta or o.theta
+        rope = {"full_attention": rope, "sliding_attention": {"rope_type": "default", "rope_theta": local}}
+        config["rope_local_base_freq"] = local
+    config |= {"rope_theta": o.theta, "rope_parameters": rope}
     config |= {"rope_scaling": scaling} if scaling else {}
     if family != "qwen2":
         config |= {"attention_bias": o.qkv_bias, "mlp_bias": o.mlp_bias}
-    if family == "gemma2":
+    if family == "granite":
+        config |= {theirs: getattr(o, ours) for ours, theirs in MULTIPLIERS.items()}
+        config["attention_multiplier"] = o.attention_scale or o.head_width**-0.5
+    if family in GEMMAS:
         scale = o.attention_scale or o.head_width**-0.5
         config |= {
             "query_pre_attn_scalar": round(scale**-2),
             "attn_logit_softcapping": o.attention_softcap or None,
             "final_logit_softcapping": o.logit_softcap or None,
         }
-    return config | windows_in_config(o, family)
+    return config | layers_in_config(o, family)
 
 
-def windows_in_config(o: Options, family: str) -> dict[str, Any]:
-    """Returns what config.json says of the windows of all layers."""
+def layers_in_config(o: Options, family: str) -> dict[str, Any]:
+    """Returns what config.json says of the layers one by one: windows, and which have positions."""
     windows = layer_windows(o)
     config: dict[str, Any] = {"sliding_window": None}
     if any(windows):
         config = {"sliding_window": max(windows), "use_sliding_window": True, "max_window_layers": 0}
-    if family in ("qwen2", "qwen3", "gemma2"):
+    if family == "smollm3":
+        config["no_rope_layers"] = [int(i not in o.unplaced) for i in range(o.depth)]
+    if family in ("qwen2", "qwen3", "smollm3", *GEMMAS):
         config["layer_types"] = ["sliding_attention" if w else "full_attention" for w in windows]
     return config

@@ -19,8 +19,9 @@ import jax.numpy as jnp
 
 from kd_jax.models.remat import POLICIES
 from kd_jax.resolve import near
-from kd_jax.types import Array, PyTree
+from kd_jax.types import Array, Projected, PyTree
 
+HEAD, ADAPTERS = "head", ("lora_a", "lora_b")  # a head that is not tied, and what models/lora.py lays beside it
 INIT = nn.initializers.normal(0.02)  # of every matrix, as in GPT-2 and Llama
 ALL = 2**30  # a window that reaches every token
 # Of what exists at a time in losses and scores: logits (16 MiB of float32), tokens. A product with the head waits for
@@ -47,14 +48,21 @@ class Options:
     gated: bool = True  # down(activation(gate x) * up x), else down(activation(up x))
     positions: str = "rope"  # rope | learned
     theta: float = 10000.0
+    local_theta: float = 0.0  # of layers with a window, whose positions are not scaled; 0 = as the others (Gemma 3)
+    unplaced: tuple[int, ...] = ()  # layers without positions (SmolLM3)
     rope_scaling: tuple[tuple[str, Any], ...] | Mapping[str, Any] = ()  # of a Hugging Face config: linear, llama3
     max_length: int = 0  # of learned positions
     qkv_bias: bool = False
     out_bias: bool = False
     mlp_bias: bool = False
     qk_norm: bool = False  # of every head's queries and keys, before the positions
+    qk_norm_whole: bool = False  # of all heads together (OLMo 2)
+    pre_norms: bool = True  # of what attention and MLP read
     post_norms: bool = False
     scale_embedding: bool = False  # by sqrt(width)
+    embedding_multiplier: float = 1.0  # this and the next two: Granite
+    residual_multiplier: float = 1.0  # of what a layer adds
+    logits_scaling: float = 1.0  # what logits are divided by
     attention_scale: float = 0.0  # 0 = 1 / sqrt(head width)
     attention_softcap: float = 0.0  # 0 = none; c tanh(x / c)
     logit_softcap: float = 0.0
@@ -74,6 +82,7 @@ class Options:
         object.__setattr__(self, "kv_heads", self.kv_heads or self.heads)
         object.__setattr__(self, "rope_scaling", tuple(sorted(dict(self.rope_scaling).items())))
         object.__setattr__(self, "windows", tuple(self.windows))
+        object.__setattr__(self, "unplaced", tuple(self.unplaced))
         if not self.head_width and self.width % self.heads:
             fail(f"width={self.width} is no multiple of heads={self.heads}; give head_width")
         object.__setattr__(self, "head_width", self.head_width or self.width // self.heads)
@@ -150,9 +159,13 @@ class Matrix(nn.Module):
     def __call__(self, numbers: Array) -> Array:
         return jnp.take(self.embedding, numbers, axis=0)
 
-    def attend(self, x: Array) -> Array:
-        """Computes x @ embedding.T, summed in float32."""
-        return jnp.einsum("...d,vd->...v", x, self.embedding.astype(x.dtype), preferred_element_type=jnp.float32)
+    def projected(self, x: Array, softcap: float, chunk: int) -> Projected:
+        """Returns the logits softcap(x @ embedding.T) as a product, adapters of models/lora.py a second one."""
+        a, b = (self.get_variable("params", name) for name in ADAPTERS)
+        if a is None or b is None:
+            return Projected((x,), (self.embedding,), None, None, (True,), softcap, chunk)
+        low = x @ a.astype(x.dtype)
+        return Projected((x, low), (self.embedding, b), None, None, (True, False), softcap, chunk)
 
 
 class Mlp(nn.Module):
@@ -211,6 +224,16 @@ def tokens_at_once(vocabulary: int, width: int) -> int:
     return max(LEAST, width // 8, LOGITS // vocabulary)
 
 
+def built(logits: Projected) -> Array:
+    """Computes projected logits, the products summed in float32."""
+    total = None
+    for h, w, by_class in zip(logits.hidden, logits.heads, logits.by_class, strict=True):
+        dims = "...d,vd->...v" if by_class else "...d,dv->...v"
+        z = jnp.einsum(dims, h, w.astype(h.dtype), preferred_element_type=jnp.float32)
+        total = z if total is None else total + z
+    return softcapped(total, logits.softcap)
+
+
 def softcapped(x: Array, cap: float) -> Array:
     return cap * jnp.tanh(x / cap) if cap else x
 
@@ -222,10 +245,12 @@ def segment_positions(segments: Array) -> Array:
     return slots - jax.lax.cummax(jnp.where(starts, slots, 0), axis=1)
 
 
-def angles_of(o: Options, positions: Array) -> tuple[Array, Array]:
-    """Returns (cos, sin) float32 [1 or batch, length, 1, head width / 2] of rotary positions."""
-    frequencies = 1 / o.theta ** (jnp.arange(0, o.head_width, 2, dtype=jnp.float32) / o.head_width)
-    frequencies = rescaled(frequencies, dict(o.rope_scaling))[None, None, None]
+def angles_of(o: Options, positions: Array, local: bool = False) -> tuple[Array, Array]:
+    """Returns (cos, sin) float32 [1 or batch, length, 1, head width / 2] of rotary positions; `local`: local_theta."""
+    frequencies = 1 / (o.local_theta if local else o.theta) ** (
+        jnp.arange(0, o.head_width, 2, dtype=jnp.float32) / o.head_width
+    )
+    frequencies = rescaled(frequencies, {} if local else dict(o.rope_scaling))[None, None, None]
     angles = positions[..., None, None].astype(jnp.float32) * frequencies
     return jnp.cos(angles), jnp.sin(angles)
 

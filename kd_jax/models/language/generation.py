@@ -91,7 +91,7 @@ def generate(
 
 def is_end(tokens: Array, end: int | tuple[int, ...] | None) -> Array:
     """Returns bool of the shape of `tokens`: which are the token, or one of the tokens, that ends a text."""
-    ends = () if end is None else (end,) if isinstance(end, int) else end
+    ends = () if end is None else end if isinstance(end, tuple) else (end,)
     return reduce(jnp.logical_or, [tokens == one for one in ends], jnp.zeros(tokens.shape, bool))
 
 

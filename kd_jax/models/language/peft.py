@@ -6,6 +6,7 @@ under "base_model.model." and the name of the layer; the layer adds B A x alpha 
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -17,33 +18,33 @@ from flax import traverse_util
 from safetensors.numpy import save_file
 
 from kd_jax.models.language.decoder import Decoder
-from kd_jax.models.language.decoder_parts import Options
-from kd_jax.models.language.pretrained_decoders import rules_of
+from kd_jax.models.language.decoder_parts import HEAD, Options
+from kd_jax.models.language.pretrained_decoders import JOINED, rules_of, sizes_of_parts
 from kd_jax.models.lora import LoraModel
 from kd_jax.models.safetensors_io import theirs_of
 from kd_jax.types import PyTree
 
 WEIGHTS, CONFIG, PREFIX = "adapter_model.safetensors", "adapter_config.json", "base_model.model."
-PARTS = ("query", "key", "value")  # of GPT-2, whose projections are one there
 Pair = tuple[np.ndarray, np.ndarray]
 
 
 def save(folder: Path, base: str, family: str, model: LoraModel, params: PyTree) -> None:
     """Writes the adapters `params` of a decoder of the `family` (config.json's model_type), whose base lies in `base`.
 
-    GPT-2 has one projection for queries, keys and values: its adapter holds those of the adapted ones side by side, and
-    the patterns of adapter_config.json say its rank. ValueError for a network that is no decoder.
+    GPT-2 and Phi-3 hold several layers as one: its adapter has those of the adapted ones side by side, and the patterns
+    of adapter_config.json say its rank. ValueError for a network that is no decoder.
     """
     if not isinstance(model.module, Decoder):
         raise ValueError(f"PEFT's names are known for decoders of kd_jax, not for {model.network!r}.")
-    tensors, ranks, count = {}, {}, Counter()
-    for path, (a, b) in _joined(_layers(params, model.module.options), model.module.options).items():
-        name = theirs_of(f"{path}/kernel", rules_of(family)).removesuffix(".weight")
+    o, tensors, ranks, count = model.module.options, {}, {}, Counter()
+    for path, (a, b) in _joined(_layers(params, o), o, family).items():
+        leaf = "embedding" if path == HEAD else "kernel"
+        name = theirs_of(f"{path}/{leaf}", rules_of(family)).removesuffix(".weight")
         count[name.rpartition(".")[2]] += 1
         tensors[f"{PREFIX}{name}.lora_A.weight"] = np.ascontiguousarray(a.T)
         tensors[f"{PREFIX}{name}.lora_B.weight"] = np.ascontiguousarray(b.T)
         ranks[name] = a.shape[-1]
-    short = all(number == model.module.options.depth for number in count.values()) and family != "gpt2"
+    short = all(number == o.depth for number in count.values()) and family not in JOINED
     other = {name: rank for name, rank in ranks.items() if rank != model.rank}
     config = {
         "peft_type": "LORA",
@@ -77,22 +78,17 @@ def _layers(params: PyTree, o: Options) -> dict[str, Pair]:
     return pairs
 
 
-def _joined(pairs: Mapping[str, Pair], o: Options) -> dict[str, Pair]:
-    """The adapters of GPT-2's queries, keys and values as one a layer; those of other families as they are."""
-    if o.positions != "learned":
-        return dict(pairs)
-    made, sizes = dict(pairs), {"query": o.heads, "key": o.kv_heads, "value": o.kv_heads}
-    for i in range(o.depth):
-        there = {name: made.pop(f"layer{i}/attention/{name}", None) for name in PARTS}
-        if not any(pair is not None for pair in there.values()):
-            continue
-        columns = [
-            np.zeros((pair[1].shape[0], sizes[other] * o.head_width), np.float32) if other != name else pair[1]
-            for name, pair in there.items()
-            if pair is not None
-            for other in PARTS
+def _joined(pairs: Mapping[str, Pair], o: Options, family: str) -> dict[str, Pair]:
+    """The adapters of layers that the family holds side by side as one each; the others as they are."""
+    made, sizes = dict(pairs), sizes_of_parts(o)
+    for i, (module, (whole, names)) in itertools.product(range(o.depth), JOINED.get(family, {}).items()):
+        there = {name: made.pop(f"layer{i}/{module}/{name}", None) for name in names}
+        parts = {name: pair for name, pair in there.items() if pair is not None}
+        rows = [
+            np.concatenate([b if name == other else np.zeros((len(b), sizes[other]), b.dtype) for other in names], -1)
+            for name, (_, b) in parts.items()
         ]
-        rows = [np.concatenate(columns[at : at + len(PARTS)], -1) for at in range(0, len(columns), len(PARTS))]
-        a = np.concatenate([pair[0] for pair in there.values() if pair is not None], -1)
-        made[f"layer{i}/attention/qkv"] = a, np.concatenate(rows, 0)
+        if parts:
+            a = np.concatenate([a for a, _ in parts.values()], -1)
+            made[f"layer{i}/{module}/{whole}"] = a, np.concatenate(rows, 0)
     return made

@@ -1,8 +1,9 @@
 """Published decoders as models of kd_jax, and decoders of kd_jax as folders that `transformers` loads.
 
-Llama (2, 3), Mistral, Qwen2, Qwen3, Gemma, Gemma 2 and GPT-2. `decoder_of(folder)` is a module of the sizes in
-config.json, `load` its weights (as config.<role>.initial takes them), `save` the way back. A folder is a path,
-"package:NAME/PATH" or the id of a model in the hub's local cache (kd_jax/models/hub.py).
+Llama (2, 3), Mistral, Qwen2, Qwen3, Gemma, Gemma 2, Gemma 3 (its text model), Granite, OLMo 2, Phi-3, SmolLM3, GPT-2.
+`decoder_of(folder)` is a module of the sizes in config.json, `load` its weights (as config.<role>.initial takes them),
+`save` the way back. A folder is a path, "package:NAME/PATH" or the id of a model in the hub's local cache
+(kd_jax/models/hub.py).
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ def _llama(norms: Mapping[str, str]) -> tuple[Rule, ...]:
     )
     for ours, theirs in {"query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "o_proj"}.items():
         rules += dense(f"{LAYER}.self_attn.{theirs}", f"{OURS}/attention/{ours}")
+    for ours, theirs in {"attention/qkv": "self_attn.qkv_proj", "mlp/gate_up": "mlp.gate_up_proj"}.items():
+        rules += dense(f"{LAYER}.{theirs}", f"{OURS}/{ours}")  # of Phi-3
     for name in ("gate", "up", "down"):
         rules += dense(f"{LAYER}.mlp.{name}_proj", f"{OURS}/mlp/{name}")
     for ours, theirs in norms.items():
@@ -69,6 +72,7 @@ GPT2 = (
     *_conv1d(f"{BLOCK}.mlp.c_proj", f"{OURS}/mlp/down"),
 )
 TWO_NORMS = {"norm1": "input_", "norm2": "post_attention_"}
+LAST_NORMS = {"post_norm1": "post_attention_", "post_norm2": "post_feedforward_"}
 FOUR_NORMS = {
     "norm1": "input_",
     "post_norm1": "post_attention_",
@@ -76,13 +80,19 @@ FOUR_NORMS = {
     "post_norm2": "post_feedforward_",
 }
 TABLES = (r"^(embed|head)/embedding$",)
+# Families that hold several layers as one, side by side: {module: (that one, its parts)}.
+ATTENTION = ("qkv", ("query", "key", "value"))
+JOINED = {
+    "gpt2": {"attention": ATTENTION},
+    "phi3": {"attention": ATTENTION, "mlp": ("gate_up", ("gate", "up"))},
+}
 BUFFERS = (r"rotary_emb\.inv_freq$", r"\.attn\.(masked_)?bias$")
 
 
 def rules_of(family: str) -> tuple[Rule, ...]:
     if family == "gpt2":
         return GPT2
-    return _llama(FOUR_NORMS if family == "gemma2" else TWO_NORMS)
+    return _llama({"gemma2": FOUR_NORMS, "gemma3_text": FOUR_NORMS, "olmo2": LAST_NORMS}.get(family, TWO_NORMS))
 
 
 def decoder_of(folder: str, dtype: Any = "float32", **changes: Any) -> Decoder:
@@ -111,9 +121,10 @@ def load(model: Model, key: Array, folder: str, fresh: Sequence[str] = ()) -> tu
     """
     module, where = _module(model), find_model(folder)
     o = module.options
-    rules = rules_of(read_config(where)["model_type"])
+    family = read_config(where)["model_type"]
+    rules = rules_of(family)
     shapes = jax.eval_shape(module.init, key, jnp.zeros((1, 2), jnp.int32))["params"]
-    shapes = jax.eval_shape(lambda p: outside(p, o), shapes)
+    shapes = jax.eval_shape(lambda p: outside(p, o, family), shapes)
     deeper = rf"^((model\.layers|transformer\.h|h|layers)\.({'|'.join(map(str, range(o.depth, 1000)))}))\."
     head = (r"^lm_head\.weight$",) if o.tied else ()
     prefix = "transformer." if o.positions == "learned" else "model."
@@ -122,9 +133,9 @@ def load(model: Model, key: Array, folder: str, fresh: Sequence[str] = ()) -> tu
     )
     flat, wanted = (traverse_util.flatten_dict(t, sep="/") for t in (params, shapes))
     if missing := wanted.keys() - flat.keys():
-        drawn = outside(jax.jit(lambda k: module.init(k, jnp.zeros((1, 2), jnp.int32))["params"])(key), o)
+        drawn = outside(jax.jit(lambda k: module.init(k, jnp.zeros((1, 2), jnp.int32))["params"])(key), o, family)
         flat |= {k: np.asarray(v) for k, v in traverse_util.flatten_dict(drawn, sep="/").items() if k in missing}
-    return _inside(traverse_util.unflatten_dict(flat, sep="/"), o), {}
+    return _inside(traverse_util.unflatten_dict(flat, sep="/"), o, family), {}
 
 
 def save(folder: str | Path, model: Model | Decoder, params: PyTree, **fields: Any) -> None:
@@ -135,35 +146,44 @@ def save(folder: str | Path, model: Model | Decoder, params: PyTree, **fields: A
     o = _module(model).options
     family = family_of(o)
     config = {**config_of(o, family), "torch_dtype": str(jax.tree.leaves(params)[0].dtype), **fields}
-    params = outside(jax.tree.map(np.asarray, params), o, np)
+    params = outside(jax.tree.map(np.asarray, params), o, family, np)
     write_folder(Path(folder), params, rules_of(family), config)
 
 
-def outside(params: PyTree, o: Options, np: Any = jnp) -> dict[str, Any]:
-    """Returns parameters as files have them: layers one by one, and the projections of GPT-2 in one."""
+def outside(params: PyTree, o: Options, family: str, np: Any = jnp) -> dict[str, Any]:
+    """Returns parameters as files of a family have them: layers one by one, and those that it holds as one joined."""
     params = dict(params)
     if o.scan:
         stacked = params.pop("layers")
         params |= {f"layer{i}": jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(o.depth)}
-    if o.positions == "learned":
-        for i in range(o.depth):
-            attention = dict(params[f"layer{i}"]["attention"])
-            parts = [attention.pop(name) for name in ("query", "key", "value")]
-            attention["qkv"] = {kind: np.concatenate([p[kind] for p in parts], -1) for kind in parts[0]}
-            params[f"layer{i}"] = {**params[f"layer{i}"], "attention": attention}
+    for i in range(o.depth):
+        layer = dict(params[f"layer{i}"])
+        for module, (whole, names) in JOINED.get(family, {}).items():
+            inner = dict(layer[module])
+            parts = [inner.pop(name) for name in names]
+            inner[whole] = {kind: np.concatenate([p[kind] for p in parts], -1) for kind in parts[0]}
+            layer[module] = inner
+        params[f"layer{i}"] = layer
     return params
 
 
-def _inside(params: PyTree, o: Options) -> dict[str, Any]:
+def sizes_of_parts(o: Options) -> dict[str, int]:
+    """Returns the number of outputs of the layers that some families hold side by side."""
+    keys = o.kv_heads * o.head_width
+    return {"query": o.heads * o.head_width, "key": keys, "value": keys, "gate": o.hidden, "up": o.hidden}
+
+
+def _inside(params: PyTree, o: Options, family: str) -> dict[str, Any]:
     """The inverse of `outside`, on NumPy arrays."""
-    params = dict(params)
-    if o.positions == "learned":
-        for i in range(o.depth):
-            attention = dict(params[f"layer{i}"]["attention"])
-            parts = {kind: np.split(value, 3, -1) for kind, value in attention.pop("qkv").items()}
-            for n, name in enumerate(("query", "key", "value")):
-                attention[name] = {kind: values[n] for kind, values in parts.items()}
-            params[f"layer{i}"] = {**params[f"layer{i}"], "attention": attention}
+    params, sizes = dict(params), sizes_of_parts(o)
+    for i in range(o.depth):
+        layer = dict(params[f"layer{i}"])
+        for module, (whole, names) in JOINED.get(family, {}).items():
+            inner, ends = dict(layer[module]), np.cumsum([sizes[name] for name in names])[:-1]
+            parts = {kind: np.split(value, ends, -1) for kind, value in inner.pop(whole).items()}
+            inner |= {name: {kind: values[n] for kind, values in parts.items()} for n, name in enumerate(names)}
+            layer[module] = inner
+        params[f"layer{i}"] = layer
     if o.scan:
         layers = [params.pop(f"layer{i}") for i in range(o.depth)]
         params["layers"] = jax.tree.map(lambda *x: np.stack(x), *layers)

@@ -20,7 +20,7 @@ import numpy as np
 from kd_jax.models.from_teacher import every_nth
 from kd_jax.models.hub import find_model
 from kd_jax.models.language.decoder import Decoder
-from kd_jax.models.language.decoder_configs import differences, layer_windows, options_of, sizes_of, windows_in_config
+from kd_jax.models.language.decoder_configs import differences, layer_windows, layers_in_config, options_of, sizes_of
 from kd_jax.models.language.decoder_parts import Options
 from kd_jax.models.language.folders import GENERATION, TOKENIZER_FILES, require_alike, token_count
 from kd_jax.models.language.pretrained_decoders import decoder_of, outside, rules_of
@@ -72,8 +72,10 @@ def decoder(
     if layers:
         if layers > whole.depth:
             raise ValueError(f"student.layers={layers}: {folder} has {whole.depth} layers.")
-        windows = [layer_windows(whole)[i] for i in every_nth(whole.depth, layers)]
+        chosen = every_nth(whole.depth, layers)
+        windows = [layer_windows(whole)[i] for i in chosen]
         changes |= {"depth": layers, "windows": tuple(windows) if any(windows) else ()}
+        changes["unplaced"] = tuple(n for n, i in enumerate(chosen) if i in whole.unplaced)
     return Decoder(dataclasses.replace(whole, **changes))
 
 
@@ -103,7 +105,7 @@ def save(
     check_words(rows, dtype)
     place, o = find_model(source), module.options
     config = read_config(place)
-    params = outside(jax.tree.map(np.asarray, params), o, np)
+    params = outside(jax.tree.map(np.asarray, params), o, config["model_type"], np)
     if rows == "all":
         params |= _with_all_rows(place, config["model_type"], params)
     count = params["embed"]["embedding"].shape[0]
@@ -157,7 +159,7 @@ def _config(config: Mapping[str, Any], o: Options, dtype: str) -> dict[str, Any]
     family, sizes = config["model_type"], sizes_of(config["model_type"])
     changed = {sizes["vocabulary"]: o.vocabulary, sizes["depth"]: o.depth, "tie_word_embeddings": o.tied}
     if config.get(sizes["depth"]) != o.depth and family != "gpt2":
-        changed |= windows_in_config(o, family)
+        changed |= layers_in_config(o, family)
     made = {**config, **changed, "torch_dtype": dtype, "dtype": dtype}
     again = Options(**options_of(made))
     if wrong := differences(o, again):

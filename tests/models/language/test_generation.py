@@ -11,8 +11,10 @@ import pytest
 from tiny_decoders import MASK, MODULES, params_of, table, tokens_of
 
 from kd_jax.models.language import generation
+from kd_jax.models.language.beam_search import beam_search
 from kd_jax.models.language.decoder import decoding
 from kd_jax.models.language.generation import filtered, generate
+from kd_jax.models.language.speculative import speculate
 
 KEY = jax.random.key(0)
 MODULE = MODULES["llama"]
@@ -49,6 +51,18 @@ def test_finished_rows_stay_padded():
     np.testing.assert_array_equal(ended.tokens, [[2, 9, 9, 9], [0, 1, 2, 9], [1, 2, 9, 9]])
     np.testing.assert_array_equal(ended.mask, np.asarray(ended.tokens) != 9)
     np.testing.assert_array_equal(run(logits, None).tokens, [[2, 3, 0, 1], [0, 1, 2, 3], [1, 2, 3, 0]])
+
+
+def test_any_of_several_tokens_ends_a_text():
+    following = jnp.log(jnp.eye(6)[jnp.asarray([1, 2, 3, 4, 5, 5])] + 1e-9)  # each token is followed by the next
+    prompt = jnp.asarray([[0], [3]])
+    written = generate(table(following), following, prompt, None, KEY, length=4, temperature=0, end=(2, 4), pad=9)
+    np.testing.assert_array_equal(written.tokens, [[1, 2, 9, 9], [4, 9, 9, 9]])
+    np.testing.assert_array_equal(written.mask, np.asarray(written.tokens) != 9)
+    best = beam_search(table(None), following, prompt, None, beams=2, length=4, end=(2, 4), pad=9)
+    np.testing.assert_array_equal(best.tokens[:, 0], written.tokens)
+    drafts = partial(speculate, table(None), table(None), length=4, proposals=2, temperature=0, end=(2, 4), pad=9)
+    np.testing.assert_array_equal(drafts((following, following), prompt, None, KEY).tokens, written.tokens)
 
 
 def test_a_row_is_sampled_the_same_whatever_the_others_are(params):
