@@ -31,34 +31,6 @@ class Outputs:
     features: dict[str, Array] = dataclasses.field(default_factory=dict)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Projected:
-    """Logits [..., V] as the product that they are: softcap(sum over i of hidden[i] @ heads[i] + bias), not yet built.
-
-    A network that taps one (kd_jax/models/projected.py) lets losses and scores build the logits of a chunk of tokens at
-    a time (kd_jax/core/chunked.py). hidden[i] is [..., D]; heads[i] is [V, D] where `by_class` says so, else [D, V];
-    bias [V] or None; softcap 0 is none. `chunk` tokens are built at a time on each device. `built` are the logits that
-    the network returns: what it taps stands for its answer only where they are the same value.
-    """
-
-    hidden: tuple[Array, ...]
-    heads: tuple[Array, ...]
-    bias: Array | None = None
-    built: Array | None = None
-    by_class: tuple[bool, ...] = dataclasses.field(default=(True,), metadata={"static": True})
-    softcap: float = dataclasses.field(default=0.0, metadata={"static": True})
-    chunk: int = dataclasses.field(default=256, metadata={"static": True})
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (*self.hidden[0].shape[:-1], self.heads[0].shape[0 if self.by_class[0] else 1])
-
-    @property
-    def dtype(self) -> Any:
-        return jax.numpy.promote_types(self.hidden[0].dtype, jax.numpy.float32)
-
-
 @runtime_checkable
 class Model(Protocol):
     """A network as two pure functions. kd_jax.models.adapters makes one from Linen, NNX or plain functions."""
@@ -85,9 +57,8 @@ class Role:
     without it the network is initialised from the seed. `dtype` casts the parameters of a frozen role, or
     rounds its weights ("int8", kd_jax/system/precision.py). `preparation` says what it is shown of a picture
     (kd_jax/core/role_preparation.py), whose entry of the batch `inputs` name; None where it reads no picture.
-    `scored` {entry: entry} are those of the batch that stand in for others where the role is scored by itself: the
-    labels of a teacher with tokens of its own, {"label": "teacher_label"}.
-    `projection` is the tap of its `Projected` logits, which core.bind finds.
+    `scored` {entry: entry} of the batch stand in for others where it is scored by itself (a teacher with its own tokens).
+    `projection` is the tap of its `Projected` logits (kd_jax/models/projected.py), which core.bind finds.
     """
 
     model: Model

@@ -1,6 +1,6 @@
 """Losses and scores of a network's logits that build them for a chunk of tokens at a time (losses/_joint.py).
 
-A network that taps a `Projected` (kd_jax.types) says how its logits are made of hidden states and a head. `bind` has
+A network that taps a `Projected` (models) says how its logits are made of hidden states and a head. `bind` has
 the terms read that in place of "<call>.logits" where their loss is marked by losses.needs.by_token; a step then
 computes all of these terms and watched metrics in one pass, and evaluation likewise. Where nothing else reads the
 logits, the compiler drops them.
@@ -25,8 +25,9 @@ from kd_jax.core.terms import UNTRACED, masked_sum_and_count, name_of, takes_whe
 from kd_jax.losses._joint import Part, Settings, Side, weighted
 from kd_jax.losses._projection import on_auto_axes
 from kd_jax.losses.needs import is_by_token
+from kd_jax.models.projected import Projected
 from kd_jax.system.parallel import BATCH_AXES
-from kd_jax.types import Array, Model, Outputs, Projected, PyTree, Term
+from kd_jax.types import Array, Model, Outputs, PyTree, Term
 
 _taps: weakref.WeakKeyDictionary[Model, dict] = weakref.WeakKeyDictionary()
 

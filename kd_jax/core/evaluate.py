@@ -15,9 +15,10 @@ import numpy as np
 from kd_jax.core.bind import evaluated_roles
 from kd_jax.core.chunked import projection_tap, stands_for
 from kd_jax.core.paths import Path, calls_in, entry_paths, lookup, roles_read, taps_in
+from kd_jax.models.projected import Projected
 from kd_jax.resolve import near
 from kd_jax.system import parallel, precision
-from kd_jax.types import Array, Model, Outputs, Projected, PyTree, Role, Run, Scheme, Task, TrainState
+from kd_jax.types import Array, Model, Outputs, PyTree, Role, Run, Scheme, Task, TrainState
 
 Scored = tuple[dict[str, tuple[Array, Array]], dict[str, Array]]  # (sums, what is collected)
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from kd_jax.core.paths import lookup
 from kd_jax.core.terms import context_of, has_rows, paths_of, term_values
-from kd_jax.types import Array, Projected, PyTree, Term
+from kd_jax.models.projected import Projected
+from kd_jax.types import Array, PyTree, Term
 
 Tried = tuple[Term, PyTree]
 ROWS = 4  # of the small batch on which a term is tried; its first half is compared with that half alone

@@ -24,9 +24,10 @@ from kd_jax.losses import response, response_mixture, task
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.language.decoder_families import gemma2, llama
 from kd_jax.models.lora import lora
+from kd_jax.models.projected import Projected
 from kd_jax.system import parallel
 from kd_jax.tasks import tokens as token_task
-from kd_jax.types import Call, Phase, Projected, Role, Scheme, Stage, Term
+from kd_jax.types import Call, Phase, Role, Scheme, Stage, Term
 
 CLASSES, ROWS, LENGTH, CHUNK = 72, 8, 6, 10
 KEY = jax.random.key(0)

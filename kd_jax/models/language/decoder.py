@@ -11,7 +11,7 @@ layers, layers/attention/scores and so on, stacked along axis 1, so that `studen
 The head is {"embedding": [vocabulary, width]}, at `params.<role>.embed` where it is tied and else at
 `params.<role>.head`: with the tap "final" that is what losses/vocabulary.py takes, which never builds the logits.
 logits = softcap(final @ embedding.T); where nothing reads them, the compiler drops them. The tap "projected" holds both
-(kd_jax.types.Projected): losses and scores by token build the logits of `chunk` tokens at a time from it.
+(kd_jax.models.projected.Projected): losses and scores by token build the logits of `chunk` tokens at a time from it.
 """
 
 from __future__ import annotations

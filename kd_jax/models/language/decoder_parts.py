@@ -17,9 +17,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from kd_jax.models.projected import Projected
 from kd_jax.models.remat import POLICIES
 from kd_jax.resolve import near
-from kd_jax.types import Array, Projected, PyTree
+from kd_jax.types import Array, PyTree
 
 HEAD, ADAPTERS = "head", ("lora_a", "lora_b")  # a head that is not tied, and what models/lora.py lays beside it
 INIT = nn.initializers.normal(0.02)  # of every matrix, as in GPT-2 and Llama
