@@ -21,9 +21,8 @@ Schedule = Callable[[Array], Array | float]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-    """What a model returns: its main output, and the intermediate values that were tapped.
+    """What a model returns: `logits`, its main output (any pytree), and the intermediate values that were tapped.
 
-    `logits` is the main output of the network (any pytree for connectors and generators);
     `features` maps a tap (the exact path of a module) to the value that this module returned.
     """
 
@@ -196,10 +195,8 @@ class Task:
     def __post_init__(self) -> None:
         headline = self.headline
         if not isinstance(headline, (tuple, list)) or not 1 <= len(headline) <= 4 or [*headline, 1][1] not in (1, -1):
-            raise ValueError(
-                f"The headline of a task is (metric, +1 or -1, unit, error metric), such as "
-                f"('iou', 1, '%', 'iou_error'), not {headline!r}."
-            )
+            example = "(metric, +1 or -1, unit, error metric), such as ('iou', 1, '%', 'iou_error')"
+            raise ValueError(f"The headline of a task is {example}, not {headline!r}.")
         for name, row in self.rows.items():
             if not isinstance(row, (tuple, list)) or len(row) != 2:
                 raise ValueError(f"The rows of a task are {{metric: (label, unit)}}; that of {name!r} is {row!r}.")
@@ -208,10 +205,7 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """One update in a step: run the calls, sum the terms, differentiate for `group`, apply `tx`.
-
-    `metrics` are terms that are only watched.
-    """
+    """One update: run the calls, sum the terms, differentiate for `group`, apply `tx`; `metrics` are only watched."""
 
     group: str
     forward: tuple[Call, ...]
@@ -228,8 +222,8 @@ class Stage:
     that the student samples), in place of entries of the prepared batch of the same shape and type;
     `post_update(state, context) -> state` ends every step (EMA, queues);
     `on_enter(state) -> state` runs once in Python before the first step of the stage (generations, tasks);
-    `data` names the split that the stage learns from. The best step lies in a stage that
-    `selects`; one that comes before the result (an assistant's, more bits, an earlier task) does not.
+    `data` names the split that the stage learns from. The best step lies in a stage that `selects`; one that comes
+    before the result (an assistant's, more bits, an earlier task) does not.
     """
 
     steps: int
