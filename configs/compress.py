@@ -3,7 +3,7 @@
 python launch.py --config=configs/compress.py[:VARIANT,CHAIN,resnet,few,labels,tiny]
 
 VARIANT   digits (default): a CNN of widths 48, 96, 192 on scikit-learn's 8 x 8 digits
-          fashion_mnist: one of widths 16, 32, 64, 128 on 28 x 28 pixels, 10,000 labelled images
+          fashion_mnist: one of widths 16, 32, 64, 128 on 28 x 28 pixels, 12,000 labelled images
 CHAIN     what is done, in order. Default: prune, distill, int8, distill, prune, distill, int4, distill, fold. One step
           alone, then recovered by distillation: prune_only, lowrank_only, int8_only, int4_only, and distill_only (the
           pruned network from random values)
