@@ -37,13 +37,13 @@ COLOURS = {0.0: ("tab:gray", "alone"), 0.9: ("tab:blue", "distilled")}
 
 
 def parameters(widths: tuple[int, ...]) -> int:
-    """How many parameters a network of the family has."""
+    """Counts the parameters of a network of the family."""
     params, _ = jax.eval_shape(as_model(mlp(10, widths)).init, jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32))
     return sum(x.size for x in jax.tree.leaves(params))
 
 
 def swept(flag: str, width: int, seeds: int, root: Path) -> dict[str, Any]:
-    """sweep.json of one size in one setting; weight 0 of the teacher is the student alone, in the same program."""
+    """Returns sweep.json of one size in one setting; weight 0 of the teacher is the student alone, in that program."""
     directory, config = folder(root, flag, width), capacity.get_config(flag)
     if not (directory / sweep.RESULTS).exists():
         config.baseline, config.student.model.kwargs.widths = False, (width, width)
@@ -57,7 +57,7 @@ def folder(root: Path, flag: str, width: int) -> Path:
 
 
 def row_of(flag: str, width: int, results: Mapping[str, Any]) -> dict[str, Any]:
-    """The row of a size: both accuracies and their difference over the seeds."""
+    """Returns the row of a size: both accuracies and their difference over the seeds."""
     scores: dict[float, dict[int, float]] = {}
     for one in results["runs"]:
         scores.setdefault(one["point"]["terms.kd.weight"], {})[one["point"]["seed"]] = 100 * one["test"]

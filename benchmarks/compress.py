@@ -40,7 +40,7 @@ def configure(words: str, seed: int, root: Path) -> ConfigDict:
 
 
 def chains(words: str, seeds: int, root: Path, train_them: bool) -> list[list[dict[str, Any]]]:
-    """results["chain"] of every seed that is there, or is trained now."""
+    """Returns results["chain"] of every seed that is there, or is trained now."""
     made = []
     for seed in range(seeds):
         config, directory = configure(words, seed, root), root / words.replace(",", "-") / str(seed)
@@ -49,10 +49,10 @@ def chains(words: str, seeds: int, root: Path, train_them: bool) -> list[list[di
     return made
 
 
-def rows_of(words: str, found: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """A row for the network after each step."""
+def rows_of(words: str, chains_of_seeds: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Returns a row for the network after each step."""
     rows = []
-    for number, entries in enumerate(zip(*found, strict=True)):
+    for number, entries in enumerate(zip(*chains_of_seeds, strict=True)):
         first = entries[0]
         latency = first["latency_ms"]
         rows.append(

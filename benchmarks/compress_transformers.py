@@ -53,20 +53,20 @@ def configure(variant: str, seed: int, root: Path) -> ConfigDict:
 
 
 def runs_of(variant: str, seeds: int, root: Path, only_finished: bool) -> list[dict[str, Any]]:
-    """results.json of the seeds that are done; without `only_finished` all of them are."""
-    found = []
+    """Returns results.json of the seeds that are done; without `only_finished` all of them are."""
+    finished_runs = []
     for seed in range(seeds):
         config, directory = configure(variant, seed, root), folder(variant, seed, root)
         results = finished(directory, config)
         if results is None and not only_finished:
             results = train.run(config, directory)
         if results is not None:
-            found.append(results)
-    return found
+            finished_runs.append(results)
+    return finished_runs
 
 
 def spread(values: list[float]) -> str:
-    """Mean ± standard deviation over the seeds; of one seed the value alone."""
+    """Returns mean ± standard deviation over the seeds; of one seed the value alone."""
     return common.spread(values) if len(values) > 1 else f"{values[0]:.2f}"
 
 
@@ -75,7 +75,7 @@ def folder(variant: str, seed: int, root: Path) -> Path:
 
 
 def chain_rows(variant: str, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row for every step of the chain, over the seeds."""
+    """Returns a row for every step of the chain, over the seeds."""
     rows = []
     for number, entry in enumerate(results[0]["chain"] if results else ()):
         entries = [r["chain"][number] for r in results]
@@ -95,7 +95,7 @@ def chain_rows(variant: str, results: list[dict[str, Any]]) -> list[dict[str, An
 
 
 def speed_rows(root: Path) -> list[dict[str, Any]]:
-    """Latency of one text and accuracy of the files of MiniLM before and after the chain, of seed 0."""
+    """Measures latency of one text and accuracy of the files of MiniLM before and after the chain, of seed 0."""
     directory = folder("encoder", 0, root)
     files = sorted((directory / "chain").glob("*.safetensors"), key=lambda p: int(p.name.partition("_")[0]))
     networks = {"teacher": load(files[0]), "student": load(files[-1])}

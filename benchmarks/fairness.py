@@ -47,7 +47,7 @@ SMALLEST = 30  # examples of a rate that counts in a gap, as measure.groups has 
 
 
 def configure(data: str, setting: str, root: Path) -> ConfigDict:
-    """The config of a setting; settings whose teachers learn alike share one."""
+    """Returns the config of a setting; settings whose teachers learn alike share one."""
     words = SETTINGS[setting][0].split(",")
     config = fairness.get_config(",".join((data, *words)))
     config.baseline, config.measure = False, ()
@@ -61,7 +61,7 @@ def configure(data: str, setting: str, root: Path) -> ConfigDict:
 
 
 def teacher_folder(root: Path, data: str, kind: Sequence[str]) -> Path:
-    """Where the teacher of a kind lies."""
+    """Returns where the teacher of a kind lies."""
     return root / data / "teachers" / "-".join(kind)
 
 
@@ -70,21 +70,21 @@ def folder(root: Path, data: str, setting: str) -> Path:
 
 
 def choices(setting: str, seeds: int) -> dict[str, tuple[Any, ...]]:
-    """What the sweep of a setting varies."""
+    """Returns what the sweep of a setting varies."""
     weights = (0.0, 0.9) if "alone" in SETTINGS[setting][1] else ()
     return {"seed": tuple(range(seeds)), **({WEIGHT: weights} if weights else {})}
 
 
 def numbers(export: str, test: Source, teacher: np.ndarray | None) -> tuple[dict[str, Any], np.ndarray]:
-    """The columns of the table of one network, and its answers to the test set."""
+    """Returns the columns of the table of one network, and its answers to the test set."""
     x, labels = test.in_memory()
     answers = np.asarray(kd_jax.load(export).predict(x))
     whole = counts(answers, labels, np.zeros_like(labels), 1, test.num_classes)[0]
     made = {"accuracy": np.mean(answers == labels), "worst class": worst_class(whole)["worst_class"]}
     for field, names in test.levels.items():
         pairs = counts(answers, labels, test.fields[field], len(names), test.num_classes)
-        found = by_group(pairs, names, SMALLEST)
-        made |= {f"DP {field}": found["demographic_parity"], f"EO {field}": found["equalised_odds"]}
+        gaps = by_group(pairs, names, SMALLEST)
+        made |= {f"DP {field}": gaps["demographic_parity"], f"EO {field}": gaps["equalised_odds"]}
     errors = {} if teacher is None else inherited(answers, teacher, labels)
     shown = {"inherited": "inherited", "inherited_chance": "chance", "disagreement": "disagrees"}
     made |= {column: errors.get(name) for name, column in shown.items()}
@@ -93,25 +93,25 @@ def numbers(export: str, test: Source, teacher: np.ndarray | None) -> tuple[dict
 
 
 def rows(data: str, setting: str, root: Path) -> Iterator[dict[str, Any]]:
-    """Rows of the networks of a finished setting."""
+    """Yields the rows of the networks of a finished setting."""
     results = json.loads((folder(root, data, setting) / sweep.RESULTS).read_text())
     config = configure(data, setting, root)
     test = load(config.data).test
     place = config.teacher.checkpoint or str(Path(config.teacher.workdir) / "export" / "last" / "student")
     of_teacher, teacher = numbers(place, test, None)
-    found: dict[str, list[dict[str, Any]]] = {"teacher": [of_teacher]}
+    columns_of: dict[str, list[dict[str, Any]]] = {"teacher": [of_teacher]}
     for run in results["runs"]:
         name = "alone" if run["point"].get(WEIGHT) == 0.0 else "distilled"
-        found.setdefault(name, []).append(numbers(f"{run['export']}/student", test, teacher)[0])
+        columns_of.setdefault(name, []).append(numbers(f"{run['export']}/student", test, teacher)[0])
     for name in SETTINGS[setting][1]:
-        columns = {column: [v[column] for v in found[name]] for column in of_teacher}
+        columns = {column: [v[column] for v in columns_of[name]] for column in of_teacher}
         digits = {column: 2 if column == "kappa" else 1 for column in columns}
         cells = {c: "-" if None in v else spread(v, digits[c]) for c, v in columns.items()}
         yield {"data": data, "setting": setting, "network": name, **cells}
 
 
 def spread(values: list[float], digits: int) -> str:
-    """Mean +- standard deviation over seeds; the mean alone of one."""
+    """Returns mean +- standard deviation over seeds; the mean alone of one."""
     error = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
     return f"{np.mean(values):.{digits}f}{error}"
 

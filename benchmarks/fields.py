@@ -1,6 +1,6 @@
 """Fields beyond images and text: teacher, student alone and student taught, by the headline of each task.
 
-python -m benchmarks.fields [--only policy recommender ...] [--seeds 5] [--workdir runs/fields] [--keep]
+python -m benchmarks.fields [--only policy recommender ...] [--workdir runs/fields] [--keep]
 
 One teacher a row; seeds repeat the student, alone and taught. The last step counts, its test score; nothing is chosen
 by it. The recipes are those of the configs. A finished run is read again; --keep leaves the record's other rows.
@@ -20,33 +20,32 @@ from benchmarks import common
 from kd_jax.config.files import config_of, load, locate
 from kd_jax.system.workdir import git_hash
 
-# Of each config: groups of variants whose students alone are the same network on the same data.
+# Of each config: (number of seeds, variants whose students alone are the same network on the same data), ...
 ROWS = {
-    "policy": (("dagger", "offline", "sharp", "student"), ("value",), ("dagger,breakout", "offline,breakout")),
-    "recommender": (("listwise", "rd", "rrd", "cd"),),
-    "activity": (("response", "relation", "crd"), ("response,accelerometer",)),
+    "policy": ((5, ("dagger", "offline", "sharp", "student")), (5, ("value",)), (3, ("dagger,breakout",))),
+    "recommender": ((5, ("listwise", "rd", "rrd", "cd")),),
+    "activity": ((5, ("response", "relation", "crd")), (5, ("response,accelerometer",))),
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", default=list(ROWS), choices=list(ROWS))
-    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workdir", default="runs/fields")
     parser.add_argument("--keep", action="store_true", help="keep the record's rows of other configs")
     args = parser.parse_args()
     rows = [
         row | {"git": git_hash()}
         for name in args.only
-        for group in ROWS[name]
-        for row in rows_of(name, group, args.seeds, Path(args.workdir))
+        for seeds, group in ROWS[name]
+        for row in rows_of(name, group, seeds, Path(args.workdir))
     ]
     path = common.RESULTS / "fields.json"
     if args.keep and path.exists():
         rows += [row for row in json.loads(path.read_text())["rows"] if row["config"] not in args.only]
         rows.sort(key=lambda row: list(ROWS).index(row["config"]))
     print(markdown(rows))
-    common.write("fields", rows, seeds=args.seeds)
+    common.write("fields", rows)
 
 
 def rows_of(name: str, group: tuple[str, ...], seeds: int, root: Path) -> list[dict[str, Any]]:
@@ -65,6 +64,7 @@ def rows_of(name: str, group: tuple[str, ...], seeds: int, root: Path) -> list[d
 
 
 def run(name: str, variant: str, seed: int, root: Path, baseline: bool) -> dict[str, Any]:
+    """Runs a variant with one seed."""
     config = config_of(load(locate(f"configs/{name}.py")), variant)
     config.seed, config.report, config.baseline = seed, False, baseline
     flags = "_".join(variant.split(",")[1:])
@@ -73,6 +73,7 @@ def run(name: str, variant: str, seed: int, root: Path, baseline: bool) -> dict[
 
 
 def scores(results: list[dict[str, Any]], role: str, metric: str) -> dict[str, Any]:
+    """Returns the mean over runs of a role's test score at the last step, and its spread."""
     values = [result["models"][role]["last"]["test"][metric] for result in results]
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
     return {"mean": float(np.mean(values)), "std": spread, "scores": values}
@@ -80,12 +81,12 @@ def scores(results: list[dict[str, Any]], role: str, metric: str) -> dict[str, A
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """Returns the rows as docs/tasks.md shows them."""
-    lines = ["| config | metric | teacher | student alone | student taught |", "|---|---|---|---|---|"]
+    lines = ["| config | metric | seeds | teacher | student alone | student taught |", "|---|---|---|---|---|---|"]
     for row in rows:
         factor, sign = (100, " %") if row["unit"] == "%" else (1, "")
         cells = [f"{factor * row['teacher']['mean']:.1f}{sign}"]
         cells += [f"{factor * row[r]['mean']:.1f} ± {factor * row[r]['std']:.1f}" for r in ("baseline", "student")]
-        lines.append(f"| `{row['config']}:{row['variant']}` | {row['metric']} | {' | '.join(cells)} |")
+        lines.append(f"| `{row['config']}:{row['variant']}` | {row['metric']} | {row['seeds']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -24,7 +24,7 @@ FORMS = {"blocks": blocked_attention.BLOCK, "plain": 2**30}  # queries from whic
 
 
 def gradient(form: str, length: int, small: bool, **options: Any) -> tuple[Any, tuple]:
-    """(the compiled gradient of a mean of hidden states, shapes of its arguments)"""
+    """Returns (the compiled gradient of a mean of hidden states, shapes of its arguments)."""
     size = dict(width=16, depth=1, heads=2) if small else dict(width=896, depth=4, heads=14, kv_heads=2)
     model = LinenModel(families.qwen2(1024, **{**size, **options}))
     tokens = jax.ShapeDtypeStruct((1, length), jnp.int32)
@@ -34,14 +34,14 @@ def gradient(form: str, length: int, small: bool, **options: Any) -> tuple[Any, 
         outputs, _ = model.apply(params, {}, tokens, train=True, key=jax.random.key(0), taps=("final",))
         return outputs.features["final"].astype(jnp.float32).mean()
 
-    kept, decoder_attention.BLOCK = decoder_attention.BLOCK, FORMS[form]
+    usual, decoder_attention.BLOCK = decoder_attention.BLOCK, FORMS[form]
     program = jax.jit(jax.grad(loss)).lower(params, tokens).compile()
-    decoder_attention.BLOCK = kept
+    decoder_attention.BLOCK = usual
     return program, (params, tokens)
 
 
 def timed(length: int, rounds: int, small: bool) -> dict[str, float]:
-    """{form: median seconds}"""
+    """Returns {form: median seconds}."""
     programs = {form: gradient(form, length, small) for form in FORMS}
     arguments = jax.tree.map(lambda x: jnp.full(x.shape, 0.01, x.dtype), programs["blocks"][1])
     seconds: dict[str, list[float]] = {form: [] for form in FORMS}

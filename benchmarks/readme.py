@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks import compress_tables
 from benchmarks.common import RESULTS
+from benchmarks.papers import PAPERS
 from kd_jax.config import PRESETS
 
 PLAIN = (
@@ -27,57 +28,6 @@ PLAIN = (
 )
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "NOTES.md")
-PAPERS = {
-    "kd": "Hinton et al. 2015, 1503.02531",
-    "soft_ce": "Hinton et al. 2015, 1503.02531",
-    "logit_mse": "Ba & Caruana 2014, 1312.6184",
-    "reverse_kl": "Gu et al. 2023, 2306.08543",
-    "jsd": "Agarwal et al. 2023, 2306.13649",
-    "skew_kl": "Ko et al. 2024, 2402.03898",
-    "skew_reverse_kl": "Ko et al. 2024, 2402.03898",
-    "akl": "Wu et al. 2024, 2404.02657",
-    "tv": "Wen et al. 2023, 2307.15190",
-    "dkd": "Zhao et al. 2022, 2203.08679",
-    "nkd": "Yang et al. 2023, 2303.13005",
-    "wsld": "Zhou et al. 2021, 2102.00650",
-    "dist": "Huang et al. 2022, 2205.10536",
-    "lskd": "Sun et al. 2024, 2403.01427",
-    "ttm": "Zheng & Yang 2024, 2402.11148",
-    "wttm": "Zheng & Yang 2024, 2402.11148",
-    "mlkd": "Jin et al., CVPR 2023",
-    "ctkd": "Li et al. 2022, 2211.16231",
-    "topk_kd": "cached teachers (DistillKit)",
-    "uld": "Boizard et al. 2024, 2402.12030",
-    "feature": "Romero et al. 2014, 1412.6550",
-    "fitnet": "Romero et al. 2014, 1412.6550",
-    "at": "Zagoruyko & Komodakis 2016, 1612.03928",
-    "nst": "Huang & Wang 2017, 1707.01219",
-    "vid": "Ahn et al. 2019, 1904.05835",
-    "ab": "Heo et al. 2018, 1811.03233",
-    "ofd": "Heo et al. 2019, 1904.01866",
-    "fsp": "Yim et al., CVPR 2017",
-    "ft": "Kim et al. 2018, 1802.04977",
-    "review_kd": "Chen et al. 2021, 2104.09044",
-    "cat_kd": "Guo et al. 2023, 2304.12777",
-    "ickd": "Liu et al., ICCV 2021",
-    "pearson": "Cao et al. 2022, 2207.02039",
-    "srrl": "Yang et al., ICLR 2021",
-    "semckd": "Chen et al. 2020, 2012.03236",
-    "mgd": "Yang et al. 2022, 2205.01529",
-    "simkd": "Chen et al. 2022, 2203.14001",
-    "cwd": "Shu et al. 2020, 2011.13256",
-    "affinity": "Liu et al. 2019, 1903.04197",
-    "rkd": "Park et al. 2019, 1904.05068",
-    "rkd_distance": "Park et al. 2019, 1904.05068",
-    "rkd_angle": "Park et al. 2019, 1904.05068",
-    "sp": "Tung & Mori 2019, 1907.09682",
-    "pkt": "Passalis & Tefas 2018, 1803.10837",
-    "cc": "Peng et al. 2019, 1904.01802",
-    "irg": "Liu et al., CVPR 2019",
-    "itrd": "Miles et al. 2021, 2112.00459",
-    "crd": "Tian et al. 2019, 1910.10699",
-    "info_nce": "van den Oord et al. 2018, 1807.03748",
-}
 
 
 def record(name: str) -> dict[str, Any]:

@@ -35,12 +35,12 @@ INPUTS = ("batch.tokens", "batch.segments")
 
 
 def unmarked(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, which nothing knows to be by token."""
+    """Returns the same function, which nothing knows to be by token."""
     return functools.wraps(fn, updated=())(lambda *args, **kwargs: fn(*args, **kwargs))
 
 
 def scheme_of(classes: int, width: int) -> Scheme:
-    """A student of `width` and two layers, a teacher twice as wide, both with tied heads."""
+    """Makes a student of `width` and two layers, a teacher twice as wide, both with tied heads."""
     student, teacher = (LinenModel(llama(classes, w, 2, 2, tied=True)) for w in (width, 2 * width))
     labels = {"where": "batch.labelled"}
     ce = Term(task.cross_entropy_loss, ("student.logits",), ("batch.label",), 0.5, **labels)
@@ -50,7 +50,7 @@ def scheme_of(classes: int, width: int) -> Scheme:
 
 
 def plain(scheme: Scheme) -> Scheme:
-    """The scheme with terms and metrics that read the logits."""
+    """Returns the scheme with terms and metrics that read the logits."""
 
     def changed(terms: Any) -> dict[str, Term]:
         return {name: dataclasses.replace(term, fn=unmarked(term.fn)) for name, term in terms.items()}
@@ -61,7 +61,7 @@ def plain(scheme: Scheme) -> Scheme:
 
 
 def temporary(scheme: Scheme, batch: int, length: int) -> tuple[int, int]:
-    """(MiB of the step, of the evaluation)"""
+    """Returns (MiB of the step, of the evaluation)."""
     places, key = jax.ShapeDtypeStruct((batch, length), jnp.int32), jax.random.key(0)
     shapes: dict[str, Any] = dict.fromkeys(("tokens", "segments", "label"), places)
     shapes |= {"labelled": jax.ShapeDtypeStruct(places.shape, bool), "mask": jax.ShapeDtypeStruct((batch,), bool)}
@@ -70,8 +70,8 @@ def temporary(scheme: Scheme, batch: int, length: int) -> tuple[int, int]:
     stage = scheme.stages[0]
     step = jax.jit(make_train_step(scheme, stage), donate_argnums=0).lower(state, shapes, hyper_of(stage), key)
     score = jax.jit(make_eval_step(scheme)).lower(state, shapes, key)
-    found = (program.compile().memory_analysis().temp_size_in_bytes for program in (step, score))
-    first, second = (round(x / 2**20) for x in found)
+    sizes = (program.compile().memory_analysis().temp_size_in_bytes for program in (step, score))
+    first, second = (round(x / 2**20) for x in sizes)
     return first, second
 
 

@@ -35,7 +35,7 @@ ROWS = ("letters,mlp", "letters,soft_tree", "letters,mlp,forest", "income,mlp", 
 
 
 def configured(row: str, directory: str) -> tuple[Any, str]:
-    """The config of a row, and the term of its teacher."""
+    """Returns the config of a row, and the term of its teacher."""
     config = tabular.get_config(row)
     config.baseline, config.report = False, False
     if directory:
@@ -44,7 +44,7 @@ def configured(row: str, directory: str) -> tuple[Any, str]:
 
 
 def measure(row: str, directory: str, seeds: int, root: Path) -> dict[str, Any]:
-    """The scores of a row's networks, and what they cost."""
+    """Returns the scores of a row's networks, and what they cost."""
     config, term = configured(row, directory)
     place, field = root / row.replace(",", "-"), f"terms.{term}.weight"
     weight = config.terms[term].weight
@@ -55,14 +55,14 @@ def measure(row: str, directory: str, seeds: int, root: Path) -> dict[str, Any]:
     learned = load({**config.data, "labels": 0}).train
     teacher = trees.ensemble(learned.num_classes, learned, **config.teacher.model.kwargs)
     x, labels = data.test.in_memory()
-    seen = ((x - np.array(data.train.mean)) / np.array(data.train.std)).astype(np.float32)
+    standardised = ((x - np.array(data.train.mean)) / np.array(data.train.std)).astype(np.float32)
     regress = labels.dtype.kind == "f"
 
     def score(answers: np.ndarray) -> float:
         wrong = (np.asarray(answers).reshape(len(labels)) - labels) ** 2 if regress else None
         return float(np.sqrt(wrong.mean())) if regress else 100 * float(np.mean(answers == labels))
 
-    said = teacher.fn(seen)
+    said = teacher.fn(standardised)
     scores: dict[bool, list[float]] = {False: [], True: []}
     for run in results["runs"]:
         scores[run["point"][field] != 0.0].append(run["test"] if regress else 100 * run["test"])
@@ -71,7 +71,7 @@ def measure(row: str, directory: str, seeds: int, root: Path) -> dict[str, Any]:
     estimator = trees.fitted(teacher)
     few = 1000
     times = common.alternate(
-        {"student": lambda: student.predict(x[:few]), "teacher": lambda: teacher.fn(seen[:few])}, seconds=4.0
+        {"student": lambda: student.predict(x[:few]), "teacher": lambda: teacher.fn(standardised[:few])}, seconds=4.0
     )
     stored = len(pickle.dumps(estimator))
     return {

@@ -159,6 +159,8 @@ def encoder(config: ConfigDict, variant: Variant) -> None:
 
 
 def decoder(config: ConfigDict, variant: Variant) -> None:
+    if "few" in variant.flags:
+        raise ValueError("'few' is of labelled examples, and every token of a text is the label of the one before.")
     config.data.update(dict(name="text", tokenizer="character", length=64, test=0.05, validation=0.05, eval_limit=512))
     network = "models.language.decoder_families.llama"
     config.teacher.model = dict(name=network, kwargs=dict(width=128, depth=3, tied=True))
@@ -175,7 +177,7 @@ def decoder(config: ConfigDict, variant: Variant) -> None:
 
 
 def tiny_encoder() -> dict:
-    """The first three layers of MiniLM."""
+    """Returns the fields of a short run on the first three layers of MiniLM."""
     three, two = (dict(model=dict(kwargs=dict(depth=depth))) for depth in (3, 2))
     return dict(teacher=three, student=two)
 

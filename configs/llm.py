@@ -46,7 +46,7 @@ LINEAR = r"(attention|mlp)/\w+$"  # every linear layer of a decoder's blocks
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """`arg`: one of METHODS, lora, fused, chat or tiny, in any order."""
+    """Returns the config; `arg`: one of METHODS, lora, fused, chat or tiny, in any order."""
     variant = parse(arg, variants=(*METHODS, CROSS), flags=("lora", "fused", "chat"))
     method = variant.variant
     config = base()
@@ -82,7 +82,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 def set_cross(config: ConfigDict) -> None:
-    """A teacher with another tokenizer: both read the same texts, and bits per byte compare them."""
+    """Sets a teacher with another tokenizer: both read the same texts, and bits per byte compare them."""
     student, teacher = config.student.get_ref("path"), config.teacher.get_ref("path")
     config.data.update(dict(name="data.text.cross.load", teacher_tokenizer=teacher))
     config.teacher.data.update(dict(name="data.text.conversations.load", teacher_tokenizer=""))
@@ -105,7 +105,7 @@ def set_cross(config: ConfigDict) -> None:
 
 
 def tiny(config: ConfigDict) -> dict:
-    """What differs in a few steps: the teacher, and the base of adapters, teach as they are loaded here too."""
+    """Returns what differs in a few steps: the teacher, and the base of adapters, teach as they are loaded here too."""
     loaded = dict(train=dict(steps=0))
     few: dict = dict(teacher=loaded, teachers=dict.fromkeys(config.teachers, loaded), train=dict(batch_size=8))
     if "choose" in config.scheme.kwargs:

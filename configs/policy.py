@@ -60,7 +60,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 def breakout(config: ConfigDict, value: bool) -> None:
-    """MinAtar Breakout, 10 x 10 cells: convolutions, and more steps."""
+    """Sets MinAtar Breakout, 10 x 10 cells: convolutions, and more steps."""
     config.data.name = "gymnax:Breakout-MinAtar"
     config.teacher.model.kwargs = dict(channels=(16,), widths=(128,), value=True)
     config.student.model.kwargs = dict(channels=(4,), widths=(48,), value=value)
@@ -69,7 +69,7 @@ def breakout(config: ConfigDict, value: bool) -> None:
 
 
 def two_tasks(config: ConfigDict) -> None:
-    """Two environments in one form, a teacher trained in each, a student that has both to learn."""
+    """Sets two environments in one form, a teacher trained in each, and a student that has both to learn."""
     both = "gymnax:Acrobot-v1+CartPole-v1"
     config.data.name = both
     config.teachers.cartpole = config.teacher.copy_and_resolve_references()

@@ -56,7 +56,7 @@ class Role:
     without it the network is initialised from the seed. `dtype` casts the parameters of a frozen role, or
     rounds its weights ("int8", kd_jax/system/precision.py). `preparation` says what it is shown of a picture
     (kd_jax/core/role_preparation.py), whose entry of the batch `inputs` name; None where it reads no picture.
-    `scored` {entry: entry} of the batch stand in for others where it is scored by itself (a teacher with its own tokens).
+    `scored` {entry: entry} of the batch stand in for others where it is scored by itself (a teacher of other tokens).
     `projection` is the tap of its `Projected` logits (kd_jax/models/projected.py), which core.bind finds.
     """
 

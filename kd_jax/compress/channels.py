@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kd_jax.compress.plan import Network, Scores, Smaller, check_score, module_of, with_module
-from kd_jax.compress.units import Cut, Gate, Units, count_kept, sliced, strongest
+from kd_jax.compress.units import Cut, Gate, Units, count_left, sliced, strongest
 from kd_jax.models.vision.cnn import CNN
 from kd_jax.models.vision.resnet import ResNet
 from kd_jax.resolve import near, pattern_of
@@ -35,12 +35,12 @@ def prune(network: Network, share: float, score: str = "magnitude", layers: str 
     chosen = tuple(u for u in units if pattern_of(layers, "prune: layers").search(u.name))
     if not chosen:
         raise ValueError(f"prune: no rule reaches layers={layers!r}. {near(layers, [u.name for u in units])}")
-    counts = {u.name: count_kept(f"prune: {u.name}", u.count, share) for u in chosen}
+    counts = {u.name: count_left(f"prune: {u.name}", u.count, share) for u in chosen}
     narrow = narrowed(module, {u.name: u.count for u in units} | counts)
 
     def transform(params: PyTree, stats: PyTree, scores: Scores) -> tuple[PyTree, PyTree]:
-        kept = {name: strongest(scores[name], count) for name, count in counts.items()}
-        return sliced(params, stats, chosen, kept)
+        remaining = {name: strongest(scores[name], count) for name, count in counts.items()}
+        return sliced(params, stats, chosen, remaining)
 
     where = f" of {layers}" if layers else ""
     label = f"prune {100 * share:g} % of the channels{where} ({score})"

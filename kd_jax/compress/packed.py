@@ -47,16 +47,16 @@ def write_packed(
     """
     rounded = _rounding(model)
     described = {k: v for k, v in info.items() if k != "sha256"}
-    about: dict[str, Any] = {"format": FORMAT, "model": described, "rounded": None, "texts": dict(texts or {})}
+    head: dict[str, Any] = {"format": FORMAT, "model": described, "rounded": None, "texts": dict(texts or {})}
     codes, values = [], []
     if rounded is not None:
-        about["rounded"] = {"bits": rounded.bits, "pattern": rounded.pattern, "keep": rounded.keep}
+        head["rounded"] = {"bits": rounded.bits, "pattern": rounded.pattern, "keep": rounded.keep}
         for name, array in pack(params, rounded.bits, rounded.pattern, rounded.keep).items():
             (codes if name.endswith(":codes") else values).append(array)
     else:
         values = [np.asarray(x) for x in jax.tree.leaves(params)]
     values += [np.asarray(x) for x in jax.tree.leaves(stats)]
-    text = zlib.compress(json.dumps(about, separators=(",", ":")).encode(), 9)
+    text = zlib.compress(json.dumps(head, separators=(",", ":")).encode(), 9)
     arrays = {"info": np.frombuffer(text, np.uint8), "codes": _joined(codes), "values": _joined(values)}
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(path.name + ".tmp")
@@ -65,23 +65,23 @@ def write_packed(
     return path.stat().st_size
 
 
-def read_about(path: Path) -> dict[str, Any]:
+def read_head(path: Path) -> dict[str, Any]:
     """Returns {"format", "model", "rounded", "texts"} of a packed file; ValueError in one line for what is none."""
     try:
         with safe_open(path, "np") as file:
-            about = json.loads(zlib.decompress(file.get_tensor("info").tobytes()))
+            head = json.loads(zlib.decompress(file.get_tensor("info").tobytes()))
     except (SafetensorError, zlib.error, ValueError, OSError) as e:
         raise ValueError(f"{path} is no packed network of kd_jax, or is damaged ({e}).") from e
-    if about.get("format") != FORMAT:
-        raise ValueError(f"{path} has the format {about.get('format')!r}, and this version of kd_jax reads {FORMAT}.")
-    return about
+    if head.get("format") != FORMAT:
+        raise ValueError(f"{path} has the format {head.get('format')!r}, and this version of kd_jax reads {FORMAT}.")
+    return head
 
 
-def read_arrays(path: Path, about: Mapping[str, Any], params: PyTree, stats: PyTree) -> tuple[PyTree, PyTree]:
+def read_arrays(path: Path, head: Mapping[str, Any], params: PyTree, stats: PyTree) -> tuple[PyTree, PyTree]:
     """Returns (params, stats) of a packed file, of the shapes in `params` and `stats`; ValueError if it ends early."""
     with safe_open(path, "np") as file:
         codes, values = (_Bytes(path, file.get_tensor(name)) for name in ("codes", "values"))
-    rounded = about["rounded"]
+    rounded = head["rounded"]
     if rounded is None:
         made = jax.tree.map(lambda x: values.take(x.shape, x.dtype), params)
     else:

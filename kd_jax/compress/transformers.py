@@ -36,8 +36,8 @@ def prune(
     gone = changed(now, left)
     check_score(score, gone)
 
-    def transform(params: PyTree, stats: PyTree, found: Any) -> tuple[PyTree, PyTree]:
-        return sliced(module, params, staying(now, left, found)), stats
+    def transform(params: PyTree, stats: PyTree, measured: Any) -> tuple[PyTree, PyTree]:
+        return sliced(module, params, staying(now, left, measured)), stats
 
     return Smaller(
         with_module(network.model, smaller(module, left)),

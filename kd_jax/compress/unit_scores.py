@@ -27,8 +27,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from kd_jax.compress.families import Family, axes_of, family_of
 from kd_jax.compress.plan import module_of, with_module
-from kd_jax.compress.transformer_units import Family, Sizes, axes_of, family_of, sizes_of, stacked, unscanned
+from kd_jax.compress.transformer_units import Sizes, sizes_of, stacked, unscanned
 from kd_jax.models.intercept import Layer, first_input, intercepted
 from kd_jax.resolve import near
 from kd_jax.types import Array, Model, Outputs, PyTree
@@ -102,27 +103,27 @@ def _by_unit(module: nn.Module, values: PyTree, each: Callable[[Array], Array]) 
     family, now = family_of(module), sizes_of(module)
     outside, inside = stacked(module, values)
     layers = [each(x.reshape(now.layers, -1).sum(1)) for x in inside.values()]
-    found: dict[str, list[Array]] = {"layers": layers, "width": [], "heads": [], "hidden": []}
+    sums: dict[str, list[Array]] = {"layers": layers, "width": [], "heads": [], "hidden": []}
     for path, value in outside.items():
         for axis, unit in enumerate(axes_of(family, path)):
             if unit == "width":
-                found[unit].append(each(jnp.moveaxis(value, axis, 0).reshape(now.width, -1).sum(1)))
+                sums[unit].append(each(jnp.moveaxis(value, axis, 0).reshape(now.width, -1).sum(1)))
     for path, value in inside.items():
         for axis, unit in enumerate(axes_of(family, path)):
-            if unit not in found:
+            if unit not in sums:
                 continue  # keys and values that a group shares say nothing of one head
             moved = jnp.moveaxis(value, axis + 1, 1)
             parts = each(moved.reshape(now.layers, getattr(now, unit), -1).sum(2))
-            found[unit].append(parts.sum(0) if unit == "width" else parts)
-    return {unit: jnp.stack(arrays).sum(0) for unit, arrays in found.items() if arrays}
+            sums[unit].append(parts.sum(0) if unit == "width" else parts)
+    return {unit: jnp.stack(arrays).sum(0) for unit, arrays in sums.items() if arrays}
 
 
 def _activation(module: nn.Module, answer: Callable[[PyTree, Batch], Any], params: PyTree, batch: Batch) -> Scores:
     """Of a batch the sums over examples of squared mean sizes, "width" by norm; "layers" is block importance."""
-    family, now, seen = family_of(module), sizes_of(module), {}
-    with _watched(family, now, seen):
+    family, now, sizes_by_unit = family_of(module), sizes_of(module), {}
+    with _watched(family, now, sizes_by_unit):
         answer(params, batch)
-    shape, further = seen["layers"][0].shape, batch[0][1:]
+    shape, further = sizes_by_unit["layers"][0].shape, batch[0][1:]
     real = (further[0] != 0 if further else jnp.ones(shape, bool)).astype(jnp.float32)  # of all tokens
 
     def squares(sizes: Array) -> Array:
@@ -130,29 +131,29 @@ def _activation(module: nn.Module, answer: Callable[[PyTree, Batch], Any], param
         means = (sizes * real[..., None]).sum(1) / jnp.maximum(real.sum(1), 1)[:, None]
         return jnp.square(means).sum(0)
 
-    changes = [jnp.sum((1 - cosine) * real) / jnp.maximum(real.sum(), 1) for cosine in seen["layers"]]
-    sums = {unit: jnp.stack([squares(x) for x in seen[unit]]) for unit in ("heads", "hidden", "width")}
+    changes = [jnp.sum((1 - cosine) * real) / jnp.maximum(real.sum(), 1) for cosine in sizes_by_unit["layers"]]
+    sums = {unit: jnp.stack([squares(x) for x in sizes_by_unit[unit]]) for unit in ("heads", "hidden", "width")}
     return {**sums, "layers": jnp.stack(changes)}
 
 
 @contextlib.contextmanager
-def _watched(family: Family, now: Sizes, seen: dict[str, list[Array]]) -> Generator[None]:
-    """Fills `seen` {unit: sizes [batch, tokens, n], in the order of layers or norms} while a network runs."""
-    seen |= {"heads": [], "hidden": [], "width": [], "layers": []}
+def _watched(family: Family, now: Sizes, sizes_by_unit: dict[str, list[Array]]) -> Generator[None]:
+    """Fills `sizes_by_unit` {unit: sizes [batch, tokens, n], in the order of layers or norms} while a network runs."""
+    sizes_by_unit |= {"heads": [], "hidden": [], "width": [], "layers": []}
 
     def watch(layer: Layer, /, *args: Any, **kwargs: Any) -> Any:
         result = layer.call(*args, **kwargs)
         inside = re.sub(rf"^{family.layer}\d+/", "", layer.path)
         if re.fullmatch(rf"{family.layer}\d+", layer.path):
-            seen["layers"].append(_cosine(first_input(layer, args), result))
+            sizes_by_unit["layers"].append(_cosine(first_input(layer, args), result))
         elif inside == family.heads_read:
             answers = first_input(layer, args).astype(jnp.float32)
             parts = answers.reshape(*answers.shape[:2], now.heads, now.head_width)
-            seen["heads"].append(jnp.sqrt(jnp.square(parts).sum(-1)))
+            sizes_by_unit["heads"].append(jnp.sqrt(jnp.square(parts).sum(-1)))
         elif inside == family.hidden_read:
-            seen["hidden"].append(jnp.abs(first_input(layer, args).astype(jnp.float32)))
+            sizes_by_unit["hidden"].append(jnp.abs(first_input(layer, args).astype(jnp.float32)))
         elif re.fullmatch(family.norms, layer.path):
-            seen["width"].append(jnp.abs(result.astype(jnp.float32)))
+            sizes_by_unit["width"].append(jnp.abs(result.astype(jnp.float32)))
         return result
 
     with intercepted(watch):

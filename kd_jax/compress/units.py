@@ -52,17 +52,17 @@ class Units(NamedTuple):
     gates: tuple[Gate, ...] = ()
 
 
-def count_kept(name: str, count: int, share: float, multiple: int = 1) -> int:
+def count_left(name: str, count: int, share: float, multiple: int = 1) -> int:
     """Returns how many of `count` units stay when the `share` of them goes: whole ones, of a `multiple`, at least one.
 
     Raises ValueError for a share that is not in [0, 1), or leaves none.
     """
     if not 0 <= share < 1:
         raise ValueError(f"{name}: a share of {share} cannot be pruned; it is at least 0 and below 1.")
-    kept = round(count * (1 - share) / multiple) * multiple
-    if kept < 1:
+    remaining = round(count * (1 - share) / multiple) * multiple
+    if remaining < 1:
         raise ValueError(f"{name} has {count} units: pruning {100 * share:g} % of them leaves none.")
-    return kept
+    return remaining
 
 
 def strongest(scores: np.ndarray, count: int) -> np.ndarray:
@@ -70,25 +70,25 @@ def strongest(scores: np.ndarray, count: int) -> np.ndarray:
     return np.sort(np.argsort(-np.asarray(scores, np.float64), kind="stable")[:count])
 
 
-def entries(kept: np.ndarray, count: int, width: int, repeats: int) -> np.ndarray:
-    """Returns the entries of an axis of repeats * count * width that belong to the units `kept`."""
-    return np.arange(repeats * count * width).reshape(repeats, count, width)[:, kept].reshape(-1)
+def entries(remaining: np.ndarray, count: int, width: int, repeats: int) -> np.ndarray:
+    """Returns the entries of an axis of repeats * count * width that belong to the units `remaining`."""
+    return np.arange(repeats * count * width).reshape(repeats, count, width)[:, remaining].reshape(-1)
 
 
-def sliced(params: PyTree, stats: PyTree, units: Sequence[Units], kept: Mapping[str, np.ndarray]) -> tuple:
-    """Returns (params, stats) with only the units `kept` {name: positions}; what no unit names stays as it is.
+def sliced(params: PyTree, stats: PyTree, units: Sequence[Units], remaining: Mapping[str, np.ndarray]) -> tuple:
+    """Returns (params, stats) with only the units `remaining` {name: positions}; what no unit names stays as it is.
 
     Raises ValueError where an axis has another length than its units say.
     """
     flat: dict[str, Any] = traverse_util.flatten_dict(
         {"params": params, "stats": stats}, sep="/", keep_empty_nodes=True
     )
-    for unit in (u for u in units if u.name in kept):
+    for unit in (u for u in units if u.name in remaining):
         for cut in unit.cuts:
             value, length = flat[cut.path], cut.repeats * unit.count * cut.width
             if value.shape[cut.axis] != length:
                 raise ValueError(f"{cut.path} is {value.shape}: axis {cut.axis} has not the {length} of {unit.name}.")
-            rows = entries(kept[unit.name], unit.count, cut.width, cut.repeats)
+            rows = entries(remaining[unit.name], unit.count, cut.width, cut.repeats)
             flat[cut.path] = jnp.take(value, rows, axis=cut.axis)
     tree = traverse_util.unflatten_dict(flat, sep="/")
     return tree["params"], tree.get("stats", {})
@@ -163,10 +163,11 @@ def ones(units: Sequence[Units]) -> dict[str, Array]:
     return {unit.name: jnp.ones(unit.count) for unit in units}
 
 
-def masks(units: Sequence[Units], kept: Mapping[str, np.ndarray]) -> dict[str, Array]:
-    """Returns the gates that take all units out but those `kept` {name: positions}."""
+def masks(units: Sequence[Units], remaining: Mapping[str, np.ndarray]) -> dict[str, Array]:
+    """Returns the gates that take all units out but those `remaining` {name: positions}."""
     return {
-        u.name: jnp.zeros(u.count).at[kept[u.name]].set(1.0) if u.name in kept else jnp.ones(u.count) for u in units
+        u.name: jnp.zeros(u.count).at[remaining[u.name]].set(1.0) if u.name in remaining else jnp.ones(u.count)
+        for u in units
     }
 
 

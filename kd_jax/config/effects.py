@@ -88,10 +88,7 @@ def check_teacher(name: str, teacher: ConfigDict, defaults: ConfigDict, handed_o
     """Refuses fields of a teacher of which only one can count, and those of a cache that there is not."""
     where = f"config.{name}"
     if not teacher.model.name:
-        named = [f for f in _UNTAUGHT if teacher[f]] + [f for f in ("initial",) if teacher[f].name]
-        if named or handed_over:
-            what = f"{where}.{named[0]} is set" if named else "teacher_variables are given"
-            raise ValueError(f"{what}, and there is no teacher: {where}.model.name is ''.")
+        _check_absent(where, teacher, handed_over)
         return
     _check_ready(where, teacher, defaults, handed_over)
     if teacher.train.labelled_share not in (defaults.train.labelled_share, 1.0):
@@ -109,6 +106,14 @@ def check_teacher(name: str, teacher: ConfigDict, defaults: ConfigDict, handed_o
         )
     if teacher.mode == "train" and teacher.cache.directory:
         raise ValueError(f"{where}.mode='train': its answers depend on the batch, and {where}.cache.directory is set.")
+
+
+def _check_absent(where: str, teacher: ConfigDict, handed_over: bool) -> None:
+    """Refuses what needs a network, of a teacher without one."""
+    named = [f for f in _UNTAUGHT if teacher[f]] + [f for f in ("initial",) if teacher[f].name]
+    if named or handed_over:
+        what = f"{where}.{named[0]} is set" if named else "teacher_variables are given"
+        raise ValueError(f"{what}, and there is no teacher: {where}.model.name is ''.")
 
 
 def _check_ready(where: str, teacher: ConfigDict, defaults: ConfigDict, handed_over: bool) -> None:

@@ -14,7 +14,7 @@ from ml_collections.config_dict import placeholder
 
 from kd_jax.config import effects
 from kd_jax.config.model_folders import check_folders, with_folders
-from kd_jax.config.terms import filled, part, weight_of
+from kd_jax.config.terms import part, whole_terms
 from kd_jax.core import optimizers
 from kd_jax.core.optimizers import with_defaults
 from kd_jax.data import load
@@ -280,17 +280,6 @@ def check_effects(config: ConfigDict, handed_over: Collection[str] = ()) -> None
     effects.check_student(config, base())
     for name, teacher in {"teacher": config.teacher, **config.teachers}.items():
         effects.check_teacher(name, teacher, teacher_fields(), name in handed_over)
-
-
-def whole_terms(terms: Mapping[str, Any]) -> ConfigDict:
-    """Returns the terms with all their fields; one that says at most a weight is the task's of this name.
-
-    Raises ValueError for any other without `fn`.
-    """
-    of_task = {name: fields for name, fields in terms.items() if hasattr(fields, "keys") and {*fields} <= {"weight"}}
-    whole = {name: filled(name, fields) for name, fields in terms.items() if name not in of_task}
-    weights = {name: {"weight": weight_of(name, fields)} for name, fields in of_task.items()}
-    return ConfigDict({name: (whole | weights)[name] for name in terms})
 
 
 def own_data(config: ConfigDict, teacher: ConfigDict) -> dict[str, Any]:

@@ -5,6 +5,7 @@ The models, their starts and the data name the folders then, so that a config sa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -33,25 +34,32 @@ def with_folders(config: ConfigDict) -> None:
     if not (student.path or student.layers or teachers):
         return
     with config.unlocked():
-        for role, fields in {"student": student, **teachers}.items():
-            if fields.path:
-                fields.path = str(path_of(fields.path, f"{role}.path"))
-                read_family(fields.path)
+        folders = _located({"student": student, **teachers})
         ours = _ours(config)
         if ours is not None:
             config.data.tokenizer = config.data.tokenizer or _source(config)
-        folders = [fields.path for fields in (student, *teachers.values()) if fields.path]
         if config.data.length is None:
             config.data.length = min([LENGTH, *filter(None, map(positions_of, folders))])
         read = {"tokenizer": config.data.tokenizer, "length": config.data.length}
         for role, fields in teachers.items():
             model = _decoder(fields.model, role)
-            own = fields.data.tokenizer or read["tokenizer"]  # another than the student's, where the data have both
-            model.kwargs.update({"folder": fields.path, **read, "tokenizer": own})
+            tokenizer = fields.data.tokenizer or read["tokenizer"]  # not the student's, where the data have both
+            model.kwargs.update({"folder": fields.path, **read, "tokenizer": tokenizer})
             fields.initial = ConfigDict({"name": LOAD, "kwargs": {"folder": fields.path}})
         if ours is not None:
             ours.kwargs.update({"folder": _source(config), "layers": student.layers, **read})
             _start(config, ours)
+
+
+def _located(roles: Mapping[str, ConfigDict]) -> list[str]:
+    """Writes the paths of networks out in full and returns them; ValueError for one that is no folder of a model."""
+    folders = []
+    for role, fields in roles.items():
+        if fields.path:
+            fields.path = str(path_of(fields.path, f"{role}.path"))
+            read_family(fields.path)
+            folders.append(fields.path)
+    return folders
 
 
 def check_folders(config: ConfigDict) -> None:

@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from kd_jax.resolve import near
 
 Terms = dict[str, Any]
@@ -116,3 +118,14 @@ def response(weight: float = 0.9, temperature: float = 4.0, ce: float = 0.1, **p
 def features(side: str, taps: Sequence[str]) -> tuple[str, ...]:
     """Returns the paths of the taps of one network: ("student.features:stage1", ...)."""
     return tuple(f"{side}.features:{tap}" for tap in taps)
+
+
+def whole_terms(terms: Mapping[str, Any]) -> ConfigDict:
+    """Returns the terms with all their fields; one that says at most a weight is the task's of this name.
+
+    Raises ValueError for any other without `fn`.
+    """
+    of_task = {name: fields for name, fields in terms.items() if hasattr(fields, "keys") and {*fields} <= {"weight"}}
+    whole = {name: filled(name, fields) for name, fields in terms.items() if name not in of_task}
+    weights = {name: {"weight": weight_of(name, fields)} for name, fields in of_task.items()}
+    return ConfigDict({name: (whole | weights)[name] for name in terms})

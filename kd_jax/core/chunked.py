@@ -47,13 +47,13 @@ def projection_tap(model: Model, variables: tuple[PyTree, PyTree], inputs: Seque
     leaves, structure = jax.tree.flatten(shapes_of((variables, tuple(inputs))))
     asked = (structure, tuple((x.shape, x.dtype) for x in leaves))
     try:
-        known = _taps.setdefault(model, {})
+        cached = _taps.setdefault(model, {})
     except TypeError:  # a user's model that cannot be a key
-        known = {}
-    if asked not in known:
+        cached = {}
+    if asked not in cached:
         jax.eval_shape(run, *jax.tree.unflatten(structure, leaves))
-        known[asked] = tapped[0] if len(tapped) == 1 else ""
-    return known[asked]
+        cached[asked] = tapped[0] if len(tapped) == 1 else ""
+    return cached[asked]
 
 
 def stands_for(value: Any, logits: Any) -> bool:
@@ -153,9 +153,9 @@ def values_of(pieces: Sequence[Piece]) -> tuple[Array, dict[str, Array]]:
         first = next(x for x in piece.arguments if isinstance(x, Projected))
         groups.setdefault((first.shape[:-1], first.chunk), []).append(piece)
     for (leading, chunk), group in groups.items():
-        share, found = _together(group, leading, chunk)
+        share, group_values = _together(group, leading, chunk)
         total += share
-        values |= found
+        values |= group_values
     return total, {p.name: values[p.name] for p in pieces}
 
 

@@ -147,11 +147,10 @@ def make_eval_step(scheme: Scheme, collect_only: bool = False) -> Callable[..., 
         scored: dict[str, Scored] = {}
         for entry in scheme.evaluate:
             compared = None if entry == scheme.reference else reference
-            own = as_scored(
-                batch, [scheme.roles[role] for role in calls_in(entry_paths(entry)) if role in scheme.roles]
-            )
-            sums = {} if collect_only else dict(task.sums(runs[entry], own, compared, key))
-            collected = dict(task.collect(runs[entry], own, key)) if task.collect is not None else {}
+            roles = [scheme.roles[role] for role in calls_in(entry_paths(entry)) if role in scheme.roles]
+            scored_batch = as_scored(batch, roles)
+            sums = {} if collect_only else dict(task.sums(runs[entry], scored_batch, compared, key))
+            collected = dict(task.collect(runs[entry], scored_batch, key)) if task.collect is not None else {}
             scored[entry] = sums, collected
         return scored
 

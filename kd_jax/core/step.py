@@ -12,9 +12,9 @@ import optax
 
 from kd_jax import prng
 from kd_jax.core import chunked, microbatch
-from kd_jax.core.bind import call_taps
 from kd_jax.core.paths import Path, lookup
 from kd_jax.core.terms import options_of, term_value
+from kd_jax.core.walk import call_taps
 from kd_jax.resolve import near
 from kd_jax.system import precision
 from kd_jax.types import Array, Call, Outputs, Phase, PyTree, Scheme, Stage, TrainState

@@ -25,8 +25,8 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         return nll(logits[rows], labels[rows], math.exp(log_temperature))
 
     low, high = map(math.log, RANGE)
-    found = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6})
-    return float(math.exp(found.x))
+    minimum = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6})
+    return float(math.exp(minimum.x))
 
 
 def nll(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> float:

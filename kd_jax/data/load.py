@@ -238,15 +238,8 @@ def _fields(config: Mapping[str, Any]) -> SimpleNamespace:
             raise ValueError(f"data has no field {key!r}; did you mean {near[0]!r}?")
     check_numbers("data", config, RANGES)
     fields = {key: config[key] if key in config else value for key, value in DEFAULTS.items()}
-    for name in (
-        "directory",
-        "tokenizer",
-        "teacher_tokenizer",
-        "path",
-        "eval_path",
-        "template",
-        "cache",
-    ):  # each a path, or a word such as "bible"
+    # Each is a path, or a word such as "bible".
+    for name in ("directory", "tokenizer", "teacher_tokenizer", "path", "eval_path", "template", "cache"):
         fields[name] = fields[name] and str(path_of(fields[name], f"data.{name}"))
     return SimpleNamespace(**fields)
 
@@ -264,22 +257,27 @@ def _open(fields: SimpleNamespace, config: Mapping[str, Any]) -> Splits:
     if name in cifar.SETS:
         return cifar.load(name, fields.directory, download=fields.download)
     if name == "imagenet2012" or name.startswith("tfds:"):
-        all_labels = bool(fields.labels or fields.validation or fields.classes or fields.label_noise)
-        return prepared.load(
-            name.removeprefix("tfds:"), fields.directory, fields.image_size, test=fields.test, all_labels=all_labels
-        )
+        return _prepared(name.removeprefix("tfds:"), fields)
     if name.startswith("gymnax:"):
         return several_environments.named(name.removeprefix("gymnax:"))
     if not _names_function(name):
-        meant = MEANT.get(str(name).lower().replace("-", "_"))
-        if meant:
-            raise ValueError(f"There is no data set {name!r}. Did you mean data.name={meant!r}?")
-        forms = ("tfds:NAME", "gymnax:NAME", "module:function")
-        raise ValueError(f"There is no data set {name!r}. {near(str(name), (*NAMES, *forms))}")
+        raise ValueError(f"There is no data set {name!r}. {_meant(str(name))}")
     made = resolve(name)(config if ":" in name else vars(fields))  # of this package, with all the defaults
     if not isinstance(made, Splits):
         raise ValueError(f"{name} must return kd_jax.data.source.Splits, it returned {type(made).__name__}")
     return made
+
+
+def _prepared(name: str, fields: SimpleNamespace) -> Splits:
+    all_labels = bool(fields.labels or fields.validation or fields.classes or fields.label_noise)
+    return prepared.load(name, fields.directory, fields.image_size, test=fields.test, all_labels=all_labels)
+
+
+def _meant(name: str) -> str:
+    """Which data the user probably meant by a name."""
+    if meant := MEANT.get(name.lower().replace("-", "_")):
+        return f"Did you mean data.name={meant!r}?"
+    return near(name, (*NAMES, "tfds:NAME", "gymnax:NAME", "module:function"))
 
 
 def _rows(n: int, fields: SimpleNamespace) -> np.ndarray:

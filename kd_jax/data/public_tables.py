@@ -93,10 +93,10 @@ def joined(columns: Columns, names: tuple[str, ...]) -> Columns:
     return made
 
 
-def _fields(config: Mapping[str, Any], **own: Any) -> dict[str, Any]:
+def _fields(config: Mapping[str, Any], **overrides: Any) -> dict[str, Any]:
     """The fields of config.data; of the table's own ones only `sensitive_inputs` is the user's."""
     inputs = tuple(config.get("sensitive_inputs", ()))
-    return {**DEFAULTS, **TABLE, **config, **own, "sensitive_inputs": inputs}
+    return {**DEFAULTS, **TABLE, **config, **overrides, "sensitive_inputs": inputs}
 
 
 def _checked(path: Path, columns: Columns, wanted: tuple[str, ...]) -> Columns:

@@ -23,11 +23,7 @@ def together(environments: Sequence[Environment], only: int | None = None) -> En
     zeros. There are as many actions as in the one with most; an action that another one lacks is its last. Raises
     ValueError unless there are two or more, whose observations are vectors, and `only` is one of them.
     """
-    if len(environments) < 2 or any(len(e.shape) != 1 for e in environments):
-        shapes = {e.name: e.shape for e in environments}
-        raise ValueError(f"Environments that are one have vectors as observations, and are two or more: {shapes}")
-    if only is not None and not 0 <= only < len(environments):
-        raise ValueError(f"there is no environment {only} among {[e.name for e in environments]}")
+    _check(environments, only)
     count, longest = len(environments), max(e.shape[0] for e in environments)
     examples = [jax.eval_shape(e.reset, jax.random.key(0))[0] for e in environments]
     starts = np.cumsum([0, *(len(example) for example in examples)])
@@ -66,6 +62,14 @@ def together(environments: Sequence[Environment], only: int | None = None) -> En
     drawn = draw if all(e.draw is not None for e in environments) else None
     limit, tasks = max(e.limit for e in environments), tuple(e.name for e in environments)
     return Environment(name, reset, step, (longest + count,), most.actions, limit, drawn, tasks)
+
+
+def _check(environments: Sequence[Environment], only: int | None) -> None:
+    if len(environments) < 2 or any(len(e.shape) != 1 for e in environments):
+        shapes = {e.name: e.shape for e in environments}
+        raise ValueError(f"Environments that are one have vectors as observations, and are two or more: {shapes}")
+    if only is not None and not 0 <= only < len(environments):
+        raise ValueError(f"there is no environment {only} among {[e.name for e in environments]}")
 
 
 @functools.cache

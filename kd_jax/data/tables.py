@@ -53,8 +53,8 @@ def csv(config: Mapping[str, Any]) -> Splits:
     for column in named:
         if column not in columns:
             raise ValueError(f"{path.name} has no column {column!r}. {near(column, columns)}")
-    kept = {name: values for name, values in columns.items() if name not in fields["left_out"]}
-    return as_splits(path.stem, kept, fields)
+    columns = {name: values for name, values in columns.items() if name not in fields["left_out"]}
+    return as_splits(path.stem, columns, fields)
 
 
 def read(path: Path) -> Columns:
@@ -114,8 +114,8 @@ def as_splits(name: str, columns: Columns, fields: Mapping[str, Any]) -> Splits:
     def make(split: str) -> Any:
         rows = parts[split]
         numbers = {attribute: group[rows].astype(np.int32) for attribute, (_, group) in groups.items()}
-        about = dict(class_names=class_names, mean=mean, std=std, fields=numbers, levels=levels)
-        return arrays.in_memory(name, split, x[rows], labels[rows], **about)
+        options = dict(class_names=class_names, mean=mean, std=std, fields=numbers, levels=levels)
+        return arrays.in_memory(name, split, x[rows], labels[rows], **options)
 
     return Splits(make("train"), make("validation") if counts[1] else None, make("test"))
 

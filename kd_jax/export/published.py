@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +42,7 @@ def write(directory: Path, config: ConfigDict, rows: str = "tokens", dtype: str 
     student, place = load(directory), directory / "student"
     asked = {"of": dict(student.info["sha256"]), "rows": rows, "dtype": dtype}
     done = read_json(place / RECORD) or {}
-    if {k: done.get(k) for k in asked} == asked and all(
-        (place / name).is_dir() and digests(place / name, "") == files for name, files in done["files"].items()
-    ):
+    if {k: done.get(k) for k in asked} == asked and _are_whole(place, done["files"]):
         return
     source = config.student.path or config.teacher.path
     model = student.model.model if isinstance(student.model, Remat) else student.model
@@ -72,6 +70,11 @@ def write(directory: Path, config: ConfigDict, rows: str = "tokens", dtype: str 
 
 
 write.check = check  # type: ignore[attr-defined]: what train.run asks before the first step
+
+
+def _are_whole(place: Path, files: Mapping[str, Any]) -> bool:
+    """Whether the folders in `place` are there with these checksums of their files."""
+    return all((place / name).is_dir() and digests(place / name, "") == sums for name, sums in files.items())
 
 
 def _base(student: Student) -> Any:

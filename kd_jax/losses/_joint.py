@@ -157,10 +157,7 @@ def _scan(settings: Settings, needs: PyTree, sides: PyTree, tokens: PyTree, shar
 def _chunk(settings: Settings, needs: PyTree, heads: PyTree, shared: tuple, chunk: PyTree) -> tuple:
     """Returns (sum, values, gradients by hidden states, gradients by heads and biases) of a chunk of tokens."""
     hidden, rows, where, weights = chunk
-    masks = [w for w in where if w is not None]
-    if len(masks) == len(where) and masks:  # NaN in rows that no part reads ends here
-        any_part = functools.reduce(jnp.logical_or, masks)
-        hidden = jax.tree.map(lambda h: jnp.where(any_part[:, None], h, 0), hidden)
+    hidden = _without_unread(hidden, where)
     projected = {name: _project(settings.sides[name], hidden[name], heads[name]) for name in heads}
     learned = [name for name in heads if any(jax.tree.leaves(needs[name]))]
 
@@ -190,6 +187,15 @@ def _chunk(settings: Settings, needs: PyTree, heads: PyTree, shared: tuple, chun
     for name, d in by_logits.items():
         by_token[name], sums[name] = _by_side(settings.sides[name], needs[name], hidden[name], heads[name], d)
     return total, values, by_token, sums
+
+
+def _without_unread(hidden: PyTree, where: tuple[Array | None, ...]) -> PyTree:
+    """Hidden states, 0 in the rows that no part reads: a NaN there ends here."""
+    masks = [w for w in where if w is not None]
+    if len(masks) < len(where) or not masks:
+        return hidden
+    any_part = functools.reduce(jnp.logical_or, masks)
+    return jax.tree.map(lambda h: jnp.where(any_part[:, None], h, 0), hidden)
 
 
 def _by_side(side: Side, needs: PyTree, hidden: tuple, heads: PyTree, d: Array) -> tuple[tuple, dict[str, Any]]:

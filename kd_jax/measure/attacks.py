@@ -141,13 +141,13 @@ def pixels_of(network: Network, source: Source) -> Pixels | None:
 
     By its own preparation, or else by the mean and standard deviation of the data, of uint8 pictures / 255.
     """
-    own = network.role.preparation
-    entries = {f"batch.{own.entry(name)}": own for name in own.entries} if own is not None else {}
+    preparation = network.role.preparation
+    entries = {} if preparation is None else {f"batch.{preparation.entry(n)}": preparation for n in preparation.entries}
     for place, path in enumerate(network.role.inputs):
         where = Path.parse(path)
         if path in entries:
-            seen = entries[path]
-            scale, mean, std = (1.0, (0.0,), (1.0,)) if seen.raw else (seen.scale, seen.mean, seen.std)
+            norm = entries[path]
+            scale, mean, std = (1.0, (0.0,), (1.0,)) if norm.raw else (norm.scale, norm.mean, norm.std)
         elif where.kind == "batch" and where.owner == "image" and not where.rest:
             scale, mean, std = 255.0, source.mean, source.std
         else:

@@ -157,7 +157,7 @@ def _number(value: Any) -> float | None:
 
 def section(field: str, values: Mapping[str, Mapping[str, Any]], source: Source, smallest: int) -> dict[str, Any]:
     """Returns the table of a field: rates of each group, then the gaps, of each network."""
-    positive = str(source.class_names[-1])
+    positive = source.class_names[-1]
     first = next(iter(values.values()))[field]
     rows = []
     for rate in (r for r in SHOWN if r in next(iter(first["groups"].values()))):

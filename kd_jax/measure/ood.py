@@ -84,10 +84,10 @@ def others(subject: Subject, data: str, directory: str) -> Source:
     if data in (SHUFFLED, NOISE):
         examples = np.stack([source.example(i)["image"] for i in range(len(source))])
         return _like(source, (shuffled if data == SHUFFLED else noise)(examples, rng))
-    found = load.load({"name": data, "directory": directory}).test
-    if source.noun != "image" or found.noun != "image":
-        raise ValueError(f"config.measure_kwargs.ood.data={data!r}: {source.name} or {found.name} has no pictures.")
-    pictures = np.stack([found.example(i)["image"] for i in range(min(len(found), len(source)))])
+    other = load.load({"name": data, "directory": directory}).test
+    if source.noun != "image" or other.noun != "image":
+        raise ValueError(f"config.measure_kwargs.ood.data={data!r}: {source.name} or {other.name} has no pictures.")
+    pictures = np.stack([other.example(i)["image"] for i in range(min(len(other), len(source)))])
     mine = np.asarray(source.example(0)["image"])
     if pictures.dtype != mine.dtype:
         raise ValueError(

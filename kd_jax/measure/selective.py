@@ -21,8 +21,8 @@ def measure(subject: Subject, coverage: Portion[float] = 0.8) -> Measured:
     for role, logits in answers.items():
         confidence, wrong = log_softmax(logits, -1).max(-1), logits.argmax(-1) != labels
         risk = risk_coverage(confidence, wrong)
-        kept = max(round(coverage * len(risk)), 1)
-        values[role] = {"aurc": float(risk.mean()), "accuracy_at_coverage": float(1 - risk[kept - 1])}
+        answered = max(round(coverage * len(risk)), 1)
+        values[role] = {"aurc": float(risk.mean()), "accuracy_at_coverage": float(1 - risk[answered - 1])}
         lines[role] = _curve(risk)
     section = {
         "kind": "lines",
@@ -56,8 +56,8 @@ def risk_coverage(confidence: np.ndarray, wrong: np.ndarray) -> np.ndarray:
 
 def _curve(risk: np.ndarray, points: int = 20) -> list[list[Any]]:
     """The accuracy at evenly spaced coverages, as points of a figure."""
-    kept = np.unique(np.linspace(1, len(risk), points + 1).round().astype(int)[1:])
-    return [[100 * int(k) / len(risk), 100 * float(1 - risk[k - 1])] for k in kept]
+    counts = np.unique(np.linspace(1, len(risk), points + 1).round().astype(int)[1:])
+    return [[100 * int(k) / len(risk), 100 * float(1 - risk[k - 1])] for k in counts]
 
 
 MEASURE = Measure(measure, needs=("classes",), cheap=True)

@@ -121,12 +121,7 @@ def read_params(
     ValueError lists all names that are missing, all that are unexpected and all shapes that do not fit.
     """
     tensors = Tensors(folder)
-    names = {}
-    for name in tensors:
-        new = name
-        for pattern, text in (old or {}).items():
-            new = re.sub(pattern, text, new)
-        names[new.removeprefix(prefix)] = name
+    names = {_renamed(name, old or {}).removeprefix(prefix): name for name in tensors}
     params, problems, used = {}, [], set()
     leaves: dict[str, Any] = traverse_util.flatten_dict(shapes, sep="/")
     for path, leaf in leaves.items():
@@ -138,14 +133,14 @@ def read_params(
             continue
         used.add(name)
         shape = tensors.shape(name)
-        if _matches(path, longer) and not transpose and shape and shape[0] > leaf.shape[0]:
-            shape = (leaf.shape[0], *shape[1:])
-        if (_swapped(shape) if transpose else shape) != tuple(leaf.shape):
-            needed = _swapped(leaf.shape) if transpose else tuple(leaf.shape)
+        needed = _swapped(leaf.shape) if transpose else tuple(leaf.shape)
+        if _matches(path, longer) and not transpose:
+            shape = _first_rows(shape, needed)
+        if shape != needed:
             problems.append(f"wrong shape: {name!r} has {shape}, {path!r} needs {needed}")
             continue
         value = tensors.first(name, shape[0]) if _matches(path, longer) else tensors[name]
-        params[path] = np.ascontiguousarray(value.swapaxes(-1, -2) if transpose else value).astype(leaf.dtype)
+        params[path] = _laid_out(value, transpose).astype(leaf.dtype)
     problems += [f"unexpected: {name!r}" for name in tensors if name not in used and not _matches(name, ignore)]
     if problems:
         raise ValueError(f"{folder} does not fit the model:\n  " + "\n  ".join(problems))
@@ -163,7 +158,7 @@ def write_folder(
     for path, value in traverse_util.flatten_dict(params, sep="/").items():
         theirs, transpose = _outside(path, rules)
         value = np.asarray(value)
-        tensors[theirs.removeprefix(strip)] = np.ascontiguousarray(value.swapaxes(-1, -2) if transpose else value)
+        tensors[theirs.removeprefix(strip)] = _laid_out(value, transpose)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     (folder / CONFIG).write_text(json.dumps(dict(config), indent=2, sort_keys=True) + "\n")
@@ -185,6 +180,22 @@ def _outside(path: str, rules: Sequence[Rule]) -> tuple[str, bool]:
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(re.search(pattern, name) for pattern in patterns)
+
+
+def _renamed(name: str, changes: Mapping[str, str]) -> str:
+    """The name with every regular expression of `changes` replaced by its text, one after the other."""
+    for pattern, text in changes.items():
+        name = re.sub(pattern, text, name)
+    return name
+
+
+def _first_rows(shape: tuple[int, ...], needed: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of the rows that are needed of a tensor: the first of one that has more."""
+    return (needed[0], *shape[1:]) if shape and shape[0] > needed[0] else shape
+
+
+def _laid_out(value: np.ndarray, transpose: bool) -> np.ndarray:
+    return np.ascontiguousarray(value.swapaxes(-1, -2) if transpose else value)
 
 
 def _swapped(shape: Sequence[int]) -> tuple[int, ...]:

@@ -69,6 +69,21 @@ def build(parts: Parts, chain: Sequence[Mapping[str, Any]] = ()) -> Scheme:
     if clash := {link.role for link in links} & {*roles}:
         raise ValueError(f"The roles {sorted(clash)} are those of the chain: config.roles needs other names.")
     roles |= {link.role: _role(base, link) for link in links}
+    stages = _stages(parts, base, roles, links)
+    names = [link.role for link in links if link.role != LAST]
+    return Scheme(
+        roles,
+        tuple(stages),
+        evaluate=(LAST, *names),
+        reference="teacher",
+        copies=("teacher",),
+        chain=tuple((link.role, link.label) for link in links),
+        task=parts.task,
+    )
+
+
+def _stages(parts: Parts, base: Role, roles: Mapping[str, Role], links: Sequence[Link]) -> list[Stage]:
+    """A stage for each learning step, which begins with the steps before it, and one for what follows the last."""
     stages: list[Stage] = []
     waiting: list[Link] = []
     for link in links:
@@ -81,16 +96,7 @@ def build(parts: Parts, chain: Sequence[Mapping[str, Any]] = ()) -> Scheme:
             steps = max(link.steps, 1)
             stages.append(Stage(steps, (phase,), None, enter, link.label, selects=link.role == LAST))
             waiting = []
-    names = [link.role for link in links if link.role != LAST]
-    return Scheme(
-        roles,
-        tuple(stages),
-        evaluate=(LAST, *names),
-        reference="teacher",
-        copies=("teacher",),
-        chain=tuple((link.role, link.label) for link in links),
-        task=parts.task,
-    )
+    return stages
 
 
 def planned(parts: Parts, chain: Sequence[Mapping[str, Any]]) -> list[Link]:
@@ -138,20 +144,15 @@ def _shares(chain: Sequence[Mapping[str, Any]], total: int) -> dict[int, int]:
         if unknown := sorted({*fields} - {"step", "share", "terms"}):
             raise ValueError(f"chain: learn has no option {unknown[0]!r}. {near(unknown[0], ('share', 'terms'))}")
     fixed = {i: float(fields["share"]) for i, fields in learning.items() if fields.get("share")}
-    rest = [i for i in learning if i not in fixed]
+    rest = len(learning) - len(fixed)
     left = 1 - sum(fixed.values())
-    if (
-        any(share <= 0 for share in fixed.values())
-        or left < -1e-6
-        or (rest and left <= 0)
-        or (fixed and not rest and left > 1e-6)
-    ):
+    fits = left > 0 if rest else abs(left) <= 1e-6 or not fixed
+    if min(fixed.values(), default=1) <= 0 or not fits:
         raise ValueError(f"chain: the shares of the learning steps sum to {1 - left:g}, not to 1.")
-    shares = {i: fixed.get(i, left / max(len(rest), 1)) for i in learning}
-    ends = np.cumsum([shares[i] for i in learning])
+    ends = np.cumsum([fixed.get(i, left / max(rest, 1)) for i in learning])
     edges = [0, *(round(total * float(end)) for end in ends)]
     steps = {i: after - before for i, before, after in zip(learning, edges, edges[1:], strict=False)}
-    if any(count < 1 for count in steps.values()):
+    if min(steps.values(), default=1) < 1:
         raise ValueError(f"chain: {total} steps (config.train.steps) leave a learning step none: {[*steps.values()]}.")
     return steps
 
@@ -240,8 +241,8 @@ def _enter(
         smaller, role = link.smaller, link.role
         transform = smaller.transform if smaller is not None else None
         if smaller is not None and transform is None:  # the network starts anew: as the state began
-            own = state.params[role][role], state.stats[role]
-            params, stats = jax.tree.map(np.array, parallel.on_host(own))
+            values = state.params[role][role], state.stats[role]
+            params, stats = jax.tree.map(np.array, parallel.on_host(values))
         elif smaller is not None and transform is not None:
             scores = unit_scores(parts, base.inputs, link.before.model, smaller, params, stats, state)
             params, stats = transform(params, stats, scores)

@@ -17,7 +17,7 @@ from kd_jax.sweep.programs import RATE, Program, members_of, programs_of, taught
 from kd_jax.sweep.spec import Point
 from kd_jax.system import workdir
 from kd_jax.train.jobs import Job
-from kd_jax.train.teachers import export_of
+from kd_jax.train.networks import export_of
 from kd_jax.types import Headline
 
 

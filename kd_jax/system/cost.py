@@ -63,8 +63,8 @@ def flops_of(compiled: Any) -> float | None:
 def counts_of(compiled: Any) -> dict[str, float]:
     """Returns what XLA counts in a compiled program, "flops" and "bytes accessed"; it says 0 or -1 of the unknown."""
     counts = compiled.cost_analysis() or {}
-    known = {name: counts.get(name) for name in ("flops", "bytes accessed")}
-    return {name: float(n) for name, n in known.items() if n and math.isfinite(n) and n > 0}
+    values = {name: counts.get(name) for name in ("flops", "bytes accessed")}
+    return {name: float(n) for name, n in values.items() if n and math.isfinite(n) and n > 0}
 
 
 def _measured(networks: Mapping[str, Forward], batch: int) -> dict[str, tuple[dict[str, float], list[float]]]:

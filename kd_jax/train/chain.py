@@ -56,7 +56,7 @@ def chain_of(
     cost = costs({role: _forward(load(file), job) for role, file in files.items()}) if measure else {}
     entries: list[dict[str, Any]] = []
     for role, network in networks.items():
-        score, known = values[role][headline.metric], cost.get(role, {})
+        score, latencies = values[role][headline.metric], cost.get(role, {})
         entry = {
             "step": labels[role],
             "accuracy": {"mean": score, "spread": values[role].get(headline.error)},
@@ -64,8 +64,8 @@ def chain_of(
             "bytes_on_disk": sizes[role],
             "smaller": sizes["teacher"] / sizes[role],
             "share_of_teacher": _share(headline, score, values["teacher"][headline.metric]),
-            "latency_ms": known.get("latency_ms"),
-            "latency_spread_ms": known.get("latency_spread_ms"),
+            "latency_ms": latencies.get("latency_ms"),
+            "latency_spread_ms": latencies.get("latency_spread_ms"),
             "file": files[role].relative_to(directory).as_posix(),
         }
         entries.append(entry)
@@ -76,7 +76,7 @@ def _of_teacher(variables: Variables, scores: Mapping[str, Any], job: Job, like:
     """The teacher as what its packed file says: it reads what the networks of its chain read."""
     model = job.scheme.roles["teacher"].model
     scored = {split: {"teacher": scores[split]} for split in ("validation", "test") if split in scores}
-    info = {**like.info, "architecture": architecture(model, job.about.origins), "role": "teacher"}
+    info = {**like.info, "architecture": architecture(model, job.facts.origins), "role": "teacher"}
     info |= {"which": "last", "scores": {"step": None, **scored}, "entry": "teacher", "entries": ["teacher"]}
     return Student(info, model, *variables, {}, "teacher", like.tokenizer)
 

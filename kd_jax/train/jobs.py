@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Collection, Mapping, Set
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from kd_jax.core.paths import roles_read
 from kd_jax.data.source import Source
 from kd_jax.files import path_of
 from kd_jax.models.adapters import LinenModel, as_model
+from kd_jax.models.host import HostModel
 from kd_jax.resolve import call, check_kwargs, made, resolve
 from kd_jax.schemes import offline
 from kd_jax.system.workdir import plain
@@ -110,6 +111,18 @@ def tenth(steps: int, per_dispatch: int) -> int:
 def as_loaded(teacher: Mapping[str, Any]) -> bool:
     """Tells whether a teacher makes no step from where it starts."""
     return bool(teacher["initial"]["name"]) and not (teacher["train"]["steps"] or teacher["train"]["epochs"])
+
+
+def ready_teachers(config: ConfigDict, models: Mapping[str, Model], loaded: Collection[str]) -> set[str]:
+    """Returns the teachers that need no training: functions, stored answers, those of a checkpoint, those `loaded`.
+
+    Raises ValueError where the caller has the variables of a teacher of which there are only answers.
+    """
+    teachers = teachers_of(config)
+    stored = {name for name in teachers if isinstance(models[name], StoredAnswers)}
+    if both := sorted({*loaded} & stored):
+        raise ValueError(f"{both[0]}: its variables are given, and there are only answers of it.")
+    return {n for n, f in teachers.items() if f.checkpoint or n in loaded or isinstance(models[n], HostModel)} | stored
 
 
 @dataclasses.dataclass(frozen=True)

@@ -54,6 +54,6 @@ def measure(
 
 
 def _source(split: str, pair: Pair, info: Mapping[str, Any]) -> Source:
-    about, (x, y) = info["preparation"], pair
-    statistics = {name: tuple(about[name]) for name in ("mean", "std")}
+    preparation, (x, y) = info["preparation"], pair
+    statistics = {name: tuple(preparation[name]) for name in ("mean", "std")}
     return in_memory("arrays", split, np.asarray(x), np.asarray(y), class_names=info["classes"], **statistics)

@@ -76,11 +76,7 @@ def collect(
         _say_what_rows_lack(task, models)
     sections = _sections(config, finished, models, networks, jobs["student"], splits) + _inputs_section(models)
     beside = measure_all(config, jobs, networks, costs_of)
-    for name, role in jobs["student"].scheme.roles.items():
-        if isinstance(role.model, Divided):
-            models[name]["temperature"] = role.model.temperature
-    for name, measures in beside["values"].items():
-        models[name] |= {"measures": measures} if measures else {}
+    _add_measured(models, jobs["student"], beside["values"])
     return {
         "schema": SCHEMA,
         "title": config.title or _title(models, train.name),
@@ -101,6 +97,15 @@ def collect(
         "measured_seconds": beside["seconds"],
         "examples": next((s["examples"] for s in sections if s["kind"] == "examples"), []),
     }
+
+
+def _add_measured(models: dict[str, dict[str, Any]], student: Job, values: Mapping[str, Any]) -> None:
+    """Adds to networks what their logits are divided by, and the values of the run's measures."""
+    for name, role in student.scheme.roles.items():
+        if isinstance(role.model, Divided):
+            models[name]["temperature"] = role.model.temperature
+    for name, measures in values.items():
+        models[name] |= {"measures": measures} if measures else {}
 
 
 def _title(models: Mapping[str, Any], data: str) -> str:

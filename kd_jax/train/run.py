@@ -12,7 +12,6 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kd_jax.cache.stored import StoredAnswers
 from kd_jax.config.fields import check_effects, own_data, teachers_of
 from kd_jax.core.bind import evaluated_roles
 from kd_jax.core.paths import entry_paths, roles_read
@@ -20,7 +19,7 @@ from kd_jax.data.batches import batch_shapes
 from kd_jax.data.load import check_seeds, load, shaped
 from kd_jax.data.source import Splits
 from kd_jax.files import path_of, read_json, told_of_full_disk, write_json
-from kd_jax.models.host import HostModel, failing
+from kd_jax.models.host import failing
 from kd_jax.report.verdict import headline_of, judge
 from kd_jax.resolve import call, check_kwargs, resolve
 from kd_jax.system import heartbeat, parallel, precision
@@ -33,13 +32,14 @@ from kd_jax.train.effect import check_run
 from kd_jax.train.fit import DONE
 from kd_jax.train.identify import digests_of, with_digests
 from kd_jax.train.initial import handed_over
-from kd_jax.train.jobs import Job, make_model, plan, with_origins
+from kd_jax.train.jobs import Job, make_model, plan, ready_teachers, with_origins
 from kd_jax.train.measuring import looked_at, measures_of
+from kd_jax.train.networks import check_exports, export_of, load_network
 from kd_jax.train.nonfinite import require_numbers
 from kd_jax.train.results import collect
 from kd_jax.train.roles import tell_what_is_seen
 from kd_jax.train.scores import seen_shapes
-from kd_jax.train.teachers import check_exports, export_of, finish_or_resume, load_network, teach
+from kd_jax.train.teachers import finish_or_resume, teach
 from kd_jax.types import Model, Variables
 
 RESULTS = "results.json"
@@ -274,11 +274,7 @@ def jobs_of(
         for role, fields in named.items()
     }
     check_learns(models["student"])
-    stored = {name for name in teachers if isinstance(models[name], StoredAnswers)}
-    if both := sorted({*loaded} & stored):
-        raise ValueError(f"{both[0]}: its variables are given, and there are only answers of it.")
-    ready = {n for n, f in teachers.items() if f.checkpoint or n in loaded or isinstance(models[n], HostModel)} | stored
-    extra = _called(config.extra, splits)
+    ready, extra = ready_teachers(config, models, loaded), _called(config.extra, splits)
     jobs = plan(config, directory, models, sources, teacher_sources, extra, ready)
     by_name = {role: fields["model"] for role, fields in named.items() if role not in networks}
     return with_origins(jobs, models, by_name, splits.train), splits

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax.compress.packed import read_about, read_arrays, unrounded
+from kd_jax.compress.packed import read_arrays, read_head, unrounded
 from kd_jax.core.evaluate import answer_at
 from kd_jax.core.paths import lookup
 from kd_jax.files import path_of
@@ -207,12 +207,12 @@ def load(path: str | Path, model: Any = None, which: str = "", entry: str = "") 
 
 
 def _load_packed(path: Path, model: Any, which: str, entry: str) -> Student:
-    about = read_about(path)
-    info = about["model"]
+    head = read_head(path)
+    info = head["model"]
     entry = _check(path, info, which, entry)
     network = unrounded(_built(path, info, model))
-    params, stats = jax.device_put(read_arrays(path, about, *_shapes(network, info, {})))
-    return Student(info, network, params, stats, {}, entry, about["texts"].get(TOKENIZER, ""))
+    params, stats = jax.device_put(read_arrays(path, head, *_shapes(network, info, {})))
+    return Student(info, network, params, stats, {}, entry, head["texts"].get(TOKENIZER, ""))
 
 
 def _check(place: Path, info: Mapping[str, Any], which: str, entry: str) -> str:

@@ -55,8 +55,8 @@ def test_a_sliced_network_computes_what_the_masked_one_does(name):
     sliced = smaller.transform(params, stats, scores)
     shapes = jax.eval_shape(smaller.model.init, jax.random.key(0), IMAGES)
     assert jax.tree.map(jnp.shape, sliced) == jax.tree.map(lambda x: x.shape, shapes)
-    kept = {unit.name: strongest(scores[unit.name], unit.count // 2) for unit in smaller.units}
-    masked = logits(Gated(model, smaller.units), params, stats, masks(smaller.units, kept))
+    remaining = {unit.name: strongest(scores[unit.name], unit.count // 2) for unit in smaller.units}
+    masked = logits(Gated(model, smaller.units), params, stats, masks(smaller.units, remaining))
     np.testing.assert_allclose(logits(smaller.model, *sliced), masked, atol=1e-5)
     whole = logits(model, params, stats)
     assert np.abs(masked - whole).max() > 1e-2  # the units matter
@@ -188,11 +188,11 @@ def test_a_packed_file_holds_the_integers_and_gives_the_same_answers(steps, tmp_
     path = tmp_path / "network.safetensors"
     size = packed.write_packed(path, {"name": "a network", "sha256": {}}, model, params, stats, {"words": "text"})
     assert size == path.stat().st_size
-    about = packed.read_about(path)
-    assert about["model"] == {"name": "a network"} and about["texts"] == {"words": "text"}
+    head = packed.read_head(path)
+    assert head["model"] == {"name": "a network"} and head["texts"] == {"words": "text"}
     again = rebuild(json.loads(json.dumps(describe(model))))  # as a file that was read describes it
     shapes = jax.eval_shape(packed.unrounded(again).init, jax.random.key(0), IMAGES)
-    read = packed.read_arrays(path, about, *shapes)
+    read = packed.read_arrays(path, head, *shapes)
     answers = logits(packed.unrounded(again), *read)
     np.testing.assert_allclose(answers, logits(model, params, stats), rtol=1e-6, atol=1e-6)
     if isinstance(model, rounding.Rounded):
@@ -222,12 +222,12 @@ def test_two_integers_of_four_bits_lie_in_a_byte(tmp_path):
 def test_damaged_files_are_told(tmp_path):
     model, params, stats = chain(NETWORKS["cnn"], INT4)
     packed.write_packed(tmp_path / "file", {}, model, params, stats)
-    about, shapes = packed.read_about(tmp_path / "file"), jax.eval_shape(lambda: (params, stats))
+    head, shapes = packed.read_head(tmp_path / "file"), jax.eval_shape(lambda: (params, stats))
     wider = jax.eval_shape(LinenModel(CNN(4, widths=(8, 6))).init, jax.random.key(0), IMAGES)
     with pytest.raises(ValueError, match="ends before its network does"):
-        packed.read_arrays(tmp_path / "file", about, *wider)
+        packed.read_arrays(tmp_path / "file", head, *wider)
     with pytest.raises(ValueError, match="bytes that its network does not read"):
-        packed.read_arrays(tmp_path / "file", about, shapes[0], {})
+        packed.read_arrays(tmp_path / "file", head, shapes[0], {})
     (tmp_path / "other").write_bytes(b"no network")
     with pytest.raises(ValueError, match="is no packed network"):
-        packed.read_about(tmp_path / "other")
+        packed.read_head(tmp_path / "other")

@@ -55,21 +55,21 @@ def batches_of(name, count=2):
     rng = np.random.default_rng(1)
     shape = (3,) if name in ("bert", "sentence") else (3, 5)
     classes = 3 if name in ("bert", "sentence") else 11
-    found = []
+    batches = []
     for _ in range(count):
         tokens = jnp.asarray(rng.integers(1, 11, (3, 5)), jnp.int32)
         mask = jnp.asarray([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0]], jnp.int32)
-        found.append(((tokens, mask), {"label": jnp.asarray(rng.integers(0, classes, shape), jnp.int32)}))
-    return found
+        batches.append(((tokens, mask), {"label": jnp.asarray(rng.integers(0, classes, shape), jnp.int32)}))
+    return batches
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_masked_and_sliced_agree(name):
     module, params = MODULES[name], params_of(name)
     step = prune(network_of(LinenModel(module), (jnp.asarray(TOKENS),)), **LEFT[name], score="magnitude")
-    found = step.scorer(params, {}, batches=[], loss=None)
-    stay = staying(sizes_of(module), target(module, LEFT[name]), found)
-    less, stats = step.transform(params, {}, found)
+    measured = step.scorer(params, {}, batches=[], loss=None)
+    stay = staying(sizes_of(module), target(module, LEFT[name]), measured)
+    less, stats = step.transform(params, {}, measured)
     assert stats == {}
     shapes = jax.eval_shape(step.model.init, KEY, jnp.asarray(TOKENS))[0]
     assert jax.tree.map(lambda x: x.shape, less) == jax.tree.map(lambda x: x.shape, shapes)
@@ -84,8 +84,10 @@ def test_masked_and_sliced_agree(name):
 @pytest.mark.parametrize("name", ["llama_scan", "bert"])
 def test_slicing_works_on_shapes_alone(name):
     step = prune(network_of(LinenModel(MODULES[name]), (jnp.asarray(TOKENS),)), **LEFT[name])
-    found = jax.eval_shape(lambda p: step.scorer(p, {}, batches=batches_of(name), loss=cross_entropy), params_of(name))
-    less = jax.eval_shape(lambda p, s: step.transform(p, {}, s)[0], params_of(name), found)
+    measured = jax.eval_shape(
+        lambda p: step.scorer(p, {}, batches=batches_of(name), loss=cross_entropy), params_of(name)
+    )
+    less = jax.eval_shape(lambda p, s: step.transform(p, {}, s)[0], params_of(name), measured)
     shapes = jax.eval_shape(step.model.init, KEY, jnp.asarray(TOKENS))[0]
     assert jax.tree.map(lambda x: x.shape, less) == jax.tree.map(lambda x: x.shape, shapes)
 
@@ -111,7 +113,7 @@ def test_taylor_is_the_gradient_of_a_gate(name):
     """The gate of an FFN unit multiplies its answer: the same as the rows of the matrix that reads it."""
     module, params = MODULES[name], params_of(name)
     model, batches = LinenModel(module), batches_of(name, 1)
-    found = scores(model, "taylor", params, {}, batches, cross_entropy)
+    measured = scores(model, "taylor", params, {}, batches, cross_entropy)
     down = ("layer1", "mlp", "down", "kernel") if name == "llama" else ("layer1", "mlp2", "kernel")
 
     def gated(gate):
@@ -122,15 +124,15 @@ def test_taylor_is_the_gradient_of_a_gate(name):
         return cross_entropy(Outputs(logits), batch)
 
     gates = jax.grad(gated)(jnp.ones(12))
-    assert np.all(found["hidden"][1] >= np.square(gates) - 1e-9)  # its other arrays add squares
-    assert np.corrcoef(found["hidden"][1], np.square(gates))[0, 1] > 0.5
+    assert np.all(measured["hidden"][1] >= np.square(gates) - 1e-9)  # its other arrays add squares
+    assert np.corrcoef(measured["hidden"][1], np.square(gates))[0, 1] > 0.5
 
 
 def test_activation_scores_are_those_of_the_definition():
     module, params = MODULES["llama"], params_of("llama")
     batches = batches_of("llama", 2)
-    found = scores(LinenModel(module), "activation", params, {}, batches, cross_entropy)
-    assert {k: v.shape for k, v in found.items()} == {
+    measured = scores(LinenModel(module), "activation", params, {}, batches, cross_entropy)
+    assert {k: v.shape for k, v in measured.items()} == {
         "heads": (3, 4),
         "hidden": (3, 12),
         "width": (16,),
@@ -155,20 +157,20 @@ def test_activation_scores_are_those_of_the_definition():
         x, y = taps["layer0"], taps["layer1"]
         cosine = (x * y).sum(-1) / np.linalg.norm(x, axis=-1) / np.linalg.norm(y, axis=-1)
         changes.append(((1 - cosine) * real).sum() / real.sum())
-    np.testing.assert_allclose(found["heads"][1], np.sqrt(squares), rtol=1e-4)
-    np.testing.assert_allclose(found["layers"][1], np.mean(changes), rtol=1e-4)
+    np.testing.assert_allclose(measured["heads"][1], np.sqrt(squares), rtol=1e-4)
+    np.testing.assert_allclose(measured["layers"][1], np.mean(changes), rtol=1e-4)
 
 
 def test_perplexity_is_the_loss_without_the_layer():
     module, params = MODULES["llama"], params_of("llama")
     batches = batches_of("llama", 1)
-    found = scores(LinenModel(module), "perplexity", params, {}, batches, cross_entropy)
+    measured = scores(LinenModel(module), "perplexity", params, {}, batches, cross_entropy)
     left = target(module, {"layers": 2})
     now = sizes_of(module)
     without = staying(now, left, {"layers": jnp.asarray([1.0, 0.0, 1.0])})
     less = sliced(module, params, without)
     logits = smaller(module, left).apply({"params": less}, *batches[0][0], train=False)
-    np.testing.assert_allclose(found["layers"][1], cross_entropy(Outputs(logits), batches[0][1]), rtol=1e-5)
+    np.testing.assert_allclose(measured["layers"][1], cross_entropy(Outputs(logits), batches[0][1]), rtol=1e-5)
 
 
 def test_a_unit_without_weights_goes_first():
@@ -179,8 +181,8 @@ def test_a_unit_without_weights_goes_first():
     mlp = {"down": {"kernel": down}, "up": {"kernel": up}, "gate": {"kernel": gate}}
     dead = {**params, "layer2": {**params["layer2"], "mlp": mlp}}
     for score in ("magnitude", "taylor", "activation"):
-        found = scores(LinenModel(module), score, dead, {}, batches_of("llama", 1), cross_entropy)
-        assert int(np.argmin(found["hidden"][2])) == 4 and float(found["hidden"][2][4]) == 0.0
+        measured = scores(LinenModel(module), score, dead, {}, batches_of("llama", 1), cross_entropy)
+        assert int(np.argmin(measured["hidden"][2])) == 4 and float(measured["hidden"][2][4]) == 0.0
 
 
 def test_scanned_layers_have_the_scores_of_single_ones():
@@ -203,9 +205,9 @@ def test_ffn_units_and_blocks_of_a_vit():
     batches = [((images,), {"label": jnp.asarray([0, 1, 2])})]
     for score in ("magnitude", "taylor", "activation"):
         step = prune(network_of(model, (images,)), hidden=0.5, layers=2, score=score)
-        found = step.scorer(params, {}, batches=batches, loss=cross_entropy)
-        less, _ = step.transform(params, {}, found)
-        stay = staying(sizes_of(module), target(module, {"hidden": 6, "layers": 2}), found)
+        measured = step.scorer(params, {}, batches=batches, loss=cross_entropy)
+        less, _ = step.transform(params, {}, measured)
+        stay = staying(sizes_of(module), target(module, {"hidden": 6, "layers": 2}), measured)
         with masked(module, stay):
             expected = module.apply({"params": params}, images, train=False)
         answer = step.model.apply(less, {}, images, train=False, key=KEY)[0].logits

@@ -59,8 +59,8 @@ def unmarked(fn):
     return functools.wraps(fn, updated=())(lambda *args, **kwargs: fn(*args, **kwargs))
 
 
-def plain(found):
-    return {name: dataclasses.replace(term, fn=unmarked(term.fn)) for name, term in found.items()}
+def plain(marked):
+    return {name: dataclasses.replace(term, fn=unmarked(term.fn)) for name, term in marked.items()}
 
 
 def networks(chunk=CHUNK, family=llama, **options):
@@ -70,19 +70,19 @@ def networks(chunk=CHUNK, family=llama, **options):
     }
 
 
-def scheme_of(models, found, watched=()):
+def scheme_of(models, trained, watched=()):
     roles = {
         "student": Role(models["student"], ("batch.tokens",), group="student"),
         "teacher": Role(models["teacher"], ("batch.tokens",)),
     }
     calls = (Call("student", ("batch.tokens",)), Call("teacher", ("batch.tokens",), train=False))
-    stage = Stage(1, (Phase("student", calls, found, optax.sgd(1.0), dict(watched)),))
+    stage = Stage(1, (Phase("student", calls, trained, optax.sgd(1.0), dict(watched)),))
     return Scheme(roles, (stage,), evaluate=("student",), reference="teacher", task=token_task.task())
 
 
-def run(models, found, watched=(), mesh=None, rules=None, accumulate=1):
+def run(models, trained, watched=(), mesh=None, rules=None, accumulate=1):
     """(what moved, metrics, sums of the evaluation, the programs of both)"""
-    scheme, shapes = bind(scheme_of(models, found, watched), toy.shapes(batch()), accumulate)
+    scheme, shapes = bind(scheme_of(models, trained, watched), toy.shapes(batch()), accumulate)
     mesh = mesh or toy.mesh()
     with jax.set_mesh(mesh):
         abstract = jax.eval_shape(lambda k: init_state(scheme, shapes, k, {}), KEY)
@@ -98,9 +98,9 @@ def run(models, found, watched=(), mesh=None, rules=None, accumulate=1):
     return moved, jax.device_get(measured), jax.device_get(sums), (program, scoring)
 
 
-def close(found, expected, atol=2e-5):
+def close(actual, expected, atol=2e-5):
     """Equal to 2e-5 of the largest value, in float32."""
-    flat = jax.tree_util.tree_leaves_with_path(found)
+    flat = jax.tree_util.tree_leaves_with_path(actual)
     for (path, a), b in zip(flat, jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, atol=atol * (np.max(np.abs(b)) + 1e-6), err_msg=str(path))
 
@@ -110,8 +110,8 @@ WATCHED = {"accuracy": Term(metrics.accuracy, STUDENT, ("batch.label",), where="
 
 @functools.cache
 def expected(family=llama):
-    found = plain(terms())
-    return run(networks(1000, family), found, plain(WATCHED))
+    unfused = plain(terms())
+    return run(networks(1000, family), unfused, plain(WATCHED))
 
 
 def held(program):

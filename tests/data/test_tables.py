@@ -13,13 +13,13 @@ from kd_jax.data.source import DataNotFound
 
 def table(tmp_path, **columns):
     """Six people, of whom the income of one and the town of another are not known."""
-    known = {
+    cells = {
         "income": ["1", "2", "", "4", "5", "6"] * 5,
         "town": ["A", "?", "B", "A", "B", "B"] * 5,
         "sex": ["f", "m", "f", "m", "f", "m"] * 5,
         "class": ["no", "yes", "yes", "no", "no", "yes"] * 5,
     }
-    return people.write(tmp_path / "town.csv", {k: np.array(v) for k, v in {**known, **columns}.items()})
+    return people.write(tmp_path / "town.csv", {k: np.array(v) for k, v in {**cells, **columns}.items()})
 
 
 def splits(path, **fields):
@@ -32,9 +32,9 @@ def test_numbers_are_those_of_train_and_categories_columns(tmp_path):
     assert [len(part) for part in (train, validation, test)] == [18, 6, 6]
     x, labels = train.in_memory()
     assert x.shape[1] == 2 + 3 and train.class_names == ("no", "yes")  # income, is it missing, three towns
-    known = x[:, 1] == 0
-    assert train.mean[0] == pytest.approx(x[known, 0].mean()) and train.std[0] == pytest.approx(x[known, 0].std())
-    np.testing.assert_allclose(x[~known, 0], train.mean[0])  # a missing number is the mean
+    there = x[:, 1] == 0
+    assert train.mean[0] == pytest.approx(x[there, 0].mean()) and train.std[0] == pytest.approx(x[there, 0].std())
+    np.testing.assert_allclose(x[~there, 0], train.mean[0])  # a missing number is the mean
     assert train.mean[1:] == (0.0,) * 4 and train.std[1:] == (1.0,) * 4
     assert test.mean == train.mean and test.std == train.std
     np.testing.assert_array_equal(x[:, 2:].sum(1), 1)

@@ -40,13 +40,13 @@ def mirrored_step(key, state, action):
 
 
 def short(key):
-    state, seen = reset(key)
-    return state, seen[:4]
+    state, observation = reset(key)
+    return state, observation[:4]
 
 
 def short_step(key, state, action):
-    state, seen, reward, done = mirrored_step(key, state, action)
-    return state, seen[:4], reward, done
+    state, observation, reward, done = mirrored_step(key, state, action)
+    return state, observation[:4], reward, done
 
 
 MIRRORED = Environment("mirrored", short, short_step, (CELLS - 1,), ("right", "left", "also left"), LIMIT)

@@ -6,7 +6,8 @@ import re
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax.compress.transformer_units import family_of, sizes_of
+from kd_jax.compress.families import family_of
+from kd_jax.compress.transformer_units import sizes_of
 from kd_jax.models.intercept import first_input, intercepted
 
 

@@ -71,10 +71,10 @@ def test_a_loaded_student_is_measured_as_in_its_run(tmp_path):
     made = config(measure=("calibration,attacks,ood",), measure_kwargs__attacks__eps=(4.0,), steps=6)
     results = run(tmp_path, made, data=data)
     student = kd_jax.load(tmp_path / "run", model=MLP(), which="last")
-    found = student.measure("calibration,attacks,ood", test, validation=(x[:24], y[:24]), attacks={"eps": (4.0,)})
+    measured = student.measure("calibration,attacks,ood", test, validation=(x[:24], y[:24]), attacks={"eps": (4.0,)})
     wanted = results["models"]["student"]["measures"]
-    assert found["student"].keys() == wanted.keys()
-    for name, metrics in found["student"].items():
+    assert measured["student"].keys() == wanted.keys()
+    for name, metrics in measured["student"].items():
         assert metrics.pop("fgsm_by_eps", {}) == wanted[name].pop("fgsm_by_eps", {})
         assert metrics.pop("pgd_by_eps", {}) == wanted[name].pop("pgd_by_eps", {})
         assert metrics == pytest.approx(wanted[name], rel=1e-4)

@@ -13,8 +13,8 @@ A = jnp.asarray(A + A.T, jnp.float32)
 
 def test_the_largest_eigenvalue_is_numpys():
     values = np.linalg.eigvalsh(np.asarray(A, np.float64))
-    found = largest_eigenvalue(lambda v: A @ v, jax.random.normal(jax.random.key(0), (6,)), 200)
-    assert found == pytest.approx(values[np.abs(values).argmax()], rel=1e-4)
+    eigenvalue = largest_eigenvalue(lambda v: A @ v, jax.random.normal(jax.random.key(0), (6,)), 200)
+    assert eigenvalue == pytest.approx(values[np.abs(values).argmax()], rel=1e-4)
 
 
 def test_hessian_products_of_a_logistic_regression_are_those_of_the_whole_hessian():
@@ -24,8 +24,8 @@ def test_hessian_products_of_a_logistic_regression_are_those_of_the_whole_hessia
         return jax.nn.softplus(-(2 * y - 1) * (x @ w)).mean()
 
     w = jnp.ones(4)
-    found = largest_eigenvalue(lambda v: jax.jvp(jax.grad(loss), (w,), (v,))[1], jnp.ones(4), 100)
-    assert found == pytest.approx(np.linalg.eigvalsh(jax.hessian(loss)(w)).max(), rel=1e-3)
+    eigenvalue = largest_eigenvalue(lambda v: jax.jvp(jax.grad(loss), (w,), (v,))[1], jnp.ones(4), 100)
+    assert eigenvalue == pytest.approx(np.linalg.eigvalsh(jax.hessian(loss)(w)).max(), rel=1e-3)
 
 
 def test_the_rise_in_the_ball_by_hand():

@@ -47,8 +47,8 @@ def test_numbers(kind):
     numbers = (x @ np.ones(FEATURES)).astype(np.float32)
     train = kd_jax.from_arrays(train=(x, numbers), test=(x, numbers)).train
     teacher = trees.ensemble(1, train, kind=kind, trees=40, depth=4)
-    found = answers(teacher, (x - train.mean) / train.std)
-    assert found.shape == (120, 1) and np.corrcoef(found[:, 0], numbers)[0, 1] > 0.9
+    answered = answers(teacher, (x - train.mean) / train.std)
+    assert answered.shape == (120, 1) and np.corrcoef(answered[:, 0], numbers)[0, 1] > 0.9
 
 
 def test_a_soft_tree_is_the_mixture_of_its_leaves():
@@ -64,8 +64,8 @@ def test_a_soft_tree_is_the_mixture_of_its_leaves():
     assert np.asarray(likeliest_leaf(params, x, 2, 2.0)).tolist() == paths.argmax(1).tolist()
     values = adapters.as_model(soft_tree(1, depth=2, regress=True))
     params, stats = values.init(jax.random.key(0), x)
-    found, _ = values.apply(params, stats, x, train=False, key=jax.random.key(0), taps=("paths",))
-    np.testing.assert_allclose(found.logits, found.features["paths"] @ params["leaves"], rtol=1e-5)
+    regressed, _ = values.apply(params, stats, x, train=False, key=jax.random.key(0), taps=("paths",))
+    np.testing.assert_allclose(regressed.logits, regressed.features["paths"] @ params["leaves"], rtol=1e-5)
 
 
 def test_a_path_of_no_probability_has_finite_answers_and_gradients():

@@ -126,7 +126,7 @@ def test_a_run_that_had_ended_says_no(make_results, changes):
         climbing(results, (role,), **{k: v for k, v in changes.items() if k != "roles"})
     if "roles" in changes:
         climbing(results, ("teacher",), final=0.0)
-    assert verdict.judge(results).kind == "loss" and "longer" not in said(results)
+    assert verdict.judge(results).kind == "loss" and "rain longer" not in said(results)
 
 
 def test_a_loaded_teacher_has_nothing_to_improve(make_results):

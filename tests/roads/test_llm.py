@@ -106,9 +106,9 @@ def test_adapters_of_every_linear_layer_on_qwen2_without_a_start(tmp_path):
     student = assert_served(tmp_path / "run", base, "qwen2")
     assert not student.info["preparation"]["text"]["kwargs"]["start"]["tuple"]  # no token begins a text
 
-    about = json.loads((tmp_path / "run" / "student" / "peft" / "adapter_config.json").read_text())
+    adapter_config = json.loads((tmp_path / "run" / "student" / "peft" / "adapter_config.json").read_text())
     linear = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
-    assert about["target_modules"] == linear and about["base_model_name_or_path"] == str(base)
+    assert adapter_config["target_modules"] == linear and adapter_config["base_model_name_or_path"] == str(base)
     assert_adapted(tmp_path / "run" / "student", theirs(base))
 
     files = {p: p.stat().st_mtime_ns for p in (tmp_path / "run" / "student" / "hf").iterdir()}
@@ -116,12 +116,12 @@ def test_adapters_of_every_linear_layer_on_qwen2_without_a_start(tmp_path):
     assert files == {p: p.stat().st_mtime_ns for p in (tmp_path / "run" / "student" / "hf").iterdir()}
     (tmp_path / "run" / "student" / "peft" / "adapter_config.json").unlink()
     kd_jax.run(config, tmp_path / "run")
-    assert json.loads((tmp_path / "run" / "student" / "peft" / "adapter_config.json").read_text()) == about
+    assert json.loads((tmp_path / "run" / "student" / "peft" / "adapter_config.json").read_text()) == adapter_config
 
 
 def assert_adapted(place, base):
     """The base with the adapters of the PEFT folder is the merged network, and differs from the base."""
-    about = json.loads((place / "peft" / "adapter_config.json").read_text())
+    adapter_config = json.loads((place / "peft" / "adapter_config.json").read_text())
     tensors = load_file(place / "peft" / "adapter_model.safetensors")
     weights = dict(base.named_parameters())
     tokens = np.random.default_rng(1).integers(5, 290, (1, 8))
@@ -129,7 +129,7 @@ def assert_adapted(place, base):
     for name in {name.removesuffix(".lora_A.weight") for name in tensors if "lora_A" in name}:
         a, b = (torch.tensor(tensors[f"{name}.lora_{kind}.weight"]) for kind in "AB")
         weight = weights[f"{name.removeprefix('base_model.model.')}.weight"]
-        weight.data += b @ a * about["lora_alpha"] / about["r"]
+        weight.data += b @ a * adapter_config["lora_alpha"] / adapter_config["r"]
     merged = logits_of(theirs(place / "hf"), tokens)[..., :TOKENS]
     np.testing.assert_allclose(logits_of(base, tokens)[..., :TOKENS], merged, atol=1e-4)
     assert np.abs(before[..., :TOKENS] - merged).max() > 1e-3

@@ -80,5 +80,5 @@ def test_asked_in_every_step_and_stopped_in_between_they_teach_the_same(tmp_path
     assert scores(parts, "student") == scores(whole, "student")
     asked = tabular("adult,forest", path, 8)
     asked.teacher.cache.directory = ""
-    found = scores(kd_jax.run(asked, tmp_path / "asked"), "student")
-    assert found["nll"] == pytest.approx(scores(whole, "student")["nll"], rel=1e-5)
+    student = scores(kd_jax.run(asked, tmp_path / "asked"), "student")
+    assert student["nll"] == pytest.approx(scores(whole, "student")["nll"], rel=1e-5)

@@ -60,8 +60,8 @@ def test_a_stage_begins_with_arrays_of_the_network_before_it(tmp_path):
         entered = bound.stages[0].on_enter(first)
         later = bound.stages[1].on_enter(init_optimizers(bound, entered, 1))
     teacher = entered.frozen["teacher"][0]
-    kept = np.sort(np.argsort(-scores(teacher), kind="stable")[:2])
-    kernel = np.asarray(teacher["stage1"]["conv"]["kernel"])[..., kept]
+    remaining = np.sort(np.argsort(-scores(teacher), kind="stable")[:2])
+    kernel = np.asarray(teacher["stage1"]["conv"]["kernel"])[..., remaining]
     for role in ("step1", "step2"):
         np.testing.assert_array_equal(entered.params[role][role]["stage1"]["conv"]["kernel"], kernel)
     assert jax.tree.all(jax.tree.map(np.array_equal, entered.params["step3"], before[0]["step3"]))

@@ -19,16 +19,16 @@ def test_a_decoder_is_scored_on_training_texts_by_the_loss_of_their_tokens():
     model = parts.roles["teacher"].model
     with jax.set_mesh(toy.mesh(2)):
         batches = Batches(parts, text_parts.INPUTS, jax.sharding.get_mesh())
-        found = list(batches)
-        assert len(found) == 1 and len(list(batches)) == 1  # walked again from the first
-        (tokens, segments), batch = found[0]
+        walked = list(batches)
+        assert len(walked) == 1 and len(list(batches)) == 1  # walked again from the first
+        (tokens, segments), batch = walked[0]
         assert tokens.shape == segments.shape and tokens.shape[0] == 64
         assert int(batch["mask"].sum()) == len(parts.sources["train"])
         params = jax.jit(model.init)(text_parts.KEY, tokens)[0]
         step = prune(network_of(model, (tokens, segments)), heads=1, score="taylor")
         ours = calibrated(parts, text_parts.INPUTS, step.scorer, params, {})
     assert all(isinstance(x, np.ndarray) for x in jax.tree.leaves(ours)) and ours["heads"].min() > 0
-    one = jax.tree.map(np.asarray, found)
+    one = jax.tree.map(np.asarray, walked)
 
     def cross_entropy(outputs, batch):
         logits = jax.nn.log_softmax(outputs.logits)

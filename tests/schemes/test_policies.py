@@ -150,11 +150,13 @@ def test_one_student_learns_two_corridors_from_a_teacher_of_each(tmp_path):
 
 def test_environments_together_say_which_is_at_hand():
     environment = together([ENVIRONMENT, MIRRORED])
-    states, seen = jax.vmap(environment.reset)(jax.random.split(jax.random.key(0), 32))
-    assert environment.shape == seen.shape[1:] == (7,) and environment.actions == MIRRORED.actions
-    numbers = task_of(seen, environment)
+    states, observations = jax.vmap(environment.reset)(jax.random.split(jax.random.key(0), 32))
+    assert environment.shape == observations.shape[1:] == (7,) and environment.actions == MIRRORED.actions
+    numbers = task_of(observations, environment)
     assert {0, 1} == {*numbers.tolist()}
-    np.testing.assert_array_equal(seen[:, 4], 0)  # of the shorter one, filled up; the longer one starts in cell 1
+    np.testing.assert_array_equal(
+        observations[:, 4], 0
+    )  # of the shorter one, filled up; the longer one starts in cell 1
     actions = jnp.where(numbers == 0, 1, 0)  # to the right in both
     keys = jax.random.split(jax.random.key(1), 32)
     _, after, reward, done = jax.vmap(environment.step)(keys, states, actions)
@@ -168,8 +170,12 @@ def test_environments_together_say_which_is_at_hand():
 def test_gymnax_is_read_and_drawn(name):
     pytest.importorskip("gymnax")
     environment = of_gymnax(name)
-    state, seen = environment.reset(jax.random.key(0))
-    _, seen, reward, done = environment.step(jax.random.key(1), state, jnp.int32(0))
-    assert seen.shape == environment.shape and seen.dtype == reward.dtype == jnp.float32 and done.dtype == bool
-    picture = environment.draw(np.asarray(seen))
+    state, observations = environment.reset(jax.random.key(0))
+    _, observations, reward, done = environment.step(jax.random.key(1), state, jnp.int32(0))
+    assert (
+        observations.shape == environment.shape
+        and observations.dtype == reward.dtype == jnp.float32
+        and done.dtype == bool
+    )
+    picture = environment.draw(np.asarray(observations))
     assert picture.dtype == np.uint8 and picture.shape[-1] == 3 and len(np.unique(picture)) > 1

@@ -30,9 +30,9 @@ def test_the_loss_is_the_weighted_cross_entropy():
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2)), jnp.float32)
     labels, groups = jnp.array([0, 1, -1]), jnp.array([1, 0, 0])
     weights = ((1.0, 2.0), (3.0, 4.0))
-    found = weighted_cross_entropy(logits, labels, groups=groups, weights=weights)
-    np.testing.assert_allclose(found[:2], np.array([3.0, 2.0]) * cross_entropy_loss(logits, labels)[:2], rtol=1e-6)
-    assert np.isfinite(found).all()
+    losses = weighted_cross_entropy(logits, labels, groups=groups, weights=weights)
+    np.testing.assert_allclose(losses[:2], np.array([3.0, 2.0]) * cross_entropy_loss(logits, labels)[:2], rtol=1e-6)
+    assert np.isfinite(losses).all()
     with pytest.raises(ValueError, match="mixup and cutmix make mixtures of two"):
         weighted_cross_entropy(logits, jnp.ones((3, 2)), groups=groups, weights=weights)
 

@@ -27,11 +27,11 @@ def test_the_student_learns_from_the_divided_logits(tmp_path, capsys):
     held = splits.validation
     logits = np.asarray(teacher.apply(variables, held.images))  # handed over: it sees the raw arrays
     wanted = fit_temperature(logits, held.labels)
-    found = results["models"]["teacher"]["temperature"]
-    assert found == pytest.approx(wanted, rel=1e-3) and found > 5
-    assert f"divided by {found:.3g}" in capsys.readouterr().out
+    temperature = results["models"]["teacher"]["temperature"]
+    assert temperature == pytest.approx(wanted, rel=1e-3) and temperature > 5
+    assert f"divided by {temperature:.3g}" in capsys.readouterr().out
     # the same student as of a teacher whose last layer is divided
-    divided = {k: v / found for k, v in variables["params"]["head"].items()}
+    divided = {k: v / temperature for k, v in variables["params"]["head"].items()}
     variables = {"params": {**variables["params"], "head": divided}}
     other = run(tmp_path / "other", config(), data=splits, teacher_variables=variables)
     scores = [r["models"]["student"]["last"]["test"] for r in (results, other)]

@@ -22,7 +22,7 @@ from kd_jax.data.folders import places
 from kd_jax.data.source import FromText, Source, Splits
 from kd_jax.data.text import folder_tokenizer
 from kd_jax.data.text.folder_tokenizer import FolderTokenizer
-from kd_jax.data.text.packing import TRUNCATIONS, Piece, arranged, cut, in_pieces, packed
+from kd_jax.data.text.packing import TRUNCATIONS, Cut, Piece, arranged, cut, in_pieces, packed
 from kd_jax.data.text.record_files import files_of
 from kd_jax.data.text.records import LOSS_ON, Rule
 from kd_jax.data.text.tokenised import Tokenised, tokenised
@@ -147,8 +147,8 @@ def source_of(
     groups = _groups(f"{name}/{split}", rows, chosen, fields)
     read = Arranged(rows, groups, fields.length, tokenizer.pad)
     if 4 * 4 * fields.length * len(groups) > IN_MEMORY:
-        about = dict(fetch=read, size=len(groups), stamp=Path(rows.folder).name, token_labels=True)
-        return _source(name, split, tokenizer, fields.length, None, about)
+        contents = dict(fetch=read, size=len(groups), stamp=Path(rows.folder).name, token_labels=True)
+        return _source(name, split, tokenizer, fields.length, None, contents)
     return in_memory(name, split, [read(i) for i in range(len(groups))], tokenizer, fields.length)
 
 
@@ -162,43 +162,55 @@ def in_memory(
 
 
 def _source(
-    name: str, split: str, tokenizer: FolderTokenizer, length: int, label: Any, about: Mapping[str, Any]
+    name: str, split: str, tokenizer: FolderTokenizer, length: int, label: Any, contents: Mapping[str, Any]
 ) -> Source:
     more = dict(length=length, start=tokenizer.start, pad=tokenizer.pad)
     texts = FromText(functools.partial(entries, **more), tokenizer.form)
     reading = dict(entry="tokens", decode=tokenizer.decode, end=tokenizer.stops, texts=texts)
-    return Source(name, split, tokenizer.size, (), (), (), (length,), label, **reading, **about)
+    return Source(name, split, tokenizer.size, (), (), (), (length,), label, **reading, **contents)
 
 
 def _groups(name: str, rows: Tokenised, chosen: np.ndarray, fields: SimpleNamespace) -> list[list[Piece]]:
     """The pieces of each row of a split; says how many rows were cut and left out."""
-    prompts, room = rows.kind == "prompt", fields.length + 1
-    if prompts:
-        room = fields.prompt_length or fields.length // 2
-    lengths = rows.lengths[chosen]
-    side = fields.truncation or ("left" if prompts else "right")
-    if rows.kind == "text" and not fields.truncation:
-        pieces, lost, dropped = in_pieces(lengths, room), 0, 0
-    else:
-        pieces, lost, dropped = cut(lengths, room, side)
-    pieces = [(int(chosen[i]), a, b) for i, a, b in pieces]
-    kept = pieces if prompts else [p for p in pieces if np.any(rows.row(p[0]).learned[p[1] + 1 : p[2]])]
-    if lost or dropped or len(kept) < len(pieces):
+    prompts, lengths = rows.kind == "prompt", rows.lengths[chosen]
+    made, room, side = _cut(rows.kind, lengths, fields)
+    pieces = [(int(chosen[i]), begin, end) for i, begin, end in made.pieces]
+    if not prompts:
+        pieces = [piece for piece in pieces if _learns(rows, *piece)]
+    unlearned = len(made.pieces) - len(pieces)
+    if made.cut or made.dropped or unlearned:
         what, field = ("prompts", "prompt_length") if prompts else ("rows", "length")
         print(
-            f"{name}: of {len(lengths)} {what} {lost} are longer than {room} tokens (up to {lengths.max()}) and were "
-            f"cut on the {side}, {dropped} were left out for that, and "
-            f"{len(pieces) - len(kept)} in which nothing is left to learn; data.{field} and data.truncation set that."
+            f"{name}: of {len(lengths)} {what} {made.cut} are longer than {room} tokens (up to {lengths.max()}) and "
+            f"were cut on the {side}, {made.dropped} were left out for that, and "
+            f"{unlearned} in which nothing is left to learn; data.{field} and data.truncation set that."
         )
-    if not kept:
+    if not pieces:
         raise ValueError(
             f"{name}: no row is left: {len(lengths)} rows of {lengths.min()} to {lengths.max()} tokens, of which "
             f"{room} are read, data.truncation={fields.truncation!r}, data.loss_on={fields.loss_on!r}."
         )
-    if prompts or fields.packing == "padded":
-        return [[piece] for piece in kept]
-    groups = packed([end - begin - 1 for _, begin, end in kept], fields.length)
-    return [[kept[i] for i in group] for group in groups]
+    return [[piece] for piece in pieces] if prompts or fields.packing == "padded" else _packed(pieces, fields.length)
+
+
+def _cut(kind: str, lengths: np.ndarray, fields: SimpleNamespace) -> tuple[Cut, int, str]:
+    """What is read of rows of these lengths, how many tokens of one at most, and the side on which it is cut."""
+    prompts = kind == "prompt"
+    room = (fields.prompt_length or fields.length // 2) if prompts else fields.length + 1
+    side = fields.truncation or ("left" if prompts else "right")
+    if kind == "text" and not fields.truncation:
+        return Cut(in_pieces(lengths, room), 0, 0), room, side
+    return cut(lengths, room, side), room, side
+
+
+def _learns(rows: Tokenised, index: int, begin: int, end: int) -> bool:
+    """Whether a token of a piece is learned; its first has nothing before it."""
+    return bool(np.any(rows.row(index).learned[begin + 1 : end]))
+
+
+def _packed(pieces: Sequence[Piece], length: int) -> list[list[Piece]]:
+    groups = packed([end - begin - 1 for _, begin, end in pieces], length)
+    return [[pieces[i] for i in group] for group in groups]
 
 
 def entries(texts: Sequence[str], tokenizer: str, length: int, start: Sequence[int], pad: int) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ taken for one of tokens.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from kd_jax.data.source import Source, Splits
 from kd_jax.data.text import conversations
-from kd_jax.data.text.alignment import align
+from kd_jax.data.text.alignment import Alignment, align
 from kd_jax.data.text.packing import arranged, cut
 from kd_jax.data.text.rows import Row
 from kd_jax.data.text.tokenised import Tokenised
@@ -77,36 +77,41 @@ def offsets(row: Row) -> tuple[np.ndarray, int]:
 
 def _source(name: str, split: str, part: Any, theirs: Tokenised, ours: Any, other: Any, fields: Any) -> Source:
     length, room = fields.length, fields.length + 1
-    chosen, sides = part.chosen, (part.rows, theirs)
+    chosen, sides, tokenizers = part.chosen, (part.rows, theirs), (ours.tokenizer, other.tokenizer)
     cuts = [cut(side.lengths[chosen], room, "" if fields.truncation == "drop" else fields.truncation) for side in sides]
     fits = np.ones(len(chosen), bool)
     if fields.truncation == "drop":
         fits = np.all([side.lengths[chosen] <= room for side in sides], axis=0)
     pieces, spans, unlike = ([], []), ([], []), 0
     for i in np.flatnonzero(fits):
-        found = [offsets(side.row(int(chosen[i]))) for side in sides]
-        same = found[0][1] == found[1][1]
+        spellings = [offsets(side.row(int(chosen[i]))) for side in sides]
+        same = spellings[0][1] == spellings[1][1]
         unlike += not same
-        for side, (spelled, _) in enumerate(found):
+        for side, (spelled, _) in enumerate(spellings):
             _, begin, end = cuts[side].pieces[i]
             pieces[side].append((int(chosen[i]), begin, end))
             spans[side].append(spelled[begin + 1 : end] if same else np.zeros((0, 2), np.int64))
     if not len(pieces[0]):
         raise ValueError(f"{name}: no row is left of {len(chosen)}; data.length={length}, data.truncation='drop'.")
     groups = align(*spans)
-    _tell(name, len(chosen), int((~fits).sum()), [c.cut for c in cuts], unlike, (ours.tokenizer, other.tokenizer))
+    _tell(name, len(chosen), int((~fits).sum()), [c.cut for c in cuts], unlike, tokenizers)
     if not groups.valid.any():
         raise ValueError(f"{name}: no token of the student's answers spells the same bytes as some of the teacher's.")
     rows = [
         [arranged(side.row, [piece], length, tokenizer.pad, True) for piece in some]
-        for side, some, tokenizer in zip(sides, pieces, (ours.tokenizer, other.tokenizer), strict=True)
+        for side, some, tokenizer in zip(sides, pieces, tokenizers, strict=True)
     ]
-    arrays = {theirs: np.stack([row[mine] for row in rows[1]]) for mine, theirs in OF_TEACHER.items()}
+    source = conversations.in_memory(ours.name, split, rows[0], ours.tokenizer, length)
+    return dataclasses.replace(source, fields={**source.fields, **_entries(rows[1], groups, length)})
+
+
+def _entries(rows: Sequence[Mapping[str, Any]], groups: Alignment, length: int) -> dict[str, np.ndarray]:
+    """What a batch has beside the student's entries, of the teacher's rows and the groups."""
+    arrays = {theirs: np.stack([row[mine] for row in rows]) for mine, theirs in OF_TEACHER.items()}
     for side, values in (("student", groups.student_groups), ("teacher", groups.teacher_groups)):
         arrays[f"{side}_groups"] = np.pad(values, ((0, 0), (0, length - values.shape[1])), constant_values=-1)
     arrays["group_valid"] = np.pad(groups.valid, ((0, 0), (0, length + 1 - groups.valid.shape[1])))
-    source = conversations.in_memory(ours.name, split, rows[0], ours.tokenizer, length)
-    return dataclasses.replace(source, fields={**source.fields, **arrays})
+    return arrays
 
 
 def _tell(name: str, rows: int, dropped: int, cuts: list[int], unlike: int, tokenizers: Any) -> None:

@@ -63,9 +63,9 @@ def spellings(one: FolderTokenizer, other: FolderTokenizer) -> dict[int, list[tu
     texts = [one.decode([before, i])[cut:] for i in ids]
     names = {i: name for name, i in vocabulary.items()}
     readable = [(i, text) for i, text in zip(ids, texts, strict=True) if text and UNREADABLE not in text]
-    found = {i: spelled for (i, _), spelled in zip(readable, other.encode([t for _, t in readable]), strict=True)}
-    found |= {i: [named[names[i]]] for i in ids if i not in found and names[i] in named}
-    return {i: list(zip(spelled[:MOST], _decaying(len(spelled[:MOST])), strict=True)) for i, spelled in found.items()}
+    parts = {i: spelled for (i, _), spelled in zip(readable, other.encode([t for _, t in readable]), strict=True)}
+    parts |= {i: [named[names[i]]] for i in ids if i not in parts and names[i] in named}
+    return {i: list(zip(spelled[:MOST], _decaying(len(spelled[:MOST])), strict=True)) for i, spelled in parts.items()}
 
 
 def _decaying(count: int) -> list[float]:

@@ -50,9 +50,7 @@ def kind_of(record: Any) -> str:
     if not isinstance(record, Mapping):
         raise ValueError(f"one object a line is expected, {{...}}, not {type(record).__name__}")
     there = {k for k, v in record.items() if v is not None}
-    kinds = [kind for kind, fields in KINDS.items() if there >= set(fields)]
-    kinds = [kind for kind in kinds if not (kind == "prompt" and "completion" in kinds)]
-    more = sorted(there - set(FIELDS))
+    kinds, more = _kinds_of(there), sorted(there - set(FIELDS))
     meant = [f"{name!r} is called {MEANT[name]!r} here" for name in more if name in MEANT]
     if len(kinds) > 1:
         raise ValueError(f"{' and '.join(kinds)} in one line: a line is of one kind")
@@ -63,24 +61,17 @@ def kind_of(record: Any) -> str:
     return kinds[0]
 
 
+def _kinds_of(names: set[str]) -> list[str]:
+    """The kinds whose fields are all among these; a completion's prompt is not one alone."""
+    kinds = [kind for kind, fields in KINDS.items() if names >= set(fields)]
+    return [kind for kind in kinds if not (kind == "prompt" and "completion" in kinds)]
+
+
 def _check(kind: str, record: Mapping[str, Any]) -> None:
     """Raises ValueError for contents that are no texts and no messages."""
     for name in KINDS[kind]:
-        value, messages = record[name], kind == "messages" or not isinstance(record[name], str)
-        if not messages:
-            continue
-        if kind == "text" or not isinstance(value, Sequence) or isinstance(value, str) or not len(value):
-            raise ValueError(
-                f"{name!r} is {'a text' if kind == 'text' else 'a list of messages, or a text'}: {value!r:.60}"
-            )
-        for message in value:
-            if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-                fields = ", ".join(message) if isinstance(message, Mapping) else repr(message)[:60]
-                raise ValueError(
-                    f"every message has a 'role' (system, user, assistant, ...) and 'content'; one has: {fields}"
-                )
-            if message.get("content") is None and not message.get("tool_calls"):
-                raise ValueError(f"a message of the role {message['role']!r} has no content")
+        if kind == "messages" or not isinstance(record[name], str):
+            _check_messages(name, record[name], kind)
     roles = [message["role"] for message in record["messages"]] if kind == "messages" else ["assistant"]
     if "assistant" not in roles:
         raise ValueError(
@@ -88,6 +79,21 @@ def _check(kind: str, record: Mapping[str, Any]) -> None:
         )
     if kind == "completion" and isinstance(record["prompt"], str) != isinstance(record["completion"], str):
         raise ValueError("prompt and completion are both texts, or both lists of messages")
+
+
+def _check_messages(name: str, value: Any, kind: str) -> None:
+    if kind == "text" or not isinstance(value, Sequence) or isinstance(value, str) or not len(value):
+        raise ValueError(
+            f"{name!r} is {'a text' if kind == 'text' else 'a list of messages, or a text'}: {value!r:.60}"
+        )
+    for message in value:
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+            fields = ", ".join(message) if isinstance(message, Mapping) else repr(message)[:60]
+            raise ValueError(
+                f"every message has a 'role' (system, user, assistant, ...) and 'content'; one has: {fields}"
+            )
+        if message.get("content") is None and not message.get("tool_calls"):
+            raise ValueError(f"a message of the role {message['role']!r} has no content")
 
 
 def check_template(kind: str, record: Mapping[str, Any], tokenizer: FolderTokenizer, rule: Rule) -> None:

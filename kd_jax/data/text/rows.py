@@ -111,6 +111,10 @@ def _said(message: Message) -> list[str]:
     return [part.strip() for part in parts if part.strip()]
 
 
+def _said_by(messages: Sequence[Message]) -> list[str]:
+    return [part for message in messages for part in _said(message)]
+
+
 def _texts(
     kind: str, messages: list[Message], prompt: int, chat: Chat, rule: Rule, options: dict[str, Any]
 ) -> list[Text]:
@@ -119,26 +123,36 @@ def _texts(
         return [Text(chat.render(messages, begin_answer=True, **options), [], [])]
     if rule.loss_on == "all":
         text = chat.render(messages, **options)
-        return [Text(text, [(0, len(text))], [part for m in messages for part in _said(m)])]
+        return [Text(text, [(0, len(text))], _said_by(messages))]
+    return _answers(messages, prompt, chat, rule, options)
+
+
+def _answers(messages: list[Message], prompt: int, chat: Chat, rule: Rule, options: dict[str, Any]) -> list[Text]:
+    """The texts of which answers are learned: one, or one an answer where they differ or are to be apart."""
     answers = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
     turns = [i for i in answers if i >= prompt][-1 if rule.loss_on == "last" else 0 :]
-    contents = [part for i in turns for part in _said(messages[i])]
+    contents = _said_by([messages[i] for i in turns])
     marked = None if rule.apart else chat.answers(messages, **options)
     if marked is not None:
         text, spans = marked
-        if len(spans) == len(answers):
-            spans = [span for i, span in zip(answers, spans, strict=True) if i in turns]
-        elif turns != answers:
-            raise ValueError(
-                f"the template marks {len(spans)} answers of {len(answers)}: which are of which turn is not known, so "
-                "data.loss_on is 'answers' or 'all'"
-            )
-        return [Text(text, spans, contents)]
+        return [Text(text, _of_turns(spans, answers, turns), contents)]
     rows = [_answer(messages[: turn + 1], chat, options) for turn in turns]
     whole = chat.render(messages, **options)
     if not rule.apart and all(whole.startswith(row.text) for row in rows):
         return [Text(whole, [span for row in rows for span in row.spans], contents)]
     return rows
+
+
+def _of_turns(spans: Sequence[Span], answers: Sequence[int], turns: Sequence[int]) -> Sequence[Span]:
+    """The spans of the answers that are learned, `turns` of all `answers`; ValueError where it cannot be told which."""
+    if len(spans) == len(answers):
+        return [span for i, span in zip(answers, spans, strict=True) if i in turns]
+    if turns != answers:
+        raise ValueError(
+            f"the template marks {len(spans)} answers of {len(answers)}: which are of which turn is not known, so "
+            "data.loss_on is 'answers' or 'all'"
+        )
+    return spans
 
 
 def _answer(messages: list[Message], chat: Chat, options: dict[str, Any]) -> Text:
@@ -173,10 +187,10 @@ def _places(text: Text) -> list[Span]:
     places, at = [], 0
     for content in text.contents:
         for begin, end in text.spans:
-            found = text.text.find(content, max(at, begin), end)
-            if found >= 0:
-                at = found + len(content)
-                places.append((found, at))
+            place = text.text.find(content, max(at, begin), end)
+            if place >= 0:
+                at = place + len(content)
+                places.append((place, at))
                 break
     return places
 

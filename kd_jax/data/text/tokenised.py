@@ -92,8 +92,8 @@ def tokenised(files: Sequence[Path], tokenizer: FolderTokenizer, rule: Rule, roo
 
 def _digest(files: Sequence[Path], tokenizer: FolderTokenizer, rule: Rule) -> str:
     chat = tokenizer.chat and (tokenizer.chat.template, dict(sorted(tokenizer.chat.special.items())))
-    about = [VERSION, BLOCK, [digest(path) for path in files], tokenizer.form, tokenizer.start, tokenizer.stops]
-    return hashlib.sha256(json.dumps([*about, chat, rule]).encode()).hexdigest()[:32]
+    parts = [VERSION, BLOCK, [digest(path) for path in files], tokenizer.form, tokenizer.start, tokenizer.stops]
+    return hashlib.sha256(json.dumps([*parts, chat, rule]).encode()).hexdigest()[:32]
 
 
 def _make(files: Sequence[Path], tokenizer: FolderTokenizer, rule: Rule, folder: Path) -> None:
@@ -144,21 +144,25 @@ def write_block(
         check_template(form.split()[0], record, tokenizer, rule)
         records.append(record)
     rows = rows_of(kind.split()[0], records, [raw.place for raw in block], tokenizer, rule)
-    flat = [row for some in rows for row in some]
-    arrays = {
-        "tokens": np.array([t for row in flat for t in row.tokens], np.int32),
-        "learned": np.array([x for row in flat for x in row.learned], bool),
-        "bytes": np.array([n for row in flat for n in row.bytes], np.int32),
-        "records": np.array([number * BLOCK + i for i, some in enumerate(rows) for _ in some], np.int64),
-        "lengths": np.array([len(row.tokens) for row in flat], np.int64),
-    }
-    for name, array in arrays.items():
+    for name, array in _arrays(rows, number).items():
         path = _path(folder, number, name)
         scratch = path.with_name(f"{path.name}.{os.getpid()}")
         with open(scratch, "wb") as file:
             np.save(file, array)
         os.replace(scratch, path)
     return set(unread(records))
+
+
+def _arrays(rows: Sequence[Sequence[Row]], number: int) -> dict[str, np.ndarray]:
+    """The files of a block by name, in the order of writing: the rows of each of its records, one behind another."""
+    flat = [row for some in rows for row in some]
+    return {
+        "tokens": np.array([t for row in flat for t in row.tokens], np.int32),
+        "learned": np.array([x for row in flat for x in row.learned], bool),
+        "bytes": np.array([n for row in flat for n in row.bytes], np.int32),
+        "records": np.array([number * BLOCK + i for i, some in enumerate(rows) for _ in some], np.int64),
+        "lengths": np.array([len(row.tokens) for row in flat], np.int64),
+    }
 
 
 def _wait(folder: Path, blocks: int) -> None:

@@ -59,12 +59,12 @@ def attend(
     queries: Array,
     keys: Array,
     values: Array,
-    seen: Seen,
+    visible: Seen,
     window: Array | int | None,
     scale: float,
     softcap: float = 0.0,
 ) -> Array:
-    """Computes softmax(softcap(scale q k)) v where `seen`: queries [batch, heads, length, width], keys and values
+    """Computes softmax(softcap(scale q k)) v where `visible`: queries [batch, heads, length, width], keys and values
     [batch, kv heads, keys, width] -> [batch, length, heads, width].
 
     kv heads divide heads (GQA). Scores and softmax are float32, products in the dtype of the inputs. A query that sees
@@ -73,16 +73,16 @@ def attend(
     batch, heads, length, width = queries.shape
     kv, size = keys.shape[1:3]
     block = min(BLOCK, length)
-    seen = dataclasses.replace(
-        seen,
-        slots=_padded(seen.slots, 1, block, "edge"),
-        valid=_padded(jnp.ones((1, size), bool) if seen.valid is None else seen.valid, 1, block),
-        segments=seen.segments and tuple(_padded(x, 1, block) for x in seen.segments),
+    visible = dataclasses.replace(
+        visible,
+        slots=_padded(visible.slots, 1, block, "edge"),
+        valid=_padded(jnp.ones((1, size), bool) if visible.valid is None else visible.valid, 1, block),
+        segments=visible.segments and tuple(_padded(x, 1, block) for x in visible.segments),
     )
     grouped = _padded(queries.reshape(batch, kv, heads // kv, length, width), 3, block)
     keys, values = _padded(keys, 2, block), _padded(values, 2, block)
-    form = Form(scale, softcap, seen.causal, block)
-    return _blocked(form, grouped, keys, values, seen, window)[:, :length].reshape(batch, length, heads, width)
+    form = Form(scale, softcap, visible.causal, block)
+    return _blocked(form, grouped, keys, values, visible, window)[:, :length].reshape(batch, length, heads, width)
 
 
 def _padded(x: Array, axis: int, block: int, mode: str = "constant") -> Array:
@@ -91,11 +91,13 @@ def _padded(x: Array, axis: int, block: int, mode: str = "constant") -> Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _blocked(form: Form, queries: Array, keys: Array, values: Array, seen: Seen, window: PyTree) -> Array:
-    return _forward(form, queries, keys, values, seen, window)[0]
+def _blocked(form: Form, queries: Array, keys: Array, values: Array, visible: Seen, window: PyTree) -> Array:
+    return _forward(form, queries, keys, values, visible, window)[0]
 
 
-def _forward(form: Form, queries: Array, keys: Array, values: Array, seen: Seen, window: PyTree) -> tuple[Array, tuple]:
+def _forward(
+    form: Form, queries: Array, keys: Array, values: Array, visible: Seen, window: PyTree
+) -> tuple[Array, tuple]:
     wide = jnp.promote_types(queries.dtype, jnp.float32)
 
     def row(i: Array, done: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -104,7 +106,7 @@ def _forward(form: Form, queries: Array, keys: Array, values: Array, seen: Seen,
         def column(j: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             total, most, out = carry
             k, v = _block(keys, j, form.block, 2), _block(values, j, form.block, 2)
-            mask = _mask(form, seen, window, i, j)
+            mask = _mask(form, visible, window, i, j)
             scores = jnp.where(mask, _scores(form, q, k)[0], LOW)
             new = jnp.maximum(most, scores.max(-1))
             weights = jnp.where(mask, jnp.exp(scores - new[..., None]), 0)
@@ -114,7 +116,7 @@ def _forward(form: Form, queries: Array, keys: Array, values: Array, seen: Seen,
 
         zeros = jnp.zeros(q.shape, wide)
         first = (zeros[..., 0], zeros[..., 0] + LOW, zeros)
-        total, most, out = jax.lax.fori_loop(*_columns(form, seen, window, i, keys.shape[2]), column, first)
+        total, most, out = jax.lax.fori_loop(*_columns(form, visible, window, i, keys.shape[2]), column, first)
         sees = total > 0
         out = jnp.where(sees[..., None], out / jnp.where(sees, total, 1)[..., None], 0)
         logs = jnp.where(sees, most + jnp.log(jnp.where(sees, total, 1)), -LOW)
@@ -126,11 +128,11 @@ def _forward(form: Form, queries: Array, keys: Array, values: Array, seen: Seen,
         _zeros(queries.shape[:-1], wide, queries),
     )
     out, logs = jax.lax.fori_loop(0, queries.shape[3] // form.block, row, first)
-    return out, (queries, keys, values, seen, window, out, logs)
+    return out, (queries, keys, values, visible, window, out, logs)
 
 
 def _backward(form: Form, residuals: tuple, cotangent: Array) -> tuple:
-    queries, keys, values, seen, window, out, logs = residuals
+    queries, keys, values, visible, window, out, logs = residuals
     wide = jnp.promote_types(queries.dtype, jnp.float32)
 
     def row(i: Array, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
@@ -142,7 +144,7 @@ def _backward(form: Form, residuals: tuple, cotangent: Array) -> tuple:
             by_query, by_keys, by_values = carry
             k, v = _block(keys, j, form.block, 2), _block(values, j, form.block, 2)
             scores, slope = _scores(form, q, k)
-            weights = jnp.where(_mask(form, seen, window, i, j), jnp.exp(scores - log[..., None]), 0)
+            weights = jnp.where(_mask(form, visible, window, i, j), jnp.exp(scores - log[..., None]), 0)
             by_weights = _product("bkgqd,bksd->bkgqs", d_out, v)
             by_scores = (weights * (by_weights - mean[..., None]) * slope * form.scale).astype(q.dtype)
             by_query = by_query + _product("bkgqs,bksd->bkgqd", by_scores, k)
@@ -151,7 +153,7 @@ def _backward(form: Form, residuals: tuple, cotangent: Array) -> tuple:
             by_keys = _put(by_keys, j, form.block, _block(by_keys, j, form.block, 2) + by_key, 2)
             return by_query, by_keys, _put(by_values, j, form.block, _block(by_values, j, form.block, 2) + by_value, 2)
 
-        bounds = _columns(form, seen, window, i, keys.shape[2])
+        bounds = _columns(form, visible, window, i, keys.shape[2])
         by_query, *rest = jax.lax.fori_loop(*bounds, column, (jnp.zeros(q.shape, wide), *sums[1:]))
         return _put(sums[0], i, form.block, by_query, 3), *rest
 
@@ -164,9 +166,9 @@ def _backward(form: Form, residuals: tuple, cotangent: Array) -> tuple:
 _blocked.defvjp(_forward, _backward)
 
 
-def _columns(form: Form, seen: Seen, window: PyTree, i: Array, size: int) -> tuple[Any, Any]:
+def _columns(form: Form, visible: Seen, window: PyTree, i: Array, size: int) -> tuple[Any, Any]:
     """The first block of keys that the i-th block of queries sees, and the one after its last."""
-    slots, last = _block(seen.slots, i, form.block, 1), size // form.block
+    slots, last = _block(visible.slots, i, form.block, 1), size // form.block
     first = 0 if window is None else jnp.clip((slots.min() - window + 1) // form.block, 0, last)
     return first, jnp.minimum(slots.max() // form.block + 1, last) if form.causal else last
 
@@ -180,12 +182,12 @@ def _scores(form: Form, q: Array, k: Array) -> tuple[Array, Array | float]:
     return form.softcap * bounded, 1 - bounded * bounded
 
 
-def _mask(form: Form, seen: Seen, window: PyTree, i: Array, j: Array) -> Array:
+def _mask(form: Form, visible: Seen, window: PyTree, i: Array, j: Array) -> Array:
     """bool [1 or batch, 1, 1, block, block] of what a block of queries sees of a block of keys."""
     queries, keys = (functools.partial(_block, at=at, block=form.block, axis=1) for at in (i, j))
-    segments = seen.segments and (queries(seen.segments[0]), keys(seen.segments[1]))
-    valid = None if seen.valid is None else keys(seen.valid)
-    part = dataclasses.replace(seen, slots=queries(seen.slots), valid=valid, segments=segments)
+    segments = visible.segments and (queries(visible.segments[0]), keys(visible.segments[1]))
+    valid = None if visible.valid is None else keys(visible.valid)
+    part = dataclasses.replace(visible, slots=queries(visible.slots), valid=valid, segments=segments)
     return part.mask(j * form.block + jnp.arange(form.block), window)[:, None, None]
 
 

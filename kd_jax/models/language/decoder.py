@@ -73,7 +73,7 @@ class Block(nn.Module):
 
     def __call__(self, x: Array, window: Array | int | None, inputs: AttentionInputs) -> Array:
         o = self.options
-        y = self.attention(self.norm1(x) if o.pre_norms else x, inputs.seen, window, inputs.angles, inputs.slot)
+        y = self.attention(self.norm1(x) if o.pre_norms else x, inputs.visible, window, inputs.angles, inputs.slot)
         x = x + self._added(self.post_norm1(y) if o.post_norms else y)
         if self.cross_attends:
             x = x + self.dropout(
@@ -90,7 +90,7 @@ class Block(nn.Module):
 class AttentionInputs(NamedTuple):
     """What every layer is told: which keys a query sees, and where the cache is written."""
 
-    seen: Seen
+    visible: Seen
     angles: tuple[Array, Array] | None = None
     slot: Array | None = None
     memory: Array | None = None  # of an encoder [batch, source length, width]; None: the cache has what it became
@@ -117,10 +117,10 @@ class Decoder(nn.Module):
         memory_mask: Array | None = None,
     ) -> Array:
         slots = jnp.arange(tokens.shape[1])[None]
-        seen = Seen(slots) if segments is None else Seen(slots, segments != 0, (segments, segments))
+        visible = Seen(slots) if segments is None else Seen(slots, segments != 0, (segments, segments))
         if positions is None:
             positions = slots if segments is None else segment_positions(segments)
-        inputs = AttentionInputs(seen, memory=memory, memory_mask=memory_mask)
+        inputs = AttentionInputs(visible, memory=memory, memory_mask=memory_mask)
         return self._forward(tokens, positions, inputs, train=train)
 
     def decode(
@@ -168,11 +168,7 @@ def run_layers(
     o: Options, x: Array, positions: Array, inputs: AttentionInputs, train: bool, cross_attends: bool = False
 ) -> Array:
     """Runs embedded tokens through all layers, which become submodules of the module that calls this."""
-    x = x * ((o.width**0.5 if o.scale_embedding else 1) * o.embedding_multiplier)
-    if o.positions == "learned":
-        if inputs.slot is None and x.shape[1] > o.max_length:
-            raise ValueError(f"{x.shape[1]} tokens, but positions were learned for max_length={o.max_length}")
-        x = x + Matrix(o.max_length, o.width, name="positions")(positions)
+    x = _placed(o, x, positions, inputs)
     x = nn.Dropout(o.dropout, deterministic=not train)(Tap(name="stem")(x.astype(o.dtype)))
 
     windows = [(o.windows[i % len(o.windows)] if o.windows else 0) or None for i in range(o.depth)]
@@ -182,8 +178,8 @@ def run_layers(
     block = nn.remat(Block, policy=policy, prevent_cse=not o.scan) if o.remat else Block
     if not o.scan:
         for i, window in enumerate(windows):
-            seen = inputs._replace(angles=angles[kinds[i]] if angles else None)
-            x = block(o, train, cross_attends, name=f"layer{i}")(x, window, seen)
+            of_layer = inputs._replace(angles=angles[kinds[i]] if angles else None)
+            x = block(o, train, cross_attends, name=f"layer{i}")(x, window, of_layer)
         return x
 
     def body(layers: nn.Module, x: Array, layer: tuple[Array | None, Array]) -> tuple[Array, None]:
@@ -200,6 +196,16 @@ def run_layers(
     )
     stacked = jnp.asarray([window or ALL for window in windows]) if any(windows) else None
     return scan(block(o, train, cross_attends, name="layers"), x, (stacked, jnp.asarray(kinds)))[0]
+
+
+def _placed(o: Options, x: Array, positions: Array, inputs: AttentionInputs) -> Array:
+    """Embedded tokens as the options scale them, with learned positions added where the options have these."""
+    x = x * ((o.width**0.5 if o.scale_embedding else 1) * o.embedding_multiplier)
+    if o.positions != "learned":
+        return x
+    if inputs.slot is None and x.shape[1] > o.max_length:
+        raise ValueError(f"{x.shape[1]} tokens, but positions were learned for max_length={o.max_length}")
+    return x + Matrix(o.max_length, o.width, name="positions")(positions)
 
 
 def angles_by_layer(

@@ -16,7 +16,7 @@ from kd_jax.types import Array
 
 
 class Attention(nn.Module):
-    """Attention to the keys that are `seen`, of the sequence itself or of another (`to_memory`).
+    """Attention to the keys that are `visible`, of the sequence itself or of another (`to_memory`).
 
     Up to BLOCK queries have a plain softmax; more are attended in blocks (blocked_attention.py), or by cuDNN where it
     takes them (`fused_on_gpu`), and their scores and probabilities are computed for those who read the taps alone.
@@ -34,14 +34,14 @@ class Attention(nn.Module):
         self.queries, self.keys, self.values, self.scores, self.probabilities = (Tap() for _ in range(5))
 
     def __call__(
-        self, x: Array, seen: Seen, window: Any = None, angles: Any = None, slot: Array | None = None
+        self, x: Array, visible: Seen, window: Any = None, angles: Any = None, slot: Array | None = None
     ) -> Array:
         """Maps x [batch, length, width]; `window` tokens back are seen, positions' angles, slot of the cache."""
         queries = rotated(self._normed(self.query(x), "query_norm"), angles)
         keys, values = self.project(x, angles)
         if slot is not None:
             keys, values = (self._remember(n, v, slot) for n, v in (("keys", keys), ("values", values)))
-        return self.attend(queries, keys, values, seen, window)
+        return self.attend(queries, keys, values, visible, window)
 
     def project(self, x: Array, angles: Any = None) -> tuple[Array, Array]:
         """Returns keys and values [batch, length, kv_heads, head width]."""
@@ -70,33 +70,33 @@ class Attention(nn.Module):
         queries = self._normed(self.query(x), "query_norm")
         return self.attend(queries, keys, values, Seen(jnp.arange(queries.shape[1])[None], mask, causal=False))
 
-    def attend(self, queries: Array, keys: Array, values: Array, seen: Seen, window: Any = None) -> Array:
+    def attend(self, queries: Array, keys: Array, values: Array, visible: Seen, window: Any = None) -> Array:
         o, (batch, length, *_) = self.options, queries.shape
         queries, keys, values = (
             tap(v.swapaxes(1, 2)) for tap, v in ((self.queries, queries), (self.keys, keys), (self.values, values))
         )
         scale = o.attention_scale or 1 / math.sqrt(o.head_width)
         if length <= BLOCK:
-            probabilities = self._probabilities(queries, keys, seen, window, scale).astype(o.dtype)
+            probabilities = self._probabilities(queries, keys, visible, window, scale).astype(o.dtype)
             grouped = probabilities.reshape(batch, o.kv_heads, -1, length, keys.shape[2])
             x = jnp.einsum("bkgls,bksd->blkgd", grouped, values)
         else:
             if self.is_mutable_collection("intermediates"):  # for those who read the taps; the compiler drops the rest
-                self._probabilities(queries, keys, seen, window, scale)
-            if fused_on_gpu(o, seen, window):
+                self._probabilities(queries, keys, visible, window, scale)
+            if fused_on_gpu(o, visible, window):
                 x = with_cudnn(queries, keys, values, window, scale)
             else:
-                x = attend(queries, keys, values, seen, window, scale, o.attention_softcap)
+                x = attend(queries, keys, values, visible, window, scale, o.attention_softcap)
         return self.out(x.reshape(batch, length, o.heads * o.head_width))
 
-    def _probabilities(self, queries: Array, keys: Array, seen: Seen, window: Any, scale: float) -> Array:
+    def _probabilities(self, queries: Array, keys: Array, visible: Seen, window: Any, scale: float) -> Array:
         """The probabilities [batch, heads, length, keys] in float32, with the taps."""
         o, (batch, _, length, _), size = self.options, queries.shape, keys.shape[2]
         grouped = queries.reshape(batch, o.kv_heads, -1, length, o.head_width)
         scores = jnp.einsum("bkgld,bksd->bkgls", grouped, keys, preferred_element_type=jnp.float32) * scale
         scores = self.scores(softcapped(scores, o.attention_softcap).reshape(batch, o.heads, length, size))
         # Not -inf: a row of padding sees nothing, and its softmax must be finite.
-        mask = seen.mask(jnp.arange(size), window)
+        mask = visible.mask(jnp.arange(size), window)
         scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
         return self.probabilities(jax.nn.softmax(scores))
 
@@ -109,15 +109,15 @@ class Attention(nn.Module):
         return whole
 
 
-def fused_on_gpu(o: Options, seen: Seen, window: Any) -> bool:
+def fused_on_gpu(o: Options, visible: Seen, window: Any) -> bool:
     """Returns whether cuDNN's attention computes this: on a GPU, 16-bit, causal, nothing hidden beside the future.
 
     Segments and padding would need a mask of the square, a soft cap it does not have.
     """
-    plain = seen.causal and seen.valid is None and seen.segments is None and not o.attention_softcap
+    plain = visible.causal and visible.valid is None and visible.segments is None and not o.attention_softcap
     heads = o.head_width <= 128 and o.head_width % 8 == 0
-    known = window is None or isinstance(window, int)
-    return plain and heads and known and o.dtype.itemsize == 2 and jax.default_backend() == "gpu"
+    static_window = window is None or isinstance(window, int)
+    return plain and heads and static_window and o.dtype.itemsize == 2 and jax.default_backend() == "gpu"
 
 
 def with_cudnn(queries: Array, keys: Array, values: Array, window: int | None, scale: float) -> Array:

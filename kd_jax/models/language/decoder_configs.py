@@ -107,15 +107,22 @@ def options_of(config: Mapping[str, Any]) -> dict[str, Any]:
         fields["mlp_bias"] = True
     if config.get("use_bidirectional_attention"):
         raise ValueError("an attention that sees what comes later (use_bidirectional_attention) is not supported")
-    if family == "granite":
-        fields |= {ours: float(config.get(theirs) or 1.0) for ours, theirs in MULTIPLIERS.items()}
     if family == "smollm3":
         fields["unplaced"] = _unplaced(config)
-    if family in GEMMAS:
-        fields["attention_scale"] = config.get("query_pre_attn_scalar", 256) ** -0.5
-        fields["attention_softcap"] = config.get("attn_logit_softcapping") or 0.0
-        fields["logit_softcap"] = config.get("final_logit_softcapping") or 0.0
-    return fields | {"windows": _windows(config, family)}
+    return fields | _scales(config, family) | {"windows": _windows(config, family)}
+
+
+def _scales(config: Mapping[str, Any], family: str) -> dict[str, float]:
+    """The fields by which Granite multiplies, and Gemma scales and bounds, what other families leave as it is."""
+    if family == "granite":
+        return {ours: float(config.get(theirs) or 1.0) for ours, theirs in MULTIPLIERS.items()}
+    if family not in GEMMAS:
+        return {}
+    return {
+        "attention_scale": config.get("query_pre_attn_scalar", 256) ** -0.5,
+        "attention_softcap": config.get("attn_logit_softcapping") or 0.0,
+        "logit_softcap": config.get("final_logit_softcapping") or 0.0,
+    }
 
 
 def _activation(config: Mapping[str, Any], family: str) -> str:
@@ -254,17 +261,22 @@ def config_of(o: Options, family: str) -> dict[str, Any]:
     config |= {"rope_scaling": scaling} if scaling else {}
     if family != "qwen2":
         config |= {"attention_bias": o.qkv_bias, "mlp_bias": o.mlp_bias}
+    return config | _scales_in_config(o, family) | layers_in_config(o, family)
+
+
+def _scales_in_config(o: Options, family: str) -> dict[str, Any]:
+    """What config.json says of the fields of `_scales`."""
+    scale = o.attention_scale or o.head_width**-0.5
     if family == "granite":
-        config |= {theirs: getattr(o, ours) for ours, theirs in MULTIPLIERS.items()}
-        config["attention_multiplier"] = o.attention_scale or o.head_width**-0.5
-    if family in GEMMAS:
-        scale = o.attention_scale or o.head_width**-0.5
-        config |= {
-            "query_pre_attn_scalar": round(scale**-2),
-            "attn_logit_softcapping": o.attention_softcap or None,
-            "final_logit_softcapping": o.logit_softcap or None,
-        }
-    return config | layers_in_config(o, family)
+        multipliers = {theirs: getattr(o, ours) for ours, theirs in MULTIPLIERS.items()}
+        return multipliers | {"attention_multiplier": scale}
+    if family not in GEMMAS:
+        return {}
+    return {
+        "query_pre_attn_scalar": round(scale**-2),
+        "attn_logit_softcapping": o.attention_softcap or None,
+        "final_logit_softcapping": o.logit_softcap or None,
+    }
 
 
 def layers_in_config(o: Options, family: str) -> dict[str, Any]:

@@ -140,8 +140,8 @@ def _scaled(x: Array, scale: Array, epsilon: float) -> Array:
     return x * scale.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
-def _scaled_backward(epsilon: float, kept: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
-    x, scale = kept
+def _scaled_backward(epsilon: float, residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    x, scale = residuals
     return jax.vjp(lambda x, scale: _scaled(x, scale, epsilon), x + 0 * cotangent, scale)[1](cotangent)  # see gated
 
 
@@ -189,10 +189,10 @@ def gated(activation: Callable[[Array], Array], gate: Array, up: Array) -> Array
     return activation(gate) * up
 
 
-def _gated_backward(activation: Callable[[Array], Array], kept: tuple[Array, Array], cotangent: Array) -> tuple:
+def _gated_backward(activation: Callable[[Array], Array], residuals: tuple[Array, Array], cotangent: Array) -> tuple:
     # The zeros keep XLA's CPU compiler from sharing the activation with the forward pass, which would hold it till now;
     # it removes an optimization barrier too early.
-    gate, up = (x + 0 * cotangent for x in kept)
+    gate, up = (x + 0 * cotangent for x in residuals)
     return jax.vjp(lambda gate, up: activation(gate) * up, gate, up)[1](cotangent)
 
 

@@ -61,8 +61,8 @@ def test_a_conversation_is_in_one_split_with_all_its_rows(tmp_path):
     def numbers(source):
         return {word for row in source.images for word in source.decode(row).split() if word.isdigit()}
 
-    found = [numbers(source) for source in made]
-    assert not (found[0] & found[1] or found[0] & found[2] or found[1] & found[2])
+    train, validation, test = (numbers(source) for source in made)
+    assert not (train & validation or train & test or validation & test)
     assert len(made.train) == 2 * 12
 
 
@@ -154,16 +154,16 @@ def test_prompts_alone_are_whole_and_the_student_continues_them(folder, tmp_path
         assert made.decode(row[there]).endswith("assistant\n")
 
 
-@pytest.mark.parametrize(("truncation", "kept"), [("right", "0"), ("left", "29"), ("drop", None)])
-def test_what_is_longer_than_a_row_is_cut_by_rule_and_said(folder, tmp_path, capsys, truncation, kept):
+@pytest.mark.parametrize(("truncation", "number"), [("right", "0"), ("left", "29"), ("drop", None)])
+def test_what_is_longer_than_a_row_is_cut_by_rule_and_said(folder, tmp_path, capsys, truncation, number):
     long = {"prompt": "Count:", "completion": " ".join(map(str, range(30)))}
     data = [{"prompt": "Count:", "completion": " 1"}] * 5 + [long]
     made = opened(tmp_path, folder, data, length=16, truncation=truncation, eval_path=str(tmp_path / "data.jsonl"))
     said = capsys.readouterr().out
     assert "of 6 rows" in said and ("1 were left out" if truncation == "drop" else f"cut on the {truncation}") in said
     answers = [made.train.decode(row[row >= 0]) for row in made.train.labels]
-    assert len(answers) == (5 if kept is None else 6)
-    assert kept is None or kept in answers[-1].split()
+    assert len(answers) == (5 if number is None else 6)
+    assert number is None or number in answers[-1].split()
     assert len(made.test) == len(made.train)
 
 
@@ -172,13 +172,13 @@ def test_packing_keeps_rows_whole_and_apart(folder, tmp_path):
 
     def texts(source):
         tokens, labels, segments = rows(source)
-        found = []
+        pairs = []
         for i in range(len(tokens)):
             for n in range(1, segments[i].max() + 1):
                 here = segments[i] == n
                 assert np.ptp(np.flatnonzero(here)) + 1 == here.sum()
-                found.append((tokens[i][here].tolist(), labels[i][here].tolist()))
-        return sorted(found)
+                pairs.append((tokens[i][here].tolist(), labels[i][here].tolist()))
+        return sorted(pairs)
 
     assert texts(padded) == texts(packed)
     assert len(packed) < len(padded) and packed.fields["segments"].max() > 1

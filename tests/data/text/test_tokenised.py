@@ -125,5 +125,5 @@ def test_a_large_set_is_streamed_and_its_batches_are_the_same(folder, tmp_path, 
 def test_records_keep_their_places(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "a"}\n\n{"text": "b"}\n')
-    found = [(raw.place, raw.value()) for raw in raw_records(files_of(str(path), "data.path"))]
-    assert found == [(f"{path}, line 1", {"text": "a"}), (f"{path}, line 3", {"text": "b"})]
+    lines = [(raw.place, raw.value()) for raw in raw_records(files_of(str(path), "data.path"))]
+    assert lines == [(f"{path}, line 1", {"text": "a"}), (f"{path}, line 3", {"text": "b"})]

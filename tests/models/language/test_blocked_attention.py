@@ -20,10 +20,10 @@ KEY = jax.random.key(0)
 BATCH, HEADS, KV, WIDTH = 2, 4, 2, 8
 
 
-def plain(q, k, v, seen, window, scale, softcap):
+def plain(q, k, v, visible, window, scale, softcap):
     q = q.reshape(BATCH, KV, HEADS // KV, *q.shape[2:])
     scores = softcapped(scale * jnp.einsum("bkgqd,bksd->bkgqs", q, k), softcap)
-    mask = seen.mask(jnp.arange(k.shape[2]), window)[:, None, None]
+    mask = visible.mask(jnp.arange(k.shape[2]), window)[:, None, None]
     weights = jnp.where(mask, jax.nn.softmax(jnp.where(mask, scores, -1e30)), 0)  # 0 where nothing is seen
     return jnp.einsum("bkgqs,bksd->bkgqd", weights, v).reshape(BATCH, HEADS, -1, WIDTH).swapaxes(1, 2)
 
@@ -49,10 +49,10 @@ def test_outputs_and_gradients_are_those_of_the_softmax(kind, window, softcap, m
     length, keys = 37, 37 if kind in ("causal", "packed") else 61
     shapes = [(BATCH, HEADS, length, WIDTH), (BATCH, KV, keys, WIDTH), (BATCH, KV, keys, WIDTH)]
     arrays = [jax.random.normal(jax.random.fold_in(KEY, i), s) for i, s in enumerate(shapes)]
-    seen, weights = seen_of(kind, length, keys), jax.random.normal(KEY, (BATCH, length, HEADS, WIDTH))
+    visible, weights = seen_of(kind, length, keys), jax.random.normal(KEY, (BATCH, length, HEADS, WIDTH))
 
     def run(fn, window, *arrays):
-        out = fn(*arrays, seen, window, 0.3, softcap)
+        out = fn(*arrays, visible, window, 0.3, softcap)
         return jnp.sum(out * weights), out
 
     results = [
@@ -86,8 +86,8 @@ def test_a_network_in_blocks_is_the_network(options, monkeypatch):
     expected = jax.jit(jax.value_and_grad(loss))(params), jax.jit(prompt)(params)
     monkeypatch.setattr(blocked_attention, "BLOCK", 16)
     monkeypatch.setattr(decoder_attention, "BLOCK", 16)
-    found = jax.jit(lambda p: jax.value_and_grad(loss)(p))(params), jax.jit(lambda p: prompt(p))(params)
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=2e-5), found, expected)
+    in_blocks = jax.jit(lambda p: jax.value_and_grad(loss)(p))(params), jax.jit(lambda p: prompt(p))(params)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=2e-5), in_blocks, expected)
 
 
 def memory(length, taps=()):
@@ -114,9 +114,9 @@ def test_memory_grows_as_the_length_and_scores_exist_where_a_term_reads_them():
 def test_sixteen_bits_stay_within_their_rounding():
     shapes = [(BATCH, HEADS, 300, WIDTH), (BATCH, KV, 300, WIDTH), (BATCH, KV, 300, WIDTH)]
     arrays = [jax.random.normal(jax.random.fold_in(KEY, i), s) for i, s in enumerate(shapes)]
-    seen = Seen(jnp.arange(300)[None])
-    exact = jax.jit(plain, static_argnums=(4, 5, 6))(*arrays, seen, None, 0.3, 0.0)
-    low = jax.jit(attend, static_argnums=(4, 5, 6))(*(x.astype(jnp.bfloat16) for x in arrays), seen, None, 0.3, 0.0)
+    visible = Seen(jnp.arange(300)[None])
+    exact = jax.jit(plain, static_argnums=(4, 5, 6))(*arrays, visible, None, 0.3, 0.0)
+    low = jax.jit(attend, static_argnums=(4, 5, 6))(*(x.astype(jnp.bfloat16) for x in arrays), visible, None, 0.3, 0.0)
     assert low.dtype == jnp.bfloat16
     np.testing.assert_allclose(low.astype(jnp.float32), exact, atol=3e-2)
 
