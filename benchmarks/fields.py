@@ -22,7 +22,7 @@ from kd_jax.system.workdir import git_hash
 
 # Of each config: (number of seeds, variants whose students alone are the same network on the same data), ...
 ROWS = {
-    "policy": ((5, ("dagger", "offline", "sharp", "student")), (5, ("value",)), (3, ("dagger,breakout",))),
+    "policy": ((5, ("dagger", "offline", "sharp", "student")), (5, ("value",))),
     "recommender": ((5, ("listwise", "rd", "rrd", "cd")),),
     "activity": ((5, ("response", "relation", "crd")), (5, ("response,accelerometer",))),
 }

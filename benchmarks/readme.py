@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import compress_tables
+from benchmarks import compress_tables, fields
 from benchmarks.common import RESULTS
 from benchmarks.papers import PAPERS
 from kd_jax.config import PRESETS
@@ -242,12 +242,17 @@ def written(pages: Mapping[Path, str], name: str, lines: Sequence[str]) -> dict[
 def with_tables(pages: Mapping[Path, str]) -> Mapping[Path, str]:
     """Returns the pages with every table as the records in benchmarks/results have it."""
     makers = (main_table, methods, schemes, cache, sweep, encoders, decoders, torch_peer, vocabulary)
-    makers += (trajectories, trajectories_without, foundation, foundation_crd)
+    makers += (trajectories, trajectories_without, foundation, foundation_crd, policies)
     tables = {maker.__name__: maker() for maker in makers} | {name: plain(name) for name in PLAIN}
     tables |= {name: table(*made) for name, made in compress_tables.of(results("compress")).items()}
     for name, lines in tables.items():
         pages = written(pages, name, lines)
     return pages
+
+
+def policies() -> list[str]:
+    """Returns the rows of configs/policy.py, as benchmarks.fields writes them."""
+    return fields.markdown([row for row in results("fields") if row["config"] == "policy"]).splitlines()
 
 
 def main() -> None:

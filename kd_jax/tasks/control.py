@@ -23,6 +23,7 @@ ROWS = {
     "length": ("steps of an episode", ""),
     "agreement": ("same action as the teacher", "%"),
     "kl": ("KL from the teacher", "nats"),
+    "value_distance": ("squared distance from the teacher's value", ""),
 }
 
 
@@ -138,6 +139,10 @@ def sums(
         if mine.shape == theirs.shape:
             compared = {"agreement": metrics.agreement, "kl": metrics.kl}
             totals |= {name: masked_sum_and_count(fn(mine, theirs), mask) for name, fn in compared.items()}
+        answers = run().logits, reference.logits
+        if all(isinstance(answer, Mapping) for answer in answers):
+            distance = value_distance(*map(value_of, answers))
+            totals["value_distance"] = masked_sum_and_count(distance, mask)
     return totals
 
 
