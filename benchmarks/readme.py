@@ -25,6 +25,7 @@ PLAIN = (
     "answers",
     "language",
     "fairness",
+    "capacity",
 )
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "NOTES.md")
