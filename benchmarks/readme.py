@@ -26,6 +26,7 @@ PLAIN = (
     "language",
     "fairness",
     "capacity",
+    "compress_decoder",
 )
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "NOTES.md")
