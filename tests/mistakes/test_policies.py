@@ -2,19 +2,25 @@
 
 import importlib.util
 
+import jax
+import numpy as np
 from mistakes import Mistake, check, each
 from scheme_checks import config_module
 
 import kd_jax
+from kd_jax.models.policies import policy
+
+TEACHER = policy(2, (4,), value=True)
 
 
-def run(folder, **changes):
+def run(folder, teacher_variables=None, **changes):
     config = config_module("policy").get_config("tiny")
     config.data.name = "corridor:load"
     config.baseline = config.report = False
     for path, value in changes.items():
         config.update_from_flattened_dict({path.replace("__", "."): value})
-    return kd_jax.run(config, folder)
+    teacher = None if teacher_variables is None else TEACHER
+    return kd_jax.run(config, folder, teacher=teacher, teacher_variables=teacher_variables)
 
 
 ROWS = [
@@ -55,8 +61,8 @@ ROWS = [
     ),
     Mistake(
         "a way to train a teacher that is loaded",
-        "config.teacher.scheme is how a teacher is trained by this run, and config.teacher.checkpoint is given",
-        lambda folder: run(folder, teacher__checkpoint=str(folder)),
+        "config.teacher.scheme is how a teacher is trained by this run, and teacher_variables is given",
+        lambda folder: run(folder, teacher_variables=TEACHER.init(jax.random.key(0), np.zeros((1, 5)), train=False)),
     ),
     Mistake(
         "a cache of a teacher that acts",
