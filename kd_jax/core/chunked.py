@@ -32,20 +32,23 @@ from kd_jax.types import Array, Model, Outputs, PyTree, Term
 _taps: weakref.WeakKeyDictionary[Model, dict] = weakref.WeakKeyDictionary()
 
 
-def projection_tap(model: Model, variables: tuple[PyTree, PyTree], inputs: Sequence[PyTree]) -> str:
+def projection_tap(
+    model: Model, variables: tuple[PyTree, PyTree], inputs: Sequence[PyTree], train: bool = False
+) -> str:
     """Returns the tap whose `Projected` is the logits that the network returns, "" where there is none.
 
-    Shapes are enough. Where a wrapper changes the logits, they are no longer what the network taps.
+    Shapes are enough; `train` is how the network is called, since some draw random numbers there alone. Where a wrapper
+    changes the logits, they are no longer what the network taps.
     """
     tapped: list[str] = []
 
     def run(variables: tuple[PyTree, PyTree], inputs: tuple[PyTree, ...]) -> None:
         key = jax.random.key(0)
-        outputs, _ = model.apply(*variables, *inputs, train=False, key=key, taps=("*",))
+        outputs, _ = model.apply(*variables, *inputs, train=train, key=key, taps=("*",))
         tapped.extend(tap for tap, value in outputs.features.items() if stands_for(value, outputs.logits))
 
     leaves, structure = jax.tree.flatten(shapes_of((variables, tuple(inputs))))
-    asked = (structure, tuple((x.shape, x.dtype) for x in leaves))
+    asked = (structure, tuple((x.shape, x.dtype) for x in leaves), train)
     try:
         cached = _taps.setdefault(model, {})
     except TypeError:  # a user's model that cannot be a key
@@ -78,6 +81,20 @@ def fused(term: Term, taps: Mapping[str, str]) -> Term:
     if not inputs or any(new == old for new, old in zip(inputs, term.inputs, strict=True)):
         return term
     return dataclasses.replace(term, inputs=inputs, targets=tuple(map(projected, term.targets)))
+
+
+def with_logits(terms: Mapping[str, Term], taps: Mapping[str, str]) -> dict[str, Term]:
+    """Returns the terms of a scheme that was bound before as they were: they read logits, not what is at `taps`."""
+
+    def plain(path: str) -> str:
+        where = Path.parse(path)
+        projected = where.kind == "features" and where.tap == taps.get(where.owner)
+        return f"{where.owner}.logits" if projected else path
+
+    return {
+        name: dataclasses.replace(term, inputs=tuple(map(plain, term.inputs)), targets=tuple(map(plain, term.targets)))
+        for name, term in terms.items()
+    }
 
 
 def is_fused(term: Term, context: Context) -> bool:

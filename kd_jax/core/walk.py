@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -61,6 +61,7 @@ def walk_through(scheme: Scheme, batch: Shapes, size: int) -> Walk:
 
 def _bound_phase(walk: Walk, phase: Phase, extra: Shapes) -> Phase:
     """The phase with the connectors of its terms among its calls; every call and term is tried on shapes."""
+    phase = _as_written(walk, phase)
     memories = {n: shapes_of(t.memory.first) for n, t in phase.terms.items() if t.memory is not None}
     context = {"batch": walk.batch, "extra": {**extra, **memories}, "step": shapes_of(0), "params": walk.read}
     for call in phase.forward:
@@ -75,11 +76,26 @@ def _bound_phase(walk: Walk, phase: Phase, extra: Shapes) -> Phase:
             raise ValueError(f"Metric {name!r} has a connector, which nothing would train: leave it out.")
         _check_term(name, metric, context)
     forward = (*phase.forward, *connectors)
-    taps = {call.name or call.role: tap for call in forward if (tap := walk.roles[call.role].projection)}
+    taps = _taps(walk, forward)
     terms, metrics = ({n: chunked.fused(t, taps) for n, t in some.items()} for some in (terms, phase.metrics))
     bound = dataclasses.replace(phase, forward=forward, terms=terms, metrics=metrics)
     values.check_learned(bound, walk.roles)
     return bound
+
+
+def _taps(walk: Walk, calls: Iterable[Call]) -> dict[str, str]:
+    """{call: tap of its projection}, of those that have one."""
+    taps = {call.name or call.role: walk.roles[call.role].projection for call in calls if call.role in walk.roles}
+    return {name: tap for name, tap in taps.items() if tap}
+
+
+def _as_written(walk: Walk, phase: Phase) -> Phase:
+    """The phase with terms that read logits again, where an earlier binding had them read projections."""
+    taps = _taps(walk, phase.forward)
+    if not taps:
+        return phase
+    terms, metrics = (chunked.with_logits(some, taps) for some in (phase.terms, phase.metrics))
+    return dataclasses.replace(phase, terms=terms, metrics=metrics)
 
 
 def _bound_terms(walk: Walk, phase: Phase, context: dict[str, Any]) -> tuple[dict[str, Term], list[Call]]:
@@ -105,7 +121,7 @@ def _run(walk: Walk, phase: Phase, call: Call, context: dict[str, Any]) -> None:
     if len(getattr(context[name].logits, "shape", ())) > 2 and call.role not in walk.probed:  # of tokens
         walk.probed.add(call.role)
         role = walk.roles[call.role]
-        tap = chunked.projection_tap(role.model, walk.variables[call.role], inputs)
+        tap = chunked.projection_tap(role.model, walk.variables[call.role], inputs, call.train)
         walk.roles[call.role] = dataclasses.replace(role, projection=tap)
 
 

@@ -49,13 +49,18 @@ def points_of(runs: Sequence[Mapping[str, Any]]) -> list[tuple[dict[str, Any], f
     settings: dict[str, list[tuple[dict[str, Any], float, float]]] = {}
     for run in (run for run in runs if not run["diverged"]):
         setting = {field: value for field, value in run["point"].items() if field != "seed"}
-        agreement = next(iter(run["last"]["test"].values())).get("agreement")
+        agreement = next(iter(_test_scores(run).values()), {}).get("agreement")
         if agreement is not None and run["test"] is not None:
             settings.setdefault(json.dumps(setting, default=str), []).append((setting, agreement, run["test"]))
     return [
         (group[0][0], statistics.fmean(g[1] for g in group), statistics.fmean(g[2] for g in group))
         for group in settings.values()
     ]
+
+
+def _test_scores(run: Mapping[str, Any]) -> Mapping[str, Any]:
+    """{entry: scores} of the last step; {} of a run that says its headline alone."""
+    return (run.get("last") or {}).get("test") or {}
 
 
 def references(results: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
