@@ -111,13 +111,8 @@ ROWS = [
         at(teacher__checkpoint="nowhere"),
     ),
     Mistake(
-        "a checkpoint one level too high",
-        "There is no exported model at …/export/last. Near it lie: …export/last/student.",
-        loaded("teacher/export/last"),
-    ),
-    Mistake(
-        "a workdir as a checkpoint",
-        "Near it lie: …student/export/last/student, …teacher/export/last/student.",
+        "a workdir as a checkpoint, whose student is another network",
+        "student/export/best/student does not hold this model",
         loaded(""),
     ),
     Mistake(

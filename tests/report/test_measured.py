@@ -145,4 +145,4 @@ def test_errors_and_units(make_results):
     results = make_results(accuracy=(0.6, 0.55, 0.5), examples=0)
     climbing(results)
     results["headline"] |= {"sign": -1}  # rising is getting worse
-    assert "longer" not in said(results)
+    assert "rain longer" not in said(results)
