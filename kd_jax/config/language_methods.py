@@ -1,12 +1,6 @@
 """The published methods of distilling language models, as terms and a scheme: configs/language.py and configs/llm.py.
 
-word reverse_kl jsd skew_kl skew_reverse_kl akl tv   word-level: a divergence at every token of the data
-sequence interpolated    the teacher's beam search as data, Kim & Rush 2016; the beam nearest to the data
-teacher_samples          fresh samples of the teacher as data
-on_policy                GKD 2023: generalised JSD, half of the batches written by the student
-speculative              GKD's loss on the teacher's samples, which the student proposes
-minillm                  MiniLLM 2023: reverse KL of sequences, teacher-mixed sampling, cross-entropy on the data
-distillm                 DistiLLM 2024: skew KL, adaptive off-policy replay
+METHODS are the words; the docstring of configs/language.py says what each of them is.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax.data.environments import Environment
+from kd_jax.data.environments import Environment, episodes
 from kd_jax.tasks.control import best_action
 from kd_jax.types import Array, TrainState
 
@@ -51,15 +51,15 @@ def recorded(
     environment: Environment, state: TrainState, role: str, said: Callable[..., Any], seed: int
 ) -> tuple[Array, Array, Array]:
     """Returns (observations [limit, ...], steps, return) of the episode of tasks/control.py's evaluation."""
-    first, later = jax.random.split(jax.random.key(seed))
 
-    def one(held: tuple, number: Array) -> tuple[tuple, tuple]:
-        states, observed, running, total = held
-        key = jax.random.fold_in(later, number)
-        action = best_action(said(state, role, observed[None]))[0]
-        states, after, reward, done = environment.step(key, states, action)
-        return (states, after, running & ~done, total + jnp.where(running, reward, 0.0)), (observed, running)
+    def choose(observations: Array, key: Array) -> Array:
+        del key
+        return best_action(said(state, role, observations))
 
-    held = (*environment.reset(first), jnp.bool(True), jnp.float32(0.0))
-    (*_, total), (observed, running) = jax.lax.scan(one, held, jnp.arange(environment.limit))
-    return observed, running.sum(), total
+    def keep(step: Array, observations: Array, running: Array, film: Array) -> Array:
+        del running
+        return film.at[step].set(observations[0])
+
+    blank = jnp.zeros((environment.limit, *environment.shape), jnp.float32)
+    total, length, film = episodes(environment, jax.random.key(seed)[None], choose, blank, keep)
+    return film, length[0], total[0]

@@ -126,12 +126,16 @@ def sums(
         del key
         return best_action(run(observations).logits)
 
+    def keep(step: Array, observations: Array, running: Array, first: Array) -> Array:
+        del running
+        return jnp.where(step == 0, observations, first)
+
     keys = jax.vmap(jax.random.key)(batch["seed"])
-    returns, lengths, _ = episodes(environment, keys, choose)
+    returns, lengths, first = episodes(environment, keys, choose, jnp.zeros_like(batch["image"]), keep)
     mask, by_example = batch["mask"], {"return": returns, "length": lengths, "moments/return": returns**2}
     totals = {name: masked_sum_and_count(x.astype(jnp.float32), mask) for name, x in by_example.items()}
     if environment.tasks:
-        members = jax.nn.one_hot(task_of(first_seen(environment, keys), environment), len(environment.tasks))
+        members = jax.nn.one_hot(task_of(first, environment), len(environment.tasks))
         members *= mask[:, None]
         totals["return_by_task"] = ((members * returns[:, None]).sum(0), members.sum(0))
     if reference is not None:
@@ -144,11 +148,6 @@ def sums(
             distance = value_distance(*map(value_of, answers))
             totals["value_distance"] = masked_sum_and_count(distance, mask)
     return totals
-
-
-def first_seen(environment: Environment, keys: Array) -> Array:
-    """Returns the observations with which the episodes of the keys begin."""
-    return jax.vmap(lambda key: environment.reset(jax.random.split(key)[0])[1])(keys)
 
 
 def finish(sums: Mapping[str, tuple[Any, Any]], collected: Mapping[str, Any]) -> dict[str, Any]:

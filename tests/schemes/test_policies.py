@@ -12,6 +12,7 @@ from scheme_checks import config_module
 import kd_jax
 from kd_jax.data.environments import episodes, of_gymnax
 from kd_jax.data.several_environments import task_of, together
+from kd_jax.schemes.episodes import FRAMES, film, recorded
 from kd_jax.schemes.experience import advantages
 from kd_jax.system.signals import Signals, Stopped
 from kd_jax.tasks import control
@@ -103,6 +104,18 @@ def test_episodes_are_those_of_their_seeds_and_end_where_they_end():
     returns, lengths, _ = episodes(ENVIRONMENT, jax.vmap(jax.random.key)(jnp.arange(3)), choose)
     np.testing.assert_allclose(returns, [-1.2, BEST, BEST], rtol=1e-6)
     np.testing.assert_array_equal(lengths, [12, 3, 3])
+
+
+def test_the_film_is_of_the_episode_that_is_scored():
+    def to_the_right(state, role, observations):
+        return jnp.broadcast_to(jnp.array([0.0, 1.0]), (len(observations), 2))
+
+    observations, length, total = recorded(ENVIRONMENT, None, "student", to_the_right, seed=3)
+    assert int(length) == 3 and float(total) == pytest.approx(BEST)
+    np.testing.assert_array_equal(observations[:3].argmax(1), [1, 2, 3])
+    drawn = ENVIRONMENT._replace(draw=lambda place: np.full((2, 2, 3), 255 * place[0], np.uint8))
+    (strip,) = film(drawn, to_the_right, ("student",), 3)(None, {})
+    assert strip["lead"] == "corridor from seed 3: 3 steps, return 0.8." and len(strip["images"]) == FRAMES
 
 
 def test_chance_is_the_random_policys_return():
