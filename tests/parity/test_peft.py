@@ -38,4 +38,5 @@ def test_adapters_on_their_base_are_the_merged_network(family, tmp_path):
         adapted = peft.PeftModel.from_pretrained(network, tmp_path / "peft").eval()
         logits = adapted(torch.tensor(tokens).long()).logits.numpy()
     assert np.abs(plain - logits).max() > 0.1
-    np.testing.assert_allclose(logits, whole, atol=1e-4)
+    # Adapters of unit normal entries make large sums, which the two packages add in their own order.
+    np.testing.assert_allclose(logits, whole, rtol=0, atol=1e-4 * np.abs(whole).max())
