@@ -31,7 +31,7 @@ def step_times(job: Job, members: Members, mesh: Mesh, kinds: tuple[str, ...] = 
 
     Frozen networks must have their values.
     """
-    stage, calls = job.scheme.stages[0], {}
+    calls: dict[str, list[Any]] = {}
     with jax.set_mesh(mesh), tempfile.TemporaryDirectory() as scratch:
         for kind in kinds:
             checkpoints = Checkpoints(Path(scratch) / kind, 1)
@@ -39,6 +39,7 @@ def step_times(job: Job, members: Members, mesh: Mesh, kinds: tuple[str, ...] = 
             run = begin(job.scheme, job.sources, job.settings, mesh, checkpoints, chosen)
             checkpoints.close()
             hyper = parallel.create_everywhere(lambda run=run: run.hyper(0), mesh)
+            stage = run.scheme.stages[0]  # of the bound scheme: only there connectors are calls
             calls[kind] = [run, compiled(run, stage, [])[1], next(iter(run.batches(stage.data, 0, 1))), hyper]
         times: dict[str, list[float]] = {kind: [] for kind in calls}
         for _ in range(rounds + 1):
