@@ -37,6 +37,7 @@ from kd_jax.models.language.generation import generate
 from kd_jax.models.language.pretrained_decoders import save
 from kd_jax.types import Call, Phase, Role, Scheme, Stage, Term
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TOKENS, RATE, KEY = ("batch.tokens",), 1e-3, jax.random.key(0)
 LOGITS = (("student.logits",), ("teacher.logits",))
 HIDDEN = (("student.features:final", "params.student.head"), ("teacher.features:final", "params.teacher.head"))
@@ -72,7 +73,7 @@ def jax_step(term: Term, modules: dict, params: dict, tokens: np.ndarray) -> tup
 def torch_step(kind: str, networks: dict, tokens: np.ndarray, compiled: bool) -> Callable[[], float]:
     student, teacher = networks["student"], networks["teacher"]
     optimizer = torch.optim.AdamW(student.parameters(), lr=RATE, weight_decay=0.0)
-    inputs = torch.tensor(tokens).long()
+    inputs = torch.tensor(tokens, device=DEVICE).long()
 
     def divergence(s: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         s, t = s.log_softmax(-1), t.log_softmax(-1)
@@ -121,11 +122,12 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--new", type=int, default=64)
     parser.add_argument("--kinds", nargs="*", default=["forward KL", "JSD"])
+    parser.add_argument("--record", default="decoders", help="the file in benchmarks/results")
     parser.add_argument("--eager", action="store_true", help="leave out torch.compile, which takes minutes")
     args = parser.parse_args()
     modules = {
-        "student": families.llama(args.vocabulary, width=128, depth=2, heads=4, kv_heads=2, max_length=512),
-        "teacher": families.llama(args.vocabulary, width=256, depth=4, heads=4, kv_heads=2, max_length=512),
+        "student": families.llama(args.vocabulary, width=128, depth=2, heads=4, kv_heads=2, max_length=1024),
+        "teacher": families.llama(args.vocabulary, width=256, depth=4, heads=4, kv_heads=2, max_length=1024),
     }
     params, networks = {}, {}
     for number, (name, module) in enumerate(modules.items()):
@@ -134,7 +136,8 @@ def main() -> None:
         )
         with tempfile.TemporaryDirectory() as folder:
             save(folder, module, params[name], eos_token_id=0, pad_token_id=0, bos_token_id=0)
-            networks[name] = transformers.AutoModelForCausalLM.from_pretrained(folder).train(name == "student")
+            network = transformers.AutoModelForCausalLM.from_pretrained(folder)
+            networks[name] = network.to(DEVICE).train(name == "student")
     start = {n: {k: v.clone() for k, v in net.state_dict().items()} for n, net in networks.items()}
     tokens = np.random.default_rng(0).integers(0, args.vocabulary, (args.batch, args.length)).astype(np.int32)
 
@@ -147,7 +150,7 @@ def main() -> None:
             programs[f"kd_jax {name}"], temporary[f"kd_jax {name}"] = jax_step(TERMS[name], modules, params, tokens)
         for compiled in (False,) if args.eager else (False, True):
             network = transformers.AutoModelForCausalLM.from_config(networks["student"].config)
-            network.load_state_dict(start["student"])
+            network.to(DEVICE).load_state_dict(start["student"])
             pair = {"student": network.train(), "teacher": networks["teacher"].eval()}
             programs[f"PyTorch {'compiled' if compiled else 'eager'} {kind}"] = torch_step(kind, pair, tokens, compiled)
         seconds, losses = timed(programs, args.rounds)
@@ -169,15 +172,19 @@ def main() -> None:
     ours = jax.jit(partial(generate, decoding(modules["teacher"]), length=args.new, temperature=0))
 
     def torch_generate() -> np.ndarray:
-        inputs = torch.tensor(prompt).long()
+        inputs = torch.tensor(prompt, device=DEVICE).long()
         with torch.no_grad():
-            return teacher.generate(
-                inputs,
-                attention_mask=torch.ones_like(inputs),
-                max_new_tokens=args.new,
-                min_new_tokens=args.new,
-                do_sample=False,
-            ).numpy()[:, 16:]
+            return (
+                teacher.generate(
+                    inputs,
+                    attention_mask=torch.ones_like(inputs),
+                    max_new_tokens=args.new,
+                    min_new_tokens=args.new,
+                    do_sample=False,
+                )
+                .cpu()
+                .numpy()[:, 16:]
+            )
 
     programs = {
         "kd_jax generate": lambda: np.asarray(ours(params["teacher"], prompt, None, KEY).tokens),
@@ -189,7 +196,7 @@ def main() -> None:
         ratio = f"{seconds['PyTorch generate'] / value:.2f}"
         rows.append({"step": name, "tokens/s": round(args.batch * args.new / value), "PyTorch eager = 1": ratio})
     notes = f"same greedy tokens: {same:.3f}; threads of PyTorch: {torch.get_num_threads()}"
-    common.write("decoders", rows, shapes=vars(args), generation=notes)
+    common.write(args.record, rows, shapes=vars(args), generation=notes)
 
 
 if __name__ == "__main__":

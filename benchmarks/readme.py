@@ -27,6 +27,7 @@ PLAIN = (
     "fairness",
     "capacity",
     "compress_decoder",
+    "measures",
 )
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "NOTES.md")
