@@ -1,18 +1,19 @@
 """Chains of compression: every step's accuracy, parameters and bytes over seeds, and single steps beside the chain.
 
-python -m benchmarks.compress [--seeds 5] [--runs digits ...] [--workdir runs/compress] [--table]
+python -m benchmarks.compress [--seeds 5] [--runs digits ...] [--workdir runs/compress] [--table] [--keep]
 
 A run is a word list of configs/compress.py. The teacher is one for all seeds of a data set and its labels; a seed
 changes the order of the data, their augmentation, and where a network starts anew. Accuracy is that of the test split
 at the step of the last stage that the validation split chose; "bytes" are those of the whole packed file that
 kd_jax.load reads, the teacher's in float32. Latencies are those of seed 0. Runs that are finished are read, so that an
-interrupted call goes on; --table makes the table of what is finished.
+interrupted call goes on; --table makes the table of what is finished, and --keep leaves the record's rows of other runs.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -79,11 +80,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workdir", default="runs/compress")
     parser.add_argument("--table", action="store_true", help="train nothing")
+    parser.add_argument("--keep", action="store_true", help="keep the record's rows of other runs")
     args = parser.parse_args()
     root = Path(args.workdir)
     jax.config.update("jax_compilation_cache_dir", str(root.absolute() / "compiled"))
     rows = [row for words in args.runs for row in rows_of(words, chains(words, args.seeds, root, not args.table))]
-    common.write("compress", rows, seeds=args.seeds)
+    if args.keep:
+        old = json.loads((common.RESULTS / "compress.json").read_text())["rows"]
+        rows += [row for row in old if row["run"] not in args.runs]
+        rows.sort(key=lambda row: RUNS.index(row["run"]))
+    common.write("compress", rows)
 
 
 if __name__ == "__main__":
