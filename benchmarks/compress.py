@@ -6,7 +6,8 @@ A run is a word list of configs/compress.py. The teacher is one for all seeds of
 changes the order of the data, their augmentation, and where a network starts anew. Accuracy is that of the test split
 at the step of the last stage that the validation split chose; "bytes" are those of the whole packed file that
 kd_jax.load reads, the teacher's in float32. Latencies are those of seed 0. Runs that are finished are read, so that an
-interrupted call goes on; --table makes the table of what is finished, and --keep leaves the record's rows of other runs.
+interrupted call goes on; --table makes the table of what is finished; with --keep the record's rows of other runs
+stay.
 """
 
 from __future__ import annotations
