@@ -1,0 +1,85 @@
+"""Detection: which digits lie where in a scene? An anchor-free detector of 156,000 parameters teaches one of 11,000.
+
+pip install faster-coco-eval      # computes the average precision
+python launch.py --config=configs/detection.py[:VARIANT,tiny]
+
+2,000 scenes of 64 x 64 pixels with 1 to 5 digits each, made of scikit-learn's digits; the test scenes are made of digit
+images that no other scene has. The teacher has all boxes, the student those of 200 scenes and the others without.
+
+response     class probabilities, weighted by how far apart they are (Yang et al. 2023, arXiv 2308.14286); the default
+ld           the distributions of the boxes' sides, beside the response (LD: Zheng et al. 2021, arXiv 2102.12252)
+cwd          where each channel of the pyramid is active (CWD: Shu et al. 2020, arXiv 2011.13256)
+fgd          attention-weighted features in and out of the boxes (FGD: Yang et al. 2021, arXiv 2111.11837)
+mgd          the teacher's pyramid generated from the student's masked one (MGD: Yang et al. 2022, arXiv 2205.01529)
+imitation    features in the objects' region and beside it (DeFeat: Guo et al. 2021, arXiv 2103.14475)
+"""
+
+from ml_collections import ConfigDict
+
+from kd_jax.config import base, finish, parse, part, term, training
+
+VARIANTS = ("response", "ld", "cwd", "fgd", "mgd", "imitation")
+LEVELS = (0, 1)  # of the pyramid, of strides 4 and 8
+ALIGN = part("models.connectors.conv1x1")
+REGIONS = ("batch.label", "batch.image")
+
+
+def adam(steps: int, learning_rate: float) -> ConfigDict:
+    optimizer = dict(name="adamw", learning_rate=learning_rate, weight_decay=1e-4, warmup=0.05, clip_norm=10.0)
+    return training(batch_size=32, steps=steps, optimizer=optimizer)
+
+
+def response() -> dict:
+    paths = (("student.logits.classes",), ("teacher.logits.classes",))
+    return {"response": term("losses.detection_distillation.class_response_loss", *paths, weight=1.0)}
+
+
+def ld() -> dict:
+    inputs, targets = ("student.logits.sides",), ("teacher.logits.sides", "teacher.logits.classes")
+    return {"ld": term("losses.detection_distillation.box_response_loss", inputs, targets, weight=1.0)}
+
+
+def pyramid(name: str, fn: str, *, weight: float, more: tuple[str, ...] = (), where: str = "", connector=ALIGN) -> dict:
+    """Returns a term for each level of the pyramid; `more` are further targets."""
+    return {
+        f"{name}{i}": term(
+            fn,
+            (f"student.features:fpn{i}",),
+            (f"teacher.features:fpn{i}", *more),
+            weight=weight,
+            where=where,
+            connector=connector,
+        )
+        for i in LEVELS
+    }
+
+
+def knowledge(variant: str) -> dict:
+    labelled = dict(more=REGIONS, where="batch.labelled")
+    if variant == "ld":
+        return response() | ld()
+    if variant == "cwd":
+        return pyramid("cwd", "losses.dense.channel_wise_loss", weight=1.0)
+    if variant == "fgd":
+        return pyramid("fgd", "losses.detection_distillation.focal_region_loss", weight=1.0, **labelled)
+    if variant == "mgd":
+        generator = part("models.method_connectors.mgd_generator", ratio=0.65, mask="pixel")
+        return pyramid("mgd", "losses.feature.feature_sum_loss", weight=2e-5, connector=generator)
+    if variant == "imitation":
+        return pyramid("imitation", "losses.detection_distillation.region_imitation_loss", weight=1.0, **labelled)
+    return response()
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    variant = parse(arg, variants=VARIANTS)
+    config = base()
+    config.data.name, config.data.labels = "kd_jax.data.boxes:digit_scenes", 200
+    config.task = ConfigDict(part("tasks.detect.task"))
+    detector = "models.detection.dense.detector"
+    config.teacher.model = dict(name=detector, kwargs=dict(widths=(16, 32, 64), pyramid=32, depth=1))
+    config.student.model = dict(name=detector, kwargs=dict(widths=(8, 12, 16), pyramid=8, depth=1))
+    config.teacher.train, config.train = adam(800, 0.003), adam(600, 0.005)
+    config.terms = ConfigDict({name: {"weight": w} for name, w in (("quality", 1.0), ("giou", 2.0), ("dfl", 0.25))})
+    config.terms.update(knowledge(variant.variant))
+    config.log_every, config.eval_every = 50, 200
+    return finish(config, variant)
