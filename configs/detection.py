@@ -76,10 +76,11 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.name, config.data.labels = "kd_jax.data.boxes:digit_scenes", 200
     config.task = ConfigDict(part("tasks.detect.task"))
     detector = "models.detection.dense.detector"
-    config.teacher.model = dict(name=detector, kwargs=dict(widths=(16, 32, 64), pyramid=32, depth=1))
-    config.student.model = dict(name=detector, kwargs=dict(widths=(8, 12, 16), pyramid=8, depth=1))
+    config.teacher.model = dict(name=detector, kwargs=dict(widths=(12, 24, 48), pyramid=24))
+    config.student.model = dict(name=detector, kwargs=dict(widths=(6, 8, 12), pyramid=8))
     config.teacher.train, config.train = adam(800, 0.003), adam(600, 0.005)
     config.terms = ConfigDict({name: {"weight": w} for name, w in (("quality", 1.0), ("giou", 2.0), ("dfl", 0.25))})
     config.terms.update(knowledge(variant.variant))
     config.log_every, config.eval_every = 50, 200
-    return finish(config, variant)
+    small = {"model": {"kwargs": {"widths": (8, 12, 16), "pyramid": 8}}}
+    return finish(config, variant, tiny={"teacher": small, "student": small})

@@ -122,7 +122,8 @@ def distribution_loss(sides: Array, points: Array, objects: Array) -> Array:
     place, stride = points[..., :2].astype(jnp.float32), points[..., 2:].astype(jnp.float32)
     pixels = jnp.concatenate([place - assigned.boxes[..., :2], assigned.boxes[..., 2:] - place], axis=-1)
     distance = jnp.clip(pixels / stride, 0, bins - 1)
-    weights = jnp.maximum(1 - jnp.abs(distance[..., None] - jnp.arange(bins, dtype=jnp.float32)), 0)
+    numbers = jnp.arange(bins, dtype=jnp.float32)[None, None, None]
+    weights = jnp.maximum(1 - jnp.abs(distance[..., None] - numbers), 0)
     log_p = jax.nn.log_softmax(sides.astype(jnp.float32))
     return mean_of_positives(-(weights * log_p).sum(-1).mean(-1), assigned.positive)
 

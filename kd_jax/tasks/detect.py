@@ -63,7 +63,7 @@ def task(
         sums=sums,
         collect=functools.partial(collect, options=options),
         finish=functools.partial(finish, classes=0 if source is None else source.num_classes),
-        headline=Headline("ap", +1, "%"),
+        headline=Headline("ap", +1, "%", "ap_error"),
         rows=ROWS,
         watch=watch,
         show=functools.partial(show, options=options, most=PICTURES),
