@@ -21,7 +21,7 @@ from kd_jax.config import base, finish, parse, part, term, training
 VARIANTS = ("response", "ld", "cwd", "fgd", "mgd", "imitation")
 LEVELS = (0, 1)  # of the pyramid, of strides 4 and 8
 ALIGN = part("models.connectors.conv1x1")
-REGIONS = ("batch.label", "batch.image")
+REGIONS = {"objects": "batch.label", "image": "batch.image"}  # of the picture the size alone
 
 
 def adam(steps: int, learning_rate: float) -> ConfigDict:
@@ -39,13 +39,16 @@ def ld() -> dict:
     return {"ld": term("losses.detection_distillation.box_response_loss", inputs, targets, weight=1.0)}
 
 
-def pyramid(name: str, fn: str, *, weight: float, more: tuple[str, ...] = (), where: str = "", connector=ALIGN) -> dict:
-    """Returns a term for each level of the pyramid; `more` are further targets."""
+def pyramid(
+    name: str, fn: str, *, weight: float, options: dict | None = None, where: str = "", connector=ALIGN
+) -> dict:
+    """Returns a term for each level of the pyramid; `options` are paths."""
     return {
         f"{name}{i}": term(
             fn,
             (f"student.features:fpn{i}",),
-            (f"teacher.features:fpn{i}", *more),
+            (f"teacher.features:fpn{i}",),
+            options=options,
             weight=weight,
             where=where,
             connector=connector,
@@ -55,7 +58,7 @@ def pyramid(name: str, fn: str, *, weight: float, more: tuple[str, ...] = (), wh
 
 
 def knowledge(variant: str) -> dict:
-    labelled = dict(more=REGIONS, where="batch.labelled")
+    labelled = dict(options=REGIONS, where="batch.labelled")
     if variant == "ld":
         return response() | ld()
     if variant == "cwd":

@@ -13,6 +13,7 @@ import numpy as np
 from kd_jax.core.terms import masked_sum_and_count
 from kd_jax.losses.detection import (
     assign,
+    boxes_at,
     class_nll,
     distribution_loss,
     mean_of_positives,
@@ -80,13 +81,28 @@ def terms(source: Any) -> dict[str, Term]:
     """Returns the losses of GFL (Li et al., 2020, arXiv 2006.04388): quality, boxes (GIoU, weight 2), sides (1/4)."""
     if source is not None:
         require_objects(source)
-    points, where = "student.logits.points", "batch.labelled"
-    sides, targets = "student.logits.sides", ("batch.label",)
+    weights = {"quality": 1.0, "giou": 2.0, "dfl": 0.25}
     return {
-        "quality": Term(quality_loss, ("student.logits.classes", sides, points), targets, 1.0, where=where),
-        "giou": Term(overlap_loss, (sides, points), targets, 2.0, where=where),
-        "dfl": Term(distribution_loss, (sides, points), targets, 0.25, where=where),
+        name: Term(LOSSES[name], ("student.logits",), ("batch.label",), weight, where="batch.labelled")
+        for name, weight in weights.items()
     }
+
+
+def _on_points(fn: Any, names: tuple[str, ...], output: Any, objects: Array) -> Array:
+    """A loss of the entries `names` of a detector's output; ValueError for what is no output of one."""
+    if not isinstance(output, Mapping) or not {"classes", "sides", "points"} <= {*output}:
+        raise ValueError(
+            'a detector that is trained answers {"classes" [batch, points, classes], "sides" [batch, points, 4, bins], '
+            '"points" [batch, points, 3]}'
+        )
+    return fn(*(output[name] for name in names), objects)
+
+
+LOSSES = {
+    "quality": functools.partial(_on_points, quality_loss, ("classes", "sides", "points")),
+    "giou": functools.partial(_on_points, overlap_loss, ("sides", "points")),
+    "dfl": functools.partial(_on_points, distribution_loss, ("sides", "points")),
+}
 
 
 def require_objects(source: Any) -> None:
@@ -161,15 +177,11 @@ def finish(
 
 def watch(path: str, batch: str) -> dict[str, Term]:
     """Returns the IoU of the boxes at objects' points."""
-    inputs = (f"{path}.sides", f"{path}.points")
-    return {"iou": Term(_overlap, inputs, (f"{batch}.label",), where=f"{batch}.labelled")}
+    fn = functools.partial(_on_points, _overlap, ("sides", "points"))
+    return {"iou": Term(fn, (path,), (f"{batch}.label",), where=f"{batch}.labelled")}
 
 
 def _overlap(sides: Array, points: Array, objects: Array) -> Array:
     """The mean IoU of the predicted boxes of an image's positive points with their objects, [batch]."""
     assigned = assign(objects, points, bins=sides.shape[-1])
-    return mean_of_positives(overlaps(boxes_at_points(sides, points), assigned.boxes), assigned.positive)
-
-
-def boxes_at_points(sides: Array, points: Array) -> Array:
-    return boxes_of({"sides": sides, "points": points})
+    return mean_of_positives(overlaps(boxes_at(sides, points), assigned.boxes), assigned.positive)
