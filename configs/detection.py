@@ -36,11 +36,18 @@ def response() -> dict:
 
 def ld() -> dict:
     inputs, targets = ("student.logits.sides",), ("teacher.logits.sides", "teacher.logits.classes")
-    return {"ld": term("losses.detection_distillation.box_response_loss", inputs, targets, weight=1.0)}
+    return {"ld": term("losses.detection_distillation.box_response_loss", inputs, targets, weight=0.25)}
 
 
 def pyramid(
-    name: str, fn: str, *, weight: float, options: dict | None = None, where: str = "", connector=ALIGN
+    name: str,
+    fn: str,
+    *,
+    weight: float,
+    kwargs: dict | None = None,
+    options: dict | None = None,
+    where: str = "",
+    connector: dict = ALIGN,
 ) -> dict:
     """Returns a term for each level of the pyramid; `options` are paths."""
     return {
@@ -50,6 +57,7 @@ def pyramid(
             (f"teacher.features:fpn{i}",),
             options=options,
             weight=weight,
+            kwargs=kwargs,
             where=where,
             connector=connector,
         )
@@ -62,12 +70,12 @@ def knowledge(variant: str) -> dict:
     if variant == "ld":
         return response() | ld()
     if variant == "cwd":
-        return pyramid("cwd", "losses.dense.channel_wise_loss", weight=1.0)
+        return pyramid("cwd", "losses.dense.channel_wise_loss", weight=5.0, kwargs=dict(temperature=1.0))
     if variant == "fgd":
-        return pyramid("fgd", "losses.detection_distillation.focal_region_loss", weight=1.0, **labelled)
+        return pyramid("fgd", "losses.detection_distillation.focal_region_loss", weight=10.0, **labelled)
     if variant == "mgd":
         generator = part("models.method_connectors.mgd_generator", ratio=0.65, mask="pixel")
-        return pyramid("mgd", "losses.feature.feature_sum_loss", weight=2e-5, connector=generator)
+        return pyramid("mgd", "losses.feature.feature_sum_loss", weight=2e-4, connector=generator)
     if variant == "imitation":
         return pyramid("imitation", "losses.detection_distillation.region_imitation_loss", weight=1.0, **labelled)
     return response()
@@ -81,7 +89,7 @@ def get_config(arg: str = "") -> ConfigDict:
     detector = "models.detection.dense.detector"
     config.teacher.model = dict(name=detector, kwargs=dict(widths=(12, 24, 48), pyramid=24))
     config.student.model = dict(name=detector, kwargs=dict(widths=(6, 8, 12), pyramid=8))
-    config.teacher.train, config.train = adam(800, 0.003), adam(600, 0.005)
+    config.teacher.train, config.train = adam(800, 0.004), adam(600, 0.006)
     config.terms = ConfigDict({name: {"weight": w} for name, w in (("quality", 1.0), ("giou", 2.0), ("dfl", 0.25))})
     config.terms.update(knowledge(variant.variant))
     config.log_every, config.eval_every = 50, 200
