@@ -11,14 +11,18 @@ ld           the distributions of the boxes' sides, beside the response (LD: Zhe
 cwd          where each channel of the pyramid is active (CWD: Shu et al. 2020, arXiv 2011.13256)
 fgd          attention-weighted features in and out of the boxes (FGD: Yang et al. 2021, arXiv 2111.11837)
 mgd          the teacher's pyramid generated from the student's masked one (MGD: Yang et al. 2022, arXiv 2205.01529)
+pseudo       boxes that the teacher is sure of, as labels (STAC: Sohn et al. 2020, arXiv 2005.04757)
 imitation    features in the objects' region and beside it (DeFeat: Guo et al. 2021, arXiv 2103.14475)
+detr         as pseudo, and the teacher is a published DETR (Carion et al. 2020, arXiv 2005.12872), a folder of
+             transformers: --config.teacher.model.kwargs.path=FOLDER --config.teacher.initial.kwargs.path=FOLDER
+             --config.teacher.model.kwargs.chosen=(17,18) names those of its classes that are the classes of the data
 """
 
 from ml_collections import ConfigDict
 
 from kd_jax.config import base, finish, parse, part, term, training
 
-VARIANTS = ("response", "ld", "cwd", "fgd", "mgd", "imitation")
+VARIANTS = ("response", "ld", "cwd", "fgd", "mgd", "pseudo", "imitation")
 LEVELS = (0, 1)  # of the pyramid, of strides 4 and 8
 ALIGN = part("models.connectors.conv1x1")
 REGIONS = {"objects": "batch.label", "image": "batch.image"}  # of the picture the size alone
@@ -78,11 +82,14 @@ def knowledge(variant: str) -> dict:
         return pyramid("mgd", "losses.feature.feature_sum_loss", weight=2e-4, connector=generator)
     if variant == "imitation":
         return pyramid("imitation", "losses.detection_distillation.region_imitation_loss", weight=1.0, **labelled)
+    if variant in ("pseudo", "detr"):
+        outputs = (("student.logits",), ("teacher.logits",))
+        return {"pseudo": term("tasks.detect.pseudo_label_loss", *outputs, weight=1.0, kwargs=dict(threshold=0.5))}
     return response()
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    variant = parse(arg, variants=VARIANTS)
+    variant = parse(arg, variants=(*VARIANTS, "detr"))
     config = base()
     config.data.name, config.data.labels = "kd_jax.data.boxes:digit_scenes", 200
     config.task = ConfigDict(part("tasks.detect.task"))
@@ -94,4 +101,10 @@ def get_config(arg: str = "") -> ConfigDict:
     config.terms.update(knowledge(variant.variant))
     config.log_every, config.eval_every = 50, 200
     small = {"model": {"kwargs": {"widths": (8, 12, 16), "pyramid": 8}}}
-    return finish(config, variant, tiny={"teacher": small, "student": small})
+    tiny = {"teacher": small, "student": small}
+    if variant.variant == "detr":
+        config.teacher.model = dict(name="models.detection.pretrained.of", kwargs=dict(path="", chosen=(), picture=()))
+        config.teacher.initial = ConfigDict(part("models.detection.pretrained.load", path=""))
+        config.teacher.train.steps = config.teacher.train.epochs = 0
+        tiny["teacher"] = {"train": {"steps": 0}}
+    return finish(config, variant, tiny=tiny)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd_jax.core.terms import masked_sum_and_count
+from kd_jax.data.moved_boxes import holds_objects
 from kd_jax.losses.detection import (
     assign,
     boxes_at,
@@ -37,7 +38,7 @@ ROWS = {
     "shared_iou": ("IoU with the teacher's boxes", "%"),
 }
 PICTURES = 6  # of a report
-WIDTH = 5  # numbers of an object: x1, y1, x2, y2, class
+WEIGHTS = {"quality": 1.0, "giou": 2.0, "dfl": 0.25}  # of the losses, as in GFL
 
 
 def task(
@@ -81,10 +82,9 @@ def terms(source: Any) -> dict[str, Term]:
     """Returns the losses of GFL (Li et al., 2020, arXiv 2006.04388): quality, boxes (GIoU, weight 2), sides (1/4)."""
     if source is not None:
         require_objects(source)
-    weights = {"quality": 1.0, "giou": 2.0, "dfl": 0.25}
     return {
         name: Term(LOSSES[name], ("student.logits",), ("batch.label",), weight, where="batch.labelled")
-        for name, weight in weights.items()
+        for name, weight in WEIGHTS.items()
     }
 
 
@@ -105,12 +105,27 @@ LOSSES = {
 }
 
 
+def pseudo_label_loss(
+    student: Any, teacher: Any, *, threshold: Share[float] = 0.5, overlap: Share[float] = 0.6, most: Count[int] = 20
+) -> Array:
+    """Computes the losses of `terms` with what the teacher is surer of than `threshold` in place of labelled objects.
+
+    Outputs of detectors, the teacher's of any kind that the task takes; returns [batch]. Hard pseudo-labels as of Sohn,
+    Zhang, Li, Zhang, Lee, Pfister, "A Simple Semi-Supervised Learning Framework for Object Detection" (STAC), 2020,
+    arXiv 2005.04757, whose threshold is 0.9; there the student's pictures are augmented strongly, and here as they are.
+    """
+    sure = detections(teacher, threshold=threshold, overlap=overlap, most=most)
+    objects = jnp.concatenate([sure["boxes"], sure["classes"][..., None].astype(jnp.float32)], axis=-1)
+    values = [weight * LOSSES[name](student, objects) for name, weight in WEIGHTS.items()]
+    return values[0] + values[1] + values[2]
+
+
 def require_objects(source: Any) -> None:
     """Raises ValueError unless the labels of a source are objects [n, objects, 5] of its classes."""
     labels = source.labels
     if labels is None:
         return
-    if labels.dtype != np.float32 or labels.ndim != 3 or labels.shape[2] != WIDTH:
+    if not holds_objects(labels):
         raise ValueError(
             f"The labels of {source.name} are {labels.dtype} {labels.shape}, and the task takes objects, float32 "
             "[images, objects, 5]: x1, y1, x2, y2, class. kd_jax.data.boxes.with_boxes makes them of lists of boxes."
