@@ -100,7 +100,7 @@ def get_config(arg: str = "") -> ConfigDict:
     detector = "models.detection.dense.detector"
     config.teacher.model = dict(name=detector, kwargs=dict(widths=(12, 24, 48), pyramid=24))
     config.student.model = dict(name=detector, kwargs=dict(widths=(6, 8, 12), pyramid=8))
-    config.teacher.train, config.train = adam(800, 0.004), adam(600, 0.006)
+    config.teacher.train, config.train = adam(700, 0.004), adam(400, 0.008)
     config.terms = ConfigDict({name: {"weight": w} for name, w in (("quality", 1.0), ("giou", 2.0), ("dfl", 0.25))})
     config.terms.update(knowledge(variant.variant))
     config.log_every, config.eval_every = 50, 200
