@@ -11,7 +11,7 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -89,19 +89,25 @@ def _write(student: Student, places: Sequence[Path], stream: TextIO, lines: bool
         table.writerow(["file", "example", "prediction", *(["class"] if names else [])])
     with tqdm(total=len(places), unit="file", disable=None) as bar:
         for numbers, (labels, examples) in _parts(student, places):
-            answers = student.predict(examples)
-            for label, number, answer in zip(labels, numbers, answers, strict=True):
-                value = answer.tolist() if hasattr(answer, "tolist") else answer
+            answers = _one_each(student.predict(examples), len(labels))
+            for label, number, value in zip(labels, numbers, answers, strict=True):
                 name = {"class": names[value]} if names else {}
                 if lines:
                     record = {"file": label, "example": number, "prediction": value, **name}
                     stream.write(json.dumps(record) + "\n")
                 else:
-                    shown = json.dumps(value) if isinstance(value, list) else value
+                    shown = json.dumps(value) if isinstance(value, (list, dict)) else value
                     table.writerow([label, number, shown, *name.values()])
             count += len(labels)
             bar.update(len({*labels}))
     return count
+
+
+def _one_each(answers: Any, count: int) -> list[Any]:
+    """The answer to each of `count` examples as JSON has it; a dict of arrays (boxes, scores, ...) is one of each."""
+    if isinstance(answers, Mapping):
+        return [{name: values[i].tolist() for name, values in answers.items()} for i in range(count)]
+    return [answer.tolist() if hasattr(answer, "tolist") else answer for answer in answers]
 
 
 def _parts(student: Student, places: Sequence[Path]) -> Iterator[tuple[list[int], Part]]:

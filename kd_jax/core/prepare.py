@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from kd_jax import prng
 from kd_jax.core.paths import Path
 from kd_jax.core.role_preparation import RolePreparation
 from kd_jax.data import augment
+from kd_jax.data.moved_boxes import holds_objects
 from kd_jax.data.source import Source
 from kd_jax.resolve import check_kwargs, resolve
 from kd_jax.types import Array
@@ -28,7 +30,8 @@ class Preparation:
     and of every further view by the entry of the batch; examples that are no pictures stay as they are. `roles` see
     pictures in a form of their own, each an entry "<role>:<entry>": made of the same crop as it is stored, and where
     cutout, erasing or mixing act, which know normalised pictures alone, of what they made, turned back. `more`, a
-    function (batch, train) -> entries, is the user's own, whose entries are added last.
+    function (batch, train) -> entries, is the user's own, whose entries are added last; one that takes `key` too draws
+    from it.
     """
 
     augmentations: Mapping[str, tuple[str, ...]]
@@ -36,7 +39,7 @@ class Preparation:
     std: tuple[float, ...]
     classes: int
     pictures: bool = True
-    more: Callable[[Batch, bool], Batch] | None = None
+    more: Callable[..., Batch] | None = None
     roles: tuple[RolePreparation, ...] = ()
 
     def __call__(self, batch: Batch, key: Array, train: bool) -> Batch:
@@ -55,7 +58,12 @@ class Preparation:
             view, stored = view_of(batch, prng.stream(key, name, 0), augment=ops_of_view)
             entries[name] = view["image"]
             entries |= self._as_roles_see(name, batch, view["image"], stored)
-        return entries if self.more is None else {**entries, **self.more(entries, train)}
+        return entries if self.more is None else {**entries, **self._more_of(entries, key, train)}
+
+    def _more_of(self, entries: Batch, key: Array, train: bool) -> Batch:
+        assert self.more is not None
+        draws = "key" in inspect.signature(self.more).parameters
+        return self.more(entries, train, key=key) if draws else self.more(entries, train)
 
     def _as_roles_see(self, name: str, batch: Batch, image: Array, stored: Array | None) -> dict[str, Array]:
         """The picture `name` as each of the roles that reads it sees it."""
@@ -89,9 +97,21 @@ def preparation_of(
             f"{source.name} has {source.entry}, and augmentations and views are of images: {[*ops, *views]}. "
             "config.prepare names a function of your own."
         )
+    if holds_objects(source.labels):
+        _check_objects([*ops, *(op for view in views.values() for op in view)], source)
     adds = None
     if more and more["name"]:
         fn, kwargs = resolve(more["name"]), dict(more["kwargs"])
         check_kwargs(more["name"], fn, [*kwargs])
         adds = functools.partial(fn, **kwargs)
     return Preparation({"image": ops, **views}, source.mean, source.std, source.num_classes, pictures, adds, roles)
+
+
+def _check_objects(ops: Sequence[augment.Op], source: Source) -> None:
+    """Raises ValueError for augmentations that move or mix the picture, whose boxes would stay where they are."""
+    names = [op if isinstance(op, str) else op["name"] for op in ops]
+    if moving := [name for name in names if name in augment.IMAGE_OPS | augment.BATCH_OPS]:
+        raise ValueError(
+            f"The labels of {source.name} are boxes, and config.train.augment's {moving[0]} changes the picture alone: "
+            "config.prepare.name=data.moved_boxes.moved moves both."
+        )

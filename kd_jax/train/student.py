@@ -70,7 +70,7 @@ class Student:
             )
         answer = self.logits(raw)
         single = self._is_single(raw)
-        predicted = predict(answer[None] if single else answer)
+        predicted = predict(jax.tree.map(lambda x: x[None], answer) if single else answer)
         return jax.tree.map(lambda x: np.asarray(x)[0] if single else np.asarray(x), predicted)
 
     def write(self, texts: str | Sequence[str], length: int = 64) -> str | list[str]:

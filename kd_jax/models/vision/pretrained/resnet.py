@@ -47,14 +47,16 @@ def to_flax(arrays: names.Arrays, module: ResNet) -> tuple[PyTree, PyTree]:
     """Returns (params, stats); ValueError lists what is missing, unexpected or of another shape."""
     if any(".embedder." in name or name.startswith("embedder.") for name in arrays):
         bare = {name.removeprefix("resnet."): arrays[name] for name in arrays}
-        return names.read(bare, _hugging_face(module), module, "embedder.embedder.convolution", _without_head(module))
+        return names.read(
+            bare, hugging_face_names(module), module, "embedder.embedder.convolution", _without_head(module)
+        )
     head = next((name for name in HEADS if f"{name}.weight" in arrays), "fc")
-    return names.read(arrays, _torchvision(module, head), module, "conv1", _without_head(module))
+    return names.read(arrays, torchvision_names(module, head), module, "conv1", _without_head(module))
 
 
 def to_torch(params: PyTree, stats: PyTree, module: ResNet) -> dict[str, np.ndarray]:
     """Returns the arrays under the names of transformers."""
-    arrays = names.write(params, stats, _hugging_face(module))
+    arrays = names.write(params, stats, hugging_face_names(module))
     return {k if k.startswith("classifier.") or not module.num_classes else f"resnet.{k}": v for k, v in arrays.items()}
 
 
@@ -136,7 +138,8 @@ def _blocks(module: ResNet) -> list[tuple[str, int, int, int, bool]]:
     return blocks
 
 
-def _torchvision(module: ResNet, head: str) -> dict[str, str]:
+def torchvision_names(module: ResNet, head: str) -> dict[str, str]:
+    """Returns {path here: name there} of torchvision and timm, whose last layer is called `head`."""
     table = {"stem/conv": "conv1", "stem/norm": "bn1", "head": head}
     for path, s, b, convolutions, projected in _blocks(module):
         there = f"layer{s + 1}.{b}"
@@ -148,7 +151,7 @@ def _torchvision(module: ResNet, head: str) -> dict[str, str]:
     return table
 
 
-def _hugging_face(module: ResNet) -> dict[str, str]:
+def hugging_face_names(module: ResNet) -> dict[str, str]:
     def both(path: str, there: str) -> dict[str, str]:
         return {f"{path}/conv": f"{there}.convolution", f"{path}/norm": f"{there}.normalization"}
 

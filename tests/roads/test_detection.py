@@ -1,0 +1,88 @@
+"""From scenes, or a person's own pictures and boxes, to a detector that is loaded and finds them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import kd_jax
+from kd_jax import predict
+from kd_jax.data import boxes, scenes
+from kd_jax.losses.detection import overlaps
+from kd_jax.tasks.average_precision import average_precision
+
+pytest.importorskip("faster_coco_eval")
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_command_trains_a_detector_that_is_loaded_and_asked(tmp_path):
+    pytest.importorskip("sklearn")
+    line = [sys.executable, str(ROOT / "launch.py"), "--config=configs/detection.py:ld,tiny", "--workdir=run"]
+    line += ["--config.data.eval_limit=24", "--config.data.limit=64", "--config.baseline=False"]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    measured = results["models"]["student"]["last"]["test"]
+    assert 0 <= measured["ap"] <= measured["ap50"] and measured["ap_error"] is not None and measured["nll"] > 0
+    titles = {section["title"]: section for section in results["sections"]}
+    assert {"Boxes", "AP by class"} <= {*titles}
+    assert len(titles["Boxes"]["images"]) == 3 * 6  # truth, teacher, student
+    student = kd_jax.load(tmp_path / "run")
+    test = scenes.split("test")
+    answer = student.predict(test.images[:5])
+    assert {name: x.shape for name, x in answer.items()} == {"boxes": (5, 20, 4), "scores": (5, 20), "classes": (5, 20)}
+    single = student.predict(test.images[0])
+    np.testing.assert_allclose(single["scores"], answer["scores"][0], rtol=1e-4, atol=1e-6)
+    Image.fromarray(test.images[0, ..., 0]).save(tmp_path / "scene.png")
+    predict.predict_files(str(tmp_path / "run"), [str(tmp_path / "scene.png")], str(tmp_path / "found.jsonl"))
+    record = json.loads((tmp_path / "found.jsonl").read_text())
+    np.testing.assert_allclose(record["prediction"]["scores"], single["scores"], rtol=1e-4, atol=1e-6)
+
+
+def squares(count, seed):
+    """Pictures of bright squares and dark ones, one or two each: they are easy to find."""
+    rng = np.random.default_rng(seed)
+    images, places, kinds = np.full((count, 32, 32, 1), 120, np.uint8), [], []
+    for image in images:
+        corners, classes = [], []
+        for half in rng.permutation(2)[: rng.integers(1, 3)]:
+            side, kind = rng.integers(8, 13), int(rng.integers(2))
+            x, y = 16 * half + rng.integers(0, 17 - side), rng.integers(0, 33 - side)
+            image[y : y + side, x : x + side] = (0, 255)[kind]
+            corners.append((x, y, x + side, y + side))
+            classes.append(kind)
+        places.append(corners)
+        kinds.append(classes)
+    return images, places, kinds
+
+
+def test_own_pictures_are_learned_and_the_boxes_found(tmp_path):
+    names = ("dark", "bright")
+    data = boxes.with_boxes(train=squares(96, 0), test=squares(24, 1), names=names)
+    config = kd_jax.base()
+    config.task.name = "tasks.detect.task"
+    config.prepare = dict(name="data.moved_boxes.moved", kwargs=dict(flip=True, shift=3))
+    config.terms = {name: {"weight": 1.0} for name in ("quality", "giou", "dfl")}
+    config.teacher.model.name, config.baseline, config.report = "", False, False
+    detector = dict(widths=(8, 8, 12), pyramid=8, bins=6)
+    config.student.model = dict(name="models.detection.dense.detector", kwargs=detector)
+    config.train.update(dict(batch_size=16, steps=150, optimizer=dict(name="adamw", learning_rate=0.01)))
+    config.mesh.axes.data = 1
+    results = kd_jax.run(config, tmp_path / "run", data=data)
+    measured = results["models"]["student"]["last"]["test"]
+    assert measured["ap50"] > 0.6 and measured["iou"] > 0.6
+    student = kd_jax.load(tmp_path / "run")
+    assert student.classes == ["dark", "bright"]
+    images, _ = data.test.in_memory()
+    answer = student.predict(images)
+    again = average_precision({**answer, "objects": data.test.labels}, len(names))
+    assert again["ap"] == pytest.approx(measured["ap"], abs=1e-3)
+    first = data.test.labels[:, 0]
+    best = np.asarray(overlaps(answer["boxes"], np.broadcast_to(first[:, None, :4], answer["boxes"].shape))).max(1)
+    assert np.median(best) > 0.6
