@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -28,7 +29,8 @@ class Preparation:
     and of every further view by the entry of the batch; examples that are no pictures stay as they are. `roles` see
     pictures in a form of their own, each an entry "<role>:<entry>": made of the same crop as it is stored, and where
     cutout, erasing or mixing act, which know normalised pictures alone, of what they made, turned back. `more`, a
-    function (batch, train) -> entries, is the user's own, whose entries are added last.
+    function (batch, train) -> entries, is the user's own, whose entries are added last; one that takes `key` too draws
+    from it.
     """
 
     augmentations: Mapping[str, tuple[str, ...]]
@@ -36,7 +38,7 @@ class Preparation:
     std: tuple[float, ...]
     classes: int
     pictures: bool = True
-    more: Callable[[Batch, bool], Batch] | None = None
+    more: Callable[..., Batch] | None = None
     roles: tuple[RolePreparation, ...] = ()
 
     def __call__(self, batch: Batch, key: Array, train: bool) -> Batch:
@@ -55,7 +57,12 @@ class Preparation:
             view, stored = view_of(batch, prng.stream(key, name, 0), augment=ops_of_view)
             entries[name] = view["image"]
             entries |= self._as_roles_see(name, batch, view["image"], stored)
-        return entries if self.more is None else {**entries, **self.more(entries, train)}
+        return entries if self.more is None else {**entries, **self._more_of(entries, key, train)}
+
+    def _more_of(self, entries: Batch, key: Array, train: bool) -> Batch:
+        assert self.more is not None
+        draws = "key" in inspect.signature(self.more).parameters
+        return self.more(entries, train, key=key) if draws else self.more(entries, train)
 
     def _as_roles_see(self, name: str, batch: Batch, image: Array, stored: Array | None) -> dict[str, Array]:
         """The picture `name` as each of the roles that reads it sees it."""
@@ -80,7 +87,8 @@ def preparation_of(
 
     `roles` are those that see pictures in a form of their own.
 
-    Raises ValueError where examples that are no images are to be augmented, and for arguments that `more` has not.
+    Raises ValueError where examples that are no images are to be augmented, where masks would stay behind, and for
+    arguments that `more` has not.
     """
     ops, views = tuple(train["augment"]), {name: tuple(ops) for name, ops in train["views"].items()}
     pictures = source.entry == "image"
@@ -89,9 +97,22 @@ def preparation_of(
             f"{source.name} has {source.entry}, and augmentations and views are of images: {[*ops, *views]}. "
             "config.prepare names a function of your own."
         )
+    if source.per_pixel:
+        _check_masks([*ops, *(op for view in views.values() for op in view)], source)
     adds = None
     if more and more["name"]:
         fn, kwargs = resolve(more["name"]), dict(more["kwargs"])
         check_kwargs(more["name"], fn, [*kwargs])
         adds = functools.partial(fn, **kwargs)
     return Preparation({"image": ops, **views}, source.mean, source.std, source.num_classes, pictures, adds, roles)
+
+
+def _check_masks(ops: Sequence[augment.Op], source: Source) -> None:
+    """Raises ValueError for augmentations that move or mix the picture, whose mask would stay where it is."""
+    names = [op if isinstance(op, str) else op["name"] for op in ops]
+    moved = augment.IMAGE_OPS | augment.BATCH_OPS
+    if moving := [name for name in names if name in moved or name.startswith("kd_jax.data.crops:")]:
+        raise ValueError(
+            f"The labels of {source.name} are masks, and config.train.augment's {moving[0]} changes the picture alone: "
+            "config.prepare.name=data.moved_masks.moved moves both."
+        )
