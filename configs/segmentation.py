@@ -2,8 +2,8 @@
 
 python launch.py --config=configs/segmentation.py[:VARIANT,DATA,vit,tiny]
 
-Scenes are 48 x 48 pixels with one to four handwritten digits: 600 to learn from, of whose masks the student has 40. The
-teacher has all; with "vit" it is a transformer with a decoder.
+Scenes are 32 x 32 pixels with one to three handwritten digits: 600 to learn from, of whose masks the student has 40.
+The teacher has all; with "vit" it is a transformer with a decoder.
 
 pixel        the teacher's answer at every pixel (Liu et al. 2019, arXiv 1903.04197); the default
 cwd          every class's map as a distribution over pixels (CWD: Shu et al. 2020, arXiv 2011.13256)
@@ -45,7 +45,9 @@ def terms(variant: str, classes: int) -> dict:
         made["ifvd"] = term("losses.dense.intra_class_loss", *paths, weight=WEIGHTS["ifvd"], kwargs=kwargs)
     if variant in ("pairwise", "structured"):
         kwargs = {"scale": 0.25}
-        made["pairwise"] = term("losses.dense.pairwise_affinity_loss", *LEVEL, weight=WEIGHTS["pairwise"], kwargs=kwargs)
+        made["pairwise"] = term(
+            "losses.dense.pairwise_affinity_loss", *LEVEL, weight=WEIGHTS["pairwise"], kwargs=kwargs
+        )
     return made
 
 
@@ -74,7 +76,7 @@ def get_config(arg: str = "") -> ConfigDict:
         config.teacher.model = dict(name="models.vision.vit_decoder.vit_decoder", kwargs=kwargs)
     else:
         config.teacher.model = dict(name="models.vision.unet.unet", kwargs=dict(widths=(16, 32, 64)))
-    config.teacher.train, config.train = adam(400, 0.003), adam(400, 0.01)
+    config.teacher.train, config.train = adam(800, 0.005), adam(300, 0.01)
     config.terms = ConfigDict(terms(variant.variant, CLASSES[variant.data]))
     if variant.variant == "structured":
         holistic(config)

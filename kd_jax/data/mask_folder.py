@@ -103,7 +103,9 @@ def _read(folder: Path, image_size: int, channels: int) -> Pair:
 
 def _by_name(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
-        raise ValueError(f"There is no folder {folder}: pictures lie in images/, their masks of the same name in masks/.")
+        raise ValueError(
+            f"There is no folder {folder}: pictures lie in images/, their masks of the same name in masks/."
+        )
     by_name = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() in SUFFIXES}
     if not by_name:
         raise ValueError(f"{folder} holds no picture ({', '.join(SUFFIXES)}).")
@@ -128,7 +130,9 @@ def _mask(path: Path, size: int) -> np.ndarray:
     except OSError as e:
         raise ValueError(f"{path} is no picture that can be read: {e}") from e
     if mask.mode not in MODES:
-        raise ValueError(f"{path} is {mask.mode}; a mask has the number of a class at every pixel ({', '.join(MODES)}).")
+        raise ValueError(
+            f"{path} is {mask.mode}; a mask has the number of a class at every pixel ({', '.join(MODES)})."
+        )
     if size:
         mask = mask.resize((size, size), Image.Resampling.NEAREST)
     classes = np.asarray(mask).astype(np.int32)

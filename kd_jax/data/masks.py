@@ -14,9 +14,9 @@ from kd_jax.data.folders import in_package
 from kd_jax.data.load import DEFAULTS
 from kd_jax.data.source import DataNotFound, Splits
 
-SIZE = 48  # pixels of a side
+SCENE, SIZE = 32, 48  # pixels of a side: of a scene, of a crop of nuclei
 COUNTS = {"train": 600, "validation": 150, "test": 300}  # scenes
-OBJECTS, SIDES = (1, 4), (12, 22)  # digits of a scene, and pixels of their sides: more of them than a picture holds
+OBJECTS, SIDES = (1, 3), (10, 16)  # digits of a scene, and pixels of their sides
 NUCLEI = ("background", "nucleus", "edge")
 # Columns of the picture of nuclei that a split holds, and how many pixels its crops lie apart.
 COLUMNS = {"train": (0, 320, 24), "validation": (320, 416, SIZE), "test": (416, 512, SIZE)}
@@ -27,16 +27,16 @@ _ADVICE = (
 
 
 def digit_scenes(config: Mapping[str, Any]) -> Splits:
-    """Makes 48 x 48 pictures of one to four digits with the class of every pixel: background, or a digit.
+    """Makes 32 x 32 pictures of one to three digits with the class of every pixel: background, or a digit.
 
-    600 of train, 150 of validation and 300 of test, in which other people's digits lie (kd_jax/data/scenes.py);
+    600 of train, 150 of validation and 300 of test, which show other images of digits (kd_jax/data/scenes.py);
     `split_seed` draws the scenes. 0 is the background, digit d has the number d + 1.
     """
     seed = {**DEFAULTS, **config}["split_seed"]
     parts = {}
     for number, (split, count) in enumerate(COUNTS.items()):
         digits = scenes.digits_of(split)
-        made = scenes.make(*digits, count, seed=(seed, number), size=SIZE, objects=OBJECTS, sides=SIDES)
+        made = scenes.make(*digits, count, seed=(seed, number), size=SCENE, objects=OBJECTS, sides=SIDES)
         parts[split] = (made.images, made.masks + 1)
     return arrays.from_arrays(**parts, names=("background", *map(str, range(10))), name="digit_scenes")
 
