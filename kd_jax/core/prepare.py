@@ -88,7 +88,7 @@ def preparation_of(
     `roles` are those that see pictures in a form of their own.
 
     Raises ValueError where examples that are no images are to be augmented, where masks would stay behind, and for
-    arguments that `more` has not.
+    arguments that `more` has not, or numbers that are out of its range.
     """
     ops, views = tuple(train["augment"]), {name: tuple(ops) for name, ops in train["views"].items()}
     pictures = source.entry == "image"
@@ -102,7 +102,7 @@ def preparation_of(
     adds = None
     if more and more["name"]:
         fn, kwargs = resolve(more["name"]), dict(more["kwargs"])
-        check_kwargs(more["name"], fn, [*kwargs])
+        check_kwargs(more["name"], fn, kwargs, field="config.prepare.kwargs")
         adds = functools.partial(fn, **kwargs)
     return Preparation({"image": ops, **views}, source.mean, source.std, source.num_classes, pictures, adds, roles)
 

@@ -17,13 +17,13 @@ import numpy as np
 from PIL import Image
 
 from kd_jax.data import arrays, splits
+from kd_jax.data.arrays import NO_CLASS
 from kd_jax.data.images.files import SUFFIXES
 from kd_jax.data.load import DEFAULTS
 from kd_jax.data.source import DataNotFound, Splits
 from kd_jax.files import path_of
 from kd_jax.ranges import BELOW_ONE, NOT_NEGATIVE, check_numbers
 
-NO_CLASS = 255  # in a file; -1 in memory
 MODES = ("L", "P", "1")
 TEST_SEED = 0  # the test pictures are the same in every run
 Pair = tuple[np.ndarray, np.ndarray]
@@ -90,22 +90,18 @@ def _read(folder: Path, image_size: int, channels: int) -> Pair:
     for name, path in pictures.items():
         x.append(_picture(path, image_size, channels))
         y.append(_mask(masks[name], image_size))
-        for what, wrong in (("mask", x[-1].shape[:2] != y[-1].shape), ("picture", x[-1].shape != x[0].shape)):
-            if wrong:
-                sizes = (y[-1].shape, x[-1].shape[:2]) if what == "mask" else (x[-1].shape[:2], x[0].shape[:2])
-                place, than = (masks[name], path) if what == "mask" else (path, next(iter(pictures.values())))
-                raise ValueError(
-                    f"{place} has {sizes[0]} pixels, {than} {sizes[1]}: data.image_size makes pictures of one size, and "
-                    "a mask is as large as its picture."
-                )
+        if y[-1].shape != x[-1].shape[:2]:
+            raise ValueError(f"{masks[name]} is {y[-1].shape}, its picture {x[-1].shape[:2]}: a mask is as large.")
+        if x[-1].shape != x[0].shape:
+            raise ValueError(
+                f"{path} is {x[-1].shape[:2]}, others are {x[0].shape[:2]}: data.image_size makes them of one size."
+            )
     return np.stack(x), np.stack(y)
 
 
 def _by_name(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
-        raise ValueError(
-            f"There is no folder {folder}: pictures lie in images/, their masks of the same name in masks/."
-        )
+        raise ValueError(f"There is no folder {folder}: pictures lie in images/, masks of the same names in masks/.")
     by_name = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() in SUFFIXES}
     if not by_name:
         raise ValueError(f"{folder} holds no picture ({', '.join(SUFFIXES)}).")
@@ -130,9 +126,7 @@ def _mask(path: Path, size: int) -> np.ndarray:
     except OSError as e:
         raise ValueError(f"{path} is no picture that can be read: {e}") from e
     if mask.mode not in MODES:
-        raise ValueError(
-            f"{path} is {mask.mode}; a mask has the number of a class at every pixel ({', '.join(MODES)})."
-        )
+        raise ValueError(f"{path} is {mask.mode}; a mask has a class's number at every pixel ({', '.join(MODES)}).")
     if size:
         mask = mask.resize((size, size), Image.Resampling.NEAREST)
     classes = np.asarray(mask).astype(np.int32)

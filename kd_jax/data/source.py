@@ -47,8 +47,8 @@ class Source:
     a streamed set has `fetch(index, view, seed) -> {"image", "label"}` instead, and `size`. What a fetch draws
     (a random crop) is a function of its three arguments, and with `view=None`, in evaluation, it draws nothing.
     `labels` is an array [n, ...] of int32 or float32: the number of a class, 0 or 1 for each of several, coordinates, a
-    transcript, a mask; -1, or nan among floats, where there is none. It is None for a streamed set of which nobody needed all
-    labels; then each comes with its example. `num_classes` is the number of outputs that a network needs for them.
+    transcript, a mask; -1, or nan among floats, where there is none. It is None for a streamed set of which nobody
+    needed all labels; then each comes with its example. `num_classes` is the number of outputs that a network needs.
     `mean` and `std` are per channel, of uint8 images divided by 255 and of float values as they are. `fields` are
     further arrays [n, ...] in memory (another modality, the number of a node, ...), each in a batch under its name;
     `levels` names what the numbers 0, 1, ... of a field mean, where it says to which group an example belongs.

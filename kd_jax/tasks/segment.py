@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kd_jax.losses.task import cross_entropy_loss
 from kd_jax.ranges import Count
 from kd_jax.tasks.common import frequencies, means
-from kd_jax.tasks.logits import calibration_error, class_sums, class_values, cross_entropy, watch
+from kd_jax.tasks.logits import calibration_error, class_sums, class_values, watch
 from kd_jax.tasks.segment_overlap import boundary_sums, confusions, f_of_boundaries, iou, iou_error, overlap_sums
 from kd_jax.tasks.segment_show import show
 from kd_jax.types import Array, Headline, Outputs, Run, Task, Term
@@ -66,29 +67,39 @@ def chance(labels: np.ndarray) -> float:
 
 
 def terms(source: Any) -> dict[str, Term]:
-    """Returns the cross-entropy over all pixels of the batch that have a label; ValueError where there are no masks."""
+    """Returns the cross-entropy of the pixels of a batch that have a label; ValueError where there are no masks."""
     if source is not None and not source.per_pixel:
         labels = source.labels
         what = "not in memory" if labels is None else f"{labels.dtype} {labels.shape}"
         height, width, *_ = (*source.image_shape, "?")
         raise ValueError(
-            f"The labels of {source.name} are {what}, and the task takes masks: integers [examples, {height}, {width}], "
-            f"as large as the images {source.image_shape}, -1 where a pixel has no class."
+            f"The labels of {source.name} are {what}, and the task takes masks: integers [examples, {height}, {width}],"
+            f" as large as the images {source.image_shape}, -1 where a pixel has no class."
         )
-    return cross_entropy()
+    return {"ce": Term(pixel_cross_entropy, ("student.logits",), ("batch.target",), where="batch.labelled")}
+
+
+def pixel_cross_entropy(logits: Array, masks: Array) -> Array:
+    """Computes -log softmax(logits)[class] of every pixel, [batch, H, W]; ValueError for logits of another size."""
+    _require_size(jnp.shape(logits), jnp.shape(masks))
+    return cross_entropy_loss(logits, masks)
 
 
 def check(outputs: Outputs, batch: Mapping[str, Any], source: Any = None) -> None:
     """Raises ValueError unless the output is [batch, H, W, classes] for masks [batch, H, W]."""
     shape, size = jax.tree.map(jnp.shape, outputs.logits), jnp.shape(batch["label"])
     classes = source.num_classes if source is not None else shape[-1]
-    if isinstance(shape, tuple) and len(shape) == 4 and shape[-1] == classes and shape[1:3] != size[1:]:
+    _require_size(shape, size)
+    if shape != (*size, classes):
+        raise ValueError(f"it answers with {shape}; on this data it is [batch, H, W, classes], {(*size, classes)}")
+
+
+def _require_size(shape: Any, size: tuple[int, ...]) -> None:
+    if isinstance(shape, tuple) and len(shape) == 4 and shape[1:3] != size[1:]:
         raise ValueError(
             f"it answers {shape[1]} x {shape[2]} pixels to a mask of {size[1]} x {size[2]}: a network that works at a "
             "stride ends in jax.image.resize(logits, ..., 'bilinear')"
         )
-    if shape != (*size, classes):
-        raise ValueError(f"its output has shape {shape}; on this data it is [batch, H, W, classes], {(*size, classes)}")
 
 
 def sums(run: Run, batch: Mapping[str, Array], reference: Outputs | None, key: Array, tolerance: int) -> dict[str, Any]:

@@ -19,7 +19,7 @@ STEPS = ((1, 0), (-1, 0), (0, 1), (0, -1))  # to the four neighbours of a pixel
 
 
 def confusions(answers: Array, labels: Array, counted: Array, classes: int) -> Array:
-    """Counts how often a pixel of a label (row) was given an answer (column), by image: int32 [batch, classes, classes].
+    """Counts how often a pixel of a label (row) was given an answer (column), int32 [batch, classes, classes].
 
     Whole numbers, so that no matrix product rounds them and no order of the pixels matters.
     """

@@ -57,7 +57,7 @@ def overlays(shown: Shown) -> list[dict[str, Any]]:
 
 
 def displayed(picture: np.ndarray) -> np.ndarray:
-    """Returns a stored picture [H, W, C] as uint8 [H, W, 3]: floats are stretched to 0..255, the first channels shown."""
+    """Returns a stored picture [H, W, C] as uint8 [H, W, 3]: its first channels, floats stretched to 0..255."""
     if picture.dtype != np.uint8:
         low, high = picture.min(), picture.max()
         picture = np.round(255 * (picture - low) / max(high - low, 1e-6)).astype(np.uint8)

@@ -11,7 +11,7 @@ def squares(count: int, size: int = 16, seed: int = 0) -> tuple[np.ndarray, np.n
     rng = np.random.default_rng(seed)
     images, masks = rng.integers(0, 60, (count, size, size, 1)), np.zeros((count, size, size), np.int32)
     for i in range(count):
-        for c, bright in ((1, 100), (2, 180)):
+        for c in (1, 2):
             row, column, side = rng.integers(0, size - 5), rng.integers(0, size - 5), rng.integers(3, 6)
             masks[i, row : row + side, column : column + side] = c
         images[i, ..., 0] += np.choose(masks[i], [0, 100, 180])
