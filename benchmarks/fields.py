@@ -24,6 +24,7 @@ from kd_jax.system.workdir import git_hash
 ROWS = {
     "policy": ((5, ("dagger", "offline", "sharp", "student")), (5, ("value",))),
     "recommender": ((5, ("listwise", "rd", "rrd", "cd")),),
+    "segmentation": ((3, ("pixel", "cwd", "ifvd", "pairwise", "structured")),),
     "activity": ((5, ("response", "relation", "crd")), (5, ("response,accelerometer",))),
 }
 

@@ -52,7 +52,7 @@ def terms(variant: str, classes: int) -> dict:
 
 
 def holistic(config: ConfigDict) -> None:
-    """A discriminator of class maps beside their pictures, one update of it to one of the student."""
+    """Adds a discriminator of class maps beside their pictures, one update of it to one of the student."""
     critic = dict(kind="wasserstein", penalty="between", penalty_weight=10.0, condition=("batch.image",))
     config.scheme = ConfigDict(part("schemes.adversarial.build", weight=WEIGHTS["structured"], **critic))
     config.roles.discriminator = ConfigDict(role("models.discriminators.patches", widths=(16, 32, 32), stride=2))
@@ -75,8 +75,8 @@ def get_config(arg: str = "") -> ConfigDict:
         kwargs = dict(patch=8, width=96, depth=4, heads=4, decoder_width=48)
         config.teacher.model = dict(name="models.vision.vit_decoder.vit_decoder", kwargs=kwargs)
     else:
-        config.teacher.model = dict(name="models.vision.unet.unet", kwargs=dict(widths=(16, 32, 64)))
-    config.teacher.train, config.train = adam(800, 0.005), adam(300, 0.01)
+        config.teacher.model = dict(name="models.vision.unet.unet", kwargs=dict(widths=(12, 24, 32)))
+    config.teacher.train, config.train = adam(600, 0.005), adam(250, 0.01)
     config.terms = ConfigDict(terms(variant.variant, CLASSES[variant.data]))
     if variant.variant == "structured":
         holistic(config)

@@ -24,10 +24,8 @@ from kd_jax.cache.answer_arrays import checked
 from kd_jax.cache.model import CachedTeacher, Store, unpack
 from kd_jax.cache.plan import hash_of_examples
 from kd_jax.core import paths
-from kd_jax.core.terms import plain_function
 from kd_jax.data.answers import Answers
 from kd_jax.data.batches import batch_shapes
-from kd_jax.data.moved_masks import moved
 from kd_jax.data.source import Source, Splits
 from kd_jax.data.text import topk_files
 from kd_jax.types import Array, Outputs, PyTree, Role
@@ -286,18 +284,13 @@ def _in_memory(model: StoredAnswers, arrays: Arrays, rows: np.ndarray | None) ->
 
 
 def check_pictures(name: str, job: Any) -> None:
-    """Raises ValueError where a training shows mixtures of examples, or moves pictures from under answers by pixel."""
+    """Raises ValueError where a training shows mixtures of examples, of which there are no answers."""
     scheme, batch = job.scheme, batch_shapes(job.source, job.settings.batch_size)
     if scheme.prepare is not None:
         batch = jax.eval_shape(lambda b: scheme.prepare(b, jax.random.key(0), True), batch)
     if "mix_label" in batch:
         raise ValueError(
             f"mixup and cutmix show two examples at once, and the answers of the {name} are to single ones."
-        )
-    if plain_function(getattr(scheme.prepare, "more", None)) is moved:
-        raise ValueError(
-            f"config.prepare.name=data.moved_masks.moved moves pictures, and the stored answers of the {name} are to "
-            "pictures that are not moved: config.prepare.name=''."
         )
 
 

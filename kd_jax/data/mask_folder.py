@@ -55,12 +55,7 @@ def from_folder(
         raise ValueError(f"data.channels={channels}: pictures have 3 (RGB) or 1 (grey)")
     if not str(path) or not root.is_dir():
         raise DataNotFound(f"{name}: there is no folder {str(path)!r} of pictures and masks (data.directory).")
-    listed = root / "classes.txt"
-    if names is None and listed.is_file():
-        names = [line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
-    folders = {s: root / s for s in ("train", "validation", "test") if (root / s).is_dir()} or {"train": root}
-    if "train" not in folders:
-        raise ValueError(f"{root} has {', '.join(folders)} and no train.")
+    names, folders = names or _listed_classes(root), _folders(root)
     pairs = {split: _read(folder, image_size, channels) for split, folder in folders.items()}
     _check_classes(folders, pairs, names)
     if "test" not in pairs:
@@ -71,6 +66,21 @@ def from_folder(
         pairs |= {"train": (x[rest], y[rest]), "test": (x[held], y[held])}
     held_out = {"validation": pairs.pop("validation", validation)}
     return arrays.from_arrays(**pairs, **held_out, names=names, split_seed=split_seed, name=name)
+
+
+def _listed_classes(root: Path) -> list[str] | None:
+    """Returns the lines of classes.txt, None where there is no such file."""
+    path = root / "classes.txt"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else None
+    return None if lines is None else [line.strip() for line in lines if line.strip()]
+
+
+def _folders(root: Path) -> dict[str, Path]:
+    """Returns the folder of each split; the root alone where no folder is called after one."""
+    folders = {s: root / s for s in ("train", "validation", "test") if (root / s).is_dir()} or {"train": root}
+    if "train" not in folders:
+        raise ValueError(f"{root} has {', '.join(folders)} and no train.")
+    return folders
 
 
 def folder(config: Mapping[str, Any]) -> Splits:

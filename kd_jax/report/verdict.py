@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from kd_jax.report import capacity, compared
+from kd_jax.report import capacity, compared, fidelity
 from kd_jax.report.cost import duration, listed, number, size_of
 from kd_jax.tasks.units import Unit, name_of, percent, signed, unit_of
 from kd_jax.types import Headline
@@ -56,12 +56,6 @@ def headline_of(results: Mapping[str, Any]) -> Headline:
     return Headline(**fields) if fields.get("metric") and fields.get("sign") else Headline("score")
 
 
-def _place(results: Mapping[str, Any], noun: str) -> str:
-    """Returns what has an answer of its own: a token, a pixel, or a whole example."""
-    data = results.get("data") or {}
-    return "token" if data.get("per_token") else "pixel" if data.get("per_pixel") else noun
-
-
 def noun_of(results: Mapping[str, Any]) -> str:
     """Returns what an example is called."""
     return str((results.get("data") or {}).get("noun") or "example")
@@ -108,7 +102,7 @@ def judge(results: Mapping[str, Any]) -> Verdict:
         (first, _gap(results, headline, unit_of(headline))),
         (second, size_of(trained, noun)),
         (first, (capacity.too_small(trained, noun), [])),
-        (second, _fidelity(trained, _place(results, noun))),
+        (second, _fidelity(trained, fidelity.place_of(results, noun))),
         (second, _cost(trained)),
         (first, ([line] if (line := compared.of_run(results)) else [], [])),
     ):

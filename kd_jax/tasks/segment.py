@@ -123,7 +123,7 @@ def finish(sums: Mapping[str, tuple[Any, Any]], collected: Mapping[str, Any]) ->
     confusion, pixels = sums["pairs/confusion"]
     if not pixels:
         return values
-    by_class, boundary = iou(confusion), f_of_boundaries(sums["pairs/found"], sums["pairs/covered"])
+    by_class, boundary = iou(confusion), f_of_boundaries(sums["pairs/precise"], sums["pairs/covered"])
     values |= {"miou": _mean(by_class), "boundary_f": _mean(boundary), "ece": calibration_error(sums)}
     values |= {"iou_by_class": _listed(by_class), "boundary_f_by_class": _listed(boundary)}
     values["miou_error"] = iou_error(sums["moments/first"][0], *sums["moments/second"])

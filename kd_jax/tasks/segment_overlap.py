@@ -72,13 +72,13 @@ def iou_error(first: np.ndarray, second: np.ndarray, images: Any) -> float | Non
 
 
 def boundary_sums(answers: Array, labels: Array, counted: Array, classes: int, tolerance: int) -> Sums:
-    """Returns by class how many boundary pixels of the answers are `found` near one of the labels, and the reverse.
+    """Returns by class how many boundary pixels of the answers lie near one of the labels, and the reverse.
 
-    That is {"pairs/found": (near [classes], all [classes]), "pairs/covered": those of the labels near the answers'}.
+    That is {"pairs/precise": (near [classes], all [classes]), "pairs/covered": those of the labels near the answers'}.
     A pixel is near where a boundary pixel of the class lies at most `tolerance` rows and columns away.
     """
     ours, theirs = (boundaries(mask, counted, classes) for mask in (answers, labels))
-    both = {"pairs/found": (ours, dilated(theirs, tolerance)), "pairs/covered": (theirs, dilated(ours, tolerance))}
+    both = {"pairs/precise": (ours, dilated(theirs, tolerance)), "pairs/covered": (theirs, dilated(ours, tolerance))}
     return {name: ((edge & near).sum((0, 1, 2)), edge.sum((0, 1, 2))) for name, (edge, near) in both.items()}
 
 
@@ -103,7 +103,7 @@ def dilated(edges: Array, tolerance: int) -> Array:
     return near > 0
 
 
-def f_of_boundaries(found: tuple[Any, Any], covered: tuple[Any, Any]) -> np.ndarray:
+def f_of_boundaries(precise: tuple[Any, Any], covered: tuple[Any, Any]) -> np.ndarray:
     """Returns 2 P R / (P + R) by class; P the share of the answers' boundary that is near the labels', R the reverse.
 
     nan for a class without any boundary, 0 for one that only one of the two has. Csurka, Larlus, Perronnin, "What is a
@@ -111,7 +111,7 @@ def f_of_boundaries(found: tuple[Any, Any], covered: tuple[Any, Any]) -> np.ndar
     are those of the whole split, and measure distances along straight lines, with a tolerance of 0.75 % of the
     diagonal.
     """
-    (near_answers, answers), (near_labels, labels) = found, covered
+    (near_answers, answers), (near_labels, labels) = precise, covered
     precision, recall = (
         np.asarray(near, np.float64) / np.maximum(edge, 1)
         for near, edge in ((near_answers, answers), (near_labels, labels))

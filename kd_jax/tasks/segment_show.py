@@ -9,9 +9,9 @@ import numpy as np
 
 from kd_jax.types import Shown
 
-LARGE = 128  # pixels to which a small picture is enlarged, by whole factors: a report shows them small else
+LARGEST = 64  # pixels of a shown picture's longer side, about: a report shows it small, and holds every number
 SHARE = 0.55  # of a class's colour in a pixel
-SWATCH = 32
+SWATCH = 2  # pixels
 
 
 def show(shown: Shown) -> list[dict[str, Any]]:
@@ -37,15 +37,15 @@ def overlays(shown: Shown) -> list[dict[str, Any]]:
     for i in range(count):
         picture = displayed(pictures[i])
         layers = {"truth": masks[i], **{role: mask[i] for role, mask in answers.items()}}
-        images += [enlarged(picture), *(enlarged(laid_over(picture, mask, palette)) for mask in layers.values())]
-        labels += [f"{shown.source.noun} {i}", *layers]
+        images += [picture, *(laid_over(picture, mask, palette) for mask in layers.values())]
+        labels += [f"{i}: {what}" for what in (shown.source.noun, *layers)]
     lead = (
         f"Test {shown.source.noun}s, the truth, and what each network says of them; class {names[0]!r} leaves the "
         "picture as it is, and pixels without a class are white."
     )
     swatches = [np.broadcast_to(colour, (SWATCH, SWATCH, 3)).tolist() for colour in palette[1:]]
     return [
-        {"kind": "images", "title": "Masks", "lead": lead, "images": [x.tolist() for x in images], "labels": labels},
+        {"kind": "images", "title": "Masks", "lead": lead, "images": [thinned(x) for x in images], "labels": labels},
         {
             "kind": "images",
             "title": "Colours of the masks",
@@ -71,10 +71,10 @@ def laid_over(picture: np.ndarray, mask: np.ndarray, palette: np.ndarray) -> np.
     return np.round((1 - share) * picture + share * colour).astype(np.uint8)
 
 
-def enlarged(picture: np.ndarray) -> np.ndarray:
-    """Returns the picture with every pixel repeated so often that its longer side has about LARGE pixels."""
-    factor = max(LARGE // max(picture.shape[:2]), 1)
-    return picture.repeat(factor, 0).repeat(factor, 1)
+def thinned(picture: np.ndarray) -> list[Any]:
+    """Returns the picture [H, W, 3] as lists, of a large one every second, third, ... row and column."""
+    every = -(-max(picture.shape[:2]) // LARGEST)
+    return picture[::every, ::every].tolist()
 
 
 def by_class(shown: Shown) -> list[dict[str, Any]]:

@@ -43,11 +43,13 @@ def test_pictures_and_masks_are_moved_together():
 
 def test_every_move_is_one_of_those_and_all_of_them_happen():
     out = np.asarray(move(batch(), flip=True, turn=True)["label"])
-    seen = set()
+    ways_there = set()
     for i in range(N):
         ways = itertools.product((False, True), range(4))
-        seen |= {(f, k) for f, k in ways if np.array_equal(out[i], np.rot90(LABELS[i][:, ::-1] if f else LABELS[i], k))}
-    assert len(seen) == 8
+        ways_there |= {
+            (f, k) for f, k in ways if np.array_equal(out[i], np.rot90(LABELS[i][:, ::-1] if f else LABELS[i], k))
+        }
+    assert len(ways_there) == 8
     shifted = np.asarray(move(batch(), shift=1)["label"])
     padded = np.pad(LABELS, ((0, 0), (1, 1), (1, 1)), constant_values=-1)
     places = {

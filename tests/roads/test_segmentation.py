@@ -15,6 +15,8 @@ import kd_jax
 from kd_jax.data import mask_folder
 from kd_jax.export.examples import Examples
 from kd_jax.export.run import export
+from kd_jax.sweep import run as sweep
+from kd_jax.sweep.spec import parse
 
 ROOT = Path(__file__).parents[2]
 
@@ -113,3 +115,18 @@ def test_the_command_learns_from_a_folder_and_its_report_shows_masks(tmp_path):
     assert score(answers, y) == pytest.approx(results["models"]["student"]["best"]["test"]["miou"], rel=1e-6)
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Colours of the masks" in page and "IoU by class" in page and "of the test pixels" in page
+
+
+def test_a_sweep_over_arrays_in_a_file_is_headed_by_the_overlap(tmp_path):
+    arrays = {"train": squares(48), "validation": squares(16, seed=1), "test": squares(16, seed=2)}
+    np.savez(
+        tmp_path / "data.npz", **{f"{s}_{k}": a for s, pair in arrays.items() for k, a in zip("xy", pair, strict=True)}
+    )
+    made = config(8)
+    made.data.name, made.data.directory = "arrays", str(tmp_path / "data.npz")
+    for role, widths in (("student", (4, 4)), ("teacher", (8, 8))):
+        made[role].model = dict(name="models.vision.unet.unet", kwargs=dict(widths=widths))
+    results = sweep.run(made, parse("seed=0,1"), tmp_path / "sweep")
+    assert results["headline"]["metric"] == "miou"
+    measured = [run["validation"] for run in results["runs"]]
+    assert len(measured) == 2 and measured[0] != measured[1] and 0 < min(measured) < 1

@@ -12,7 +12,7 @@ from scipy import ndimage
 from sklearn.metrics import jaccard_score, log_loss
 
 from kd_jax.report.forms import check_sections
-from kd_jax.tasks import segment, segment_overlap
+from kd_jax.tasks import segment, segment_overlap, segment_show
 from kd_jax.types import Outputs, Shown
 
 CLASSES, N = 4, 24
@@ -137,10 +137,10 @@ def shown(image):
 def test_a_report_has_the_masks_over_the_pictures(dtype, channels):
     image = np.full((2, 12, 9, channels), 40).astype(dtype)
     masks, colours, table = check_sections(segment.show(shown(image)), "the task")
-    assert masks["labels"] == ["image 0", "truth", "student", "image 1", "truth", "student"]
-    truth = np.array(masks["images"][1])[::10, ::10]  # enlarged tenfold
-    plain = np.array(masks["images"][0])[::10, ::10]
+    assert masks["labels"] == ["0: image", "0: truth", "0: student", "1: image", "1: truth", "1: student"]
+    plain, truth = (np.array(image) for image in masks["images"][:2])
     assert truth.shape == (12, 9, 3) and (truth[LABELS[0] == 0] == plain[LABELS[0] == 0]).all()
     assert (truth[LABELS[0] > 0] != plain[LABELS[0] > 0]).any(1).all()
     assert colours["labels"] == ["b", "c", "d"]
+    assert np.array(segment_show.thinned(np.zeros((130, 70, 3)))).shape == (44, 24, 3)
     assert table["rows"] == [["a", "50.0"], ["b", "-"], ["c", "100.0"], ["d", "25.0"]]
