@@ -25,6 +25,7 @@ ROWS = {
     "policy": ((5, ("dagger", "offline", "sharp", "student")), (5, ("value",))),
     "recommender": ((5, ("listwise", "rd", "rrd", "cd")),),
     "detection": ((3, ("response", "ld", "imitation", "fgd", "cwd", "mgd")),),
+    "segmentation": ((3, ("pixel", "cwd", "ifvd", "pairwise", "structured")),),
     "activity": ((5, ("response", "relation", "crd")), (5, ("response,accelerometer",))),
 }
 

@@ -88,7 +88,8 @@ def preparation_of(
 
     `roles` are those that see pictures in a form of their own.
 
-    Raises ValueError where examples that are no images are to be augmented, and for arguments that `more` has not.
+    Raises ValueError where examples that are no images are to be augmented, where masks would stay behind, and for
+    arguments that `more` has not, or numbers that are out of its range.
     """
     ops, views = tuple(train["augment"]), {name: tuple(ops) for name, ops in train["views"].items()}
     pictures = source.entry == "image"
@@ -97,21 +98,25 @@ def preparation_of(
             f"{source.name} has {source.entry}, and augmentations and views are of images: {[*ops, *views]}. "
             "config.prepare names a function of your own."
         )
+    ops_of_all = [*ops, *(op for view in views.values() for op in view)]
     if holds_objects(source.labels):
-        _check_objects([*ops, *(op for view in views.values() for op in view)], source)
+        _check_moves(ops_of_all, source, "boxes", "data.moved_boxes.moved")
+    if source.per_pixel:
+        _check_moves(ops_of_all, source, "masks", "data.moved_masks.moved")
     adds = None
     if more and more["name"]:
         fn, kwargs = resolve(more["name"]), dict(more["kwargs"])
-        check_kwargs(more["name"], fn, [*kwargs])
+        check_kwargs(more["name"], fn, kwargs, field="config.prepare.kwargs")
         adds = functools.partial(fn, **kwargs)
     return Preparation({"image": ops, **views}, source.mean, source.std, source.num_classes, pictures, adds, roles)
 
 
-def _check_objects(ops: Sequence[augment.Op], source: Source) -> None:
-    """Raises ValueError for augmentations that move or mix the picture, whose boxes would stay where they are."""
+def _check_moves(ops: Sequence[augment.Op], source: Source, labels: str, moved: str) -> None:
+    """Raises ValueError for augmentations that move or mix the picture, whose labels would stay where they are."""
     names = [op if isinstance(op, str) else op["name"] for op in ops]
-    if moving := [name for name in names if name in augment.IMAGE_OPS | augment.BATCH_OPS]:
+    places = augment.IMAGE_OPS | augment.BATCH_OPS
+    if moving := [name for name in names if name in places or name.startswith("kd_jax.data.crops:")]:
         raise ValueError(
-            f"The labels of {source.name} are boxes, and config.train.augment's {moving[0]} changes the picture alone: "
-            "config.prepare.name=data.moved_boxes.moved moves both."
+            f"The labels of {source.name} are {labels}, and config.train.augment's {moving[0]} changes the picture "
+            f"alone: config.prepare.name={moved} moves both."
         )

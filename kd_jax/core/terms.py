@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd_jax.core.paths import STORES, Context, Path, calls_in, lookup, taps_in
+from kd_jax.losses.needs import static_options_of
 from kd_jax.types import Array, Schedule, Stage, Term
 
 UNTRACED = (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError)  # pages about tracing
@@ -52,14 +53,15 @@ def hyper_of(stage: Stage) -> dict[str, dict[str, Any]]:
     """Returns the numeric hyper-parameters of a stage as arrays: a step traces them, so changing one never recompiles.
 
     They are {group: {"learning_rate_scale": 1, "terms": {term: {"weight": w, "kwargs": {option: value}}}}}. A schedule
-    is not among them, except for the number that a Scheduled multiplies by. They are float32, float64 where JAX is told
-    to use it.
+    is not among them, except for the number that a Scheduled multiplies by, nor is what a loss says is static. They are
+    float32, float64 where JAX is told to use it.
     """
     hyper: dict[str, dict[str, Any]] = {}
     for phase in stage.phases:
         group = hyper.setdefault(phase.group, {"learning_rate_scale": jnp.float32(1.0), "terms": {}})
         for name, term in phase.terms.items():
-            kwargs = {k: jnp.asarray(v, float) for k, v in term.kwargs.items() if isinstance(v, float)}
+            numbers = {k: v for k, v in term.kwargs.items() if isinstance(v, float)}
+            kwargs = {k: jnp.asarray(v, float) for k, v in numbers.items() if k not in static_options_of(term.fn)}
             number = term.weight.weight if isinstance(term.weight, Scheduled) else term.weight
             weight = {"weight": jnp.asarray(number, float)} if not callable(number) else {}
             group["terms"][name] = {**weight, "kwargs": kwargs}

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from kd_jax.data import splits
-from kd_jax.data.source import DataNotFound, Source, Splits, subset
+from kd_jax.data.source import DataNotFound, Source, Splits, are_masks, subset
 from kd_jax.resolve import near
 
 Pair = tuple[np.ndarray, np.ndarray]
 
 DIGITS_MEAN, DIGITS_STD = (0.3053,), (0.3759,)  # of the uint8 images / 255; a test recomputes them
+NO_CLASS = 255  # of a pixel, in files of masks
 DIGITS_TEST_SEED = 0  # the test images are the same in every run
 
 
@@ -43,7 +44,7 @@ def in_memory(
         _require_finite(where, "images" if images.ndim == 4 else "features", images)
     if images.ndim not in (2, 4):
         raise ValueError(f"{where}: expected images [n, H, W, C] or features [n, d], got shape {images.shape}")
-    _check_labels(where, labels, len(images), len(class_names))
+    _check_labels(where, labels, images.shape, len(class_names))
     if not (np.isfinite([*mean, *std]).all() and min(std, default=1) > 0):
         raise ValueError(f"{where}: mean and std are finite and std is above 0, got {tuple(mean)} and {tuple(std)}")
     if not len(mean) == len(std) == images.shape[-1]:
@@ -63,13 +64,14 @@ def in_memory(
     )
 
 
-def _check_labels(where: str, labels: np.ndarray, count: int, classes: int) -> None:
-    """Raises ValueError unless there is one label an example, and classes are 0..classes - 1, or -1."""
+def _check_labels(where: str, labels: np.ndarray, shape: tuple[int, ...], classes: int) -> None:
+    """Raises ValueError unless images of this shape have one label each, and classes are 0..classes - 1, or -1."""
+    count, numbers = shape[0], labels.ndim == 1 and labels.dtype.kind in "iu"
     if labels.shape[:1] != (count,):
         raise ValueError(f"{where}: {count} images need labels [{count}, ...], got {labels.shape}")
     if labels.dtype.kind not in "iufb":
         raise ValueError(f"{where}: labels are integers or floats, got {labels.dtype}")
-    if labels.ndim == 1 and labels.dtype.kind in "iu" and not (-1 <= labels.min() and labels.max() < classes):
+    if (numbers or are_masks(labels, shape[1:])) and not (-1 <= labels.min() and labels.max() < classes):
         raise ValueError(f"{where}: labels are 0..{classes - 1} (-1 = none), got {labels.min()}..{labels.max()}")
     if labels.dtype.kind == "f" and np.isinf(labels).any():
         raise ValueError(f"{where}: labels are numbers, or nan for none, and some are infinite")
@@ -100,12 +102,12 @@ def from_arrays(
 ) -> Splits:
     """Returns splits of (x, y) pairs: x uint8 or float [n, H, W, C], or features [n, d]; y [n, ...].
 
-    Labels y are integers [n] for classes, 0 or 1 [n, labels], floats [n] or [n, values], or what another task takes;
-    -1, or nan among floats, is no label, and y = None leaves a whole split without. `validation` is a pair, or the
-    fraction of `train` to hold out. `unlabelled` images join train without a label. `names` are those of the classes
-    or outputs, or how many there are (default: the largest integer + 1; the last axis of y; 1). `fields` are further
-    arrays by split and name, {"train": {"age": [n]}, "test": ...}, for the rows of the pairs. `mean` and `std` are
-    taken from the training images, per channel, unless given. Raises ValueError where shapes or types do not fit.
+    Labels y are integers [n] for classes, [n, H, W] for masks, 0 or 1 [n, labels], floats [n] or [n, values], or what
+    another task takes; -1, or nan among floats, is no label, and y = None leaves a whole split without. `validation` is
+    a pair, or the fraction of `train` to hold out. `unlabelled` images join train without a label. `names` are those of
+    the classes or outputs, or how many there are (default: the largest integer + 1; the last axis of y; 1). `fields`
+    are further arrays by split and name, {"train": {"age": [n]}, "test": ...}, for the rows of the pairs. `mean` and
+    `std` are taken from the training images, per channel, unless given. ValueError where shapes or types do not fit.
     """
     pairs = {"train": train, "test": test}
     pairs |= {} if isinstance(validation, (int, float)) else {"validation": validation}
@@ -121,7 +123,7 @@ def from_arrays(
         if (fields or {}).get("train"):
             raise ValueError(f"{name}: fields of train and `unlabelled` do not go together: give -1 or nan as labels")
         x, y = _joined(name, x, y, unlabelled)
-    names = outputs_of(y) if names is None else names
+    names = outputs_of(y, x.shape[1:]) if names is None else names
     class_names = tuple(map(str, range(names))) if isinstance(names, int) else tuple(names)
     if not class_names:
         raise ValueError(f"{name}: no example of train has a label, so `names` must tell the classes")
@@ -170,9 +172,17 @@ def _check_alike(name: str, kind: str, images: np.ndarray, train: np.ndarray) ->
         )
 
 
-def outputs_of(labels: np.ndarray) -> int:
-    """Returns how many outputs labels ask for: the largest integer of [n] + 1, else the length of the last axis."""
-    if labels.ndim == 1:
+def outputs_of(labels: np.ndarray, image_shape: tuple[int, ...]) -> int:
+    """Returns how many outputs labels ask for: the largest integer of [n] or of masks + 1, else the last axis' length.
+
+    ValueError for masks as files have them, where 255 is no class.
+    """
+    if are_masks(labels, image_shape) and labels.dtype == np.uint8 and labels.max(initial=0) == NO_CLASS:
+        raise ValueError(
+            f"these masks hold {NO_CLASS}, which in files is no class: give int32 with -1 there, or the "
+            "names of 256 classes"
+        )
+    if labels.ndim == 1 or are_masks(labels, image_shape):
         return int(labels.max(initial=-1)) + 1 if labels.dtype.kind in "iu" else 1
     return labels.shape[-1]
 
@@ -180,13 +190,14 @@ def outputs_of(labels: np.ndarray) -> int:
 def _with_labels(pair: Any, like: Any) -> Any:
     """Returns the pair as arrays, with labels of "none" where y is None; a fraction is returned as it is.
 
-    One truth value an example is one of two classes.
+    One truth value an example, or a pixel, is one of two classes.
     """
     if not isinstance(pair, (tuple, list)):
         return pair
     x, y = pair
-    labels = _no_labels(len(x), like) if y is None else np.asarray(y)
-    return np.asarray(x), labels.astype(np.int32) if labels.dtype == bool and labels.ndim == 1 else labels
+    x, labels = np.asarray(x), _no_labels(len(x), like) if y is None else np.asarray(y)
+    truths = labels.dtype == bool and (labels.ndim == 1 or labels.shape[1:] == x.shape[1:-1])
+    return x, labels.astype(np.int32) if truths else labels
 
 
 def _no_labels(count: int, like: Any) -> np.ndarray:

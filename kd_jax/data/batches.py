@@ -140,7 +140,7 @@ def batch_shapes(source: Source, batch_size: int) -> dict[str, jax.ShapeDtypeStr
     shapes: dict[str, tuple[tuple[int, ...], Any]] = {
         name: (value.shape, value.dtype) for name, value in example.items()
     }
-    shapes["labelled"] = (shapes["label"][0] if source.per_token else (), np.bool_)
+    shapes["labelled"] = (shapes["label"][0] if source.per_place else (), np.bool_)
     shapes |= {"index": ((), np.int32), "view": ((), np.int32)}
     for role, answers in source.answers.items():
         shapes |= {f"{role}/{name}": (shape, dtype_of(dtype)) for name, (shape, dtype) in answers.fields.items()}
@@ -261,7 +261,7 @@ def _place(source: Source, sharding: NamedSharding) -> Placed:
     by_sharding = _placed.setdefault(source, {})
     everywhere = NamedSharding(sharding.mesh, PartitionSpec())
     if everywhere not in by_sharding:
-        labels, labelled = source.labels, has_label(source.labels, source.per_token)
+        labels, labelled = source.labels, has_label(source.labels, source.per_place)
         arrays = {source.entry: source.images, "label": labels, "labelled": labelled, **source.fields}
         answers: dict[str, tuple] = {}
         if answers_fit(source):

@@ -47,8 +47,8 @@ class Source:
     a streamed set has `fetch(index, view, seed) -> {"image", "label"}` instead, and `size`. What a fetch draws
     (a random crop) is a function of its three arguments, and with `view=None`, in evaluation, it draws nothing.
     `labels` is an array [n, ...] of int32 or float32: the number of a class, 0 or 1 for each of several, coordinates, a
-    transcript; -1, or nan among floats, where there is none. It is None for a streamed set of which nobody needed all
-    labels; then each comes with its example. `num_classes` is the number of outputs that a network needs for them.
+    transcript, a mask; -1, or nan among floats, where there is none. It is None for a streamed set of which nobody
+    needed all labels; then each comes with its example. `num_classes` is the number of outputs that a network needs.
     `mean` and `std` are per channel, of uint8 images divided by 255 and of float values as they are. `fields` are
     further arrays [n, ...] in memory (another modality, the number of a node, ...), each in a batch under its name;
     `levels` names what the numbers 0, 1, ... of a field mean, where it says to which group an example belongs.
@@ -112,7 +112,7 @@ class Source:
     @functools.cached_property
     def labelled(self) -> np.ndarray:
         """Returns bool [n]: which examples have a label, or a token that has one."""
-        return np.ones(len(self), bool) if self.labels is None else has_label(self.labels, per_token=False)
+        return np.ones(len(self), bool) if self.labels is None else has_label(self.labels, each=False)
 
     @property
     def per_token(self) -> bool:
@@ -121,6 +121,16 @@ class Source:
         if labels is None:
             return self.token_labels
         return self.entry == "tokens" and labels is not None and labels.ndim == 2 and labels.dtype == np.int32
+
+    @property
+    def per_pixel(self) -> bool:
+        """Returns whether the labels are masks: an integer at every pixel of images in memory."""
+        return self.entry == "image" and self.labels is not None and are_masks(self.labels, self.image_shape)
+
+    @property
+    def per_place(self) -> bool:
+        """Returns whether every token or pixel has a label of its own, or none."""
+        return self.per_token or self.per_pixel
 
     @property
     def noun(self) -> str:
@@ -157,7 +167,7 @@ class Source:
         rows = [self.example(i) for i in range(count)]
         fields = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         number = np.arange(count, dtype=np.int32)
-        labelled = has_label(fields["label"], self.per_token)
+        labelled = has_label(fields["label"], self.per_place)
         batch = fields | {"labelled": labelled, "index": number, "view": np.zeros_like(number)}
         for role, answers in self.answers.items():
             batch |= {f"{role}/{name}": rows for name, rows in answers.read(number, batch["view"]).items()}
@@ -170,10 +180,19 @@ def as_labels(labels: Any) -> np.ndarray:
     return labels.astype(np.float32 if np.issubdtype(labels.dtype, np.floating) else np.int32)
 
 
-def has_label(labels: Any, per_token: bool) -> Any:
-    """Returns bool [batch], or [batch, length] of tokens: where there is a label, that is any value but -1 or nan."""
+def are_masks(labels: np.ndarray, image_shape: tuple[int, ...]) -> bool:
+    """Returns whether labels are integers [n, H, W], and images [n, H, W, C]."""
+    pixels = len(image_shape) == 3 and labels.ndim == 3 and labels.shape[1:] == image_shape[:2]
+    return pixels and np.issubdtype(labels.dtype, np.integer)
+
+
+def has_label(labels: Any, each: bool) -> Any:
+    """Returns bool [batch], or where `each` token or pixel has its own the shape of the labels: is there a label?
+
+    That is any value but -1 or nan.
+    """
     there = labels == labels if np.issubdtype(labels.dtype, np.floating) else labels >= 0
-    return there if per_token or there.ndim == 1 else there.reshape(len(there), -1).any(1)
+    return there if each or there.ndim == 1 else there.reshape(len(there), -1).any(1)
 
 
 class Splits(NamedTuple):

@@ -54,7 +54,7 @@ def _read(source: Source, rows: Rows, local: np.ndarray, seed: int | None, posit
     step, row = divmod(position, len(local))
     index, view = (numbers[local[row]] for numbers in _rows_of_step(rows, step))
     example = source.example(int(index)) if seed is None else source.example(int(index), int(view), seed)
-    labelled = has_label(np.asarray(example["label"])[None], source.per_token)[0]
+    labelled = has_label(np.asarray(example["label"])[None], source.per_place)[0]
     return {**example, "labelled": labelled, "index": index, "view": view}
 
 

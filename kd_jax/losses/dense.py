@@ -24,6 +24,7 @@ from kd_jax.losses._numerics import (
     to_float,
     unit,
 )
+from kd_jax.losses.needs import static_options
 from kd_jax.ranges import Count, Portion, Positive
 
 Array = jax.Array
@@ -59,6 +60,7 @@ def _affinity(x: Array, scale: float) -> Array:
     return einsum("bmc,bnc->bmn", x, x)
 
 
+@static_options("scale")
 def pairwise_affinity_loss(student: Array, teacher: Array, *, scale: Portion[float] = 0.5) -> Array:
     """Computes the mean over pairs of regions of (a_s - a_t)^2, a = their cosine, a region = the maxima over a patch.
 

@@ -31,6 +31,26 @@ def is_by_token(loss: Callable) -> bool:
     return getattr(loss, "by_token", False)
 
 
+def static_options(*names: str) -> Callable[[Loss], Loss]:
+    """Marks a loss with options, numbers among them, that shape its computation: a step takes them as they are.
+
+    All other numbers of a term are traced, so that changing them never recompiles.
+    """
+
+    def mark(loss: Loss) -> Loss:
+        loss.static_options = frozenset(names)  # type: ignore[attr-defined]
+        return loss
+
+    return mark
+
+
+def static_options_of(loss: Callable) -> frozenset[str]:
+    """Returns the options that `static_options` marks, also of a loss with arguments bound by functools.partial."""
+    while isinstance(loss, functools.partial):
+        loss = loss.func
+    return getattr(loss, "static_options", frozenset())
+
+
 def needs_every_logit(loss: Callable) -> bool:
     """Returns whether `reads_every_logit` marks the loss, also with arguments bound by functools.partial."""
     while isinstance(loss, functools.partial):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax.numpy as jnp
 
+from kd_jax.ranges import Count
 from kd_jax.types import Array
 
 SLOPE = 0.2  # of the leaky ReLU: what discriminators are published with
@@ -29,16 +30,19 @@ class MLPDiscriminator(nn.Module):
 class PatchDiscriminator(nn.Module):
     widths: tuple[int, ...]
     spectral: bool
+    stride: int = 1
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
+    def __call__(self, x: Array, *condition: Array, train: bool) -> Array:
         if x.ndim != 4:
             raise ValueError(
                 f"patches scores maps [batch, height, width, channels], got {x.shape}; mlp takes any value"
             )
-        x = x.astype(jnp.float32)
+        if other := [c.shape for c in condition if c.ndim != 4 or c.shape[:3] != x.shape[:3]]:
+            raise ValueError(f"patches lays conditions beside maps {x.shape} of their height and width, got {other[0]}")
+        x = jnp.concatenate([v.astype(jnp.float32) for v in (x, *condition)], axis=-1)
         for i, width in enumerate(self.widths):
-            conv = nn.Conv(width, (3, 3), padding=1, name=f"conv{i}")
+            conv = nn.Conv(width, (3, 3), (self.stride, self.stride), padding=1, name=f"conv{i}")
             x = nn.leaky_relu(_layer(conv, x, self.spectral, train), SLOPE)
         return _layer(nn.Dense(1, name="score"), x, self.spectral, train)[..., 0]
 
@@ -58,10 +62,11 @@ def mlp(widths: tuple[int, ...] = (64, 64), spectral: bool = False) -> MLPDiscri
     return MLPDiscriminator(tuple(widths), spectral)
 
 
-def patches(widths: tuple[int, ...] = (32,), spectral: bool = False) -> PatchDiscriminator:
+def patches(widths: tuple[int, ...] = (32,), spectral: bool = False, stride: Count[int] = 1) -> PatchDiscriminator:
     """Applies 3 x 3 convolutions with leaky ReLU to a map, a score at every place: [batch, height, width].
 
-    Isola, Zhu, Zhou, Efros, "Image-to-Image Translation with Conditional Adversarial Networks", 2016, arXiv
-    1611.07004, without strides: maps that are distilled are small.
+    Conditions, maps of the same height and width, are laid beside its channels. Isola, Zhu, Zhou, Efros,
+    "Image-to-Image Translation with Conditional Adversarial Networks", 2016, arXiv 1611.07004, without strides unless
+    they are given: maps that are distilled are small.
     """
-    return PatchDiscriminator(tuple(widths), spectral)
+    return PatchDiscriminator(tuple(widths), spectral, stride)

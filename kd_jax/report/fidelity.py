@@ -13,6 +13,12 @@ from kd_jax.tasks.units import name_of, unit_of
 from kd_jax.types import Headline
 
 
+def place_of(results: Mapping[str, Any], noun: str) -> str:
+    """Returns what has an answer of its own in the results of a run: a token, a pixel, or an example, called `noun`."""
+    data = results.get("data") or {}
+    return "token" if data.get("per_token") else "pixel" if data.get("per_pixel") else noun
+
+
 def section_of(results: Mapping[str, Any]) -> dict[str, Any] | None:
     """Returns the agreement with the teacher against the headline, on the test set, as a section of kind "lines".
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from kd_jax.report import capacity, compared
+from kd_jax.report import capacity, compared, fidelity
 from kd_jax.report.cost import duration, listed, number, size_of
 from kd_jax.tasks.units import Unit, name_of, percent, signed, unit_of
 from kd_jax.types import Headline
@@ -102,7 +102,7 @@ def judge(results: Mapping[str, Any]) -> Verdict:
         (first, _gap(results, headline, unit_of(headline))),
         (second, size_of(trained, noun)),
         (first, (capacity.too_small(trained, noun), [])),
-        (second, _fidelity(trained, "token" if (results.get("data") or {}).get("per_token") else noun)),
+        (second, _fidelity(trained, fidelity.place_of(results, noun))),
         (second, _cost(trained)),
         (first, ([line] if (line := compared.of_run(results)) else [], [])),
     ):

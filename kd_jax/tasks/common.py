@@ -82,5 +82,5 @@ def require_labels(source: Any, integer: bool, dims: tuple[int, ...], what: str)
         raise ValueError(
             f"The labels of {source.name} are {labels.dtype} {labels.shape}, and the task takes {what}. "
             "config.task.name names another: tasks.classify.task, tasks.multilabel.task, tasks.regress.task, "
-            "tasks.tokens.task, or my_package.file:task."
+            "tasks.tokens.task, tasks.segment.task, or my_package.file:task."
         )

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from ml_collections import ConfigDict
 
 from kd_jax.cache.stored import StoredAnswers, has_answers
+from kd_jax.core.terms import plain_function
+from kd_jax.data.moved_masks import moved
 from kd_jax.data.source import Source
 from kd_jax.types import Scheme
 
@@ -21,6 +23,15 @@ def check_unneeded(name: str, teacher: ConfigDict) -> None:
             raise ValueError(
                 f"config.{name}.{field}={value!r} is of a network, and of the {name} there are only answers."
             )
+
+
+def check_moved(name: str, scheme: Scheme) -> None:
+    """Raises ValueError where pictures are moved together with their masks, and answers at every pixel are stored."""
+    if plain_function(getattr(scheme.prepare, "more", None)) is moved:
+        raise ValueError(
+            f"config.prepare.name=data.moved_masks.moved moves pictures, and the stored answers of the {name} are to "
+            "pictures that are not moved: config.prepare.name=''."
+        )
 
 
 def compared(

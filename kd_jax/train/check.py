@@ -44,7 +44,7 @@ def check_data(job: Job) -> None:
 
 def _check_labels(job: Job, source: Source, where: str, trained: bool) -> None:
     labels = source.labels
-    if labels is None or labels.dtype != np.int32 or not (labels.ndim == 1 or source.per_token):
+    if labels is None or labels.dtype != np.int32 or not (labels.ndim == 1 or source.per_place):
         return
     low, high = labels.min(), labels.max()
     if low < -1 or high >= source.num_classes:

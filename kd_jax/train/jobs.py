@@ -24,7 +24,7 @@ from kd_jax.resolve import call, check_kwargs, made, resolve
 from kd_jax.schemes import offline
 from kd_jax.system.workdir import plain
 from kd_jax.train.about import About, origins_of
-from kd_jax.train.answered import compared
+from kd_jax.train.answered import check_moved, compared
 from kd_jax.train.fit import Settings
 from kd_jax.train.roles import asked_once, further_roles, learning_teacher, roles_of_student
 from kd_jax.train.scheme import make_scheme, prepare_of
@@ -191,6 +191,7 @@ def _compared(jobs: dict[str, Job], stored: Mapping[str, StoredAnswers]) -> dict
         jobs[name] = dataclasses.replace(job, scheme=compared(name, job.scheme, job.sources, stored))
     for name in stored:
         check_pictures(name, jobs["student"])
+        check_moved(name, jobs["student"].scheme)
         role = jobs["student"].scheme.roles[name]
         check_use(name, jobs["student"].scheme, role, stored[name].store)
     return jobs

@@ -210,6 +210,7 @@ def data_entry(jobs: Mapping[str, Job], splits: Splits) -> dict[str, Any]:
         "class_names": list(train.class_names),
         "entry": train.entry,
         "per_token": train.per_token,
+        "per_pixel": train.per_pixel,
         "train": len(train),
         "labelled": labelled,
         "transfer": len(train) - labelled,

@@ -5,16 +5,32 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd_jax.core.terms import masked_sum_and_count, taps_of, term_value
+from kd_jax.core.terms import hyper_of, masked_sum_and_count, options_of, taps_of, term_value
+from kd_jax.losses.dense import pairwise_affinity_loss
 from kd_jax.losses.feature import feature_hint_loss
 from kd_jax.losses.response import dist_loss, jsd_loss, kd_loss, reverse_kl_loss
-from kd_jax.types import Outputs, Term
+from kd_jax.types import Outputs, Phase, Stage, Term
 
 CONTEXT = {
     "batch": {"label": jnp.array([0, 1]), "labelled": jnp.array([True, False])},
     "student": Outputs(jnp.array([[1.0, 2.0], [3.0, 4.0]]), {"stage1": jnp.ones((2, 3))}),
     "extra": {"queue": jnp.zeros((2, 2))},
 }
+
+
+def test_numbers_that_a_loss_says_are_static_reach_it_as_they_are():
+    maps = jnp.ones((2, 4, 4, 3))
+    term = Term(pairwise_affinity_loss, ("student",), ("teacher",), kwargs={"scale": 0.25})
+    phase = Phase("student", (), {"pairs": term}, None)
+    hyper = hyper_of(Stage(1, (phase,)))["student"]["terms"]["pairs"]
+    assert hyper["kwargs"] == {} and float(hyper["weight"]) == 1.0
+
+    @jax.jit
+    def value(hyper):
+        kwargs = options_of(term, hyper, jnp.int32(0))[1]
+        return term_value("pairs", term, {"student": maps, "teacher": maps}, kwargs)[0]
+
+    assert value(hyper) == 0
 
 
 def squared(x, y, *, scale=1.0):
