@@ -1,0 +1,60 @@
+"""Speech: transcription with CTC of sentences that espeak-ng and flite speak (synthetic: no person), at 8 kHz.
+
+apt-get install espeak-ng flite && pip install jiwer
+python launch.py --config=configs/speech.py[:VARIANT,tiny]
+
+The teacher, a Conformer of 320,000 parameters, has the transcripts of 1,500 sentences; the student, convolutions of
+20,000, those of 300 and the other recordings without. Voices and sentences of the test are in no training. Log-mel
+energies are computed on the device. --config.data.name=kd_jax.data.transcripts:folder reads recordings of your own.
+
+frame       the teacher's distribution at every frame (Senior, Sak, de Chaumont Quitry, Sainath, Rao, "Acoustic
+            Modelling with CD-CTC-SMBR LSTM RNNs", ASRU 2015; Hinton, Vinyals, Dean 2015, arXiv 1503.02531); default
+blank_free  only at frames where the teacher hears a symbol (Hilmes, Rossenbach, Schlueter 2025, arXiv 2506.01503)
+sequence    CTC on the teacher's 4 best transcripts, weighted by their probabilities (Takashima, Li, Kawai, ICASSP 2018)
+"""
+
+from ml_collections import ConfigDict
+
+from kd_jax.config import base, finish, parse, part, term, training
+
+VARIANTS = ("frame", "blank_free", "sequence")
+PAIR = (("student.logits",), ("teacher.logits",))
+FRAMES = {"frames": "batch.frames"}
+TERMS = {
+    "frame": term("losses.response.kd_loss", *PAIR, kwargs=dict(temperature=1.0), where="batch.frames"),
+    "blank_free": term(
+        "tasks.transcribe_terms.spoken_frames_loss", *PAIR, kwargs=dict(temperature=1.0, reach=0), options=FRAMES
+    ),
+    "sequence": term(
+        "tasks.transcribe_terms.hypotheses_loss", *PAIR, kwargs=dict(number=4, length=32), options=FRAMES
+    ),
+}
+INPUTS = ("batch.mel", "batch.frames")
+
+
+def adam(steps: int, learning_rate: float) -> ConfigDict:
+    optimizer = dict(name="adamw", learning_rate=learning_rate, weight_decay=1e-2, clip_norm=1.0, warmup=0.1)
+    return training(batch_size=32, steps=steps, optimizer=optimizer)
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    variant = parse(arg, variants=VARIANTS)
+    config = base()
+    transcription(config, variant.variant)
+    few = dict(data=dict(utterances=(32, 8, 8), labels=16), eval_batch_size=8, teacher=dict(model=dict(kwargs=dict(width=16))))
+    return finish(config, variant, tiny=few)
+
+
+def transcription(config: ConfigDict, method: str) -> None:
+    """Sets the variants of transcription."""
+    data = dict(name="kd_jax.data.spoken:sentences", utterances=(1500, 200, 400), samples=14400, length=32, labels=300)
+    config.data.update(data)
+    config.task = ConfigDict(part("tasks.transcribe.task"))
+    config.prepare = ConfigDict(part("models.speech.log_mel.features"))
+    config.student.model = dict(name="models.speech.conformer.convolutional", kwargs=dict(width=32))
+    config.teacher.model = dict(name="models.speech.conformer.conformer", kwargs=dict(width=80, dropout=0.1))
+    config.student.inputs = config.teacher.inputs = INPUTS
+    config.teacher.train, config.train = adam(1000, 0.002), adam(1000, 0.004)
+    config.teacher.data.labels, config.teacher.cache.directory = 0, "auto"
+    config.terms = ConfigDict({"ctc": {"weight": 1.0}, "teacher": TERMS[method]})
+    config.log_every, config.eval_every, config.eval_batch_size = 50, 500, 100
