@@ -54,7 +54,7 @@ def over_time(x: Array, kernel: int, module: nn.Module, dtype: Any) -> Array:
     init = nn.initializers.normal(kernel**-0.5)
     weights = module.param("depthwise", init, (kernel, x.shape[-1]), jnp.float32).astype(dtype)
     padded = jnp.pad(x, ((0, 0), (kernel // 2, (kernel - 1) // 2), (0, 0)))
-    return sum((padded[:, i : i + x.shape[1]] * weights[i] for i in range(kernel)), jnp.zeros_like(x))
+    return sum((padded[:, i : i + x.shape[1]] * weights[None, i : i + 1] for i in range(kernel)), jnp.zeros_like(x))
 
 
 class Block(nn.Module):
@@ -90,7 +90,9 @@ class Conformer(nn.Module):
         dtype = jnp.dtype(self.dtype)
         x = mel.astype(dtype)[..., None]
         for i in range(2):
-            x = nn.relu(nn.Conv(self.channels, (3, 3), (2, 2), dtype=dtype, name=f"subsampling{i}")(x))
+            strided = nn.Conv(self.channels, (3, 3), (2, 2), padding=1, dtype=dtype, name=f"subsampling{i}")
+            x = nn.relu(strided(x))
+            x = x if i else jnp.where(halfway(frames, x.shape[1])[..., None, None], x, 0)
         x = nn.Dense(self.width, dtype=dtype, name="projection")(x.reshape(*x.shape[:2], -1))
         x = Tap(name="subsampled")(x + positions(x.shape[1], self.width).astype(dtype)[None])
         for i in range(self.depth):
@@ -110,9 +112,10 @@ class Convolutional(nn.Module):
     def __call__(self, mel: Array, frames: Array, train: bool = False) -> Array:
         dtype = jnp.dtype(self.dtype)
         x = mel.astype(dtype)
-        x = nn.swish(nn.Conv(self.width, (5,), (2,), dtype=dtype, name="subsampling0")(x))
+        x = nn.swish(nn.Conv(self.width, (5,), (2,), padding=2, dtype=dtype, name="subsampling0")(x))
         x = nn.LayerNorm(dtype=dtype, name="subsampling_norm")(x)
-        x = Tap(name="subsampled")(nn.Conv(self.width, (3,), (2,), dtype=dtype, name="subsampling1")(x))
+        x = jnp.where(halfway(frames, x.shape[1])[..., None], x, 0)
+        x = Tap(name="subsampled")(nn.Conv(self.width, (3,), (2,), padding=1, dtype=dtype, name="subsampling1")(x))
         for i in range(self.depth):
             x = x + ConvolutionModule(self.kernel, dtype, name=f"block{i}")(x, frames)
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
@@ -120,16 +123,22 @@ class Convolutional(nn.Module):
         return symbols_of(x, frames, self.symbols, dtype)
 
 
-def symbols_of(x: Array, frames: Array, symbols: int, dtype: Any) -> Array:
-    """Returns logits [batch, frames, symbols]: those of the module "head", and on padding those of a blank.
+def halfway(frames: Array, length: int) -> Array:
+    """Returns which of `length` frames, two of which make one of `frames` [batch, ceil(length / 2)], are no padding.
 
-    ValueError where there are not as many frames as the hidden states x [batch, frames, width] have.
+    What a convolution makes of padding is its bias, which the next must not see: a longer batch would change answers.
+    ValueError where there are not as many.
     """
-    if frames.shape != x.shape[:2]:
+    if frames.shape[1] != -(-length // 2):
         raise ValueError(
-            f"batch.frames {frames.shape} are not those of the network, {x.shape[:2]}: it takes one frame in 4, so "
-            "config.prepare.kwargs.stride is 4."
+            f"batch.frames {frames.shape} are not those of the network, {(len(frames), -(-length // 2))}: it takes one "
+            "frame in 4, so config.prepare.kwargs.stride is 4."
         )
+    return jnp.repeat(frames, 2, axis=1)[:, :length]
+
+
+def symbols_of(x: Array, frames: Array, symbols: int, dtype: Any) -> Array:
+    """Returns logits [batch, frames, symbols]: those of the module "head", and on padding those of a blank."""
     x = Tap(name="embedding")(x)
     logits = nn.Dense(symbols, dtype=dtype, name="head")(x)
     blank = np.full(symbols, SURE, np.float32)
