@@ -14,13 +14,17 @@ sequence    CTC on the teacher's 4 best transcripts, weighted by their probabili
 language    which of five languages is a telephone prompt in? Recordings of people: apt-get install
             asterisk-core-sounds-{en,es,fr,it,ru}-wav; the teacher's answers (Hinton et al.), 50 labels; a prompt is in
             one split in all languages, but four voices speak all: what is learned is voices as much as languages
+whisper     Distil-Whisper (Gandhi, von Platen, Rush 2023, arXiv 2311.00430): the first and the last layer of a
+            Whisper's decoder on its frozen encoder, cross-entropy on its transcripts, of which those with more than 10 %
+            of the words wrong are left out, and KL; --config.teacher.path=FOLDER is a published one, else a small one
+            is trained on the same sentences
 """
 
 from ml_collections import ConfigDict
 
-from kd_jax.config import base, compose, finish, parse, part, term, training
+from kd_jax.config import base, compose, finish, parse, part, response, term, training
 
-VARIANTS = ("frame", "blank_free", "sequence", "language")
+VARIANTS = ("frame", "blank_free", "sequence", "language", "whisper")
 PAIR = (("student.logits",), ("teacher.logits",))
 FRAMES = {"frames": "batch.frames"}
 TERMS = {
@@ -28,9 +32,7 @@ TERMS = {
     "blank_free": term(
         "tasks.transcribe_terms.spoken_frames_loss", *PAIR, kwargs=dict(temperature=1.0, reach=0), options=FRAMES
     ),
-    "sequence": term(
-        "tasks.transcribe_terms.hypotheses_loss", *PAIR, kwargs=dict(number=4, length=32), options=FRAMES
-    ),
+    "sequence": term("tasks.transcribe_terms.hypotheses_loss", *PAIR, kwargs=dict(number=4, length=32), options=FRAMES),
 }
 INPUTS = ("batch.mel", "batch.frames")
 
@@ -46,6 +48,8 @@ def get_config(arg: str = "") -> ConfigDict:
     if variant.variant == "language":
         language(config)
         return finish(config, variant, tiny=dict(data=dict(labels=50)))
+    if variant.variant == "whisper":
+        return finish(config, variant, tiny=whisper(config))
     transcription(config, variant.variant)
     few = dict(data=dict(utterances=(32, 8, 8), labels=16), eval_batch_size=8)
     return finish(config, variant, tiny=few | dict(teacher=dict(model=dict(kwargs=dict(width=16)))))
@@ -78,3 +82,28 @@ def transcription(config: ConfigDict, method: str) -> None:
     config.teacher.data.labels, config.teacher.cache.directory = 0, "auto"
     config.terms = ConfigDict({"ctc": {"weight": 1.0}, "teacher": TERMS[method]})
     config.log_every, config.eval_every, config.eval_batch_size = 50, 500, 100
+
+
+def whisper(config: ConfigDict) -> dict:
+    """Sets Distil-Whisper; returns what is smaller in a tiny run."""
+    data = dict(name="kd_jax.data.spoken_tokens:sentences", utterances=(600, 100, 200), samples=28800, length=36)
+    config.data.update(dict(tokenizer="", **data))
+    sizes = dict(width=64, encoder_depth=2, heads=4, source_positions=90, target_positions=48)
+    config.teacher.model = dict(name="models.speech.whisper.whisper", kwargs=dict(**sizes, decoder_depth=4))
+    config.student.model = dict(name="models.speech.whisper.whisper", kwargs=dict(**sizes, decoder_depth=2))
+    config.student.initial = ConfigDict(part("models.speech.whisper_folder.layers"))
+    config.student.inputs = config.teacher.inputs = ("batch.source", "batch.tokens", "batch.source_mask")
+    config.teacher.train, config.train = adam(1500, 0.002), adam(300, 0.001)
+    config.train.optimizer.trained = "/decoder/"
+    config.terms = ConfigDict(response(1.0, temperature=2.0, ce=0.8, where="batch.labelled"))
+    decoding = "models.speech.whisper.decoding"
+    options = dict(prompt=0, beams=0, word_errors=0.1, batch=50, decoding=decoding)
+    config.scheme = ConfigDict(part("schemes.sequence_level.build", **options))
+    config.summary = ConfigDict(part("schemes.text_summary.error_rate", prompt=0, count=200, decoding=decoding))
+    config.log_every, config.eval_every, config.eval_batch_size = 50, 150, 50
+    small = dict(width=16, encoder_depth=1)
+    few = dict(
+        data=dict(utterances=(32, 8, 8)), eval_batch_size=8, scheme=dict(kwargs=dict(word_errors=10.0, batch=16))
+    )
+    few |= dict(summary=dict(kwargs=dict(count=8, batch=8)), student=dict(model=dict(kwargs=small)))
+    return few | dict(teacher=dict(model=dict(kwargs=small | dict(decoder_depth=3))))

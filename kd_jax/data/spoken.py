@@ -22,7 +22,7 @@ import numpy as np
 
 from kd_jax.data.folders import places
 from kd_jax.data.load import DEFAULTS
-from kd_jax.data.source import DataNotFound, Splits
+from kd_jax.data.source import DataNotFound, Source, Splits
 from kd_jax.data.transcripts import FRAME, RATE, encode, needed, source_of
 from kd_jax.ranges import COUNT, check_numbers
 
@@ -67,33 +67,45 @@ def sentences(config: Mapping[str, Any]) -> Splits:
     """
     fields = {**DEFAULTS, **FIELDS, "length": FIELDS["length"], **config}
     check_numbers("data", fields, {"samples": COUNT, "length": COUNT})
+    samples, length, seed, directory = (fields[name] for name in ("samples", "length", "split_seed", "directory"))
+
+    def make(split: str, count: int) -> Source:
+        lines = drawn(split, count, samples, length, seed, directory)
+        numbers = [VOICES[split].index((line.program, line.voice)) for line, _ in lines]
+        voices = tuple(f"{program} {voice}" for program, voice in VOICES[split])
+        more = dict(fields={"voice": np.array(numbers, np.int32)}, levels={"voice": voices})
+        texts, recordings = [line.text for line, _ in lines], [recording for _, recording in lines]
+        return source_of("spoken", split, recordings, texts, samples, length, **more)
+
+    return Splits(*map(make, SPLITS, counts_of(fields)))
+
+
+def counts_of(fields: Mapping[str, Any]) -> list[int]:
+    """Returns how many sentences train, validation and test have; ValueError where one has none."""
     counts = [int(n) for n in fields["utterances"]]
     if len(counts) != 3 or min(counts) < 1:
         raise ValueError(f"data.utterances is how many to train, validate and test with, not {fields['utterances']!r}.")
-    whole = [
-        _split(split, n, fields["samples"], fields["length"], fields["split_seed"], fields["directory"])
-        for split, n in zip(SPLITS, counts, strict=True)
-    ]
-    return Splits(*whole)
+    return counts
 
 
-def _split(split: str, count: int, samples: int, length: int, seed: int, directory: str) -> Any:
-    """The source of a split: lines are drawn and spoken until so many fit."""
-    rng, texts, recordings, numbers = np.random.default_rng((seed, SPLITS.index(split))), [], [], []
-    while len(texts) < count:
-        lines = [draw(split, rng) for _ in range(count - len(texts) + count // 8 + 1)]
-        for line, recording in zip(lines, spoken(lines, directory), strict=True):
-            fits = len(recording) <= samples and len(line.text) <= length
-            if fits and needed(encode(line.text)) <= -(-len(recording) // FRAME) and len(texts) < count:
-                texts.append(line.text), recordings.append(recording)
-                numbers.append(VOICES[split].index((line.program, line.voice)))
-        if not texts:
-            raise ValueError(
-                f"No sentence fits data.samples={samples} ({samples / RATE:.2f} s) and data.length={length}."
-            )
-    voices = tuple(f"{program} {voice}" for program, voice in VOICES[split])
-    more = dict(fields={"voice": np.array(numbers, np.int32)}, levels={"voice": voices})
-    return source_of("spoken", split, recordings, texts, samples, length, **more)
+def drawn(
+    split: str, count: int, samples: int, length: int, seed: int, directory: str = "", rate: int = RATE
+) -> list[tuple[Line, np.ndarray]]:
+    """Returns `count` lines of a split and their recordings at `rate`; lines are drawn and spoken until so many fit.
+
+    A recording has at most `samples`, a text `length` symbols and no more than the frames of its recording can say.
+    ValueError where none of a hundred fits.
+    """
+    rng, fitting = np.random.default_rng((seed, SPLITS.index(split))), []
+    while len(fitting) < count:
+        lines = [draw(split, rng) for _ in range(max(count - len(fitting) + count // 8, 100 * (not fitting)))]
+        for line, recording in zip(lines, spoken(lines, directory, rate), strict=True):
+            frames = -(-len(recording) * RATE // rate // FRAME)
+            if len(recording) <= samples and len(line.text) <= length and needed(encode(line.text)) <= frames:
+                fitting.append((line, recording))
+        if not fitting:
+            raise ValueError(f"No sentence fits data.samples={samples} at {rate} Hz and data.length={length}.")
+    return fitting[:count]
 
 
 def sentence(rng: np.random.Generator) -> str:
@@ -122,9 +134,9 @@ def draw(split: str, rng: np.random.Generator) -> Line:
     return Line(text, program, voice, int(rng.integers(120, 170)), int(rng.integers(30, 71)))
 
 
-def spoken(lines: Sequence[Line], directory: str = "") -> list[np.ndarray]:
-    """Returns the recordings of lines, float32 [samples] each, from the disk where they were spoken before."""
-    key = hashlib.sha256(json.dumps(lines).encode()).hexdigest()[:32]
+def spoken(lines: Sequence[Line], directory: str = "", rate: int = RATE) -> list[np.ndarray]:
+    """Returns the recordings of lines at `rate`, float32 [samples] each, from the disk where they were spoken before."""
+    key = hashlib.sha256(json.dumps([rate, lines]).encode()).hexdigest()[:32]
     path = _cache() / f"{key}.npz"
     if path.is_file():
         with np.load(path) as file:
@@ -132,7 +144,7 @@ def spoken(lines: Sequence[Line], directory: str = "") -> list[np.ndarray]:
     else:
         programs = {name: _program(name, directory) for name in sorted({line.program for line in lines})}
         with ThreadPoolExecutor(2) as threads:
-            parts = list(threads.map(lambda line: speak(line, *programs[line.program]), lines))
+            parts = list(threads.map(lambda line: speak(line, *programs[line.program], rate), lines))
         ends, samples = np.cumsum([len(part) for part in parts]), np.concatenate(parts)
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = path.with_name(f"{key}.{os.getpid()}.tmp.npz")
@@ -164,8 +176,8 @@ def _program(name: str, directory: str) -> tuple[str, dict[str, str]]:
     return str(path), {**os.environ, **more}
 
 
-def speak(line: Line, path: str, environment: Mapping[str, str]) -> np.ndarray:
-    """Returns a recording of a line, int16 [samples] at 8 kHz with a peak of half of the range, ends without sound cut.
+def speak(line: Line, path: str, environment: Mapping[str, str], rate: int = RATE) -> np.ndarray:
+    """Returns a recording of a line, int16 [samples] at `rate` with a peak of half of the range, ends without sound cut.
 
     ValueError with the program's message where it fails or says nothing.
     """
@@ -180,12 +192,12 @@ def speak(line: Line, path: str, environment: Mapping[str, str]) -> np.ndarray:
         said = " ".join(ran.stderr.decode(errors="replace").split())[:200]
         raise ValueError(f"spoken: {line.program} did not speak {line.text!r} by the voice {line.voice}: {said}")
     with wave.open(io.BytesIO(ran.stdout)) as file:
-        rate, frames = file.getframerate(), file.readframes(1 << 30)
+        theirs, frames = file.getframerate(), file.readframes(1 << 30)
     samples = np.frombuffer(frames[: len(frames) // 2 * 2], "<i2").astype(np.float32)
     from scipy.signal import resample_poly  # here: it takes a while to import
 
-    common = np.gcd(rate, RATE)
-    samples = resample_poly(samples, RATE // common, rate // common)
+    common = np.gcd(theirs, rate)
+    samples = resample_poly(samples, rate // common, theirs // common)
     loud = np.flatnonzero(np.abs(samples) > 0.01 * np.abs(samples).max())
     samples = samples[loud[0] : loud[-1] + 1]
     return np.round(samples * (16384 / np.abs(samples).max())).astype(np.int16)

@@ -119,9 +119,7 @@ def collect(run: Run, batch: Mapping[str, Array], key: Array) -> dict[str, Array
     return {"symbols": greedy(run().logits), "label": batch["label"]}
 
 
-def finish(
-    sums: Mapping[str, tuple[Any, Any]], collected: Mapping[str, Any], symbols: Sequence[str]
-) -> dict[str, Any]:
+def finish(sums: Mapping[str, tuple[Any, Any]], collected: Mapping[str, Any], symbols: Sequence[str]) -> dict[str, Any]:
     """Returns the means, the error rates of words and characters, and the standard error of the former.
 
     That is sqrt(sum over recordings of (errors - rate words)^2) / words. Recordings without a transcript are left out.
