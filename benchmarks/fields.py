@@ -24,8 +24,16 @@ from kd_jax.system.workdir import git_hash
 ROWS = {
     "policy": ((5, ("dagger", "offline", "sharp", "student")), (5, ("value",))),
     "recommender": ((5, ("listwise", "rd", "rrd", "cd")),),
+    "speech": (
+        (3, ("frame", "blank_free", "sequence")),
+        (3, ("language",)),
+        (3, ("whisper",)),
+    ),
     "activity": ((5, ("response", "relation", "crd")), (5, ("response,accelerometer",))),
 }
+
+
+OWN_TEACHER = ("language", "whisper", "vad")  # variants of speech that another network teaches
 
 
 def main() -> None:
@@ -68,7 +76,8 @@ def run(name: str, variant: str, seed: int, root: Path, baseline: bool) -> dict[
     config = config_of(load(locate(f"configs/{name}.py")), variant)
     config.seed, config.report, config.baseline = seed, False, baseline
     flags = "_".join(variant.split(",")[1:])
-    config.teacher.workdir = str(root / name / f"teacher_{flags}")
+    own = variant if variant in OWN_TEACHER else ""
+    config.teacher.workdir = str(root / name / f"teacher_{own or flags}")
     return kd_jax.run(config, root / name / variant.replace(",", "_") / str(seed))
 
 

@@ -3,7 +3,7 @@
 apt-get install espeak-ng flite && pip install jiwer
 python launch.py --config=configs/speech.py[:VARIANT,tiny]
 
-The teacher, a Conformer of 320,000 parameters, has the transcripts of 1,500 sentences; the student, convolutions of
+The teacher, a Conformer of 318,000 parameters, has the transcripts of 1,500 sentences; the student, convolutions of
 20,000, those of 300 and the other recordings without. Voices and sentences of the test are in no training. Log-mel
 energies are computed on the device. --config.data.name=kd_jax.data.transcripts:folder reads recordings of your own.
 
@@ -15,9 +15,9 @@ language    which of five languages is a telephone prompt in? Recordings of peop
             asterisk-core-sounds-{en,es,fr,it,ru}-wav; the teacher's answers (Hinton et al.), 50 labels; a prompt is in
             one split in all languages, but four voices speak all: what is learned is voices as much as languages
 whisper     Distil-Whisper (Gandhi, von Platen, Rush 2023, arXiv 2311.00430): the first and the last layer of a
-            Whisper's decoder on its frozen encoder, cross-entropy on its transcripts, of which those with more than 10 %
-            of the words wrong are left out, and KL; --config.teacher.path=FOLDER is a published one, else a small one
-            is trained on the same sentences
+            Whisper's decoder on its frozen encoder, cross-entropy on its transcripts, but for those with more than 10 %
+            of the words wrong, and KL; --config.teacher.path=FOLDER is a published one, else a small one is trained
+            on the same sentences
 """
 
 from ml_collections import ConfigDict
@@ -78,10 +78,10 @@ def transcription(config: ConfigDict, method: str) -> None:
     config.student.model = dict(name="models.speech.conformer.convolutional", kwargs=dict(width=32))
     config.teacher.model = dict(name="models.speech.conformer.conformer", kwargs=dict(width=80, dropout=0.1))
     config.student.inputs = config.teacher.inputs = INPUTS
-    config.teacher.train, config.train = adam(1000, 0.002), adam(1000, 0.004)
+    config.teacher.train, config.train = adam(500, 0.002), adam(400, 0.004)
     config.teacher.data.labels, config.teacher.cache.directory = 0, "auto"
     config.terms = ConfigDict({"ctc": {"weight": 1.0}, "teacher": TERMS[method]})
-    config.log_every, config.eval_every, config.eval_batch_size = 50, 500, 100
+    config.log_every, config.eval_every, config.eval_batch_size = 50, 200, 100
 
 
 def whisper(config: ConfigDict) -> dict:
@@ -93,7 +93,7 @@ def whisper(config: ConfigDict) -> dict:
     config.student.model = dict(name="models.speech.whisper.whisper", kwargs=dict(**sizes, decoder_depth=2))
     config.student.initial = ConfigDict(part("models.speech.whisper_folder.layers"))
     config.student.inputs = config.teacher.inputs = ("batch.source", "batch.tokens", "batch.source_mask")
-    config.teacher.train, config.train = adam(1500, 0.002), adam(300, 0.001)
+    config.teacher.train, config.train = adam(800, 0.002), adam(150, 0.001)
     config.train.optimizer.trained = "/decoder/"
     config.terms = ConfigDict(response(1.0, temperature=2.0, ce=0.8, where="batch.labelled"))
     decoding = "models.speech.whisper.decoding"

@@ -116,7 +116,8 @@ def sentence(rng: np.random.Generator) -> str:
     if kind == 1:
         verb = rng.choice(["turn", "switch"])
         return f"{verb} {rng.choice(['on', 'off'])} the {rng.choice(THINGS)}"
-    return f"{rng.choice(['call', 'tell', 'ask'])} {rng.choice(NAMES)} {rng.choice(['at', 'on', 'in'])} {rng.choice(DIGITS)}"
+    verb, place = rng.choice(["call", "tell", "ask"]), rng.choice(["at", "on", "in"])
+    return f"{verb} {rng.choice(NAMES)} {place} {rng.choice(DIGITS)}"
 
 
 def share_of(text: str) -> str:
@@ -135,7 +136,7 @@ def draw(split: str, rng: np.random.Generator) -> Line:
 
 
 def spoken(lines: Sequence[Line], directory: str = "", rate: int = RATE) -> list[np.ndarray]:
-    """Returns the recordings of lines at `rate`, float32 [samples] each, from the disk where they were spoken before."""
+    """Returns the recordings of lines at `rate`, float32 [samples] each, from the disk if they were spoken before."""
     key = hashlib.sha256(json.dumps([rate, lines]).encode()).hexdigest()[:32]
     path = _cache() / f"{key}.npz"
     if path.is_file():
@@ -177,7 +178,7 @@ def _program(name: str, directory: str) -> tuple[str, dict[str, str]]:
 
 
 def speak(line: Line, path: str, environment: Mapping[str, str], rate: int = RATE) -> np.ndarray:
-    """Returns a recording of a line, int16 [samples] at `rate` with a peak of half of the range, ends without sound cut.
+    """Returns a recording of a line, int16 [samples] at `rate`, its peak half of the range, silent ends cut off.
 
     ValueError with the program's message where it fails or says nothing.
     """

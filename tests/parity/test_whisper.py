@@ -1,4 +1,4 @@
-"""Whisper against `transformers`: the same weights give the same logits, and the same greedy tokens, read and written."""
+"""Whisper against `transformers`: the same weights give the same logits and greedy tokens, read and written."""
 
 import jax
 import jax.numpy as jnp

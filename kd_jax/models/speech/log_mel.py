@@ -65,9 +65,9 @@ def filters(
 
 
 def power_spectrum(waves: Array, window: int, hop: int, size: int = 0) -> Array:
-    """Returns abs(FFT)^2 [batch, frames, size // 2 + 1] of waves [batch, samples], frames = 1 + (samples - window) // hop.
+    """Returns abs(FFT)^2 [batch, frames, size // 2 + 1] of waves [batch, samples].
 
-    The window is Hann's, periodic; `size` is that of the FFT, 0 for the window's. ValueError for waves shorter than a
+    There are 1 + (samples - window) // hop frames. The window is Hann's, periodic; `size` is that of the FFT, 0 for the window's. ValueError for waves shorter than a
     window.
     """
     samples = waves.shape[1]

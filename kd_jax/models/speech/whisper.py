@@ -1,4 +1,4 @@
-"""Whisper: an encoder of log-mel energies, a decoder of tokens that looks at it; published folders are read and written.
+"""Whisper: an encoder of log-mel energies, and a decoder of tokens that attends to it.
 
 Radford et al., "Robust Speech Recognition via Large-Scale Weak Supervision", 2022, arXiv 2212.04356. Taps:
 encoder/layerN, memory, decoder/layerN, decoder/norm; the head is the table of tokens, params.<role>.decoder.embed.
@@ -277,9 +277,9 @@ def whisper(
     dropout: float = 0.0,
     dtype: Any = "float32",
 ) -> Whisper:
-    """Returns a Whisper of these sizes, or with those of config.json of a `folder`, of which `decoder_depth` is changed.
+    """Returns a Whisper of these sizes, or of those that config.json of a `folder` says, but for `decoder_depth`.
 
-    `decoder_depth` = 0 is that of the folder, or `encoder_depth`. ValueError for a folder that is no Whisper's, and
+    A `decoder_depth` of 0 is that of the folder, or `encoder_depth`. ValueError for a folder that is no Whisper's, and
     where `width` is no multiple of `heads`.
     """
     if folder:
@@ -296,5 +296,5 @@ def whisper(
 
 
 def spread(deep: int, depth: int) -> tuple[int, ...]:
-    """Returns the numbers of `depth` layers of `deep` as far apart as whole numbers allow, the first and the last too."""
+    """Returns the numbers of `depth` layers of `deep`, as far apart as can be, the first and the last too."""
     return tuple(int(i) for i in np.round(np.linspace(0, deep - 1, depth)))
