@@ -28,6 +28,7 @@ ROWS = {
         (3, ("frame", "blank_free", "sequence")),
         (3, ("language",)),
         (3, ("whisper",)),
+        (5, ("vad",)),
     ),
     "activity": ((5, ("response", "relation", "crd")), (5, ("response,accelerometer",))),
 }

@@ -55,16 +55,7 @@ def prompts(config: Mapping[str, Any]) -> Splits:
     missing.
     """
     fields = {**DEFAULTS, **config}
-    folders = _folders(str(path_of(fields["directory"] or FOLDER, "data.directory")))
-    parts: dict[str, list[tuple[np.ndarray, int]]] = {"train": [], "validation": [], "test": []}
-    for label, code in enumerate(LANGUAGES):
-        for folder in folders[code]:
-            for path in sorted(folder.rglob("*.wav")):
-                clip = speech_of(read(path))
-                if clip is not None:
-                    parts[_split_of(path.relative_to(folder).as_posix(), fields["split_seed"])].append((clip, label))
-    if empty := [split for split, rows in parts.items() if not rows]:
-        raise ValueError(f"speech: {', '.join(empty)} would have no prompt; there are too few.")
+    parts = by_split(fields["directory"], fields["split_seed"])
 
     def make(split: str) -> Source:
         clips, labels = zip(*parts[split], strict=True)
@@ -72,6 +63,25 @@ def prompts(config: Mapping[str, Any]) -> Splits:
         return in_memory("prompts", split, waves, np.array(labels), class_names=LANGUAGES, mean=(0.0,), std=(1.0,))
 
     return Splits(*map(make, ("train", "validation", "test")))
+
+
+def by_split(directory: str, seed: int) -> dict[str, list[tuple[np.ndarray, int]]]:
+    """Returns {split: [(the first 1.06 s of sound of a prompt, the number of its language)]}.
+
+    `directory` is as that of `prompts`, which says how the splits are made. DataNotFound where a language is missing,
+    ValueError where a split has no prompt.
+    """
+    folders = _folders(str(path_of(directory or FOLDER, "data.directory")))
+    parts: dict[str, list[tuple[np.ndarray, int]]] = {"train": [], "validation": [], "test": []}
+    for label, code in enumerate(LANGUAGES):
+        for folder in folders[code]:
+            for path in sorted(folder.rglob("*.wav")):
+                clip = speech_of(read(path))
+                if clip is not None:
+                    parts[_split_of(path.relative_to(folder).as_posix(), seed)].append((clip, label))
+    if empty := [split for split, rows in parts.items() if not rows]:
+        raise ValueError(f"speech: {', '.join(empty)} would have no prompt; there are too few.")
+    return parts
 
 
 def _split_of(name: str, seed: int) -> str:

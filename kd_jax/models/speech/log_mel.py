@@ -67,8 +67,8 @@ def filters(
 def power_spectrum(waves: Array, window: int, hop: int, size: int = 0) -> Array:
     """Returns abs(FFT)^2 [batch, frames, size // 2 + 1] of waves [batch, samples].
 
-    There are 1 + (samples - window) // hop frames. The window is Hann's, periodic; `size` is that of the FFT, 0 for the window's. ValueError for waves shorter than a
-    window.
+    There are 1 + (samples - window) // hop frames. The window is Hann's, periodic; `size` is that of the FFT, 0 for the
+    window's. ValueError for waves shorter than a window.
     """
     samples = waves.shape[1]
     if samples < window:
