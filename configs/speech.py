@@ -119,7 +119,7 @@ def whisper(config: ConfigDict) -> dict:
     config.teacher.train, config.train = adam(800, 0.002), adam(150, 0.001)
     config.train.optimizer.trained = "/decoder/"
     config.terms = ConfigDict(response(1.0, temperature=2.0, ce=0.8, where="batch.labelled"))
-    decoding = "models.speech.whisper.decoding"
+    decoding = "models.speech.whisper_decoding.decoding"
     options = dict(prompt=0, beams=0, word_errors=0.1, batch=50, decoding=decoding)
     config.scheme = ConfigDict(part("schemes.sequence_level.build", **options))
     config.summary = ConfigDict(part("schemes.text_summary.error_rate", prompt=0, count=200, decoding=decoding))

@@ -68,8 +68,8 @@ def source_of(
         labels[i, first : len(row) - 1] = row[first + 1 :]
     waves = waves_of(recordings, samples)[..., 0, 0]
     fields = {"segments": segments, "source": waves, "source_mask": np.ones((len(rows), 1), np.int32)}
-    about: dict[str, Any] = dict(fields=fields, entry="tokens", decode=tokens.decode, end=tokens.end)
-    return Source("spoken", split, tokens.size, (), (), (), (length,), labels, rows, **about)
+    options: dict[str, Any] = dict(fields=fields, entry="tokens", decode=tokens.decode, end=tokens.end)
+    return Source("spoken", split, tokens.size, (), (), (), (length,), labels, rows, **options)
 
 
 def characters() -> Tokens:

@@ -122,8 +122,8 @@ def source_of(
             )
         labels[i, : len(symbols)] = symbols
     waves = waves_of(recordings, samples, names)
-    about = dict(class_names=SYMBOLS, mean=(0.0,), std=(1.0,))
-    return in_memory(name, split, waves, labels, **about, fields=fields, levels=levels)
+    options: dict[str, Any] = dict(class_names=SYMBOLS, mean=(0.0,), std=(1.0,), fields=fields, levels=levels)
+    return in_memory(name, split, waves, labels, **options)
 
 
 def folder(config: Mapping[str, Any]) -> Splits:

@@ -11,7 +11,7 @@ transformers = pytest.importorskip("transformers")
 from kd_jax.models.adapters import as_model  # noqa: E402
 from kd_jax.models.language.beam_search import beam_search  # noqa: E402
 from kd_jax.models.language.generation import generate  # noqa: E402
-from kd_jax.models.speech import whisper, whisper_folder  # noqa: E402
+from kd_jax.models.speech import whisper, whisper_decoding, whisper_folder  # noqa: E402
 from kd_jax.models.speech.log_mel import whisper_log_mel  # noqa: E402
 
 KEY, START, END = jax.random.key(0), 1, 2
@@ -75,7 +75,7 @@ def test_logits_are_those_of_transformers(pair, tmp_path):
 def test_greedy_tokens_are_those_of_the_whole_network(pair):
     theirs, model, (params, stats), _ = pair
     mel, _ = batch()
-    run = whisper.decoding(model.module)
+    run = whisper_decoding.decoding(model.module)
     text = generate(
         run,
         params,
@@ -110,7 +110,7 @@ def test_greedy_tokens_are_those_of_the_whole_network(pair):
 def test_left_padding_changes_nothing(pair):
     _, model, (params, _), _ = pair
     mel, tokens = batch()
-    run = whisper.decoding(model.module)
+    run = whisper_decoding.decoding(model.module)
     plain, _ = run.step(params, jnp.asarray(tokens), run.read(params, mel, None, 7), None, False)
     padded = jnp.asarray(np.pad(tokens, ((0, 0), (2, 0))))
     mask = jnp.asarray(np.pad(np.ones((2, 7), bool), ((0, 0), (2, 0))))

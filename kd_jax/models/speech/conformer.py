@@ -68,8 +68,8 @@ class Block(nn.Module):
         dtype, width = self.dtype, x.shape[-1]
         x = x + 0.5 * FeedForward(4 * width, self.dropout, dtype, name="first")(x, train)
         attention = nn.MultiHeadDotProductAttention(self.heads, dtype=dtype, name="attention")
-        seen = frames[:, None, None, :]
-        x = x + attention(nn.LayerNorm(dtype=dtype, name="attention_norm")(x), mask=seen)
+        readable = frames[:, None, None, :]
+        x = x + attention(nn.LayerNorm(dtype=dtype, name="attention_norm")(x), mask=readable)
         x = x + ConvolutionModule(self.kernel, dtype, name="convolution")(x, frames)
         x = x + 0.5 * FeedForward(4 * width, self.dropout, dtype, name="second")(x, train)
         return nn.LayerNorm(dtype=dtype, name="norm")(x)

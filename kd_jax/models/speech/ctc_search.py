@@ -23,9 +23,9 @@ def greedy(logits: Array) -> Array:
     """
     best = jnp.argmax(jnp.asarray(logits), -1).astype(jnp.int32)
     before = jnp.pad(best[:, :-1], ((0, 0), (1, 0)))
-    kept = (best != 0) & (best != before)
-    order = jnp.argsort(~kept, axis=1, stable=True)
-    return jnp.where(jnp.take_along_axis(kept, order, 1), jnp.take_along_axis(best, order, 1), -1)
+    stays = (best != 0) & (best != before)
+    order = jnp.argsort(~stays, axis=1, stable=True)
+    return jnp.where(jnp.take_along_axis(stays, order, 1), jnp.take_along_axis(best, order, 1), -1)
 
 
 class Beams(NamedTuple):
@@ -97,16 +97,16 @@ def _extended(held: Beams, log_p: Array) -> Beams:
     fresh = jnp.where(allowed, fresh, NEVER)
     scores = jnp.concatenate([jnp.where(alive, jnp.logaddexp(blank, other), NEVER), fresh.reshape(-1)])
     _, chosen = jax.lax.top_k(scores, beams)
-    kept = chosen < beams
-    origin = jnp.where(kept, chosen, (chosen - beams) // len(symbols))
-    symbol = jnp.where(kept, -1, (chosen - beams) % len(symbols)).astype(jnp.int32)
+    stays = chosen < beams
+    origin = jnp.where(stays, chosen, (chosen - beams) // len(symbols))
+    symbol = jnp.where(stays, -1, (chosen - beams) % len(symbols)).astype(jnp.int32)
     place = jnp.minimum(held.count[origin], length - 1)
     rows = held.symbols[origin]
-    written = rows.at[jnp.arange(beams), place].set(jnp.where(kept, rows[jnp.arange(beams), place], symbol))
+    written = rows.at[jnp.arange(beams), place].set(jnp.where(stays, rows[jnp.arange(beams), place], symbol))
     none = jnp.full(beams, NEVER)
     return Beams(
         written,
-        held.count[origin] + ~kept,
-        jnp.where(kept, blank[origin], none),
-        jnp.where(kept, other[origin], scores[chosen]),
+        held.count[origin] + ~stays,
+        jnp.where(stays, blank[origin], none),
+        jnp.where(stays, other[origin], scores[chosen]),
     )

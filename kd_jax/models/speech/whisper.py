@@ -12,9 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from kd_jax.models.language.generation import Decoding
 from kd_jax.models.layers import Tap
 from kd_jax.models.speech.conformer import positions
 from kd_jax.models.speech.log_mel import whisper_log_mel
@@ -234,36 +232,6 @@ class Whisper(nn.Module):
         return self.decoder.step(*arguments)
 
 
-def decoding(module: Whisper) -> Decoding:
-    """Returns the functions with which generation.py and beam_search.py run a Whisper: its cache begins with `read`."""
-    o = module.options
-
-    def start(params: PyTree, batch: int, size: int) -> Cache:
-        raise ValueError("Whisper generates from a recording: give cache=decoding.read(params, source, None, size)")
-
-    def read(params: PyTree, source: Array, source_mask: Array | None, size: int) -> Cache:
-        if size > o.target_positions:
-            raise ValueError(f"Whisper: {size} tokens, and positions were learned for {o.target_positions}.")
-        memory: Any = module.apply({"params": params}, source, method="pairs")
-        empty = jnp.zeros((len(source), size, o.decoder_heads, o.width // o.decoder_heads), o.dtype)
-        past = tuple((empty, empty) for _ in range(o.decoder_depth))
-        return Cache(past, memory, jnp.zeros((len(source), size), bool), jnp.int32(0))
-
-    def step(
-        params: PyTree, tokens: Array, cache: Cache, mask: Array | None = None, last: bool = False
-    ) -> tuple[Array, Cache]:
-        return module.apply({"params": params}, tokens, cache, mask, last, method="step")  # pyrefly: ignore
-
-    def take(cache: Cache, rows: Array) -> Cache:
-        past, memory, valid = jax.tree.map(lambda x: x[rows], (cache.past, cache.memory, cache.valid))
-        return Cache(past, memory, valid, cache.index)
-
-    def rewind(cache: Cache, index: Array) -> Cache:
-        raise ValueError("Whisper goes on from all rows at once: no speculative decoding.")
-
-    return Decoding(start, step, take, rewind, read)
-
-
 def whisper(
     vocabulary: int = 0,
     folder: str = "",
@@ -293,8 +261,3 @@ def whisper(
     depths = dict(encoder_depth=encoder_depth, decoder_depth=decoder_depth or encoder_depth)
     reach = dict(bands=bands, source_positions=source_positions, target_positions=target_positions)
     return Whisper(Options(vocabulary, width, **depths, **sides, **reach, dropout=dropout, dtype=dtype))
-
-
-def spread(deep: int, depth: int) -> tuple[int, ...]:
-    """Returns the numbers of `depth` layers of `deep`, as far apart as can be, the first and the last too."""
-    return tuple(int(i) for i in np.round(np.linspace(0, deep - 1, depth)))

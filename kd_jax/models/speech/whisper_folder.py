@@ -9,12 +9,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.hub import find_model
 from kd_jax.models.safetensors_io import Rule, dense, norm, read_config, read_params, write_folder
-from kd_jax.models.speech.whisper import Options, Whisper, spread
+from kd_jax.models.speech.whisper import Options, Whisper
 from kd_jax.types import Array, Model, PyTree, Variables
 
 FIELDS = {
@@ -137,3 +138,8 @@ def _module(model: Model | Whisper) -> Whisper:
     if not isinstance(module, Whisper):
         raise ValueError(f"expected models.speech.whisper.Whisper, got {type(module).__name__}")
     return module
+
+
+def spread(deep: int, depth: int) -> tuple[int, ...]:
+    """Returns the numbers of `depth` layers of `deep`, as far apart as can be, the first and the last too."""
+    return tuple(int(i) for i in np.round(np.linspace(0, deep - 1, depth)))
