@@ -26,8 +26,17 @@ ROWS = {
     "recommender": ((5, ("listwise", "rd", "rrd", "cd")),),
     "detection": ((3, ("response", "ld", "imitation", "fgd", "cwd", "mgd")),),
     "segmentation": ((3, ("pixel", "cwd", "ifvd", "pairwise", "structured")),),
+    "speech": (
+        (3, ("frame", "blank_free", "sequence")),
+        (3, ("language",)),
+        (3, ("whisper",)),
+        (5, ("vad",)),
+    ),
     "activity": ((5, ("response", "relation", "crd")), (5, ("response,accelerometer",))),
 }
+
+
+OWN_TEACHER = ("language", "whisper", "vad")  # variants of speech that another network teaches
 
 
 def main() -> None:
@@ -70,7 +79,8 @@ def run(name: str, variant: str, seed: int, root: Path, baseline: bool) -> dict[
     config = config_of(load(locate(f"configs/{name}.py")), variant)
     config.seed, config.report, config.baseline = seed, False, baseline
     flags = "_".join(variant.split(",")[1:])
-    config.teacher.workdir = str(root / name / f"teacher_{flags}")
+    own = variant if variant in OWN_TEACHER else ""
+    config.teacher.workdir = str(root / name / f"teacher_{own or flags}")
     return kd_jax.run(config, root / name / variant.replace(",", "_") / str(seed))
 
 

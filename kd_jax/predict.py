@@ -1,7 +1,8 @@
 """What an exported network says of files: python -m kd_jax.predict RUN FILES... [--out=FILE.csv|FILE.jsonl].
 
 RUN is what kd_jax.load takes. FILES are pictures (resized to what the network reads), folders of pictures, .npy and
-.npz arrays, .csv rows of numbers, and .txt files with a text a line. Without --out the lines go to the terminal.
+.npz arrays, .csv rows of numbers, .txt files with a text a line, and .wav recordings (16 bit, mono, 8 kHz) of a network
+of waves. Without --out the lines go to the terminal.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from kd_jax.data.images.pictures import as_array, centre_crop
+from kd_jax.data.transcripts import read_wave, waves_of
+from kd_jax.train.raw import joined
 from kd_jax.train.student import MOST, Student, load
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
-KINDS = (*PICTURES, ".npy", ".npz", ".csv", ".txt")
+KINDS = (*PICTURES, ".npy", ".npz", ".csv", ".txt", ".wav")
 OUT = (".csv", ".jsonl")
 Part = tuple[list[str], Any]  # (the name of each example, the examples)
 
@@ -150,6 +153,11 @@ def _read(student: Student, place: Path) -> Any:
     kind = place.suffix.lower()
     if kind == ".txt":
         return [line for line in place.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if kind == ".wav":
+        shape = tuple(student.info["input"]["shape"])
+        if len(shape) != 3 or shape[1:] != (1, 1):
+            raise ValueError(f"{place} is a recording, and this network reads {joined(student.info)}.")
+        return waves_of([read_wave(place)], shape[0], [str(place)])
     try:
         if kind == ".csv":
             rows = list(csv.reader(place.read_text(encoding="utf-8").splitlines()))

@@ -13,9 +13,11 @@ from ml_collections import ConfigDict
 from kd_jax.files import path_of
 from kd_jax.models.language.pretrained_decoders import read_family
 from kd_jax.models.language.published import positions_of
+from kd_jax.models.speech.whisper_folder import options_of
 
 DECODER, LOAD = "models.language.published.decoder", "models.language.pretrained_decoders.load"
 LORA, LAYERS, BASE = "models.lora.lora", "models.from_teacher.layers", "base"
+WHISPER, LOAD_WHISPER = "models.speech.whisper.whisper", "models.speech.whisper_folder.load"
 WHICH = (
     "Which models? --config.teacher.path=FOLDER and --config.student.path=FOLDER are published models, folders as "
     "transformers writes them; --config.student.layers=N in place of the second makes a student of layers of the first."
@@ -33,6 +35,9 @@ def with_folders(config: ConfigDict) -> None:
     teachers = {name: fields for name, fields in {"teacher": config.teacher, **config.teachers}.items() if fields.path}
     if not (student.path or student.layers or teachers):
         return
+    if config.teacher.model.name == WHISPER:
+        _with_whisper(config)
+        return
     with config.unlocked():
         folders = _located({"student": student, **teachers})
         ours = _ours(config)
@@ -49,6 +54,24 @@ def with_folders(config: ConfigDict) -> None:
         if ours is not None:
             ours.kwargs.update({"folder": _source(config), "layers": student.layers, **read})
             _start(config, ours)
+
+
+def _with_whisper(config: ConfigDict) -> None:
+    """Writes teacher.path, the folder of a Whisper, out: its network and weights, tokens, and the student's sizes."""
+    teacher, student = config.teacher, config.student
+    if student.path or student.layers:
+        raise ValueError(
+            "A student of Whisper is made of its teacher's layers: student.model.kwargs.decoder_depth says how many, "
+            "and student.path and student.layers stay '' and 0."
+        )
+    folder = str(path_of(teacher.path, "teacher.path"))
+    options_of(folder)
+    depth = student.model.kwargs.decoder_depth
+    with config.unlocked():
+        teacher.path, config.data.tokenizer = folder, folder
+        teacher.model.kwargs = ConfigDict({"folder": folder})
+        teacher.initial = ConfigDict({"name": LOAD_WHISPER, "kwargs": {"folder": folder}})
+        student.model.kwargs = ConfigDict({"folder": folder, "decoder_depth": depth})
 
 
 def _located(roles: Mapping[str, ConfigDict]) -> list[str]:

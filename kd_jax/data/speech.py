@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import wave
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 
 from kd_jax.data.arrays import in_memory
 from kd_jax.data.load import DEFAULTS
-from kd_jax.data.source import DataNotFound, Splits, subset
+from kd_jax.data.source import DataNotFound, Source, Splits, subset
 from kd_jax.data.splits import hold_out
 from kd_jax.files import path_of
 
@@ -46,15 +47,64 @@ def languages(config: Mapping[str, Any]) -> Splits:
     return Splits(subset(whole, train), None, subset(whole, test, "test"))
 
 
-@functools.lru_cache(maxsize=2)
-def _recordings(directory: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns mel [n, 32, 16, 1], contour [n, 32, 2] and labels [n] of all recordings with sound, in order of names."""
+def prompts(config: Mapping[str, Any]) -> Splits:
+    """Loads the prompts as waves: image float32 [n, 8448, 1, 1] from where the sound begins, labels the language.
+
+    A prompt is in one split in all languages (it is what a file's path inside the folders of two languages says alike),
+    a fifth of them in test and a tenth in validation; `split_seed` draws which. DataNotFound where a language is
+    missing.
+    """
+    fields = {**DEFAULTS, **config}
+    parts = by_split(fields["directory"], fields["split_seed"])
+
+    def make(split: str) -> Source:
+        clips, labels = zip(*parts[split], strict=True)
+        waves = np.stack(clips)[..., None, None].astype(np.float32)
+        return in_memory("prompts", split, waves, np.array(labels), class_names=LANGUAGES, mean=(0.0,), std=(1.0,))
+
+    return Splits(*map(make, ("train", "validation", "test")))
+
+
+def by_split(directory: str, seed: int) -> dict[str, list[tuple[np.ndarray, int]]]:
+    """Returns {split: [(the first 1.06 s of sound of a prompt, the number of its language)]}.
+
+    `directory` is as that of `prompts`, which says how the splits are made. DataNotFound where a language is missing,
+    ValueError where a split has no prompt.
+    """
+    folders = _folders(str(path_of(directory or FOLDER, "data.directory")))
+    parts: dict[str, list[tuple[np.ndarray, int]]] = {"train": [], "validation": [], "test": []}
+    for label, code in enumerate(LANGUAGES):
+        for folder in folders[code]:
+            for path in sorted(folder.rglob("*.wav")):
+                clip = speech_of(read(path))
+                if clip is not None:
+                    parts[_split_of(path.relative_to(folder).as_posix(), seed)].append((clip, label))
+    if empty := [split for split, rows in parts.items() if not rows]:
+        raise ValueError(f"speech: {', '.join(empty)} would have no prompt; there are too few.")
+    return parts
+
+
+def _split_of(name: str, seed: int) -> str:
+    """The split of a prompt, by the digest of its name: a part in ten is validation's, two are test's."""
+    part = hashlib.sha256(f"{seed}/{name}".encode()).digest()[0] % 10
+    return {0: "validation", 1: "test", 2: "test"}.get(part, "train")
+
+
+def _folders(directory: str) -> dict[str, list[Path]]:
+    """The folders of each language; DataNotFound where one is missing."""
     folders = {code: sorted(Path(directory).glob(f"{code}_*")) for code in LANGUAGES}
     if missing := [code for code, paths in folders.items() if not paths]:
         packages = " ".join(f"asterisk-core-sounds-{code}-wav" for code in missing)
         raise DataNotFound(
             f"speech: {directory} has no folder for {', '.join(missing)}. On Debian: apt-get install {packages}"
         )
+    return folders
+
+
+@functools.lru_cache(maxsize=2)
+def _recordings(directory: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns mel [n, 32, 16, 1], contour [n, 32, 2] and labels [n] of all recordings with sound, in order of names."""
+    folders = _folders(directory)
     clips = [
         (*modalities(clip), label)
         for label, code in enumerate(LANGUAGES)

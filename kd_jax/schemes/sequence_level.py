@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -27,7 +28,7 @@ from kd_jax.schemes.continuations import (
     weights,
     with_labels,
 )
-from kd_jax.schemes.text_summary import final
+from kd_jax.schemes.text_summary import edit_distance, final
 from kd_jax.system import parallel
 from kd_jax.types import Array, Parts, PyTree, Scheme, TrainState
 
@@ -44,6 +45,7 @@ def build(
     rows: NotNegative[int] = 0,
     length_penalty: float = 1.0,
     answer: str = "",
+    word_errors: NotNegative[float] = 0.0,
     batch: Count[int] = 64,
     decoding: str = "models.language.decoder.decoding",
 ) -> Scheme:
@@ -57,7 +59,9 @@ def build(
 
     `answer` is a regular expression whose last match is the result of an answer. Answers with another result than the
     data's are dropped, the filter of Ho, Schmid, Yun, "Large Language Models Are Reasoning Teachers", 2022, arXiv
-    2212.10071; ValueError where that drops all.
+    2212.10071; ValueError where that drops all. Of transcripts those are dropped whose word errors, against the data's,
+    are more than the share `word_errors` of the data's words (0: none are dropped), as in Gandhi, von Platen, Rush,
+    "Distil-Whisper", 2023, arXiv 2311.00430; capitals and punctuation do not count.
     """
     _check_fields(parts, choose, beams)
     source = parts.sources["train"]
@@ -73,6 +77,9 @@ def build(
         if answer:
             right = same_result(source, answer, texts[at], real[at], source.labels[numbers])
             entries["label"] = jnp.where(right[:, None], entries["label"], -1)
+        if word_errors:
+            good = few_errors(source, word_errors, texts[at], real[at], source.labels[numbers])
+            entries["label"] = jnp.where(good[:, None], entries["label"], -1)
         return {name: np.asarray(entries[name]) for name in WRITTEN}
 
     def on_enter(state: TrainState) -> TrainState:
@@ -80,9 +87,12 @@ def build(
         batches = [written(teacher, start) for start in range(0, rows, batch)]
         new = {name: np.concatenate([entries[name] for entries in batches])[:rows] for name in WRITTEN}
         if not (new["label"] >= 0).any():
-            raise ValueError(
-                f"Of {rows} answers of the teacher none ends in the data's result ({answer!r}): train it longer?"
+            why = (
+                f"has at most {word_errors:g} of its words wrong"
+                if word_errors
+                else f"ends in the data's result ({answer!r})"
             )
+            raise ValueError(f"Of {rows} answers of the teacher none {why}: train it longer?")
         old = state.extra["generated"]
         generated = {name: jax.device_put(values, old[name].sharding) for name, values in new.items()}
         return state.replace(extra={**state.extra, "generated": generated})
@@ -153,12 +163,20 @@ def same_result(source: Any, answer: str, texts: np.ndarray, real: np.ndarray, l
     return np.array([final(mine, answer) == final(theirs, answer) is not None for mine, theirs in pairs])
 
 
+def few_errors(source: Any, share: float, texts: np.ndarray, real: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Returns bool [B]: whether a text has at most `share` word errors a word of the data's text."""
+    pairs = [(source.decode(t[r]), source.decode(y[y >= 0])) for t, r, y in zip(texts, real, labels, strict=True)]
+    words = [[re.findall(r"[\w']+", text.lower()) for text in pair] for pair in pairs]
+    return np.array([edit_distance(mine, theirs) <= share * len(theirs) for mine, theirs in words])
+
+
 def _summary(state: TrainState, record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Returns a section of the report: how many of the teacher's answers the student learned from."""
     del record
     counted = np.asarray((state.extra["generated"]["label"] >= 0).any(1))
     lead = (
-        "What the teacher wrote before the student's first step; answers whose result is not the data's are left out."
+        "What the teacher wrote before the student's first step; answers that differ from the data's by more than the "
+        "scheme allows are left out."
     )
     row = ["", int(counted.sum()), len(counted), f"{100 * counted.mean():.1f}%"]
     columns = ["", "kept", "written", "share"]

@@ -57,6 +57,11 @@ def terms(source: Any) -> dict[str, Term]:
     return {"bce": Term(binary_cross_entropy_loss, ("student.logits",), ("batch.label",), where="batch.labelled")}
 
 
+def soft_labels_loss(logits: Array, teacher_logits: Array) -> Array:
+    """Returns losses.task.binary_cross_entropy_loss with the teacher's sigmoid(teacher_logits) as labels, [batch]."""
+    return binary_cross_entropy_loss(logits, jax.nn.sigmoid(teacher_logits))
+
+
 def watch(path: str, batch: str) -> dict[str, Term]:
     """Returns the share of labels that the logits at `path` get right."""
     return {"accuracy": Term(labels_right, (path,), (f"{batch}.label",), where=f"{batch}.labelled")}

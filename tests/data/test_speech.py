@@ -73,3 +73,16 @@ def test_what_is_missing_is_named_with_its_package(tmp_path, folder):
     write(tmp_path / "stereo.wav", np.zeros(10), rate=16000)
     with pytest.raises(ValueError, match=r"8000 Hz, got \(2, 1, 16000\)"):
         speech.read(tmp_path / "stereo.wav")
+
+
+def test_a_prompt_is_in_one_split_in_all_languages(tmp_path):
+    for number, code in enumerate(speech.LANGUAGES):
+        for i in range(30):
+            write(tmp_path / f"{code}_XX_f_Voice" / f"{i}.wav", tone(200 + 400 * number + 4 * i, 0.6))
+    splits = speech.prompts({"directory": str(tmp_path), "split_seed": 1})
+    assert sum(map(len, splits)) == 150 and splits.train.image_shape == (8448, 1, 1)
+    for source in splits:
+        np.testing.assert_array_equal(np.bincount(source.labels, minlength=5), [len(source) // 5] * 5)
+        assert source.num_classes == 5
+    other = speech.prompts({"directory": str(tmp_path), "split_seed": 3})
+    assert [*map(len, other)] != [*map(len, splits)] or (other.test.images != splits.test.images).any()

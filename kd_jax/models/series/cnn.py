@@ -1,4 +1,4 @@
-"""A convolutional network of time series [batch, length, 1, channels].
+"""A convolutional network of time series [batch, length, 1, channels], or [batch, length, channels].
 
 Taps: stageN (after the ReLU), stageN/pre_activation, embedding, head.
 """
@@ -41,6 +41,7 @@ class TimeCNN(nn.Module):
     def __call__(self, x: Array, train: bool) -> Array:
         dtype = jnp.dtype(self.dtype)
         x = x.astype(dtype)
+        x = x[:, :, None] if x.ndim == 3 else x
         for i, width in enumerate(self.widths):
             x = nn.max_pool(x, (self.pool, 1), (self.pool, 1)) if i and x.shape[1] >= self.pool else x
             x = TimeStage(width, self.kernel, dtype, name=f"stage{i + 1}")(x, train)
