@@ -172,7 +172,8 @@ def run_layers(
     x = nn.Dropout(o.dropout, deterministic=not train)(Tap(name="stem")(x.astype(o.dtype)))
 
     windows = [(o.windows[i % len(o.windows)] if o.windows else 0) or None for i in range(o.depth)]
-    kinds, angles = angles_by_layer(o, positions, windows)
+    slots = None if inputs.slot is None else inputs.visible.valid  # of a cache
+    kinds, angles = angles_by_layer(o, positions, windows, x.shape[1] if slots is None else slots.shape[1])
     policy = getattr(jax.checkpoint_policies, o.remat) if o.remat else None
     # Inside a scan XLA cannot merge the recomputation with the first one, so nothing has to forbid it.
     block = nn.remat(Block, policy=policy, prevent_cse=not o.scan) if o.remat else Block
@@ -209,9 +210,12 @@ def _placed(o: Options, x: Array, positions: Array, inputs: AttentionInputs) -> 
 
 
 def angles_by_layer(
-    o: Options, positions: Array, windows: Sequence[int | None]
+    o: Options, positions: Array, windows: Sequence[int | None], room: int
 ) -> tuple[list[int], list[tuple[Array, Array]]]:
-    """Returns the number of each layer's angles in the list of those that there are: none of learned positions."""
+    """Returns the number of each layer's angles in the list of those that there are: none of learned positions.
+
+    `room` is the number of tokens that a row has, or that its cache takes.
+    """
     if o.positions == "learned":
         return [0] * o.depth, []
     kinds = [
@@ -220,7 +224,7 @@ def angles_by_layer(
     ]
     made = {}
     for kind in dict.fromkeys(kinds):
-        cos, sin = angles_of(o, positions, local=kind == "local")
+        cos, sin = angles_of(o, positions, room, local=kind == "local")
         made[kind] = (jnp.ones_like(cos), jnp.zeros_like(sin)) if kind == "none" else (cos, sin)
     return [list(made).index(kind) for kind in kinds], list(made.values())
 
