@@ -57,7 +57,7 @@ def _scaling(rope: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, An
     """
     scaling = {k: tuple(v) if isinstance(v, list) else v for k, v in rope.items() if v is not None}
     old = scaling.pop("type", "default")
-    kind = scaling.get("rope_type", old)
+    kind = str(scaling.get("rope_type", old))
     if config["model_type"] == "phi3" and kind in OLD_LONGROPE:
         kind = "longrope"
     if kind == "default":

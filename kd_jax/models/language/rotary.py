@@ -42,7 +42,7 @@ def check(scaling: Mapping[str, Any], width: int) -> None:
     """Raises ValueError for an unknown form, one that lacks a number, or divisors of another count of frequencies."""
     kind = kind_of(scaling)
     if kind not in NEEDED:
-        raise ValueError(f"positions scaled by {kind!r} are not supported. {near(str(kind), NEEDED)}")
+        raise ValueError(f"positions scaled by {kind!r} are not supported. {near(kind, NEEDED)}")
     if missing := [name for name in NEEDED[kind] if scaling.get(name) is None]:
         raise ValueError(f"positions scaled by {kind!r} need {', '.join(missing)}")
     for name in ("long_factor", "short_factor") if kind == "longrope" else ():
