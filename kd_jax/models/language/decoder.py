@@ -28,6 +28,7 @@ from jax.sharding import PartitionSpec
 
 from kd_jax.models.language.blocked_attention import Seen
 from kd_jax.models.language.decoder_attention import Attention
+from kd_jax.models.language.decoder_experts import Experts
 from kd_jax.models.language.decoder_parts import (
     ALL,
     HEAD,
@@ -59,12 +60,13 @@ class Block(nn.Module):
     options: Options
     train: bool
     cross_attends: bool = False
+    sparse: bool = False  # the MLP is one of experts
 
     def setup(self) -> None:
         o = self.options
         if o.pre_norms:
             self.norm1, self.norm2 = Norm(o), Norm(o)
-        self.attention, self.mlp = Attention(o), Mlp(o)
+        self.attention, self.mlp = Attention(o), Experts(o) if self.sparse else Mlp(o)
         if o.post_norms:
             self.post_norm1, self.post_norm2 = Norm(o), Norm(o)
         if self.cross_attends:
@@ -180,7 +182,8 @@ def run_layers(
     if not o.scan:
         for i, window in enumerate(windows):
             of_layer = inputs._replace(angles=angles[kinds[i]] if angles else None)
-            x = block(o, train, cross_attends, name=f"layer{i}")(x, window, of_layer)
+            sparse = bool(o.experts) and i not in o.dense_layers
+            x = block(o, train, cross_attends, sparse, name=f"layer{i}")(x, window, of_layer)
         return x
 
     def body(layers: nn.Module, x: Array, layer: tuple[Array | None, Array]) -> tuple[Array, None]:
@@ -196,7 +199,7 @@ def run_layers(
         split_rngs={"params": True, "dropout": True},
     )
     stacked = jnp.asarray([window or ALL for window in windows]) if any(windows) else None
-    return scan(block(o, train, cross_attends, name="layers"), x, (stacked, jnp.asarray(kinds)))[0]
+    return scan(block(o, train, cross_attends, bool(o.experts), name="layers"), x, (stacked, jnp.asarray(kinds)))[0]
 
 
 def _placed(o: Options, x: Array, positions: Array, inputs: AttentionInputs) -> Array:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kd_jax.models.language.decoder_expert_configs import SPARSE, experts_in_config, experts_of
 from kd_jax.models.language.decoder_parts import Options
 from kd_jax.models.language.decoder_positions import positions_in_config, positions_of, unplaced_of
 from kd_jax.resolve import near
@@ -29,6 +30,8 @@ FAMILIES: dict[str, tuple[str, bool, dict[str, Any]]] = {
     ),
     "phi3": ("Phi3ForCausalLM", False, {}),
     "smollm3": ("SmolLM3ForCausalLM", True, {}),
+    "mixtral": ("MixtralForCausalLM", False, {}),
+    "qwen3_moe": ("Qwen3MoeForCausalLM", False, {"qk_norm": True}),
     "gpt2": (
         "GPT2LMHeadModel",
         True,
@@ -108,6 +111,8 @@ def options_of(config: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError("an attention that sees what comes later (use_bidirectional_attention) is not supported")
     if family == "smollm3":
         fields["unplaced"] = unplaced_of(config)
+    if family in SPARSE:
+        fields |= experts_of(config)
     return fields | _scales(config, family) | {"windows": _windows(config, family)}
 
 
@@ -137,13 +142,13 @@ def _activation(config: Mapping[str, Any], family: str) -> str:
 def _windows(config: Mapping[str, Any], family: str) -> tuple[int, ...]:
     """Returns the window of every layer (0: none), one number for all, or () where no layer has one."""
     window, depth = config.get("sliding_window") or 0, config["num_hidden_layers"]
-    if family in ("qwen2", "qwen3", "smollm3"):
+    if family in ("qwen2", "qwen3", "qwen3_moe", "smollm3"):
         sliding = bool(config.get("use_sliding_window"))
     else:
-        sliding = family in ("mistral", "phi3", *GEMMAS)
+        sliding = family in ("mistral", "mixtral", "phi3", *GEMMAS)
     if not window or not sliding:
         return ()
-    if family in ("mistral", "phi3"):
+    if family in ("mistral", "mixtral", "phi3", "qwen3_moe"):
         return (window,)
     windows = tuple(window if kind == "sliding_attention" else 0 for kind in _layer_types(config, family, depth))
     return windows if any(windows) else ()
@@ -190,6 +195,8 @@ def _nearest_family(o: Options) -> str:
         return "granite"
     if o.unplaced:
         return "smollm3"
+    if o.experts:
+        return "qwen3_moe" if o.qk_norm else "mixtral"
     if o.qk_norm:
         return "qwen3"
     if o.qkv_bias and not o.out_bias:
@@ -245,11 +252,13 @@ def _scales_in_config(o: Options, family: str) -> dict[str, Any]:
 
 
 def layers_in_config(o: Options, family: str) -> dict[str, Any]:
-    """Returns what config.json says of the layers one by one: windows, and which have positions."""
+    """Returns what config.json says of the layers one by one: windows, experts, and which have positions."""
     windows = layer_windows(o)
     config: dict[str, Any] = {"sliding_window": None}
     if any(windows):
         config = {"sliding_window": max(windows), "use_sliding_window": True, "max_window_layers": 0}
+    if family in SPARSE:
+        config |= experts_in_config(o, family)
     if family == "smollm3":
         config["no_rope_layers"] = [int(i not in o.unplaced) for i in range(o.depth)]
     if family in ("qwen2", "qwen3", "smollm3", *GEMMAS):

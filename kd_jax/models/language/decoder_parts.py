@@ -68,6 +68,11 @@ class Options:
     attention_softcap: float = 0.0  # 0 = none; c tanh(x / c)
     logit_softcap: float = 0.0
     windows: tuple[int, ...] = ()  # how many tokens back layer i % len(windows) sees, itself included; 0 = all
+    experts: int = 0  # of a sparse MLP (decoder_experts.py); 0 = one plain MLP
+    experts_used: int = 0  # by a token
+    expert_hidden: int = 0  # 0 = hidden
+    shares_normed: bool = True  # those of a token's experts sum to 1
+    dense_layers: tuple[int, ...] = ()  # with a plain MLP among sparse ones (Qwen3-MoE)
     tied: bool = True
     dropout: float = 0.0  # of the embeddings and of what a layer adds
     scan: bool = False  # one compiled layer, run `depth` times: quick to compile
@@ -85,6 +90,8 @@ class Options:
         object.__setattr__(self, "rope_scaling", tuple(sorted(scaling.items())))
         object.__setattr__(self, "windows", tuple(self.windows))
         object.__setattr__(self, "unplaced", tuple(self.unplaced))
+        object.__setattr__(self, "dense_layers", tuple(self.dense_layers))
+        object.__setattr__(self, "expert_hidden", self.expert_hidden or (self.hidden if self.experts else 0))
         if not self.head_width and self.width % self.heads:
             fail(f"width={self.width} is no multiple of heads={self.heads}; give head_width")
         object.__setattr__(self, "head_width", self.head_width or self.width // self.heads)
@@ -95,6 +102,7 @@ class Options:
             if getattr(self, name) not in allowed:
                 fail(f"{name}={getattr(self, name)!r}. {near(getattr(self, name), allowed)}")
         _check_positions(self, fail)
+        _check_experts(self, fail)
         if self.remat and self.remat not in POLICIES:
             fail(f"remat={self.remat!r}. {near(self.remat, POLICIES)}")
 
@@ -113,6 +121,17 @@ def _check_positions(o: Options, fail: Callable[[str], None]) -> None:
         part = f" of which rotary_share={o.rotary_share} are turned" if o.rotary_share != 1 else ""
         fail(f"rotary positions need an even head_width, not {o.head_width}{part}")
     rotary.check(dict(o.rope_scaling), o.rotary_width)
+
+
+def _check_experts(o: Options, fail: Callable[[str], None]) -> None:
+    if not o.experts:
+        return
+    if not 0 < o.experts_used <= o.experts:
+        fail(f"experts_used={o.experts_used}: a token has from 1 to experts={o.experts} of them")
+    if o.mlp_bias or not o.gated:
+        fail("experts have gates and no biases")
+    if o.scan and o.dense_layers:
+        fail(f"scan=True runs layers that are alike, and dense_layers={o.dense_layers} are not as the others")
 
 
 @jax.tree_util.register_dataclass

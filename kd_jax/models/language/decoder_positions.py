@@ -8,7 +8,7 @@ from typing import Any
 from kd_jax.models.language import rotary
 from kd_jax.models.language.decoder_parts import Options
 
-THETAS = {"gemma3_text": 1e6, "smollm3": 2e6}  # where config.json does not say
+THETAS = {"gemma3_text": 1e6, "mixtral": 1e6, "smollm3": 2e6}  # where config.json does not say
 PARTLY_TURNED = ("phi3",)  # families whose heads are turned in part
 OLD_LONGROPE = ("su", "yarn")  # what Phi-3's files called LongRoPE
 

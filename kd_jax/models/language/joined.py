@@ -39,6 +39,31 @@ def taken_apart(layer: Layer, joined: Joined, sizes: Mapping[str, int] | None = 
     return layer
 
 
+EXPERTS = "mlp/experts"
+
+
+def one_by_one(layer: Layer, experts: int) -> Layer:
+    """Returns a layer whose experts, stacked along their first axis, are layers of their own, as files have them."""
+    single = {}
+    for path, value in layer.items():
+        if path.startswith(f"{EXPERTS}/"):
+            name = path.removeprefix(f"{EXPERTS}/")
+            single |= {f"{EXPERTS}/{i}/{name}/kernel": value[i] for i in range(experts)}
+        else:
+            single[path] = value
+    return single
+
+
+def stacked(layer: Layer, experts: int) -> Layer:
+    """Returns the inverse of `one_by_one`, on NumPy arrays."""
+    layer = dict(layer)
+    first = f"{EXPERTS}/0/"
+    names = [path.removeprefix(first).removesuffix("/kernel") for path in layer if path.startswith(first)]
+    for name in names:
+        layer[f"{EXPERTS}/{name}"] = np.stack([layer.pop(f"{EXPERTS}/{i}/{name}/kernel") for i in range(experts)])
+    return layer
+
+
 def by_layer(params: PyTree, change: Callable[[Layer, Joined], Layer], joined: Joined) -> PyTree:
     """Returns parameters with those of every `layer` and a number changed."""
     if not joined:

@@ -1,6 +1,7 @@
 """Published decoders as models of kd_jax, and decoders of kd_jax as folders that `transformers` loads.
 
-Llama (2, 3), Mistral, Qwen2, Qwen3, Gemma, Gemma 2, Gemma 3 (its text model), Granite, OLMo 2, Phi-3, SmolLM3, GPT-2.
+Llama (2, 3), Mistral, Qwen2, Qwen3, Gemma, Gemma 2, Gemma 3 (its text model), Granite, OLMo 2, Phi-3 and
+Phi-4-mini, SmolLM3, Mixtral, Qwen3-MoE, GPT-2.
 `decoder_of(folder)` is a module of the sizes in config.json, `load` its weights (as config.<role>.initial takes them),
 `save` the way back. A folder is a path, "package:NAME/PATH" or the id of a model in the hub's local cache
 (kd_jax/models/hub.py).
@@ -22,6 +23,7 @@ from kd_jax.models.hub import find_model
 from kd_jax.models.language.decoder import Decoder
 from kd_jax.models.language.decoder_configs import FAMILIES, config_of, family_of, options_of
 from kd_jax.models.language.decoder_parts import Options
+from kd_jax.models.language.joined import one_by_one, put_together, stacked, taken_apart
 from kd_jax.models.safetensors_io import Rule, dense, norm, read_config, read_params, write_folder
 from kd_jax.resolve import near
 from kd_jax.types import Array, Model, PyTree
@@ -80,18 +82,31 @@ FOUR_NORMS = {
     "post_norm2": "post_feedforward_",
 }
 TABLES = (r"^(embed|head)/embedding$",)
-# Families that hold several layers as one, side by side: {module: (that one, its parts)}.
-ATTENTION = ("qkv", ("query", "key", "value"))
+# Families that hold several layers as one, side by side: {that one: its parts}.
+ATTENTION = tuple(f"attention/{name}" for name in ("query", "key", "value"))
+MLP = ("mlp/gate", "mlp/up")
 JOINED = {
-    "gpt2": {"attention": ATTENTION},
-    "phi3": {"attention": ATTENTION, "mlp": ("gate_up", ("gate", "up"))},
+    "gpt2": {"attention/qkv": ATTENTION},
+    "phi3": {"attention/qkv": ATTENTION, "mlp/gate_up": MLP},
 }
 BUFFERS = (r"rotary_emb\.inv_freq$", r"\.attn\.(masked_)?bias$")
+
+
+EXPERTS = {  # the router, and the parts of an expert
+    "mixtral": ("block_sparse_moe.gate", "block_sparse_moe.experts.{}.", {"gate": "w1", "up": "w3", "down": "w2"}),
+    "qwen3_moe": ("mlp.gate", "mlp.experts.{}.", {n: f"{n}_proj" for n in ("gate", "up", "down")}),
+}
 
 
 def rules_of(family: str) -> tuple[Rule, ...]:
     if family == "gpt2":
         return GPT2
+    if family in EXPERTS:
+        router, expert, names = EXPERTS[family]
+        rules = _llama(TWO_NORMS) + dense(f"{LAYER}.{router}", f"{OURS}/mlp/router", bias=False)
+        for ours, theirs in names.items():
+            rules += dense(f"{LAYER}.{expert}{theirs}", f"{OURS}/mlp/experts/{{}}/{ours}", bias=False)
+        return rules
     return _llama({"gemma2": FOUR_NORMS, "gemma3_text": FOUR_NORMS, "olmo2": LAST_NORMS}.get(family, TWO_NORMS))
 
 
@@ -157,33 +172,23 @@ def outside(params: PyTree, o: Options, family: str, np: Any = jnp) -> dict[str,
         stacked = params.pop("layers")
         params |= {f"layer{i}": jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(o.depth)}
     for i in range(o.depth):
-        layer = dict(params[f"layer{i}"])
-        for module, (whole, names) in JOINED.get(family, {}).items():
-            inner = dict(layer[module])
-            parts = [inner.pop(name) for name in names]
-            inner[whole] = {kind: np.concatenate([p[kind] for p in parts], -1) for kind in parts[0]}
-            layer[module] = inner
-        params[f"layer{i}"] = layer
+        flat = put_together(traverse_util.flatten_dict(params[f"layer{i}"], sep="/"), JOINED.get(family, {}), np)
+        params[f"layer{i}"] = traverse_util.unflatten_dict(one_by_one(flat, o.experts), sep="/")
     return params
 
 
 def sizes_of_parts(o: Options) -> dict[str, int]:
     """Returns the number of outputs of the layers that some families hold side by side."""
-    keys = o.kv_heads * o.head_width
-    return {"query": o.heads * o.head_width, "key": keys, "value": keys, "gate": o.hidden, "up": o.hidden}
+    keys, (query, key, value), (gate, up) = o.kv_heads * o.head_width, ATTENTION, MLP
+    return {query: o.heads * o.head_width, key: keys, value: keys, gate: o.hidden, up: o.hidden}
 
 
 def _inside(params: PyTree, o: Options, family: str) -> dict[str, Any]:
     """The inverse of `outside`, on NumPy arrays."""
     params, sizes = dict(params), sizes_of_parts(o)
     for i in range(o.depth):
-        layer = dict(params[f"layer{i}"])
-        for module, (whole, names) in JOINED.get(family, {}).items():
-            inner, ends = dict(layer[module]), np.cumsum([sizes[name] for name in names])[:-1]
-            parts = {kind: np.split(value, ends, -1) for kind, value in inner.pop(whole).items()}
-            inner |= {name: {kind: values[n] for kind, values in parts.items()} for n, name in enumerate(names)}
-            layer[module] = inner
-        params[f"layer{i}"] = layer
+        flat = stacked(traverse_util.flatten_dict(params[f"layer{i}"], sep="/"), o.experts)
+        params[f"layer{i}"] = traverse_util.unflatten_dict(taken_apart(flat, JOINED.get(family, {}), sizes), sep="/")
     if o.scan:
         layers = [params.pop(f"layer{i}") for i in range(o.depth)]
         params["layers"] = jax.tree.map(lambda *x: np.stack(x), *layers)

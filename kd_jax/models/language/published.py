@@ -72,11 +72,18 @@ def decoder(
     if layers:
         if layers > whole.depth:
             raise ValueError(f"student.layers={layers}: {folder} has {whole.depth} layers.")
-        chosen = every_nth(whole.depth, layers)
-        windows = [layer_windows(whole)[i] for i in chosen]
-        changes |= {"depth": layers, "windows": tuple(windows) if any(windows) else ()}
-        changes["unplaced"] = tuple(n for n, i in enumerate(chosen) if i in whole.unplaced)
+        changes |= _every_nth_layer(whole, layers)
     return Decoder(dataclasses.replace(whole, **changes))
+
+
+def _every_nth_layer(whole: Options, layers: int) -> dict[str, Any]:
+    """The fields of a network of so many of the layers of `whole`, each with what was its own."""
+    chosen = every_nth(whole.depth, layers)
+    windows = [layer_windows(whole)[i] for i in chosen]
+    changes: dict[str, Any] = {"depth": layers, "windows": tuple(windows) if any(windows) else ()}
+    for name in ("unplaced", "dense_layers"):
+        changes[name] = tuple(n for n, i in enumerate(chosen) if i in getattr(whole, name))
+    return changes
 
 
 def positions_of(folder: str) -> int:
