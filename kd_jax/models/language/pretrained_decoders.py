@@ -9,6 +9,9 @@ Phi-4-mini, SmolLM3, Mixtral, Qwen3-MoE, GPT-2.
 
 from __future__ import annotations
 
+import functools
+import itertools
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,13 +21,25 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from kd_jax.models import streamed
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.hub import find_model
 from kd_jax.models.language.decoder import Decoder
 from kd_jax.models.language.decoder_configs import FAMILIES, config_of, family_of, options_of
 from kd_jax.models.language.decoder_parts import Options
 from kd_jax.models.language.joined import one_by_one, put_together, stacked, taken_apart
-from kd_jax.models.safetensors_io import Rule, dense, norm, read_config, read_params, write_folder
+from kd_jax.models.safetensors_io import (
+    SHARD,
+    Rule,
+    Tensors,
+    dense,
+    matched,
+    norm,
+    read_config,
+    read_params,
+    write_folder,
+)
+from kd_jax.models.streamed import Reading
 from kd_jax.resolve import near
 from kd_jax.types import Array, Model, PyTree
 
@@ -128,41 +143,86 @@ def read_family(folder: str) -> str:
     return family
 
 
-def load(model: Model, key: Array, folder: str, fresh: Sequence[str] = ()) -> tuple[PyTree, PyTree]:
+def load(
+    model: Model, key: Array, folder: str, fresh: Sequence[str] = (), reading: Reading | None = None
+) -> tuple[PyTree, PyTree]:
     """Returns (params, stats) of a decoder from a folder; missing paths that match `fresh` are drawn from `key`.
 
     The first layers may be read into a shallower decoder, and of embeddings and head the first `vocabulary` rows.
+    With a `reading` the parameters come tensor by tensor to where they shall lie, as jax.Arrays; else as NumPy arrays.
     ValueError lists what is missing, unexpected or misshapen.
     """
     module, where = _module(model), find_model(folder)
     o = module.options
     family = read_config(where)["model_type"]
-    rules = rules_of(family)
     shapes = jax.eval_shape(module.init, key, jnp.zeros((1, 2), jnp.int32))["params"]
-    shapes = jax.eval_shape(lambda p: outside(p, o, family), shapes)
+    theirs = jax.eval_shape(lambda p: outside(p, o, family), shapes)
     deeper = rf"^((model\.layers|transformer\.h|h|layers)\.({'|'.join(map(str, range(o.depth, 1000)))}))\."
     head = (r"^lm_head\.weight$",) if o.tied else ()
-    prefix = "transformer." if o.positions == "learned" else "model."
-    params = read_params(
-        where, rules, shapes, prefix=prefix, ignore=(*BUFFERS, deeper, *head), fresh=fresh, longer=TABLES
-    )
-    flat, wanted = (traverse_util.flatten_dict(t, sep="/") for t in (params, shapes))
+    options = {
+        "prefix": "transformer." if o.positions == "learned" else "model.",
+        "ignore": (*BUFFERS, deeper, *head),
+        "fresh": fresh,
+        "longer": TABLES,
+    }
+    if reading is not None and not fresh:
+        return _streamed(where, o, family, shapes, theirs, reading, options), {}
+    params = read_params(where, rules_of(family), theirs, **options)
+    flat, wanted = (traverse_util.flatten_dict(t, sep="/") for t in (params, theirs))
     if missing := wanted.keys() - flat.keys():
         drawn = outside(jax.jit(lambda k: module.init(k, jnp.zeros((1, 2), jnp.int32))["params"])(key), o, family)
         flat |= {k: np.asarray(v) for k, v in traverse_util.flatten_dict(drawn, sep="/").items() if k in missing}
     return _inside(traverse_util.unflatten_dict(flat, sep="/"), o, family), {}
 
 
-def save(folder: str | Path, model: Model | Decoder, params: PyTree, **fields: Any) -> None:
+def _streamed(
+    where: Path, o: Options, family: str, shapes: PyTree, theirs: PyTree, reading: Reading, options: dict[str, Any]
+) -> PyTree:
+    """The parameters, each tensor at its place as soon as it is read."""
+    tensors = Tensors(where)
+    taken = matched(tensors, where, rules_of(family), theirs, **options)
+    if reading.shapes_only:
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    files = tensors.files
+    del tensors
+    return streamed.read(files, taken, functools.partial(pieces_of, o, family), shapes, reading)
+
+
+def pieces_of(o: Options, family: str, path: str) -> list[streamed.Piece]:
+    """Returns where the parameter at `path` of a file's layout goes: into parts, a stack of layers, one of experts."""
+    layer = re.fullmatch(r"layer(\d+)/(.*)", path)
+    if layer is None:
+        return [streamed.Piece(path)]
+    number, inside = int(layer[1]), layer[2]
+    root, index = ("layers/", (number,)) if o.scan else (f"layer{number}/", ())
+    expert = re.fullmatch(r"mlp/experts/(\d+)/(\w+)/kernel", inside)
+    if expert:
+        return [streamed.Piece(f"{root}mlp/experts/{expert[2]}", (*index, int(expert[1])))]
+    module, _, kind = inside.rpartition("/")
+    if module not in JOINED.get(family, {}):
+        return [streamed.Piece(root + inside, index)]
+    parts, sizes = JOINED[family][module], sizes_of_parts(o)
+    ends = list(itertools.accumulate(sizes[part] for part in parts))
+    starts = [0, *ends[:-1]]
+    return [
+        streamed.Piece(f"{root}{part}/{kind}", index, first, last)
+        for part, first, last in zip(parts, starts, ends, strict=True)
+    ]
+
+
+def save(
+    folder: str | Path, model: Model | Decoder, params: PyTree, *, max_shard_size: int = SHARD, **fields: Any
+) -> None:
     """Writes a decoder so that AutoModelForCausalLM of `transformers` loads it; a tokenizer is copied by hand.
 
-    `fields` are added to config.json (eos_token_id, pad_token_id). ValueError where no family has such options.
+    `fields` are added to config.json (eos_token_id, pad_token_id). Weights of more than `max_shard_size` bytes are
+    several files. ValueError where no family has such options.
     """
     o = _module(model).options
     family = family_of(o)
     config = {**config_of(o, family), "torch_dtype": str(jax.tree.leaves(params)[0].dtype), **fields}
     params = outside(jax.tree.map(np.asarray, params), o, family, np)
-    write_folder(Path(folder), params, rules_of(family), config)
+    write_folder(Path(folder), params, rules_of(family), config, max_shard_size=max_shard_size)
 
 
 def outside(params: PyTree, o: Options, family: str, np: Any = jnp) -> dict[str, Any]:
