@@ -21,6 +21,7 @@ from kd_jax.resolve import near
 from kd_jax.types import PyTree
 
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
+SHARD = 5 * 10**9  # bytes of a file of weights at most
 
 
 class Rule(NamedTuple):
@@ -61,8 +62,9 @@ class Tensors(Mapping[str, np.ndarray]):
             raise ValueError(f"{folder} has neither {WEIGHTS} nor {INDEX}; it has {files}.")
         if missing := [name for name in files if not (folder / name).exists()]:
             raise ValueError(f"{index} names files that are not there: {', '.join(missing)}.")
-        self._files = [_opened(folder / name) for name in files]
-        self._where = {name: file for file in self._files for name in file.keys()}
+        opened = {folder / name: _opened(folder / name) for name in files}
+        self.files = {path: list(file.keys()) for path, file in opened.items()}  # names by file
+        self._where = {name: file for file in opened.values() for name in file.keys()}
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._where[name].get_tensor(name)
@@ -100,7 +102,32 @@ def _opened(path: Path) -> Any:
         raise ValueError(f"{path} is not readable: it is cut off or of another kind ({e})") from e
 
 
-def read_params(
+class Taken(NamedTuple):
+    """A tensor of a folder that is a parameter here: its name, whether it is transposed, first rows (0: all)."""
+
+    name: str
+    transpose: bool
+    rows: int
+
+    def of(self, tensors: Tensors) -> np.ndarray:
+        """Returns its value, laid out as it is here."""
+        value = tensors.first(self.name, self.rows) if self.rows else tensors[self.name]
+        return laid_out(value, self.transpose)
+
+
+def read_params(folder: Path, rules: Sequence[Rule], shapes: PyTree, **options: Any) -> dict[str, Any]:
+    """Returns the parameters of a folder, NumPy arrays of the types of `shapes`; `options` and errors of `matched`."""
+    tensors = Tensors(folder)
+    flat: dict[str, Any] = traverse_util.flatten_dict(shapes, sep="/")
+    params = {
+        path: taken.of(tensors).astype(flat[path].dtype)
+        for path, taken in matched(tensors, folder, rules, shapes, **options).items()
+    }
+    return traverse_util.unflatten_dict(params, sep="/")
+
+
+def matched(
+    tensors: Tensors,
     folder: Path,
     rules: Sequence[Rule],
     shapes: PyTree,
@@ -110,19 +137,17 @@ def read_params(
     fresh: Sequence[str] = (),
     old: Mapping[str, str] | None = None,
     longer: Sequence[str] = (),
-) -> dict[str, Any]:
-    """Reads the parameters of a folder as a nested dict of NumPy arrays of the shapes and types in `shapes`.
+) -> dict[str, Taken]:
+    """Returns {path of a parameter here: the tensor that it is}, whose names and shapes fit; nothing is read.
 
-    `shapes` is what jax.eval_shape(model.init, ...) gives for "params". `prefix` ("bert.") begins names of the table
-    and is missing in checkpoints of a bare body. `ignore` are regular expressions of tensors that the file may hold
-    and the model does not use; `fresh` of paths here that the file may lack: they stay out of the result. `old` maps
-    regular expressions to what stands for them in the table, for names of old files ("gamma" for "weight"). Of the
-    paths here that match `longer`, tables of embeddings, a file may have further rows: the first are read.
-    ValueError lists all names that are missing, all that are unexpected and all shapes that do not fit.
+    `shapes` is what the network has. `prefix` is what files of the bare body lack. `ignore` are regular expressions of
+    names that files may have and the model does not use; `fresh` of paths here that the file may lack: they stay out of
+    the result. `old` maps regular expressions to what stands for them in the table, for names of old files ("gamma" for
+    "weight"). Of the paths here that match `longer`, tables of embeddings, a file may have further rows: the first are
+    taken. ValueError lists all names that are missing, all that are unexpected and all shapes that do not fit.
     """
-    tensors = Tensors(folder)
     names = {_renamed(name, old or {}).removeprefix(prefix): name for name in tensors}
-    params, problems, used = {}, [], set()
+    result, problems, used = {}, [], set()
     leaves: dict[str, Any] = traverse_util.flatten_dict(shapes, sep="/")
     for path, leaf in leaves.items():
         theirs, transpose = _outside(path, rules)
@@ -134,34 +159,61 @@ def read_params(
         used.add(name)
         shape = tensors.shape(name)
         needed = _swapped(leaf.shape) if transpose else tuple(leaf.shape)
-        if _matches(path, longer) and not transpose:
+        table = _matches(path, longer) and not transpose
+        if table:
             shape = _first_rows(shape, needed)
         if shape != needed:
             problems.append(f"wrong shape: {name!r} has {shape}, {path!r} needs {needed}")
             continue
-        value = tensors.first(name, shape[0]) if _matches(path, longer) else tensors[name]
-        params[path] = _laid_out(value, transpose).astype(leaf.dtype)
+        result[path] = Taken(name, transpose, shape[0] if table else 0)
     problems += [f"unexpected: {name!r}" for name in tensors if name not in used and not _matches(name, ignore)]
     if problems:
         raise ValueError(f"{folder} does not fit the model:\n  " + "\n  ".join(problems))
-    return traverse_util.unflatten_dict(params, sep="/")
+    return result
 
 
 def write_folder(
-    folder: Path, params: PyTree, rules: Sequence[Rule], config: Mapping[str, Any], *, strip: str = ""
+    folder: Path,
+    params: PyTree,
+    rules: Sequence[Rule],
+    config: Mapping[str, Any],
+    *,
+    strip: str = "",
+    max_shard_size: int = SHARD,
 ) -> None:
-    """Writes config.json and model.safetensors under the names of `transformers`, without the prefix `strip`.
+    """Writes config.json and the weights under the names of `transformers`, without the prefix `strip`.
 
-    ValueError for parameters without a rule.
+    Weights of more than `max_shard_size` bytes are several files, none of them larger (but for one that a single
+    tensor is), with an index. ValueError for parameters without a rule.
     """
-    tensors = {}
-    for path, value in traverse_util.flatten_dict(params, sep="/").items():
-        theirs, transpose = _outside(path, rules)
-        value = np.asarray(value)
-        tensors[theirs.removeprefix(strip)] = _laid_out(value, transpose)
+    leaves: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
+    named = {_outside(path, rules)[0].removeprefix(strip): path for path in leaves}
+    shards = _filled({name: leaves[path].nbytes for name, path in named.items()}, max_shard_size)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    where = {}
+    for i, names in enumerate(shards):
+        file = WEIGHTS if len(shards) == 1 else f"model-{i + 1:05}-of-{len(shards):05}.safetensors"
+        values = {n: laid_out(np.asarray(leaves[named[n]]), _outside(named[n], rules)[1]) for n in names}
+        save_file(values, folder / file, metadata={"format": "pt"})
+        where |= dict.fromkeys(names, file)
+    (folder / INDEX).unlink(missing_ok=True)  # of weights that were here before
+    if len(shards) > 1:
+        total = sum(value.nbytes for value in leaves.values())
+        index = {"metadata": {"total_size": total}, "weight_map": where}
+        (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
     (folder / CONFIG).write_text(json.dumps(dict(config), indent=2, sort_keys=True) + "\n")
+
+
+def _filled(sizes: Mapping[str, int], most: int) -> list[list[str]]:
+    """Names in files of `most` bytes, one after the other; at least one file."""
+    files, size = [[]], 0
+    for name, count in sizes.items():
+        if files[-1] and size + count > most:
+            files.append([])
+            size = 0
+        files[-1].append(name)
+        size += count
+    return files
 
 
 def theirs_of(path: str, rules: Sequence[Rule]) -> str:
@@ -194,7 +246,8 @@ def _first_rows(shape: tuple[int, ...], needed: tuple[int, ...]) -> tuple[int, .
     return (needed[0], *shape[1:]) if shape and shape[0] > needed[0] else shape
 
 
-def _laid_out(value: np.ndarray, transpose: bool) -> np.ndarray:
+def laid_out(value: np.ndarray, transpose: bool) -> np.ndarray:
+    """Returns a tensor as the other side has it: its last two axes changed, or as it is."""
     return np.ascontiguousarray(value.swapaxes(-1, -2) if transpose else value)
 
 

@@ -27,13 +27,15 @@ Rules = Sequence[tuple[str, Any] | str]
 # The two halves of a transformer's layers: what makes heads and hidden units, and what sums over them again.
 _COLUMNS = r"(^|/)(queries_dense|keys_dense|values_dense|query|key|value|qkv|mlp1|up|gate)/(kernel|bias)$"
 _ROWS = r"(^|/)(attention/out|out|mlp2|down)/kernel$"
+_EXPERTS = r"(^|/)experts/(up|gate|down)$"
 _VOCABULARY = r"(^|/)(embed|words|head)/embedding$"
 RULE_SETS: dict[str, tuple[tuple[str, str], ...]] = {
     "fsdp": ((".", "fsdp"),),
-    "tensor": ((_COLUMNS, "model@-1"), (_ROWS, "model@-2"), (_VOCABULARY, "model@-2")),
+    "tensor": ((_COLUMNS, "model@-1"), (_ROWS, "model@-2"), (_EXPERTS, "model@-3"), (_VOCABULARY, "model@-2")),
     "fsdp+tensor": (
         (_COLUMNS, "model@-1+fsdp"),
         (_ROWS, "model@-2+fsdp"),
+        (_EXPERTS, "model@-3+fsdp"),
         (_VOCABULARY, "model@-2+fsdp"),
         (".", "fsdp"),
     ),

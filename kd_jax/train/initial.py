@@ -16,6 +16,7 @@ from kd_jax.data.source import Source
 from kd_jax.files import path_of
 from kd_jax.models.adapters import name_of
 from kd_jax.models.started import differing
+from kd_jax.models.streamed import Reading
 from kd_jax.models.variables import variables_from
 from kd_jax.resolve import check_kwargs, resolve
 from kd_jax.system.checkpoint import load_tree
@@ -54,11 +55,12 @@ def first_variables(
     teacher: Variables | None = None,
     shapes: Variables | None = None,
     source: Source | None = None,
+    reading: Reading | None = None,
 ) -> Variables | None:
     """Returns (params, stats) of `model` by {name, kwargs}: fn(model, key, **kwargs), or of the export that is named.
 
-    `teacher`, the `shapes` of the model's variables and the `source` that the student trains on (a closed form is
-    fitted to it) go to a function that takes them. None where nothing is named.
+    `teacher`, the `shapes` of the model's variables, the `source` that the student trains on (a closed form is fitted
+    to it) and the `reading`, where they shall lie, go to a function that takes them. None where nothing is named.
     Raises ValueError for an argument that it does not take or a missing teacher.
     """
     if not fields["name"]:
@@ -66,7 +68,8 @@ def first_variables(
     (fn, kwargs), key = _named(fields), prng.stream(jax.random.key(seed), f"initial/{role}", 0)
     check_kwargs(fields["name"], fn, kwargs)
     taken = inspect.signature(fn).parameters
-    kwargs |= {name: value for name, value in (("shapes", shapes), ("source", source)) if name in taken}
+    offered = {"shapes": shapes, "source": source, "reading": reading}
+    kwargs |= {name: value for name, value in offered.items() if name in taken}
     if "teacher" not in taken:
         return fn(model, key, **kwargs)
     if teacher is None:
@@ -95,7 +98,8 @@ def check_initial(
     if not fields["name"]:
         return
     wanted = jax.eval_shape(model.init, jax.random.key(0), *inputs)
-    offered = jax.eval_shape(lambda t: first_variables(fields, role, model, 0, t, wanted, source), teacher)
+    reading = Reading(shapes_only=True)
+    offered = jax.eval_shape(lambda t: first_variables(fields, role, model, 0, t, wanted, source, reading), teacher)
     if lines := differing((offered[0], {}), (wanted[0], {})):
         raise ValueError(f"config.{role}.initial gives parameters that the model has not:\n  " + "\n  ".join(lines))
 

@@ -24,6 +24,7 @@ from kd_jax.core.paths import lookup, roles_read
 from kd_jax.data.answers import Answers
 from kd_jax.files import path_of, read_json, write_json
 from kd_jax.models.host import HostModel, failing
+from kd_jax.models.streamed import Reading
 from kd_jax.system import parallel, precision, workdir
 from kd_jax.system.exports import check_export
 from kd_jax.train.calibrated import calibrated
@@ -102,7 +103,8 @@ def _teach_one(
     first, finished = ({}, {}) if isinstance(asked.model, HostModel) else handed_over, None
     if first is None and not fields.checkpoint:
         copied = teacher.variables() if teacher is not None and takes_teacher(fields.initial) else None
-        first = first_variables(fields.initial, name, asked.model, fields.seed, copied, shapes, student.source)
+        reading = _reading(config, jobs, name, mesh)
+        first = first_variables(fields.initial, name, asked.model, fields.seed, copied, shapes, student.source, reading)
         require_numbers(f"config.{name}.initial", first)
     if name in jobs:
         scheme = starting_at(jobs[name].scheme, "student", first)
@@ -129,6 +131,19 @@ def _teach_one(
         scores = score_teacher(student, role, student.settings.rules.get(name, ()), mesh, as_trained)
     check_teacher(jobs["student"], name, fields, scores)
     return jobs, dataclasses.replace(taught, scores=scores)
+
+
+def _reading(config: ConfigDict, jobs: Mapping[str, Job], name: str, mesh: Mesh) -> Reading | None:
+    """Where a teacher that is read from files lies from the first on; None where the host is to have it whole.
+
+    That is where it is trained, asked once, or looked at by report and measures, on one device of several.
+    """
+    student, whole = jobs["student"], looked_at(config)
+    if name in jobs or name in student.caches or (whole and mesh.size > 1):
+        return None
+    rules, dtype = student.settings.rules.get(name, ()), student.scheme.roles[name].dtype
+    stored = "" if whole or dtype in (None, precision.INT8) else dtype
+    return Reading(lambda params: parallel.param_shardings(params, rules, mesh, name), stored)
 
 
 def _read_teacher(

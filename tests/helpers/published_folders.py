@@ -23,6 +23,14 @@ FAMILIES = {
         *("Qwen3", CHAT, "", {"eos_token": CHAT[2], "pad_token": CHAT[0]}, CHATML, [2, 0]),
         {"tie_word_embeddings": True},
     ),
+    "qwen3_moe": (
+        *("Qwen3Moe", CHAT, "", {"eos_token": CHAT[2], "pad_token": CHAT[0]}, CHATML, [2, 0]),
+        {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12, "mlp_only_layers": [2]},
+    ),
+    "mixtral": (
+        *("Mixtral", CHAT, "", {"eos_token": CHAT[2], "pad_token": CHAT[0]}, CHATML, [2, 0]),
+        {"num_local_experts": 4},
+    ),
     "gemma2": (
         *("Gemma2", TURNED, TURNED[2], {"eos_token": TURNED[1], "pad_token": TURNED[0]}, TURNS, [1, 4]),
         {

@@ -171,6 +171,6 @@ def test_old_configs_shallower_students_and_what_does_not_fit(tmp_path):
     path.write_text(json.dumps(config | {"model_type": "lama"}))
     with pytest.raises(ValueError, match="Did you mean 'llama'"):
         decoder_of(str(tmp_path))
-    path.write_text(json.dumps(config | {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}))
-    with pytest.raises(ValueError, match="'yarn' are not supported"):
+    path.write_text(json.dumps(config | {"rope_scaling": {"rope_type": "yarm", "factor": 2.0}}))
+    with pytest.raises(ValueError, match="Did you mean 'yarn'"):
         decoder_of(str(tmp_path))

@@ -28,6 +28,7 @@ from jax.sharding import PartitionSpec
 
 from kd_jax.models.language.blocked_attention import Seen
 from kd_jax.models.language.decoder_attention import Attention
+from kd_jax.models.language.decoder_experts import Experts
 from kd_jax.models.language.decoder_parts import (
     ALL,
     HEAD,
@@ -59,12 +60,13 @@ class Block(nn.Module):
     options: Options
     train: bool
     cross_attends: bool = False
+    sparse: bool = False  # the MLP is one of experts
 
     def setup(self) -> None:
         o = self.options
         if o.pre_norms:
             self.norm1, self.norm2 = Norm(o), Norm(o)
-        self.attention, self.mlp = Attention(o), Mlp(o)
+        self.attention, self.mlp = Attention(o), Experts(o) if self.sparse else Mlp(o)
         if o.post_norms:
             self.post_norm1, self.post_norm2 = Norm(o), Norm(o)
         if self.cross_attends:
@@ -172,14 +174,16 @@ def run_layers(
     x = nn.Dropout(o.dropout, deterministic=not train)(Tap(name="stem")(x.astype(o.dtype)))
 
     windows = [(o.windows[i % len(o.windows)] if o.windows else 0) or None for i in range(o.depth)]
-    kinds, angles = angles_by_layer(o, positions, windows)
+    slots = None if inputs.slot is None else inputs.visible.valid  # of a cache
+    kinds, angles = angles_by_layer(o, positions, windows, x.shape[1] if slots is None else slots.shape[1])
     policy = getattr(jax.checkpoint_policies, o.remat) if o.remat else None
     # Inside a scan XLA cannot merge the recomputation with the first one, so nothing has to forbid it.
     block = nn.remat(Block, policy=policy, prevent_cse=not o.scan) if o.remat else Block
     if not o.scan:
         for i, window in enumerate(windows):
             of_layer = inputs._replace(angles=angles[kinds[i]] if angles else None)
-            x = block(o, train, cross_attends, name=f"layer{i}")(x, window, of_layer)
+            sparse = bool(o.experts) and i not in o.dense_layers
+            x = block(o, train, cross_attends, sparse, name=f"layer{i}")(x, window, of_layer)
         return x
 
     def body(layers: nn.Module, x: Array, layer: tuple[Array | None, Array]) -> tuple[Array, None]:
@@ -195,7 +199,7 @@ def run_layers(
         split_rngs={"params": True, "dropout": True},
     )
     stacked = jnp.asarray([window or ALL for window in windows]) if any(windows) else None
-    return scan(block(o, train, cross_attends, name="layers"), x, (stacked, jnp.asarray(kinds)))[0]
+    return scan(block(o, train, cross_attends, bool(o.experts), name="layers"), x, (stacked, jnp.asarray(kinds)))[0]
 
 
 def _placed(o: Options, x: Array, positions: Array, inputs: AttentionInputs) -> Array:
@@ -209,9 +213,12 @@ def _placed(o: Options, x: Array, positions: Array, inputs: AttentionInputs) -> 
 
 
 def angles_by_layer(
-    o: Options, positions: Array, windows: Sequence[int | None]
+    o: Options, positions: Array, windows: Sequence[int | None], room: int
 ) -> tuple[list[int], list[tuple[Array, Array]]]:
-    """Returns the number of each layer's angles in the list of those that there are: none of learned positions."""
+    """Returns the number of each layer's angles in the list of those that there are: none of learned positions.
+
+    `room` is the number of tokens that a row has, or that its cache takes.
+    """
     if o.positions == "learned":
         return [0] * o.depth, []
     kinds = [
@@ -220,7 +227,7 @@ def angles_by_layer(
     ]
     made = {}
     for kind in dict.fromkeys(kinds):
-        cos, sin = angles_of(o, positions, local=kind == "local")
+        cos, sin = angles_of(o, positions, room, local=kind == "local")
         made[kind] = (jnp.ones_like(cos), jnp.zeros_like(sin)) if kind == "none" else (cos, sin)
     return [list(made).index(kind) for kind in kinds], list(made.values())
 

@@ -6,7 +6,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kd_jax.models.language.decoder_expert_configs import SPARSE, experts_in_config, experts_of
 from kd_jax.models.language.decoder_parts import Options
+from kd_jax.models.language.decoder_positions import positions_in_config, positions_of, unplaced_of
 from kd_jax.resolve import near
 
 # Class of transformers, whether the head is tied where config.json does not say, and what all of the family are.
@@ -28,6 +30,8 @@ FAMILIES: dict[str, tuple[str, bool, dict[str, Any]]] = {
     ),
     "phi3": ("Phi3ForCausalLM", False, {}),
     "smollm3": ("SmolLM3ForCausalLM", True, {}),
+    "mixtral": ("MixtralForCausalLM", False, {}),
+    "qwen3_moe": ("Qwen3MoeForCausalLM", False, {"qk_norm": True}),
     "gpt2": (
         "GPT2LMHeadModel",
         True,
@@ -75,8 +79,6 @@ MULTIPLIERS = {  # of Granite
     "logits_scaling": "logits_scaling",
 }
 GEMMAS = ("gemma2", "gemma3_text")  # with windows, and what sets the scale of attention
-THETAS = {"gemma3_text": 1e6, "smollm3": 2e6}  # where config.json does not say
-ROPE_KINDS = ("default", "linear", "llama3")
 UNTOLD = ("dropout", "scan", "remat", "dtype")  # options that a file does not tell: how the network is run
 
 
@@ -100,7 +102,7 @@ def options_of(config: Mapping[str, Any]) -> dict[str, Any]:
         if config.get("scale_attn_by_inverse_layer_idx") or not config.get("scale_attn_weights", True):
             raise ValueError("a GPT-2 whose attention is scaled by layer, or not at all, is not supported")
         return {"hidden": 4 * fields["width"], **fields}
-    fields |= _positions(config)
+    fields |= positions_of(config)
     if family != "qwen2" and config.get("attention_bias"):
         fields |= {"qkv_bias": True, "out_bias": True}
     if config.get("mlp_bias"):
@@ -108,7 +110,9 @@ def options_of(config: Mapping[str, Any]) -> dict[str, Any]:
     if config.get("use_bidirectional_attention"):
         raise ValueError("an attention that sees what comes later (use_bidirectional_attention) is not supported")
     if family == "smollm3":
-        fields["unplaced"] = _unplaced(config)
+        fields["unplaced"] = unplaced_of(config)
+    if family in SPARSE:
+        fields |= experts_of(config)
     return fields | _scales(config, family) | {"windows": _windows(config, family)}
 
 
@@ -135,45 +139,16 @@ def _activation(config: Mapping[str, Any], family: str) -> str:
     return ACTIVATIONS[activation]
 
 
-def _unplaced(config: Mapping[str, Any]) -> tuple[int, ...]:
-    """The layers of a SmolLM3 without positions: listed, or every so manyth."""
-    depth, every = config["num_hidden_layers"], config.get("no_rope_layer_interval", 4)
-    placed = config.get("no_rope_layers") or [(i + 1) % every for i in range(depth)]
-    return tuple(i for i in range(depth) if not placed[i])
-
-
-def _positions(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the fields of rotary positions; transformers 4 writes them in other places than 5."""
-    family, written = config["model_type"], config.get("rope_parameters") or {}
-    local = written.get("sliding_attention") or {}
-    rope = {**(config.get("rope_scaling") or {}), **(written.get("full_attention") or written)}
-    theta = rope.pop("rope_theta", None) or config.get("rope_theta", THETAS.get(family, 10000.0))
-    turned = rope.pop("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
-    if turned != 1:
-        raise ValueError(f"positions of a part of each head (partial_rotary_factor={turned}) are not supported")
-    old_kind = rope.pop("type", "default")
-    kind = rope.get("rope_type", old_kind)
-    if kind not in ROPE_KINDS:
-        raise ValueError(f"positions scaled by {kind!r} are not supported. {near(kind, ROPE_KINDS[1:])}")
-    scaling = {} if kind == "default" else {**rope, "rope_type": kind}
-    fields = {"theta": theta, "rope_scaling": tuple(sorted(scaling.items()))}
-    if family == "gemma3_text":
-        if local.get("rope_type", "default") != "default":
-            raise ValueError("positions of layers with a window that are scaled are not supported")
-        fields["local_theta"] = local.get("rope_theta") or config.get("rope_local_base_freq", 10000.0)
-    return fields
-
-
 def _windows(config: Mapping[str, Any], family: str) -> tuple[int, ...]:
     """Returns the window of every layer (0: none), one number for all, or () where no layer has one."""
     window, depth = config.get("sliding_window") or 0, config["num_hidden_layers"]
-    if family in ("qwen2", "qwen3", "smollm3"):
+    if family in ("qwen2", "qwen3", "qwen3_moe", "smollm3"):
         sliding = bool(config.get("use_sliding_window"))
     else:
-        sliding = family in ("mistral", "phi3", *GEMMAS)
+        sliding = family in ("mistral", "mixtral", "phi3", *GEMMAS)
     if not window or not sliding:
         return ()
-    if family in ("mistral", "phi3"):
+    if family in ("mistral", "mixtral", "phi3", "qwen3_moe"):
         return (window,)
     windows = tuple(window if kind == "sliding_attention" else 0 for kind in _layer_types(config, family, depth))
     return windows if any(windows) else ()
@@ -189,7 +164,7 @@ def _layer_types(config: Mapping[str, Any], family: str, depth: int) -> Sequence
         every = config.get("sliding_window_pattern", 6)
         return ["sliding_attention" if (i + 1) % every else "full_attention" for i in range(depth)]
     if family == "smollm3":
-        without = _unplaced(config)
+        without = unplaced_of(config)
         return ["sliding_attention" if i in without else "full_attention" for i in range(depth)]
     first = config.get("max_window_layers", depth)
     return ["sliding_attention" if i >= first else "full_attention" for i in range(depth)]
@@ -214,10 +189,14 @@ def _nearest_family(o: Options) -> str:
         return with_norms if o.post_norms else "gemma"
     if not o.pre_norms:
         return "olmo2"
+    if o.rotary_share != 1:
+        return "phi3"
     if (o.embedding_multiplier, o.residual_multiplier, o.logits_scaling) != (1, 1, 1):
         return "granite"
     if o.unplaced:
         return "smollm3"
+    if o.experts:
+        return "qwen3_moe" if o.qk_norm else "mixtral"
     if o.qk_norm:
         return "qwen3"
     if o.qkv_bias and not o.out_bias:
@@ -251,14 +230,7 @@ def config_of(o: Options, family: str) -> dict[str, Any]:
         drops = dict.fromkeys(("embd_pdrop", "resid_pdrop"), o.dropout)
         return config | {"activation_function": activation, "attn_pdrop": 0.0, **drops}
     config |= {"hidden_act": activation, "hidden_activation": activation, "attention_dropout": 0.0}
-    scaling = dict(o.rope_scaling)
-    rope = {"rope_type": "default", **scaling, "rope_theta": o.theta}
-    if family == "gemma3_text":
-        local = o.local_theta or o.theta
-        rope = {"full_attention": rope, "sliding_attention": {"rope_type": "default", "rope_theta": local}}
-        config["rope_local_base_freq"] = local
-    config |= {"rope_theta": o.theta, "rope_parameters": rope}
-    config |= {"rope_scaling": scaling} if scaling else {}
+    config |= positions_in_config(o, family)
     if family != "qwen2":
         config |= {"attention_bias": o.qkv_bias, "mlp_bias": o.mlp_bias}
     return config | _scales_in_config(o, family) | layers_in_config(o, family)
@@ -280,11 +252,13 @@ def _scales_in_config(o: Options, family: str) -> dict[str, Any]:
 
 
 def layers_in_config(o: Options, family: str) -> dict[str, Any]:
-    """Returns what config.json says of the layers one by one: windows, and which have positions."""
+    """Returns what config.json says of the layers one by one: windows, experts, and which have positions."""
     windows = layer_windows(o)
     config: dict[str, Any] = {"sliding_window": None}
     if any(windows):
         config = {"sliding_window": max(windows), "use_sliding_window": True, "max_window_layers": 0}
+    if family in SPARSE:
+        config |= experts_in_config(o, family)
     if family == "smollm3":
         config["no_rope_layers"] = [int(i not in o.unplaced) for i in range(o.depth)]
     if family in ("qwen2", "qwen3", "smollm3", *GEMMAS):

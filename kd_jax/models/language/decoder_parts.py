@@ -1,15 +1,13 @@
 """The layers of a decoder, the options that tell families apart, and its cache of keys and values.
 
-Su et al., "RoFormer" (rotary positions), 2021, arXiv 2104.09864; Ainslie et al., "GQA", 2023, arXiv 2305.13245; Zhang &
-Sennrich, "Root Mean Square Layer Normalization", 2019, arXiv 1910.07467; Shazeer, "GLU Variants", 2020, arXiv
-2002.05202.
+Ainslie et al., "GQA", 2023, arXiv 2305.13245; Zhang & Sennrich, "Root Mean Square Layer Normalization", 2019, arXiv
+1910.07467; Shazeer, "GLU Variants", 2020, arXiv 2002.05202.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from kd_jax.models.language import rotary
 from kd_jax.models.projected import Projected
 from kd_jax.models.remat import POLICIES
 from kd_jax.resolve import near
@@ -51,7 +50,8 @@ class Options:
     theta: float = 10000.0
     local_theta: float = 0.0  # of layers with a window, whose positions are not scaled; 0 = as the others (Gemma 3)
     unplaced: tuple[int, ...] = ()  # layers without positions (SmolLM3)
-    rope_scaling: tuple[tuple[str, Any], ...] | Mapping[str, Any] = ()  # of a Hugging Face config: linear, llama3
+    rope_scaling: tuple[tuple[str, Any], ...] | Mapping[str, Any] = ()  # of a Hugging Face config: rotary.NEEDED
+    rotary_share: float = 1.0  # of each head's width, from its start, that positions turn (Phi-4-mini)
     max_length: int = 0  # of learned positions
     qkv_bias: bool = False
     out_bias: bool = False
@@ -68,6 +68,11 @@ class Options:
     attention_softcap: float = 0.0  # 0 = none; c tanh(x / c)
     logit_softcap: float = 0.0
     windows: tuple[int, ...] = ()  # how many tokens back layer i % len(windows) sees, itself included; 0 = all
+    experts: int = 0  # of a sparse MLP (decoder_experts.py); 0 = one plain MLP
+    experts_used: int = 0  # by a token
+    expert_hidden: int = 0  # 0 = hidden
+    shares_normed: bool = True  # those of a token's experts sum to 1
+    dense_layers: tuple[int, ...] = ()  # with a plain MLP among sparse ones (Qwen3-MoE)
     tied: bool = True
     dropout: float = 0.0  # of the embeddings and of what a layer adds
     scan: bool = False  # one compiled layer, run `depth` times: quick to compile
@@ -81,9 +86,12 @@ class Options:
 
         object.__setattr__(self, "dtype", jnp.dtype(self.dtype))
         object.__setattr__(self, "kv_heads", self.kv_heads or self.heads)
-        object.__setattr__(self, "rope_scaling", tuple(sorted(dict(self.rope_scaling).items())))
+        scaling = {k: tuple(v) if isinstance(v, list) else v for k, v in dict(self.rope_scaling).items()}
+        object.__setattr__(self, "rope_scaling", tuple(sorted(scaling.items())))
         object.__setattr__(self, "windows", tuple(self.windows))
         object.__setattr__(self, "unplaced", tuple(self.unplaced))
+        object.__setattr__(self, "dense_layers", tuple(self.dense_layers))
+        object.__setattr__(self, "expert_hidden", self.expert_hidden or (self.hidden if self.experts else 0))
         if not self.head_width and self.width % self.heads:
             fail(f"width={self.width} is no multiple of heads={self.heads}; give head_width")
         object.__setattr__(self, "head_width", self.head_width or self.width // self.heads)
@@ -93,12 +101,37 @@ class Options:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 fail(f"{name}={getattr(self, name)!r}. {near(getattr(self, name), allowed)}")
-        if self.positions == "learned" and not self.max_length:
-            fail("learned positions need max_length")
-        if self.positions == "rope" and self.head_width % 2:
-            fail(f"rotary positions need an even head_width, not {self.head_width}")
+        _check_positions(self, fail)
+        _check_experts(self, fail)
         if self.remat and self.remat not in POLICIES:
             fail(f"remat={self.remat!r}. {near(self.remat, POLICIES)}")
+
+    @property
+    def rotary_width(self) -> int:
+        """Numbers of each head that positions turn."""
+        return int(self.head_width * self.rotary_share)
+
+
+def _check_positions(o: Options, fail: Callable[[str], None]) -> None:
+    if o.positions == "learned":
+        if not o.max_length:
+            fail("learned positions need max_length")
+        return
+    if o.rotary_width % 2 or not 0 < o.rotary_width <= o.head_width:
+        part = f" of which rotary_share={o.rotary_share} are turned" if o.rotary_share != 1 else ""
+        fail(f"rotary positions need an even head_width, not {o.head_width}{part}")
+    rotary.check(dict(o.rope_scaling), o.rotary_width)
+
+
+def _check_experts(o: Options, fail: Callable[[str], None]) -> None:
+    if not o.experts:
+        return
+    if not 0 < o.experts_used <= o.experts:
+        fail(f"experts_used={o.experts_used}: a token has from 1 to experts={o.experts} of them")
+    if o.mlp_bias or not o.gated:
+        fail("experts have gates and no biases")
+    if o.scan and o.dense_layers:
+        fail(f"scan=True runs layers that are alike, and dense_layers={o.dense_layers} are not as the others")
 
 
 @jax.tree_util.register_dataclass
@@ -246,38 +279,10 @@ def segment_positions(segments: Array) -> Array:
     return slots - jax.lax.cummax(jnp.where(starts, slots, 0), axis=1)
 
 
-def angles_of(o: Options, positions: Array, local: bool = False) -> tuple[Array, Array]:
-    """Returns (cos, sin) float32 [1 or batch, length, 1, head width / 2] of rotary positions; `local`: local_theta."""
-    frequencies = 1 / (o.local_theta if local else o.theta) ** (
-        jnp.arange(0, o.head_width, 2, dtype=jnp.float32) / o.head_width
-    )
-    frequencies = rescaled(frequencies, {} if local else dict(o.rope_scaling))[None, None, None]
-    angles = positions[..., None, None].astype(jnp.float32) * frequencies
-    return jnp.cos(angles), jnp.sin(angles)
-
-
-def rescaled(frequencies: Array, scaling: Mapping[str, Any]) -> Array:
-    """Returns frequencies for longer texts: "linear" divides all by `factor`, "llama3" those of long waves alone."""
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    if kind == "default":
-        return frequencies
-    if kind == "linear":
-        return frequencies / scaling["factor"]
-    if kind != "llama3":
-        raise ValueError(f"rope_scaling {kind!r} is not supported. {near(kind, ('default', 'linear', 'llama3'))}")
-    turns = scaling["original_max_position_embeddings"] * frequencies / (2 * math.pi)
-    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
-    unscaled = jnp.clip((turns - low) / (high - low), 0, 1)
-    return frequencies * (unscaled + (1 - unscaled) / scaling["factor"])
-
-
-def rotated(x: Array, angles: tuple[Array, Array] | None) -> Array:
-    """Turns each pair (x_i, x_{i + half}) by its angle: the order of Hugging Face, not of Llama's release."""
-    if angles is None:
-        return x
-    cos, sin = angles
-    first, second = jnp.split(x.astype(jnp.float32), 2, -1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1).astype(x.dtype)
+def angles_of(o: Options, positions: Array, length: int, local: bool = False) -> tuple[Array, Array]:
+    """Returns (cos, sin) of rotary positions, as rotary.angles; `length`: a row's room, `local`: by local_theta."""
+    theta = o.local_theta if local else o.theta
+    return rotary.angles(positions, o.rotary_width, theta, {} if local else dict(o.rope_scaling), length)
 
 
 def write(whole: Array, new: Array, slot: Array) -> Array:

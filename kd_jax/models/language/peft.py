@@ -81,8 +81,8 @@ def _layers(params: PyTree, o: Options) -> dict[str, Pair]:
 def _joined(pairs: Mapping[str, Pair], o: Options, family: str) -> dict[str, Pair]:
     """The adapters of layers that the family holds side by side as one each; the others as they are."""
     made, sizes = dict(pairs), sizes_of_parts(o)
-    for i, (module, (whole, names)) in itertools.product(range(o.depth), JOINED.get(family, {}).items()):
-        there = {name: made.pop(f"layer{i}/{module}/{name}", None) for name in names}
+    for i, (whole, names) in itertools.product(range(o.depth), JOINED.get(family, {}).items()):
+        there = {name: made.pop(f"layer{i}/{name}", None) for name in names}
         parts = {name: pair for name, pair in there.items() if pair is not None}
         rows = [
             np.concatenate([b if name == other else np.zeros((len(b), sizes[other]), b.dtype) for other in names], -1)
@@ -90,5 +90,5 @@ def _joined(pairs: Mapping[str, Pair], o: Options, family: str) -> dict[str, Pai
         ]
         if parts:
             a = np.concatenate([a for a, _ in parts.values()], -1)
-            made[f"layer{i}/{module}/{whole}"] = a, np.concatenate(rows, 0)
+            made[f"layer{i}/{whole}"] = a, np.concatenate(rows, 0)
     return made

@@ -1,6 +1,7 @@
 """Published decoders as models of kd_jax, and decoders of kd_jax as folders that `transformers` loads.
 
-Llama (2, 3), Mistral, Qwen2, Qwen3, Gemma, Gemma 2, Gemma 3 (its text model), Granite, OLMo 2, Phi-3, SmolLM3, GPT-2.
+Llama (2, 3), Mistral, Qwen2, Qwen3, Gemma, Gemma 2, Gemma 3 (its text model), Granite, OLMo 2, Phi-3 and
+Phi-4-mini, SmolLM3, Mixtral, Qwen3-MoE, GPT-2.
 `decoder_of(folder)` is a module of the sizes in config.json, `load` its weights (as config.<role>.initial takes them),
 `save` the way back. A folder is a path, "package:NAME/PATH" or the id of a model in the hub's local cache
 (kd_jax/models/hub.py).
@@ -8,6 +9,9 @@ Llama (2, 3), Mistral, Qwen2, Qwen3, Gemma, Gemma 2, Gemma 3 (its text model), G
 
 from __future__ import annotations
 
+import functools
+import itertools
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +21,25 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from kd_jax.models import streamed
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.hub import find_model
 from kd_jax.models.language.decoder import Decoder
 from kd_jax.models.language.decoder_configs import FAMILIES, config_of, family_of, options_of
 from kd_jax.models.language.decoder_parts import Options
-from kd_jax.models.safetensors_io import Rule, dense, norm, read_config, read_params, write_folder
+from kd_jax.models.language.joined import one_by_one, put_together, stacked, taken_apart
+from kd_jax.models.safetensors_io import (
+    SHARD,
+    Rule,
+    Tensors,
+    dense,
+    matched,
+    norm,
+    read_config,
+    read_params,
+    write_folder,
+)
+from kd_jax.models.streamed import Reading
 from kd_jax.resolve import near
 from kd_jax.types import Array, Model, PyTree
 
@@ -80,18 +97,31 @@ FOUR_NORMS = {
     "post_norm2": "post_feedforward_",
 }
 TABLES = (r"^(embed|head)/embedding$",)
-# Families that hold several layers as one, side by side: {module: (that one, its parts)}.
-ATTENTION = ("qkv", ("query", "key", "value"))
+# Families that hold several layers as one, side by side: {that one: its parts}.
+ATTENTION = tuple(f"attention/{name}" for name in ("query", "key", "value"))
+MLP = ("mlp/gate", "mlp/up")
 JOINED = {
-    "gpt2": {"attention": ATTENTION},
-    "phi3": {"attention": ATTENTION, "mlp": ("gate_up", ("gate", "up"))},
+    "gpt2": {"attention/qkv": ATTENTION},
+    "phi3": {"attention/qkv": ATTENTION, "mlp/gate_up": MLP},
 }
 BUFFERS = (r"rotary_emb\.inv_freq$", r"\.attn\.(masked_)?bias$")
+
+
+EXPERTS = {  # the router, and the parts of an expert
+    "mixtral": ("block_sparse_moe.gate", "block_sparse_moe.experts.{}.", {"gate": "w1", "up": "w3", "down": "w2"}),
+    "qwen3_moe": ("mlp.gate", "mlp.experts.{}.", {n: f"{n}_proj" for n in ("gate", "up", "down")}),
+}
 
 
 def rules_of(family: str) -> tuple[Rule, ...]:
     if family == "gpt2":
         return GPT2
+    if family in EXPERTS:
+        router, expert, names = EXPERTS[family]
+        rules = _llama(TWO_NORMS) + dense(f"{LAYER}.{router}", f"{OURS}/mlp/router", bias=False)
+        for ours, theirs in names.items():
+            rules += dense(f"{LAYER}.{expert}{theirs}", f"{OURS}/mlp/experts/{{}}/{ours}", bias=False)
+        return rules
     return _llama({"gemma2": FOUR_NORMS, "gemma3_text": FOUR_NORMS, "olmo2": LAST_NORMS}.get(family, TWO_NORMS))
 
 
@@ -113,41 +143,86 @@ def read_family(folder: str) -> str:
     return family
 
 
-def load(model: Model, key: Array, folder: str, fresh: Sequence[str] = ()) -> tuple[PyTree, PyTree]:
+def load(
+    model: Model, key: Array, folder: str, fresh: Sequence[str] = (), reading: Reading | None = None
+) -> tuple[PyTree, PyTree]:
     """Returns (params, stats) of a decoder from a folder; missing paths that match `fresh` are drawn from `key`.
 
     The first layers may be read into a shallower decoder, and of embeddings and head the first `vocabulary` rows.
+    With a `reading` the parameters come tensor by tensor to where they shall lie, as jax.Arrays; else as NumPy arrays.
     ValueError lists what is missing, unexpected or misshapen.
     """
     module, where = _module(model), find_model(folder)
     o = module.options
     family = read_config(where)["model_type"]
-    rules = rules_of(family)
     shapes = jax.eval_shape(module.init, key, jnp.zeros((1, 2), jnp.int32))["params"]
-    shapes = jax.eval_shape(lambda p: outside(p, o, family), shapes)
+    theirs = jax.eval_shape(lambda p: outside(p, o, family), shapes)
     deeper = rf"^((model\.layers|transformer\.h|h|layers)\.({'|'.join(map(str, range(o.depth, 1000)))}))\."
     head = (r"^lm_head\.weight$",) if o.tied else ()
-    prefix = "transformer." if o.positions == "learned" else "model."
-    params = read_params(
-        where, rules, shapes, prefix=prefix, ignore=(*BUFFERS, deeper, *head), fresh=fresh, longer=TABLES
-    )
-    flat, wanted = (traverse_util.flatten_dict(t, sep="/") for t in (params, shapes))
+    options = {
+        "prefix": "transformer." if o.positions == "learned" else "model.",
+        "ignore": (*BUFFERS, deeper, *head),
+        "fresh": fresh,
+        "longer": TABLES,
+    }
+    if reading is not None and not fresh:
+        return _streamed(where, o, family, shapes, theirs, reading, options), {}
+    params = read_params(where, rules_of(family), theirs, **options)
+    flat, wanted = (traverse_util.flatten_dict(t, sep="/") for t in (params, theirs))
     if missing := wanted.keys() - flat.keys():
         drawn = outside(jax.jit(lambda k: module.init(k, jnp.zeros((1, 2), jnp.int32))["params"])(key), o, family)
         flat |= {k: np.asarray(v) for k, v in traverse_util.flatten_dict(drawn, sep="/").items() if k in missing}
     return _inside(traverse_util.unflatten_dict(flat, sep="/"), o, family), {}
 
 
-def save(folder: str | Path, model: Model | Decoder, params: PyTree, **fields: Any) -> None:
+def _streamed(
+    where: Path, o: Options, family: str, shapes: PyTree, theirs: PyTree, reading: Reading, options: dict[str, Any]
+) -> PyTree:
+    """The parameters, each tensor at its place as soon as it is read."""
+    tensors = Tensors(where)
+    taken = matched(tensors, where, rules_of(family), theirs, **options)
+    if reading.shapes_only:
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    files = tensors.files
+    del tensors
+    return streamed.read(files, taken, functools.partial(pieces_of, o, family), shapes, reading)
+
+
+def pieces_of(o: Options, family: str, path: str) -> list[streamed.Piece]:
+    """Returns where the parameter at `path` of a file's layout goes: into parts, a stack of layers, one of experts."""
+    layer = re.fullmatch(r"layer(\d+)/(.*)", path)
+    if layer is None:
+        return [streamed.Piece(path)]
+    number, inside = int(layer[1]), layer[2]
+    root, index = ("layers/", (number,)) if o.scan else (f"layer{number}/", ())
+    expert = re.fullmatch(r"mlp/experts/(\d+)/(\w+)/kernel", inside)
+    if expert:
+        return [streamed.Piece(f"{root}mlp/experts/{expert[2]}", (*index, int(expert[1])))]
+    module, _, kind = inside.rpartition("/")
+    if module not in JOINED.get(family, {}):
+        return [streamed.Piece(root + inside, index)]
+    parts, sizes = JOINED[family][module], sizes_of_parts(o)
+    ends = list(itertools.accumulate(sizes[part] for part in parts))
+    starts = [0, *ends[:-1]]
+    return [
+        streamed.Piece(f"{root}{part}/{kind}", index, first, last)
+        for part, first, last in zip(parts, starts, ends, strict=True)
+    ]
+
+
+def save(
+    folder: str | Path, model: Model | Decoder, params: PyTree, *, max_shard_size: int = SHARD, **fields: Any
+) -> None:
     """Writes a decoder so that AutoModelForCausalLM of `transformers` loads it; a tokenizer is copied by hand.
 
-    `fields` are added to config.json (eos_token_id, pad_token_id). ValueError where no family has such options.
+    `fields` are added to config.json (eos_token_id, pad_token_id). Weights of more than `max_shard_size` bytes are
+    several files. ValueError where no family has such options.
     """
     o = _module(model).options
     family = family_of(o)
     config = {**config_of(o, family), "torch_dtype": str(jax.tree.leaves(params)[0].dtype), **fields}
     params = outside(jax.tree.map(np.asarray, params), o, family, np)
-    write_folder(Path(folder), params, rules_of(family), config)
+    write_folder(Path(folder), params, rules_of(family), config, max_shard_size=max_shard_size)
 
 
 def outside(params: PyTree, o: Options, family: str, np: Any = jnp) -> dict[str, Any]:
@@ -157,33 +232,23 @@ def outside(params: PyTree, o: Options, family: str, np: Any = jnp) -> dict[str,
         stacked = params.pop("layers")
         params |= {f"layer{i}": jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(o.depth)}
     for i in range(o.depth):
-        layer = dict(params[f"layer{i}"])
-        for module, (whole, names) in JOINED.get(family, {}).items():
-            inner = dict(layer[module])
-            parts = [inner.pop(name) for name in names]
-            inner[whole] = {kind: np.concatenate([p[kind] for p in parts], -1) for kind in parts[0]}
-            layer[module] = inner
-        params[f"layer{i}"] = layer
+        flat = put_together(traverse_util.flatten_dict(params[f"layer{i}"], sep="/"), JOINED.get(family, {}), np)
+        params[f"layer{i}"] = traverse_util.unflatten_dict(one_by_one(flat, o.experts), sep="/")
     return params
 
 
 def sizes_of_parts(o: Options) -> dict[str, int]:
     """Returns the number of outputs of the layers that some families hold side by side."""
-    keys = o.kv_heads * o.head_width
-    return {"query": o.heads * o.head_width, "key": keys, "value": keys, "gate": o.hidden, "up": o.hidden}
+    keys, (query, key, value), (gate, up) = o.kv_heads * o.head_width, ATTENTION, MLP
+    return {query: o.heads * o.head_width, key: keys, value: keys, gate: o.hidden, up: o.hidden}
 
 
 def _inside(params: PyTree, o: Options, family: str) -> dict[str, Any]:
     """The inverse of `outside`, on NumPy arrays."""
     params, sizes = dict(params), sizes_of_parts(o)
     for i in range(o.depth):
-        layer = dict(params[f"layer{i}"])
-        for module, (whole, names) in JOINED.get(family, {}).items():
-            inner, ends = dict(layer[module]), np.cumsum([sizes[name] for name in names])[:-1]
-            parts = {kind: np.split(value, ends, -1) for kind, value in inner.pop(whole).items()}
-            inner |= {name: {kind: values[n] for kind, values in parts.items()} for n, name in enumerate(names)}
-            layer[module] = inner
-        params[f"layer{i}"] = layer
+        flat = stacked(traverse_util.flatten_dict(params[f"layer{i}"], sep="/"), o.experts)
+        params[f"layer{i}"] = traverse_util.unflatten_dict(taken_apart(flat, JOINED.get(family, {}), sizes), sep="/")
     if o.scan:
         layers = [params.pop(f"layer{i}") for i in range(o.depth)]
         params["layers"] = jax.tree.map(lambda *x: np.stack(x), *layers)

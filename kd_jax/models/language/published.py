@@ -24,7 +24,7 @@ from kd_jax.models.language.decoder_configs import differences, layer_windows, l
 from kd_jax.models.language.decoder_parts import Options
 from kd_jax.models.language.folders import GENERATION, TOKENIZER_FILES, require_alike, token_count
 from kd_jax.models.language.pretrained_decoders import decoder_of, outside, rules_of
-from kd_jax.models.safetensors_io import Tensors, read_config, write_folder
+from kd_jax.models.safetensors_io import SHARD, Tensors, read_config, write_folder
 from kd_jax.ranges import NotNegative
 from kd_jax.resolve import near
 from kd_jax.types import PyTree
@@ -72,11 +72,18 @@ def decoder(
     if layers:
         if layers > whole.depth:
             raise ValueError(f"student.layers={layers}: {folder} has {whole.depth} layers.")
-        chosen = every_nth(whole.depth, layers)
-        windows = [layer_windows(whole)[i] for i in chosen]
-        changes |= {"depth": layers, "windows": tuple(windows) if any(windows) else ()}
-        changes["unplaced"] = tuple(n for n, i in enumerate(chosen) if i in whole.unplaced)
+        changes |= _every_nth_layer(whole, layers)
     return Decoder(dataclasses.replace(whole, **changes))
+
+
+def _every_nth_layer(whole: Options, layers: int) -> dict[str, Any]:
+    """The fields of a network of so many of the layers of `whole`, each with what was its own."""
+    chosen = every_nth(whole.depth, layers)
+    windows = [layer_windows(whole)[i] for i in chosen]
+    changes: dict[str, Any] = {"depth": layers, "windows": tuple(windows) if any(windows) else ()}
+    for name in ("unplaced", "dense_layers"):
+        changes[name] = tuple(n for n, i in enumerate(chosen) if i in getattr(whole, name))
+    return changes
 
 
 def positions_of(folder: str) -> int:
@@ -94,11 +101,13 @@ def save(
     tokenizer: str = "",
     rows: str = "tokens",
     dtype: str = "float32",
+    max_shard_size: int = SHARD,
 ) -> None:
     """Writes what became of the decoder of the folder `source`: weights, tokenizer, and the files of settings.
 
     config.json is that of `source`, but for the sizes that changed. `rows`: "tokens", those of the network; "all", with
-    the further rows of `source`, as they were. `dtype` is what the weights are rounded to. The tokenizer and the chat
+    the further rows of `source`, as they were. `dtype` is what the weights are rounded to;
+    those of more than `max_shard_size` bytes are several files. The tokenizer and the chat
     template are copied from the folder `tokenizer` ("": `source`). ValueError where the family cannot say the options
     of the network, and for an unknown word.
     """
@@ -112,7 +121,7 @@ def save(
     config = _config(config, dataclasses.replace(o, vocabulary=count), dtype)
     params = jax.tree.map(lambda x: x.astype(jax.numpy.dtype(dtype)), params)
     folder.mkdir(parents=True)
-    write_folder(folder, params, rules_of(config["model_type"]), config)
+    write_folder(folder, params, rules_of(config["model_type"]), config, max_shard_size=max_shard_size)
     copy_tokenizer(find_model(tokenizer or source), folder)
     write_generation(place, config, folder)
 
