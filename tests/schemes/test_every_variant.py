@@ -29,6 +29,7 @@ UNCACHED = {  # and why answers to the pictures of each example are not enough
     ("architecture_search", "differentiable"): "shows the teacher",
     **{("compress", v): "copies parameters of the teacher" for v in config_module("compress").VARIANTS},
     ("contrastive", "sskd"): "SSKD rotates",
+    ("dataset_distillation", "soft"): "shows the teacher",
     **{("data_free", v): "shows the teacher" for v in ("disagreement", "dafl", "dafl_statistics", "inversion")},
     **{("domain_adaptation", v): "The role 'adapted'" for v in ("statistics", "information")},
     ("foundation", "agglomerative"): "asks the teacher itself before the first step",
