@@ -29,7 +29,7 @@ HARD = dict(inputs=("student.logits",), targets=("bank.features:label",))
 EMBEDDER = dict(widths=(64, 64))
 EXPERT = (16, 32)  # the gradient of ten steps of it is taken in one of the images
 SGD = dict(name="sgd", learning_rate=0.05, weight_decay=0.0, schedule="constant", kwargs=dict(momentum=0.0))
-STUDENT = dict(widths=(64,))
+WIDTH = {"digits": 1024, "fashion_mnist": 256}  # of the student: wide networks are near the kernel of "kernel"
 TINY = dict(trajectory=dict(experts=1, moments=1, span=1, updates=2, share=0.5))
 
 
@@ -40,13 +40,13 @@ def get_config(arg: str = "") -> ConfigDict:
     config, shape, size = base(), DATA[variant.data], 10 * int("".join(counts) or 1)
     config.data.update(dict(name=variant.data, validation=0.125, labels=size))
     config.splits = ConfigDict(part("data.further.labelled", data=variant.data, validation=0.125))
-    config.student.model = dict(name="models.mlp.mlp", kwargs=STUDENT)
+    config.student.model = dict(name="models.mlp.mlp", kwargs=dict(widths=(WIDTH[variant.data],)))
     bank = role(
         "models.vision.generators.image_bank", inputs=("batch.index", "extra.window"), shape=shape, size=size, shift=0
     )
     config.roles.bank = ConfigDict(bank)
     adam = dict(name="adam", weight_decay=0.0, schedule="cosine")
-    config.train = training(batch_size=256, steps=2000, optimizer=dict(learning_rate=0.003, **adam))
+    config.train = training(batch_size=256, steps=2000, optimizer=dict(learning_rate=0.001, **adam))
     config.optimizers.bank = ConfigDict({**config.train.optimizer.to_dict(), **adam, "learning_rate": 0.05})
     method = "distribution" if variant.variant == "soft" else variant.variant
     if method != "kernel":
@@ -61,5 +61,6 @@ def get_config(arg: str = "") -> ConfigDict:
     else:
         config.teacher = teacher_fields("")
         config.terms = ConfigDict({"ce": term("losses.task.cross_entropy_loss", **HARD)})
-    config.scheme = ConfigDict(part("schemes.dataset_distillation.build", method=method))
+    tap = dict(tap="final") if method == "distribution" else {}  # the last map, all its positions
+    config.scheme = ConfigDict(part("schemes.dataset_distillation.build", method=method, **tap))
     return finish(config, variant, steps=8, tiny=dict(scheme=dict(kwargs=TINY)) if method == "trajectory" else None)
