@@ -71,5 +71,6 @@ def table(small: bool = False) -> dict[str, Case]:
         "policy_kl_loss": Case((z,), (z,)),
         "distribution_matching_loss": Case((e,), (e, Input((n,), 10), Input((n,), 10)), _distribution),
         "gradient_matching_loss": Case(((width, width),), ((width, width),)),
+        "trajectory_matching_loss": Case(((width, width),), ((width, width),) * 2),
         "ctc_sequence_loss": Case(((b, 50, 30),), (Input((b, 4, 10), 29), (b, 4)), _ctc_sequence),
     }

@@ -2,8 +2,11 @@
 
 python -m benchmarks.fields [--only policy recommender ...] [--workdir runs/fields] [--keep]
 
-One teacher a row; seeds repeat the student, alone and taught. The last step counts, its test score; nothing is chosen
-by it. The recipes are those of the configs. A finished run is read again; --keep leaves the record's other rows.
+One teacher a row; seeds repeat the student, alone and taught; of a distilled data set they also draw the real images
+that it is compared with. The last step counts, its test score; nothing is chosen by it. The recipes are those of the
+configs. A finished run is read again; --keep leaves the record's other rows. Where the config's students may share a
+program (SWEPT) the seeds are a sweep, whose members see the same batches, and the student alone has weight 0 in place
+of the teacher's terms.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ import numpy as np
 import kd_jax
 from benchmarks import common
 from kd_jax.config.files import config_of, load, locate
+from kd_jax.sweep import run as sweep
+from kd_jax.sweep.spec import Spec
 from kd_jax.system.workdir import git_hash
 
 # Of each config: (number of seeds, variants whose students alone are the same network on the same data), ...
@@ -33,10 +38,16 @@ ROWS = {
         (5, ("vad",)),
     ),
     "activity": ((5, ("response", "relation", "crd")), (5, ("response,accelerometer",))),
+    "dataset_distillation": (
+        (5, ("distribution", "kernel", "trajectory")),
+        (5, ("distribution,10", "kernel,10")),
+        (3, ("kernel,fashion_mnist",)),
+        (3, ("kernel,10,fashion_mnist",)),
+    ),
 }
-
-
 OWN_TEACHER = ("language", "whisper", "vad")  # variants of speech that another network teaches
+SWEPT = {"recommender": "terms.teacher.weight", "activity": "terms.kd.weight"}  # and the term of the teacher
+SEEDED = {"dataset_distillation": ("label_seed",)}  # fields of config.data that are the seed, too
 
 
 def main() -> None:
@@ -64,14 +75,41 @@ def rows_of(name: str, group: tuple[str, ...], seeds: int, root: Path) -> list[d
     alone: dict[str, Any] = {}
     rows = []
     for variant in group:
+        if name in SWEPT:
+            headline, measured = swept(name, variant, seeds, root, alone=not alone)
+            alone = alone or measured["baseline"]
+            rows.append(row_of(name, variant, headline, seeds) | {"baseline": alone} | measured)
+            print(markdown(rows[-1:]), flush=True)
+            continue
         results = [run(name, variant, seed, root, baseline=not alone) for seed in range(seeds)]
         headline = results[0]["headline"]
         measured = {role: scores(results, role, headline["metric"]) for role in results[0]["models"]}
         alone = alone or measured["baseline"]
-        row = {"config": name, "variant": variant, "metric": headline["metric"], "unit": headline["unit"]}
-        rows.append(row | {"seeds": seeds, "baseline": alone} | measured)
+        rows.append(row_of(name, variant, headline, seeds) | {"baseline": alone} | measured)
         print(markdown(rows[-1:]), flush=True)
     return rows
+
+
+def row_of(name: str, variant: str, headline: dict[str, Any], seeds: int) -> dict[str, Any]:
+    return {"config": name, "variant": variant, "metric": headline["metric"], "unit": headline["unit"], "seeds": seeds}
+
+
+def swept(
+    name: str, variant: str, seeds: int, root: Path, alone: bool
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Trains the students of all seeds in one sweep, with `alone` also without the teacher's term."""
+    config = config_of(load(locate(f"configs/{name}.py")), variant)
+    config.report = config.baseline = False
+    choices: dict[str, tuple[Any, ...]] = {"seed": tuple(range(seeds))}
+    if alone:
+        choices[SWEPT[name]] = (0.0, config[SWEPT[name]])
+    results = sweep.run(config, Spec(choices, {}), root / name / variant.replace(",", "_"))
+    tests: dict[str, list[float]] = {"baseline": [], "student": []}
+    for one in results["runs"]:
+        tests["baseline" if one["point"].get(SWEPT[name]) == 0.0 else "student"].append(one["test"])
+    measured = {role: spread(values) for role, values in tests.items() if values}
+    measured["teacher"] = spread([results["models"]["teacher"]["test"]["mean"]])
+    return results["headline"], measured
 
 
 def run(name: str, variant: str, seed: int, root: Path, baseline: bool) -> dict[str, Any]:
@@ -80,15 +118,20 @@ def run(name: str, variant: str, seed: int, root: Path, baseline: bool) -> dict[
     config.seed, config.report, config.baseline = seed, False, baseline
     flags = "_".join(variant.split(",")[1:])
     own = variant if variant in OWN_TEACHER else ""
-    config.teacher.workdir = str(root / name / f"teacher_{own or flags}")
+    config.data.update(dict.fromkeys(SEEDED.get(name, ()), seed))
+    if config.teacher.model.name:
+        config.teacher.workdir = str(root / name / f"teacher_{own or flags}")
     return kd_jax.run(config, root / name / variant.replace(",", "_") / str(seed))
 
 
 def scores(results: list[dict[str, Any]], role: str, metric: str) -> dict[str, Any]:
     """Returns the mean over runs of a role's test score at the last step, and its spread."""
-    values = [result["models"][role]["last"]["test"][metric] for result in results]
-    spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-    return {"mean": float(np.mean(values)), "std": spread, "scores": values}
+    return spread([result["models"][role]["last"]["test"][metric] for result in results])
+
+
+def spread(values: list[float]) -> dict[str, Any]:
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return {"mean": float(np.mean(values)), "std": deviation, "scores": values}
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
@@ -96,7 +139,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     lines = ["| config | metric | seeds | teacher | student alone | student taught |", "|---|---|---|---|---|---|"]
     for row in rows:
         factor, sign = (100, " %") if row["unit"] == "%" else (1, "")
-        cells = [f"{factor * row['teacher']['mean']:.1f}{sign}"]
+        cells = [f"{factor * row['teacher']['mean']:.1f}{sign}" if "teacher" in row else "-"]
         cells += [f"{factor * row[r]['mean']:.1f} ± {factor * row[r]['std']:.1f}" for r in ("baseline", "student")]
         lines.append(f"| `{row['config']}:{row['variant']}` | {row['metric']} | {row['seeds']} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -28,6 +28,7 @@ PLAIN = (
     "capacity",
     "compress_decoder",
     "measures",
+    "tabular",
 )
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "NOTES.md")
@@ -245,7 +246,7 @@ def written(pages: Mapping[Path, str], name: str, lines: Sequence[str]) -> dict[
 def with_tables(pages: Mapping[Path, str]) -> Mapping[Path, str]:
     """Returns the pages with every table as the records in benchmarks/results have it."""
     makers = (main_table, methods, schemes, cache, sweep, encoders, decoders, torch_peer, vocabulary)
-    makers += (trajectories, trajectories_without, foundation, foundation_crd, policies)
+    makers += (trajectories, trajectories_without, foundation, foundation_crd, policies, fields_table)
     tables = {maker.__name__: maker() for maker in makers} | {name: plain(name) for name in PLAIN}
     tables |= {name: table(*made) for name, made in compress_tables.of(results("compress")).items()}
     for name, lines in tables.items():
@@ -256,6 +257,11 @@ def with_tables(pages: Mapping[Path, str]) -> Mapping[Path, str]:
 def policies() -> list[str]:
     """Returns the rows of configs/policy.py, as benchmarks.fields writes them."""
     return fields.markdown([row for row in results("fields") if row["config"] == "policy"]).splitlines()
+
+
+def fields_table() -> list[str]:
+    """Returns the rows of the other configs of benchmarks.fields."""
+    return fields.markdown([row for row in results("fields") if row["config"] != "policy"]).splitlines()
 
 
 def main() -> None:

@@ -31,7 +31,10 @@ from kd_jax.models import trees  # noqa: E402
 from kd_jax.sweep import run as sweep  # noqa: E402
 from kd_jax.sweep.spec import Spec  # noqa: E402
 
-ROWS = ("letters,mlp", "letters,soft_tree", "letters,mlp,forest", "income,mlp", "diamonds,mlp", "diamonds,soft_tree")
+ROWS = (
+    *("letters,mlp", "letters,soft_tree", "letters,mlp,forest", "income,mlp", "income,mlp,xgboost"),
+    *("diamonds,mlp", "diamonds,soft_tree"),
+)
 
 
 def configured(row: str, directory: str) -> tuple[Any, str]:
@@ -100,8 +103,11 @@ def main() -> None:
     root, start = Path(args.workdir), time.monotonic()
     jax.config.update("jax_compilation_cache_dir", str(root.absolute() / "compiled"))
     files = dict(pair.split("=", 1) for pair in args.directory)
-    made = [measure(row, files.get(row.split(",")[0], ""), args.seeds, root) for row in args.rows]
-    common.write("tabular", made, seeds=args.seeds, seconds=round(time.monotonic() - start))
+    made = []
+    for row in args.rows:
+        made.append(measure(row, files.get(row.split(",")[0], ""), args.seeds, root))
+        print(made[-1], flush=True)
+        common.write("tabular", made, seeds=args.seeds, seconds=round(time.monotonic() - start))
 
 
 if __name__ == "__main__":

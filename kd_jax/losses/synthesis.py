@@ -67,3 +67,14 @@ def gradient_matching_loss(synthetic: Any, real: Any, *, metric: str = "outputs"
 def _distance(s: Array, r: Array) -> Array:
     """Computes the sum over columns of 1 - cos."""
     return jnp.sum(1 - jnp.sum(s * r, axis=0) / (safe_norm(s, axis=0) * safe_norm(r, axis=0) + 1e-6))
+
+
+def trajectory_matching_loss(student: Any, expert_end: Any, expert_start: Any) -> Array:
+    """Computes |student - expert_end|^2 / |expert_start - expert_end|^2 of the parameters of a network; returns [].
+
+    Pytrees of one structure: where the student came to from `expert_start` on synthetic examples, and the expert on
+    real ones. 1e-12 is added to the denominator. ValueError on other structures or shapes. Cazenavette et al., "Dataset
+    Distillation by Matching Training Trajectories" (MTT), 2022, arXiv 2203.11932.
+    """
+    apart = gradient_matching_loss(expert_start, expert_end, metric="squares")
+    return gradient_matching_loss(student, expert_end, metric="squares") / (apart + 1e-12)

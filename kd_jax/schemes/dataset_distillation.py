@@ -13,16 +13,18 @@ from kd_jax.losses.kernel import kernel_regression_loss
 from kd_jax.losses.synthesis import distribution_matching_loss, gradient_matching_loss
 from kd_jax.losses.task import cross_entropy_loss
 from kd_jax.ranges import Inside
-from kd_jax.resolve import near
+from kd_jax.resolve import check_kwargs, near
 from kd_jax.schemes.data_free import pixels_of
+from kd_jax.schemes import trajectory_matching
 from kd_jax.schemes.inversion import bank_size, clip_to
+from kd_jax.schemes.trajectory_matching import Settings
 from kd_jax.system import parallel
 from kd_jax.types import Array, Call, Parts, Phase, Scheme, Stage, Term, TrainState
 
 BANK, EMBEDDER = "bank", "embedder"
 IMAGES = f"params.{BANK}.images"
 READS = ("batch.index", "extra.window")
-METHODS = ("distribution", "gradient", "kernel")
+METHODS = ("distribution", "gradient", "kernel", "trajectory")
 STARTS = ("real", "noise")
 
 
@@ -34,6 +36,7 @@ def build(
     real: str = "real",
     tap: str = "embedding",
     seed: int = 0,
+    trajectory: Mapping[str, Any] | None = None,
 ) -> Scheme:
     """Builds two stages: the images of the role "bank" are learned, then the student learns on them alone.
 
@@ -42,15 +45,19 @@ def build(
         distribution  distribution_matching_loss of the `tap` of a network that is drawn anew in every step (DM)
         gradient      gradient_matching_loss of the cross-entropies of such a network, on all classes at once (DC)
         kernel        kernel_regression_loss of the batch from the images (KIP)
-    Networks are the role "embedder", which learns nothing. The student minimises parts.terms, which read "bank.logits",
+        trajectory    trajectory_matching_loss of such a network after steps on the images, and of experts that a stage
+                      before trained on real data (MTT); `trajectory` holds the Settings of trajectory_matching.py
+    Networks are the role "embedder", which learns nothing but as an expert. The student minimises parts.terms, which read "bank.logits",
     "bank.features:label" and the teacher's answers to them, and no real image. Zhao, Bilen, "Dataset Condensation with
     Distribution Matching", 2021, arXiv 2110.04181; Zhao, Mopuri, Bilen, "Dataset Condensation with Gradient Matching",
     2020, arXiv 2006.05929, whose networks also learn between two updates of the images and match class by class;
-    Nguyen, Chen, Lee, "Dataset Meta-Learning from Kernel Ridge-Regression", 2020, arXiv 2011.00050. Theirs match a
-    batch of each class; ours is one batch of all classes, on images that are not augmented.
+    Nguyen, Chen, Lee, "Dataset Meta-Learning from Kernel Ridge-Regression", 2020, arXiv 2011.00050; Cazenavette et al.,
+    "Dataset Distillation by Matching Training Trajectories", 2022, arXiv 2203.11932, whose steps see a part of many
+    images, and ours all. DM and DC match a batch of each class; ours is one batch of all classes. Images are not
+    augmented.
     """
     _check(parts, method, start, real)
-    _check_unread(method, tap, seed)
+    _check_unread(method, tap, seed, trajectory)
     size, classes = bank_size(parts), parts.sources[real].num_classes
     making = round(synthesis * parts.steps)
     if size % classes or not 0 < making < parts.steps:
@@ -59,16 +66,22 @@ def build(
             f"steps, with synthesis={synthesis} of {parts.steps}."
         )
     labels = np.arange(size, dtype=np.int32) % classes
-    match, calls = _matching(parts, method, tap, classes)
-    paint = (Phase(BANK, calls, {"match": match}, parts.make_tx(making, BANK)),)
+    clip, draw = clip_to(parts.sources[real]), _draw(parts, seed) if EMBEDDER in parts.roles else None
+    extra = {"window": np.array([0, size], np.int32), "synthetic_labels": labels}
+    stages: tuple[Stage, ...] = ()
+    if method == "trajectory":
+        match, calls, stages, stored = _trajectories(parts, trajectory or {}, making, draw, real, seed)
+        extra |= stored
+    else:
+        match, calls = _matching(parts, method, tap, classes)
+    painting = making - sum(stage.steps for stage in stages)
+    paint = (Phase(BANK, calls, {"match": match}, parts.make_tx(painting, BANK)),)
     images = Call(BANK, READS)
     teacher = (Call("teacher", (f"{BANK}.logits",), train=False),) if "teacher" in parts.roles else ()
     learner = Call("student", (f"{BANK}.logits",))
     learn = (
         Phase("student", (images, learner, *teacher), parts.terms, parts.make_tx(parts.steps - making, "student")),
     )
-    clip, draw = clip_to(parts.sources[real]), _draw(parts, seed) if EMBEDDER in parts.roles else None
-
     def after(state: TrainState, context: Mapping[str, Any]) -> TrainState:
         state = state if clip is None else clip(state, context)
         return state if draw is None else draw(state)
@@ -76,11 +89,10 @@ def build(
     roles = dict(parts.roles)
     if start == "real":
         roles[BANK] = _starting(parts, real, labels)
-    stages = (
-        Stage(making, paint, after, name="images", data=real, selects=False),
+    stages += (
+        Stage(painting, paint, after, name="images", data=real, selects=False),
         Stage(parts.steps - making, learn, name="student"),
     )
-    extra = {"window": np.array([0, size], np.int32), "synthetic_labels": labels}
 
     def summary(state: TrainState, record: Mapping[str, Any]) -> list[dict[str, Any]]:
         del record
@@ -105,12 +117,14 @@ def _check(parts: Parts, method: str, start: str, real: str) -> None:
         raise ValueError("method='kernel' asks no network: take the role 'embedder' out of config.roles.")
 
 
-def _check_unread(method: str, tap: str, seed: int) -> None:
+def _check_unread(method: str, tap: str, seed: int, trajectory: Mapping[str, Any] | None) -> None:
     """Raises ValueError for options that the method does not read."""
     if tap != "embedding" and method != "distribution":
         raise ValueError(f"tap={tap!r} is of method='distribution'; {method!r} reads no tap.")
     if seed and method == "kernel":
         raise ValueError(f"seed={seed} draws networks, and method='kernel' asks none.")
+    if trajectory and method != "trajectory":
+        raise ValueError(f"trajectory={dict(trajectory)} is of method='trajectory', not of {method!r}.")
 
 
 def _matching(parts: Parts, method: str, tap: str, classes: int) -> tuple[Term, tuple[Call, ...]]:
@@ -122,7 +136,8 @@ def _matching(parts: Parts, method: str, tap: str, classes: int) -> tuple[Term, 
     if method == "distribution":
 
         def distances(synthetic: Array, real: Array, ours: Array, theirs: Array) -> Array:
-            return distribution_matching_loss(synthetic, real, ours, theirs, classes=classes)
+            pair = (x.reshape(len(x), -1) for x in (synthetic, real))
+            return distribution_matching_loss(*pair, ours, theirs, classes=classes)
 
         calls = tuple(
             Call(EMBEDDER, (path,), train=False, name=name)
@@ -150,6 +165,20 @@ def _matching(parts: Parts, method: str, tap: str, classes: int) -> tuple[Term, 
         return kernel_regression_loss(images, real, ours, theirs, classes=classes)
 
     return Term(regression, (IMAGES,), ("batch.image", *labels)), (Call(BANK, READS),)
+
+
+def _trajectories(
+    parts: Parts, trajectory: Mapping[str, Any], steps: int, draw: Any, real: str, seed: int
+) -> tuple[Term, tuple[Call, ...], tuple[Stage, ...], dict[str, Any]]:
+    """Returns the term of trajectory matching, its calls, the stage of the experts, and the room for what it stores."""
+    check_kwargs("schemes.trajectory_matching.Settings", Settings, trajectory, field="scheme.kwargs.trajectory")
+    settings, model = Settings(**trajectory), parts.roles[EMBEDDER].model
+    experts = trajectory_matching.experts_of(settings, steps)
+    term = trajectory_matching.trajectory_term(model, EMBEDDER, IMAGES, experts, settings, seed)
+    stage = trajectory_matching.expert_stage(parts, EMBEDDER, experts, draw, real)
+    stored = trajectory_matching.first_trajectories(model, parts.sources[real].image_shape, experts)
+    calls = (Call(BANK, READS), Call(EMBEDDER, (IMAGES,), train=False))
+    return term, calls, (stage,), {trajectory_matching.TRAJECTORIES: stored}
 
 
 def _draw(parts: Parts, seed: int) -> Callable[[TrainState], TrainState]:

@@ -135,8 +135,9 @@ def clip_to(source: Any) -> Any:
 
     def clip(state: TrainState, context: Mapping[str, Any]) -> TrainState:
         del context
-        images: Array = state.params["bank"]["bank"]["images"]
-        inside = {"bank": {"images": jnp.clip(images, -mean / std, (1 - mean) / std)}}
-        return state.replace(params=state.params | {"bank": inside})
+        group = state.params["bank"]
+        images: Array = group["bank"]["images"]
+        inside = {"images": jnp.clip(images, -mean / std, (1 - mean) / std)}
+        return state.replace(params=state.params | {"bank": {**group, "bank": inside}})
 
     return clip

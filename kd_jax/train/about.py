@@ -63,7 +63,7 @@ def info_of(
 
     "architecture" is {"name", "kwargs"} (kd_jax/models/described.py), or {"name": None, "class", "why"} where only the
     caller's code can build it. "input" is the shape and type of one raw example, "fields" are those of what else it
-    has; "inputs" are the paths of the prepared batch, "entry" is what was scored first, "entries" all of it.
+    has, with the "range" of numbers (of a user, say); "inputs" are the paths of the prepared batch, "entry" is what was scored first, "entries" all of it.
     """
     task, entries = scored_by(scheme), _entries(scheme, role)
     raw = {name: _spec(x) for name, x in batch_shapes(source, 1).items() if "/" not in name}
@@ -77,7 +77,9 @@ def info_of(
         "entries": entries,
         "inputs": list(scheme.roles[role].inputs),
         "input": raw[source.entry],
-        "fields": {name: spec for name, spec in raw.items() if name not in (*BATCH, source.entry)},
+        "fields": {
+            name: spec | _range(source, name) for name, spec in raw.items() if name not in (*BATCH, source.entry)
+        },
         "label": raw["label"],
         "preparation": _preparation(facts.prepare or scheme.prepare, source, raw[source.entry]),
         "task": {
@@ -125,6 +127,14 @@ def _entries(scheme: Scheme, role: str) -> list[str]:
 
 def _spec(value: Any) -> dict[str, Any]:
     return {"shape": list(value.shape[1:]), "dtype": str(value.dtype)}
+
+
+def _range(source: Source, name: str) -> dict[str, list[int]]:
+    """The least and the greatest number of a field that has one an example: others were never seen."""
+    values = source.fields.get(name)
+    if values is None or values.ndim != 1 or values.dtype.kind not in "iu" or not len(values):
+        return {}
+    return {"range": [int(values.min()), int(values.max())]}
 
 
 def _described(value: Any) -> Any:

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from kd_jax.core.bind import prepared_shapes, variable_shapes
 from kd_jax.core.heads import check_heads
-from kd_jax.core.paths import Path, calls_in, connector_of
+from kd_jax.core.paths import Path, calls_in, connector_of, roles_read
 from kd_jax.core.shapes import heard_shapes, shapes_of
 from kd_jax.core.terms import paths_of
 from kd_jax.data.batches import answers_fit
@@ -132,10 +132,11 @@ def _check_connectors(phase: Phase, scheme: Scheme) -> None:
         connector = calls.get(connector_of(name))
         if connector is None:
             continue
-        read = [calls[call] for call in calls_in(connector.inputs) if call in calls]
+        read = [calls[call].role for call in calls_in(connector.inputs) if call in calls]
+        read += roles_read(connector.inputs)
         others = [t for p in phases_of(scheme) for n, t in p.terms.items() if n != name]  # also of a later stage
         readers = [term for term in others if connector_of(name) in calls_in(paths_of(term))]
-        if not readers and not any(scheme.roles[call.role].group for call in read):
+        if not readers and not any(scheme.roles[role].group for role in read):
             raise ValueError(
                 f"Term {name!r} trains its connector and nothing else: it reads {', '.join(connector.inputs)}, of "
                 f"networks that stay as they are, and no other term reads {connector_of(name)!r}."

@@ -71,9 +71,20 @@ def check_raw(part: Any, info: Mapping[str, Any]) -> dict[str, np.ndarray]:
     if missing := [name for name in wanted if name in needed and name not in values]:
         raise ValueError(f"Give {', '.join(missing)} too, as a dict of arrays: the examples are {joined(info)}.")
     checked = {name: _as_stored(name, np.asarray(value), wanted[name]) for name, value in values.items()}
+    for name in needed & {*checked}:
+        _check_seen(name, checked[name], wanted[name].get("range"))
     if len({len(x) for x in checked.values()}) > 1:
         raise ValueError(f"The entries differ in length: { {k: len(x) for k, x in checked.items()} }.")
     return checked
+
+
+def _check_seen(name: str, value: np.ndarray, numbers: Any) -> None:
+    """Raises ValueError for numbers that a network learned nothing of: it would answer with those of another."""
+    if numbers and value.size and not (numbers[0] <= value.min() and value.max() <= numbers[1]):
+        raise ValueError(
+            f"Training saw {name} {numbers[0]} to {numbers[1]}, and these lie between {value.min()} and {value.max()}: "
+            "the network learned nothing of others."
+        )
 
 
 def _as_stored(name: str, value: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:

@@ -279,3 +279,21 @@ def test_gradient_matching(check):
         synthesis.gradient_matching_loss(zero, zero, metric="all")
     with pytest.raises(ValueError, match="one structure"):
         synthesis.gradient_matching_loss(zero, {"v": jnp.zeros(2)})
+
+
+def test_trajectory_matching(check):
+    kernel, bias = (2, 3), (4,)
+
+    def loss(w, end_w, start_w, b, end_b, start_b):
+        trees = ({"w": x, "b": y} for x, y in ((w, b), (end_w, end_b), (start_w, start_b)))
+        return synthesis.trajectory_matching_loss(*trees)
+
+    def reference(w, end_w, start_w, b, end_b, start_b):
+        left = np.sum((w - end_w) ** 2) + np.sum((b - end_b) ** 2)
+        return left / (np.sum((start_w - end_w) ** 2) + np.sum((start_b - end_b) ** 2))
+
+    check(loss, reference, *draw(*[kernel] * 3, *[bias] * 3), wrt=(0, 3))
+    one = {"w": jnp.ones(2)}
+    assert synthesis.trajectory_matching_loss(one, one, one) == 0  # an expert that did not move
+    with pytest.raises(ValueError, match="one structure"):
+        synthesis.trajectory_matching_loss(one, {"v": jnp.ones(2)}, one)

@@ -32,6 +32,36 @@ def clicks(folder, labels=None, **changes):
     return kd_jax.run(config, folder, data=data)
 
 
+def unlisted(folder):
+    """Ratings of a film that the list of films does not have."""
+    (folder / "u.data").write_text("1\t10\t5\t1\n1\t99\t5\t2\n1\t10\t4\t3\n")
+    (folder / "u.item").write_text("10|Ten|\n")
+    (folder / "u.user").write_text("1|30|F|other|0\n")
+    return ratings.movielens({"directory": str(folder)})
+
+
+def of_users(count, asked=None):
+    """Matrix factorisation of 40 users, for `count`; then `asked`, the number of one of them."""
+
+    def do(folder):
+        numbers = {"user": np.arange(40, dtype=np.int32)}
+        taken = (np.random.default_rng(0).random((40, ITEMS)) < 0.3).astype(np.int32)
+        split = (taken.astype(np.float32), taken)
+        data = kd_jax.from_arrays(
+            train=split, test=split, mean=(0.0,) * ITEMS, std=(1.0,) * ITEMS, fields={"train": numbers, "test": numbers}
+        )
+        config = kd_jax.base()
+        config.task.name, config.terms = "tasks.rank.task", {"softmax": {"weight": 1.0}}
+        config.student.model = dict(name="models.recommender.networks.factorization", kwargs=dict(users=count, width=2))
+        config.student.inputs, config.baseline, config.report = ("batch.user",), False, False
+        config.teacher.model.name, config.train.steps, config.train.batch_size = "", 2, 8
+        config.mesh.axes.data = 1
+        kd_jax.run(config, folder / "run", data=data)
+        return kd_jax.load(folder / "run").predict({"user": np.array([asked])})
+
+    return do
+
+
 def top(**kwargs):
     def do(folder):
         term = dict(
@@ -57,6 +87,19 @@ ROWS = [
         "a group that is no field of the data",
         "config.task.kwargs.groups names 'age'; the fields of arrays are []",
         lambda folder: clicks(folder, task__kwargs={"groups": {"age": ("young", "old")}}),
+    ),
+    Mistake("fewer users than the data have", "users=30, and arrays has user 39: it needs 40", of_users(30)),
+    Mistake(
+        "a user that was never seen",
+        "Training saw user 0 to 39, and these lie between 40 and 40",
+        of_users(40, asked=40),
+        when="end",
+    ),
+    Mistake(
+        "ratings of an item that is not listed",
+        "has ratings of users or items that it does not list: 99",
+        unlisted,
+        when="reading",
     ),
     Mistake("a list longer than there are items", "number=20 items of 12", top(number=20)),
     Mistake("a list of no item", "number is 0", top(number=0)),

@@ -38,6 +38,19 @@ def test_images_move_and_the_student_learns_on_them_alone(variant, tmp_path):
     assert section["labels"] == list("0123456789")
 
 
+def test_trajectories_are_stored_and_met(tmp_path):
+    """The images take the network nearer to where the experts went; its rate is learned beside them."""
+    trajectory = dict(experts=2, moments=3, span=2, updates=4, share=0.5)
+    config = tiny("trajectory", train__steps=160, scheme__kwargs__synthesis=0.75, log_every=5)
+    config.scheme.kwargs.trajectory.update(trajectory)
+    results = train.run(config, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "student" / "metrics.jsonl").read_text().splitlines()]
+    expert, match, learned = ([line[name] for line in lines if name in line] for name in ("expert", "match", "ce"))
+    assert len(expert) == 12 and len(learned) == 8  # 2 * (1 + 3 * 9) of the 120 steps, and a line that has both
+    assert np.mean(match[-4:]) < np.mean(match[:4]) and learned[-1] < learned[0]
+    assert [s["title"] for s in results["sections"]].count("Distilled images") == 1
+
+
 def test_the_images_start_as_real_ones(tmp_path):
     """With a rate of almost 0 the section shows the first image of each class."""
     config = tiny("distribution")
@@ -55,6 +68,7 @@ def test_the_images_start_as_real_ones(tmp_path):
     [
         ({"scheme__kwargs__method": "distributions"}, "method='distributions'.*distribution"),
         ({"scheme__kwargs__method": "gradient", "scheme__kwargs__tap": "stage1"}, "tap='stage1' is of method='distrib"),
+        ({"scheme__kwargs__trajectory": {"span": 2}}, "trajectory={'span': 2} is of method='trajectory', not of 'distr"),
         ({"scheme__kwargs__start": "zeros"}, "start='zeros'.*noise"),
         ({"scheme__kwargs__real": "rael"}, "real='rael' is no split.*real"),
         ({"roles__bank__model__kwargs__size": 12}, "12 images, which must be a multiple of the 10 classes"),
@@ -71,6 +85,24 @@ def test_what_does_not_fit_is_said(changes, message, tmp_path):
         with owner.unlocked():
             owner[last] = value
     with pytest.raises((ValueError, OSError), match=message):
+        train.run(config, tmp_path)
+    assert not list(tmp_path.rglob("metrics.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"experts": 3}, r"trajectory.share=0.5 of 4 steps are 2; experts=3 trajectories of moments=1 need at least 6"),
+        ({"span": 2}, "trajectory.span=2 is more than the moments=1"),
+        ({"updates": 0}, "scheme.kwargs.trajectory.updates is 0"),
+        ({"expert": 3}, "takes no argument 'expert'.*experts"),
+    ],
+)
+def test_trajectories_that_do_not_fit_are_refused(changes, message, tmp_path):
+    config = tiny("trajectory")
+    with config.unlocked():
+        config.scheme.kwargs.trajectory.update(changes)
+    with pytest.raises(ValueError, match=message):
         train.run(config, tmp_path)
     assert not list(tmp_path.rglob("metrics.jsonl"))
 

@@ -24,11 +24,14 @@ class Factorization(nn.Module):
         return nn.Dense(self.num_classes, kernel_init=small, name="item")(rows)
 
 
-def factorization(num_classes: int, users: Count[int], width: Count[int] = 8) -> Factorization:
+def factorization(num_classes: int, users: Count[int], width: Count[int] = 8, source: Any = None) -> Factorization:
     """Returns matrix factorisation of the numbers of users [batch]: s = user . item + bias of the item.
 
-    Koren, Bell, Volinsky, "Matrix Factorization Techniques for Recommender Systems", Computer 2009.
+    ValueError where `source` has a user of a number that is not below `users`. Koren, Bell, Volinsky, "Matrix Factorization Techniques for Recommender Systems", Computer 2009.
     """
+    numbers = getattr(source, "fields", {}).get("user")
+    if numbers is not None and len(numbers) and numbers.max() >= users:
+        raise ValueError(f"users={users}, and {source.name} has user {numbers.max()}: it needs {numbers.max() + 1}.")
     return Factorization(users, num_classes, width)
 
 
