@@ -104,11 +104,10 @@ def get_config(arg: str = "") -> ConfigDict:
     config.terms = ConfigDict({name: {"weight": w} for name, w in (("quality", 1.0), ("giou", 2.0), ("dfl", 0.25))})
     config.terms.update(knowledge(variant.variant))
     config.log_every, config.eval_every = 50, 200
-    small = {"model": {"kwargs": {"widths": (8, 12, 16), "pyramid": 8}}}
-    tiny = {"teacher": small, "student": small}
+    small: dict = {"model": {"kwargs": {"widths": (8, 12, 16), "pyramid": 8}}}
     if variant.variant == "detr":
         config.teacher.model = dict(name="models.detection.pretrained.of", kwargs=dict(path="", chosen=(), picture=()))
         config.teacher.initial = ConfigDict(part("models.detection.pretrained.load", path=""))
         config.teacher.train.steps = config.teacher.train.epochs = 0
-        tiny["teacher"] = {"train": {"steps": 0}}
-    return finish(config, variant, tiny=tiny)
+        return finish(config, variant, tiny={"teacher": {"train": {"steps": 0}}, "student": small})
+    return finish(config, variant, tiny={"teacher": small, "student": small})

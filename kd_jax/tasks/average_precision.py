@@ -35,14 +35,14 @@ def average_precision(scored: Mapping[str, np.ndarray], classes: int) -> dict[st
     require_evaluator()
     images = np.flatnonzero(~np.isnan(scored["objects"][..., 4]).all(1))
     truth, answers = _true_boxes(scored["objects"], images), _answered(scored, images)
-    values = _evaluated(truth, answers, images, classes)
+    values = _evaluated(truth, answers, images.tolist(), classes)
     error = None
     if values["ap"] is not None and len(images) >= GROUPS:
         left = []
         for i in range(GROUPS):
             rest = {*images.tolist()} - {*images[i::GROUPS].tolist()}
-            parts = ([row for row in rows if row["image_id"] in rest] for rows in (truth, answers))
-            left.append(_evaluated(*parts, sorted(rest), classes)["ap"])
+            objects, detected = ([row for row in rows if row["image_id"] in rest] for rows in (truth, answers))
+            left.append(_evaluated(objects, detected, sorted(rest), classes)["ap"])
         aps = np.array([ap for ap in left if ap is not None])
         error = float(np.sqrt((len(aps) - 1) / len(aps) * ((aps - aps.mean()) ** 2).sum()))
     return values | {"ap_error": error}
@@ -81,7 +81,7 @@ def _evaluated(truth: list[dict], answers: list[dict], images: Iterable[int], cl
     from faster_coco_eval import COCO, COCOeval_faster
 
     content = {
-        "images": [{"id": int(image)} for image in images],
+        "images": [{"id": image} for image in images],
         "categories": [{"id": i, "name": str(i)} for i in range(classes)],
         "annotations": truth,
     }

@@ -58,7 +58,7 @@ def draw(image: np.ndarray, boxes: np.ndarray, colour: tuple[int, int, int]) -> 
     canvas = pixels.astype(np.uint8)
     height, width = canvas.shape[:2]
     for box in boxes:
-        x1, y1, x2, y2 = (int(round(float(v) * factor)) for v in box)
+        x1, y1, x2, y2 = (round(float(v) * factor) for v in box)
         x1, x2 = np.clip([x1, x2 - 1], 0, width - 1)
         y1, y2 = np.clip([y1, y2 - 1], 0, height - 1)
         canvas[[y1, y2], x1 : x2 + 1] = colour

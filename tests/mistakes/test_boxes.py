@@ -19,7 +19,7 @@ def data(boxes=BOX, kind=0, images=PICTURES, counts=1, **fields):
     return with_boxes(**{"train": part, "test": part, "names": ("cat", "dog"), **fields})
 
 
-def given(**changes):
+def made(**changes):
     return lambda folder: data(**changes)
 
 
@@ -48,45 +48,45 @@ ROWS = [
     Mistake(
         "a box outside of its picture",
         "boxes/train: image 0 has the box (2, 2, 20, 9), outside of its 16 x 16 pixels (width, height)",
-        given(boxes=(2, 2, 20, 9)),
+        made(boxes=(2, 2, 20, 9)),
     ),
     Mistake(
         "a box whose corners are exchanged",
         "has the box (9, 2, 2, 9); a box is (x1, y1, x2, y2) with x1 < x2 and y1 < y2",
-        given(boxes=(9, 2, 2, 9)),
+        made(boxes=(9, 2, 2, 9)),
     ),
     Mistake(
         "a box that is written as centre and size",
         "has the box (8, 8, 4, 4); a box is (x1, y1, x2, y2)",
-        given(boxes=(8, 8, 4, 4)),
+        made(boxes=(8, 8, 4, 4)),
     ),
-    Mistake("a box of no number", "has the box (2, 2, nan, 9); a box is", given(boxes=(2, 2, np.nan, 9))),
-    Mistake("a class that is none", "has an object of class 2; the classes are 0 to 1", given(kind=2)),
-    Mistake("classes counted from -1", "has an object of class -1; the classes are 0 to 1", given(kind=-1)),
+    Mistake("a box of no number", "has the box (2, 2, nan, 9); a box is", made(boxes=(2, 2, np.nan, 9))),
+    Mistake("a class that is none", "has an object of class 2; the classes are 0 to 1", made(kind=2)),
+    Mistake("classes counted from -1", "has an object of class -1; the classes are 0 to 1", made(kind=-1)),
     Mistake(
         "pictures of several sizes",
         "boxes/train: images of several sizes, (12, 16, 1) and (16, 16, 1); resize them, and their boxes, to one",
-        given(images=[PICTURES[0], PICTURES[0, :12]]),
+        made(images=[PICTURES[0], PICTURES[0, :12]]),
     ),
     Mistake(
         "no box at all",
         "boxes/train: no image has a box, so there is nothing to learn from",
-        given(counts=0),
+        made(counts=0),
     ),
     Mistake(
         "boxes for some of the pictures",
         "boxes/test: 4 images, 3 lists of boxes and 4 of classes",
-        given(test=(PICTURES, [[BOX]] * 3, [[0]] * 4)),
+        made(test=(PICTURES, [[BOX]] * 3, [[0]] * 4)),
     ),
     Mistake(
         "more boxes than classes",
         "boxes/test: image 0 has 2 boxes and 1 classes",
-        given(test=(PICTURES, [[BOX, BOX]] * 4, [[0]] * 4)),
+        made(test=(PICTURES, [[BOX, BOX]] * 4, [[0]] * 4)),
     ),
     Mistake(
         "images without their boxes",
         "boxes/test is (images, boxes, classes), not a ndarray",
-        given(test=PICTURES),
+        made(test=PICTURES),
     ),
 ]
 RUNS = [
@@ -137,7 +137,7 @@ MISSING = Mistake(
 
 
 def test_a_missing_evaluator_is_said_at_the_start(tmp_path, capsys, monkeypatch):
-    found = importlib.util.find_spec
-    hidden = lambda name, *more: None if name == "faster_coco_eval" else found(name, *more)  # noqa: E731
+    original = importlib.util.find_spec
+    hidden = lambda name, *more: None if name == "faster_coco_eval" else original(name, *more)  # noqa: E731
     monkeypatch.setattr(importlib.util, "find_spec", hidden)
     check(MISSING, tmp_path, capsys)

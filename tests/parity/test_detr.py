@@ -1,5 +1,7 @@
 """DETR of transformers with random weights: equal class logits and boxes here, and a teacher of its sure boxes."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from torch_peers import TOLERANCE, image  # noqa: E402
 
 from kd_jax.models.adapters import LinenModel  # noqa: E402
 from kd_jax.models.detection import pretrained  # noqa: E402
+from kd_jax.models.vision.pretrained import resnet  # noqa: E402
 
 NAMES = {0: "cat", 1: "dog", 2: "tree"}
 BACKBONES = {
@@ -78,6 +81,27 @@ def test_names_of_earlier_versions_are_read(tmp_path):
     }
     assert {*old} != {*arrays} or any("out_proj" in k for k in arrays)
     save_file(old, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    np.testing.assert_array_equal(asked(tmp_path, image(64)).logits["boxes"], before["boxes"])
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_a_backbone_of_timm_is_read(backbone, tmp_path):
+    """As facebook/detr-resnet-50 is stored: no backbone_config, and timm's names."""
+    folder_of(tmp_path, backbone)
+    before = asked(tmp_path, image(64)).logits
+    body = pretrained.backbone_of(pretrained.open_checkpoint(tmp_path))
+    theirs = resnet.torchvision_names(body, "fc")
+    names = {there: theirs[here] for here, there in resnet.hugging_face_names(body).items()}
+    arrays = {}
+    for name, x in load_file(tmp_path / "model.safetensors").items():
+        module, _, leaf = name.rpartition(".")
+        inside = (
+            module.partition("model.backbone.model.")[2] or module.partition("model.backbone.conv_encoder.model.")[2]
+        )
+        arrays[f"model.backbone.conv_encoder.model.{names[inside]}.{leaf}" if inside else name] = x
+    save_file(arrays, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"backbone_config": None, "backbone": "resnet50"}))
     np.testing.assert_array_equal(asked(tmp_path, image(64)).logits["boxes"], before["boxes"])
 
 

@@ -107,7 +107,7 @@ class Detr(nn.Module):
         height, width = self.picture or x.shape[1:3]
         shape = (self.blocks, self.widths, self.stem_width, self.bottleneck, self.stride_first, self.first_stride)
         x = Backbone(*shape, name="backbone")(x.astype(jnp.float32))
-        place = jnp.asarray(sines(*x.shape[1:3], self.width))[None]
+        place = jnp.asarray(sines(x.shape[1], x.shape[2], self.width))[None]
         x = nn.Conv(self.width, (1, 1), name="input_projection")(x).reshape(len(x), -1, self.width)
         layers, *sizes = self.encoder
         for i in range(layers):

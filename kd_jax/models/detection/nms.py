@@ -39,8 +39,8 @@ def detections(
     score, flat = jax.lax.top_k(scores.reshape(rows, -1), min(candidates, points * classes))
     kind = flat % classes
     boxes = jnp.take_along_axis(boxes_of(output), (flat // classes)[..., None], axis=1)
-    kept = jax.vmap(_survivors, in_axes=(0, 0, None))(boxes, kind, overlap) & (score > threshold)
-    best, order = jax.lax.top_k(jnp.where(kept, score, 0.0), min(most, score.shape[1]))
+    remaining = jax.vmap(_survivors, in_axes=(0, 0, None))(boxes, kind, overlap) & (score > threshold)
+    best, order = jax.lax.top_k(jnp.where(remaining, score, 0.0), min(most, score.shape[1]))
     there = best > 0
     chosen = jnp.take_along_axis(boxes, order[..., None], axis=1)
     return {
@@ -56,7 +56,7 @@ def _survivors(boxes: Array, classes: Array, overlap: float) -> Array:
     rivals = close & (classes[:, None] == classes[None])
     later = jnp.arange(len(boxes))
 
-    def step(i: Array, kept: Array) -> Array:
-        return kept & ~(kept[i] & rivals[i] & (later > i))
+    def step(i: Array, rest: Array) -> Array:
+        return rest & ~(rest[i] & rivals[i] & (later > i))
 
     return jax.lax.fori_loop(0, len(boxes), step, jnp.ones(len(boxes), bool))

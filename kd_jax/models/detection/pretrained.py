@@ -59,7 +59,7 @@ def of(
             f"{path} has {count} classes ({', '.join(names[:4])}, ...), and the data {num_classes}: `chosen` names the "
             f"{num_classes} of them that are those of the data, in order."
         )
-    body = _backbone(checkpoint)
+    body = backbone_of(checkpoint)
     sizes = {
         side: (config[f"{side}_layers"], config[f"{side}_attention_heads"], config[f"{side}_ffn_dim"])
         for side in ("encoder", "decoder")
@@ -92,7 +92,7 @@ def load(model: Model | Detr, key: Array, path: str | Path) -> tuple[PyTree, PyT
         raise ValueError(f"{path} is a DETR, the model a {type(module).__name__}: make it with of({str(path)!r}).")
     checkpoint = open_checkpoint(path)
     arrays = _renamed(checkpoint)
-    body, timm = _backbone(checkpoint), "backbone.conv1.weight" in arrays
+    body, timm = backbone_of(checkpoint), "backbone.conv1.weight" in arrays
     inner = resnet.torchvision_names(body, "fc") if timm else resnet.hugging_face_names(body)
     table = {f"backbone/{here}": f"backbone.{there}" for here, there in inner.items()} | _transformer(module)
     stem = f"backbone.{'conv1' if timm else 'embedder.embedder.convolution'}"
@@ -113,8 +113,8 @@ def _renamed(checkpoint: Checkpoint) -> Mapping[str, np.ndarray]:
     return arrays
 
 
-def _backbone(checkpoint: Checkpoint) -> Any:
-    """The ResNet, without a head: of the config, or of timm's names."""
+def backbone_of(checkpoint: Checkpoint) -> Any:
+    """Returns the ResNet, without a head, of the config or of timm's names; ValueError for another backbone."""
     arrays = {k.removeprefix("backbone."): v for k, v in _renamed(checkpoint).items() if k.startswith("backbone.")}
     config = resnet.guess(arrays) or checkpoint.config.get("backbone_config")
     if not config or ("model_type" in config and config["model_type"] not in resnet.MODEL_TYPES):

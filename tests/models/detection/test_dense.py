@@ -79,5 +79,5 @@ def test_options_say_how_many_and_how_sure():
 def test_one_that_was_taken_away_takes_nothing_away():
     boxes = np.array([[0, 0, 10, 10], [4, 0, 14, 10], [8, 0, 18, 10]], np.float32)  # neighbours share 6 of 14
     output = {"classes": jnp.asarray([[[3.0], [2.0], [1.0]]]), "boxes": jnp.asarray(boxes[None])}
-    kept = np.asarray(detections(output, overlap=0.3, most=3)["boxes"][0])
-    np.testing.assert_array_equal(kept, [boxes[0], boxes[2], np.zeros(4)])
+    boxes_left = np.asarray(detections(output, overlap=0.3, most=3)["boxes"][0])
+    np.testing.assert_array_equal(boxes_left, [boxes[0], boxes[2], np.zeros(4)])
