@@ -77,8 +77,8 @@ def run(name: str, variant: str, seed: int, root: Path, baseline: bool) -> dict[
     config = config_of(load(locate(f"configs/{name}.py")), variant)
     config.seed, config.report, config.baseline = seed, False, baseline
     flags = "_".join(variant.split(",")[1:])
-    own = variant if variant in OWN_TEACHER else ""
-    config.teacher.workdir = str(root / name / f"teacher_{own or flags}")
+    taught = variant if variant in OWN_TEACHER else flags
+    config.teacher.workdir = str(root / name / f"teacher_{taught}")
     return kd_jax.run(config, root / name / variant.replace(",", "_") / str(seed))
 
 

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from kd_jax.files import path_of
 from kd_jax.models.language.pretrained_decoders import read_family
 from kd_jax.models.language.published import positions_of
-from kd_jax.models.speech.whisper_folder import options_of
+from kd_jax.models.speech.whisper import options_of
 
 DECODER, LOAD = "models.language.published.decoder", "models.language.pretrained_decoders.load"
 LORA, LAYERS, BASE = "models.lora.lora", "models.from_teacher.layers", "base"
