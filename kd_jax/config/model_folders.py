@@ -71,6 +71,7 @@ def _with_whisper(config: ConfigDict) -> None:
         teacher.path, config.data.tokenizer = folder, folder
         teacher.model.kwargs = ConfigDict({"folder": folder})
         teacher.initial = ConfigDict({"name": LOAD_WHISPER, "kwargs": {"folder": folder}})
+        teacher.train.steps, teacher.train.epochs = 0, 0.0
         student.model.kwargs = ConfigDict({"folder": folder, "decoder_depth": depth})
 
 

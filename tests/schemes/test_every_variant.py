@@ -39,6 +39,19 @@ UNCACHED = {  # and why answers to the pictures of each example are not enough
 }
 
 
+NEEDED = {  # packages without which a variant is refused at its start
+    **{("speech", v): ("jiwer",) for v in ("frame", "blank_free", "sequence")},
+    ("speech", "vad"): ("onnxruntime", "silero_vad"),
+}
+
+
+@pytest.fixture(autouse=True)
+def _packages(request):
+    arguments = request.node.callspec.params
+    for package in NEEDED.get((arguments["name"], arguments["variant"]), ()):
+        pytest.importorskip(package)
+
+
 def run(name: str, variant: str, root: Path, directory: str, cache: str = "", **axes: int) -> tuple[dict, bytes]:
     """(done.json without its clock, metrics.jsonl) of the student; teachers are trained once for all runs in `root`."""
     config = config_module(name).get_config(f"{variant},tiny")

@@ -132,7 +132,8 @@ class Layer(nn.Module):
         h = self.attention_norm(x)
         pair = self.attention.pair(h)
         if past is not None:
-            pair = tuple(jax.lax.dynamic_update_slice_in_dim(p, n, at, 1) for p, n in zip(past, pair, strict=True))
+            write = jax.lax.dynamic_update_slice_in_dim
+            pair = write(past[0], pair[0], at, 1), write(past[1], pair[1], at, 1)
         x = x + self.drop(self.attention(h, pair, mask), deterministic=not train)
         if memory is not None:
             x = x + self.drop(self.cross(self.cross_norm(x), memory, None), deterministic=not train)
@@ -225,6 +226,7 @@ class Decoder(nn.Module):
 class Whisper(nn.Module):
     """Waves [batch, samples] at 16 kHz, or log-mel [batch, frames, bands], and tokens -> logits [batch, length, V].
 
+    Waves are followed by silence up to as long as positions reach, 30 s of a published one; log-mel is read as it is.
     `source_mask` is there for seq2seq machinery; Whisper reads silence as it is.
     """
 
@@ -238,7 +240,10 @@ class Whisper(nn.Module):
         return self.decoder(tokens, self.encode(source, train), train)
 
     def encode(self, source: Array, train: bool = False) -> Array:
-        mel = whisper_log_mel(source, bands=self.options.bands) if source.ndim == 2 else source
+        longest, bands = self.options.source_positions * HOP, self.options.bands
+        if source.ndim == 2 and source.shape[1] <= longest:  # it learned from recordings of this length alone
+            source = jnp.pad(source, ((0, 0), (0, longest - source.shape[1])))
+        mel = whisper_log_mel(source, bands=bands) if source.ndim == 2 else source
         return self.memory(self.encoder(mel, train))
 
     def pairs(self, source: Array) -> tuple[Pair, ...]:
