@@ -35,6 +35,7 @@ UNCACHED = {  # and why answers to the pictures of each example are not enough
     ("foundation", "clip"): "A teacher cache holds logits",
     ("foundation", "label_free"): "two examples at once",
     ("graph", "gnn"): "one answer an example",
+    ("speech", "whisper"): "copies parameters of the teacher",
     **{("transfer_sets", v): "two examples at once" for v in ("function_matching", "cutmix")},
 }
 
