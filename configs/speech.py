@@ -4,8 +4,8 @@ apt-get install espeak-ng flite && pip install jiwer
 python launch.py --config=configs/speech.py[:VARIANT,tiny]
 
 The teacher, a Conformer of 318,000 parameters, has the transcripts of 1,500 sentences; the student, convolutions of
-20,000, those of 300 and the other recordings without. Voices and sentences of the test are in no training. Log-mel
-energies are computed on the device. --config.data.name=kd_jax.data.transcripts:folder reads recordings of your own.
+21,000, those of 300 and the other recordings without. Voices and sentences of the test are in no training. Log-mel
+energies are computed on the device. --config.data.name=data.transcripts.folder reads recordings of your own.
 
 frame       the teacher's distribution at every frame (Senior, Sak, de Chaumont Quitry, Sainath, Rao, "Acoustic
             Modelling with CD-CTC-SMBR LSTM RNNs", ASRU 2015; Hinton, Vinyals, Dean 2015, arXiv 1503.02531); default

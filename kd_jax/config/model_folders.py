@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from kd_jax.files import path_of
 from kd_jax.models.language.pretrained_decoders import read_family
 from kd_jax.models.language.published import positions_of
-from kd_jax.models.speech.whisper_folder import options_of
+from kd_jax.models.speech.whisper import options_of
 
 DECODER, LOAD = "models.language.published.decoder", "models.language.pretrained_decoders.load"
 LORA, LAYERS, BASE = "models.lora.lora", "models.from_teacher.layers", "base"
@@ -71,6 +71,7 @@ def _with_whisper(config: ConfigDict) -> None:
         teacher.path, config.data.tokenizer = folder, folder
         teacher.model.kwargs = ConfigDict({"folder": folder})
         teacher.initial = ConfigDict({"name": LOAD_WHISPER, "kwargs": {"folder": folder}})
+        teacher.train.steps, teacher.train.epochs = 0, 0.0
         student.model.kwargs = ConfigDict({"folder": folder, "decoder_depth": depth})
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from kd_jax.data import spoken
 from kd_jax.data.load import DEFAULTS
 from kd_jax.data.source import DataNotFound, Source, Splits
-from kd_jax.data.text.tokenizing import END, PAD, SPECIAL, START
+from kd_jax.data.text.tokenizing import END, SPECIAL, START
 from kd_jax.data.transcripts import ALPHABET, waves_of
 from kd_jax.models.hub import find_model
 
@@ -57,7 +57,7 @@ def source_of(
     split: str, texts: Sequence[str], recordings: Sequence[np.ndarray], tokens: Tokens, samples: int, length: int
 ) -> Source:
     """Returns a source of recordings at 16 kHz and texts; ValueError for a text of more than `length` tokens."""
-    rows = np.full((len(texts), length), tokens.end if tokens.size > len(SPECIAL) + len(ALPHABET) else PAD, np.int32)
+    rows = np.full((len(texts), length), tokens.end, np.int32)
     labels, segments = np.full_like(rows, -1), np.zeros_like(rows)
     first = len(tokens.prompt) - 1
     for i, text in enumerate(texts):

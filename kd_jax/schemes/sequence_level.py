@@ -108,7 +108,8 @@ def build(
     # Distinct buffers: a state is donated, and one buffer cannot be given away twice.
     generated = {name: np.zeros((rows, prompts.length), np.int32) for name in WRITTEN}
     extra = {**scheme.extra, "generated": generated}
-    return dataclasses.replace(scheme, stages=(stage,), extra=extra, summary=_summary)
+    # The teacher writes by itself, and answers to texts that no data hold: nothing that a cache could know.
+    return dataclasses.replace(scheme, stages=(stage,), extra=extra, summary=_summary, copies=("teacher",))
 
 
 def _check_fields(parts: Parts, choose: str, beams: int) -> None:

@@ -8,14 +8,17 @@ import sys
 import wave
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 import kd_jax
 from kd_jax.config import files
-from kd_jax.data import spoken, transcripts
+from kd_jax.data import spoken, spoken_tokens, transcripts
 from kd_jax.data.source import DataNotFound
-from kd_jax.models.speech import whisper_decoding
+from kd_jax.models.adapters import as_model
+from kd_jax.models.safetensors_io import Tensors
+from kd_jax.models.speech import whisper, whisper_decoding, whisper_folder
 from kd_jax.predict import predict_files
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +59,7 @@ def test_recordings_of_one_s_own_are_transcribed(recordings, tmp_path):
     ran = command(
         tmp_path,
         *("--config=configs/speech.py:sequence,tiny", "--workdir=run", "--noconfig.baseline", "--noconfig.report"),
-        *("--config.data.name=kd_jax.data.transcripts:folder", f"--config.data.directory={recordings}"),
+        *("--config.data.name=data.transcripts.folder", f"--config.data.directory={recordings}"),
         *("--config.data.labels=0", "--config.data.test=0.25", "--config.data.validation=0.25"),
     )
     assert ran.returncode == 0, ran.stderr
@@ -80,6 +83,7 @@ def test_recordings_of_one_s_own_are_transcribed(recordings, tmp_path):
 def small(variant, **data):
     config = files.config_of(files.load(files.locate("speech.py")), f"{variant},tiny")
     config.baseline = config.report = False
+    config.mesh.axes.data = 1  # of the eight devices, which would all wait for the answers of a host
     config.data.update(data)
     return config
 
@@ -103,9 +107,48 @@ def test_a_detector_that_silero_taught_says_where_somebody_speaks(tmp_path):
     assert np.mean(student.predict(test.images) == test.labels) == pytest.approx(measured)
 
 
-def test_a_student_of_whisper_writes_what_it_hears(tmp_path):
-    from kd_jax.data import spoken_tokens
+def published(folder):
+    """A folder as transformers writes it: a Whisper of random weights, and its tokens, single bytes."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    names = ("<|endoftext|>", *spoken_tokens.PROMPT)
+    tokenizer.add_special_tokens([AddedToken(name, special=True) for name in names])
+    folder.mkdir()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    sizes = dict(width=8, encoder_depth=1, decoder_depth=3, heads=2, source_positions=90, target_positions=48)
+    model = as_model(whisper.whisper(tokenizer.get_vocab_size(), **sizes))
+    params, _ = model.init(jax.random.key(0), np.zeros((1, 800), np.float32), np.zeros((1, 2), np.int32))
+    whisper_folder.save(folder, model, params)
+    return folder
+
+
+def test_a_published_whisper_teaches_its_first_and_last_layer(tmp_path):
+    config = small("whisper")
+    config.teacher.path = str(published(tmp_path / "whisper"))
+    config.scheme.kwargs.word_errors = 1000.0
+    try:
+        kd_jax.run(config, tmp_path / "run")
+    except DataNotFound as e:
+        pytest.skip(str(e))
+    student = kd_jax.load(tmp_path / "run")
+    options = student.model.module.options
+    assert (options.decoder_depth, options.width, options.source_positions) == (2, 8, 90)
+    before = Tensors(tmp_path / "whisper")["model.encoder.layers.0.self_attn.k_proj.weight"]
+    np.testing.assert_array_equal(student.params["encoder"]["layer0"]["attention"]["key"]["kernel"].T, before)
+    tokens = spoken_tokens.of_folder(str(tmp_path / "whisper"))
+    assert (
+        len(tokens.prompt) == 4 and tokens.decode([*tokens.prompt, *tokens.encode("one two"), tokens.end]) == "one two"
+    )
+    rows = whisper_decoding.transcribe(
+        student.model.module, student.params, np.ones((2, 800), np.float32), tokens.prompt, tokens.end, 5
+    )
+    assert rows.shape == (2, 5)
+
+
+def test_a_student_of_whisper_writes_what_it_hears(tmp_path):
     try:
         results = kd_jax.run(small("whisper"), tmp_path)
     except DataNotFound as e:

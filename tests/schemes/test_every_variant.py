@@ -43,8 +43,24 @@ UNCACHED = {  # and why answers to the pictures of each example are not enough
     ("foundation", "label_free"): "two examples at once",
     ("graph", "gnn"): "one answer an example",
     **{("policy", v): "copies parameters of the teacher" for v in config_module("policy").VARIANTS},
+    ("speech", "whisper"): "copies parameters of the teacher",
     **{("transfer_sets", v): "two examples at once" for v in ("function_matching", "cutmix")},
 }
+
+
+# Waves of 100 kB and more wait in a callback for threads that the other CPU devices of a mesh hold: it would hang.
+ONE_DEVICE = {("speech", "vad")}
+NEEDED = {  # packages without which a variant is refused at its start
+    **{("speech", v): ("jiwer",) for v in ("frame", "blank_free", "sequence")},
+    ("speech", "vad"): ("onnxruntime", "silero_vad"),
+}
+
+
+@pytest.fixture(autouse=True)
+def _packages(request):
+    arguments = request.node.callspec.params
+    for package in NEEDED.get((arguments["name"], arguments["variant"]), ()):
+        pytest.importorskip(package)
 
 
 def run(name: str, variant: str, root: Path, directory: str, cache: str = "", **axes: int) -> tuple[dict, bytes]:
@@ -72,6 +88,8 @@ def test_resumes_exactly_and_does_not_depend_on_the_mesh(name, variant, tmp_path
         with pytest.raises(Stopped):
             run(name, variant, tmp_path, "parts")
     assert run(name, variant, tmp_path, "parts") == whole
+    if (name, variant) in ONE_DEVICE:
+        return
     spread, _ = run(name, variant, tmp_path, "spread", data=4, fsdp=2)
     if (name, variant) not in CHAOTIC:
         assert_close(spread, whole[0])

@@ -102,3 +102,13 @@ def test_a_tiny_run_of_every_method(method, tmp_path):
     results = scheme_checks.train.run(config, tmp_path)
     (errors,) = [s for s in results["sections"] if s["title"] == "Errors"]
     assert [row[0] for row in errors["rows"]] == ["teacher", "baseline", "student"]
+
+
+def test_word_errors_of_transcripts():
+    source = types.SimpleNamespace(decode=lambda row: " ".join("abcd,D"[i] for i in row))
+    texts = np.array([[0, 1, 2, 4], [0, 5, 3, 0], [0, 1, 3, 3]])
+    real = np.array([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 1, 1]], bool)
+    labels = np.array([[0, 1, 2, -1], [0, 3, 3, -1], [2, 2, 2, 2]])
+    good = sequence_level.few_errors(source, 0.5, texts, real, labels)
+    np.testing.assert_array_equal(good, [True, True, False])  # capitals and commas are no errors
+    np.testing.assert_array_equal(sequence_level.few_errors(source, 10.0, texts, real, labels), [True] * 3)

@@ -69,7 +69,8 @@ class Block(nn.Module):
         x = x + 0.5 * FeedForward(4 * width, self.dropout, dtype, name="first")(x, train)
         attention = nn.MultiHeadDotProductAttention(self.heads, dtype=dtype, name="attention")
         readable = frames[:, None, None, :]
-        x = x + attention(nn.LayerNorm(dtype=dtype, name="attention_norm")(x), mask=readable)
+        attended: Any = attention(nn.LayerNorm(dtype=dtype, name="attention_norm")(x), mask=readable)
+        x = x + attended
         x = x + ConvolutionModule(self.kernel, dtype, name="convolution")(x, frames)
         x = x + 0.5 * FeedForward(4 * width, self.dropout, dtype, name="second")(x, train)
         return nn.LayerNorm(dtype=dtype, name="norm")(x)

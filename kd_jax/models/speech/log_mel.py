@@ -49,8 +49,8 @@ def filters(
         raise ValueError(f"log_mel: scale is {' or '.join(map(repr, SCALES))}, not {scale!r}.")
     if not 0 <= low < high <= rate / 2:
         raise ValueError(f"log_mel: bands from {low:g} to {high:g} Hz do not lie in 0..{rate / 2:g}, half of the rate.")
-    ends = hertz_to_mel(np.array([low, high], float), scale)
-    corner = mel_to_hertz(np.linspace(*ends, bands + 2), scale)
+    first, last = hertz_to_mel(np.array([low, high], float), scale)
+    corner = mel_to_hertz(np.linspace(first, last, bands + 2), scale)
     frequency = np.linspace(0, rate / 2, size // 2 + 1)[:, None]
     left, middle, right = corner[:-2], corner[1:-1], corner[2:]
     rising, falling = (frequency - left) / (middle - left), (right - frequency) / (right - middle)

@@ -13,13 +13,29 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from kd_jax.models.hub import find_model
 from kd_jax.models.layers import Tap
+from kd_jax.models.safetensors_io import read_config
 from kd_jax.models.speech.conformer import positions
 from kd_jax.models.speech.log_mel import whisper_log_mel
 from kd_jax.ranges import Count
-from kd_jax.types import Array, PyTree
+from kd_jax.types import Array
 
 HOP = 320  # samples at 16 kHz of a position of the encoder
+# Sizes as config.json calls them.
+FIELDS = {
+    "vocabulary": "vocab_size",
+    "width": "d_model",
+    "encoder_depth": "encoder_layers",
+    "decoder_depth": "decoder_layers",
+    "heads": "encoder_attention_heads",
+    "decoder_heads": "decoder_attention_heads",
+    "hidden": "encoder_ffn_dim",
+    "decoder_hidden": "decoder_ffn_dim",
+    "bands": "num_mel_bins",
+    "source_positions": "max_source_positions",
+    "target_positions": "max_target_positions",
+}
 Pair = tuple[Array, Array]  # keys and values [batch, length, heads, width of a head]
 
 
@@ -116,7 +132,8 @@ class Layer(nn.Module):
         h = self.attention_norm(x)
         pair = self.attention.pair(h)
         if past is not None:
-            pair = tuple(jax.lax.dynamic_update_slice_in_dim(p, n, at, 1) for p, n in zip(past, pair, strict=True))
+            write = jax.lax.dynamic_update_slice_in_dim
+            pair = write(past[0], pair[0], at, 1), write(past[1], pair[1], at, 1)
         x = x + self.drop(self.attention(h, pair, mask), deterministic=not train)
         if memory is not None:
             x = x + self.drop(self.cross(self.cross_norm(x), memory, None), deterministic=not train)
@@ -209,6 +226,7 @@ class Decoder(nn.Module):
 class Whisper(nn.Module):
     """Waves [batch, samples] at 16 kHz, or log-mel [batch, frames, bands], and tokens -> logits [batch, length, V].
 
+    Waves are followed by silence up to as long as positions reach, 30 s of a published one; log-mel is read as it is.
     `source_mask` is there for seq2seq machinery; Whisper reads silence as it is.
     """
 
@@ -222,7 +240,10 @@ class Whisper(nn.Module):
         return self.decoder(tokens, self.encode(source, train), train)
 
     def encode(self, source: Array, train: bool = False) -> Array:
-        mel = whisper_log_mel(source, bands=self.options.bands) if source.ndim == 2 else source
+        longest, bands = self.options.source_positions * HOP, self.options.bands
+        if source.ndim == 2 and source.shape[1] <= longest:  # it learned from recordings of this length alone
+            source = jnp.pad(source, ((0, 0), (0, longest - source.shape[1])))
+        mel = whisper_log_mel(source, bands=bands) if source.ndim == 2 else source
         return self.memory(self.encoder(mel, train))
 
     def pairs(self, source: Array) -> tuple[Pair, ...]:
@@ -230,6 +251,19 @@ class Whisper(nn.Module):
 
     def step(self, *arguments: Any) -> tuple[Array, Cache]:
         return self.decoder.step(*arguments)
+
+
+def options_of(folder: str) -> Options:
+    """Returns the sizes that config.json of a folder says; ValueError for another model, and for what is not read."""
+    config = read_config(find_model(folder))
+    if config.get("model_type") != "whisper":
+        raise ValueError(f"{folder}: the model type is {config.get('model_type')!r}, not 'whisper'.")
+    for field, expected in (("activation_function", "gelu"), ("scale_embedding", False)):
+        if config.get(field, expected) != expected:
+            raise ValueError(f"{folder}: {field} is {config[field]!r} in config.json; {expected!r} is read.")
+    if missing := [name for name in FIELDS.values() if name not in config]:
+        raise ValueError(f"{folder}: config.json lacks {', '.join(missing)}.")
+    return Options(**{ours: config[theirs] for ours, theirs in FIELDS.items()})
 
 
 def whisper(
@@ -251,8 +285,6 @@ def whisper(
     where `width` is no multiple of `heads`.
     """
     if folder:
-        from kd_jax.models.speech.whisper_folder import options_of  # it reads and makes modules of this file
-
         options = options_of(folder)
         return Whisper(dataclasses.replace(options, decoder_depth=decoder_depth or options.decoder_depth, dtype=dtype))
     if width % heads:

@@ -53,6 +53,7 @@ def transcribe(
     """
     run, size = decoding(module), len(prompt) + length
     begun = jnp.tile(jnp.asarray(prompt, jnp.int32)[None], (len(waves), 1))
+    assert run.read is not None  # it is an encoder-decoder
     cache = run.read(params, jnp.asarray(waves), None, size)
     options = dict(length=length, temperature=0.0, end=end, pad=end, cache=cache)
     return generate(run, params, begun, None, jax.random.key(0), **options).tokens

@@ -14,23 +14,10 @@ from flax import traverse_util
 
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.hub import find_model
-from kd_jax.models.safetensors_io import Rule, dense, norm, read_config, read_params, write_folder
-from kd_jax.models.speech.whisper import Options, Whisper
+from kd_jax.models.safetensors_io import Rule, dense, norm, read_params, write_folder
+from kd_jax.models.speech.whisper import FIELDS, Whisper
 from kd_jax.types import Array, Model, PyTree, Variables
 
-FIELDS = {
-    "vocabulary": "vocab_size",
-    "width": "d_model",
-    "encoder_depth": "encoder_layers",
-    "decoder_depth": "decoder_layers",
-    "heads": "encoder_attention_heads",
-    "decoder_heads": "decoder_attention_heads",
-    "hidden": "encoder_ffn_dim",
-    "decoder_hidden": "decoder_ffn_dim",
-    "bands": "num_mel_bins",
-    "source_positions": "max_source_positions",
-    "target_positions": "max_target_positions",
-}
 PREFIX = "model."
 
 
@@ -60,19 +47,6 @@ RULES = (
     Rule(f"{PREFIX}encoder.conv{{}}.bias", "encoder/conv{}/bias"),
     Rule(f"{PREFIX}decoder.embed_tokens.weight", "decoder/embed/embedding"),
 )
-
-
-def options_of(folder: str) -> Options:
-    """Returns the sizes that config.json of a folder says; ValueError for another model, and for what is not read."""
-    config = read_config(find_model(folder))
-    if config.get("model_type") != "whisper":
-        raise ValueError(f"{folder}: the model type is {config.get('model_type')!r}, not 'whisper'.")
-    for field, expected in (("activation_function", "gelu"), ("scale_embedding", False)):
-        if config.get(field, expected) != expected:
-            raise ValueError(f"{folder}: {field} is {config[field]!r} in config.json; {expected!r} is read.")
-    if missing := [name for name in FIELDS.values() if name not in config]:
-        raise ValueError(f"{folder}: config.json lacks {', '.join(missing)}.")
-    return Options(**{ours: config[theirs] for ours, theirs in FIELDS.items()})
 
 
 def load(model: Model, key: Array, folder: str) -> Variables:
