@@ -5,10 +5,11 @@ python launch.py --config=configs/llm.py --config.teacher.path=FOLDER --config.s
 python launch.py --config=configs/llm.py:on_policy,lora,chat ...       # GKD on prompts, adapters alone are trained
 python launch.py --config=configs/llm.py:reverse_kl --config.teacher.path=FOLDER --config.student.layers=6 ...
 
-Folders are as transformers writes them (Llama, Mistral, Qwen, Gemma, Granite, OLMo 2, Phi-3, SmolLM3, GPT-2); tokens,
-chat template and what begins and ends a text come from their files. Lines of the data are {"messages": [...]},
-{"prompt", "completion"}, {"prompt"} alone (on_policy and what else writes texts) or {"text"}. The student is written to
-DIR/student/hf, with `lora` its adapters to DIR/student/peft as well. docs/language.md has the road in ten lines.
+Folders are as transformers writes them (Llama, Mistral, Mixtral, Qwen, Gemma, Granite, OLMo 2, Phi-3 and 4-mini,
+SmolLM3, GPT-2); tokens, chat template and what begins and ends a text come from their files. Lines of the data are
+{"messages": [...]}, {"prompt", "completion"}, {"prompt"} alone (on_policy and what else writes texts) or {"text"}. The
+student is written to DIR/student/hf, with `lora` its adapters to DIR/student/peft as well. docs/language.md has the
+road in ten lines.
 After the colon:
 
   word reverse_kl jsd skew_kl skew_reverse_kl akl tv   a divergence at every token of the answers; word is forward KL

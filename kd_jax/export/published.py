@@ -20,27 +20,32 @@ from kd_jax.models.language.decoder import Decoder
 from kd_jax.models.language.pretrained_decoders import read_family
 from kd_jax.models.lora import LoraModel
 from kd_jax.models.remat import Remat
+from kd_jax.models.safetensors_io import SHARD
 from kd_jax.train.student import Student, load
 
 HF, PEFT, BASE = "hf", "peft", "base"  # folders in <workdir>/student
 RECORD = "published.json"  # beside them: of which export they were written, and their checksums
 
 
-def check(config: ConfigDict, rows: str = "tokens", dtype: str = "float32") -> None:
+def check(config: ConfigDict, rows: str = "tokens", dtype: str = "float32", max_shard_size: int = SHARD) -> None:
     """Raises ValueError for words that `write` does not know, and for a student that was made of no folder."""
     published.check_words(rows, dtype)
+    if max_shard_size < 1:
+        raise ValueError(f"config.export.kwargs.max_shard_size={max_shard_size}: expected bytes of a file, at least 1.")
     if not (config.student.path or config.teacher.path):
         raise ValueError("config.export writes what became of student.path, or of teacher.path; both are ''.")
 
 
-def write(directory: Path, config: ConfigDict, rows: str = "tokens", dtype: str = "float32") -> None:
+def write(
+    directory: Path, config: ConfigDict, rows: str = "tokens", dtype: str = "float32", max_shard_size: int = SHARD
+) -> None:
     """Writes <directory>/student/hf; of adapters also student/peft, and student/base where no folder has their base.
 
-    `rows` and `dtype` are as in models.language.published.save. What is there already, and as it was written, stays.
-    ValueError for a student that is no decoder.
+    `rows`, `dtype` and `max_shard_size` are as in models.language.published.save. What is there already, and as it was
+    written, stays. ValueError for a student that is no decoder.
     """
     student, place = load(directory), directory / "student"
-    asked = {"of": dict(student.info["sha256"]), "rows": rows, "dtype": dtype}
+    asked = {"of": dict(student.info["sha256"]), "rows": rows, "dtype": dtype, "max_shard_size": max_shard_size}
     done = read_json(place / RECORD) or {}
     if {k: done.get(k) for k in asked} == asked and _are_whole(place, done["files"]):
         return
@@ -52,7 +57,8 @@ def write(directory: Path, config: ConfigDict, rows: str = "tokens", dtype: str 
 
     def save(params: Any) -> Callable[[Path], None]:
         options = {"tokenizer": config.data.tokenizer, "rows": rows, "dtype": dtype}
-        return lambda folder: published.save(folder, source, module, params, **options)
+        size = {"max_shard_size": max_shard_size}
+        return lambda folder: published.save(folder, source, module, params, **options, **size)
 
     made: dict[str, Callable[[Path], None]] = {HF: save(student.params)}
     if isinstance(model, LoraModel):

@@ -168,6 +168,11 @@ ROWS = [
         road(then=lambda config, folder: config.export.kwargs.update(dict(dtype="bf16"))),
     ),
     Mistake(
+        "files of written weights that hold nothing",
+        "config.export.kwargs.max_shard_size=0: expected bytes of a file, at least 1.",
+        road(then=lambda config, folder: config.export.kwargs.update(dict(max_shard_size=0))),
+    ),
+    Mistake(
         "rows of a network by an unknown word",
         "rows='token'. Did you mean 'tokens'?",
         road(then=lambda config, folder: config.student.model.kwargs.update(dict(rows="token"))),

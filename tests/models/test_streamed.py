@@ -1,10 +1,7 @@
 """Weights read tensor by tensor to where they lie, and written in several files."""
 
 import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +10,7 @@ import numpy as np
 import pytest
 import toy
 from safetensors.numpy import load_file, save_file
+from several import finish, start_script
 
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.language import decoder_families as families
@@ -21,8 +19,6 @@ from kd_jax.models.streamed import Reading
 from kd_jax.system import parallel
 
 KEY, MIB = jax.random.key(0), 2**20
-ROOT = Path(__file__).parents[2]
-WORKER = ROOT / "tests" / "helpers" / "streamed_worker.py"
 SMALL = {
     "llama": families.llama(40, width=16, depth=3, heads=4, kv_heads=2),
     "gpt2": families.gpt2(40, width=16, depth=3, heads=4, max_length=16),
@@ -92,9 +88,6 @@ def test_the_host_holds_no_more_than_a_file(tmp_path):
     assert len(sizes) >= 4 and sum(sizes) > 100 * MIB
 
     def beside(how):
-        command = [sys.executable, str(WORKER), str(tmp_path), how]
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
-        assert not done.returncode, done.stderr
-        return int(done.stdout)
+        return int(finish([start_script("streamed_worker.py", tmp_path, how)])[0].splitlines()[-1])
 
     assert beside("streamed") < 1.2 * max(sizes) < beside("whole")

@@ -17,8 +17,11 @@ from published_folders import folder  # noqa: E402
 from kd_jax.models import from_teacher  # noqa: E402
 from kd_jax.models.adapters import LinenModel  # noqa: E402
 from kd_jax.models.language import published  # noqa: E402
+from kd_jax.models.language.decoder import decoding  # noqa: E402
 from kd_jax.models.language.decoder_experts import by_all, by_their_own  # noqa: E402
+from kd_jax.models.language.generation import generate  # noqa: E402
 from kd_jax.models.language.pretrained_decoders import decoder_of, load, save  # noqa: E402
+from kd_jax.models.streamed import Reading  # noqa: E402
 from kd_jax.system import parallel  # noqa: E402
 
 KEY = jax.random.key(0)
@@ -88,6 +91,18 @@ def test_random_networks_agree_and_return(name, tmp_path):
     assert not any(report[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     with torch.no_grad():
         np.testing.assert_allclose(again.eval()(torch.tensor(tokens).long()).logits, expected.detach(), atol=1e-5)
+
+
+def test_greedy_texts_agree(tmp_path):
+    network = theirs("mixtral", tmp_path)
+    module = decoder_of(str(tmp_path), scan=True)
+    params, _ = load(LinenModel(module), KEY, str(tmp_path), reading=Reading())
+    prompt = text(4)
+    run = jax.jit(lambda p: generate(decoding(module), p, prompt, prompt > 0, KEY, length=6, temperature=0, end=-1))
+    with torch.no_grad():
+        fixed = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": 39}
+        expected = network.generate(torch.tensor(prompt).long(), **fixed).numpy()[:, 4:]
+    np.testing.assert_array_equal(run(params).tokens, expected)
 
 
 def test_experts_lie_on_several_devices_and_compute_the_same(tmp_path):

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+import several
 from language_folders import HEADERS, TALKS, jsonl, opened, qwen
 
 from kd_jax.data import batches, load
@@ -102,6 +103,22 @@ def test_processes_tokenise_blocks_of_their_own(folder, tmp_path, monkeypatch):
         for i in range(30):
             for a, b in zip(both.row(i), alone.row(i), strict=True):
                 np.testing.assert_array_equal(a, b)
+
+
+def test_two_real_processes_tokenise_one_file(folder, tmp_path, monkeypatch):
+    path = jsonl(tmp_path / "data.jsonl", TALKS * 5)
+    outputs = several.finish(several.start("tokens_worker.py", 2, path, folder, tmp_path / "both"))
+    told = sorted(line for output in outputs for line in output.splitlines() if line.startswith("blocks"))
+    assert told == ["blocks 0 2 4 6 rows 30", "blocks 1 3 5 7 rows 30"]
+    monkeypatch.setattr(tokenised, "BLOCK", 4)
+    monkeypatch.setattr(tokenised, "rows_of", None)  # nothing is left to do
+    tokenizer, rule = folder_tokenizer.read(str(folder)), records.Rule()
+    both = tokenised.tokenised([path], tokenizer, rule, tmp_path / "both")
+    monkeypatch.undo()
+    alone = tokenised.tokenised([path], tokenizer, rule, tmp_path / "alone")
+    for i in range(30):
+        for a, b in zip(both.row(i), alone.row(i), strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
