@@ -38,6 +38,7 @@ ROWS = {
     ),
 }
 SWEPT = {"recommender": "terms.teacher.weight", "activity": "terms.kd.weight"}  # and the term of the teacher
+CACHED = ("recommender",)  # whose teacher costs more than a step, and sees every example in one form
 SEEDED = {"dataset_distillation": ("label_seed",)}  # fields of config.data that are the seed, too
 
 
@@ -91,6 +92,8 @@ def swept(
     """Trains the students of all seeds in one sweep, with `alone` also without the teacher's term."""
     config = config_of(load(locate(f"configs/{name}.py")), variant)
     config.report = config.baseline = False
+    if name in CACHED:
+        config.teacher.cache.update(dict(directory="auto", views=1))
     choices: dict[str, tuple[Any, ...]] = {"seed": tuple(range(seeds))}
     if alone:
         choices[SWEPT[name]] = (0.0, config[SWEPT[name]])

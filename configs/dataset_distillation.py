@@ -61,6 +61,6 @@ def get_config(arg: str = "") -> ConfigDict:
     else:
         config.teacher = teacher_fields("")
         config.terms = ConfigDict({"ce": term("losses.task.cross_entropy_loss", **HARD)})
-    tap = dict(tap="final") if method == "distribution" else {}  # the last map, all its positions
+    tap = dict(tap="final") if method == "distribution" else {}
     config.scheme = ConfigDict(part("schemes.dataset_distillation.build", method=method, **tap))
     return finish(config, variant, steps=8, tiny=dict(scheme=dict(kwargs=TINY)) if method == "trajectory" else None)
