@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,8 @@ ROWS = {
     "recommender": ((5, ("listwise", "rd", "rrd", "cd")),),
     "activity": ((5, ("response", "relation", "crd")), (5, ("response,accelerometer",))),
     "dataset_distillation": (
-        (5, ("distribution", "kernel", "trajectory")),
-        (5, ("distribution,10", "kernel,10")),
-        (3, ("kernel,fashion_mnist",)),
-        (3, ("kernel,10,fashion_mnist",)),
+        (5, ("kernel", "distribution")),
+        (5, ("kernel,10", "distribution,10")),
     ),
 }
 SWEPT = {"recommender": "terms.teacher.weight", "activity": "terms.kd.weight"}  # and the term of the teacher
@@ -48,38 +47,30 @@ def main() -> None:
     parser.add_argument("--workdir", default="runs/fields")
     parser.add_argument("--keep", action="store_true", help="keep the record's rows of other configs")
     args = parser.parse_args()
-    rows = [
-        row | {"git": git_hash()}
-        for name in args.only
-        for seeds, group in ROWS[name]
-        for row in rows_of(name, group, seeds, Path(args.workdir))
-    ]
     path = common.RESULTS / "fields.json"
-    if args.keep and path.exists():
-        rows += [row for row in json.loads(path.read_text())["rows"] if row["config"] not in args.only]
-        rows.sort(key=lambda row: list(ROWS).index(row["config"]))
-    print(markdown(rows))
-    common.write("fields", rows)
+    before = json.loads(path.read_text())["rows"] if args.keep and path.exists() else []
+    rows = {(row["config"], row["variant"]): row for row in before}
+    asked = [(name, *group) for name in args.only for group in ROWS[name]]
+    for row in (row for name, seeds, variants in asked for row in rows_of(name, variants, seeds, Path(args.workdir))):
+        rows[row["config"], row["variant"]] = row | {"git": git_hash()}
+        print(markdown([row]), flush=True)
+        # Row by row: what is measured stays where the next one is stopped.
+        common.write("fields", sorted(rows.values(), key=lambda row: list(ROWS).index(row["config"])))
+    print(markdown(list(rows.values())))
 
 
-def rows_of(name: str, group: tuple[str, ...], seeds: int, root: Path) -> list[dict[str, Any]]:
+def rows_of(name: str, group: tuple[str, ...], seeds: int, root: Path) -> Iterator[dict[str, Any]]:
     """Runs the variants of a group over the seeds; the student alone is trained beside the first of them."""
     alone: dict[str, Any] = {}
-    rows = []
     for variant in group:
         if name in SWEPT:
             headline, measured = swept(name, variant, seeds, root, alone=not alone)
-            alone = alone or measured["baseline"]
-            rows.append(row_of(name, variant, headline, seeds) | {"baseline": alone} | measured)
-            print(markdown(rows[-1:]), flush=True)
-            continue
-        results = [run(name, variant, seed, root, baseline=not alone) for seed in range(seeds)]
-        headline = results[0]["headline"]
-        measured = {role: scores(results, role, headline["metric"]) for role in results[0]["models"]}
+        else:
+            results = [run(name, variant, seed, root, baseline=not alone) for seed in range(seeds)]
+            headline = results[0]["headline"]
+            measured = {role: scores(results, role, headline["metric"]) for role in results[0]["models"]}
         alone = alone or measured["baseline"]
-        rows.append(row_of(name, variant, headline, seeds) | {"baseline": alone} | measured)
-        print(markdown(rows[-1:]), flush=True)
-    return rows
+        yield row_of(name, variant, headline, seeds) | {"baseline": alone} | measured
 
 
 def row_of(name: str, variant: str, headline: dict[str, Any], seeds: int) -> dict[str, Any]:
