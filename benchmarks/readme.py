@@ -27,7 +27,6 @@ PLAIN = (
     "fairness",
     "capacity",
     "compress_decoder",
-    "tabular",
 )
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "NOTES.md")

@@ -138,8 +138,8 @@ def _matching(parts: Parts, method: str, tap: str, classes: int) -> tuple[Term, 
     if method == "distribution":
 
         def distances(synthetic: Array, real: Array, ours: Array, theirs: Array) -> Array:
-            made, seen = (x.reshape(len(x), -1) for x in (synthetic, real))  # a map, all its positions
-            return distribution_matching_loss(made, seen, ours, theirs, classes=classes)
+            synthetic, real = (x.reshape(len(x), -1) for x in (synthetic, real))  # a map, all its positions
+            return distribution_matching_loss(synthetic, real, ours, theirs, classes=classes)
 
         calls = tuple(
             Call(EMBEDDER, (path,), train=False, name=name)

@@ -58,7 +58,8 @@ def image_bank(
 
     Inputs (like [B, ...], window int [2]): B images are drawn from the window[1] ones that start at window[0], anew in
     every call. Features: "label" int [B], the class that each is meant to be, and "row" int [B]. In training each is
-    moved by up to `shift` pixels in both directions, the border repeated, and N(0, noise^2) is added. ValueError for a shape that is none.
+    moved by up to `shift` pixels in both directions, the border repeated, and N(0, noise^2) is added. ValueError for a
+    shape that is none.
     """
     if len(shape) != 3 or min(*shape, size) < 1 or shift < 0:
         raise ValueError(f"A bank needs shape=(height, width, channels), size >= 1, shift >= 0; got {shape=}, {size=}.")
