@@ -28,7 +28,6 @@ PLAIN = (
     "capacity",
     "compress_decoder",
     "measures",
-    "tabular",
 )
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "NOTES.md")

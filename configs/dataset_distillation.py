@@ -30,6 +30,7 @@ EMBEDDER = dict(widths=(64, 64))
 EXPERT = (16, 32)  # the gradient of ten steps of it is taken in one of the images
 SGD = dict(name="sgd", learning_rate=0.05, weight_decay=0.0, schedule="constant", kwargs=dict(momentum=0.0))
 WIDTH = {"digits": 1024, "fashion_mnist": 256}  # of the student: wide networks are near the kernel of "kernel"
+NOISE = 0.4  # in standard deviations of a pixel
 TINY = dict(trajectory=dict(experts=1, moments=1, span=1, updates=2, share=0.5))
 
 
@@ -45,6 +46,8 @@ def get_config(arg: str = "") -> ConfigDict:
         "models.vision.generators.image_bank", inputs=("batch.index", "extra.window"), shape=shape, size=size, shift=0
     )
     config.roles.bank = ConfigDict(bank)
+    if counts:  # of more images a class the student learns them by heart; chosen on the validation split
+        config.roles.bank.model.kwargs.noise = NOISE
     adam = dict(name="adam", weight_decay=0.0, schedule="cosine")
     config.train = training(batch_size=256, steps=2000, optimizer=dict(learning_rate=0.001, **adam))
     config.optimizers.bank = ConfigDict({**config.train.optimizer.to_dict(), **adam, "learning_rate": 0.05})
@@ -61,6 +64,6 @@ def get_config(arg: str = "") -> ConfigDict:
     else:
         config.teacher = teacher_fields("")
         config.terms = ConfigDict({"ce": term("losses.task.cross_entropy_loss", **HARD)})
-    tap = dict(tap="final") if method == "distribution" else {}  # the last map, all its positions
+    tap = dict(tap="final") if method == "distribution" else {}
     config.scheme = ConfigDict(part("schemes.dataset_distillation.build", method=method, **tap))
     return finish(config, variant, steps=8, tiny=dict(scheme=dict(kwargs=TINY)) if method == "trajectory" else None)

@@ -51,7 +51,6 @@ def get_config(arg: str = "") -> ConfigDict:
         config.teacher.model = dict(name="models.recommender.networks.ease", kwargs={})
         config.teacher.initial = ConfigDict(part("models.recommender.networks.ease_start", ridge=250.0))
         config.teacher.train.steps = config.teacher.train.epochs = 0
-    config.teacher.cache.directory = "auto"  # 943 answers, asked once: EASE costs more than a step of the student
     config.train = adam(600, 0.02, 1e-2)
     config.terms = ConfigDict({"softmax": {"weight": 1.0}})
     fields = TERMS[variant.variant]

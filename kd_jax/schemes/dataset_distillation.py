@@ -14,8 +14,8 @@ from kd_jax.losses.synthesis import distribution_matching_loss, gradient_matchin
 from kd_jax.losses.task import cross_entropy_loss
 from kd_jax.ranges import Inside
 from kd_jax.resolve import check_kwargs, near
-from kd_jax.schemes.data_free import pixels_of
 from kd_jax.schemes import trajectory_matching
+from kd_jax.schemes.data_free import pixels_of
 from kd_jax.schemes.inversion import bank_size, clip_to
 from kd_jax.schemes.trajectory_matching import Settings
 from kd_jax.system import parallel
@@ -47,14 +47,15 @@ def build(
         kernel        kernel_regression_loss of the batch from the images (KIP)
         trajectory    trajectory_matching_loss of such a network after steps on the images, and of experts that a stage
                       before trained on real data (MTT); `trajectory` holds the Settings of trajectory_matching.py
-    Networks are the role "embedder", which learns nothing but as an expert. The student minimises parts.terms, which read "bank.logits",
-    "bank.features:label" and the teacher's answers to them, and no real image. Zhao, Bilen, "Dataset Condensation with
-    Distribution Matching", 2021, arXiv 2110.04181; Zhao, Mopuri, Bilen, "Dataset Condensation with Gradient Matching",
-    2020, arXiv 2006.05929, whose networks also learn between two updates of the images and match class by class;
-    Nguyen, Chen, Lee, "Dataset Meta-Learning from Kernel Ridge-Regression", 2020, arXiv 2011.00050; Cazenavette et al.,
-    "Dataset Distillation by Matching Training Trajectories", 2022, arXiv 2203.11932, whose steps see a part of many
-    images, and ours all. DM and DC match a batch of each class; ours is one batch of all classes. Images are not
-    augmented.
+    Networks are the role "embedder", which learns nothing but as an expert. The student minimises parts.terms, which
+    read "bank.logits", "bank.features:label" and the teacher's answers to them, and no real image.
+
+    Zhao, Bilen, "Dataset Condensation with Distribution Matching", 2021, arXiv 2110.04181; Zhao, Mopuri, Bilen,
+    "Dataset Condensation with Gradient Matching", 2020, arXiv 2006.05929, whose networks also learn between two updates
+    of the images and match class by class; Nguyen, Chen, Lee, "Dataset Meta-Learning from Kernel Ridge-Regression",
+    2020, arXiv 2011.00050; Cazenavette et al., "Dataset Distillation by Matching Training Trajectories", 2022, arXiv
+    2203.11932, whose steps see a part of many images, and ours all. DM and DC match a batch of each class; ours is one
+    batch of all classes. Images are not augmented.
     """
     _check(parts, method, start, real)
     _check_unread(method, tap, seed, trajectory)
@@ -82,6 +83,7 @@ def build(
     learn = (
         Phase("student", (images, learner, *teacher), parts.terms, parts.make_tx(parts.steps - making, "student")),
     )
+
     def after(state: TrainState, context: Mapping[str, Any]) -> TrainState:
         state = state if clip is None else clip(state, context)
         return state if draw is None else draw(state)
@@ -136,8 +138,8 @@ def _matching(parts: Parts, method: str, tap: str, classes: int) -> tuple[Term, 
     if method == "distribution":
 
         def distances(synthetic: Array, real: Array, ours: Array, theirs: Array) -> Array:
-            pair = (x.reshape(len(x), -1) for x in (synthetic, real))
-            return distribution_matching_loss(*pair, ours, theirs, classes=classes)
+            synthetic, real = (x.reshape(len(x), -1) for x in (synthetic, real))  # a map, all its positions
+            return distribution_matching_loss(synthetic, real, ours, theirs, classes=classes)
 
         calls = tuple(
             Call(EMBEDDER, (path,), train=False, name=name)

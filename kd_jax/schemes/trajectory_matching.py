@@ -46,12 +46,12 @@ class Experts:
 
     @property
     def length(self) -> int:
-        """The steps of one trajectory."""
+        """Returns the steps of one trajectory."""
         return 1 + self.moments * self.every
 
     @property
     def steps(self) -> int:
-        """The steps of all trajectories."""
+        """Returns the steps of all trajectories."""
         return self.count * self.length
 
 

@@ -63,7 +63,8 @@ def info_of(
 
     "architecture" is {"name", "kwargs"} (kd_jax/models/described.py), or {"name": None, "class", "why"} where only the
     caller's code can build it. "input" is the shape and type of one raw example, "fields" are those of what else it
-    has, with the "range" of numbers (of a user, say); "inputs" are the paths of the prepared batch, "entry" is what was scored first, "entries" all of it.
+    has, with the "range" of numbers (of a user, say); "inputs" are the paths of the prepared batch, "entry" is what was
+    scored first, "entries" all of it.
     """
     task, entries = scored_by(scheme), _entries(scheme, role)
     raw = {name: _spec(x) for name, x in batch_shapes(source, 1).items() if "/" not in name}

@@ -50,9 +50,13 @@ def test_the_command_trains_a_soft_tree_that_is_used(tmp_path):
     assert np.mean(answers == y) == pytest.approx(scores(results, "student")["accuracy"])
 
 
-def test_boosted_trees_teach_a_number(tmp_path):
+@pytest.mark.parametrize("trees", ["boosting", "xgboost"])
+def test_boosted_trees_teach_a_number(trees, tmp_path):
+    if trees == "xgboost":
+        pytest.importorskip("xgboost")
     path = people.diamonds(tmp_path / "diamonds.csv")
-    results = kd_jax.run(tabular("diamonds", path, 150), tmp_path / "run")
+    words = "diamonds,xgboost" if trees == "xgboost" else "diamonds"
+    results = kd_jax.run(tabular(words, path, 150), tmp_path / "run")
     assert scores(results, "teacher")["r2"] > 0.8 and scores(results, "student")["r2"] > 0.5
     x, y = public_tables.diamonds({**results["config"]["data"]}).test.in_memory()
     predicted = np.asarray(kd_jax.load(tmp_path / "run").predict(x))

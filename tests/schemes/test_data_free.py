@@ -244,6 +244,15 @@ def test_bank_draws_from_its_window():
         assert same.all() if not train else 0 < same.sum() < 20  # one shift of nine is none
 
 
+def test_bank_adds_noise_in_training():
+    model, like, window = image_bank(3, SHAPE, 30, noise=0.5), jnp.zeros(256, jnp.int32), jnp.array([0, 30])
+    params, _ = model.init(jax.random.key(0), like, window)
+    for train in (False, True):
+        outputs, _ = model.apply(params, {}, like, window, train=train, key=jax.random.key(1))
+        added = outputs.logits - params["images"][outputs.features["row"]]
+        assert np.std(added) == pytest.approx(0.5 * train, rel=0.02) and abs(np.mean(added)) < 0.02
+
+
 def test_config(tmp_path):
     results = scheme_checks.run_tiny("data_free", "dafl_statistics", tmp_path)
     assert results["sections"][0]["kind"] == "images"

@@ -68,7 +68,7 @@ def test_the_images_start_as_real_ones(tmp_path):
     [
         ({"scheme__kwargs__method": "distributions"}, "method='distributions'.*distribution"),
         ({"scheme__kwargs__method": "gradient", "scheme__kwargs__tap": "stage1"}, "tap='stage1' is of method='distrib"),
-        ({"scheme__kwargs__trajectory": {"span": 2}}, "trajectory={'span': 2} is of method='trajectory', not of 'distr"),
+        ({"scheme__kwargs__trajectory": {"span": 2}}, "trajectory={'span': 2} is of method='trajectory'"),
         ({"scheme__kwargs__start": "zeros"}, "start='zeros'.*noise"),
         ({"scheme__kwargs__real": "rael"}, "real='rael' is no split.*real"),
         ({"roles__bank__model__kwargs__size": 12}, "12 images, which must be a multiple of the 10 classes"),

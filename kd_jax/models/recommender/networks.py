@@ -27,7 +27,8 @@ class Factorization(nn.Module):
 def factorization(num_classes: int, users: Count[int], width: Count[int] = 8, source: Any = None) -> Factorization:
     """Returns matrix factorisation of the numbers of users [batch]: s = user . item + bias of the item.
 
-    ValueError where `source` has a user of a number that is not below `users`. Koren, Bell, Volinsky, "Matrix Factorization Techniques for Recommender Systems", Computer 2009.
+    ValueError where `source` has a user of a number that is not below `users`. Koren, Bell, Volinsky, "Matrix
+    Factorization Techniques for Recommender Systems", Computer 2009.
     """
     numbers = getattr(source, "fields", {}).get("user")
     if numbers is not None and len(numbers) and numbers.max() >= users:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from kd_jax.models.adapters import FunctionModel
 from kd_jax.models.layers import conv, norm
+from kd_jax.ranges import NotNegative
 from kd_jax.types import Array, Outputs
 
 
@@ -50,12 +51,15 @@ def generator(shape: Sequence[int], noise: int = 32, width: int = 16) -> Generat
     return Generator(tuple(shape), noise, width)
 
 
-def image_bank(num_classes: int, shape: Sequence[int], size: int = 1024, shift: int = 0) -> FunctionModel:
+def image_bank(
+    num_classes: int, shape: Sequence[int], size: int = 1024, shift: int = 0, noise: NotNegative[float] = 0.0
+) -> FunctionModel:
     """Returns `size` images whose pixels are the parameters, N(0, 1) at first; image i is of class i mod num_classes.
 
     Inputs (like [B, ...], window int [2]): B images are drawn from the window[1] ones that start at window[0], anew in
     every call. Features: "label" int [B], the class that each is meant to be, and "row" int [B]. In training each is
-    moved by up to `shift` pixels in both directions, the border repeated. ValueError for a shape that is none.
+    moved by up to `shift` pixels in both directions, the border repeated, and N(0, noise^2) is added. ValueError for a
+    shape that is none.
     """
     if len(shape) != 3 or min(*shape, size) < 1 or shift < 0:
         raise ValueError(f"A bank needs shape=(height, width, channels), size >= 1, shift >= 0; got {shape=}, {size=}.")
@@ -72,6 +76,8 @@ def image_bank(num_classes: int, shape: Sequence[int], size: int = 1024, shift: 
             padded = jnp.pad(images, ((0, 0), (shift, shift), (shift, shift), (0, 0)), mode="edge")
             starts = jax.random.randint(move, (len(rows), 2), 0, 2 * shift + 1)
             images = jax.vmap(lambda x, at: jax.lax.dynamic_slice(x, (at[0], at[1], 0), tuple(shape)))(padded, starts)
+        if train and noise:
+            images += noise * jax.random.normal(jax.random.fold_in(move, 1), images.shape)
         return Outputs(images, {"label": rows % num_classes, "row": rows})
 
     return FunctionModel(init, bank)
