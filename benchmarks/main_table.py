@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from benchmarks import common
 from configs import cifar_resnet
+from kd_jax.config.fields import settled
 from kd_jax.system.log import NonFiniteLoss
 from kd_jax.system.workdir import plain
 from kd_jax.train import run as train
@@ -67,7 +68,7 @@ def finished(directory: Path, config: ConfigDict) -> dict[str, Any] | None:
     """Returns what a run of this very config left, without planning it again."""
     path = directory / train.RESULTS
     results = json.loads(path.read_text()) if path.exists() else {}
-    return results if results.get("config") == plain(config) else None
+    return results if results.get("config") == plain(settled(config)) else None
 
 
 def table(

@@ -12,12 +12,13 @@ import jax
 import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
-from kd_jax.export.network import Input, Run, extra, fixed, function_of, one_by_one, quiet, refusing, symbolic
+from kd_jax.export.network import Input, Refused, Run, extra, fixed, function_of, one_by_one, quiet, refusing, symbolic
 from kd_jax.types import Model, PyTree
 
 FILE, RUNTIME = "model.onnx", "onnxruntime"
 INT8 = {"static": "model_int8_static.onnx", "dynamic": "model_int8_dynamic.onnx"}
-QUANTISED = ["Conv", "MatMul", "Gemm"]  # what has the weights; sums and norms stay as they are
+QUANTISED = ["Conv", "MatMul", "Gemm", "Gather"]  # what has the weights and tables; sums and norms stay as they are
+WHOLE_NUMBERS = {"MatMulInteger", "ConvInteger", "DequantizeLinear"}  # what a file of 8 bits computes with
 INSTEAD = "Replace it by operations that it has, or take StableHLO, which holds every network."
 
 
@@ -36,6 +37,7 @@ def write(model: Model, params: PyTree, stats: PyTree, inputs: Sequence[Input], 
         made = _converted(convert, answer, fixed(inputs))
     _name(made.graph, [i.name for i in inputs])
     _pool_in_two_dimensions(onnx, made.graph)
+    _products_by_matmul(onnx, made.graph)
     del made.graph.value_info[:]  # jax2onnx writes some that ONNX Runtime's quantiser calls wrong
     path = folder / FILE
     path.write_bytes(made.SerializeToString())
@@ -110,6 +112,42 @@ def _pool_in_two_dimensions(onnx: Any, graph: Any) -> None:
     graph.node.extend(nodes)
 
 
+def _products_by_matmul(onnx: Any, graph: Any) -> None:
+    """Writes products with a kernel as MatMul: the quantiser passes over the Gemm and Einsum of jax2onnx.
+
+    Dense layers on [batch, width] are a Gemm without a bias, on [batch, length, width] "abc,cd->abd", a head that reads
+    a table of words "abc,dc->abd".
+    """
+    kernels = {i.name for i in graph.initializer if len(i.dims) == 2}
+    nodes = []
+    for node in graph.node:
+        turned = _turned(node) if len(node.input) > 1 and node.input[1] in kernels else None
+        if turned is None:
+            nodes.append(node)
+            continue
+        kernel = node.input[1]
+        if turned:
+            nodes.append(onnx.helper.make_node("Transpose", [kernel], [f"{node.output[0]}_kernel"], perm=[1, 0]))
+            kernel = f"{node.output[0]}_kernel"
+        nodes.append(onnx.helper.make_node("MatMul", [node.input[0], kernel], list(node.output)))
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _turned(node: Any) -> bool | None:
+    """Whether a product x kernel has its kernel transposed; None of what is no such product."""
+    if node.op_type == "Gemm":
+        numbers = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0} | {a.name: a.f or a.i for a in node.attribute}
+        plain = numbers["alpha"] == 1 and numbers["beta"] == 0 and not numbers["transA"]
+        return bool(numbers["transB"]) if plain else None
+    equation = next((a.s.decode() for a in node.attribute if a.name == "equation"), "")
+    operands, _, result = equation.replace(" ", "").partition("->")
+    x, _, kernel = operands.partition(",")
+    if len(kernel) != 2 or not x or not result or x[:-1] != result[:-1] or len({*x, *kernel}) != len(x) + 1:
+        return None
+    return {(x[-1], result[-1]): False, (result[-1], x[-1]): True}.get((kernel[0], kernel[1]))
+
+
 def read(path: Path) -> Run:
     """Returns what runs the file on CPU; ValueError for one that is damaged or of another kind."""
     runtime = extra("onnxruntime", "onnx", "ONNX")
@@ -162,6 +200,10 @@ def quantise(path: Path, kind: str, examples: Sequence[np.ndarray]) -> Path:
                 tools.quantize_static(str(folded), str(target), reader, **common)
         finally:
             folded.unlink(missing_ok=True)
+    onnx = extra("onnx", "onnx", "int8")
+    if not {node.op_type for node in onnx.load(target).graph.node} & WHOLE_NUMBERS:
+        target.unlink()
+        raise Refused(f"onnx-int8: the network has none of {', '.join(QUANTISED)} with weights. Leave --int8 out.")
     return target
 
 

@@ -120,6 +120,27 @@ def test_int8(tmp_path):
     assert sizes["onnx-int8-dynamic"] < sizes["onnx"]
 
 
+@pytest.mark.parametrize("name", ["classes", "vit"])
+def test_int8_of_a_transformer_has_its_kernels_in_whole_numbers(name, tmp_path):
+    """jax2onnx writes dense layers on [batch, length, width] as Einsum, which the quantiser leaves in floats."""
+    for package in NEEDS["onnx"]:
+        pytest.importorskip(package)
+    student = student_of(name)
+    network = deployed.with_preparation(student)
+    path = onnx.quantise(onnx.write(*network, tmp_path), "dynamic", ())
+    import onnx as onnx_package
+
+    kinds = [node.op_type for node in onnx_package.load(path).graph.node]
+    layers = sum(
+        leaf.ndim >= 2 for leaf in jax.tree.leaves(student.params["layer0" if name == "classes" else "block0"])
+    )
+    assert kinds.count("MatMulInteger") >= layers
+    examples = examples_of(student)
+    inputs = shaped(network[3], examples.raw)
+    answers = onnx.read(path)(*inputs)[0]
+    assert np.corrcoef(answers.ravel(), student.logits(examples.raw).ravel())[0, 1] > 0.98
+
+
 def test_what_the_record_says(tmp_path):
     student = student_of("mlp")
     records = export(student, ["stablehlo", "safetensors"], tmp_path / "out", examples_of(student))
