@@ -97,7 +97,7 @@ ROWS = [
     Mistake("a folder without a tokenizer", "tokenizer.json is not there", road(then=missing("tokenizer.json"))),
     Mistake(
         "an architecture that is not read",
-        "the model type is 'qwen22'. Did you mean 'qwen2' or 'qwen3'?",
+        "the model type is 'qwen22'. Did you mean 'qwen2' or 'qwen3' or 'qwen3_moe'?",
         road(student={"model_type": "qwen22"}),
     ),
     Mistake(
