@@ -27,6 +27,8 @@ PLAIN = (
     "fairness",
     "capacity",
     "compress_decoder",
+    "compress_encoder",
+    "compress_speed",
     "measures",
 )
 ROOT = Path(__file__).parent.parent
