@@ -60,7 +60,7 @@ def pictures(
     out = dict(batch)
     if not (ops := [_resolve(op) for op in augment] if train else []):
         return out | {"image": normalise(out["image"], mean, std)}, out["image"]
-    keys = jax.vmap(example_key, in_axes=(None, 0, 0))(key, batch["index"], batch["view"])
+    keys = example_keys(key, batch)
     mixing = [op for op in ops if op[0] in BATCH_OPS]
     if len(mixing) > 1:
         raise ValueError(f"only one of {', '.join(BATCH_OPS)} can be used: each gives every example a second label")
@@ -95,6 +95,11 @@ def as_stored(image: jax.Array, mean: Sequence[float], std: Sequence[float], dty
 def example_key(key: jax.Array, index: jax.Array, view: jax.Array) -> jax.Array:
     """Returns the key of one view of one example."""
     return jax.random.fold_in(jax.random.fold_in(key, index), view)
+
+
+def example_keys(key: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
+    """Returns the `example_key` of each example of a batch, [batch]."""
+    return jax.vmap(example_key, in_axes=(None, 0, 0))(key, batch["index"], batch["view"])
 
 
 def _op_key(key: jax.Array, name: str) -> jax.Array:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd_jax import prng
-from kd_jax.data.augment import example_key
+from kd_jax.data.augment import example_keys
 from kd_jax.ranges import NotNegative, Share
 from kd_jax.types import Array
 
@@ -54,9 +54,7 @@ def moved(
     pictures = {name: x for name, x in batch.items() if x.ndim == 4 and "/" not in name}
     if other := [f"{name} {x.shape[1:3]}" for name, x in pictures.items() if x.shape[1:3] != size]:
         raise ValueError(f"config.prepare: moved moves pictures of one size, {size}, and there is {other[0]}")
-    keys = jax.vmap(example_key, in_axes=(None, 0, 0))(
-        prng.stream(key, "moved_boxes", 0), batch["index"], batch["view"]
-    )
+    keys = example_keys(prng.stream(key, "moved_boxes", 0), batch)
     entries, objects = jax.vmap(functools.partial(_moved, flip=flip, shift=shift))(keys, pictures, batch["label"])
     objects = clipped(objects, size, visible)
     return {**entries, "label": objects, "target": objects}

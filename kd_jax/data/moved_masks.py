@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax import prng
-from kd_jax.data.augment import example_key
+from kd_jax.data.augment import example_keys
 from kd_jax.ranges import NotNegative
 from kd_jax.types import Array
 
@@ -44,9 +44,7 @@ def moved(
     if other := [f"{name} {x.shape[1:3]}" for name, x in lying.items() if x.ndim == 4 and x.shape[1:3] != size]:
         raise ValueError(f"config.prepare: moved moves pictures of the masks' size {size}, and there is {other[0]}")
     lying = {name: x for name, x in lying.items() if x.shape[1:3] == size}
-    keys = jax.vmap(example_key, in_axes=(None, 0, 0))(
-        prng.stream(key, "moved_masks", 0), batch["index"], batch["view"]
-    )
+    keys = example_keys(prng.stream(key, "moved_masks", 0), batch)
     move = functools.partial(_moved, flip=flip, turn=turn, shift=shift)
     return jax.vmap(move)(keys, lying)
 

@@ -12,7 +12,7 @@ import numpy as np
 from kd_jax.core.evaluate import answer_at
 from kd_jax.core.network import Network
 from kd_jax.core.paths import Path
-from kd_jax.data.augment import example_key
+from kd_jax.data.augment import example_keys
 from kd_jax.data.source import Source
 from kd_jax.measure.subject import Batch, Measure, Measured, Subject, rows_until
 from kd_jax.ranges import Count, NotNegative, Positive
@@ -104,7 +104,7 @@ def attack_of(network: Network, pixels: Pixels, steps: int) -> Any:
             return -jnp.take_along_axis(log_p, labels[:, None], -1).sum()
 
         gradient, size = jax.grad(loss), eps * pixels.unit
-        keys = jax.vmap(example_key, (None, 0, 0))(key, batch["index"], batch["view"])
+        keys = example_keys(key, batch)
         start = jax.vmap(lambda k, x: jax.random.uniform(k, x.shape, minval=-1.0))(keys, clean) * size
         by_fgsm = fgsm(gradient, clean, size, pixels.low, pixels.high)
         by_pgd = pgd(gradient, clean, clean + start, size, 2.5 * size / steps, steps, pixels.low, pixels.high)

@@ -9,16 +9,20 @@ import jax
 import numpy as np
 
 from kd_jax.models.detection.nms import detections
+from kd_jax.tasks.show_pictures import displayed, score_by_class
 from kd_jax.types import Shown
 
 COLOURS = {"truth": (0, 190, 90), "teacher": (70, 130, 255), "baseline": (250, 160, 30), "student": (240, 60, 90)}
 SIDE = 192  # pixels of a side that small pictures are enlarged to, so that a line is thin
 SURE = 0.3  # boxes are drawn from this score on
+BY_CLASS = "AP of each class on the test pictures, at the last step, in percent."
 
 
 def show(shown: Shown, options: Mapping[str, Any], most: int) -> list[dict[str, Any]]:
     """Returns the sections that there are numbers for."""
-    return [*pictures(shown, options, most), *by_class(shown)]
+    several = len(shown.source.class_names) > 1
+    classes = score_by_class(shown, "ap_by_class", "AP by class", BY_CLASS) if several else []
+    return [*pictures(shown, options, most), *classes]
 
 
 def pictures(shown: Shown, options: Mapping[str, Any], most: int) -> list[dict[str, Any]]:
@@ -48,14 +52,9 @@ def draw(image: np.ndarray, boxes: np.ndarray, colour: tuple[int, int, int]) -> 
 
     A picture that is smaller than SIDE is enlarged by a whole factor; floats are stretched to 0..255.
     """
-    pixels = np.asarray(image, np.float64)
-    if image.dtype != np.uint8:
-        low, high = pixels.min(), pixels.max()
-        pixels = (pixels - low) * 255 / max(high - low, 1e-9)
-    factor = max(1, SIDE // max(pixels.shape[:2]))
-    pixels = np.repeat(np.repeat(pixels, factor, 0), factor, 1)
-    pixels = np.broadcast_to(pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., :1], (*pixels.shape[:2], 3))
-    canvas = pixels.astype(np.uint8)
+    picture = displayed(np.asarray(image))
+    factor = max(1, SIDE // max(picture.shape[:2]))
+    canvas = np.repeat(np.repeat(picture, factor, 0), factor, 1)
     height, width = canvas.shape[:2]
     for box in boxes:
         x1, y1, x2, y2 = (round(float(v) * factor) for v in box)
@@ -68,17 +67,3 @@ def draw(image: np.ndarray, boxes: np.ndarray, colour: tuple[int, int, int]) -> 
 
 def _listed(names: list[str], classes: np.ndarray) -> str:
     return ", ".join(sorted(names[int(c)] for c in classes)) or "nothing"
-
-
-def by_class(shown: Shown) -> list[dict[str, Any]]:
-    """Returns the table of the test AP of each class, where there are several."""
-    columns = {role: (splits.get("test") or {}).get("ap_by_class") for role, splits in shown.scores.items()}
-    columns = {role: values for role, values in columns.items() if values}
-    if not columns or len(shown.source.class_names) < 2:
-        return []
-    rows = [
-        [str(name), *("-" if values[i] is None else f"{100 * values[i]:.1f}" for values in columns.values())]
-        for i, name in enumerate(shown.source.class_names)
-    ]
-    lead = "AP of each class on the test pictures, at the last step, in percent."
-    return [{"kind": "table", "title": "AP by class", "lead": lead, "columns": ["", *columns], "rows": rows}]

@@ -7,16 +7,18 @@ from typing import Any
 
 import numpy as np
 
+from kd_jax.tasks.show_pictures import displayed, score_by_class
 from kd_jax.types import Shown
 
 LARGEST = 64  # pixels of a shown picture's longer side, about: a report shows it small, and holds every number
 SHARE = 0.55  # of a class's colour in a pixel
 SWATCH = 2  # pixels
+BY_CLASS = "Intersection over union of each class on the test set, in percent; - for a class that is not there."
 
 
 def show(shown: Shown) -> list[dict[str, Any]]:
     """Returns the test pictures with the masks of truth and networks over them, the colours, and a table by class."""
-    return [*overlays(shown), *by_class(shown)]
+    return [*overlays(shown), *score_by_class(shown, "iou_by_class", "IoU by class", BY_CLASS)]
 
 
 def colours(count: int) -> np.ndarray:
@@ -56,14 +58,6 @@ def overlays(shown: Shown) -> list[dict[str, Any]]:
     ]
 
 
-def displayed(picture: np.ndarray) -> np.ndarray:
-    """Returns a stored picture [H, W, C] as uint8 [H, W, 3]: its first channels, floats stretched to 0..255."""
-    if picture.dtype != np.uint8:
-        low, high = picture.min(), picture.max()
-        picture = np.round(255 * (picture - low) / max(high - low, 1e-6)).astype(np.uint8)
-    return np.repeat(picture[..., :1], 3, -1) if picture.shape[-1] < 3 else picture[..., :3]
-
-
 def laid_over(picture: np.ndarray, mask: np.ndarray, palette: np.ndarray) -> np.ndarray:
     """Returns a picture uint8 [H, W, 3] with the colours of a mask int [H, W] over it; class 0 is not drawn."""
     share = np.where(mask == 0, 0.0, SHARE)[..., None]
@@ -75,21 +69,3 @@ def thinned(picture: np.ndarray) -> list[Any]:
     """Returns the picture [H, W, 3] as lists, of a large one every second, third, ... row and column."""
     every = -(-max(picture.shape[:2]) // LARGEST)
     return picture[::every, ::every].tolist()
-
-
-def by_class(shown: Shown) -> list[dict[str, Any]]:
-    """Returns the table of the test IoU of every class by each network."""
-    measured = {role: (splits.get("test") or {}).get("iou_by_class") for role, splits in shown.scores.items()}
-    tables = {role: values for role, values in measured.items() if values}
-    if not tables:
-        return []
-    rows = [
-        [str(name), *(_percent(values[i]) for values in tables.values())]
-        for i, name in enumerate(shown.source.class_names)
-    ]
-    lead = "Intersection over union of each class on the test set, in percent; - for a class that is not there."
-    return [{"kind": "table", "title": "IoU by class", "lead": lead, "columns": ["class", *tables], "rows": rows}]
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
