@@ -55,7 +55,7 @@ def training(**changes) -> ConfigDict:
     config.steps = 0  # steps; exactly one of the two is not 0
     config.repeats = 1  # how often a batch has each of its examples, each time augmented anew
     config.labelled_share = 0.5  # of a batch when some examples have no label; the rest is from the transfer set
-    config.augment = ()  # operations of data/augment.py, in order
+    config.augment = ()  # operations of data/image_ops.py and mixing.py, in order
     config.views = ConfigDict()  # further pictures of each example: name -> operations; () is the clean image
     config.optimizer = ConfigDict(
         dict(

@@ -10,7 +10,7 @@ import pytest
 import scipy.ndimage
 from jax.sharding import NamedSharding, PartitionSpec
 
-from kd_jax.data import augment
+from kd_jax.data import augment, image_ops, mixing
 from kd_jax.data.augment import prepare
 
 MEAN, STD = (0.5, 0.25, 0.0), (0.5, 0.25, 1.0)
@@ -114,7 +114,7 @@ def test_random_erasing_fills_one_box_with_noise_in_a_quarter_of_the_cases():
     count, side = 2000, 16
     images = jnp.zeros((count, side, side, 3))
     keys = jax.random.split(jax.random.key(0), count)
-    erased = np.asarray(jax.vmap(augment.random_erasing)(keys, images) != 0).all(-1)
+    erased = np.asarray(jax.vmap(image_ops.random_erasing)(keys, images) != 0).all(-1)
     assert erased.any((1, 2)).mean() == pytest.approx(0.25, abs=0.03)
     boxes = [np.nonzero(one) for one in erased if one.any()]
     sides = np.array([[np.ptp(rows) + 1, np.ptp(columns) + 1] for rows, columns in boxes])
@@ -122,7 +122,7 @@ def test_random_erasing_fills_one_box_with_noise_in_a_quarter_of_the_cases():
     shares = sides.prod(1) / side**2
     assert 0.01 < shares.min() < 0.05 and 0.25 < shares.max() < 0.38  # of 2 to 33 %, in whole pixels
     assert shares.mean() == pytest.approx((0.02 + 1 / 3) / 2, abs=0.02)
-    always = np.asarray(jax.vmap(lambda k, x: augment.random_erasing(k, x, 1.0))(keys, images))
+    always = np.asarray(jax.vmap(lambda k, x: image_ops.random_erasing(k, x, 1.0))(keys, images))
     assert (always != 0).any((1, 2, 3)).all()
     noise = always[always != 0]
     assert noise.mean() == pytest.approx(0, abs=0.02) and noise.std() == pytest.approx(1, abs=0.02)
@@ -143,7 +143,7 @@ def test_rand_augment_draws_every_operation(monkeypatch):
         hits = [name for name, value in choices.items() if np.mean(np.abs(value - result) <= 1) > 0.97]
         assert hits, "no operation gives this result"
         drawn.update(hits)
-    assert {name.rstrip("+-") for name in drawn} == {*augment.COLOUR_OPS, *augment.WARP_OPS}
+    assert {name.rstrip("+-") for name in drawn} == {*image_ops.COLOUR_OPS, *image_ops.WARP_OPS}
 
 
 def expected(image: np.ndarray) -> dict[str, np.ndarray]:
@@ -215,8 +215,8 @@ def test_cutmix_weight_is_the_area_that_is_left():
 
 def test_mixup_or_cutmix_is_one_of_the_two_in_each_step():
     batch = batch_of(16) | {"image": jnp.asarray(np.random.default_rng(0).normal(size=(16, 8, 8, 3)), jnp.float32)}
-    either = jax.jit(augment.mixup_or_cutmix, static_argnames="cutmix_share")
-    ops = {"mixup": (jax.jit(augment.mixup), 0.8), "cutmix": (jax.jit(augment.cutmix), 1.0)}
+    either = jax.jit(mixing.mixup_or_cutmix, static_argnames="cutmix_share")
+    ops = {"mixup": (jax.jit(mixing.mixup), 0.8), "cutmix": (jax.jit(mixing.cutmix), 1.0)}
     drawn = []
     for seed in range(40):
         key = jax.random.key(seed)
