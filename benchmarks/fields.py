@@ -19,12 +19,18 @@ import numpy as np
 
 import kd_jax
 from benchmarks import common
+from kd_jax.config.fields import teachers_of
 from kd_jax.config.files import config_of, load, locate
 from kd_jax.system.workdir import git_hash
 
 # Of each config: (number of seeds, variants whose students alone are the same network on the same data), ...
 ROWS = {
-    "policy": ((5, ("dagger", "offline", "sharp", "student")), (5, ("value",))),
+    "policy": (
+        (5, ("dagger", "offline", "sharp", "student")),
+        (5, ("value",)),
+        (3, ("dagger,breakout",)),
+        (3, ("two_tasks",)),
+    ),
     "recommender": ((5, ("listwise", "rd", "rrd", "cd")),),
     "detection": ((3, ("response", "ld", "imitation", "fgd", "cwd", "mgd")),),
     "segmentation": ((3, ("pixel", "cwd", "ifvd", "pairwise", "structured")),),
@@ -36,11 +42,16 @@ ROWS = {
     ),
     "activity": ((5, ("response", "relation", "crd")), (5, ("response,accelerometer",))),
     "dataset_distillation": (
-        (3, ("kernel", "distribution")),
-        (3, ("kernel,10", "distribution,10")),
+        (5, ("kernel", "distribution", "gradient", "trajectory", "soft")),
+        (5, ("kernel,cnn", "distribution,cnn")),
+        (5, ("kernel,10", "distribution,10", "gradient,10")),
+        (5, ("kernel,50", "distribution,50")),
+        (3, ("kernel,fashion_mnist", "distribution,fashion_mnist")),
+        (3, ("kernel,10,fashion_mnist", "distribution,10,fashion_mnist")),
     ),
 }
-OWN_TEACHER = ("language", "whisper", "vad")  # variants of speech that another network teaches
+# Variants that other networks teach than the config's.
+OWN_TEACHER = ("language", "whisper", "vad", "two_tasks", "soft")
 SEEDED = {"dataset_distillation": ("label_seed",)}  # fields of config.data that are the seed, too
 
 
@@ -83,8 +94,8 @@ def run(name: str, variant: str, seed: int, root: Path, baseline: bool) -> dict[
     flags = "_".join(variant.split(",")[1:])
     apart = variant if variant in OWN_TEACHER else ""
     config.data.update(dict.fromkeys(SEEDED.get(name, ()), seed))
-    if config.teacher.model.name:
-        config.teacher.workdir = str(root / name / f"teacher_{apart or flags}")
+    for role, teacher in teachers_of(config).items():
+        teacher.workdir = str(root / name / f"{role}_{apart or flags}")
     return kd_jax.run(config, root / name / variant.replace(",", "_") / str(seed))
 
 

@@ -1,6 +1,6 @@
 """Dataset distillation: 1, 10 or 50 images a class, learned, in place of a whole data set.
 
-python launch.py --config=configs/dataset_distillation.py[:VARIANT,IMAGES,DATA,tiny]
+python launch.py --config=configs/dataset_distillation.py[:VARIANT,IMAGES,DATA,cnn,tiny]
 
 VARIANT
 distribution   the images' class means are those of the data in networks drawn at random (DM: Zhao, Bilen 2021, arXiv
@@ -15,7 +15,8 @@ IMAGES         1 a class, or 10, or 50
 DATA           digits (default), fashion_mnist
 
 The baseline learns from as many real images, chosen at random in equal number a class; data.label_seed draws others.
-The student is a fresh network of another architecture than the one that the images were matched in.
+The student is a fresh network, an MLP, of another architecture than the one that the images were matched in; with
+"cnn" it is a convolutional one, as those of the matching are.
 """
 
 from ml_collections import ConfigDict
@@ -24,6 +25,7 @@ from kd_jax.config import base, finish, kd_term, parse, part, role, teacher_fiel
 
 VARIANTS = ("distribution", "gradient", "kernel", "trajectory", "soft")
 IMAGES = ("10", "50")
+CNN = dict(name="models.vision.cnn.cnn", kwargs=dict(widths=(32, 64)))
 DATA = {"digits": (8, 8, 1), "fashion_mnist": (28, 28, 1)}
 HARD = dict(inputs=("student.logits",), targets=("bank.features:label",))
 EMBEDDER = dict(widths=(64, 64))
@@ -35,13 +37,15 @@ TINY = dict(trajectory=dict(experts=1, moments=1, span=1, updates=2, share=0.5))
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    variant = parse(arg, variants=VARIANTS, data=tuple(DATA), flags=IMAGES)
+    variant = parse(arg, variants=VARIANTS, data=tuple(DATA), flags=(*IMAGES, "cnn"))
     if len(counts := [word for word in variant.flags if word in IMAGES]) > 1:
         raise ValueError(f"{arg!r}: {' and '.join(counts)} images a class are two numbers.")
     config, shape, size = base(), DATA[variant.data], 10 * int("".join(counts) or 1)
     config.data.update(dict(name=variant.data, validation=0.125, labels=size))
     config.splits = ConfigDict(part("data.further.labelled", data=variant.data, validation=0.125))
     config.student.model = dict(name="models.mlp.mlp", kwargs=dict(widths=(WIDTH[variant.data],)))
+    if "cnn" in variant.flags:
+        config.student.model = ConfigDict(CNN)
     bank = role(
         "models.vision.generators.image_bank", inputs=("batch.index", "extra.window"), shape=shape, size=size, shift=0
     )
