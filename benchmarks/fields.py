@@ -1,6 +1,6 @@
 """Fields beyond images and text: teacher, student alone and student taught, by the headline of each task.
 
-python -m benchmarks.fields [--only policy recommender ...] [--workdir runs/fields] [--keep]
+python -m benchmarks.fields [--only policy ...] [--variants dagger,breakout ...] [--workdir runs/fields] [--keep]
 
 One teacher a row; seeds repeat the student, alone and taught; of a distilled data set they also draw the real images
 that it is compared with. The last step counts, its test score; nothing is chosen by it. The recipes are those of the
@@ -21,6 +21,7 @@ import kd_jax
 from benchmarks import common
 from kd_jax.config.fields import teachers_of
 from kd_jax.config.files import config_of, load, locate
+from kd_jax.resolve import near
 from kd_jax.system.workdir import git_hash
 
 # Of each config: (number of seeds, variants whose students alone are the same network on the same data), ...
@@ -58,14 +59,23 @@ SEEDED = {"dataset_distillation": ("label_seed",)}  # fields of config.data that
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--variants", nargs="*", help="these alone, and the student alone of each group that has one")
     parser.add_argument("--workdir", default="runs/fields")
     parser.add_argument("--keep", action="store_true", help="keep the record's rows of other configs")
     args = parser.parse_args()
+    named = {v for name in args.only for _, group in ROWS[name] for v in group}
+    if unknown := sorted(set(args.variants or ()) - named):
+        parser.error(f"--variants: there is no {unknown[0]!r} of {' '.join(args.only)}. {near(unknown[0], named)}")
     path = common.RESULTS / "fields.json"
     if not args.keep:
         path.unlink(missing_ok=True)
     rows: dict[tuple[str, str], dict[str, Any]] = {}
-    asked = [(name, *group) for name in args.only for group in ROWS[name]]
+    asked = [
+        (name, seeds, chosen)
+        for name in args.only
+        for seeds, group in ROWS[name]
+        if (chosen := tuple(v for v in group if not args.variants or v in args.variants))
+    ]
     for row in (row for name, seeds, variants in asked for row in rows_of(name, variants, seeds, Path(args.workdir))):
         print(markdown([row]), flush=True)
         # Row by row: what is measured stays where the next one is stopped.
