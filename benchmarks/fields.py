@@ -63,19 +63,11 @@ def main() -> None:
     parser.add_argument("--workdir", default="runs/fields")
     parser.add_argument("--keep", action="store_true", help="keep the record's rows of other configs")
     args = parser.parse_args()
-    named = {v for name in args.only for _, group in ROWS[name] for v in group}
-    if unknown := sorted(set(args.variants or ()) - named):
-        parser.error(f"--variants: there is no {unknown[0]!r} of {' '.join(args.only)}. {near(unknown[0], named)}")
+    asked = groups_of(args, parser)
     path = common.RESULTS / "fields.json"
     if not args.keep:
         path.unlink(missing_ok=True)
     rows: dict[tuple[str, str], dict[str, Any]] = {}
-    asked = [
-        (name, seeds, chosen)
-        for name in args.only
-        for seeds, group in ROWS[name]
-        if (chosen := tuple(v for v in group if not args.variants or v in args.variants))
-    ]
     for row in (row for name, seeds, variants in asked for row in rows_of(name, variants, seeds, Path(args.workdir))):
         print(markdown([row]), flush=True)
         # Row by row: what is measured stays where the next one is stopped.
@@ -83,6 +75,16 @@ def main() -> None:
         rows = {(row["config"], row["variant"]): row for row in (*before, row | {"git": git_hash()})}
         common.write("fields", sorted(rows.values(), key=lambda row: list(ROWS).index(row["config"])))
     print(markdown(list(rows.values())))
+
+
+def groups_of(args: argparse.Namespace, parser: argparse.ArgumentParser) -> list[tuple[str, int, tuple[str, ...]]]:
+    """Returns (config, number of seeds, variants) of each group that has a variant of those that are asked for."""
+    groups = [(name, *group) for name in args.only for group in ROWS[name]]
+    named = {variant for *_, group in groups for variant in group}
+    if unknown := sorted(set(args.variants or ()) - named):
+        parser.error(f"--variants: there is no {unknown[0]!r} of {' '.join(args.only)}. {near(unknown[0], named)}")
+    wanted = [(name, seeds, tuple(v for v in group if v in (args.variants or named))) for name, seeds, group in groups]
+    return [group for group in wanted if group[-1]]
 
 
 def rows_of(name: str, group: tuple[str, ...], seeds: int, root: Path) -> Iterator[dict[str, Any]]:
