@@ -25,7 +25,7 @@ from kd_jax.resolve import near
 from kd_jax.system.workdir import git_hash
 
 # Of each config: (number of seeds, variants whose students alone are the same network on the same data), ...
-ROWS = {
+ROWS: dict[str, tuple[tuple[int, tuple[str, ...]], ...]] = {
     "policy": (
         (5, ("dagger", "offline", "sharp", "student")),
         (5, ("value",)),
@@ -79,12 +79,12 @@ def main() -> None:
 
 def groups_of(args: argparse.Namespace, parser: argparse.ArgumentParser) -> list[tuple[str, int, tuple[str, ...]]]:
     """Returns (config, number of seeds, variants) of each group that has a variant of those that are asked for."""
-    groups = [(name, *group) for name in args.only for group in ROWS[name]]
-    named = {variant for *_, group in groups for variant in group}
+    groups = [(name, seeds, variants) for name in args.only for seeds, variants in ROWS[name]]
+    named = {variant for _, _, variants in groups for variant in variants}
     if unknown := sorted(set(args.variants or ()) - named):
         parser.error(f"--variants: there is no {unknown[0]!r} of {' '.join(args.only)}. {near(unknown[0], named)}")
-    wanted = [(name, seeds, tuple(v for v in group if v in (args.variants or named))) for name, seeds, group in groups]
-    return [group for group in wanted if group[-1]]
+    asked = [(name, seeds, tuple(v for v in group if v in (args.variants or named))) for name, seeds, group in groups]
+    return [group for group in asked if group[2]]
 
 
 def rows_of(name: str, group: tuple[str, ...], seeds: int, root: Path) -> Iterator[dict[str, Any]]:
