@@ -51,7 +51,7 @@ def get_config(arg: str = "") -> ConfigDict:
         config.teacher.model = dict(name="models.recommender.networks.ease", kwargs={})
         config.teacher.initial = ConfigDict(part("models.recommender.networks.ease_start", ridge=250.0))
         config.teacher.train.steps = config.teacher.train.epochs = 0
-    config.train = adam(600, 0.02, 1e-2)
+    config.train = adam(300, 0.03, 0.1)
     config.terms = ConfigDict({"softmax": {"weight": 1.0}})
     fields = TERMS[variant.variant]
     config.terms.teacher = ConfigDict(
