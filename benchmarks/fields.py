@@ -108,6 +108,7 @@ def run(name: str, variant: str, seed: int, root: Path, baseline: bool) -> dict[
     config.data.update(dict.fromkeys(SEEDED.get(name, ()), seed))
     for role, teacher in teachers_of(config).items():
         teacher.workdir = str(root / name / f"{role}_{apart or flags}")
+        teacher.data.update(dict.fromkeys(SEEDED.get(name, ()), 0))  # one teacher for all seeds
     return kd_jax.run(config, root / name / variant.replace(",", "_") / str(seed))
 
 
