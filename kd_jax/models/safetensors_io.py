@@ -17,6 +17,7 @@ from flax import traverse_util
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from kd_jax.models import mxfp4
 from kd_jax.resolve import near
 from kd_jax.types import PyTree
 
@@ -49,7 +50,10 @@ def norm(theirs: str, ours: str) -> tuple[Rule, ...]:
 
 
 class Tensors(Mapping[str, np.ndarray]):
-    """The tensors of a folder by name; one is read from its file when it is looked up."""
+    """The tensors of a folder by name; one is read from its file when it is looked up.
+
+    Blocks and scales of MXFP4 (models/mxfp4.py) are the one tensor that they are of.
+    """
 
     def __init__(self, folder: Path) -> None:
         index, single = folder / INDEX, folder / WEIGHTS
@@ -65,15 +69,18 @@ class Tensors(Mapping[str, np.ndarray]):
         opened = {folder / name: _opened(folder / name) for name in files}
         self.files = {path: list(file.keys()) for path, file in opened.items()}  # names by file
         self._where = {name: file for file in opened.values() for name in file.keys()}
+        self._packed, self._names = mxfp4.packed_of(self._where)
 
     def __getitem__(self, name: str) -> np.ndarray:
+        if name in self._packed:
+            return mxfp4.unpacked(self[name + mxfp4.BLOCKS], self[name + mxfp4.SCALES])
         return self._where[name].get_tensor(name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._where)
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len(self._where)
+        return len(self._names)
 
     def first(self, name: str, rows: int) -> np.ndarray:
         """Returns the first rows of a tensor, without reading the others."""
@@ -81,6 +88,8 @@ class Tensors(Mapping[str, np.ndarray]):
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Returns the shape of a tensor, without reading it."""
+        if name in self._packed:
+            return mxfp4.shape_of(self.shape(name + mxfp4.BLOCKS))
         return tuple(self._where[name].get_slice(name).get_shape())
 
 

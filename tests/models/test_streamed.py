@@ -24,6 +24,7 @@ SMALL = {
     "gpt2": families.gpt2(40, width=16, depth=3, heads=4, max_length=16),
     "phi3": families.llama(40, width=16, depth=3, heads=2, kv_heads=1, rotary_share=0.5),
     "mixtral": families.llama(40, width=16, depth=3, heads=4, experts=4, experts_used=2),
+    "gpt_oss": families.gpt_oss(40, width=16, depth=3, heads=4, hidden=16, experts=2, experts_used=2),
 }
 
 

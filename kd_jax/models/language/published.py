@@ -20,7 +20,14 @@ import numpy as np
 from kd_jax.models.from_teacher import every_nth
 from kd_jax.models.hub import find_model
 from kd_jax.models.language.decoder import Decoder
-from kd_jax.models.language.decoder_configs import differences, layer_windows, layers_in_config, options_of, sizes_of
+from kd_jax.models.language.decoder_configs import (
+    PACKED,
+    differences,
+    layer_windows,
+    layers_in_config,
+    options_of,
+    sizes_of,
+)
 from kd_jax.models.language.decoder_parts import Options
 from kd_jax.models.language.folders import GENERATION, TOKENIZER_FILES, require_alike, token_count
 from kd_jax.models.language.pretrained_decoders import decoder_of, outside, rules_of
@@ -169,7 +176,8 @@ def _config(config: Mapping[str, Any], o: Options, dtype: str) -> dict[str, Any]
     changed = {sizes["vocabulary"]: o.vocabulary, sizes["depth"]: o.depth, "tie_word_embeddings": o.tied}
     if config.get(sizes["depth"]) != o.depth and family != "gpt2":
         changed |= layers_in_config(o, family)
-    made = {**config, **changed, "torch_dtype": dtype, "dtype": dtype}
+    plain = {name: value for name, value in config.items() if name != PACKED}  # what is written is not packed
+    made = {**plain, **changed, "torch_dtype": dtype, "dtype": dtype}
     again = Options(**options_of(made))
     if wrong := differences(o, again):
         told = ", ".join(f"{n}={getattr(o, n)!r} (would be read as {getattr(again, n)!r})" for n in wrong)
