@@ -7,8 +7,9 @@ A table is a tuple of Rules. It is read in both directions, so what was distille
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,6 +112,18 @@ def _opened(path: Path) -> Any:
         raise ValueError(f"{path} is not readable: it is cut off or of another kind ({e})") from e
 
 
+class Later(NamedTuple):
+    """A parameter that is written, of this shape and type; `made` gives it when its file is."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+    made: Callable[[], np.ndarray]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
 class Taken(NamedTuple):
     """A tensor of a folder that is a parameter here: its name, whether it is transposed, first rows (0: all)."""
 
@@ -193,7 +206,8 @@ def write_folder(
     """Writes config.json and the weights under the names of `transformers`, without the prefix `strip`.
 
     Weights of more than `max_shard_size` bytes are several files, none of them larger (but for one that a single
-    tensor is), with an index. ValueError for parameters without a rule.
+    tensor is), with an index. What is a `Later` is on the host while its file is written, and no longer. ValueError for
+    parameters without a rule.
     """
     leaves: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
     named = {_outside(path, rules)[0].removeprefix(strip): path for path in leaves}
@@ -202,8 +216,9 @@ def write_folder(
     where = {}
     for i, names in enumerate(shards):
         file = WEIGHTS if len(shards) == 1 else f"model-{i + 1:05}-of-{len(shards):05}.safetensors"
-        values = {n: laid_out(np.asarray(leaves[named[n]]), _outside(named[n], rules)[1]) for n in names}
+        values = {n: laid_out(_value(leaves[named[n]]), _outside(named[n], rules)[1]) for n in names}
         save_file(values, folder / file, metadata={"format": "pt"})
+        del values  # before those of the next file are made
         where |= dict.fromkeys(names, file)
     (folder / INDEX).unlink(missing_ok=True)  # of weights that were here before
     if len(shards) > 1:
@@ -211,6 +226,10 @@ def write_folder(
         index = {"metadata": {"total_size": total}, "weight_map": where}
         (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
     (folder / CONFIG).write_text(json.dumps(dict(config), indent=2, sort_keys=True) + "\n")
+
+
+def _value(leaf: Any) -> np.ndarray:
+    return leaf.made() if isinstance(leaf, Later) else np.asarray(leaf)
 
 
 def _filled(sizes: Mapping[str, int], most: int) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""Files of weights read tensor by tensor straight to where a network's parameters lie on a mesh.
+"""Files of weights read tensor by tensor straight to where a network's parameters lie on a mesh, and written likewise.
 
 A tensor is on the host while it is being placed and no longer: what the host needs is a few times the largest tensor,
 whatever the size of the network and of its files. Files are read, not mapped, so that their pages are no memory of the
@@ -21,7 +21,7 @@ import numpy as np
 from flax import traverse_util
 
 from kd_jax.models import mxfp4
-from kd_jax.models.safetensors_io import Taken, laid_out
+from kd_jax.models.safetensors_io import Later, Taken, laid_out
 from kd_jax.types import Array, PyTree
 
 # The formats of numbers that safetensors files name.
@@ -54,6 +54,13 @@ class Reading:
     shardings: Callable[[PyTree], PyTree] | None = None
     dtype: str = ""
     shapes_only: bool = False
+
+
+def placed(drawn: Mapping[str, Array], shapes: PyTree, reading: Reading) -> dict[str, Array]:
+    """Returns {path: array} of what no file has, in the type and at the place that `reading` says."""
+    places: dict[str, Any] = traverse_util.flatten_dict((reading.shardings or _on_one_device)(shapes), sep="/")
+    kind = None if reading.dtype in ("", OWN) else jnp.dtype(reading.dtype)
+    return {path: jax.device_put(x.astype(kind or x.dtype), places[path]) for path, x in drawn.items()}
 
 
 class Piece(NamedTuple):
@@ -108,6 +115,33 @@ def read(
                 put(path, laid_out(value, taken[path].transpose))
             del value  # before the next one is read
     return traverse_util.unflatten_dict(params, sep="/")
+
+
+def later(
+    shapes: PyTree, params: PyTree, pieces: Callable[[str], Sequence[Piece]], dtype: Any = None
+) -> dict[str, Later]:
+    """Returns {path as files have it: what is written there}, gathered from `params` when its file is written.
+
+    `shapes` are those of the files' layout, `pieces` as for `read`; `dtype` None: that of each parameter.
+    """
+    flat: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
+    wanted: dict[str, Any] = traverse_util.flatten_dict(shapes, sep="/")
+
+    def gathered(path: str, leaf: Any, kind: Any) -> np.ndarray:
+        where = pieces(path)
+        parts = [np.asarray(flat[piece.path][piece.index]) for piece in where]
+        if len(parts) == 1:
+            return parts[0].astype(kind, copy=False)
+        whole = np.empty(leaf.shape, kind)
+        for piece, part in zip(where, parts, strict=True):
+            whole[..., piece.first : piece.last : piece.step] = part
+        return whole
+
+    kinds = {path: jnp.dtype(dtype or leaf.dtype) for path, leaf in wanted.items()}
+    return {
+        path: Later(tuple(leaf.shape), kinds[path], functools.partial(gathered, path, leaf, kinds[path]))
+        for path, leaf in wanted.items()
+    }
 
 
 def _tensors(file: Path, wanted: Mapping[str, int]) -> Iterator[tuple[str, np.ndarray]]:

@@ -38,6 +38,7 @@ from kd_jax.models.language.joined import (
 )
 from kd_jax.models.safetensors_io import (
     SHARD,
+    Later,
     Rule,
     Tensors,
     dense,
@@ -245,8 +246,16 @@ def save(
     o = _module(model).options
     family = family_of(o)
     config = {**config_of(o, family), "torch_dtype": str(jax.tree.leaves(params)[0].dtype), **fields}
-    params = outside(jax.tree.map(np.asarray, params), o, family, np)
-    write_folder(Path(folder), params, rules_of(family), config, max_shard_size=max_shard_size)
+    write_folder(Path(folder), written(params, o, family), rules_of(family), config, max_shard_size=max_shard_size)
+
+
+def written(params: PyTree, o: Options, family: str, dtype: Any = None) -> dict[str, Later]:
+    """Returns parameters as files of a family have them, each of which is gathered when its file is written.
+
+    `dtype` is what they are rounded to, None: their own.
+    """
+    shapes = jax.eval_shape(lambda p: outside(p, o, family), params)
+    return streamed.later(shapes, params, functools.partial(pieces_of, o, family), dtype)
 
 
 def outside(params: PyTree, o: Options, family: str, np: Any = jnp) -> dict[str, Any]:
