@@ -20,7 +20,11 @@ MASKING, MASKS = "data.text.texts.mask_tokens", ("[MASK]", "<mask>")
 DEPTH = "depth"
 # Fields that a whole network of a folder takes from its user: what it answers, and how it is computed.
 ASKED = ("folder", "head", "probe", "num_classes", "dtype")
-FRESH = {"classes": ("pooler", "head/"), "sentence": ("head/",), "tokens": ("transform", "token_bias")}
+FRESH: dict[str, tuple[str, ...]] = {
+    "classes": ("pooler", "head/"),
+    "sentence": ("head/",),
+    "tokens": ("transform", "token_bias"),
+}
 
 
 def with_encoders(config: ConfigDict) -> None:
@@ -69,7 +73,7 @@ def _located(fields: ConfigDict, role: str) -> str:
 
 def _read(folder: str, kwargs: ConfigDict) -> ConfigDict:
     """Where a network of a folder starts: what its head needs and the folder lacks is drawn."""
-    fresh = FRESH.get(kwargs.get("head", "classes"), ())
+    fresh = FRESH.get(str(kwargs.get("head", "classes")), ())
     return ConfigDict({"name": LOAD, "kwargs": {"folder": folder, "fresh": fresh}})
 
 

@@ -71,7 +71,8 @@ class LoraModel:
     def init(self, key: Array, *inputs: PyTree) -> tuple[PyTree, PyTree]:
         inputs, base = inputs[:-1], inputs[-1]
         stats = jax.jit(lambda *inputs: self.network.init(key, *inputs)[1])(*inputs)  # jit leaves the parameters out
-        if any(path[-1] == "kernel" and x.ndim > 2 for path, x in traverse_util.flatten_dict(base).items()):
+        flat: dict[tuple, Any] = traverse_util.flatten_dict(base)
+        if any(path[-1] == "kernel" and x.ndim > 2 for path, x in flat.items()):
             self.axes.update(axes_by_path(self.network, base, stats, inputs))
         return self.adapters(key, base), stats
 

@@ -47,16 +47,16 @@ def check(network, module, params, tokens, padding_too=False, atol=1e-4):
     """Compares outputs, states and attention; with `padding_too` what padding has of the latter two, and the scores."""
     mask = tokens != module.pad
     outputs, (main, hidden, attentions) = ours(module, params, tokens), outputs_of(network, tokens, mask)
-    every, seen = ... if module.head == "classes" else mask, ... if padding_too else mask
+    every, compared = ... if module.head == "classes" else mask, ... if padding_too else mask
     assert main[every].std() > 0.05
     np.testing.assert_allclose(outputs.logits[every], main[every], atol=atol)
-    np.testing.assert_allclose(outputs.features["embeddings"][seen], hidden[0][seen], atol=atol)
+    np.testing.assert_allclose(outputs.features["embeddings"][compared], hidden[0][compared], atol=atol)
     for i in range(module.depth):
         if i < module.depth - 1 or module.pre_norm is None:  # theirs is normed behind the last one
             tap = "convolution" if i == 0 and "convolution" in params else f"layer{i}"
             np.testing.assert_allclose(outputs.features[tap][mask], hidden[i + 1][mask], atol=atol)
         probabilities = outputs.features[f"layer{i}/attention/probabilities"]
-        by_query = (x.swapaxes(1, 2)[seen] for x in (probabilities, attentions[i]))
+        by_query = (x.swapaxes(1, 2)[compared] for x in (probabilities, attentions[i]))
         np.testing.assert_allclose(*by_query, atol=atol)
         if padding_too:
             scores = outputs.features[f"layer{i}/attention/scores"]

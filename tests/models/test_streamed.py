@@ -121,9 +121,10 @@ def test_the_host_holds_no_more_than_a_file(tmp_path):
     assert len(sizes) >= 4 and sum(sizes) > 100 * MIB
 
     def beside(how):
-        return int(finish([start_script("streamed_worker.py", tmp_path, how)])[0].splitlines()[-1])
+        return int(finish([start_script("streamed_worker.py", tmp_path, how, 32 * MIB)])[0].splitlines()[-1])
 
     assert beside("streamed") < 1.2 * max(sizes) < beside("whole")
+    assert beside("written") < 1.2 * max(sizes)
 
 
 def test_what_is_written_is_gathered_file_by_file(tmp_path, monkeypatch):

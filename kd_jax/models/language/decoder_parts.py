@@ -269,7 +269,8 @@ def built(logits: Projected) -> Array:
         dims = "...d,vd->...v" if by_class else "...d,dv->...v"
         z = jnp.einsum(dims, h, w.astype(h.dtype), preferred_element_type=jnp.float32)
         total = z if total is None else total + z
-    total = total if logits.bias is None else total + logits.bias.astype(total.dtype)
+    if total is not None and logits.bias is not None:
+        total = total + logits.bias.astype(total.dtype)
     return softcapped(total, logits.softcap)
 
 

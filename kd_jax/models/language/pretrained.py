@@ -94,7 +94,8 @@ def load(
 
 
 def _only(params: PyTree, paths: Collection[str]) -> dict[str, Array]:
-    return {path: x for path, x in traverse_util.flatten_dict(params, sep="/").items() if path in paths}
+    flat: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
+    return {path: flat[path] for path in paths}
 
 
 def _pieces_of(joined: Joined, shapes: PyTree, path: str) -> list[streamed.Piece]:
