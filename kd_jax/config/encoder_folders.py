@@ -51,12 +51,11 @@ def with_encoders(config: ConfigDict) -> None:
             student.model.kwargs.folder = teacher.path
         if student.layers:
             _layers_of_teacher(config)
-        folder = student.path or teacher.path
         if config.data.tokenizer in before:
-            config.data.tokenizer = folder
+            config.data.tokenizer = student.path or teacher.path or config.data.tokenizer
     read_tokenizer(config.data.tokenizer)
-    for fields in (fields for fields in (teacher, *config.teachers.values()) if fields.path):
-        require_alike(folder, fields.path)
+    for fields in (fields for fields in (teacher, *config.teachers.values()) if fields.model.name == ENCODER):
+        require_alike(config.data.tokenizer, fields.model.kwargs.folder)
     _check_masks(config)
 
 
