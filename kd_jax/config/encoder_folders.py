@@ -40,11 +40,7 @@ def with_encoders(config: ConfigDict) -> None:
     with config.unlocked():
         for role, fields in {"teacher": teacher, **config.teachers}.items():
             if fields.path:
-                fields.path = _located(fields, role)
-                fields.model.kwargs.folder = fields.path
-                if fields.initial.name != LOAD:
-                    fields.initial = _read(fields.path, fields.model.kwargs)
-                fields.initial.kwargs.folder = fields.path
+                _teacher(fields, role)
         if student.path:
             _whole_student(student)
         elif student.model.name == ENCODER and teacher.path:
@@ -57,6 +53,14 @@ def with_encoders(config: ConfigDict) -> None:
     for fields in (fields for fields in (teacher, *config.teachers.values()) if fields.model.name == ENCODER):
         require_alike(config.data.tokenizer, fields.model.kwargs.folder)
     _check_masks(config)
+
+
+def _teacher(fields: ConfigDict, role: str) -> None:
+    fields.path = _located(fields, role)
+    fields.model.kwargs.folder = fields.path
+    if fields.initial.name != LOAD:
+        fields.initial = _read(fields.path, fields.model.kwargs)
+    fields.initial.kwargs.folder = fields.path
 
 
 def _located(fields: ConfigDict, role: str) -> str:
