@@ -149,7 +149,7 @@ def encoder(config: ConfigDict, variant: Variant) -> None:
     config.data.labels = 100 if "few" in variant.flags else 0
     network, folder = "models.language.pretrained.encoder_of", dict(folder=MINILM, head="classes")
     config.teacher.model = dict(name=network, kwargs=folder)
-    config.teacher.initial = part("models.language.pretrained.load", folder=MINILM, fresh=("head/",))
+    config.teacher.initial = part("models.language.pretrained.load", folder=MINILM, fresh=("pooler", "head/"))
     config.student.model = dict(name=network, kwargs=dict(**folder, depth=4, width=288, heads=9, hidden=768))
     config.student.inputs = config.teacher.inputs = ("batch.tokens", "batch.token_mask")
     config.train, config.teacher.train = training(batch_size=16, steps=200), training(batch_size=16, steps=120)

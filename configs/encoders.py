@@ -24,6 +24,9 @@ All students but mobilebert's start from layers 0, 2 and 4 of the teacher and it
 from its word embeddings on their principal axes. Weights are those of the papers or their code. Learning rates, steps
 and batch are common ones for networks of this size and were not tuned on the test set. benchmarks/encoders.py has the
 numbers.
+
+--config.teacher.path=FOLDER teaches with another published encoder, --config.student.path=FOLDER takes one as the
+student, whole, and --config.student.layers=N so many layers of the teacher (docs/encoders.md).
 """
 
 from ml_collections import ConfigDict
@@ -157,7 +160,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.train.optimizer, config.teacher.train.optimizer = adamw(3e-4), adamw(1e-4)
     encoder = "models.language.pretrained.encoder_of"
     config.teacher.model = dict(name=encoder, kwargs=dict(folder=MINILM, head="classes"))
-    config.teacher.initial = part("models.language.pretrained.load", folder=MINILM, fresh=("head/",))
+    config.teacher.initial = part("models.language.pretrained.load", folder=MINILM, fresh=("pooler", "head/"))
     size = dict(depth=DEPTH, width=NARROW, hidden=4 * NARROW) if narrow else dict(depth=DEPTH)
     config.student.model = dict(name=encoder, kwargs=dict(folder=MINILM, head="classes", **size))
     config.student.initial = part("models.from_teacher.layers")

@@ -15,9 +15,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
-from kd_jax.cache.model import decode, encode
+from kd_jax.cache.model import decode, encode, stored_top
 from kd_jax.cache.open import hash_of
 from kd_jax.cache.plan import TeacherCache
+from kd_jax.core.chunked import answer_of
 from kd_jax.core.paths import Path, lookup
 from kd_jax.data import answers
 from kd_jax.data.answers import CacheError
@@ -278,10 +279,16 @@ def _answer(cache: TeacherCache, train: bool) -> Callable[..., tuple[dict[str, A
 
     def answer(variables: tuple[PyTree, PyTree], extra: PyTree, batch: Mapping[str, Array]):
         outputs = ask(variables, extra, batch)
-        fields = encode(cache.store, outputs)
-        stored = decode(cache.store, outputs.logits.shape[-1], fields)
+        classes = outputs.logits.shape[-1]
+        fields = encode(cache.store, outputs, answer_of(outputs))
+        stored = decode(cache.store, classes, fields)
         # A logit of -inf is a class that cannot be; all else is a number, and must still be one in the cache's type.
-        lost = [jnp.isnan(stored.logits) | (stored.logits == jnp.inf)]
+        if cache.store.k:  # of these alone: the logits are not built
+            log_p, _, rest = stored_top(cache.store, classes, fields)
+            numbers = [log_p, rest] if classes > log_p.shape[-1] else [log_p]
+        else:
+            numbers = [stored.logits]
+        lost = [jnp.isnan(x) | (x == jnp.inf) for x in numbers]
         if not cache.store.k:
             lost += [jnp.isneginf(stored.logits) & ~jnp.isneginf(outputs.logits)]
         lost += [~jnp.isfinite(stored.features[tap]) for tap in cache.store.features]

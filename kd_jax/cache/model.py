@@ -9,6 +9,8 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from kd_jax.models.language.likeliest import likeliest
+from kd_jax.models.projected import LIKELIEST, Likeliest, Projected
 from kd_jax.resolve import near
 from kd_jax.types import Array, Outputs, PyTree
 
@@ -74,8 +76,8 @@ def unpack(name: str, fields: Mapping[str, Array]) -> Array:
     return jnp.where(x == 255, -jnp.inf, low + x * step)
 
 
-def encode(store: Store, outputs: Outputs) -> dict[str, Array]:
-    """Returns the fields of the answers to a batch.
+def encode(store: Store, outputs: Outputs, answer: Projected | Array | None = None) -> dict[str, Array]:
+    """Returns the fields of the answers to a batch; `answer` stands for the logits, where the k largest are stored.
 
     `tail` is the log of the probability that the k classes leave to the others. Raises ValueError unless the logits
     are [batch, ..., classes].
@@ -86,12 +88,9 @@ def encode(store: Store, outputs: Outputs) -> dict[str, Array]:
         raise ValueError(f"A teacher cache holds logits [batch, ..., classes]; this teacher returns {shapes}.")
     fields: dict[str, Array] = {}
     if store.k:
-        log_p = jax.nn.log_softmax(logits.astype(jnp.float32) / store.temperature)
-        top, ids = jax.lax.top_k(log_p, min(store.k, log_p.shape[-1]))
-        others = jnp.put_along_axis(log_p, ids, -jnp.inf, axis=-1, inplace=False)
+        top, ids, fields["tail"] = likeliest(logits if answer is None else answer, store.k, store.temperature)
         fields |= pack("log_probs", top, store.dtype)
-        fields["ids"] = ids.astype(jnp.uint16 if log_p.shape[-1] <= 1 << 16 else jnp.int32)
-        fields["tail"] = jax.nn.logsumexp(others, axis=-1)
+        fields["ids"] = ids.astype(jnp.uint16 if logits.shape[-1] <= 1 << 16 else jnp.int32)
     else:
         fields |= pack("logits", logits, store.dtype)
     for tap in store.features:
@@ -103,18 +102,25 @@ def decode(store: Store, classes: int, fields: Mapping[str, Array]) -> Outputs:
     """Returns the Outputs that the fields of answers hold, all float32.
 
     Of top-k answers the logits are temperature * log-probabilities, with the tail spread evenly over the other
-    classes: exact for the k classes and for the sum of the others, at that temperature.
+    classes: exact for the k classes and for the sum of the others, at that temperature. Of tokens they are the
+    feature LIKELIEST too, from which losses and scores build a few at a time.
     """
     features = {tap: unpack(f"features:{tap}", fields) for tap in store.features}
     if not store.k:
         return Outputs(unpack("logits", fields), features)
-    log_p, ids, tail = unpack("log_probs", fields), fields["ids"].astype(jnp.int32), fields["tail"][..., None]
+    log_p, ids, rest = stored_top(store, classes, fields)
+    top = Likeliest(store.temperature * log_p, ids, store.temperature * rest, classes=classes)
+    logits = top.logits()
+    of_tokens = {LIKELIEST: dataclasses.replace(top, built=logits)} if rest.ndim > 1 else {}
+    return Outputs(logits, {**features, TOP_LOG_PROBS: log_p, TOP_IDS: ids, **of_tokens})
+
+
+def stored_top(store: Store, classes: int, fields: Mapping[str, Array]) -> tuple[Array, Array, Array]:
+    """Returns (the k largest log-probabilities, their classes, that of every other class) of top-k answers."""
+    log_p, ids, tail = unpack("log_probs", fields), fields["ids"].astype(jnp.int32), fields["tail"]
     # Rounding moves the sum of the k probabilities; what they and the tail share is 1.
-    log_p += jnp.log1p(-jnp.exp(tail)) - jax.nn.logsumexp(log_p, axis=-1, keepdims=True)
-    rest = tail - math.log(max(classes - ids.shape[-1], 1))
-    every = jnp.broadcast_to(rest, (*rest.shape[:-1], classes))
-    logits = store.temperature * jnp.put_along_axis(every, ids, log_p, axis=-1, inplace=False)
-    return Outputs(logits, {**features, TOP_LOG_PROBS: log_p, TOP_IDS: ids})
+    log_p += jnp.log1p(-jnp.exp(tail[..., None])) - jax.nn.logsumexp(log_p, axis=-1, keepdims=True)
+    return log_p, ids, tail - math.log(max(classes - ids.shape[-1], 1))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from kd_jax import prng
 from kd_jax.cache.model import CachedTeacher, Store, encode
 from kd_jax.config.fields import teachers_of
+from kd_jax.core.chunked import projection_tap
 from kd_jax.core.paths import lookup
 from kd_jax.core.prepare import Preparation, preparation_of
 from kd_jax.data import answers, order
@@ -76,14 +77,19 @@ class TeacherCache:
         return prng.stream(jax.random.key(self.seed), "prepare", 0)
 
     def ask(self, train: bool) -> Callable[..., Outputs]:
-        """Returns the function (variables, extra, batch) -> the teacher's answers to the batch."""
+        """Returns the function (variables, extra, batch) -> the teacher's answers to the batch.
+
+        Where the k largest logits are stored, with what the logits are built of, if the teacher taps that.
+        """
 
         def outputs(variables: tuple[PyTree, PyTree], extra: PyTree, batch: Mapping[str, Array]) -> Outputs:
             key = self.key()
             context = {"batch": self.prepare(batch, key, train), "extra": extra}
             inputs = [lookup(context, p) for p in self.role.inputs]
             params, stats = precision.restored(variables[0]), variables[1]
-            return self.role.model.apply(params, stats, *inputs, train=False, key=key, taps=self.store.features)[0]
+            tap = projection_tap(self.role.model, (params, stats), inputs) if self.store.k else ""
+            taps = (*self.store.features, *([tap] if tap else []))
+            return self.role.model.apply(params, stats, *inputs, train=False, key=key, taps=taps)[0]
 
         return outputs
 

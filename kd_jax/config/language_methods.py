@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from kd_jax.config.terms import part, supervised, term
 from kd_jax.losses.needs import is_by_token
+from kd_jax.losses.two_passes import passes_of
 from kd_jax.resolve import resolve
 
 WORD = {
@@ -55,7 +56,7 @@ def set_method(config: ConfigDict, method: str, prompt: int, labels: float = 0.0
         loss, scheme = supervised(), part("schemes.sequence_level.build", prompt=prompt, choose=choose, **options)
     elif method == "minillm":
         loss = term(
-            "losses.on_policy.sequence_reverse_kl_loss",
+            "losses.two_passes.sequence_reverse_kl_loss",
             ("student.logits",),
             ("teacher.logits", "batch.label"),
             kwargs={"mix": 0.2, "long": 1.0},
@@ -77,7 +78,8 @@ def set_method(config: ConfigDict, method: str, prompt: int, labels: float = 0.0
 def require_fused(method: str, terms: Mapping[str, Any]) -> None:
     """Raises ValueError where a loss of the method needs the logits of all tokens at once (losses/needs.py)."""
     for name, fields in terms.items():
-        if fields.get("fn") and not is_by_token(resolve(fields["fn"])):
+        loss = resolve(fields["fn"]) if fields.get("fn") else None
+        if loss is not None and not is_by_token(loss) and passes_of(loss) is None:
             raise ValueError(
                 f"fused: {method} cannot be: the term {name!r}, {fields['fn']}, needs the logits of whole texts."
             )

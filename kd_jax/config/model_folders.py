@@ -1,4 +1,6 @@
-"""teacher.path, student.path and student.layers: folders of published language models, written out where they are read.
+"""teacher.path, student.path and student.layers: folders of published models, written out where they are read.
+
+There are three kinds: decoders (here), encoders (encoder_folders.py) and Whisper (whisper_folder.py).
 
 The models, their starts and the data name the folders then, so that a config says all that is read: `fields.settled`.
 """
@@ -10,14 +12,15 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from kd_jax.config.encoder_folders import ENCODER, with_encoders
+from kd_jax.config.whisper_folder import WHISPER, with_whisper
 from kd_jax.files import path_of
 from kd_jax.models.language.pretrained_decoders import read_family
 from kd_jax.models.language.published import positions_of
-from kd_jax.models.speech.whisper import options_of
 
 DECODER, LOAD = "models.language.published.decoder", "models.language.pretrained_decoders.load"
 LORA, LAYERS, BASE = "models.lora.lora", "models.from_teacher.layers", "base"
-WHISPER, LOAD_WHISPER = "models.speech.whisper.whisper", "models.speech.whisper_folder.load"
+KINDS = {ENCODER: with_encoders, WHISPER: with_whisper}  # beside decoders
 WHICH = (
     "Which models? --config.teacher.path=FOLDER and --config.student.path=FOLDER are published models, folders as "
     "transformers writes them; --config.student.layers=N in place of the second makes a student of layers of the first."
@@ -35,8 +38,8 @@ def with_folders(config: ConfigDict) -> None:
     teachers = {name: fields for name, fields in {"teacher": config.teacher, **config.teachers}.items() if fields.path}
     if not (student.path or student.layers or teachers):
         return
-    if config.teacher.model.name == WHISPER:
-        _with_whisper(config)
+    if (kind := _other_kind(config)) is not None:
+        KINDS[kind](config)
         return
     with config.unlocked():
         folders = _located({"student": student, **teachers})
@@ -56,23 +59,11 @@ def with_folders(config: ConfigDict) -> None:
             _start(config, ours)
 
 
-def _with_whisper(config: ConfigDict) -> None:
-    """Writes teacher.path, the folder of a Whisper, out: its network and weights, tokens, and the student's sizes."""
-    teacher, student = config.teacher, config.student
-    if student.path or student.layers:
-        raise ValueError(
-            "A student of Whisper is made of its teacher's layers: student.model.kwargs.decoder_depth says how many, "
-            "and student.path and student.layers stay '' and 0."
-        )
-    folder = str(path_of(teacher.path, "teacher.path"))
-    options_of(folder)
-    depth = student.model.kwargs.decoder_depth
-    with config.unlocked():
-        teacher.path, config.data.tokenizer = folder, folder
-        teacher.model.kwargs = ConfigDict({"folder": folder})
-        teacher.initial = ConfigDict({"name": LOAD_WHISPER, "kwargs": {"folder": folder}})
-        teacher.train.steps, teacher.train.epochs = 0, 0.0
-        student.model.kwargs = ConfigDict({"folder": folder, "decoder_depth": depth})
+def _other_kind(config: ConfigDict) -> str | None:
+    """The kind of the networks whose folders a config names, where they are no decoders."""
+    student = config.student
+    model = config.teacher.model if config.teacher.path or student.layers else student.model
+    return model.name if model.name in KINDS else None
 
 
 def _located(roles: Mapping[str, ConfigDict]) -> list[str]:
@@ -88,6 +79,8 @@ def _located(roles: Mapping[str, ConfigDict]) -> list[str]:
 
 def check_folders(config: ConfigDict) -> None:
     """Raises ValueError where a model of the config is that of a folder, and no folder is named."""
+    if _other_kind(config) is not None:
+        return
     ours = _ours(config)
     models = {"student": ours, **{name: fields.model for name, fields in [("teacher", config.teacher)]}}
     if any(m is not None and m.name == DECODER and not m.kwargs.get("folder") for m in models.values()):

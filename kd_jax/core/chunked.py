@@ -3,7 +3,7 @@
 A network that taps a `Projected` (models) says how its logits are made of hidden states and a head. `bind` has
 the terms read that in place of "<call>.logits" where their loss is marked by losses.needs.by_token; a step then
 computes all of these terms and watched metrics in one pass, and evaluation likewise. Where nothing else reads the
-logits, the compiler drops them.
+logits, the compiler drops them. What a cache knows of a teacher (`Likeliest`) is read likewise, as a target.
 """
 
 from __future__ import annotations
@@ -13,19 +13,21 @@ import functools
 import math
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from kd_jax.core.paths import Context, Path, lookup
+from kd_jax.core.pieces import Piece, Reader, by_position
 from kd_jax.core.shapes import shapes_of
-from kd_jax.core.terms import UNTRACED, masked_sum_and_count, name_of, takes_where
+from kd_jax.core.terms import masked_sum_and_count, name_of, takes_where
 from kd_jax.losses._joint import Part, Settings, Side, weighted
 from kd_jax.losses._projection import on_auto_axes
 from kd_jax.losses.needs import is_by_token
-from kd_jax.models.projected import Projected
+from kd_jax.losses.two_passes import Passes, passes_of
+from kd_jax.models.projected import LIKELIEST, Likeliest, Projected
 from kd_jax.system.parallel import BATCH_AXES
 from kd_jax.types import Array, Model, Outputs, PyTree, Term
 
@@ -61,13 +63,14 @@ def projection_tap(
 
 def stands_for(value: Any, logits: Any) -> bool:
     """Returns whether a tapped value is what these logits are built of."""
-    return isinstance(value, Projected) and value.built is logits
+    return isinstance(value, Projected | Likeliest) and value.built is logits
 
 
 def fused(term: Term, taps: Mapping[str, str]) -> Term:
     """Returns the term that reads the projections at `taps` {call: tap} in place of logits, or the term as it is.
 
-    It is as it is where its loss is not marked `by_token`, or reads something else that is differentiated.
+    It is as it is where its loss is not marked `by_token` or computed in two passes of such (losses/two_passes.py), or
+    reads something else that is differentiated.
     """
 
     def projected(path: str) -> str:
@@ -76,11 +79,17 @@ def fused(term: Term, taps: Mapping[str, str]) -> Term:
         return f"{where.owner}.features:{taps[where.owner]}" if plain and where.owner in taps else path
 
     inputs = tuple(map(projected, term.inputs))
-    if not is_by_token(term.fn) or term.connector is not None or term.memory is not None:
+    if not _is_chunked(term.fn) or term.connector is not None or term.memory is not None:
         return term
     if not inputs or any(new == old for new, old in zip(inputs, term.inputs, strict=True)):
         return term
+    if any(Path.parse(path).tap == LIKELIEST for path in inputs):  # of answers alone there is nothing to differentiate
+        return term
     return dataclasses.replace(term, inputs=inputs, targets=tuple(map(projected, term.targets)))
+
+
+def _is_chunked(fn: Callable) -> bool:
+    return is_by_token(fn) or passes_of(fn) is not None
 
 
 def with_logits(terms: Mapping[str, Term], taps: Mapping[str, str]) -> dict[str, Term]:
@@ -106,8 +115,8 @@ def is_fused(term: Term, context: Context) -> bool:
 
 def answer_of(outputs: Outputs) -> Any:
     """Returns the projection that stands for the logits of evaluated outputs, or the logits."""
-    projected: list[Any] = [value for value in outputs.features.values() if stands_for(value, outputs.logits)]
-    return dataclasses.replace(projected[0], built=None) if projected else outputs.logits
+    unbuilt: list[Any] = [value for value in outputs.features.values() if stands_for(value, outputs.logits)]
+    return dataclasses.replace(unbuilt[0], built=None) if unbuilt else outputs.logits
 
 
 def scores(asked: Mapping[str, tuple[Callable[..., Array], Any, Any]]) -> dict[str, Array]:
@@ -115,23 +124,11 @@ def scores(asked: Mapping[str, tuple[Callable[..., Array], Any, Any]]) -> dict[s
     pieces = [Piece(name, metric, tuple(read), {}, 0) for name, (metric, *read) in asked.items()]
     chunked = [p for p in pieces if any(isinstance(x, Projected) for x in p.arguments)]
     values = values_of(chunked)[1] if chunked else {}
-    return values | {p.name: p.fn(*p.arguments) for p in pieces if p.name not in values}
-
-
-class Piece(NamedTuple):
-    """A function of logits by token: `fn(*arguments, **options)`, each a Projected, an array, or anything else.
-
-    The first `inputs` arguments are differentiated if it has a `weight`: of its mean in the sum.
-    """
-
-    name: str
-    fn: Callable[..., Array]
-    arguments: tuple[Any, ...]
-    options: Mapping[str, Any]
-    inputs: int
-    where: Array | None = None
-    weight: Array | float | None = None
-    count: Array | None = None  # to divide by; None: that of `where`
+    for piece in pieces:
+        if piece.name not in values:
+            stored = any(isinstance(x, Likeliest) for x in piece.arguments)
+            values[piece.name] = by_position(piece) if stored else piece.fn(*piece.arguments)
+    return values
 
 
 def piece_of(
@@ -142,8 +139,11 @@ def piece_of(
     weight: Array | float | None = None,
     count: Array | None = None,
 ) -> Piece:
-    """Returns the piece of a fused term; without a weight it is only watched."""
-    if not is_by_token(term.fn):
+    """Returns the piece of a fused term; without a weight it is only watched.
+
+    That of a loss in two passes is the last one, and the first has been computed.
+    """
+    if not _is_chunked(term.fn):
         raise ValueError(
             f"Term {name!r} reads {term.inputs[0]!r}, logits that are not built, and {name_of(term.fn)} is not marked "
             "as a loss by token (losses.needs.by_token): read the logits."
@@ -153,7 +153,17 @@ def piece_of(
     options = {**kwargs, **{k: lookup(context, p) for k, p in term.options.items()}}
     if where is not None and takes_where(term.fn):
         options["where"] = where
-    return Piece(name, term.fn, tuple(arguments), options, len(term.inputs), where, weight, count)
+    piece = Piece(name, term.fn, tuple(arguments), options, len(term.inputs), where, weight, count)
+    passes = passes_of(term.fn)
+    return piece if passes is None else _last_pass(piece, passes)
+
+
+def _last_pass(piece: Piece, passes: Passes) -> Piece:
+    """The piece of a loss in two passes whose first values are there."""
+    still = jax.lax.stop_gradient(piece.arguments)
+    first = {name: Piece(name, fn, still, {}, 0, piece.where) for name, fn in passes.first.items()}
+    rows = passes.between(values_of(tuple(first.values()))[1], *still, **piece.options)
+    return piece._replace(fn=passes.last, options={**piece.options, **jax.lax.stop_gradient(rows)})
 
 
 def sums_of(pieces: Sequence[Piece]) -> tuple[Array, dict[str, tuple[Array, Array]]]:
@@ -179,7 +189,7 @@ def values_of(pieces: Sequence[Piece]) -> tuple[Array, dict[str, Array]]:
 def _together(pieces: Sequence[Piece], leading: tuple[int, ...], chunk: int) -> tuple[Array, dict[str, Array]]:
     """The pieces whose tokens are the same, in one pass."""
     networks: dict[int, tuple[str, Projected]] = {}
-    read = [_Read(piece, leading, networks) for piece in pieces]
+    read = [Reader(piece, leading, networks) for piece in pieces]
     rows = tuple(tuple(jax.lax.stop_gradient(x) for x in r.rows) for r in read)
     shared = tuple(tuple(jax.lax.stop_gradient(x) for x in r.shared) for r in read)
     masks = [None if p.where is None else jnp.broadcast_to(_spread(p.where, leading), leading) for p in pieces]
@@ -222,61 +232,10 @@ def _token_axes(leading: tuple[int, ...]) -> tuple[str, ...]:
     return axes if leading[0] % math.prod(mesh.shape[a] for a in axes) == 0 else ()
 
 
-class _Read:
-    """What a piece reads, apart by kind, and its function of a chunk."""
-
-    def __init__(self, piece: Piece, leading: tuple[int, ...], networks: dict[int, tuple[str, Projected]]) -> None:
-        tree = (piece.arguments, dict(piece.options))
-        leaves, self._structure = jax.tree.flatten(tree, is_leaf=lambda x: isinstance(x, Projected) or x is None)
-        self._piece, self._kinds = piece, []
-        self.rows, self.shared = [], []
-        for i, leaf in enumerate(leaves):
-            if isinstance(leaf, Projected):
-                name = networks.setdefault(id(leaf), (f"network{len(networks)}", leaf))[0]
-                if leaf.shape[:-1] != leading:
-                    where = f"tokens {leading} and {leaf.shape[:-1]}"
-                    raise ValueError(f"Term {piece.name!r} reads logits of {where}, which must agree.")
-                self._kinds.append(("logits" if i < piece.inputs else "target", name))
-            elif not isinstance(leaf, jax.Array):
-                self._kinds.append(("static", leaf))
-            elif leaf.shape[: len(leading)] == leading:
-                self._kinds.append(("rows", len(self.rows)))
-                self.rows.append(leaf)
-            else:
-                self._kinds.append(("shared", len(self.shared)))
-                self.shared.append(leaf)
-
-    def loss(self, logits: Mapping[str, Array], rows: Sequence[Array], shared: Sequence[Array]) -> Array:
-        """Returns the values of a chunk of tokens [n]."""
-        places = {
-            "logits": lambda name: logits[name],
-            "target": lambda name: jax.lax.stop_gradient(logits[name]),
-            "rows": lambda i: rows[i],
-            "shared": lambda i: shared[i],
-            "static": lambda value: value,
-        }
-        leaves = [places[kind](what) for kind, what in self._kinds]
-        arguments, options = jax.tree.unflatten(self._structure, leaves)
-        number = next(iter(logits.values())).shape[0]
-        name = name_of(self._piece.fn)
-        try:
-            values = self._piece.fn(*arguments, **options)
-        except (TypeError, ValueError) as e:
-            why = str(e).splitlines()[0] if isinstance(e, UNTRACED) else str(e)
-            shapes = [jax.tree.map(jnp.shape, x) for x in arguments]
-            raise ValueError(f"Term {self._piece.name!r} ({name}) failed on {shapes}: {why}") from e
-        if jnp.shape(values) != (number,):
-            raise ValueError(
-                f"Term {self._piece.name!r}: {name} is marked as a loss by token, and returned {jnp.shape(values)} for "
-                f"{number} tokens."
-            )
-        return values
-
-
 def without_built(outputs: Outputs) -> Outputs:
     """Returns the outputs whose projections no longer hold the logits, so that nothing keeps these by accident."""
     features = {
-        tap: dataclasses.replace(value, built=None) if isinstance(value, Projected) else value
+        tap: dataclasses.replace(value, built=None) if isinstance(value, Projected | Likeliest) else value
         for tap, value in outputs.features.items()
     }
     return Outputs(outputs.logits, features)

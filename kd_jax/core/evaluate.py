@@ -15,7 +15,7 @@ import numpy as np
 from kd_jax.core.bind import evaluated_roles
 from kd_jax.core.chunked import projection_tap, stands_for
 from kd_jax.core.paths import Path, calls_in, entry_paths, lookup, roles_read, taps_in
-from kd_jax.models.projected import Projected
+from kd_jax.models.projected import Likeliest, Projected
 from kd_jax.resolve import near
 from kd_jax.system import parallel, precision
 from kd_jax.types import Array, Model, Outputs, PyTree, Role, Run, Scheme, Task, TrainState
@@ -99,7 +99,8 @@ def runs_of(scheme: Scheme, state: TrainState, batch: Mapping[str, Array], key: 
 
 def _at_entry(logits: PyTree, features: Mapping[str, Array]) -> Outputs:
     """The outputs of an entry; a projection is a feature of them where it stands for these very logits."""
-    return Outputs(logits, {t: x for t, x in features.items() if not isinstance(x, Projected) or stands_for(x, logits)})
+    unbuilt = (Projected, Likeliest)
+    return Outputs(logits, {t: x for t, x in features.items() if not isinstance(x, unbuilt) or stands_for(x, logits)})
 
 
 def averaged(logits: Sequence[Array]) -> Array:

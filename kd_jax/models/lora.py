@@ -37,11 +37,12 @@ from kd_jax.models.adapters import LinenModel, NNXModel, as_model
 from kd_jax.models.intercept import Layer, first_input, intercepted
 from kd_jax.models.language.decoder_parts import HEAD, Dense
 from kd_jax.models.remat import Remat
+from kd_jax.models.several_axes import GENERAL, Axes, axes_by_path, product
 from kd_jax.ranges import Count, Positive
 from kd_jax.resolve import call, near, pattern_of
 from kd_jax.types import Array, Model, Outputs, PyTree, Variables
 
-LINEAR = (nn.Dense, nnx.Linear, Dense)  # the layers that can be adapted
+LINEAR = (nn.Dense, nnx.Linear, Dense, *GENERAL)  # the layers that can be adapted
 BESIDE = "lora_"  # lora_a and lora_b lie beside the kernel while the network runs, so that scans slice them with it
 
 
@@ -49,9 +50,10 @@ BESIDE = "lora_"  # lora_a and lora_b lie beside the kernel while the network ru
 class LoraModel:
     """A Model whose last input is the base's parameters; params = {path of a layer: {"a", "b"}}, nested as in the base.
 
-    The linear layers (`nn.Dense`, `nnx.Linear`, the decoders' own, and their heads that are not tied) whose path the
-    regular expression `targets` is found in are adapted. The network's own `apply` gets everything else, so taps, stats
-    and inputs are those of the base.
+    The linear layers (`nn.Dense`, `nnx.Linear`, `nn.DenseGeneral`, `nnx.LinearGeneral`, the decoders' own, and their
+    heads that are not tied) whose path the regular expression `targets` is found in are adapted. A kernel of several
+    axes in or out is a matrix here, [in, out]; `init` finds out which are which. The network's own `apply` gets
+    everything else, so taps, stats and inputs are those of the base.
     Errors: ValueError if nothing is targeted; in `apply` if a target is no linear layer, or does not run in training.
     """
 
@@ -59,6 +61,7 @@ class LoraModel:
     rank: int
     alpha: float
     targets: str
+    axes: dict[str, Axes] = dataclasses.field(default_factory=dict, repr=False)  # of layers that have several
 
     @property
     def module(self) -> nn.Module | None:
@@ -68,6 +71,9 @@ class LoraModel:
     def init(self, key: Array, *inputs: PyTree) -> tuple[PyTree, PyTree]:
         inputs, base = inputs[:-1], inputs[-1]
         stats = jax.jit(lambda *inputs: self.network.init(key, *inputs)[1])(*inputs)  # jit leaves the parameters out
+        flat: dict[tuple, Any] = traverse_util.flatten_dict(base)
+        if any(path[-1] == "kernel" and x.ndim > 2 for path, x in flat.items()):
+            self.axes.update(axes_by_path(self.network, base, stats, inputs))
         return self.adapters(key, base), stats
 
     def adapters(self, key: Array, base: PyTree) -> PyTree:
@@ -81,7 +87,7 @@ class LoraModel:
             raise ValueError(f"lora: targets={self.targets!r} chooses no layer. {near(self.targets, names)}")
         params: dict[tuple[str, ...], Array] = {}
         for path in chosen:
-            *stack, rows, columns = kernels[path].shape
+            stack, rows, columns = self.axes.get("/".join(path), Axes()).sizes(kernels[path].shape)
             layer_key = prng.stream(key, "/".join(path), 0)
             bound = 1 / math.sqrt(rows)
             params[(*path, "a")] = jax.random.uniform(layer_key, (*stack, rows, self.rank), jnp.float32, -bound, bound)
@@ -106,7 +112,8 @@ class LoraModel:
             if a is None or b is None:
                 return y
             adapted.add(layer.path)
-            return y + (first_input(layer, args).astype(y.dtype) @ a.astype(y.dtype)) @ b.astype(y.dtype)
+            x, a, b = (value.astype(y.dtype) for value in (first_input(layer, args), a, b))
+            return y + (product(layer.module, x, a, b, y) if isinstance(layer.module, GENERAL) else (x @ a) @ b)
 
         with intercepted(adapt):
             outputs, stats = self.network.apply(joined, stats, *inputs, train=train, key=key, taps=taps)
@@ -128,7 +135,7 @@ class LoraModel:
             name = (*path, "kernel")
             if name not in merged:
                 name, change = (*path, "embedding"), change.T
-            merged[name] = (merged[name] + change).astype(merged[name].dtype)
+            merged[name] = (merged[name] + change.reshape(merged[name].shape)).astype(merged[name].dtype)
         return traverse_util.unflatten_dict(merged)
 
     def scaled(self, params: PyTree) -> PyTree:

@@ -1,4 +1,4 @@
-"""Logits that are not built yet: hidden states, and the head that they are multiplied by."""
+"""Logits that are not built yet: hidden states and the head that they are multiplied by, or the largest of them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from kd_jax.types import Array
+
+LIKELIEST = "likeliest"  # the tap of stored answers to tokens
 
 
 @jax.tree_util.register_dataclass
@@ -35,4 +38,33 @@ class Projected:
 
     @property
     def dtype(self) -> Any:
-        return jax.numpy.promote_types(self.hidden[0].dtype, jax.numpy.float32)
+        return jnp.promote_types(self.hidden[0].dtype, jnp.float32)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Likeliest:
+    """Logits [..., classes] of which the k largest are there and the others are alike: what is stored of a teacher.
+
+    values float32 [..., k] at the classes ids int [..., k]; rest [...], that of every other class. `built` is as in
+    Projected.
+    """
+
+    values: Array
+    ids: Array
+    rest: Array
+    built: Array | None = None
+    classes: int = dataclasses.field(default=0, metadata={"static": True})
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.rest.shape, self.classes)
+
+    @property
+    def dtype(self) -> Any:
+        return self.values.dtype
+
+    def logits(self) -> Array:
+        """Returns the logits, of all tokens at once."""
+        every = jnp.broadcast_to(self.rest[..., None], self.shape)
+        return jnp.put_along_axis(every, self.ids, self.values, axis=-1, inplace=False)

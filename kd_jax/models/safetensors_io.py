@@ -7,8 +7,9 @@ A table is a tuple of Rules. It is read in both directions, so what was distille
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from flax import traverse_util
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from kd_jax.models import mxfp4
 from kd_jax.resolve import near
 from kd_jax.types import PyTree
 
@@ -49,7 +51,10 @@ def norm(theirs: str, ours: str) -> tuple[Rule, ...]:
 
 
 class Tensors(Mapping[str, np.ndarray]):
-    """The tensors of a folder by name; one is read from its file when it is looked up."""
+    """The tensors of a folder by name; one is read from its file when it is looked up.
+
+    Blocks and scales of MXFP4 (models/mxfp4.py) are the one tensor that they are of.
+    """
 
     def __init__(self, folder: Path) -> None:
         index, single = folder / INDEX, folder / WEIGHTS
@@ -65,15 +70,18 @@ class Tensors(Mapping[str, np.ndarray]):
         opened = {folder / name: _opened(folder / name) for name in files}
         self.files = {path: list(file.keys()) for path, file in opened.items()}  # names by file
         self._where = {name: file for file in opened.values() for name in file.keys()}
+        self._packed, self._names = mxfp4.packed_of(self._where)
 
     def __getitem__(self, name: str) -> np.ndarray:
+        if name in self._packed:
+            return mxfp4.unpacked(self[name + mxfp4.BLOCKS], self[name + mxfp4.SCALES])
         return self._where[name].get_tensor(name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._where)
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len(self._where)
+        return len(self._names)
 
     def first(self, name: str, rows: int) -> np.ndarray:
         """Returns the first rows of a tensor, without reading the others."""
@@ -81,6 +89,8 @@ class Tensors(Mapping[str, np.ndarray]):
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Returns the shape of a tensor, without reading it."""
+        if name in self._packed:
+            return mxfp4.shape_of(self.shape(name + mxfp4.BLOCKS))
         return tuple(self._where[name].get_slice(name).get_shape())
 
 
@@ -100,6 +110,18 @@ def _opened(path: Path) -> Any:
         return safe_open(path, "np")
     except SafetensorError as e:
         raise ValueError(f"{path} is not readable: it is cut off or of another kind ({e})") from e
+
+
+class Later(NamedTuple):
+    """A parameter that is written, of this shape and type; `made` gives it when its file is."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+    made: Callable[[], np.ndarray]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 class Taken(NamedTuple):
@@ -184,7 +206,8 @@ def write_folder(
     """Writes config.json and the weights under the names of `transformers`, without the prefix `strip`.
 
     Weights of more than `max_shard_size` bytes are several files, none of them larger (but for one that a single
-    tensor is), with an index. ValueError for parameters without a rule.
+    tensor is), with an index. What is a `Later` is on the host while its file is written, and no longer. ValueError for
+    parameters without a rule.
     """
     leaves: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
     named = {_outside(path, rules)[0].removeprefix(strip): path for path in leaves}
@@ -193,8 +216,9 @@ def write_folder(
     where = {}
     for i, names in enumerate(shards):
         file = WEIGHTS if len(shards) == 1 else f"model-{i + 1:05}-of-{len(shards):05}.safetensors"
-        values = {n: laid_out(np.asarray(leaves[named[n]]), _outside(named[n], rules)[1]) for n in names}
+        values = {n: laid_out(_value(leaves[named[n]]), _outside(named[n], rules)[1]) for n in names}
         save_file(values, folder / file, metadata={"format": "pt"})
+        del values  # before those of the next file are made
         where |= dict.fromkeys(names, file)
     (folder / INDEX).unlink(missing_ok=True)  # of weights that were here before
     if len(shards) > 1:
@@ -202,6 +226,10 @@ def write_folder(
         index = {"metadata": {"total_size": total}, "weight_map": where}
         (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
     (folder / CONFIG).write_text(json.dumps(dict(config), indent=2, sort_keys=True) + "\n")
+
+
+def _value(leaf: Any) -> np.ndarray:
+    return leaf.made() if isinstance(leaf, Later) else np.asarray(leaf)
 
 
 def _filled(sizes: Mapping[str, int], most: int) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""Files of weights read tensor by tensor straight to where a network's parameters lie on a mesh.
+"""Files of weights read tensor by tensor straight to where a network's parameters lie on a mesh, and written likewise.
 
 A tensor is on the host while it is being placed and no longer: what the host needs is a few times the largest tensor,
 whatever the size of the network and of its files. Files are read, not mapped, so that their pages are no memory of the
@@ -20,7 +20,8 @@ import ml_dtypes
 import numpy as np
 from flax import traverse_util
 
-from kd_jax.models.safetensors_io import Taken, laid_out
+from kd_jax.models import mxfp4
+from kd_jax.models.safetensors_io import Later, Taken, laid_out
 from kd_jax.types import Array, PyTree
 
 # The formats of numbers that safetensors files name.
@@ -55,13 +56,24 @@ class Reading:
     shapes_only: bool = False
 
 
+def placed(drawn: Mapping[str, Array], shapes: PyTree, reading: Reading) -> dict[str, Array]:
+    """Returns {path: array} of what no file has, in the type and at the place that `reading` says."""
+    places: dict[str, Any] = traverse_util.flatten_dict((reading.shardings or _on_one_device)(shapes), sep="/")
+    kind = None if reading.dtype in ("", OWN) else jnp.dtype(reading.dtype)
+    return {path: jax.device_put(x.astype(kind or x.dtype), places[path]) for path, x in drawn.items()}
+
+
 class Piece(NamedTuple):
-    """Where a part of a tensor goes: a parameter, the place in its first axes, and which of the last axis it takes."""
+    """Where a part of a tensor goes: a parameter, the place in its first axes, and which of the last axis it takes.
+
+    It takes every `step`-th number from `first` to `last`.
+    """
 
     path: str
     index: tuple[int, ...] = ()
     first: int = 0
     last: int | None = None
+    step: int = 1
 
 
 def read(
@@ -85,31 +97,62 @@ def read(
 
     def put(path: str, value: np.ndarray) -> None:
         for piece in pieces(path):
-            leaf, part = flat[piece.path], value[..., piece.first : piece.last]
+            leaf, part = flat[piece.path], value[..., piece.first : piece.last : piece.step]
             dtype = part.dtype if reading.dtype == OWN else jnp.dtype(reading.dtype or leaf.dtype)
             part = np.ascontiguousarray(part, dtype)
             params[piece.path] = _placed(params.get(piece.path), part, piece.index, leaf.shape, places[piece.path])
 
+    where = {name: file for file, names in files.items() for name in names}
     for file, names in files.items():
-        for name, value in _tensors(file, [name for name in names if name in paths], taken, paths):
+        rows = {name: max(taken[path].rows for path in paths[name]) for name in names if name in paths}
+        packed = {name: 0 for name in names if name not in paths and name.removesuffix(mxfp4.BLOCKS) in paths}
+        for name, value in _tensors(file, rows | packed):
+            if name in packed:
+                name = name.removesuffix(mxfp4.BLOCKS)
+                scales = name + mxfp4.SCALES
+                value = mxfp4.unpacked(value, dict(_tensors(where[scales], {scales: 0}))[scales])
             for path in paths[name]:
                 put(path, laid_out(value, taken[path].transpose))
             del value  # before the next one is read
     return traverse_util.unflatten_dict(params, sep="/")
 
 
-def _tensors(
-    file: Path, names: Sequence[str], taken: Mapping[str, Taken], paths: Mapping[str, Sequence[str]]
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Tensors of a file, one at a time; of tables that are longer here than wanted the first rows alone."""
+def later(
+    shapes: PyTree, params: PyTree, pieces: Callable[[str], Sequence[Piece]], dtype: Any = None
+) -> dict[str, Later]:
+    """Returns {path as files have it: what is written there}, gathered from `params` when its file is written.
+
+    `shapes` are those of the files' layout, `pieces` as for `read`; `dtype` None: that of each parameter.
+    """
+    flat: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
+    wanted: dict[str, Any] = traverse_util.flatten_dict(shapes, sep="/")
+
+    def gathered(path: str, leaf: Any, kind: Any) -> np.ndarray:
+        where = pieces(path)
+        parts = [np.asarray(flat[piece.path][piece.index]) for piece in where]
+        if len(parts) == 1:
+            return parts[0].astype(kind, copy=False)
+        whole = np.empty(leaf.shape, kind)
+        for piece, part in zip(where, parts, strict=True):
+            whole[..., piece.first : piece.last : piece.step] = part
+        return whole
+
+    kinds = {path: jnp.dtype(dtype or leaf.dtype) for path, leaf in wanted.items()}
+    return {
+        path: Later(tuple(leaf.shape), kinds[path], functools.partial(gathered, path, leaf, kinds[path]))
+        for path, leaf in wanted.items()
+    }
+
+
+def _tensors(file: Path, wanted: Mapping[str, int]) -> Iterator[tuple[str, np.ndarray]]:
+    """Tensors of a file, one at a time; `wanted` {name: how many of the first rows are, 0 for all}."""
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         header, start = json.loads(stream.read(length)), 8 + length
-        for name in sorted(names, key=lambda name: header[name]["data_offsets"][0]):
+        for name in sorted(wanted, key=lambda name: header[name]["data_offsets"][0]):
             entry = header[name]
             shape, dtype = entry["shape"], np.dtype(FORMATS[entry["dtype"]])
-            rows = max(taken[path].rows for path in paths[name])
-            shape = [rows, *shape[1:]] if rows else shape
+            shape = [wanted[name], *shape[1:]] if wanted[name] else shape
             stream.seek(start + entry["data_offsets"][0])
             yield name, np.fromfile(stream, dtype, int(np.prod(shape))).reshape(shape)
 

@@ -61,7 +61,7 @@ def teach(
     for name in teachers_of(config):
         variables = (handed or {}).get(name)
         jobs, taught[name] = _teach_one(config, jobs, name, variables, shapes.get(name), mesh, taught.get("teacher"))
-    start = _start_of_student(config, student, taught, shapes) if config.student.initial.name else None
+    start = _start_of_student(config, student, taught, shapes, mesh) if config.student.initial.name else None
     for name in (name for name in SHARING if name in jobs):
         scheme = jobs[name].scheme
         roles = {n: taught[n].role if n in taught else role for n, role in scheme.roles.items()}
@@ -73,14 +73,20 @@ def teach(
 
 
 def _start_of_student(
-    config: ConfigDict, student: Job, taught: Mapping[str, Taught], shapes: Mapping[str, Variables]
+    config: ConfigDict, student: Job, taught: Mapping[str, Taught], shapes: Mapping[str, Variables], mesh: Mesh
 ) -> Variables | None:
-    """What config.student.initial makes, from the teacher where it takes one."""
+    """What config.student.initial makes, from the teacher where it takes one.
+
+    Where rules cut the student over devices it is read to these; else the host has it, and no device holds it twice.
+    """
     copied = takes_teacher(config.student.initial) and "teacher" in taught
     teacher = taught["teacher"].variables() if copied else None
     model = student.scheme.roles["student"].model
     fields, wanted = config.student.initial, shapes["student"]
-    start = first_variables(fields, "student", model, config.seed, teacher, wanted, student.source)
+    rules = student.settings.rules.get("student", ())
+    cut = Reading(lambda params: parallel.param_shardings(params, rules, mesh, "student"))
+    reading = cut if rules and mesh.size > 1 else None
+    start = first_variables(fields, "student", model, config.seed, teacher, wanted, student.source, reading)
     require_numbers("config.student.initial", start)
     return start
 

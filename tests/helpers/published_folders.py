@@ -31,6 +31,10 @@ FAMILIES = {
         *("Mixtral", CHAT, "", {"eos_token": CHAT[2], "pad_token": CHAT[0]}, CHATML, [2, 0]),
         {"num_local_experts": 4},
     ),
+    "gpt_oss": (
+        *("GptOss", CHAT, "", {"eos_token": CHAT[2], "pad_token": CHAT[0]}, CHATML, [2, 0]),
+        {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8},
+    ),
     "gemma2": (
         *("Gemma2", TURNED, TURNED[2], {"eos_token": TURNED[1], "pad_token": TURNED[0]}, TURNS, [1, 4]),
         {

@@ -153,8 +153,8 @@ ROWS = [
     ),
     Mistake(
         "a fused loss of whole texts",
-        "fused: minillm cannot be: the term 'kd'",
-        lambda folder: config_module("llm").get_config("minillm,fused"),
+        "fused: cross cannot be: the term 'kd'",
+        lambda folder: config_module("llm").get_config("cross,fused"),
         "command",
     ),
     Mistake(

@@ -54,6 +54,11 @@ ROWS = [
     ),
     Mistake("an unknown decoder", "the model type is 'mixtrall'. Did you mean 'mixtral'", read(decoder_of, "mixtrall")),
     Mistake(
+        "weights in a packing that is not read",
+        "weights quantised by 'gptq' are not read: plain ones are, and MXFP4's",
+        read(decoder_of, "llama", quantization_config={"quant_method": "gptq", "bits": 4}),
+    ),
+    Mistake(
         "more experts a token than there are",
         "experts_used=9: a token has from 1 to experts=8 of them",
         read(decoder_of, "mixtral", num_local_experts=8, num_experts_per_tok=9),

@@ -18,7 +18,7 @@ from kd_jax.models import from_teacher  # noqa: E402
 from kd_jax.models.adapters import LinenModel  # noqa: E402
 from kd_jax.models.language import published  # noqa: E402
 from kd_jax.models.language.decoder import decoding  # noqa: E402
-from kd_jax.models.language.decoder_experts import by_all, by_their_own  # noqa: E402
+from kd_jax.models.language.decoder_experts import Act, Weights, by_all, by_their_own  # noqa: E402
 from kd_jax.models.language.generation import generate  # noqa: E402
 from kd_jax.models.language.pretrained_decoders import decoder_of, load, save  # noqa: E402
 from kd_jax.models.streamed import Reading  # noqa: E402
@@ -127,10 +127,11 @@ def test_experts_lie_on_several_devices_and_compute_the_same(tmp_path):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), gradient, other)
 
 
-def test_both_ways_and_many_runs_at_once_agree():
+@pytest.mark.parametrize("biased", [False, True])
+def test_both_ways_and_many_runs_at_once_agree(biased):
     keys = jax.random.split(KEY, 6)
-    shapes = (2, 4, 6, 8), (2, 4, 6, 8), (2, 4, 8, 6)
-    weights = tuple(jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=False))
+    shapes = (2, 4, 6, 8), (2, 4, 6, 8), (2, 4, 8, 6), *(((2, 4, 8), (2, 4, 8), (2, 4, 6)) if biased else ())
+    weights = Weights(*(jax.random.normal(jax.random.fold_in(KEY, i), s) for i, s in enumerate(shapes)))
     x, chosen = (
         jax.random.normal(keys[3], (2, 7, 6)),
         jax.random.randint(keys[4], (2, 7, 2), 0, 2) + jnp.array([[[0, 2]]]),
@@ -139,7 +140,7 @@ def test_both_ways_and_many_runs_at_once_agree():
 
     def gradients(way):
         def loss(x, shares, weights, chosen):
-            return (way("silu", x, chosen, shares, weights) ** 2).sum()
+            return (way(Act("silu", limit=1.0 if biased else 0.0, slope=1.7), x, chosen, shares, weights) ** 2).sum()
 
         return jax.jit(jax.vmap(jax.value_and_grad(loss, (0, 1, 2))))(x, shares, weights, chosen)
 

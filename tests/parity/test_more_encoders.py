@@ -1,19 +1,17 @@
 """XLM-RoBERTa, MPNet, ELECTRA, DeBERTa, T5's encoder and ModernBERT against PyTorch `transformers`."""
 
-import functools
 import json
 
-import jax
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from kd_jax.models.adapters import LinenModel  # noqa: E402
-from kd_jax.models.language.pretrained import encoder_of, kind_of, load, save  # noqa: E402
+from encoder_parity import CLASSES, check_both_ways  # noqa: E402
 
-KEY = jax.random.key(0)
+from kd_jax.models.language.pretrained import encoder_of  # noqa: E402
+
 SIZES = dict(
     vocab_size=40,
     hidden_size=16,
@@ -51,69 +49,12 @@ CASES = {
     "modernbert": ("modernbert", "ModernBert", SIZES | MODERN | {"num_hidden_layers": 4}),
     "modernbert_mean": ("modernbert", "ModernBert", SIZES | MODERN | BIASED | {"classifier_pooling": "mean"}),
 }
-CLASSES = {"hidden": "Model", "tokens": "ForMaskedLM", "classes": "ForSequenceClassification"}
 PAIRS = [(name, head) for name in CASES for head in CLASSES if head == "hidden" or not name.startswith("t5")]
-
-
-def texts(pad, length=40):
-    """Token ids [3, length] of texts of different lengths, padded."""
-    tokens = np.random.default_rng(0).integers(4, 40, (3, length)).astype(np.int32)
-    for row, real in enumerate((length, length - 11, 2)):
-        tokens[row, real:] = pad
-    return tokens
-
-
-def outputs_of(network, tokens, mask):
-    with torch.no_grad():
-        outputs = network.eval()(
-            input_ids=torch.tensor(tokens).long(),
-            attention_mask=torch.tensor(mask).long(),
-            output_hidden_states=True,
-            output_attentions=True,
-        )
-    main = outputs.logits if hasattr(outputs, "logits") else outputs.last_hidden_state
-    return main.numpy(), [h.numpy() for h in outputs.hidden_states], [a.numpy() for a in outputs.attentions]
-
-
-def check(network, module, params, tokens):
-    mask, apply = tokens != module.pad, functools.partial(LinenModel(module).apply, train=False, key=KEY, taps=("*",))
-    outputs = jax.device_get(jax.jit(lambda p, *x: apply(p, {}, *x)[0])(params, tokens))
-    main, hidden, attentions = outputs_of(network, tokens, mask)
-    every = ... if module.head == "classes" else mask
-    assert main[every].std() > 0.05
-    np.testing.assert_allclose(outputs.logits[every], main[every], atol=1e-4)
-    np.testing.assert_allclose(outputs.features["embeddings"][mask], hidden[0][mask], atol=1e-4)
-    for i in range(module.depth):
-        if i < module.depth - 1 or module.pre_norm is None:  # theirs is normed behind the last one
-            tap = "convolution" if i == 0 and "convolution" in params else f"layer{i}"
-            np.testing.assert_allclose(outputs.features[tap][mask], hidden[i + 1][mask], atol=1e-4)
-        probabilities = outputs.features[f"layer{i}/attention/probabilities"].swapaxes(1, 2)
-        np.testing.assert_allclose(probabilities[mask], attentions[i].swapaxes(1, 2)[mask], atol=1e-4)
 
 
 @pytest.mark.parametrize(("name", "head"), PAIRS)
 def test_random_networks_agree_and_return(name, head, tmp_path):
-    torch.manual_seed(0)
-    family, prefix, sizes = CASES[name]
-    eager = {"attn_implementation": "eager"}
-    config = transformers.AutoConfig.for_model(family, **sizes, num_labels=3, **eager)
-    architecture = getattr(transformers, prefix + CLASSES[head])
-    network = architecture(config)
-    for value in network.parameters():  # biases start at 0 and scales at 1: a swapped pair would not be seen
-        value.data += 0.3 * torch.randn_like(value)
-    network.save_pretrained(tmp_path / "theirs")
-    module = encoder_of(str(tmp_path / "theirs"), head=head, num_classes=3 if head == "classes" else 0)
-    assert kind_of(module) == family
-    params, _ = load(LinenModel(module), KEY, str(tmp_path / "theirs"))
-    tokens = texts(module.pad)
-    check(network, module, params, tokens)
-
-    save(tmp_path / "ours", module, params, class_names=("a", "b", "c") if head == "classes" else ())
-    again, report = architecture.from_pretrained(tmp_path / "ours", output_loading_info=True, **eager)
-    assert not report["mismatched_keys"] and not report["unexpected_keys"]
-    assert all(head == "hidden" and "pooler" in name for name in report["missing_keys"])
-    check(again, module, params, tokens)
-    assert json.loads((tmp_path / "ours" / "config.json").read_text())["model_type"] == family
+    check_both_ways(*CASES[name], head, tmp_path)
 
 
 @pytest.mark.parametrize("buckets", [8, 32])

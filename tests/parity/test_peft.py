@@ -17,6 +17,9 @@ from kd_jax.models.lora import lora  # noqa: E402
 SMALL = dict(vocabulary=40, width=16, depth=2, heads=2, max_length=32)
 NETWORKS = {
     "llama": (families.llama(**SMALL, kv_heads=1, scan=True), r"(attention|mlp)/\w+$|^head$"),
+    "mixtral": (families.llama(**SMALL, experts=4, experts_used=2, hidden=16), r"(attention|mlp)/\w+$"),
+    "qwen3_moe": (families.llama(**SMALL, experts=4, experts_used=2, hidden=16, qk_norm=True), r"(attention|mlp)/\w+$"),
+    "gpt_oss": (families.gpt_oss(**SMALL, experts=4, experts_used=2, hidden=16), r"(attention|mlp)/\w+$"),
     "gpt2": (families.gpt2(**SMALL), r"layer0/attention/(query|value)$|layer1/attention/key$|mlp"),
 }
 

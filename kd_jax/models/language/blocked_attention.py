@@ -3,7 +3,8 @@
 Dao, Fu, Ermon, Rudra, Re, "FlashAttention: Fast and Memory-Efficient Exact Attention with IO-Awareness", 2022, arXiv
 2205.14135, in plain JAX: a running maximum and sum of every query's exponentials, and a backward pass that computes a
 block's probabilities again from their logarithm. Blocks that no query sees (the future, what lies before a sliding
-window) are not computed. Deviations: soft caps (Gemma 2) and segments, which end in the mask of a block.
+window) are not computed. Deviations: soft caps (Gemma 2), segments, which end in the mask of a block, and sinks
+(gpt-oss), with which a query's sum begins.
 """
 
 from __future__ import annotations
@@ -63,12 +64,14 @@ def attend(
     window: Array | int | None,
     scale: float,
     softcap: float = 0.0,
+    sinks: Array | None = None,
 ) -> Array:
     """Computes softmax(softcap(scale q k)) v where `visible`: queries [batch, heads, length, width], keys and values
     [batch, kv heads, keys, width] -> [batch, length, heads, width].
 
-    kv heads divide heads (GQA). Scores and softmax are float32, products in the dtype of the inputs. A query that sees
-    nothing (padding) gives 0. Gradients are those by queries, keys and values, and can be differentiated forwards.
+    kv heads divide heads (GQA). `sinks` [heads] are one more score of a head, whose share goes nowhere. Scores and
+    softmax are float32, products in the dtype of the inputs. A query that sees nothing (padding) gives 0. Gradients are
+    those by queries, keys, values and sinks, and can be differentiated forwards.
     """
     batch, heads, length, width = queries.shape
     kv, size = keys.shape[1:3]
@@ -82,7 +85,10 @@ def attend(
     grouped = _padded(queries.reshape(batch, kv, heads // kv, length, width), 3, block)
     keys, values = _padded(keys, 2, block), _padded(values, 2, block)
     form = Form(scale, softcap, visible.causal, block)
-    return _blocked(form, grouped, keys, values, visible, window)[:, :length].reshape(batch, length, heads, width)
+    sinks = None if sinks is None else sinks.reshape(1, kv, heads // kv, 1)
+    return _blocked(form, grouped, keys, values, sinks, visible, window)[:, :length].reshape(
+        batch, length, heads, width
+    )
 
 
 def _padded(x: Array, axis: int, block: int, mode: str = "constant") -> Array:
@@ -91,12 +97,14 @@ def _padded(x: Array, axis: int, block: int, mode: str = "constant") -> Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _blocked(form: Form, queries: Array, keys: Array, values: Array, visible: Seen, window: PyTree) -> Array:
-    return _forward(form, queries, keys, values, visible, window)[0]
+def _blocked(
+    form: Form, queries: Array, keys: Array, values: Array, sinks: Array | None, visible: Seen, window: PyTree
+) -> Array:
+    return _forward(form, queries, keys, values, sinks, visible, window)[0]
 
 
 def _forward(
-    form: Form, queries: Array, keys: Array, values: Array, visible: Seen, window: PyTree
+    form: Form, queries: Array, keys: Array, values: Array, sinks: Array | None, visible: Seen, window: PyTree
 ) -> tuple[Array, tuple]:
     wide = jnp.promote_types(queries.dtype, jnp.float32)
 
@@ -115,7 +123,8 @@ def _forward(
             return total * shrink + weights.sum(-1), new, out * shrink[..., None] + product
 
         zeros = jnp.zeros(q.shape, wide)
-        first = (zeros[..., 0], zeros[..., 0] + LOW, zeros)
+        nothing = zeros[..., 0]
+        first = (nothing, nothing + LOW, zeros) if sinks is None else (nothing + 1, nothing + sinks.astype(wide), zeros)
         total, most, out = jax.lax.fori_loop(*_columns(form, visible, window, i, keys.shape[2]), column, first)
         sees = total > 0
         out = jnp.where(sees[..., None], out / jnp.where(sees, total, 1)[..., None], 0)
@@ -128,11 +137,11 @@ def _forward(
         _zeros(queries.shape[:-1], wide, queries),
     )
     out, logs = jax.lax.fori_loop(0, queries.shape[3] // form.block, row, first)
-    return out, (queries, keys, values, visible, window, out, logs)
+    return out, (queries, keys, values, sinks, visible, window, out, logs)
 
 
 def _backward(form: Form, residuals: tuple, cotangent: Array) -> tuple:
-    queries, keys, values, visible, window, out, logs = residuals
+    queries, keys, values, sinks, visible, window, out, logs = residuals
     wide = jnp.promote_types(queries.dtype, jnp.float32)
 
     def row(i: Array, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
@@ -160,7 +169,11 @@ def _backward(form: Form, residuals: tuple, cotangent: Array) -> tuple:
     sums = ((queries.shape, queries.dtype), (keys.shape, wide), (values.shape, wide))
     first = tuple(_zeros(*kind, cotangent) for kind in sums)
     by_queries, by_keys, by_values = jax.lax.fori_loop(0, queries.shape[3] // form.block, row, first)
-    return by_queries, by_keys.astype(keys.dtype), by_values.astype(values.dtype), None, None
+    by_sinks = None
+    if sinks is not None:
+        mean = jnp.einsum("bqkgd,bqkgd->bkgq", out.astype(wide), cotangent.astype(wide))
+        by_sinks = -(jnp.exp(sinks.astype(wide) - logs) * mean).sum((0, 3), keepdims=True).astype(sinks.dtype)
+    return by_queries, by_keys.astype(keys.dtype), by_values.astype(values.dtype), by_sinks, None, None
 
 
 _blocked.defvjp(_forward, _backward)

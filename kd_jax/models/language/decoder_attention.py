@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.models.language.blocked_attention import BLOCK, Seen, attend
-from kd_jax.models.language.decoder_parts import Norm, Options, dense, softcapped, write
+from kd_jax.models.language.decoder_parts import INIT, Norm, Options, dense, softcapped, write
 from kd_jax.models.language.rotary import rotated
 from kd_jax.models.layers import Tap
 from kd_jax.types import Array
@@ -32,6 +32,7 @@ class Attention(nn.Module):
         self.out = dense(o, o.width, o.out_bias)
         if o.qk_norm:
             self.query_norm, self.key_norm = Norm(o), Norm(o)
+        self.sinks = self.param("sinks", INIT, (o.heads,)) if o.sinks else None
         self.queries, self.keys, self.values, self.scores, self.probabilities = (Tap() for _ in range(5))
 
     def __call__(
@@ -87,7 +88,7 @@ class Attention(nn.Module):
             if fused_on_gpu(o, visible, window):
                 x = with_cudnn(queries, keys, values, window, scale)
             else:
-                x = attend(queries, keys, values, visible, window, scale, o.attention_softcap)
+                x = attend(queries, keys, values, visible, window, scale, o.attention_softcap, self.sinks)
         return self.out(x.reshape(batch, length, o.heads * o.head_width))
 
     def _probabilities(self, queries: Array, keys: Array, visible: Seen, window: Any, scale: float) -> Array:
@@ -99,7 +100,7 @@ class Attention(nn.Module):
         # Not -inf: a row of padding sees nothing, and its softmax must be finite.
         mask = visible.mask(jnp.arange(size), window)
         scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
-        return self.probabilities(jax.nn.softmax(scores))
+        return self.probabilities(jax.nn.softmax(scores) if self.sinks is None else softmax_beside(scores, self.sinks))
 
     def _heads(self, x: Array) -> Array:
         return x.reshape(*x.shape[:2], -1, self.options.head_width)
@@ -110,12 +111,23 @@ class Attention(nn.Module):
         return whole
 
 
+def softmax_beside(scores: Array, sinks: Array) -> Array:
+    """Computes the softmax of scores [batch, heads, length, keys] and one more a head, whose share is left out.
+
+    Xiao et al., "Efficient Streaming Language Models with Attention Sinks", 2023, arXiv 2309.17453; OpenAI, "gpt-oss",
+    2025, arXiv 2508.10925.
+    """
+    beside = jnp.broadcast_to(sinks.astype(scores.dtype)[None, :, None, None], (*scores.shape[:-1], 1))
+    return jax.nn.softmax(jnp.concatenate([scores, beside], -1))[..., :-1]
+
+
 def fused_on_gpu(o: Options, visible: Seen, window: Any) -> bool:
     """Returns whether cuDNN's attention computes this: on a GPU, 16-bit, causal, nothing hidden beside the future.
 
-    Segments and padding would need a mask of the square, a soft cap it does not have.
+    Segments and padding would need a mask of the square, a soft cap and sinks it does not have.
     """
     plain = visible.causal and visible.valid is None and visible.segments is None and not o.attention_softcap
+    plain = plain and not o.sinks
     heads = o.head_width <= 128 and o.head_width % 8 == 0
     static_window = window is None or isinstance(window, int)
     return plain and heads and static_window and o.dtype.itemsize == 2 and jax.default_backend() == "gpu"

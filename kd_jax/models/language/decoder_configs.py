@@ -32,6 +32,7 @@ FAMILIES: dict[str, tuple[str, bool, dict[str, Any]]] = {
     "smollm3": ("SmolLM3ForCausalLM", True, {}),
     "mixtral": ("MixtralForCausalLM", False, {}),
     "qwen3_moe": ("Qwen3MoeForCausalLM", False, {"qk_norm": True}),
+    "gpt_oss": ("GptOssForCausalLM", False, {"sinks": True}),
     "gpt2": (
         "GPT2LMHeadModel",
         True,
@@ -79,6 +80,7 @@ MULTIPLIERS = {  # of Granite
     "logits_scaling": "logits_scaling",
 }
 GEMMAS = ("gemma2", "gemma3_text")  # with windows, and what sets the scale of attention
+PACKED = "quantization_config"  # in config.json, of weights that are no plain numbers
 UNTOLD = ("dropout", "scan", "remat", "dtype")  # options that a file does not tell: how the network is run
 
 
@@ -90,6 +92,8 @@ def sizes_of(family: str) -> dict[str, str]:
 def options_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns fields of Options from a config.json of transformers 4 or 5; ValueError for what is not supported."""
     family = config["model_type"]
+    if (packing := _packing(config)) not in (None, "mxfp4"):
+        raise ValueError(f"weights quantised by {packing!r} are not read: plain ones are, and MXFP4's")
     _, tied, family_options = FAMILIES[family]
     sizes = sizes_of(family)
     fields = {
@@ -103,7 +107,7 @@ def options_of(config: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError("a GPT-2 whose attention is scaled by layer, or not at all, is not supported")
         return {"hidden": 4 * fields["width"], **fields}
     fields |= positions_of(config)
-    if family != "qwen2" and config.get("attention_bias"):
+    if family != "qwen2" and config.get("attention_bias", family == "gpt_oss"):
         fields |= {"qkv_bias": True, "out_bias": True}
     if config.get("mlp_bias"):
         fields["mlp_bias"] = True
@@ -114,6 +118,12 @@ def options_of(config: Mapping[str, Any]) -> dict[str, Any]:
     if family in SPARSE:
         fields |= experts_of(config)
     return fields | _scales(config, family) | {"windows": _windows(config, family)}
+
+
+def _packing(config: Mapping[str, Any]) -> str | None:
+    """The name of the form in which the weights of a folder are packed, None of plain ones."""
+    packing = config.get(PACKED)
+    return packing and packing.get("quant_method", "unknown")
 
 
 def _scales(config: Mapping[str, Any], family: str) -> dict[str, float]:
@@ -145,7 +155,7 @@ def _windows(config: Mapping[str, Any], family: str) -> tuple[int, ...]:
     if family in ("qwen2", "qwen3", "qwen3_moe", "smollm3"):
         sliding = bool(config.get("use_sliding_window"))
     else:
-        sliding = family in ("mistral", "mixtral", "phi3", *GEMMAS)
+        sliding = family in ("mistral", "mixtral", "phi3", "gpt_oss", *GEMMAS)
     if not window or not sliding:
         return ()
     if family in ("mistral", "mixtral", "phi3", "qwen3_moe"):
@@ -158,7 +168,7 @@ def _layer_types(config: Mapping[str, Any], family: str, depth: int) -> Sequence
     """Returns the kind of attention of every layer, by the rule of the family where the file does not list it."""
     if config.get("layer_types") is not None:
         return config["layer_types"]
-    if family == "gemma2":
+    if family in ("gemma2", "gpt_oss"):
         return ["full_attention" if i % 2 else "sliding_attention" for i in range(depth)]
     if family == "gemma3_text":
         every = config.get("sliding_window_pattern", 6)
@@ -196,12 +206,18 @@ def _nearest_family(o: Options) -> str:
     if o.unplaced:
         return "smollm3"
     if o.experts:
-        return "qwen3_moe" if o.qk_norm else "mixtral"
+        return _nearest_sparse_family(o)
     if o.qk_norm:
         return "qwen3"
     if o.qkv_bias and not o.out_bias:
         return "qwen2"
     return "mistral" if any(o.windows) else "llama"
+
+
+def _nearest_sparse_family(o: Options) -> str:
+    if o.sinks or o.expert_bias:
+        return "gpt_oss"
+    return "qwen3_moe" if o.qk_norm else "mixtral"
 
 
 def differences(o: Options, again: Options) -> list[str]:
@@ -261,6 +277,6 @@ def layers_in_config(o: Options, family: str) -> dict[str, Any]:
         config |= experts_in_config(o, family)
     if family == "smollm3":
         config["no_rope_layers"] = [int(i not in o.unplaced) for i in range(o.depth)]
-    if family in ("qwen2", "qwen3", "smollm3", *GEMMAS):
+    if family in ("qwen2", "qwen3", "smollm3", "gpt_oss", *GEMMAS):
         config["layer_types"] = ["sliding_attention" if w else "full_attention" for w in windows]
     return config

@@ -63,6 +63,26 @@ def gemma2(vocabulary: int, width: int = 256, depth: int = 4, heads: int = 4, **
     return gemma(vocabulary, width, depth, heads, **{**family_options, **options})
 
 
+def gpt_oss(vocabulary: int, width: int = 256, depth: int = 4, heads: int = 4, **options: Any) -> Decoder:
+    """Returns Llama with experts, biases, a window in every second layer and a sink in each head.
+
+    OpenAI, "gpt-oss-120b & gpt-oss-20b Model Card", 2025, arXiv 2508.10925.
+    """
+    family_options = {
+        "experts": 32,
+        "experts_used": 4,
+        "expert_bias": True,
+        "expert_limit": 7.0,
+        "expert_slope": 1.702,
+        "qkv_bias": True,
+        "out_bias": True,
+        "sinks": True,
+        "windows": (128, 0),
+        "theta": 150000.0,
+    }
+    return llama(vocabulary, width, depth, heads, **{**family_options, **options})
+
+
 def gpt2(
     vocabulary: int, width: int = 256, depth: int = 4, heads: int = 4, max_length: int = 1024, **options: Any
 ) -> Decoder:

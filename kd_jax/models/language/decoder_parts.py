@@ -67,11 +67,15 @@ class Options:
     attention_scale: float = 0.0  # 0 = 1 / sqrt(head width)
     attention_softcap: float = 0.0  # 0 = none; c tanh(x / c)
     logit_softcap: float = 0.0
+    sinks: bool = False  # a learned score of every head that no key has, among those of its keys (gpt-oss)
     windows: tuple[int, ...] = ()  # how many tokens back layer i % len(windows) sees, itself included; 0 = all
     experts: int = 0  # of a sparse MLP (decoder_experts.py); 0 = one plain MLP
     experts_used: int = 0  # by a token
     expert_hidden: int = 0  # 0 = hidden
     shares_normed: bool = True  # those of a token's experts sum to 1
+    expert_bias: bool = False  # of experts and router (gpt-oss)
+    expert_limit: float = 0.0  # of what gates multiply, which are sigmoid(expert_slope x) x then; 0 = none (gpt-oss)
+    expert_slope: float = 0.0
     dense_layers: tuple[int, ...] = ()  # with a plain MLP among sparse ones (Qwen3-MoE)
     tied: bool = True
     dropout: float = 0.0  # of the embeddings and of what a layer adds
@@ -129,7 +133,7 @@ def _check_experts(o: Options, fail: Callable[[str], None]) -> None:
     if not 0 < o.experts_used <= o.experts:
         fail(f"experts_used={o.experts_used}: a token has from 1 to experts={o.experts} of them")
     if o.mlp_bias or not o.gated:
-        fail("experts have gates and no biases")
+        fail("experts have gates, and biases by expert_bias, not mlp_bias")
     if o.scan and o.dense_layers:
         fail(f"scan=True runs layers that are alike, and dense_layers={o.dense_layers} are not as the others")
 
@@ -265,6 +269,8 @@ def built(logits: Projected) -> Array:
         dims = "...d,vd->...v" if by_class else "...d,dv->...v"
         z = jnp.einsum(dims, h, w.astype(h.dtype), preferred_element_type=jnp.float32)
         total = z if total is None else total + z
+    if total is not None and logits.bias is not None:
+        total = total + logits.bias.astype(total.dtype)
     return softcapped(total, logits.softcap)
 
 

@@ -8,7 +8,10 @@ from typing import Any
 from kd_jax.models.language import rotary
 from kd_jax.models.language.decoder_parts import Options
 
-THETAS = {"gemma3_text": 1e6, "mixtral": 1e6, "smollm3": 2e6}  # where config.json does not say
+THETAS = {"gemma3_text": 1e6, "mixtral": 1e6, "smollm3": 2e6, "gpt_oss": 150000.0}  # where config.json does not say
+SCALED = {  # where config.json says nothing
+    "gpt_oss": {"rope_type": "yarn", "factor": 32.0, "truncate": False, "original_max_position_embeddings": 4096}
+}
 PARTLY_TURNED = ("phi3",)  # families whose heads are turned in part
 OLD_LONGROPE = ("su", "yarn")  # what Phi-3's files called LongRoPE
 
@@ -28,6 +31,7 @@ def positions_of(config: Mapping[str, Any]) -> dict[str, Any]:
     family, written = config["model_type"], config.get("rope_parameters") or {}
     local = written.get("sliding_attention") or {}
     rope = {**(config.get("rope_scaling") or {}), **(written.get("full_attention") or written)}
+    rope = rope or dict(SCALED.get(family, {}))
     theta = rope.pop("rope_theta", None) or config.get("rope_theta") or THETAS.get(family, 10000.0)
     fields = {"theta": theta, "rotary_share": _share(rope.pop("partial_rotary_factor", None), config)}
     fields["rope_scaling"] = tuple(sorted(_scaling(rope, config).items()))

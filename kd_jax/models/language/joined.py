@@ -40,6 +40,26 @@ def taken_apart(layer: Layer, joined: Joined, sizes: Mapping[str, int] | None = 
 
 
 EXPERTS = "mlp/experts"
+# What gpt-oss holds with numbers in turn, even places of the one and odd ones of the other: {that: its parts}.
+IN_TURN = {f"{EXPERTS}/gate_up{kind}": tuple(f"{EXPERTS}/{n}{kind}" for n in ("gate", "up")) for kind in ("", "_bias")}
+
+
+def taken_in_turn(layer: Layer, np: Any = jnp) -> Layer:
+    """Returns a layer with the numbers of gates and of what they multiply in turn along the last axis."""
+    layer = dict(layer)
+    for whole, parts in IN_TURN.items():
+        values = np.stack([layer.pop(part) for part in parts], -1)
+        layer[whole] = values.reshape(*values.shape[:-2], -1)
+    return layer
+
+
+def of_every_second(layer: Layer) -> Layer:
+    """Returns the inverse of `taken_in_turn`."""
+    layer = dict(layer)
+    for whole, parts in IN_TURN.items():
+        value = layer.pop(whole)
+        layer |= {part: value[..., i :: len(parts)] for i, part in enumerate(parts)}
+    return layer
 
 
 def one_by_one(layer: Layer, experts: int) -> Layer:

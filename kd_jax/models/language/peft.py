@@ -25,6 +25,7 @@ from kd_jax.models.safetensors_io import theirs_of
 from kd_jax.types import PyTree
 
 WEIGHTS, CONFIG, PREFIX = "adapter_model.safetensors", "adapter_config.json", "base_model.model."
+ROUTERS = {"gpt_oss": "mlp.router"}  # layers that are no linear layers there: PEFT adapts their `weight`
 Pair = tuple[np.ndarray, np.ndarray]
 
 
@@ -36,11 +37,14 @@ def save(folder: Path, base: str, family: str, model: LoraModel, params: PyTree)
     """
     if not isinstance(model.module, Decoder):
         raise ValueError(f"PEFT's names are known for decoders of kd_jax, not for {model.network!r}.")
-    o, tensors, ranks, count = model.module.options, {}, {}, Counter()
+    o, tensors, ranks, count, routers = model.module.options, {}, {}, Counter(), []
     for path, (a, b) in _joined(_layers(params, o), o, family).items():
         leaf = "embedding" if path == HEAD else "kernel"
         name = theirs_of(f"{path}/{leaf}", rules_of(family)).removesuffix(".weight")
-        count[name.rpartition(".")[2]] += 1
+        if family in ROUTERS and name.endswith(ROUTERS[family]):
+            routers.append(f"{name}.weight")
+        else:
+            count[name.rpartition(".")[2]] += 1
         tensors[f"{PREFIX}{name}.lora_A.weight"] = np.ascontiguousarray(a.T)
         tensors[f"{PREFIX}{name}.lora_B.weight"] = np.ascontiguousarray(b.T)
         ranks[name] = a.shape[-1]
@@ -56,7 +60,10 @@ def save(folder: Path, base: str, family: str, model: LoraModel, params: PyTree)
         "bias": "none",
         "fan_in_fan_out": family == "gpt2",  # its layers hold their weights as [in, out]
         "inference_mode": True,
-        "target_modules": sorted(count) if short else sorted(ranks),
+        "target_modules": sorted(count)
+        if short
+        else sorted({*ranks} - {name.removesuffix(".weight") for name in routers}),
+        **({"target_parameters": sorted(routers)} if routers else {}),
         "rank_pattern": other,
         "alpha_pattern": {name: model.alpha * rank / model.rank for name, rank in other.items()},
     }

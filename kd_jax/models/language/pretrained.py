@@ -8,8 +8,10 @@ encoder and ModernBERT: encoder_families.py has what they are called.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from kd_jax.models import streamed
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.hub import find_model
 from kd_jax.models.language.bert import ACTIVATIONS, Encoder, encoder
 from kd_jax.models.language.encoder_families import HEADS, KINDS, fields_of, kind_of, require_kind, rules_of
-from kd_jax.models.language.joined import by_layer, put_together, taken_apart
-from kd_jax.models.safetensors_io import read_config, read_params, write_folder
+from kd_jax.models.language.joined import Joined, by_layer, put_together, taken_apart
+from kd_jax.models.safetensors_io import Tensors, matched, read_config, read_params, write_folder
+from kd_jax.models.streamed import Reading
 from kd_jax.resolve import near
 from kd_jax.types import Array, Model, PyTree
 
@@ -54,10 +58,13 @@ def encoder_of(folder: str, head: str = "classes", num_classes: int = 0, dtype: 
     return encoder(**{**fields, **changes, "head": head, "num_classes": num_classes, "dtype": dtype})
 
 
-def load(model: Model, key: Array, folder: str, fresh: Sequence[str] = ()) -> tuple[PyTree, PyTree]:
+def load(
+    model: Model, key: Array, folder: str, fresh: Sequence[str] = (), reading: Reading | None = None
+) -> tuple[PyTree, PyTree]:
     """Returns (params, stats) of an encoder from a folder; missing paths that match `fresh` are drawn from `key`.
 
     A first part of the layers may be read into a shallower encoder: those that it lacks are left.
+    With a `reading` the parameters come tensor by tensor to where they shall lie, as jax.Arrays; else as NumPy arrays.
     ValueError lists what is missing, unexpected or of another shape.
     """
     module = _module(model)
@@ -66,21 +73,41 @@ def load(model: Model, key: Array, folder: str, fresh: Sequence[str] = ()) -> tu
     name, where = kind_of(module), find_model(folder)
     kind = KINDS[name]
     deeper = (rf"(^|\.){kind.depth_at}\.({'|'.join(map(str, range(module.depth, 100)))})\.",)
-    params = read_params(
-        where,
-        rules_of(name, module),
-        jax.eval_shape(lambda p: by_layer(p, put_together, kind.joined), shapes),
-        prefix=kind.prefix,
-        ignore=(*BUFFERS, *HEADS, *deeper),
-        fresh=fresh,
-        old=OLD,
-    )
-    flat = traverse_util.flatten_dict(by_layer(params, taken_apart, kind.joined), sep="/")
+    rules, theirs = rules_of(name, module), jax.eval_shape(lambda p: by_layer(p, put_together, kind.joined), shapes)
+    ignore = (*BUFFERS, *HEADS, *deeper)
+    options: dict[str, Any] = {"prefix": kind.prefix, "ignore": ignore, "fresh": fresh, "old": OLD}
+    if reading is None:
+        params = read_params(where, rules, theirs, **options)
+        flat = traverse_util.flatten_dict(by_layer(params, taken_apart, kind.joined), sep="/")
+    else:
+        tensors = Tensors(where)
+        taken, files = matched(tensors, where, rules, theirs, **options), tensors.files
+        if reading.shapes_only:
+            return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), stats
+        flat = streamed.read(files, taken, functools.partial(_pieces_of, kind.joined, shapes), shapes, reading)
+        flat = traverse_util.flatten_dict(flat, sep="/")
     missing = traverse_util.flatten_dict(shapes, sep="/").keys() - flat.keys()
     if missing:
-        drawn = jax.jit(lambda k: model.init(k, jnp.zeros(tokens.shape, tokens.dtype))[0])(key)
-        flat |= {k: v for k, v in traverse_util.flatten_dict(drawn, sep="/").items() if k in missing}
+        drawn = jax.jit(lambda k: _only(model.init(k, jnp.zeros(tokens.shape, tokens.dtype))[0], missing))(key)
+        flat |= drawn if reading is None else streamed.placed(drawn, shapes, reading)
     return traverse_util.unflatten_dict(flat, sep="/"), stats
+
+
+def _only(params: PyTree, paths: Collection[str]) -> dict[str, Array]:
+    flat: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
+    return {path: flat[path] for path in paths}
+
+
+def _pieces_of(joined: Joined, shapes: PyTree, path: str) -> list[streamed.Piece]:
+    """Where the parameter at `path` of a file's layout goes: into the parts of layers that it holds side by side."""
+    layer, _, inside = path.partition("/")
+    module, _, kind = inside.rpartition("/")
+    if not re.fullmatch(r"layer\d+", layer) or module not in joined:
+        return [streamed.Piece(path)]
+    flat: dict[str, Any] = traverse_util.flatten_dict(shapes, sep="/")
+    paths = [f"{layer}/{part}/{kind}" for part in joined[module]]
+    ends = list(itertools.accumulate(flat[part].shape[-1] for part in paths))
+    return [streamed.Piece(p, (), first, last) for p, first, last in zip(paths, [0, *ends[:-1]], ends, strict=True)]
 
 
 def save(folder: str | Path, model: Model | Encoder, params: PyTree, class_names: Sequence[str] = ()) -> None:

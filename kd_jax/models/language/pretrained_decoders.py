@@ -1,7 +1,7 @@
 """Published decoders as models of kd_jax, and decoders of kd_jax as folders that `transformers` loads.
 
 Llama (2, 3), Mistral, Qwen2, Qwen3, Gemma, Gemma 2, Gemma 3 (its text model), Granite, OLMo 2, Phi-3 and
-Phi-4-mini, SmolLM3, Mixtral, Qwen3-MoE, GPT-2.
+Phi-4-mini, SmolLM3, Mixtral, Qwen3-MoE, gpt-oss, GPT-2.
 `decoder_of(folder)` is a module of the sizes in config.json, `load` its weights (as config.<role>.initial takes them),
 `save` the way back. A folder is a path, "package:NAME/PATH" or the id of a model in the hub's local cache
 (kd_jax/models/hub.py).
@@ -27,9 +27,18 @@ from kd_jax.models.hub import find_model
 from kd_jax.models.language.decoder import Decoder
 from kd_jax.models.language.decoder_configs import FAMILIES, config_of, family_of, options_of
 from kd_jax.models.language.decoder_parts import Options
-from kd_jax.models.language.joined import one_by_one, put_together, stacked, taken_apart
+from kd_jax.models.language.joined import (
+    IN_TURN,
+    of_every_second,
+    one_by_one,
+    put_together,
+    stacked,
+    taken_apart,
+    taken_in_turn,
+)
 from kd_jax.models.safetensors_io import (
     SHARD,
+    Later,
     Rule,
     Tensors,
     dense,
@@ -113,6 +122,17 @@ EXPERTS = {  # the router, and the parts of an expert
 }
 
 
+GPT_OSS = (  # beside Llama's
+    Rule(f"{LAYER}.self_attn.sinks", f"{OURS}/attention/sinks"),
+    *dense(f"{LAYER}.mlp.router", f"{OURS}/mlp/router"),
+    *(
+        Rule(f"{LAYER}.mlp.experts.{n}_proj{kind}", f"{OURS}/mlp/experts/{n}{kind}")
+        for n in ("gate_up", "down")
+        for kind in ("", "_bias")
+    ),
+)
+
+
 def rules_of(family: str) -> tuple[Rule, ...]:
     if family == "gpt2":
         return GPT2
@@ -122,6 +142,8 @@ def rules_of(family: str) -> tuple[Rule, ...]:
         for ours, theirs in names.items():
             rules += dense(f"{LAYER}.{expert}{theirs}", f"{OURS}/mlp/experts/{{}}/{ours}", bias=False)
         return rules
+    if family == "gpt_oss":
+        return _llama(TWO_NORMS) + GPT_OSS
     return _llama({"gemma2": FOUR_NORMS, "gemma3_text": FOUR_NORMS, "olmo2": LAST_NORMS}.get(family, TWO_NORMS))
 
 
@@ -198,6 +220,9 @@ def pieces_of(o: Options, family: str, path: str) -> list[streamed.Piece]:
     expert = re.fullmatch(r"mlp/experts/(\d+)/(\w+)/kernel", inside)
     if expert:
         return [streamed.Piece(f"{root}mlp/experts/{expert[2]}", (*index, int(expert[1])))]
+    if family == "gpt_oss" and inside in IN_TURN:
+        parts = IN_TURN[inside]
+        return [streamed.Piece(root + part, index, i, step=len(parts)) for i, part in enumerate(parts)]
     module, _, kind = inside.rpartition("/")
     if module not in JOINED.get(family, {}):
         return [streamed.Piece(root + inside, index)]
@@ -221,8 +246,16 @@ def save(
     o = _module(model).options
     family = family_of(o)
     config = {**config_of(o, family), "torch_dtype": str(jax.tree.leaves(params)[0].dtype), **fields}
-    params = outside(jax.tree.map(np.asarray, params), o, family, np)
-    write_folder(Path(folder), params, rules_of(family), config, max_shard_size=max_shard_size)
+    write_folder(Path(folder), written(params, o, family), rules_of(family), config, max_shard_size=max_shard_size)
+
+
+def written(params: PyTree, o: Options, family: str, dtype: Any = None) -> dict[str, Later]:
+    """Returns parameters as files of a family have them, each of which is gathered when its file is written.
+
+    `dtype` is what they are rounded to, None: their own.
+    """
+    shapes = jax.eval_shape(lambda p: outside(p, o, family), params)
+    return streamed.later(shapes, params, functools.partial(pieces_of, o, family), dtype)
 
 
 def outside(params: PyTree, o: Options, family: str, np: Any = jnp) -> dict[str, Any]:
@@ -233,7 +266,8 @@ def outside(params: PyTree, o: Options, family: str, np: Any = jnp) -> dict[str,
         params |= {f"layer{i}": jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(o.depth)}
     for i in range(o.depth):
         flat = put_together(traverse_util.flatten_dict(params[f"layer{i}"], sep="/"), JOINED.get(family, {}), np)
-        params[f"layer{i}"] = traverse_util.unflatten_dict(one_by_one(flat, o.experts), sep="/")
+        flat = taken_in_turn(flat, np) if family == "gpt_oss" else one_by_one(flat, o.experts)
+        params[f"layer{i}"] = traverse_util.unflatten_dict(flat, sep="/")
     return params
 
 
@@ -247,7 +281,8 @@ def _inside(params: PyTree, o: Options, family: str) -> dict[str, Any]:
     """The inverse of `outside`, on NumPy arrays."""
     params, sizes = dict(params), sizes_of_parts(o)
     for i in range(o.depth):
-        flat = stacked(traverse_util.flatten_dict(params[f"layer{i}"], sep="/"), o.experts)
+        flat = traverse_util.flatten_dict(params[f"layer{i}"], sep="/")
+        flat = of_every_second(flat) if family == "gpt_oss" else stacked(flat, o.experts)
         params[f"layer{i}"] = traverse_util.unflatten_dict(taken_apart(flat, JOINED.get(family, {}), sizes), sep="/")
     if o.scan:
         layers = [params.pop(f"layer{i}") for i in range(o.depth)]

@@ -14,17 +14,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from kd_jax.models.from_teacher import every_nth
 from kd_jax.models.hub import find_model
 from kd_jax.models.language.decoder import Decoder
-from kd_jax.models.language.decoder_configs import differences, layer_windows, layers_in_config, options_of, sizes_of
+from kd_jax.models.language.decoder_configs import (
+    PACKED,
+    differences,
+    layer_windows,
+    layers_in_config,
+    options_of,
+    sizes_of,
+)
 from kd_jax.models.language.decoder_parts import Options
 from kd_jax.models.language.folders import GENERATION, TOKENIZER_FILES, require_alike, token_count
-from kd_jax.models.language.pretrained_decoders import decoder_of, outside, rules_of
-from kd_jax.models.safetensors_io import SHARD, Tensors, read_config, write_folder
+from kd_jax.models.language.pretrained_decoders import decoder_of, rules_of, written
+from kd_jax.models.safetensors_io import SHARD, Later, Tensors, read_config, write_folder
 from kd_jax.ranges import NotNegative
 from kd_jax.resolve import near
 from kd_jax.types import PyTree
@@ -114,14 +120,13 @@ def save(
     check_words(rows, dtype)
     place, o = find_model(source), module.options
     config = read_config(place)
-    params = outside(jax.tree.map(np.asarray, params), o, config["model_type"], np)
+    made = written(params, o, config["model_type"], dtype)
     if rows == "all":
-        params |= _with_all_rows(place, config["model_type"], params)
-    count = params["embed"]["embedding"].shape[0]
+        made |= _with_all_rows(place, config["model_type"], made)
+    count = made["embed/embedding"].shape[0]
     config = _config(config, dataclasses.replace(o, vocabulary=count), dtype)
-    params = jax.tree.map(lambda x: x.astype(jax.numpy.dtype(dtype)), params)
     folder.mkdir(parents=True)
-    write_folder(folder, params, rules_of(config["model_type"]), config, max_shard_size=max_shard_size)
+    write_folder(folder, made, rules_of(config["model_type"]), config, max_shard_size=max_shard_size)
     copy_tokenizer(find_model(tokenizer or source), folder)
     write_generation(place, config, folder)
 
@@ -151,15 +156,19 @@ def write_generation(source: Path, config: Mapping[str, Any], folder: Path) -> N
     (folder / GENERATION).write_text(json.dumps(ids, indent=2) + "\n", encoding="utf-8")
 
 
-def _with_all_rows(place: Path, family: str, params: Mapping[str, Any]) -> dict[str, Any]:
+def _with_all_rows(place: Path, family: str, made: Mapping[str, Later]) -> dict[str, Later]:
     """Embeddings and head followed by the rows that the folder has beyond them."""
     tensors, rules = Tensors(place), {rule.ours: rule.theirs for rule in rules_of(family)}
     longer = {}
-    for name in ("embed", "head"):
-        if name in params:
-            table, theirs = params[name]["embedding"], rules[f"{name}/embedding"]
-            whole = tensors[theirs if theirs in tensors else theirs.partition(".")[2]]
-            longer[name] = {"embedding": np.concatenate([table, whole[len(table) :].astype(table.dtype)])}
+    for path in ("embed/embedding", "head/embedding"):
+        if path in made:
+            table, theirs = made[path], rules[path]
+            name = theirs if theirs in tensors else theirs.partition(".")[2]
+
+            def whole(table: Later = table, name: str = name) -> np.ndarray:
+                return np.concatenate([table.made(), tensors[name][table.shape[0] :].astype(table.dtype)])
+
+            longer[path] = table._replace(shape=tensors.shape(name), made=whole)
     return longer
 
 
@@ -169,7 +178,8 @@ def _config(config: Mapping[str, Any], o: Options, dtype: str) -> dict[str, Any]
     changed = {sizes["vocabulary"]: o.vocabulary, sizes["depth"]: o.depth, "tie_word_embeddings": o.tied}
     if config.get(sizes["depth"]) != o.depth and family != "gpt2":
         changed |= layers_in_config(o, family)
-    made = {**config, **changed, "torch_dtype": dtype, "dtype": dtype}
+    plain = {name: value for name, value in config.items() if name != PACKED}  # what is written is not packed
+    made = {**plain, **changed, "torch_dtype": dtype, "dtype": dtype}
     again = Options(**options_of(made))
     if wrong := differences(o, again):
         told = ", ".join(f"{n}={getattr(o, n)!r} (would be read as {getattr(again, n)!r})" for n in wrong)

@@ -14,6 +14,7 @@ from kd_jax.models.language import blocked_attention, decoder_attention
 from kd_jax.models.language import decoder_families as families
 from kd_jax.models.language.blocked_attention import Seen, attend
 from kd_jax.models.language.decoder import decoding
+from kd_jax.models.language.decoder_attention import softmax_beside
 from kd_jax.models.language.decoder_parts import softcapped
 
 KEY = jax.random.key(0)
@@ -61,6 +62,31 @@ def test_outputs_and_gradients_are_those_of_the_softmax(kind, window, softcap, m
     ]
     for other in results[1:]:
         jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-5), other, results[0])
+
+
+@pytest.mark.parametrize("kind", ["causal", "prompt"])
+def test_sinks_are_in_both_forms(kind, monkeypatch):
+    """One more score a head, whose share goes nowhere: outputs, and gradients by it too."""
+    monkeypatch.setattr(blocked_attention, "BLOCK", 16)
+    keys = 37 if kind == "causal" else 61
+    shapes = [(BATCH, HEADS, 37, WIDTH), (BATCH, KV, keys, WIDTH), (BATCH, KV, keys, WIDTH), (HEADS,)]
+    arrays = [2 * jax.random.normal(jax.random.fold_in(KEY, i), s) for i, s in enumerate(shapes)]
+    visible, weights = seen_of(kind, 37, keys), jax.random.normal(KEY, (BATCH, 37, HEADS, WIDTH))
+
+    def square(q, k, v, sinks):
+        k, v = (jnp.repeat(x, HEADS // KV, 1) for x in (k, v))
+        scores = jnp.where(visible.mask(jnp.arange(keys), 9)[:, None], 0.3 * jnp.einsum("bhqd,bhsd->bhqs", q, k), -1e30)
+        return jnp.einsum("bhqs,bhsd->bqhd", softmax_beside(scores, sinks), v)
+
+    def run(fn, *arrays):
+        out = fn(*arrays)
+        return jnp.sum(out * weights), out
+
+    forms = square, lambda q, k, v, sinks: attend(q, k, v, visible, 9, 0.3, sinks=sinks)
+    results = [
+        jax.jit(jax.value_and_grad(partial(run, fn), argnums=(0, 1, 2, 3), has_aux=True))(*arrays) for fn in forms
+    ]
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-5), *results)
 
 
 def network(**options):

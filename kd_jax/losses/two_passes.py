@@ -1,0 +1,104 @@
+"""Losses of whole sequences whose logits are built for a few tokens at a time, twice: first what each token alone says.
+
+A loss marked by `in_two_passes` is computed so by kd_jax/core/chunked.py, where networks tap how their logits are
+built: `first` gives values by token, `between` makes of them what a token needs of the others, and `last` is a loss by
+token that reads this. Called with logits it is the plain loss.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from kd_jax.losses import on_policy
+from kd_jax.losses._numerics import kl, log_probs, scalar_like, to_float
+from kd_jax.losses.needs import by_token
+from kd_jax.losses.on_policy import _later
+from kd_jax.losses.task import pick_label
+from kd_jax.ranges import BelowOne, NotNegative
+
+Array = jax.Array
+Loss = TypeVar("Loss", bound=Callable)
+
+
+class Passes(NamedTuple):
+    """The parts of a loss(*arguments, **options): those of first and last are by token, and take the same arguments.
+
+    first: {name: fn(*arguments) -> [n]}; between: (their values {name: [batch, length]}, *arguments, **options) ->
+    {option: [batch, length]}, without gradients; last: fn(*arguments, **options, and these) -> [n].
+    """
+
+    first: Mapping[str, Callable[..., Array]]
+    between: Callable[..., dict[str, Array]]
+    last: Callable[..., Array]
+
+
+def in_two_passes(passes: Passes) -> Callable[[Loss], Loss]:
+    """Marks a loss that `passes` compute too."""
+
+    def mark(loss: Loss) -> Loss:
+        loss.passes = passes  # type: ignore[attr-defined]
+        return loss
+
+    return mark
+
+
+def passes_of(loss: Callable) -> Passes | None:
+    """Returns the passes of a loss that has some, also with arguments bound by functools.partial."""
+    while isinstance(loss, functools.partial):
+        loss = loss.func
+    return getattr(loss, "passes", None)
+
+
+@by_token
+def _student(student_logits: Array, teacher_logits: Array, labels: Array) -> Array:
+    return pick_label(log_probs(*to_float(student_logits)), labels)
+
+
+@by_token
+def _teacher(student_logits: Array, teacher_logits: Array, labels: Array) -> Array:
+    return pick_label(log_probs(*to_float(teacher_logits)), labels)
+
+
+def _weights_and_rewards(
+    values: Mapping[str, Array], student: Any, teacher: Any, labels: Array, *, mix: Array | float = 0.2, **_: Any
+) -> dict[str, Array]:
+    s, t, counted = values["student"], values["teacher"], labels >= 0
+    mix = scalar_like(mix, s)
+    sampled_from = jnp.logaddexp(jnp.log(mix) + t, jnp.log1p(-mix) + s)
+    number = _later(counted.astype(s.dtype))
+    later = _later(jnp.where(counted, t - s, 0)) / jnp.maximum(number, 1)
+    return {"importance": jnp.where(counted, jnp.exp(s - sampled_from), 0), "later": later}
+
+
+@by_token
+def _weighted(
+    student_logits: Array,
+    teacher_logits: Array,
+    labels: Array,
+    *,
+    importance: Array,
+    later: Array,
+    long: Array | float = 1.0,
+    **_: Any,
+) -> Array:
+    log_s, log_t = (log_probs(x) for x in to_float(student_logits, teacher_logits))
+    policy = -later * jnp.where(labels >= 0, pick_label(log_s, labels), 0)
+    return importance * (kl(log_s, log_t) + scalar_like(long, policy) * (policy - jax.lax.stop_gradient(policy)))
+
+
+@in_two_passes(Passes({"student": _student, "teacher": _teacher}, _weights_and_rewards, _weighted))
+def sequence_reverse_kl_loss(
+    student_logits: Array,
+    teacher_logits: Array,
+    labels: Array,
+    *,
+    mix: BelowOne[Array | float] = 0.2,
+    long: NotNegative[Array | float] = 1.0,
+) -> Array:
+    """Computes on_policy.sequence_reverse_kl_loss (MiniLLM, arXiv 2306.08543), with its shapes, options and errors."""
+    return on_policy.sequence_reverse_kl_loss(student_logits, teacher_logits, labels, mix=mix, long=long)
