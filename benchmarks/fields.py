@@ -124,7 +124,8 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     lines = ["| config | metric | seeds | teacher | student alone | student taught |", "|---|---|---|---|---|---|"]
     for row in rows:
         factor, sign = (100, " %") if row["unit"] == "%" else (1, "")
-        cells = [f"{factor * row['teacher']['mean']:.1f}{sign}" if "teacher" in row else "-"]
+        teachers = [row[r] for r in row if isinstance(row[r], dict) and r not in ("baseline", "student")]
+        cells = [" and ".join(f"{factor * teacher['mean']:.1f}{sign}" for teacher in teachers) or "-"]
         cells += [f"{factor * row[r]['mean']:.1f} ± {factor * row[r]['std']:.1f}" for r in ("baseline", "student")]
         lines.append(f"| `{row['config']}:{row['variant']}` | {row['metric']} | {row['seeds']} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -30,6 +30,7 @@ PLAIN = (
     "compress_encoder",
     "compress_speed",
     "measures",
+    "tabular",
 )
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "NOTES.md")
