@@ -24,10 +24,9 @@ from kd_jax.types import Array, PyTree
 HEAD, ADAPTERS = "head", ("lora_a", "lora_b")  # a head that is not tied, and what models/lora.py lays beside it
 INIT = nn.initializers.normal(0.02)  # of every matrix, as in GPT-2 and Llama
 ALL = 2**30  # a window that reaches every token
-# Of what exists at a time in losses and scores: tokens, and logits (16 MiB of float32; 4 MiB on a CPU, which a core's
-# cache almost holds, and which is asked of the system without end where it is more). A product with the head waits for
-# the head to be read where there are fewer tokens.
-LEAST, LOGITS, LOGITS_ON_CPU = 64, 2**22, 2**20
+# Of what exists at a time in losses and scores: tokens, and logits (16 MiB of float32; on a CPU 2 MiB, which stay in a
+# core's cache). A product with the head waits for the head to be read where there are fewer tokens.
+LEAST, LOGITS, LOGITS_ON_CPU = 64, 2**22, 2**19
 ACTIVATIONS = {"silu": nn.silu, "gelu": lambda x: nn.gelu(x, approximate=False), "gelu_tanh": nn.gelu, "relu": nn.relu}
 
 
