@@ -6,9 +6,9 @@ Llama-like teacher and student with the same weights on both sides (written by m
 and read by `transformers`), the same tokens, AdamW, float32. The PyTorch step is what TRL's GKD trainer computes on
 full logits: both log-softmaxes, divergence per token, mean over tokens; eager, and with model and loss under
 torch.compile. Both sides use the same cores; every round runs each program once, in turn, and the table has medians.
-"processor ms" is the time that a step kept processors busy, which
-counts where others use them too: with `taskset -c 0` before the command both sides have one thread, none of which waits
-for another. `loss` is that of the first step, which has to agree. "fused" never builds the logits (losses/vocabulary.py).
+"processor ms" is the time that a step kept processors busy, which counts where others use them too: with `taskset -c 0`
+before the command both sides have one thread, none of which waits for another. `loss` is that of the first step, which
+has to agree. "fused" never builds the logits (losses/vocabulary.py).
 """
 
 from __future__ import annotations
