@@ -255,8 +255,7 @@ def dense(o: Options, features: int, bias: bool, name: str | None = None) -> Den
 
 def tokens_at_once(vocabulary: int, width: int) -> int:
     """Returns how many tokens' logits exist at a time: an eighth of the head, at least LEAST tokens or LOGITS."""
-    logits = LOGITS_ON_CPU if jax.default_backend() == "cpu" else LOGITS
-    return max(LEAST, width // 8, logits // vocabulary)
+    return max(LEAST, width // 8, (LOGITS_ON_CPU if jax.default_backend() == "cpu" else LOGITS) // vocabulary)
 
 
 def built(logits: Projected) -> Array:
@@ -280,19 +279,17 @@ def segment_positions(segments: Array) -> Array:
     return slots - jax.lax.cummax(jnp.where(starts, slots, 0), axis=1)
 
 
-def angles_of(o: Options, positions: Array, length: int, reach: int | None, local: bool = False) -> tuple[Array, Array]:
+def angles_of(o: Options, positions: Array, length: int, reach: Any, local: bool = False) -> tuple[Array, Array]:
     """Returns (cos, sin) of rotary positions, as rotary.angles; `length`: a row's room, `local`: by local_theta.
 
-    Positions that are all below `reach` are looked up in a table of constants: left in the program, XLA's CPU compiler
-    takes cosines and sines again for every head that is turned by them.
+    Positions all below an int `reach` are looked up in constants: XLA takes cosines again for every head otherwise.
     """
     theta, scaling = (o.local_theta, {}) if local else (o.theta, dict(o.rope_scaling))
-    if not isinstance(reach, int):  # not known, or a length that an export leaves open
+    if not isinstance(reach, int):
         return rotary.angles(positions, o.rotary_width, theta, scaling, length)
     with jax.ensure_compile_time_eval():
-        tables = rotary.angles(jnp.arange(reach)[None], o.rotary_width, theta, scaling, length)
-    cos, sin = (jnp.take(table[0], positions, axis=0) for table in tables)
-    return cos, sin
+        cos, sin = rotary.angles(jnp.arange(reach)[None], o.rotary_width, theta, scaling, length)
+    return jnp.take(cos[0], positions, axis=0), jnp.take(sin[0], positions, axis=0)
 
 
 def write(whole: Array, new: Array, slot: Array) -> Array:
