@@ -6,7 +6,9 @@ Llama-like teacher and student with the same weights on both sides (written by m
 and read by `transformers`), the same tokens, AdamW, float32. The PyTorch step is what TRL's GKD trainer computes on
 full logits: both log-softmaxes, divergence per token, mean over tokens; eager, and with model and loss under
 torch.compile. Both sides use the same cores; every round runs each program once, in turn, and the table has medians.
-`loss` is that of the first step, which has to agree. "fused" never builds the logits (losses/vocabulary.py).
+"processor ms" is the time that a step kept processors busy, which counts where others use them too: with `taskset -c 0`
+before the command both sides have one thread, none of which waits for another. `loss` is that of the first step, which
+has to agree. "fused" never builds the logits (losses/vocabulary.py).
 """
 
 from __future__ import annotations
@@ -44,8 +46,8 @@ HIDDEN = (("student.features:final", "params.student.head"), ("teacher.features:
 TERMS = {
     "forward KL": Term(response.kd_loss, *LOGITS, kwargs={"temperature": 1.0}),
     "JSD": Term(response.jsd_loss, *LOGITS, kwargs={"beta": 0.5}),
-    "forward KL, fused": Term(vocabulary.fused_kd_loss, *HIDDEN, kwargs={"temperature": 1.0, "chunk": 256}),
-    "JSD, fused": Term(vocabulary.fused_jsd_loss, *HIDDEN, kwargs={"beta": 0.5, "chunk": 256}),
+    "forward KL, fused": Term(vocabulary.fused_kd_loss, *HIDDEN, kwargs={"temperature": 1.0, "chunk": 64}),
+    "JSD, fused": Term(vocabulary.fused_jsd_loss, *HIDDEN, kwargs={"beta": 0.5, "chunk": 64}),
 }
 
 
@@ -101,17 +103,25 @@ def torch_step(kind: str, networks: dict, tokens: np.ndarray, compiled: bool) ->
     return run
 
 
-def timed(programs: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, float], dict[str, Any]]:
-    """Returns ({name: median seconds}, {name: what the first call returned}); every round runs each program once."""
+def timed(
+    programs: dict[str, Callable[[], Any]], rounds: int
+) -> tuple[dict[str, float], dict[str, float], dict[str, Any]]:
+    """Returns ({name: median seconds}, the same of processor time, {name: what the first call returned}).
+
+    Every round runs each program once.
+    """
     first = {name: program() for name, program in programs.items()}
     seconds: dict[str, list[float]] = {name: [] for name in programs}
+    busy: dict[str, list[float]] = {name: [] for name in programs}
     for number in range(rounds + 1):
         for name, program in programs.items():
-            start = time.perf_counter()
+            start, before = time.perf_counter(), time.process_time()
             program()
             if number:
                 seconds[name].append(time.perf_counter() - start)
-    return {name: common.median(s) for name, s in seconds.items()}, first
+                busy[name].append(time.process_time() - before)
+    medians, used = ({name: common.median(s) for name, s in of.items()} for of in (seconds, busy))
+    return medians, used, first
 
 
 def main() -> None:
@@ -153,7 +163,7 @@ def main() -> None:
             network.to(DEVICE).load_state_dict(start["student"])
             pair = {"student": network.train(), "teacher": networks["teacher"].eval()}
             programs[f"PyTorch {'compiled' if compiled else 'eager'} {kind}"] = torch_step(kind, pair, tokens, compiled)
-        seconds, losses = timed(programs, args.rounds)
+        seconds, busy, losses = timed(programs, args.rounds)
         assert max(losses.values()) - min(losses.values()) < 1e-3 * max(losses.values()), losses
         eager = seconds[f"PyTorch eager {kind}"]
         for name, value in seconds.items():
@@ -163,6 +173,7 @@ def main() -> None:
                     "step": name,
                     "tokens/s": round(count / value),
                     "PyTorch eager = 1": f"{eager / value:.2f}",
+                    "processor ms": round(1e3 * busy[name]),
                     "temporary MB": megabytes,
                     "loss": f"{losses[name]:.6f}",
                 }
@@ -190,7 +201,7 @@ def main() -> None:
         "kd_jax generate": lambda: np.asarray(ours(params["teacher"], prompt, None, KEY).tokens),
         "PyTorch generate": torch_generate,
     }
-    seconds, texts = timed(programs, args.rounds)
+    seconds, _, texts = timed(programs, args.rounds)
     same = float((texts["kd_jax generate"] == texts["PyTorch generate"]).mean())
     for name, value in seconds.items():
         ratio = f"{seconds['PyTorch generate'] / value:.2f}"

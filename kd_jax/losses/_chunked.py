@@ -60,7 +60,10 @@ def _floats(options: Mapping[str, Array]) -> dict[str, Array]:
 def _chunk(
     settings: Settings, needs: tuple, shared: PyTree, tokens: PyTree, valid: Array, cotangent: Array
 ) -> tuple[Array, PyTree, PyTree]:
-    """Returns the loss [tokens] of one chunk and the gradients by `tokens` and by `shared`; None where not needed."""
+    """Returns the loss [tokens] of one chunk and the gradients by `tokens` and by `shared`; None where not needed.
+
+    Those of the heads are [D, V], of which XLA's CPU compiler takes the product in half the time of [V, D].
+    """
     hidden = {k: jnp.where(valid[:, None], h, 0) for k, h in tokens["hidden"].items()}  # NaN in padding ends here
     heads, projected = shared["head"], {}
     for side, head in heads.items():
@@ -83,7 +86,7 @@ def _chunk(
         d = d.astype(hidden[side].dtype)
         transposed = side in settings.transposed
         d_hidden[side] = _matmul("nv,vd->nd" if transposed else "nv,dv->nd", d, heads[side])
-        d_head[side] = _matmul("nv,nd->vd", d, hidden[side]) if transposed else _matmul("nd,nv->dv", hidden[side], d)
+        d_head[side] = _matmul("nd,nv->dv", hidden[side], d)
     by_tokens = _needed({"hidden": d_hidden, "options": d_options}, needs[0])
     by_shared = _needed({"head": d_head, "bias": d_bias, "numbers": d_numbers}, needs[1])
     return jnp.where(valid, values, 0), by_tokens, by_shared
@@ -126,6 +129,7 @@ def _scan(
     by_class = (*settings.token_axes, *([settings.vocabulary_axis] if settings.vocabulary_axis else []))
     zeros = {k: _varying(z, settings.token_axes if k == "numbers" else by_class) for k, z in zeros.items()}
     sums, rows = jax.lax.scan(step, zeros, chunks)
+    sums["head"] = {k: g.T if k in settings.transposed and g is not None else g for k, g in sums["head"].items()}
     values, by_tokens = jax.tree.map(lambda x: x.reshape(steps * size, *x.shape[2:])[:number], rows)
     if settings.token_axes:
         sums = jax.lax.psum(sums, settings.token_axes)

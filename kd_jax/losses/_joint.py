@@ -150,8 +150,16 @@ def _scan(settings: Settings, needs: PyTree, sides: PyTree, tokens: PyTree, shar
     values, by_token = jax.tree.map(lambda x: x.reshape(*leading, *x.shape[1:]), (values, by_token))
     if settings.token_axes:
         total, sums = jax.lax.psum((total, sums), settings.token_axes)
-    gradients = {name: {"hidden": by_token[name], **sums[name]} for name in sides}
+    gradients = {
+        name: {"hidden": by_token[name], **sums[name], "heads": _as_given(settings.sides[name], sums[name]["heads"])}
+        for name in sides
+    }
     return (total, values), gradients
+
+
+def _as_given(side: Side, by_heads: tuple[Array | None, ...]) -> tuple[Array | None, ...]:
+    """Gradients [D, V] of heads as these are: [V, D] where they are by class."""
+    return tuple(g.T if by_class and g is not None else g for g, by_class in zip(by_heads, side.by_class, strict=True))
 
 
 def _chunk(settings: Settings, needs: PyTree, heads: PyTree, shared: tuple, chunk: PyTree) -> tuple:
@@ -199,7 +207,10 @@ def _without_unread(hidden: PyTree, where: tuple[Array | None, ...]) -> PyTree:
 
 
 def _by_side(side: Side, needs: PyTree, hidden: tuple, heads: PyTree, d: Array) -> tuple[tuple, dict[str, Any]]:
-    """Returns the gradients (by hidden states, {"heads", "bias"}) from those by the projected states, as needed."""
+    """Returns the gradients (by hidden states, {"heads", "bias"}) from those by the projected states, as needed.
+
+    Those of every head are [D, V], of which XLA's CPU compiler takes the product in half the time of [V, D].
+    """
     by_hidden, by_heads = [], []
     for h, w, by_class, of_hidden, of_head in zip(
         hidden, heads["heads"], side.by_class, needs["hidden"], needs["heads"], strict=True
@@ -208,10 +219,7 @@ def _by_side(side: Side, needs: PyTree, hidden: tuple, heads: PyTree, d: Array) 
         by_hidden.append(
             _matmul("nv,vd->nd" if by_class else "nv,dv->nd", low, w).astype(h.dtype) if of_hidden else None
         )
-        if of_head:
-            by_heads.append(_matmul("nv,nd->vd", low, h) if by_class else _matmul("nd,nv->dv", h, low))
-        else:
-            by_heads.append(None)
+        by_heads.append(_matmul("nd,nv->dv", h, low) if of_head else None)
     bias = jnp.sum(d, axis=0) if needs["bias"] else None
     return tuple(by_hidden), {"heads": tuple(by_heads), "bias": bias}
 

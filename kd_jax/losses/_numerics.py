@@ -132,19 +132,24 @@ def expected(p: Array, values: Array) -> Array:
 def log_probs(logits: Array, temperature: Array | float = 1.0, axis_name: str | None = None) -> Array:
     """Computes log softmax(logits / T) over the last axis, sharded over a mesh axis or not.
 
-    ValueError for one logit: its softmax is 1 whatever it is, so a loss of it teaches nothing.
+    ValueError for one logit.
     """
-    if axis_name is None and logits.shape[-1] == 1:
-        raise ValueError(
-            f"a softmax over one logit {logits.shape} is 1 whatever the network says: one output is for "
-            "losses.task.binary_cross_entropy_loss, mean_squared_loss or logit_mse_loss"
-        )
+    _require_several(logits, axis_name)
     scaled = softened(logits, temperature)
     if axis_name is None:
         return jax.nn.log_softmax(scaled, axis=-1)
     peak = jax.lax.pmax(jax.lax.stop_gradient(jnp.max(scaled, axis=-1, keepdims=True)), axis_name)
     shifted = scaled - peak
     return shifted - jnp.log(over_shards(jnp.sum(jnp.exp(shifted), axis=-1, keepdims=True), axis_name))
+
+
+def _require_several(logits: Array, axis_name: str | None) -> None:
+    """Raises ValueError for one logit: its softmax is 1 whatever it is, so a loss of it teaches nothing."""
+    if axis_name is None and logits.shape[-1] == 1:
+        raise ValueError(
+            f"a softmax over one logit {logits.shape} is 1 whatever the network says: one output is for "
+            "losses.task.binary_cross_entropy_loss, mean_squared_loss or logit_mse_loss"
+        )
 
 
 def over_shards(partial_sum: Array, axis_name: str | None) -> Array:
@@ -163,6 +168,32 @@ def kl(log_p: Array, log_q: Array, axis_name: str | None = None) -> Array:
     support = p > 0
     terms = p * (jnp.where(support, log_p, 0) - jnp.where(support, log_q, 0))
     return over_shards(jnp.sum(terms, axis=-1), axis_name)
+
+
+def kl_of_logits(
+    p_logits: Array, q_logits: Array, temperature: Array | float = 1.0, axis_name: str | None = None
+) -> Array:
+    """Computes kl of both log_probs in fewer passes: the probabilities are exponentials that are never divided.
+
+    KL = sum e_p (p - q) / sum e_p + log(sum e_q / sum e_p), of logits minus their peak and e their exponentials: what
+    the gradient needs is there, e_p and e_q, and no array of the logits' size holds their logarithms.
+    """
+    _require_several(p_logits, axis_name)
+    p, q = (_below_peak(z, temperature, axis_name) for z in (p_logits, q_logits))
+    weights = jnp.exp(p)
+    terms = weights * jnp.where(weights > 0, p - q, 0)
+    sums = (over_shards(jnp.sum(x, axis=-1), axis_name) for x in (terms, weights, jnp.exp(q)))
+    expected_difference, of_p, of_q = sums
+    return expected_difference / of_p + jnp.log(of_q / of_p)
+
+
+def _below_peak(logits: Array, temperature: Array | float, axis_name: str | None) -> Array:
+    """Computes (logits - their maximum) / T, -inf where they are, by a product: XLA keeps what it divides by T."""
+    peak = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    peak = peak if axis_name is None else jax.lax.pmax(peak, axis_name)
+    peak = jnp.where(possible(peak), peak, 0)
+    there = possible(logits)
+    return jnp.where(there, (jnp.where(there, logits, 0) - peak) * (1 / over_classes(temperature, logits)), -jnp.inf)
 
 
 def safe_norm(x: Array, axis: int | tuple[int, ...] = -1, keepdims: bool = False) -> Array:

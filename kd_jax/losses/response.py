@@ -19,6 +19,7 @@ from kd_jax.losses._numerics import (
     difference,
     expected,
     kl,
+    kl_of_logits,
     log_probs,
     mean_possible,
     over_shards,
@@ -82,8 +83,7 @@ def kd_loss(
     As RepDistiller and mdistiller; torchdistill without labels, and TextBrewer, leave T^2 out.
     """
     s, t = _both("kd_loss", student_logits, teacher_logits)
-    log_s, log_t = log_probs(s, temperature, axis_name), log_probs(t, temperature, axis_name)
-    return squared(temperature, s) * kl(log_t, log_s, axis_name)
+    return squared(temperature, s) * kl_of_logits(t, s, temperature, axis_name)
 
 
 @by_token
@@ -131,8 +131,7 @@ def reverse_kl_loss(
     (there over whole sequences; here a position).
     """
     s, t = _both("reverse_kl_loss", student_logits, teacher_logits)
-    log_s, log_t = log_probs(s, temperature, axis_name), log_probs(t, temperature, axis_name)
-    return squared(temperature, s) * kl(log_s, log_t, axis_name)
+    return squared(temperature, s) * kl_of_logits(s, t, temperature, axis_name)
 
 
 @by_token

@@ -24,9 +24,9 @@ from kd_jax.types import Array, PyTree
 HEAD, ADAPTERS = "head", ("lora_a", "lora_b")  # a head that is not tied, and what models/lora.py lays beside it
 INIT = nn.initializers.normal(0.02)  # of every matrix, as in GPT-2 and Llama
 ALL = 2**30  # a window that reaches every token
-# Of what exists at a time in losses and scores: logits (16 MiB of float32), tokens. A product with the head waits for
-# the head to be read where there are fewer.
-LOGITS, LEAST = 2**22, 64
+# Of what exists at a time in losses and scores: tokens, and logits (16 MiB of float32; on a CPU 2 MiB, which stay in a
+# core's cache). A product with the head waits for the head to be read where there are fewer tokens.
+LEAST, LOGITS, LOGITS_ON_CPU = 64, 2**22, 2**19
 ACTIVATIONS = {"silu": nn.silu, "gelu": lambda x: nn.gelu(x, approximate=False), "gelu_tanh": nn.gelu, "relu": nn.relu}
 
 
@@ -259,7 +259,7 @@ def dense(o: Options, features: int, bias: bool, name: str | None = None) -> Den
 
 def tokens_at_once(vocabulary: int, width: int) -> int:
     """Returns how many tokens' logits exist at a time: an eighth of the head, at least LEAST tokens or LOGITS."""
-    return max(LEAST, width // 8, LOGITS // vocabulary)
+    return max(LEAST, width // 8, (LOGITS_ON_CPU if jax.default_backend() == "cpu" else LOGITS) // vocabulary)
 
 
 def built(logits: Projected) -> Array:
@@ -285,10 +285,17 @@ def segment_positions(segments: Array) -> Array:
     return slots - jax.lax.cummax(jnp.where(starts, slots, 0), axis=1)
 
 
-def angles_of(o: Options, positions: Array, length: int, local: bool = False) -> tuple[Array, Array]:
-    """Returns (cos, sin) of rotary positions, as rotary.angles; `length`: a row's room, `local`: by local_theta."""
-    theta = o.local_theta if local else o.theta
-    return rotary.angles(positions, o.rotary_width, theta, {} if local else dict(o.rope_scaling), length)
+def angles_of(o: Options, positions: Array, length: int, reach: Any, local: bool = False) -> tuple[Array, Array]:
+    """Returns (cos, sin) of rotary positions, as rotary.angles; `length`: a row's room, `local`: by local_theta.
+
+    Positions all below an int `reach` are looked up in constants: XLA takes cosines again for every head otherwise.
+    """
+    theta, scaling = (o.local_theta, {}) if local else (o.theta, dict(o.rope_scaling))
+    if not isinstance(reach, int):
+        return rotary.angles(positions, o.rotary_width, theta, scaling, length)
+    with jax.ensure_compile_time_eval():
+        cos, sin = rotary.angles(jnp.arange(reach)[None], o.rotary_width, theta, scaling, length)
+    return jnp.take(cos[0], positions, axis=0), jnp.take(sin[0], positions, axis=0)
 
 
 def write(whole: Array, new: Array, slot: Array) -> Array:
