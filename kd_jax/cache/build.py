@@ -15,7 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
-from kd_jax.cache.model import decode, encode
+from kd_jax.cache.model import decode, encode, parts_of
 from kd_jax.cache.open import hash_of
 from kd_jax.cache.plan import TeacherCache
 from kd_jax.core.paths import Path, lookup
@@ -278,12 +278,13 @@ def _answer(cache: TeacherCache, train: bool) -> Callable[..., tuple[dict[str, A
 
     def answer(variables: tuple[PyTree, PyTree], extra: PyTree, batch: Mapping[str, Array]):
         outputs = ask(variables, extra, batch)
-        fields = encode(cache.store, outputs)
-        stored = decode(cache.store, outputs.logits.shape[-1], fields)
+        fields, parts = encode(cache.store, outputs), parts_of(cache.store, outputs)
+        stored = decode(cache.store, 0 if parts is not None else outputs.logits.shape[-1], fields, parts)
         # A logit of -inf is a class that cannot be; all else is a number, and must still be one in the cache's type.
-        lost = [jnp.isnan(stored.logits) | (stored.logits == jnp.inf)]
+        pairs = list(zip(jax.tree.leaves(stored.logits), jax.tree.leaves(outputs.logits), strict=True))
+        lost = [jnp.isnan(x) | (x == jnp.inf) for x, _ in pairs]
         if not cache.store.k:
-            lost += [jnp.isneginf(stored.logits) & ~jnp.isneginf(outputs.logits)]
+            lost += [jnp.isneginf(x) & ~jnp.isneginf(said) for x, said in pairs]
         lost += [~jnp.isfinite(stored.features[tap]) for tap in cache.store.features]
         wrong = functools.reduce(jnp.logical_or, [x.reshape(len(x), -1).any(-1) for x in lost])
         return fields, jnp.where(wrong.any(), jnp.argmax(wrong), len(wrong))
