@@ -15,8 +15,9 @@ fgd          attention-weighted features in and out of the boxes, and a learned 
 mgd          the teacher's pyramid generated from the student's masked one (MGD: Yang et al. 2022, arXiv 2205.01529)
 pseudo       boxes that the teacher is sure of, as labels (STAC: Sohn et al. 2020, arXiv 2005.04757)
 imitation    features in the objects' region and beside it (DeFeat: Guo et al. 2021, arXiv 2103.14475)
-detr         as pseudo, and the teacher is a published DETR (Carion et al. 2020, arXiv 2005.12872), a folder of
-             transformers: --config.teacher.model.kwargs.path=FOLDER --config.teacher.initial.kwargs.path=FOLDER
+detr         as pseudo, and the teacher is a published DETR (Carion et al. 2020, arXiv 2005.12872) or RT-DETR (Zhao et
+             al. 2023, arXiv 2304.08069), a folder of transformers:
+             --config.teacher.model.kwargs.path=FOLDER --config.teacher.initial.kwargs.path=FOLDER
              --config.teacher.model.kwargs.chosen=(17,18) names those of its classes that are the classes of the data
 """
 
@@ -94,7 +95,7 @@ def knowledge(variant: str) -> dict:
     if variant == "cwd":
         return pyramid("cwd", "losses.dense.channel_wise_loss", weight=5.0, kwargs=dict(temperature=1.0))
     if variant == "fgd":
-        return fgd(weight=0.1)
+        return fgd(weight=0.01)
     if variant == "mgd":
         generator = part("models.method_connectors.mgd_generator", ratio=0.65, mask="pixel")
         return pyramid("mgd", "losses.feature.feature_sum_loss", weight=2e-4, connector=generator)
