@@ -123,13 +123,14 @@ class HybridEncoder(nn.Module):
     @nn.compact
     def __call__(self, maps: list[Array]) -> list[Array]:
         maps = [ConvNorm(self.features, 1, relu=False, name=f"input{i}")(x, False) for i, x in enumerate(maps)]
-        layers, *sizes = self.attention
+        layers, heads, units = self.attention
+        gelu = functools.partial(nn.gelu, approximate=False)
         for n, level in enumerate(self.attended if layers else ()):
             x = maps[level]
             place = jnp.asarray(sines(x.shape[1], x.shape[2], self.features) * self.positions)[None]
             y = x.reshape(len(x), -1, self.features)
             for i in range(layers):
-                y = Layer(*sizes, functools.partial(nn.gelu, approximate=False), name=f"attention{n}_{i}")(y, place)
+                y = Layer(heads, units, gelu, name=f"attention{n}_{i}")(y, place)
             maps[level] = y.reshape(x.shape)
         fuse, count = functools.partial(Fusion, self.features, self.hidden), len(maps) - 1
         down = [maps[-1]]
@@ -222,7 +223,8 @@ class RtDetr(nn.Module):
         scores = nn.Dense(self.num_classes, name="enc_score_head")(cells).max(-1)
         boxes = Mlp((self.width, self.width, 4), name="enc_bbox_head")(cells) + anchors[None]
         _, chosen = jax.lax.top_k(scores, min(self.queries, scores.shape[1]))
-        return tuple(jnp.take_along_axis(x, chosen[..., None], axis=1) for x in (cells, boxes))
+        cells, boxes = (jnp.take_along_axis(x, chosen[..., None], axis=1) for x in (cells, boxes))
+        return cells, boxes
 
 
 def logit(p: Array, least: float = 1e-5) -> Array:
@@ -239,7 +241,7 @@ def anchors_of(sizes: tuple[tuple[int, int], ...]) -> tuple[np.ndarray, np.ndarr
     boxes = np.concatenate(parts)
     valid = ((boxes > MARGIN) & (boxes < 1 - MARGIN)).all(-1, keepdims=True)
     logits = np.where(valid, np.log(boxes / (1 - boxes)), np.finfo(np.float32).max)
-    return logits.astype(np.float32), valid.astype(np.float32)
+    return np.asarray(logits, np.float32), np.asarray(valid, np.float32)
 
 
 def sines(height: int, width: int, features: int, longest: float = 10000.0) -> np.ndarray:
