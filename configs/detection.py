@@ -10,12 +10,14 @@ images that no other scene has. The teacher has all boxes, the student those of 
 response     class probabilities, weighted by how far apart they are (Yang et al. 2023, arXiv 2308.14286); the default
 ld           the distributions of the boxes' sides, beside the response (LD: Zheng et al. 2021, arXiv 2102.12252)
 cwd          where each channel of the pyramid is active (CWD: Shu et al. 2020, arXiv 2011.13256)
-fgd          attention-weighted features in and out of the boxes (FGD: Yang et al. 2021, arXiv 2111.11837)
+fgd          attention-weighted features in and out of the boxes, and a learned context of all cells (FGD: Yang et al.
+             2021, arXiv 2111.11837)
 mgd          the teacher's pyramid generated from the student's masked one (MGD: Yang et al. 2022, arXiv 2205.01529)
 pseudo       boxes that the teacher is sure of, as labels (STAC: Sohn et al. 2020, arXiv 2005.04757)
 imitation    features in the objects' region and beside it (DeFeat: Guo et al. 2021, arXiv 2103.14475)
-detr         as pseudo, and the teacher is a published DETR (Carion et al. 2020, arXiv 2005.12872), a folder of
-             transformers: --config.teacher.model.kwargs.path=FOLDER --config.teacher.initial.kwargs.path=FOLDER
+detr         as pseudo, and the teacher is a published DETR (Carion et al. 2020, arXiv 2005.12872) or RT-DETR (Zhao et
+             al. 2023, arXiv 2304.08069), a folder of transformers:
+             --config.teacher.model.kwargs.path=FOLDER --config.teacher.initial.kwargs.path=FOLDER
              --config.teacher.model.kwargs.chosen=(17,18) names those of its classes that are the classes of the data
 """
 
@@ -25,6 +27,9 @@ from kd_jax.config import base, finish, parse, part, term, training
 
 VARIANTS = ("response", "ld", "cwd", "fgd", "mgd", "pseudo", "imitation")
 LEVELS = (0, 1)  # of the pyramid, of strides 4 and 8
+GLOBAL = 5e-6  # of FGD's global part, where the focal one has 1e-3 in the boxes, as the authors' one-stage detectors
+# FGD's attention, a softmax of mean |features|. They are 3 to 4 here: at the published 0.5 one cell has 0.7 of it all.
+TEMPERATURE = 5.0
 ALIGN = part("models.connectors.conv1x1")
 REGIONS = {"objects": "batch.label", "image": "batch.image"}  # of the picture the size alone
 
@@ -70,6 +75,21 @@ def pyramid(
     }
 
 
+def fgd(weight: float) -> dict:
+    """Returns FGD's terms: the focal part needs boxes, the global one compares what the focal one has aligned."""
+    options = dict(options=REGIONS, where="batch.labelled", kwargs=dict(temperature=TEMPERATURE))
+    terms = pyramid("fgd", "losses.detection_distillation.focal_region_loss", weight=weight, **options)
+    for i in LEVELS:
+        pair = (f"fgd{i}/connector.logits", f"teacher.features:fpn{i}")
+        terms[f"context{i}"] = term(
+            "losses.feature.feature_sum_loss",
+            pair,
+            weight=weight * GLOBAL,
+            connector=part("models.context_connectors.context_blocks"),
+        )
+    return terms
+
+
 def knowledge(variant: str) -> dict:
     labelled = dict(options=REGIONS, where="batch.labelled")
     if variant == "ld":
@@ -77,7 +97,7 @@ def knowledge(variant: str) -> dict:
     if variant == "cwd":
         return pyramid("cwd", "losses.dense.channel_wise_loss", weight=5.0, kwargs=dict(temperature=1.0))
     if variant == "fgd":
-        return pyramid("fgd", "losses.detection_distillation.focal_region_loss", weight=10.0, **labelled)
+        return fgd(weight=1.0)
     if variant == "mgd":
         generator = part("models.method_connectors.mgd_generator", ratio=0.65, mask="pixel")
         return pyramid("mgd", "losses.feature.feature_sum_loss", weight=2e-4, connector=generator)

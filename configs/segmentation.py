@@ -81,4 +81,7 @@ def get_config(arg: str = "") -> ConfigDict:
     if variant.variant == "structured":
         holistic(config)
     config.log_every, config.eval_every = 40, 100
-    return finish(config, variant)
+    small = dict(student=dict(model=dict(kwargs=dict(widths=(4, 8)))))
+    if "vit" not in variant.flags:
+        small["teacher"] = dict(model=dict(kwargs=dict(widths=(6, 8))))
+    return finish(config, variant, tiny=small)

@@ -58,7 +58,8 @@ def get_config(arg: str = "") -> ConfigDict:
         return finish(config, variant, tiny=whisper(config))
     transcription(config, variant.variant)
     few = dict(data=dict(utterances=(32, 8, 8), labels=16), eval_batch_size=8)
-    return finish(config, variant, tiny=few | dict(teacher=dict(model=dict(kwargs=dict(width=16)))))
+    small = {role: dict(model=dict(kwargs=dict(width=16, depth=1))) for role in ("teacher", "student")}
+    return finish(config, variant, tiny=few | small)
 
 
 def language(config: ConfigDict) -> None:

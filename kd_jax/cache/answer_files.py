@@ -134,8 +134,13 @@ def open_cache(folder: Path) -> tuple[dict[str, Answers], dict[str, Store], dict
                 f"The cache {folder} has answers to augmented pictures, which are those of one config: name it as "
                 "config.teacher.cache.directory. Answers for every run are built without augmentation."
             )
-        opened[split] = answers.open_answers(folder / split)
         store = manifest["answers"]
+        if arrays := store.get("arrays"):
+            raise CacheError(
+                f"The cache {folder} has answers of several arrays, {', '.join(arrays)}, which are read where their "
+                "teacher is configured: name the folder as config.teacher.cache.directory."
+            )
+        opened[split] = answers.open_answers(folder / split)
         taps = tuple(
             name.removeprefix("features:")
             for name in opened[split].fields

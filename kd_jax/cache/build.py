@@ -15,7 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
-from kd_jax.cache.model import decode, encode, stored_top
+from kd_jax.cache.model import decode, encode, parts_of, stored_top
 from kd_jax.cache.open import hash_of
 from kd_jax.cache.plan import TeacherCache
 from kd_jax.core.chunked import answer_of
@@ -279,18 +279,19 @@ def _answer(cache: TeacherCache, train: bool) -> Callable[..., tuple[dict[str, A
 
     def answer(variables: tuple[PyTree, PyTree], extra: PyTree, batch: Mapping[str, Array]):
         outputs = ask(variables, extra, batch)
-        classes = outputs.logits.shape[-1]
-        fields = encode(cache.store, outputs, answer_of(outputs))
-        stored = decode(cache.store, classes, fields)
+        fields, parts = encode(cache.store, outputs, answer_of(outputs)), parts_of(cache.store, outputs)
+        classes = 0 if parts is not None else outputs.logits.shape[-1]
+        stored = decode(cache.store, classes, fields, parts)
         # A logit of -inf is a class that cannot be; all else is a number, and must still be one in the cache's type.
         if cache.store.k:  # of these alone: the logits are not built
             log_p, _, rest = stored_top(cache.store, classes, fields)
             numbers = [log_p, rest] if classes > log_p.shape[-1] else [log_p]
         else:
-            numbers = [stored.logits]
+            numbers = jax.tree.leaves(stored.logits)
         lost = [jnp.isnan(x) | (x == jnp.inf) for x in numbers]
         if not cache.store.k:
-            lost += [jnp.isneginf(stored.logits) & ~jnp.isneginf(outputs.logits)]
+            said = jax.tree.leaves(outputs.logits)
+            lost += [jnp.isneginf(x) & ~jnp.isneginf(y) for x, y in zip(numbers, said, strict=True)]
         lost += [~jnp.isfinite(stored.features[tap]) for tap in cache.store.features]
         wrong = functools.reduce(jnp.logical_or, [x.reshape(len(x), -1).any(-1) for x in lost])
         return fields, jnp.where(wrong.any(), jnp.argmax(wrong), len(wrong))

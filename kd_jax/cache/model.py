@@ -79,13 +79,11 @@ def unpack(name: str, fields: Mapping[str, Array]) -> Array:
 def encode(store: Store, outputs: Outputs, answer: Projected | Array | None = None) -> dict[str, Array]:
     """Returns the fields of the answers to a batch; `answer` stands for the logits, where the k largest are stored.
 
-    `tail` is the log of the probability that the k classes leave to the others. Raises ValueError unless the logits
-    are [batch, ..., classes].
+    `tail` is the log of the probability that the k classes leave to the others. An answer of several arrays is one row,
+    `parts_of` says how they follow each other. Raises ValueError where answers are neither logits [batch, ..., classes]
+    nor several float arrays [batch, ...], and for those with k or with uint8, whose steps are those of rows of classes.
     """
-    logits = outputs.logits
-    if not hasattr(logits, "shape") or logits.ndim < 2:
-        shapes = jax.tree.map(jnp.shape, logits)
-        raise ValueError(f"A teacher cache holds logits [batch, ..., classes]; this teacher returns {shapes}.")
+    logits = outputs.logits if parts_of(store, outputs) is None else _joined(outputs.logits)
     fields: dict[str, Array] = {}
     if store.k:
         top, ids, fields["tail"] = likeliest(logits if answer is None else answer, store.k, store.temperature)
@@ -98,14 +96,50 @@ def encode(store: Store, outputs: Outputs, answer: Projected | Array | None = No
     return fields
 
 
-def decode(store: Store, classes: int, fields: Mapping[str, Array]) -> Outputs:
-    """Returns the Outputs that the fields of answers hold, all float32.
+def parts_of(store: Store, outputs: Outputs) -> PyTree | None:
+    """Returns the shapes of one answer of several arrays, None of plain logits; raises the errors of `encode`."""
+    logits = outputs.logits
+    if hasattr(logits, "shape") and logits.ndim > 1:
+        return None
+    leaves = [(jnp.shape(x), jnp.result_type(x)) for x in jax.tree.leaves(logits)]
+    rows = {shape[:1] for shape, _ in leaves}
+    small = all(jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize <= 4 for _, dtype in leaves)
+    if hasattr(logits, "shape") or len(rows) != 1 or rows == {()} or not small:
+        shapes = jax.tree.map(lambda x: f"{jnp.result_type(x)}{[*jnp.shape(x)]}", logits)
+        raise ValueError(
+            "A teacher cache holds logits [batch, ..., classes], or several float arrays [batch, ...]; this teacher "
+            f"returns {shapes}."
+        )
+    if store.k or store.dtype == "uint8":
+        asked = f"k={store.k}" if store.k else "dtype='uint8'"
+        raise ValueError(
+            f"teacher.cache.{asked} is of rows of logits, and this teacher answers several arrays: take k=0 and "
+            "float32, bfloat16 or float16."
+        )
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x)[1:], jnp.result_type(x)), logits)
+
+
+def _joined(logits: PyTree) -> Array:
+    return jnp.concatenate([x.reshape(len(x), -1).astype(jnp.float32) for x in jax.tree.leaves(logits)], axis=1)
+
+
+def _parted(row: Array, parts: PyTree) -> PyTree:
+    leaves, tree = jax.tree.flatten(parts)
+    ends = [sum(math.prod(x.shape) for x in leaves[: i + 1]) for i in range(len(leaves))]
+    pieces = jnp.split(row, ends[:-1], axis=1)
+    return tree.unflatten([piece.reshape(-1, *x.shape) for piece, x in zip(pieces, leaves, strict=True)])
+
+
+def decode(store: Store, classes: int, fields: Mapping[str, Array], parts: PyTree | None = None) -> Outputs:
+    """Returns the Outputs that the fields of answers hold, all float32; `parts` are those of several arrays.
 
     Of top-k answers the logits are temperature * log-probabilities, with the tail spread evenly over the other
     classes: exact for the k classes and for the sum of the others, at that temperature. Of tokens they are the
     feature LIKELIEST too, from which losses and scores build a few at a time.
     """
     features = {tap: unpack(f"features:{tap}", fields) for tap in store.features}
+    if parts is not None:
+        return Outputs(_parted(unpack("logits", fields), parts), features)
     if not store.k:
         return Outputs(unpack("logits", fields), features)
     log_p, ids, rest = stored_top(store, classes, fields)
@@ -129,6 +163,7 @@ class CachedTeacher:
 
     store: Store
     classes: int
+    parts: PyTree | None = None  # the shapes of an answer of several arrays
 
     def init(self, key: Array, *inputs: Array) -> tuple[PyTree, PyTree]:
         return {}, {}
@@ -136,7 +171,7 @@ class CachedTeacher:
     def apply(
         self, params: PyTree, stats: PyTree, *inputs: Array, train: bool, key: Array, taps: tuple[str, ...] = ()
     ) -> tuple[Outputs, PyTree]:
-        outputs = decode(self.store, self.classes, dict(zip(self.store.names, inputs, strict=True)))
+        outputs = decode(self.store, self.classes, dict(zip(self.store.names, inputs, strict=True)), self.parts)
         for tap in taps:
             if tap != "*" and tap not in outputs.features:
                 raise ValueError(

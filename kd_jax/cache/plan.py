@@ -19,7 +19,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from kd_jax import prng
-from kd_jax.cache.model import CachedTeacher, Store, encode
+from kd_jax.cache.model import CachedTeacher, Store, encode, parts_of
 from kd_jax.config.fields import teachers_of
 from kd_jax.core.chunked import projection_tap
 from kd_jax.core.paths import lookup
@@ -202,7 +202,7 @@ def _planned_split(
 
 def _with_shapes(cache: TeacherCache) -> TeacherCache:
     """With the fields of one answer and the model that reads them, from shapes alone."""
-    splits, size, classes = {}, cache.batch_size, 0
+    splits, size, classes, parts = {}, cache.batch_size, 0, None
     for split, (source, train, content, identity) in cache.splits.items():
         batch = batch_shapes(dataclasses.replace(source, answers={}), size)
         entries = jax.eval_shape(lambda b, train=train: cache.prepare(b, jax.random.key(0), train), batch)
@@ -218,7 +218,11 @@ def _with_shapes(cache: TeacherCache) -> TeacherCache:
             if x.shape[:1] != (size,):
                 raise ValueError(f"A cache holds one answer an example; {name} is {x.shape} for {size} examples.")
         fields = {name: (x.shape[1:], str(x.dtype)) for name, x in encoded.items()}
+        if (parts := parts_of(cache.store, outputs)) is None:
+            classes = outputs.logits.shape[-1]
+        else:  # caches of plain logits do not say so
+            shapes = {jax.tree_util.keystr(p): [*x.shape] for p, x in jax.tree_util.tree_leaves_with_path(parts)}
+            identity = {**identity, "answers": {**identity["answers"], "arrays": shapes}}
         splits[split] = CachedSplit(source, train, dataclasses.replace(content, fields=fields), identity)
-        classes = outputs.logits.shape[-1]
-    model = CachedTeacher(cache.store, classes)
+    model = CachedTeacher(cache.store, classes, parts)
     return dataclasses.replace(cache, splits=splits, stand_in=dataclasses.replace(cache.stand_in, model=model))

@@ -20,6 +20,8 @@ from kd_jax.types import Array, Model, Outputs, PyTree
 
 OUTPUTS = ("logits", "probabilities")
 _PROBED = 2  # examples of zeros by which the shapes of the answers are learnt
+# XLA's CPU client copies up to 100 KiB at once and leaves more to its threads (kSmallDataTransferByteSize).
+_AT_ONCE = 65536
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,7 +51,8 @@ class HostModel:
         one = self._probed(inputs)
         wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), jnp.float32), one)
         inputs = tuple(map(_everywhere, jax.lax.stop_gradient(inputs)))
-        answered = jax.pure_callback(self._ask, wanted, *inputs, vmap_method="sequential")
+        ask = functools.partial(self._ask, tuple(x.shape for x in inputs))
+        answered = jax.pure_callback(ask, wanted, *map(_pieces, inputs), vmap_method="sequential")
         logits, features = jax.tree.map(_everywhere, answered)
         if missing := [tap for tap in taps if tap != "*" and tap not in features]:
             raise ValueError(f"no tap {missing[0]!r}. The taps are: {', '.join(features) or 'none'}")
@@ -75,12 +78,13 @@ class HostModel:
             self.shapes[kinds] = logits, features
         return self.shapes[kinds]
 
-    def _ask(self, *inputs: Any) -> PyTree:
-        """The answers to a batch. What `fn` raises is kept for `failing`, since XLA would print it with its own frames.
+    def _ask(self, of: tuple[tuple[int, ...], ...], *inputs: Any) -> PyTree:
+        """The answers to a batch, whose arrays `of` these shapes come as `_pieces`.
 
-        The answers are NaN then, which no training goes on from.
+        What `fn` raises is kept for `failing`, since XLA would print it with its own frames. The answers are NaN then,
+        which no training goes on from.
         """
-        arrays = [np.asarray(x) for x in inputs]
+        arrays = [np.concatenate([*map(np.asarray, x)]).reshape(n) for n, x in zip(of, inputs, strict=True)]
         kinds = tuple((x.shape[1:], str(x.dtype)) for x in arrays)
         expected = jax.tree.map(lambda x: (len(arrays[0]), *x.shape[1:]), self.shapes[kinds], is_leaf=_is_array)
         try:
@@ -152,6 +156,18 @@ def _everywhere(x: Array) -> Array:
     if jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec())
+
+
+def _pieces(x: Array) -> tuple[Array, ...]:
+    """The array, flat, in pieces that the host gets at once.
+
+    Several CPU devices share their threads. While one asks the host the others hold theirs, since they wait for it in
+    the step's next sum over devices; a copy that is left to a thread then never ends, and the run hangs.
+    """
+    flat, count = x.reshape(-1), 1
+    if jax.default_backend() == "cpu" and jax.sharding.get_abstract_mesh().size > 1:
+        count = max(1, -(-x.size * x.dtype.itemsize // _AT_ONCE))
+    return tuple(jnp.array_split(flat, count))
 
 
 def _numbers(value: Any) -> np.ndarray:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd_jax.cache.model import TOP_IDS, TOP_LOG_PROBS, CachedTeacher, Store, decode, encode, pack, unpack
+from kd_jax.cache.model import TOP_IDS, TOP_LOG_PROBS, CachedTeacher, Store, decode, encode, pack, parts_of, unpack
 from kd_jax.types import Outputs
 
 RNG = np.random.default_rng(0)
@@ -32,6 +32,23 @@ def test_full_answers_come_back(dtype, relative, absolute):
         span = LOGITS.max(-1, keepdims=True) - LOGITS.min(-1, keepdims=True)
         assert (np.abs(decoded.logits - LOGITS) <= span / 254 / 2 * 1.001).all()
         assert np.abs(decoded.logits - LOGITS).max() > 1e-4
+
+
+@pytest.mark.parametrize(("dtype", "relative"), [("float32", 0), ("bfloat16", 4e-3), ("float16", 5e-4)])
+def test_answers_of_several_arrays_come_back_in_one_row(dtype, relative):
+    said = {
+        "boxes": {"sides": LOGITS, "points": LOGITS[:, 0, :2]},
+        "classes": LOGITS[:, :, 4:],
+        "count": LOGITS[:, 1, 1],
+    }
+    store, outputs = Store(dtype=dtype, features=("stage1",)), Outputs(said, FEATURES)
+    fields = encode(store, outputs)
+    assert set(fields) == set(store.names) and fields["logits"].shape == (6, 36 + 2 + 24 + 1)
+    decoded = decode(store, 0, fields, parts_of(store, outputs))
+    assert jax.tree.structure(decoded.logits) == jax.tree.structure(said)
+    for ours, theirs in zip(jax.tree.leaves(decoded.logits), jax.tree.leaves(said), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=relative)
+    np.testing.assert_allclose(decoded.features["stage1"], FEATURES["stage1"], rtol=relative)
 
 
 def test_impossible_classes_stay_impossible():
@@ -89,7 +106,18 @@ def test_the_model_has_no_parameters_and_knows_its_taps():
         (lambda: Store(k=-1), "k is 0 or more"),
         (lambda: Store(temperature=0.0), "temperature above 0"),
         (lambda: pack("x", jnp.ones(3), "uint8"), "x: 8 bits need an axis"),
-        (lambda: encode(Store(), Outputs((LOGITS, LOGITS))), "this teacher returns"),
+        (lambda: encode(Store(), Outputs(LOGITS[:, 0, 0])), r"this teacher returns float32\[6\]"),
+        (lambda: encode(Store(), Outputs((LOGITS, LOGITS[:2]))), r"several float arrays \[batch, ...\]; this teacher"),
+        (lambda: encode(Store(), Outputs({"logits": LOGITS, "scale": jnp.float32(1)})), r"'scale': 'float32\[\]'"),
+        (
+            lambda: encode(Store(), Outputs({"logits": LOGITS, "ids": LOGITS.astype(int)})),
+            r"'ids': 'int32\[6, 3, 12\]'",
+        ),
+        (
+            lambda: encode(Store(k=2), Outputs({"a": LOGITS})),
+            "teacher.cache.k=2 is of rows of logits, and",
+        ),
+        (lambda: encode(Store(dtype="uint8"), Outputs({"a": LOGITS})), "dtype='uint8' is of rows of logits"),
     ],
 )
 def test_what_cannot_be_stored(call, message):

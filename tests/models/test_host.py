@@ -1,5 +1,9 @@
 """Teachers that run on the host: scikit-learn, PyTorch, functions; cached or asked in every step, on 1 device or 8."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,6 +47,29 @@ def test_on_a_mesh_it_gets_the_whole_batch():
         out = answer(host_model(fn), jax.device_put(x, places)).logits
     np.testing.assert_allclose(out, x @ W, rtol=1e-5, atol=1e-5)
     assert sizes == [2, 16]  # zeros, whose answers have the shapes, and the batch
+
+
+LONG = """
+import jax, numpy as np
+from kd_jax.models import host_model
+
+mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+x = np.random.default_rng(0).normal(size=(16, 40000)).astype(np.float32)
+model = host_model(lambda x, y: (x[:, :3] + y, {"twice": 2 * x}))
+with jax.set_mesh(mesh):
+    place = lambda x: jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data")))
+    ask = jax.jit(lambda *x: model.apply({}, {}, *x, train=False, key=jax.random.key(0), taps=("twice",))[0])
+    out = ask(place(x), place(x[:, 5:8]))
+np.testing.assert_array_equal(out.logits, x[:, :3] + x[:, 5:8])
+np.testing.assert_array_equal(out.features["twice"], 2 * x)
+"""
+
+
+def test_on_a_mesh_it_gets_a_batch_of_megabytes():
+    # In a process of its own: what waits for threads that wait for it never ends.
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    ran = subprocess.run([sys.executable, "-c", LONG], env=environment, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
 
 
 def test_cached_and_asked_in_every_step_teach_the_same(tmp_path, capsys):

@@ -122,7 +122,7 @@ def test_what_does_not_fit_is_said(tmp_path):
         pretrained.of(tmp_path, chosen=(5,))
     other = tmp_path / "other"
     transformers.ResNetModel(transformers.ResNetConfig(**BACKBONES["basic"])).save_pretrained(other)
-    with pytest.raises(ValueError, match="model type is 'resnet'; detectors are read of 'detr'"):
+    with pytest.raises(ValueError, match="model type is 'resnet'; detectors are read of 'detr' and 'rt_detr'"):
         pretrained.of(other)
 
 

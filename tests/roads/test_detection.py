@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scheme_checks import config_module
 
 import kd_jax
 from kd_jax import predict
@@ -86,3 +87,22 @@ def test_own_pictures_are_learned_and_the_boxes_found(tmp_path):
     first = data.test.labels[:, 0]
     best = np.asarray(overlaps(answer["boxes"], np.broadcast_to(first[:, None, :4], answer["boxes"].shape))).max(1)
     assert np.median(best) > 0.6
+
+
+def test_a_cached_detector_teaches_as_the_detector_itself(tmp_path):
+    """Its answers are three arrays; they are stored once, exactly, and are read where the config names their folder."""
+    scored = []
+    for cache in ("auto", ""):
+        config = config_module("detection").get_config("ld,tiny")
+        config.baseline = config.report = False
+        config.data.limit, config.data.eval_limit = 64, 16
+        config.teacher.workdir, config.teacher.cache.directory = str(tmp_path / "teacher"), cache
+        models = kd_jax.run(config, tmp_path / f"run{cache}")["models"]
+        scored += [[models[name]["last"]["test"]["nll"] for name in ("teacher", "student")]]
+    np.testing.assert_allclose(*scored, rtol=1e-5)
+    (folder,) = (tmp_path / "teacher" / "cache").iterdir()
+    with pytest.raises(ValueError, match="answers of several arrays.*name the folder as config.teacher.cache"):
+        kd_jax.from_answers(path=folder)
+    config.teacher.cache.update({"directory": "auto", "k": 3})
+    with pytest.raises(ValueError, match="teacher.cache.k=3 is of rows of logits, and this teacher answers"):
+        kd_jax.run(config, tmp_path / "few")

@@ -83,7 +83,7 @@ def test_recordings_of_one_s_own_are_transcribed(recordings, tmp_path):
 def small(variant, **data):
     config = files.config_of(files.load(files.locate("speech.py")), f"{variant},tiny")
     config.baseline = config.report = False
-    config.mesh.axes.data = 1  # of the eight devices, which would all wait for the answers of a host
+    config.mesh.axes.data = 1  # of the eight devices: it compiles faster
     config.data.update(data)
     return config
 

@@ -34,22 +34,16 @@ UNCACHED = {  # and why answers to the pictures of each example are not enough
     ("architecture_search", "differentiable"): "shows the teacher",
     **{("compress", v): "copies parameters of the teacher" for v in config_module("compress").VARIANTS},
     ("contrastive", "sskd"): "SSKD rotates",
-    **{("detection", v): "A teacher cache holds logits" for v in config_module("detection").VARIANTS},
     ("dataset_distillation", "soft"): "shows the teacher",
     **{("data_free", v): "shows the teacher" for v in ("disagreement", "dafl", "dafl_statistics", "inversion")},
     **{("domain_adaptation", v): "The role 'adapted'" for v in ("statistics", "information")},
     ("foundation", "agglomerative"): "asks the teacher itself before the first step",
-    ("foundation", "clip"): "A teacher cache holds logits",
     ("foundation", "label_free"): "two examples at once",
     ("graph", "gnn"): "one answer an example",
     **{("policy", v): "copies parameters of the teacher" for v in config_module("policy").VARIANTS},
     ("speech", "whisper"): "copies parameters of the teacher",
     **{("transfer_sets", v): "two examples at once" for v in ("function_matching", "cutmix")},
 }
-
-
-# Waves of 100 kB and more wait in a callback for threads that the other CPU devices of a mesh hold: it would hang.
-ONE_DEVICE = {("speech", "vad")}
 NEEDED = {  # packages without which a variant is refused at its start
     **{("speech", v): ("jiwer",) for v in ("frame", "blank_free", "sequence")},
     ("speech", "vad"): ("onnxruntime", "silero_vad"),
@@ -88,8 +82,6 @@ def test_resumes_exactly_and_does_not_depend_on_the_mesh(name, variant, tmp_path
         with pytest.raises(Stopped):
             run(name, variant, tmp_path, "parts")
     assert run(name, variant, tmp_path, "parts") == whole
-    if (name, variant) in ONE_DEVICE:
-        return
     spread, _ = run(name, variant, tmp_path, "spread", data=4, fsdp=2)
     if (name, variant) not in CHAOTIC:
         assert_close(spread, whole[0])

@@ -8,6 +8,7 @@ weights. Taps: backbone (the last map), encoder, decoder, class_logits (of all c
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -68,6 +69,7 @@ class Layer(nn.Module):
 
     heads: int
     hidden: int
+    activation: Callable[[Array], Array] = nn.relu
 
     @nn.compact
     def __call__(self, x: Array, place: Array, memory: Array | None = None, their_place: Array | None = None) -> Array:
@@ -76,7 +78,7 @@ class Layer(nn.Module):
         if memory is not None and their_place is not None:
             y = Attention(self.heads, name="encoder_attn")(x, place, memory, their_place)
             x = nn.LayerNorm(EPSILON, name="encoder_attn_layer_norm")(x + y)
-        y = nn.Dense(x.shape[-1], name="fc2")(nn.relu(nn.Dense(self.hidden, name="fc1")(x)))
+        y = nn.Dense(x.shape[-1], name="fc2")(self.activation(nn.Dense(self.hidden, name="fc1")(x)))
         return nn.LayerNorm(EPSILON, name="final_layer_norm")(x + y)
 
 
