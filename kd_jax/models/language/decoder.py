@@ -29,6 +29,7 @@ from jax.sharding import PartitionSpec
 from kd_jax.models.language.blocked_attention import Seen
 from kd_jax.models.language.decoder_attention import Attention
 from kd_jax.models.language.decoder_experts import Experts
+from kd_jax.models.language.decoder_logits import built, tokens_at_once
 from kd_jax.models.language.decoder_parts import (
     ALL,
     HEAD,
@@ -38,9 +39,7 @@ from kd_jax.models.language.decoder_parts import (
     Norm,
     Options,
     angles_of,
-    built,
     segment_positions,
-    tokens_at_once,
     write,
 )
 from kd_jax.models.language.generation import Decoding

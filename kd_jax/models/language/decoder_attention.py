@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.models.language.blocked_attention import BLOCK, Seen, attend
-from kd_jax.models.language.decoder_parts import INIT, Norm, Options, dense, softcapped, write
+from kd_jax.models.language.decoder_logits import softcapped
+from kd_jax.models.language.decoder_parts import INIT, Norm, Options, dense, write
 from kd_jax.models.language.rotary import rotated
 from kd_jax.models.layers import Tap
 from kd_jax.types import Array

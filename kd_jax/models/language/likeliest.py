@@ -8,7 +8,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from kd_jax.models.language.decoder_parts import built
+from kd_jax.models.language.decoder_logits import built
 from kd_jax.models.projected import Projected
 from kd_jax.types import Array
 

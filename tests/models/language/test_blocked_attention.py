@@ -15,7 +15,7 @@ from kd_jax.models.language import decoder_families as families
 from kd_jax.models.language.blocked_attention import Seen, attend
 from kd_jax.models.language.decoder import decoding
 from kd_jax.models.language.decoder_attention import softmax_beside
-from kd_jax.models.language.decoder_parts import softcapped
+from kd_jax.models.language.decoder_logits import softcapped
 
 KEY = jax.random.key(0)
 BATCH, HEADS, KV, WIDTH = 2, 4, 2, 8
