@@ -124,9 +124,11 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     lines = ["| config | metric | seeds | teacher | student alone | student taught |", "|---|---|---|---|---|---|"]
     for row in rows:
         factor, sign = (100, " %") if row["unit"] == "%" else (1, "")
+        digits = 1 if factor * abs(row["student"]["mean"]) >= 10 or row["unit"] == "%" else 2
         teachers = [row[r] for r in row if isinstance(row[r], dict) and r not in ("baseline", "student")]
-        cells = [" and ".join(f"{factor * teacher['mean']:.1f}{sign}" for teacher in teachers) or "-"]
-        cells += [f"{factor * row[r]['mean']:.1f} ± {factor * row[r]['std']:.1f}" for r in ("baseline", "student")]
+        cells = [" and ".join(f"{factor * teacher['mean']:.{digits}f}{sign}" for teacher in teachers) or "-"]
+        spread = ((factor * row[r]["mean"], factor * row[r]["std"]) for r in ("baseline", "student"))
+        cells += [f"{mean:.{digits}f} ± {std:.{digits}f}" for mean, std in spread]
         lines.append(f"| `{row['config']}:{row['variant']}` | {row['metric']} | {row['seeds']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
