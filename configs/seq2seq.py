@@ -36,7 +36,7 @@ def get_config(arg: str = ""):
         adam = dict(name="adamw", learning_rate=3e-3, weight_decay=0.0, kwargs=dict(b2=0.99, weight_decay=0.01))
         train.optimizer.update(dict(**adam, clip_norm=1.0, warmup=0.05))
     config.log_every, config.eval_every, config.eval_batch_size = 50, 500, 200
-    config.summary = part("schemes.text_summary.error_rate")
+    config.summary = part("schemes.text_summary.error_rate", unit="phoneme", answer="word")
     config.terms = supervised()
     if method in ("sequence", "interpolated"):
         choose = "best" if method == "sequence" else "nearest"

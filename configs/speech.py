@@ -123,7 +123,8 @@ def whisper(config: ConfigDict) -> dict:
     decoding = "models.speech.whisper_decoding.decoding"
     options = dict(prompt=0, beams=0, word_errors=0.1, batch=50, decoding=decoding)
     config.scheme = ConfigDict(part("schemes.sequence_level.build", **options))
-    config.summary = ConfigDict(part("schemes.text_summary.error_rate", prompt=0, count=200, decoding=decoding))
+    words = dict(prompt=0, count=200, decoding=decoding, unit="word", answer="recording")
+    config.summary = ConfigDict(part("schemes.text_summary.error_rate", **words))
     config.log_every, config.eval_every, config.eval_batch_size = 50, 150, 50
     small = dict(width=16, encoder_depth=1)
     few = dict(

@@ -138,10 +138,13 @@ def error_rate(
     shown: NotNegative[int] = 5,
     role: str = "student",
     decoding: str = "models.language.seq2seq.decoding",
+    unit: str = "token",
+    answer: str = "text",
 ) -> Summary:
-    """Returns a summary of greedy answers to `count` test sources: their token error rate, and how many are right.
+    """Returns a summary of greedy answers to `count` test sources: their error rate, and how many are right.
 
-    Rate = (sum of edit distances) / (sum of the data's lengths in tokens); of phonemes it is the phoneme error rate.
+    Rate = (sum of edit distances) / (sum of the data's lengths), both in what spaces separate. The report calls that a
+    `unit` (a phoneme, a word), and what is answered to an `answer` (a word, a recording).
     """
     source = sources["test"]
     prompts, count = prompts_of(source, prompt), min(count, len(source))
@@ -158,11 +161,11 @@ def error_rate(
         wrong = sum(edit_distance(mine.split(), theirs.split()) for mine, theirs in pairs)
         rate = wrong / sum(len(theirs.split()) for theirs in wanted)
         right = sum(mine == theirs for mine, theirs in pairs)
-        lead = "Greedy answers to test words, compared with the dictionary; the error rate is edit distance / length."
+        lead = f"Greedy answers to test {answer}s beside the data's; the error rate is edit distance / length."
         row = ["", f"{100 * rate:.2f}%", f"{100 * right / count:.1f}%", count]
-        columns = ["", "phoneme error rate", "words right", "words"]
+        columns = ["", f"{unit} error rate", f"{answer}s right", f"{answer}s"]
         texts = [f"{mine}\n(data: {theirs})" for mine, theirs in pairs[:shown]]
-        labels = [f"word {i + 1}" for i in range(len(texts))]
+        labels = [f"{answer} {i + 1}" for i in range(len(texts))]
         return [
             {"kind": "table", "title": "Errors", "lead": lead, "columns": columns, "rows": [row]},
             {"kind": "texts", "title": "What they say", "lead": lead, "labels": labels, "texts": texts},

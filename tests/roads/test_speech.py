@@ -153,6 +153,8 @@ def test_a_student_of_whisper_writes_what_it_hears(tmp_path):
         results = kd_jax.run(small("whisper"), tmp_path)
     except DataNotFound as e:
         pytest.skip(str(e))
+    errors = next(section for section in results["sections"] if section["title"] == "Errors")
+    assert errors["columns"] == ["", "word error rate", "recordings right", "recordings"]
     student, teacher = kd_jax.load(tmp_path), kd_jax.load(tmp_path / "teacher")
     before, after = (network.params["encoder"]["conv1"]["kernel"] for network in (teacher, student))
     np.testing.assert_array_equal(before, after)  # the encoder is the teacher's, and stays

@@ -119,11 +119,10 @@ class Decoder(nn.Module):
     ) -> Array:
         slots = jnp.arange(tokens.shape[1])[None]
         visible = Seen(slots) if segments is None else Seen(slots, segments != 0, (segments, segments))
-        reach = tokens.shape[1] if positions is None else None
         if positions is None:
             positions = slots if segments is None else segment_positions(segments)
         inputs = AttentionInputs(visible, memory=memory, memory_mask=memory_mask)
-        return self._forward(tokens, positions, inputs, train=train, reach=reach)
+        return self._forward(tokens, positions, inputs, train=train)
 
     def decode(
         self,
@@ -152,17 +151,11 @@ class Decoder(nn.Module):
 
     @nn.compact
     def _forward(
-        self,
-        tokens: Array,
-        positions: Array,
-        inputs: AttentionInputs,
-        last: bool = False,
-        train: bool = False,
-        reach: int | None = None,
+        self, tokens: Array, positions: Array, inputs: AttentionInputs, last: bool = False, train: bool = False
     ) -> Array:
         o = self.options
         matrix = Matrix(o.vocabulary, o.width, name="embed")
-        x = run_layers(o, matrix(tokens), positions, inputs, train, self.cross_attends, reach)
+        x = run_layers(o, matrix(tokens), positions, inputs, train, self.cross_attends)
         x = Norm(o, name="norm")(x[:, -1:] if last else x)
         x = Tap(name="final")(x if o.logits_scaling == 1 else x / o.logits_scaling)
         head = matrix if o.tied else Matrix(o.vocabulary, o.width, name=HEAD)
@@ -173,25 +166,15 @@ class Decoder(nn.Module):
 
 
 def run_layers(
-    o: Options,
-    x: Array,
-    positions: Array,
-    inputs: AttentionInputs,
-    train: bool,
-    cross_attends: bool = False,
-    reach: int | None = None,
+    o: Options, x: Array, positions: Array, inputs: AttentionInputs, train: bool, cross_attends: bool = False
 ) -> Array:
-    """Runs embedded tokens through all layers, which become submodules of the module that calls this.
-
-    `reach`: all positions are below it, or None where nobody knows.
-    """
+    """Runs embedded tokens through all layers, which become submodules of the module that calls this."""
     x = _placed(o, x, positions, inputs)
     x = nn.Dropout(o.dropout, deterministic=not train)(Tap(name="stem")(x.astype(o.dtype)))
 
     windows = [(o.windows[i % len(o.windows)] if o.windows else 0) or None for i in range(o.depth)]
     slots = None if inputs.slot is None else inputs.visible.valid  # of a cache
-    room = x.shape[1] if slots is None else slots.shape[1]
-    kinds, angles = angles_by_layer(o, positions, windows, room, reach)
+    kinds, angles = angles_by_layer(o, positions, windows, x.shape[1] if slots is None else slots.shape[1])
     policy = getattr(jax.checkpoint_policies, o.remat) if o.remat else None
     # Inside a scan XLA cannot merge the recomputation with the first one, so nothing has to forbid it.
     block = nn.remat(Block, policy=policy, prevent_cse=not o.scan) if o.remat else Block
@@ -229,11 +212,11 @@ def _placed(o: Options, x: Array, positions: Array, inputs: AttentionInputs) -> 
 
 
 def angles_by_layer(
-    o: Options, positions: Array, windows: Sequence[int | None], room: int, reach: int | None
+    o: Options, positions: Array, windows: Sequence[int | None], room: int
 ) -> tuple[list[int], list[tuple[Array, Array]]]:
     """Returns the number of each layer's angles in the list of those that there are: none of learned positions.
 
-    `room` is the number of tokens that a row has, or that its cache takes; all positions are below `reach`, if given.
+    `room` is the number of tokens that a row has, or that its cache takes.
     """
     if o.positions == "learned":
         return [0] * o.depth, []
@@ -243,7 +226,7 @@ def angles_by_layer(
     ]
     made = {}
     for kind in dict.fromkeys(kinds):
-        cos, sin = angles_of(o, positions, room, reach, local=kind == "local")
+        cos, sin = angles_of(o, positions, room, local=kind == "local")
         made[kind] = (jnp.ones_like(cos), jnp.zeros_like(sin)) if kind == "none" else (cos, sin)
     return [list(made).index(kind) for kind in kinds], list(made.values())
 

@@ -261,17 +261,10 @@ def segment_positions(segments: Array) -> Array:
     return slots - jax.lax.cummax(jnp.where(starts, slots, 0), axis=1)
 
 
-def angles_of(o: Options, positions: Array, length: int, reach: Any, local: bool = False) -> tuple[Array, Array]:
-    """Returns (cos, sin) of rotary positions, as rotary.angles; `length`: a row's room, `local`: by local_theta.
-
-    Positions all below an int `reach` are looked up in constants: XLA takes cosines again for every head otherwise.
-    """
-    theta, scaling = (o.local_theta, {}) if local else (o.theta, dict(o.rope_scaling))
-    if not isinstance(reach, int):
-        return rotary.angles(positions, o.rotary_width, theta, scaling, length)
-    with jax.ensure_compile_time_eval():
-        cos, sin = rotary.angles(jnp.arange(reach)[None], o.rotary_width, theta, scaling, length)
-    return jnp.take(cos[0], positions, axis=0), jnp.take(sin[0], positions, axis=0)
+def angles_of(o: Options, positions: Array, length: int, local: bool = False) -> tuple[Array, Array]:
+    """Returns (cos, sin) of rotary positions, as rotary.angles; `length`: a row's room, `local`: by local_theta."""
+    theta = o.local_theta if local else o.theta
+    return rotary.angles(positions, o.rotary_width, theta, {} if local else dict(o.rope_scaling), length)
 
 
 def write(whole: Array, new: Array, slot: Array) -> Array:
