@@ -5,7 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from kd_jax.losses._numerics import absolute, kl, log_probs, require_same_shape, scalar_like, squared, to_float
+from kd_jax.losses._numerics import absolute, log_probs, require_same_shape, scalar_like, squared, to_float
+from kd_jax.losses._sequences import weighted, weights_and_rewards
 from kd_jax.losses.needs import by_token
 from kd_jax.losses.response_mixture import jsd_loss
 from kd_jax.losses.task import pick_label, require_labels
@@ -37,21 +38,9 @@ def sequence_reverse_kl_loss(
     s, t = to_float(student_logits, teacher_logits)
     require_same_shape("sequence_reverse_kl_loss", s, t)
     labels = require_labels("sequence_reverse_kl_loss", labels, s)
-    log_s, log_t, counted = log_probs(s), log_probs(t), labels >= 0
-    picked_s, picked_t = pick_label(log_s, labels), pick_label(log_t, labels)
-    mix = scalar_like(mix, s)
-    sampled_from = jnp.logaddexp(jnp.log(mix) + picked_t, jnp.log1p(-mix) + picked_s)
-    reward = jnp.where(counted, picked_t - picked_s, 0)
-    number = _later(counted.astype(s.dtype))
-    later = jax.lax.stop_gradient(_later(reward) / jnp.maximum(number, 1))
-    weight = jax.lax.stop_gradient(jnp.where(counted, jnp.exp(picked_s - sampled_from), 0))
-    policy = -later * jnp.where(counted, picked_s, 0)
-    return weight * (kl(log_s, log_t) + scalar_like(long, s) * (policy - jax.lax.stop_gradient(policy)))
-
-
-def _later(x: Array) -> Array:
-    """Sums over all later positions: [batch, length] -> [batch, length]."""
-    return jnp.cumsum(x[:, ::-1], axis=1)[:, ::-1] - x
+    log_s, log_t = log_probs(s), log_probs(t)
+    of_tokens = weights_and_rewards(pick_label(log_s, labels), pick_label(log_t, labels), labels >= 0, mix)
+    return weighted(log_s, log_t, labels, *jax.lax.stop_gradient(of_tokens), long)
 
 
 def _sampled(what: str, logits: Array, labels: Array, temperature: Array | float = 1.0) -> tuple[Array, Array]:

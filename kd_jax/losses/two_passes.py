@@ -12,12 +12,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
 
 from kd_jax.losses import on_policy
-from kd_jax.losses._numerics import kl, log_probs, scalar_like, to_float
+from kd_jax.losses._numerics import log_probs, to_float
+from kd_jax.losses._sequences import weighted, weights_and_rewards
 from kd_jax.losses.needs import by_token
-from kd_jax.losses.on_policy import _later
 from kd_jax.losses.task import pick_label
 from kd_jax.ranges import BelowOne, NotNegative
 
@@ -67,12 +66,8 @@ def _teacher(student_logits: Array, teacher_logits: Array, labels: Array) -> Arr
 def _weights_and_rewards(
     values: Mapping[str, Array], student: Any, teacher: Any, labels: Array, *, mix: Array | float = 0.2, **_: Any
 ) -> dict[str, Array]:
-    s, t, counted = values["student"], values["teacher"], labels >= 0
-    mix = scalar_like(mix, s)
-    sampled_from = jnp.logaddexp(jnp.log(mix) + t, jnp.log1p(-mix) + s)
-    number = _later(counted.astype(s.dtype))
-    later = _later(jnp.where(counted, t - s, 0)) / jnp.maximum(number, 1)
-    return {"importance": jnp.where(counted, jnp.exp(s - sampled_from), 0), "later": later}
+    importance, later = weights_and_rewards(values["student"], values["teacher"], labels >= 0, mix)
+    return {"importance": importance, "later": later}
 
 
 @by_token
@@ -87,8 +82,7 @@ def _weighted(
     **_: Any,
 ) -> Array:
     log_s, log_t = (log_probs(x) for x in to_float(student_logits, teacher_logits))
-    policy = -later * jnp.where(labels >= 0, pick_label(log_s, labels), 0)
-    return importance * (kl(log_s, log_t) + scalar_like(long, policy) * (policy - jax.lax.stop_gradient(policy)))
+    return weighted(log_s, log_t, labels, importance, later, long)
 
 
 @in_two_passes(Passes({"student": _student, "teacher": _teacher}, _weights_and_rewards, _weighted))

@@ -8,6 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+from published_detectors import teaches  # noqa: E402
 from safetensors.numpy import load_file, save_file  # noqa: E402
 from torch_peers import TOLERANCE, image  # noqa: E402
 
@@ -127,21 +128,5 @@ def test_what_does_not_fit_is_said(tmp_path):
 
 
 def test_a_published_detector_teaches_by_its_sure_boxes(tmp_path):
-    pytest.importorskip("faster_coco_eval")
-    pytest.importorskip("sklearn")
-    import kd_jax
-    from kd_jax.config import files
-
-    folder = tmp_path / "detr"
-    folder_of(folder, id2label={i: f"thing {i}" for i in range(12)})
-    config = files.config_of(files.load(files.locate("detection.py")), "detr,tiny")
-    for part in (config.teacher.model, config.teacher.initial):
-        part.kwargs.path = str(folder)
-    config.teacher.model.kwargs.chosen = tuple(range(10))
-    config.terms.pseudo.kwargs.threshold = 0.01
-    config.baseline = config.report = False
-    config.mesh.axes.data = 1
-    config.data.limit, config.data.eval_limit = 64, 16
-    results = kd_jax.run(config, tmp_path / "run")
-    assert results["models"]["teacher"]["last"]["test"]["ap"] is not None
-    assert kd_jax.load(tmp_path / "run").predict(np.zeros((1, 64, 64, 1), np.uint8))["boxes"].shape == (1, 20, 4)
+    folder_of(tmp_path / "detr", id2label={i: f"thing {i}" for i in range(12)})
+    teaches(tmp_path / "detr", tmp_path / "run", {"mesh.axes.data": 1})
