@@ -5,7 +5,8 @@ python -m benchmarks.decoders [--rounds=7] [--vocabulary=8192]   (needs the extr
 Llama-like teacher and student with the same weights on both sides (written by models/language/pretrained_decoders.py
 and read by `transformers`), the same tokens, AdamW, float32. The PyTorch step is what TRL's GKD trainer computes on
 full logits: both log-softmaxes, divergence per token, mean over tokens; eager, and with model and loss under
-torch.compile. Both sides use the same cores; every round runs each program once, in turn, and the table has medians.
+torch.compile. Both sides use the same cores. Every round runs each program for five steps, in turn: a run makes its
+steps one after another, and finds its memory where its last step left it. The table has medians of rounds.
 "processor ms" is the time that a step kept processors busy, which counts where others use them too: with `taskset -c 0`
 before the command both sides have one thread, none of which waits for another. `loss` is that of the first step, which
 has to agree. "fused" never builds the logits (losses/vocabulary.py).
@@ -104,11 +105,11 @@ def torch_step(kind: str, networks: dict, tokens: np.ndarray, compiled: bool) ->
 
 
 def timed(
-    programs: dict[str, Callable[[], Any]], rounds: int
+    programs: dict[str, Callable[[], Any]], rounds: int, steps: int
 ) -> tuple[dict[str, float], dict[str, float], dict[str, Any]]:
     """Returns ({name: median seconds}, the same of processor time, {name: what the first call returned}).
 
-    Every round runs each program once.
+    Every round runs each program `steps` times.
     """
     first = {name: program() for name, program in programs.items()}
     seconds: dict[str, list[float]] = {name: [] for name in programs}
@@ -116,10 +117,11 @@ def timed(
     for number in range(rounds + 1):
         for name, program in programs.items():
             start, before = time.perf_counter(), time.process_time()
-            program()
+            for _ in range(steps):
+                program()
             if number:
-                seconds[name].append(time.perf_counter() - start)
-                busy[name].append(time.process_time() - before)
+                seconds[name].append((time.perf_counter() - start) / steps)
+                busy[name].append((time.process_time() - before) / steps)
     medians, used = ({name: common.median(s) for name, s in of.items()} for of in (seconds, busy))
     return medians, used, first
 
@@ -127,6 +129,7 @@ def timed(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=5, help="of a program in each round, one after another")
     parser.add_argument("--vocabulary", type=int, default=8192)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--length", type=int, default=128)
@@ -163,7 +166,7 @@ def main() -> None:
             network.to(DEVICE).load_state_dict(start["student"])
             pair = {"student": network.train(), "teacher": networks["teacher"].eval()}
             programs[f"PyTorch {'compiled' if compiled else 'eager'} {kind}"] = torch_step(kind, pair, tokens, compiled)
-        seconds, busy, losses = timed(programs, args.rounds)
+        seconds, busy, losses = timed(programs, args.rounds, args.steps)
         assert max(losses.values()) - min(losses.values()) < 1e-3 * max(losses.values()), losses
         eager = seconds[f"PyTorch eager {kind}"]
         for name, value in seconds.items():
@@ -201,7 +204,7 @@ def main() -> None:
         "kd_jax generate": lambda: np.asarray(ours(params["teacher"], prompt, None, KEY).tokens),
         "PyTorch generate": torch_generate,
     }
-    seconds, _, texts = timed(programs, args.rounds)
+    seconds, _, texts = timed(programs, args.rounds, args.steps)
     same = float((texts["kd_jax generate"] == texts["PyTorch generate"]).mean())
     for name, value in seconds.items():
         ratio = f"{seconds['PyTorch generate'] / value:.2f}"

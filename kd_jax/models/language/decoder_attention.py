@@ -81,8 +81,9 @@ class Attention(nn.Module):
         scale = o.attention_scale or 1 / math.sqrt(o.head_width)
         if length <= BLOCK:
             probabilities = self._probabilities(queries, keys, visible, window, scale).astype(o.dtype)
-            grouped = probabilities.reshape(batch, o.kv_heads, -1, length, keys.shape[2])
-            x = jnp.einsum("bkgls,bksd->blkgd", grouped, values)
+            grouped = probabilities.reshape(batch, o.kv_heads, -1, keys.shape[2])
+            x = jnp.einsum("bkqs,bksd->bkqd", grouped, values)
+            x = x.reshape(batch, o.heads, length, o.head_width).swapaxes(1, 2)
         else:
             if self.is_mutable_collection("intermediates"):  # for those who read the taps; the compiler drops the rest
                 self._probabilities(queries, keys, visible, window, scale)
@@ -95,8 +96,8 @@ class Attention(nn.Module):
     def _probabilities(self, queries: Array, keys: Array, visible: Seen, window: Any, scale: float) -> Array:
         """The probabilities [batch, heads, length, keys] in float32, with the taps."""
         o, (batch, _, length, _), size = self.options, queries.shape, keys.shape[2]
-        grouped = queries.reshape(batch, o.kv_heads, -1, length, o.head_width)
-        scores = jnp.einsum("bkgld,bksd->bkgls", grouped, keys, preferred_element_type=jnp.float32) * scale
+        grouped = queries.reshape(batch, o.kv_heads, -1, o.head_width)  # of all heads that share keys, one matrix
+        scores = jnp.einsum("bkqd,bksd->bkqs", grouped, keys, preferred_element_type=jnp.float32) * scale
         scores = self.scores(softcapped(scores, o.attention_softcap).reshape(batch, o.heads, length, size))
         # Not -inf: a row of padding sees nothing, and its softmax must be finite.
         mask = visible.mask(jnp.arange(size), window)

@@ -20,6 +20,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from kd_jax.resolve import near
@@ -63,7 +64,12 @@ def angles(positions: Array, width: int, theta: float, scaling: Mapping[str, Any
     """
     turned = positions[..., None, None].astype(jnp.float32) * frequencies(width, theta, scaling, length)
     larger = attention_factor(scaling)
-    return jnp.cos(turned) * larger, jnp.sin(turned) * larger
+    if jax.default_backend() != "cpu":
+        return jnp.cos(turned) * larger, jnp.sin(turned) * larger
+    # XLA's CPU compiler would take them again wherever they are read: in each head, row and layer. It makes the results
+    # of a loop once, and this loop has two rounds.
+    cos, sin = jax.lax.map(lambda number: jax.lax.cond(number == 0, jnp.cos, jnp.sin, turned) * larger, jnp.arange(2))
+    return cos, sin
 
 
 def frequencies(width: int, theta: float, scaling: Mapping[str, Any], length: int) -> Array:
