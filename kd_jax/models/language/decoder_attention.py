@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from kd_jax.models.language.attention_kernels import fused_on_gpu, fused_on_tpu, with_cudnn, with_splash
 from kd_jax.models.language.blocked_attention import BLOCK, Seen, attend
 from kd_jax.models.language.decoder_logits import softcapped
 from kd_jax.models.language.decoder_parts import INIT, Norm, Options, dense, write
@@ -20,8 +21,8 @@ from kd_jax.types import Array
 class Attention(nn.Module):
     """Attention to the keys that are `visible`, of the sequence itself or of another (`to_memory`).
 
-    Up to BLOCK queries have a plain softmax; more are attended in blocks (blocked_attention.py), or by cuDNN where it
-    takes them (`fused_on_gpu`), and their scores and probabilities are computed for those who read the taps alone.
+    Up to BLOCK queries have a plain softmax; more are attended in blocks (blocked_attention.py), or by a kernel of the
+    accelerator (attention_kernels.py), and their scores and probabilities are computed for who reads the taps alone.
     """
 
     options: Options
@@ -89,6 +90,9 @@ class Attention(nn.Module):
                 self._probabilities(queries, keys, visible, window, scale)
             if fused_on_gpu(o, visible, window):
                 x = with_cudnn(queries, keys, values, window, scale)
+            elif fused_on_tpu(o, visible, window):
+                segments = visible.segments and visible.segments[0]
+                x = with_splash(queries, keys, values, segments, window, scale, o.attention_softcap)
             else:
                 x = attend(queries, keys, values, visible, window, scale, o.attention_softcap, self.sinks)
         return self.out(x.reshape(batch, length, o.heads * o.head_width))
@@ -121,24 +125,3 @@ def softmax_beside(scores: Array, sinks: Array) -> Array:
     """
     beside = jnp.broadcast_to(sinks.astype(scores.dtype)[None, :, None, None], (*scores.shape[:-1], 1))
     return jax.nn.softmax(jnp.concatenate([scores, beside], -1))[..., :-1]
-
-
-def fused_on_gpu(o: Options, visible: Seen, window: Any) -> bool:
-    """Returns whether cuDNN's attention computes this: on a GPU, 16-bit, causal, nothing hidden beside the future.
-
-    Segments and padding would need a mask of the square, a soft cap and sinks it does not have.
-    """
-    plain = visible.causal and visible.valid is None and visible.segments is None and not o.attention_softcap
-    plain = plain and not o.sinks
-    heads = o.head_width <= 128 and o.head_width % 8 == 0
-    static_window = window is None or isinstance(window, int)
-    return plain and heads and static_window and o.dtype.itemsize == 2 and jax.default_backend() == "gpu"
-
-
-def with_cudnn(queries: Array, keys: Array, values: Array, window: int | None, scale: float) -> Array:
-    """Computes causal attention of [batch, heads, length, width] by cuDNN -> [batch, length, heads, width]."""
-    by_token = (x.swapaxes(1, 2) for x in (queries, keys, values))
-    back = None if window is None else (window - 1, 0)
-    return jax.nn.dot_product_attention(
-        *by_token, scale=scale, is_causal=True, local_window_size=back, implementation="cudnn"
-    )

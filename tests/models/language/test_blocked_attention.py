@@ -145,27 +145,3 @@ def test_sixteen_bits_stay_within_their_rounding():
     low = jax.jit(attend, static_argnums=(4, 5, 6))(*(x.astype(jnp.bfloat16) for x in arrays), visible, None, 0.3, 0.0)
     assert low.dtype == jnp.bfloat16
     np.testing.assert_allclose(low.astype(jnp.float32), exact, atol=3e-2)
-
-
-def test_a_gpu_takes_cudnn_where_it_computes_the_same(monkeypatch):
-    """Which call is made, and that it is the same attention in JAX's own form; no GPU runs here."""
-    real, calls = jax.nn.dot_product_attention, []
-
-    def called(*arrays, implementation, **options):
-        calls.append((implementation, options))
-        return real(*arrays, implementation="xla", **options)
-
-    model = LinenModel(families.mistral(50, 16, 1, 2, hidden=16, windows=(100,), dtype="bfloat16"))
-    tokens = jax.random.randint(KEY, (1, 300), 0, 50)
-    params, _ = model.init(KEY, tokens)
-
-    def run(*inputs):
-        return model.apply(params, {}, *inputs, train=False, key=KEY)[0].logits
-
-    expected = run(tokens)
-    monkeypatch.setattr(jax.nn, "dot_product_attention", called)
-    monkeypatch.setattr(decoder_attention.jax, "default_backend", lambda: "gpu")
-    np.testing.assert_allclose(run(tokens), expected, atol=2e-2)
-    assert [(kind, options["local_window_size"]) for kind, options in calls] == [("cudnn", (99, 0))]
-    run(tokens, jnp.ones((1, 300), jnp.int32))
-    assert len(calls) == 1, "segments need the mask of the square, which cuDNN is not given"
