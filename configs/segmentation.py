@@ -26,7 +26,7 @@ LABELS = {"scenes": 40, "nuclei": 12, "folder": 0}  # masks that the student has
 CLASSES = {"scenes": 11, "nuclei": 3, "folder": 255}  # of a folder: as many as a file can name
 LOGITS = (("student.logits",), ("teacher.logits",))
 LEVEL = (("student.features:up1",), ("teacher.features:up1",))
-WEIGHTS = {"pixel": 1.0, "cwd": 3.0, "ifvd": 2.0, "pairwise": 0.01, "structured": 0.1}
+WEIGHTS = {"pixel": 1.0, "cwd": 3.0, "ifvd": 2.0, "pairwise": 0.01, "structured": 0.001}
 
 
 def adam(steps: int, learning_rate: float) -> ConfigDict:
