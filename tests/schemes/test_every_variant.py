@@ -114,7 +114,12 @@ TEXTS = [("reasoning", "filtered"), ("reasoning", "on_policy")]  # which need no
 def test_two_processes_get_what_one_does(name, variant, tmp_path):
     done = []
     for count in (1, 2):
-        finish(start("variant_run.py", count, tmp_path / str(count), name, variant))
+        try:
+            finish(start("variant_run.py", count, tmp_path / str(count), name, variant))
+        except AssertionError as e:
+            if "DataNotFound: " in str(e):  # as in `run`
+                pytest.skip(str(e).strip().splitlines()[-1])
+            raise
         done.append(json.loads((tmp_path / str(count) / "student" / DONE).read_text()))
     if (name, variant) not in CHAOTIC:
         assert_close(*done)
