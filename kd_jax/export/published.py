@@ -15,7 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from kd_jax.files import digest, digests, path_of, read_json, write_json
-from kd_jax.models.hub import find_model
+from kd_jax.models.hub import find_model, name_for_others
 from kd_jax.models.language import peft, published
 from kd_jax.models.language.decoder import Decoder
 from kd_jax.models.language.pretrained_decoders import read_family
@@ -79,7 +79,7 @@ def _folders(
         return {HF: save(student.params)}
     base = _base(student)
     there = config.student.path and not holds_more(find_model(source))  # a folder of this network alone
-    where = str(Path(source).absolute()) if there else str((place / BASE).absolute())
+    where = name_for_others(source) if there else str((place / BASE).absolute())
     adapters = {PEFT: lambda folder: peft.save(folder, where, read_family(source), model, student.params)}
     return {HF: save(model.merged(student.params, base)), **adapters, **({} if there else {BASE: save(base)})}
 

@@ -23,7 +23,7 @@ from kd_jax.system import precision
 from kd_jax.types import Array, Parts, Role, TrainState
 
 AT_ONCE = 4096  # rows that are looked at together
-_sources: weakref.WeakKeyDictionary[Any, tuple[int, bool]] = weakref.WeakKeyDictionary()  # those that were looked at
+_slots: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()  # of the sources that were looked at
 ENTRIES = ("tokens", "segments", "label", "labelled", "target")
 SAMPLERS = ("student", "teacher", "mixed", "speculative")
 
@@ -36,7 +36,6 @@ class Prompts:
     running: bool  # the prompt begins a running text; False: it is that of a pair
     length: int  # L, of a row of the batch
     end: int | tuple[int, ...] | None  # the token that ends a text, or several
-    answered: bool = True  # some row of the data has an answer
 
     @property
     def new(self) -> int:
@@ -84,24 +83,16 @@ def prompts_of(source: Any, prompt: int) -> Prompts:
             f"{source.name} is no text with a label a token and the field 'segments': see data/text/corpus.py."
         )
     length = source.image_shape[0]
-    slots, answered = (prompt, bool(source.labelled.any())) if prompt else _looked_at(source)
+    slots = prompt or _slots_of(source)
     if not 0 < slots <= length:
         raise ValueError(f"prompt={prompt}: rows have {length} tokens.")
-    return Prompts(slots, bool(prompt), length, source.end, answered)
+    return Prompts(slots, bool(prompt), length, source.end)
 
 
-def _looked_at(source: Any) -> tuple[int, bool]:
-    """The result of `_slots`, which is asked once of a source."""
-    if source not in _sources:
-        _sources[source] = _slots(source)
-    return _sources[source]
-
-
-def _slots(source: Any) -> tuple[int, bool]:
-    """How many slots the prompts of pairs get, and whether there are answers.
-
-    It says how many prompts and answers of the data have no room then.
-    """
+def _slots_of(source: Any) -> int:
+    """How many slots the prompts of pairs get; says once how many prompts and answers of the data have no room then."""
+    if source in _slots:
+        return _slots[source]
     name, length = f"{source.name}/{source.split}", source.image_shape[0]
     prompts, answers, several = _sizes(source)
     sizes = np.arange(length + 1)
@@ -120,7 +111,8 @@ def _slots(source: Any) -> tuple[int, bool]:
             f"{short.sum()} of the data's answers (up to {answers.max()}) are longer; data.length="
             f"{prompts.max() + answers.max() - 1} has room for all"
         )
-    return slots, bool(answers.any())
+    _slots[source] = slots
+    return slots
 
 
 def _sizes(source: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -54,7 +54,7 @@ def build(
         raise ValueError(f"share={share} of the batches is sampled: a number in (0, 1]; 0 is schemes.offline.build.")
     source = parts.sources["train"]
     prompts = prompts_of(source, prompt)
-    if not prompts.answered:
+    if not source.labelled.any():
         if warmup:
             raise ValueError(f"warmup={warmup} learns from the data's answers first, and {source.name} has none: 0.")
         share = 1.0

@@ -56,7 +56,7 @@ def answers(
     Of test data without answers, prompts alone, it shows what is written.
     """
     source = sources["test"]
-    if not prompts_of(source, 0).answered:
+    if not source.labelled.any():
         options = dict(prompt=0, count=min(shown, len(source)), temperature=0.0)
         return samples(roles, sources, **options, role=role, decoding=decoding)
     options = dict(count=count, shown=shown, batch=min(count, len(source), ANSWERED))

@@ -56,3 +56,22 @@ def test_prompts_are_streamed_and_the_template_of_the_run_is_served(tmp_path, mo
     )
     assert prompt.startswith("<|im_start|>system\nBe brief.")
     assert isinstance(kd_jax.load(tmp_path / "run").write(prompt, 4), str)
+
+
+def test_models_of_the_hub_are_named_by_their_ids(tmp_path, monkeypatch):
+    """Out of its local cache, as `hf download` fills it; PEFT is told the id, which means the same everywhere."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    for name, seed in (("teacher", 0), ("student", 1)):
+        cached = tmp_path / "hub" / f"models--us--{name}"
+        folder(cached / "snapshots" / "abc", "llama", rows=320, depth=1, seed=seed)
+        (cached / "refs").mkdir()
+        (cached / "refs" / "main").write_text("abc")
+    config = config_module("llm").get_config("word,lora,tiny")
+    config.data.update(path=str(records(tmp_path / "data.jsonl", "text")), cache=str(tmp_path / "cache"), length=48)
+    config.train.update(dict(steps=2))
+    config.baseline, config.report, config.examples, config.eval_every = False, False, 0, 2
+    config.teacher.path, config.student.path = "us/teacher", "us/student"
+    kd_jax.run(config, tmp_path / "run")
+    written = json.loads((tmp_path / "run" / "student" / "peft" / "adapter_config.json").read_text())
+    assert written["base_model_name_or_path"] == "us/student"
+    transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "student" / "hf")

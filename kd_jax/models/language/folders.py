@@ -53,5 +53,5 @@ def require_alike(student: str | Path, teacher: str | Path) -> None:
         raise ValueError(
             f"Student and teacher have different tokenizers: {token!r} is number {number} in {first} and "
             f"{'missing' if there is None else f'number {there}'} in {second}; {len(wrong)} of {len(ours)} tokens "
-            "differ. Probabilities are compared token by token: take folders of one family."
+            "differ. Probabilities are compared token by token: take folders of one family, or configs/llm.py:cross."
         )
