@@ -1,7 +1,5 @@
 """Layers of a published decoder, with what was theirs alone (windows, positions), as a folder for `transformers`."""
 
-import shutil
-
 import jax
 import numpy as np
 import pytest
@@ -9,8 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from published_folders import folder  # noqa: E402
-from safetensors.torch import save_file  # noqa: E402
+from published_folders import folder, seeing  # noqa: E402
 
 from kd_jax.models import from_teacher  # noqa: E402
 from kd_jax.models.adapters import LinenModel  # noqa: E402
@@ -41,29 +38,8 @@ def test_layers_of_a_teacher_leave_as_a_folder(family, tmp_path):
 @pytest.mark.parametrize("names", ["now", "on the hub"])
 def test_the_text_model_of_a_gemma_3_that_sees_pictures(names, tmp_path):
     """Read alone, with what its config.json leaves out; written by itself."""
-    text = folder(tmp_path / "text", "gemma3", rows=320, depth=4)
-    pictures = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=8)
-    config = transformers.Gemma3Config(
-        text_config=transformers.AutoConfig.from_pretrained(text).to_dict(),
-        vision_config={**pictures, "patch_size": 4},
-        mm_tokens_per_image=4,
-    )
-    torch.manual_seed(0)
-    whole = transformers.Gemma3ForConditionalGeneration(config).eval()
-    whole.set_attn_implementation("eager")
-    for value in whole.parameters():
-        value.data += 0.2 * torch.randn_like(value)
     source = tmp_path / "whole"
-    shutil.copytree(text, source, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
-    whole.config.save_pretrained(source)
-    weights = {name: value.contiguous() for name, value in whole.state_dict().items() if name != "lm_head.weight"}
-    if names == "on the hub":
-        weights = {
-            name.replace("model.language_model.", "language_model.model.").removeprefix("model."): value
-            for name, value in weights.items()
-        }
-    save_file(weights, source / "model.safetensors")
-
+    whole = seeing(source, folder(tmp_path / "text", "gemma3", rows=320, depth=4), names == "on the hub")
     model = LinenModel(decoder(str(source)))
     params, _ = load(model, KEY, str(source))
     tokens = np.random.default_rng(0).integers(5, 290, (2, 20)).astype(np.int32)

@@ -10,7 +10,7 @@ pytest.importorskip("jinja2")
 arrow = pytest.importorskip("pyarrow")
 
 from language_folders import CHATML, jsonl  # noqa: E402
-from published_folders import folder, records  # noqa: E402
+from published_folders import folder, records, seeing  # noqa: E402
 from scheme_checks import config_module  # noqa: E402
 
 import kd_jax  # noqa: E402
@@ -75,3 +75,21 @@ def test_models_of_the_hub_are_named_by_their_ids(tmp_path, monkeypatch):
     written = json.loads((tmp_path / "run" / "student" / "peft" / "adapter_config.json").read_text())
     assert written["base_model_name_or_path"] == "us/student"
     transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "student" / "hf")
+
+
+def test_adapters_of_the_text_model_of_a_folder_that_sees_pictures(tmp_path):
+    """Their base is written by itself, since no class loads it alone out of that folder."""
+    text = folder(tmp_path / "text", "gemma3", rows=320, depth=1, layer_types=["full_attention"])
+    seeing(tmp_path / "whole", text, as_on_the_hub=True)
+    config = config_module("llm").get_config("word,lora,tiny")
+    config.data.update(path=str(records(tmp_path / "data.jsonl", "text")), cache=str(tmp_path / "cache"), length=48)
+    config.train.update(dict(steps=2))
+    config.baseline, config.report, config.examples, config.eval_every = False, False, 0, 2
+    config.teacher.path = config.student.path = str(tmp_path / "whole")
+    kd_jax.run(config, tmp_path / "run")
+    student = tmp_path / "run" / "student"
+    written = json.loads((student / "peft" / "adapter_config.json").read_text())
+    assert written["base_model_name_or_path"] == str(student / "base")
+    for place in ("base", "hf"):
+        network = transformers.AutoModelForCausalLM.from_pretrained(student / place)
+        assert type(network).__name__ == "Gemma3ForCausalLM"
