@@ -56,7 +56,7 @@ def set_method(config: ConfigDict, method: str, prompt: int, labels: float = 0.0
         loss, scheme = supervised(), part("schemes.sequence_level.build", prompt=prompt, choose=choose, **options)
     elif method == "minillm":
         loss = term(
-            "losses.two_passes.sequence_reverse_kl_loss",
+            "losses.on_policy.sequence_reverse_kl_loss",
             ("student.logits",),
             ("teacher.logits", "batch.label"),
             kwargs={"mix": 0.2, "long": 1.0},

@@ -161,8 +161,8 @@ def piece_of(
 def _last_pass(piece: Piece, passes: Passes) -> Piece:
     """The piece of a loss in two passes whose first values are there."""
     still = jax.lax.stop_gradient(piece.arguments)
-    first = {name: Piece(name, fn, still, {}, 0, piece.where) for name, fn in passes.first.items()}
-    rows = passes.between(values_of(tuple(first.values()))[1], *still, **piece.options)
+    first = [Piece(name, fn, still, piece.options, 0, piece.where) for name, fn in passes.first.items()]
+    rows = passes.between(values_of(first)[1], *still, **piece.options)
     return piece._replace(fn=passes.last, options={**piece.options, **jax.lax.stop_gradient(rows)})
 
 

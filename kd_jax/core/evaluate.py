@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd_jax.core.bind import evaluated_roles
-from kd_jax.core.chunked import projection_tap, stands_for
+from kd_jax.core.chunked import answer_of, projection_tap, stands_for
 from kd_jax.core.paths import Path, calls_in, entry_paths, lookup, roles_read, taps_in
 from kd_jax.models.projected import Likeliest, Projected
 from kd_jax.resolve import near
@@ -117,6 +117,18 @@ def answer_at(entry: str, model: Model, params: PyTree, stats: PyTree, inputs: S
     outputs, _ = model.apply(params, stats, *inputs, train=False, key=key, taps=taps)
     values = [lookup({role: outputs}, path) for path in paths]
     return values[0] if len(values) == 1 else averaged(values)
+
+
+def unbuilt_at(entry: str, model: Model, params: PyTree, stats: PyTree, inputs: Sequence[PyTree]) -> PyTree:
+    """Returns what `answer_at` does, or what its logits are built of where the network taps it (chunked.scores)."""
+    paths = entry_paths(entry)
+    tap = projection_tap(model, (params, stats), inputs) if len(paths) == 1 else ""
+    if not tap:
+        return answer_at(entry, model, params, stats, inputs)
+    (role,) = calls_in(paths)
+    taps = tuple(sorted({*taps_in(role, paths), tap}))
+    outputs, _ = model.apply(params, stats, *inputs, train=False, key=jax.random.key(0), taps=taps)
+    return answer_of(_at_entry(lookup({role: outputs}, paths[0]), outputs.features))
 
 
 def scored_by(scheme: Scheme) -> Task:

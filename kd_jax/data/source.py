@@ -61,7 +61,7 @@ class Source:
     and `num_classes` the size of the vocabulary; everything that reads labels then counts tokens. `decode` turns ids
     into text for a report, `end` is the token that ends a text, or several, and `texts` is how a text became its
     tokens. Where such a set is streamed, `token_labels` says that the labels, which it does not have at hand, are those
-    of tokens, and `fetch` returns its further fields too.
+    of tokens, `unanswered` that there are none (prompts alone), and `fetch` returns its further fields too.
     `environment` is where the examples are episodes (kd_jax/data/environments.py).
     """
 
@@ -85,6 +85,7 @@ class Source:
     stamp: str = ""
     texts: FromText | None = None
     token_labels: bool = False
+    unanswered: bool = False
     levels: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     environment: Any = None
 
@@ -112,7 +113,9 @@ class Source:
     @functools.cached_property
     def labelled(self) -> np.ndarray:
         """Returns bool [n]: which examples have a label, or a token that has one."""
-        return np.ones(len(self), bool) if self.labels is None else has_label(self.labels, each=False)
+        if self.labels is None:
+            return np.full(len(self), not self.unanswered)
+        return has_label(self.labels, each=False)
 
     @property
     def per_token(self) -> bool:

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tokenizers import Tokenizer
 
-from kd_jax.core.evaluate import answer_at
+from kd_jax.core.chunked import scores
+from kd_jax.core.evaluate import unbuilt_at
+from kd_jax.core.metrics import accuracy, nll
 from kd_jax.data.text.folder_tokenizer import read
 from kd_jax.files import write_json
 from kd_jax.train.student import Student, inputs_of, load
@@ -27,20 +28,20 @@ from kd_jax.train.writing import begun, ends_of
 
 
 class Scorer:
-    """The log-likelihoods of a student, row by row in batches of one shape.
+    """The log-likelihoods of a student, row by row in batches of one shape; logits exist for a few tokens at a time.
 
     `length` are the most tokens of a row, of which longer ones lose their beginning; `batch` rows run at once.
     """
 
     def __init__(self, student: Student, length: int, batch: int) -> None:
         self.student, self.length, self.batch = student, length, batch
-        self._score = jax.jit(self._of_rows)
+        self.program = jax.jit(self._of_rows)
 
     def _of_rows(self, params: Any, stats: Any, fixed: Any, tokens: Any, segments: Any, targets: Any) -> Any:
         inputs = inputs_of({"tokens": tokens, "segments": segments}, self.student.info, fixed)
-        logits = answer_at(self.student.entry, self.student.model, params, stats, inputs)
-        logs = jax.nn.log_softmax(logits.astype(jnp.float32))
-        return jnp.take_along_axis(logs, targets[..., None], -1)[..., 0], logits.argmax(-1) == targets
+        answer = unbuilt_at(self.student.entry, self.student.model, params, stats, inputs)
+        values = scores({"nll": (nll, answer, targets), "accuracy": (accuracy, answer, targets)})
+        return -values["nll"], values["accuracy"] > 0
 
     def scores(self, rows: Sequence[tuple[Sequence[int], int]]) -> list[tuple[float, bool]]:
         """Returns of rows (tokens, how many of the last are scored) their log-likelihood, and whether greedy is so.
@@ -62,7 +63,7 @@ class Scorer:
                 arrays["segments"][i, there] = 1
             arrays["segments"][len(cut) :, 0] = 1
             student = self.student
-            logs, right = map(np.asarray, self._score(student.params, student.stats, student.fixed, **arrays))
+            logs, right = map(np.asarray, self.program(student.params, student.stats, student.fixed, **arrays))
             for i, row, log, same in zip(some, cut, logs, right, strict=False):
                 scored = slice(len(row) - 1 - rows[i][1], len(row) - 1)
                 answers[i] = float(log[scored].sum(dtype=np.float64)), bool(same[scored].all())

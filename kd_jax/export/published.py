@@ -14,10 +14,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from kd_jax.files import digests, read_json, write_json
+from kd_jax.files import digest, digests, path_of, read_json, write_json
+from kd_jax.models.hub import find_model, name_for_others
 from kd_jax.models.language import peft, published
 from kd_jax.models.language.decoder import Decoder
 from kd_jax.models.language.pretrained_decoders import read_family
+from kd_jax.models.language.text_models import holds_more
 from kd_jax.models.lora import LoraModel
 from kd_jax.models.remat import Remat
 from kd_jax.models.safetensors_io import SHARD
@@ -41,14 +43,29 @@ def write(
 ) -> None:
     """Writes <directory>/student/hf; of adapters also student/peft, and student/base where no folder has their base.
 
-    `rows`, `dtype` and `max_shard_size` are as in models.language.published.save. What is there already, and as it was
-    written, stays. ValueError for a student that is no decoder.
+    `rows`, `dtype` and `max_shard_size` are as in models.language.published.save; the chat template is the one of the
+    run. What is there already, and as it was written, stays. ValueError for a student that is no decoder.
     """
     student, place = load(directory), directory / "student"
     asked = {"of": dict(student.info["sha256"]), "rows": rows, "dtype": dtype, "max_shard_size": max_shard_size}
+    template = config.data.template and str(path_of(config.data.template, "data.template"))
+    asked["template"] = template and digest(Path(template))
     done = read_json(place / RECORD) or {}
     if {k: done.get(k) for k in asked} == asked and _are_whole(place, done["files"]):
         return
+    words = {"rows": rows, "dtype": dtype, "max_shard_size": max_shard_size}
+    made = _folders(student, place, config, {"tokenizer": config.data.tokenizer, "template": template, **words})
+    for name, fill in made.items():
+        _whole(place / name, fill)
+    files = {name: digests(place / name, "") for name in made}
+    write_json(place / RECORD, {**asked, "files": files})
+    print(f"For transformers: {', '.join(str(place / name) for name in made)}")
+
+
+def _folders(
+    student: Student, place: Path, config: ConfigDict, options: Mapping[str, Any]
+) -> dict[str, Callable[[Path], None]]:
+    """What is written of a student: {name of a folder: what fills it}; `options` are those of published.save."""
     source = config.student.path or config.teacher.path
     model = student.model.model if isinstance(student.model, Remat) else student.model
     module = getattr(model, "module", None)
@@ -56,23 +73,15 @@ def write(
         raise ValueError(f"config.export: {model!r} is no decoder of kd_jax.")
 
     def save(params: Any) -> Callable[[Path], None]:
-        options = {"tokenizer": config.data.tokenizer, "rows": rows, "dtype": dtype}
-        size = {"max_shard_size": max_shard_size}
-        return lambda folder: published.save(folder, source, module, params, **options, **size)
+        return lambda folder: published.save(folder, source, module, params, **options)
 
-    made: dict[str, Callable[[Path], None]] = {HF: save(student.params)}
-    if isinstance(model, LoraModel):
-        base = _base(student)
-        made[HF] = save(model.merged(student.params, base))
-        where = str(Path(source).absolute()) if config.student.path else str((place / BASE).absolute())
-        made[PEFT] = lambda folder: peft.save(folder, where, read_family(source), model, student.params)
-        if not config.student.path:
-            made[BASE] = save(base)
-    for name, fill in made.items():
-        _whole(place / name, fill)
-    files = {name: digests(place / name, "") for name in made}
-    write_json(place / RECORD, {**asked, "files": files})
-    print(f"For transformers: {', '.join(str(place / name) for name in made)}")
+    if not isinstance(model, LoraModel):
+        return {HF: save(student.params)}
+    base = _base(student)
+    there = config.student.path and not holds_more(find_model(source))  # a folder of this network alone
+    where = name_for_others(source) if there else str((place / BASE).absolute())
+    adapters = {PEFT: lambda folder: peft.save(folder, where, read_family(source), model, student.params)}
+    return {HF: save(model.merged(student.params, base)), **adapters, **({} if there else {BASE: save(base)})}
 
 
 write.check = check  # type: ignore[attr-defined]: what train.run asks before the first step

@@ -5,16 +5,26 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from kd_jax.losses._numerics import absolute, log_probs, require_same_shape, scalar_like, squared, to_float
-from kd_jax.losses._sequences import weighted, weights_and_rewards
+from kd_jax.losses._numerics import log_probs, require_same_shape, scalar_like, squared, to_float
+from kd_jax.losses._sequences import (
+    both_sampled,
+    of_counted,
+    of_rollout,
+    position_weights,
+    sampled,
+    weighted,
+    weights_and_rewards,
+)
 from kd_jax.losses.needs import by_token
 from kd_jax.losses.response_mixture import jsd_loss
 from kd_jax.losses.task import pick_label, require_labels
+from kd_jax.losses.two_passes import BY_POSITION, BY_SEQUENCE, in_two_passes
 from kd_jax.ranges import BelowOne, Count, NotNegative, Positive, Share
 
 Array = jax.Array
 
 
+@in_two_passes(BY_SEQUENCE)
 def sequence_reverse_kl_loss(
     student_logits: Array,
     teacher_logits: Array,
@@ -43,33 +53,6 @@ def sequence_reverse_kl_loss(
     return weighted(log_s, log_t, labels, *jax.lax.stop_gradient(of_tokens), long)
 
 
-def _sampled(what: str, logits: Array, labels: Array, temperature: Array | float = 1.0) -> tuple[Array, Array]:
-    """Returns (log p of the labels, 0 where none counts; bool of those that count)."""
-    (logits,) = to_float(logits)
-    labels = require_labels(what, labels, logits)
-    counted = labels >= 0
-    log_p = log_probs(jnp.where(counted[..., None], logits, 0), temperature)
-    return jnp.where(counted, pick_label(log_p, labels), 0), counted
-
-
-def _both_sampled(
-    what: str, student_logits: Array, teacher_logits: Array, labels: Array, temperature: Array | float = 1.0
-) -> tuple[Array, Array, Array]:
-    """Returns (log q of the student, log p of the teacher, bool of those that count)."""
-    s, t = to_float(student_logits, teacher_logits)
-    require_same_shape(what, s, t)
-    log_q, counted = _sampled(what, s, labels, temperature)
-    return log_q, _sampled(what, t, labels, temperature)[0], counted
-
-
-def _of_rollout(what: str, rollout_log_probs: Array | None, log_q: Array, counted: Array) -> Array:
-    """Returns the detached log-probabilities of the tokens when they were sampled; without them, those of now."""
-    (rollout,) = to_float(log_q if rollout_log_probs is None else rollout_log_probs)
-    if rollout.shape != log_q.shape:
-        raise ValueError(f"{what}: labels {log_q.shape} need rollout_log_probs of that shape, got {rollout.shape}")
-    return jax.lax.stop_gradient(jnp.where(counted, rollout, 0))
-
-
 def importance_ratio(
     student_logits: Array, labels: Array, rollout_log_probs: Array, *, limit: Positive[Array | float]
 ) -> Array:
@@ -79,8 +62,8 @@ def importance_ratio(
     rollout_log_probs [batch, length] what the network that sampled them gave them; returns [batch, length]. ValueError
     on other shapes. As in trl's self-distillation (Hugging Face, 2026): limited above only.
     """
-    log_q, counted = _sampled("importance_ratio", student_logits, labels)
-    rollout = _of_rollout("importance_ratio", rollout_log_probs, log_q, counted)
+    log_q, counted = sampled("importance_ratio", student_logits, labels)
+    rollout = of_rollout("importance_ratio", rollout_log_probs, log_q, counted)
     ratio = jnp.minimum(jnp.exp(jnp.clip(log_q - rollout, -20, 20)), scalar_like(limit, log_q))
     return jax.lax.stop_gradient(jnp.where(counted, ratio, 0))
 
@@ -104,7 +87,7 @@ def sampled_token_loss(
     Hubotter et al., "Reinforcement Learning via Self-Distillation", 2026, arXiv 2601.20802, as in trl, which divides a
     sequence's sum by its tokens first; T^2 is ours.
     """
-    log_q, log_p, counted = _both_sampled("sampled_token_loss", student_logits, teacher_logits, labels, temperature)
+    log_q, log_p, counted = both_sampled("sampled_token_loss", student_logits, teacher_logits, labels, temperature)
     ratio: Array | float = 1.0
     if rollout_log_probs is not None and ratio_limit is not None:
         ratio = importance_ratio(student_logits, labels, rollout_log_probs, limit=ratio_limit)
@@ -130,8 +113,8 @@ def clipped_policy_loss(
     1707.06347; the reward: Lu et al., "On-Policy Distillation", Thinking Machines 2025 (no arXiv id). Ours: log r is
     clipped to +-20, where its exponential would overflow.
     """
-    log_q, log_p, counted = _both_sampled("clipped_policy_loss", student_logits, teacher_logits, labels)
-    rollout = _of_rollout("clipped_policy_loss", rollout_log_probs, log_q, counted)
+    log_q, log_p, counted = both_sampled("clipped_policy_loss", student_logits, teacher_logits, labels)
+    rollout = of_rollout("clipped_policy_loss", rollout_log_probs, log_q, counted)
     advantage = jax.lax.stop_gradient(log_p) - rollout
     ratio = jnp.exp(jnp.clip(log_q - rollout, -20, 20))
     below, above = (scalar_like(x, log_q) for x in (clip_below, clip_above))
@@ -139,6 +122,7 @@ def clipped_policy_loss(
     return jnp.where(counted, value, 0)
 
 
+@in_two_passes(BY_POSITION)
 def position_weighted_loss(
     student_logits: Array,
     teacher_logits: Array,
@@ -147,21 +131,20 @@ def position_weighted_loss(
     rollout_log_probs: Array | None = None,
     gamma: NotNegative[Array | float] = 0.5,
     temperature: Positive[Array | float] = 1.0,
+    where: Array | None = None,
 ) -> Array:
     """Computes -T^2 w_i A_i log q(y_i), w_i = 1 + gamma (1 - sum_{j<i} |A_j| / max(sum_j |A_j|, 1e-8)).
 
     A = log p(y) - log q_rollout(y), of the student as it stands without rollout_log_probs; A and w are detached: early
     tokens, before student and teacher have parted, weigh more. Shapes, labels and errors as `sampled_token_loss`;
-    returns [batch, length]. Xie, Zhu, Wen, Chen, Wang, "On the Position Bias of On-Policy Distillation" (IW-OPD), 2026,
-    arXiv 2606.22600, as in trl; T^2 is ours. A token that the teacher excludes (log p = -inf) has no finite value.
+    tokens where `where` [batch] or [batch, length] is False do not count either; returns [batch, length]. Xie, Zhu,
+    Wen, Chen, Wang, "On the Position Bias of On-Policy Distillation" (IW-OPD), 2026, arXiv 2606.22600, as in trl; T^2
+    is ours. A token that the teacher excludes (log p = -inf) has no finite value.
     """
-    log_q, log_p, counted = _both_sampled("position_weighted_loss", student_logits, teacher_logits, labels, temperature)
-    rollout = _of_rollout("position_weighted_loss", rollout_log_probs, log_q, counted)
-    advantage = jnp.where(counted, jax.lax.stop_gradient(log_p) - rollout, 0)
-    size = absolute(advantage)
-    before = jnp.cumsum(size, axis=1) - size
-    weight = 1 + scalar_like(gamma, log_q) * (1 - before / jnp.maximum(size.sum(1, keepdims=True), 1e-8))
-    return jnp.where(counted, -squared(temperature, log_q) * weight * advantage * log_q, 0)
+    what, labels = "position_weighted_loss", of_counted(labels, where)
+    log_q, log_p, counted = both_sampled(what, student_logits, teacher_logits, labels, temperature)
+    weights = position_weights(what, log_q, log_p, counted, rollout_log_probs, gamma)
+    return -squared(temperature, log_q) * weights * log_q
 
 
 def privileged_context_loss(

@@ -1,4 +1,4 @@
-"""Losses of whole sequences whose logits are built for a few tokens at a time, twice: first what each token alone says.
+"""Losses of sequences whose logits are built for a few tokens at a time, twice: first what each token alone says.
 
 A loss marked by `in_two_passes` is computed so by kd_jax/core/chunked.py, where networks tap how their logits are
 built: `first` gives values by token, `between` makes of them what a token needs of the others, and `last` is a loss by
@@ -13,22 +13,20 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 
-from kd_jax.losses import on_policy
-from kd_jax.losses._numerics import log_probs, to_float
-from kd_jax.losses._sequences import weighted, weights_and_rewards
+from kd_jax.losses._numerics import log_probs, squared, to_float
+from kd_jax.losses._sequences import both_sampled, of_counted, position_weights, weighted, weights_and_rewards
 from kd_jax.losses.needs import by_token
 from kd_jax.losses.task import pick_label
-from kd_jax.ranges import BelowOne, NotNegative
 
 Array = jax.Array
 Loss = TypeVar("Loss", bound=Callable)
 
 
 class Passes(NamedTuple):
-    """The parts of a loss(*arguments, **options): those of first and last are by token, and take the same arguments.
+    """The parts of a loss(*arguments, **options), which all take its arguments and options; first and last by token.
 
-    first: {name: fn(*arguments) -> [n]}; between: (their values {name: [batch, length]}, *arguments, **options) ->
-    {option: [batch, length]}, without gradients; last: fn(*arguments, **options, and these) -> [n].
+    first: {name: fn -> [n]}; between: (their values {name: [batch, length]}, *arguments, **options) -> {option:
+    [batch, length]}, without gradients; last: fn(*arguments, **options, and these) -> [n].
     """
 
     first: Mapping[str, Callable[..., Array]]
@@ -54,12 +52,12 @@ def passes_of(loss: Callable) -> Passes | None:
 
 
 @by_token
-def _student(student_logits: Array, teacher_logits: Array, labels: Array) -> Array:
+def _student(student_logits: Array, teacher_logits: Array, labels: Array, **_: Any) -> Array:
     return pick_label(log_probs(*to_float(student_logits)), labels)
 
 
 @by_token
-def _teacher(student_logits: Array, teacher_logits: Array, labels: Array) -> Array:
+def _teacher(student_logits: Array, teacher_logits: Array, labels: Array, **_: Any) -> Array:
     return pick_label(log_probs(*to_float(teacher_logits)), labels)
 
 
@@ -85,14 +83,51 @@ def _weighted(
     return weighted(log_s, log_t, labels, importance, later, long)
 
 
-@in_two_passes(Passes({"student": _student, "teacher": _teacher}, _weights_and_rewards, _weighted))
-def sequence_reverse_kl_loss(
+# MiniLLM's, on_policy.sequence_reverse_kl_loss: a token's weight is of its own, and its reward of those after it.
+BY_SEQUENCE = Passes({"student": _student, "teacher": _teacher}, _weights_and_rewards, _weighted)
+
+OF_POSITIONS = "position_weighted_loss"
+
+
+@by_token
+def _log_q(student_logits: Array, teacher_logits: Array, labels: Array, *, temperature: Any = 1.0, **_: Any) -> Array:
+    return both_sampled(OF_POSITIONS, student_logits, teacher_logits, labels, temperature)[0]
+
+
+@by_token
+def _log_p(student_logits: Array, teacher_logits: Array, labels: Array, *, temperature: Any = 1.0, **_: Any) -> Array:
+    return both_sampled(OF_POSITIONS, student_logits, teacher_logits, labels, temperature)[1]
+
+
+def _position_weights(
+    values: Mapping[str, Array],
+    student: Any,
+    teacher: Any,
+    labels: Array,
+    *,
+    rollout_log_probs: Array | None = None,
+    gamma: Array | float = 0.5,
+    where: Array | None = None,
+    **_: Any,
+) -> dict[str, Array]:
+    counted = of_counted(labels, where) >= 0
+    weights = position_weights(OF_POSITIONS, values["log_q"], values["log_p"], counted, rollout_log_probs, gamma)
+    return {"weights": weights}
+
+
+@by_token
+def _by_position(
     student_logits: Array,
     teacher_logits: Array,
     labels: Array,
     *,
-    mix: BelowOne[Array | float] = 0.2,
-    long: NotNegative[Array | float] = 1.0,
+    weights: Array,
+    temperature: Array | float = 1.0,
+    **_: Any,
 ) -> Array:
-    """Computes on_policy.sequence_reverse_kl_loss (MiniLLM, arXiv 2306.08543), with its shapes, options and errors."""
-    return on_policy.sequence_reverse_kl_loss(student_logits, teacher_logits, labels, mix=mix, long=long)
+    log_q = both_sampled(OF_POSITIONS, student_logits, teacher_logits, labels, temperature)[0]
+    return -squared(temperature, log_q) * weights * log_q
+
+
+# on_policy.position_weighted_loss: a token's weight is how far the networks had parted before it.
+BY_POSITION = Passes({"log_q": _log_q, "log_p": _log_p}, _position_weights, _by_position)

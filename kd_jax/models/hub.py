@@ -41,3 +41,9 @@ def find_model(name: str, revision: str = "main") -> Path:
         f"{name!r} is no folder, and {cache} holds no revision {revision!r} of it. For a model of the hub: "
         f"pip install huggingface_hub && hf download {name} --revision {revision}"
     )
+
+
+def name_for_others(name: str) -> str:
+    """Returns what other packages find the model `name` by from any folder: the id of the hub, or the whole path."""
+    inside = name.startswith("package:") or path_of(name, "the folder of a model").is_dir()
+    return str(find_model(name).absolute()) if inside else name

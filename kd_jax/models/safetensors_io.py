@@ -168,7 +168,7 @@ def matched(
     "weight"). Of the paths here that match `longer`, tables of embeddings, a file may have further rows: the first are
     taken. ValueError lists all names that are missing, all that are unexpected and all shapes that do not fit.
     """
-    names = {_renamed(name, old or {}).removeprefix(prefix): name for name in tensors}
+    names = {renamed(name, old or {}).removeprefix(prefix): name for name in tensors}
     result, problems, used = {}, [], set()
     leaves: dict[str, Any] = traverse_util.flatten_dict(shapes, sep="/")
     for path, leaf in leaves.items():
@@ -262,8 +262,8 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(re.search(pattern, name) for pattern in patterns)
 
 
-def _renamed(name: str, changes: Mapping[str, str]) -> str:
-    """The name with every regular expression of `changes` replaced by its text, one after the other."""
+def renamed(name: str, changes: Mapping[str, str]) -> str:
+    """Returns the name with every regular expression of `changes` replaced by its text, one after the other."""
     for pattern, text in changes.items():
         name = re.sub(pattern, text, name)
     return name

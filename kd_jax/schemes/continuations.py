@@ -22,7 +22,8 @@ from kd_jax.resolve import near, resolve
 from kd_jax.system import precision
 from kd_jax.types import Array, Parts, Role, TrainState
 
-_told: weakref.WeakSet[Any] = weakref.WeakSet()  # sources of which it was said that prompts leave little room
+AT_ONCE = 4096  # rows that are looked at together
+_slots: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()  # of the sources that were looked at
 ENTRIES = ("tokens", "segments", "label", "labelled", "target")
 SAMPLERS = ("student", "teacher", "mixed", "speculative")
 
@@ -77,36 +78,27 @@ def prompts_of(source: Any, prompt: int) -> Prompts:
     Of several pairs in a row the first is continued. Raises ValueError for data that are no text, and for prompts that
     leave nothing to generate.
     """
-    if source.per_token and source.images is None:
-        raise ValueError(
-            f"{source.name}/{source.split} is too large to be in memory, and how long its prompts are is seen there: "
-            "have fewer records, or shorter rows (data.length)."
-        )
-    if source.entry != "tokens" or not source.per_token or "segments" not in source.fields:
+    if source.entry != "tokens" or not source.per_token or "segments" not in source.example(0):
         raise ValueError(
             f"{source.name} is no text with a label a token and the field 'segments': see data/text/corpus.py."
         )
-    length = source.images.shape[1]
-    slots = prompt or _slots(source)
+    length = source.image_shape[0]
+    slots = prompt or _slots_of(source)
     if not 0 < slots <= length:
         raise ValueError(f"prompt={prompt}: rows have {length} tokens.")
     return Prompts(slots, bool(prompt), length, source.end)
 
 
-def _slots(source: Any) -> int:
-    """How many slots the prompts of pairs get; says how many prompts and answers of the data have no room then."""
-    name, segments = f"{source.name}/{source.split}", source.fields["segments"]
-    there = np.asarray(first_text(segments))
-    counted = (source.labels >= 0) & there
-    answers = counted.sum(1)
-    prompts = np.where(answers > 0, np.argmax(counted, axis=1) + 1, there.sum(1))
-    length, sizes = source.images.shape[1], np.arange(source.images.shape[1] + 1)
+def _slots_of(source: Any) -> int:
+    """How many slots the prompts of pairs get; says once how many prompts and answers of the data have no room then."""
+    if source in _slots:
+        return _slots[source]
+    name, length = f"{source.name}/{source.split}", source.image_shape[0]
+    prompts, answers, several = _sizes(source)
+    sizes = np.arange(length + 1)
     longer = [_excess(prompts, sizes), _excess(answers, length + 1 - sizes)]
     slots = int(np.argmin((longer[0] + longer[1])[1:])) + 1
-    cut, short, several = prompts > slots, answers > length + 1 - slots, (there != (segments > 0)).any(1)
-    if source in _told:
-        return slots
-    _told.add(source)
+    cut, short = prompts > slots, answers > length + 1 - slots
     if several.any():
         print(
             f"{name}: {several.sum()} of {len(several)} rows hold several texts, of which the first is continued; "
@@ -119,7 +111,22 @@ def _slots(source: Any) -> int:
             f"{short.sum()} of the data's answers (up to {answers.max()}) are longer; data.length="
             f"{prompts.max() + answers.max() - 1} has room for all"
         )
+    _slots[source] = slots
     return slots
+
+
+def _sizes(source: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of every row the tokens of its prompt and of its answer, and whether it holds further texts, [n] each."""
+    parts = []
+    for first in range(0, len(source), AT_ONCE):
+        batch = arrays_of(source, np.arange(first, min(first + AT_ONCE, len(source))))
+        there = np.asarray(first_text(batch["segments"]))
+        counted = (batch["label"] >= 0) & there
+        answers = counted.sum(1)
+        prompts = np.where(answers > 0, np.argmax(counted, axis=1) + 1, there.sum(1))
+        parts.append((prompts, answers, (there != (batch["segments"] > 0)).any(1)))
+    prompts, answers, several = (np.concatenate(x) for x in zip(*parts, strict=True))
+    return prompts, answers, several
 
 
 def first_text(segments: Any) -> Any:
@@ -152,10 +159,18 @@ def first_cache(run: Decoding, params: Any, batch: Mapping[str, Array], size: in
     return None if run.read is None else run.read(params, batch["source"], batch["source_mask"], size)
 
 
+def arrays_of(source: Any, rows: Any) -> dict[str, np.ndarray]:
+    """Returns rows of a source of text, in memory or streamed, as the arrays of a batch."""
+    if source.images is None:
+        examples = [source.example(int(i)) for i in rows]
+        return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+    fields = {name: values[rows] for name, values in source.fields.items()}
+    return {source.entry: source.images[rows], "label": source.labels[rows], **fields}
+
+
 def rows_of(source: Any, rows: Any) -> dict[str, Array]:
     """Returns rows of a source of text as a batch."""
-    fields = {name: jnp.asarray(values[rows]) for name, values in source.fields.items()}
-    return {source.entry: jnp.asarray(source.images[rows]), "label": jnp.asarray(source.labels[rows]), **fields}
+    return {name: jnp.asarray(values) for name, values in arrays_of(source, rows).items()}
 
 
 def make_sampler(

@@ -50,7 +50,13 @@ def build(
     """
     if parts.sources.get("validation") is None:
         raise ValueError("Adaptive replay follows the loss on held-out text: data.validation must be above 0.")
-    prompts = prompts_of(parts.sources["train"], prompt)
+    source = parts.sources["train"]
+    if not source.labelled.any():
+        raise ValueError(
+            f"Adaptive replay follows the loss on held-out answers, and {source.name} has prompts alone: on_policy "
+            "(schemes.on_policy.build) writes to those."
+        )
+    prompts = prompts_of(source, prompt)
     sample = make_sampler(
         parts,
         prompts,

@@ -21,10 +21,10 @@ from kd_jax.schemes import offline
 from kd_jax.schemes.continuations import (
     ENTRIES,
     Prompts,
+    arrays_of,
     decoding_of,
     first_cache,
     prompts_of,
-    rows_of,
     weights,
     with_labels,
 )
@@ -71,14 +71,17 @@ def build(
     def written(teacher: PyTree, start: int) -> dict[str, np.ndarray]:
         """Returns the answers to `batch` examples from number `start` on, as entries of a batch."""
         numbers = np.minimum(np.arange(start, start + batch), rows - 1)
-        begun, mask, texts, real = parallel.on_host(ask(teacher, rows_of(source, numbers), jnp.int32(start)))
-        at = np.arange(batch), _picked(choose, texts, real, source.labels[numbers])
+        asked = arrays_of(source, numbers)
+        batch_of = jax.tree.map(jnp.asarray, asked)
+        begun, mask, texts, real = parallel.on_host(ask(teacher, batch_of, jnp.int32(start)))
+        labels = asked["label"]
+        at = np.arange(batch), _picked(choose, texts, real, labels)
         entries = dict(prompts.entries(*map(jnp.asarray, (begun, mask, texts[at], real[at]))))
         if answer:
-            right = same_result(source, answer, texts[at], real[at], source.labels[numbers])
+            right = same_result(source, answer, texts[at], real[at], labels)
             entries["label"] = jnp.where(right[:, None], entries["label"], -1)
         if word_errors:
-            good = few_errors(source, word_errors, texts[at], real[at], source.labels[numbers])
+            good = few_errors(source, word_errors, texts[at], real[at], labels)
             entries["label"] = jnp.where(good[:, None], entries["label"], -1)
         return {name: np.asarray(entries[name]) for name in WRITTEN}
 

@@ -56,7 +56,7 @@ def answers(
     Of test data without answers, prompts alone, it shows what is written.
     """
     source = sources["test"]
-    if not (source.labels >= 0).any():
+    if not source.labelled.any():
         options = dict(prompt=0, count=min(shown, len(source)), temperature=0.0)
         return samples(roles, sources, **options, role=role, decoding=decoding)
     options = dict(count=count, shown=shown, batch=min(count, len(source), ANSWERED))
@@ -81,13 +81,20 @@ def exact_match(
     """
     source = sources["test"]
     prompts = prompts_of(source, 0)
-    begins = [source.decode(source.images[i, : np.argmax(source.labels[i] >= 0) + 1]) for i in range(len(source))]
-    rows = np.array([i for i, text in enumerate(begins) if text.startswith(prefix)], int)[:count]
+    begins: dict[int, str] = {}
+    for i in range(len(source)):
+        text = _begin(source, source.example(i))
+        if text.startswith(prefix):
+            begins[i] = text
+        if len(begins) == count:
+            break
+    rows = np.array([*begins], int)
     if not len(rows):
         raise ValueError(
-            f"No prompt of {source.name}/{source.split} begins with {prefix!r}; the first is {begins[0]!r}."
+            f"No prompt of {source.name}/{source.split} begins with {prefix!r}; the first is "
+            f"{_begin(source, source.example(0))!r}."
         )
-    wanted = [source.decode(first_answer(source.labels[i])) for i in rows]
+    wanted = [source.decode(first_answer(source.example(i)["label"])) for i in begins]
 
     def summary(state: TrainState, record: Mapping[str, Any]) -> list[dict[str, Any]]:
         del record
@@ -111,6 +118,11 @@ def exact_match(
         ]
 
     return summary
+
+
+def _begin(source: Any, example: Mapping[str, np.ndarray]) -> str:
+    """The prompt of an example, as text."""
+    return source.decode(example[source.entry][: np.argmax(example["label"] >= 0) + 1])
 
 
 def first_answer(labels: np.ndarray) -> np.ndarray:

@@ -18,8 +18,8 @@ from kd_jax.core.bind import bind, init_state
 from kd_jax.core.chunked import answer_of
 from kd_jax.core.evaluate import make_eval_step
 from kd_jax.core.step import make_train_step
-from kd_jax.core.terms import hyper_of
-from kd_jax.losses import on_policy, response, two_passes
+from kd_jax.core.terms import hyper_of, takes_where
+from kd_jax.losses import on_policy, response
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.language.decoder_families import gemma2, llama
 from kd_jax.system import parallel
@@ -84,25 +84,54 @@ def most_tokens(program):
     return max(np.prod(s[:-1]) for s in sizes if len(s) > 1 and s[-1] == CLASSES and s[:-1] not in {(8,), (12,)})
 
 
-def sequence_term(fn):
-    targets = ("teacher.logits", "batch.label")
-    return Term(fn, ("student.logits",), targets, 1.0, {"mix": 0.2, "long": 0.7}, where="batch.labelled")
+# Losses of sequences, with their options; those of a rollout count a part of what is labelled.
+SEQUENCES = {
+    "MiniLLM": Term(on_policy.sequence_reverse_kl_loss, (), (), 1.0, {"mix": 0.2, "long": 0.7}),
+    "IW-OPD": Term(on_policy.position_weighted_loss, (), (), 1.0, {"gamma": 0.8, "temperature": 2.0}),
+    "IW-OPD of a rollout": Term(
+        on_policy.position_weighted_loss, (), (), 1.0, {}, options={"rollout_log_probs": "batch.rollout"}
+    ),
+}
+
+
+def sequence_term(name, fn=None):
+    term = SEQUENCES[name]
+    where = "batch.some" if term.options else "batch.labelled"
+    paths = dict(inputs=("student.logits",), targets=("teacher.logits", "batch.label"), where=where)
+    return dataclasses.replace(term, fn=fn or term.fn, **paths)
+
+
+def of_sequences():
+    """A batch with what a rollout gave its tokens, and some of those that are labelled."""
+    data = batch()
+    rollout = -3 + jax.random.normal(KEY, (ROWS, LENGTH))
+    return data | {"rollout": rollout, "some": data["labelled"] & (jnp.arange(LENGTH)[None] % 5 != 1)}
 
 
 @functools.cache
-def plain_sequences():
-    return run(sequence_term(on_policy.sequence_reverse_kl_loss), Role(network(12), TOKENS), batch())
+def plain_sequences(name):
+    """The run of a term whose loss says nothing of itself, so that it reads all logits."""
+    loss = SEQUENCES[name].fn
+
+    def unmarked(*read, **options):
+        return loss(*read, **options)
+
+    def masked(*read, where, **options):
+        return loss(*read, where=where, **options)
+
+    term = sequence_term(name, masked if takes_where(loss) else unmarked)
+    return run(term, Role(network(12), TOKENS), of_sequences())
 
 
 @pytest.mark.parametrize("form", ["one", "mesh", "accumulated"])
-def test_a_loss_of_sequences_is_computed_in_two_passes(form):
-    """MiniLLM's: what moves, loss and scores are those of the plain one."""
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_a_loss_of_sequences_is_computed_in_two_passes(name, form):
+    """What moves, loss and scores are those of the plain one, and no program holds all logits."""
     more = {"one": {}, "mesh": {"mesh": toy.mesh(8)}, "accumulated": {"accumulate": 2}}[form]
-    result, (step, _) = run(
-        sequence_term(two_passes.sequence_reverse_kl_loss), Role(network(12), TOKENS), batch(), **more
-    )
-    expected, (whole, _) = plain_sequences()
+    result, (step, _) = run(sequence_term(name), Role(network(12), TOKENS), of_sequences(), **more)
+    expected, (whole, _) = plain_sequences(name)
     close(result, expected)
+    assert np.abs(result[1]["kd"][0]) > 0
     if form == "one":
         used, before = (p.memory_analysis().temp_size_in_bytes for p in (step, whole))
         assert most_tokens(whole) == ROWS * LENGTH and most_tokens(step) <= CHUNK

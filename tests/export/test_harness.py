@@ -1,5 +1,6 @@
 """A student under lm-evaluation-harness, on a task that is made here: its scores are those of its own logits."""
 
+import re
 import types
 
 import numpy as np
@@ -12,7 +13,7 @@ from kd_jax.export import harness
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.language.decoder_families import llama
 
-LENGTH = 24
+LENGTH, CHUNK = 24, 8
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def student(tmp_path_factory):
     config.teacher.model.name, config.baseline, config.report = "", False, False
     config.train.update(dict(batch_size=8, steps=200))
     config.train.optimizer.update(dict(name="adam", learning_rate=1e-2, weight_decay=0.0))
-    kd_jax.run(config, place / "work", student=llama(350, 16, 1, 2, hidden=32, tied=True))
+    kd_jax.run(config, place / "work", student=llama(350, 16, 1, 2, hidden=32, tied=True, chunk=CHUNK))
     return kd_jax.load(place / "work"), folder
 
 
@@ -47,6 +48,17 @@ def by_logits(student, tokens, count):
     last = slice(len(tokens) - 1 - count, None)
     right = logits.argmax(-1)[last] == np.asarray(tokens[1:])[last]
     return logs[np.arange(len(tokens) - 1), tokens[1:]][last].sum(), bool(right.all())
+
+
+def test_likelihoods_need_the_logits_of_a_few_tokens_at_a_time(student):
+    network, _ = student
+    rows = {name: np.ones((4, LENGTH), np.int32) for name in ("tokens", "segments", "targets")}
+    scorer = harness.Scorer(network, LENGTH, 4)
+    program = scorer.program.lower(network.params, network.stats, network.fixed, **rows).compile().as_text()
+    shapes = [tuple(map(int, s.split(","))) for s in re.findall(r"f32\[([\d,]+)\]", program)]
+    options = network.model.module.options
+    tokens = [np.prod(s[:-1]) for s in shapes if s[-1] == options.vocabulary and s[:-1] != (options.width,)]
+    assert tokens and max(tokens) <= CHUNK
 
 
 def test_rows_of_all_lengths_have_the_likelihood_of_the_logits(student):

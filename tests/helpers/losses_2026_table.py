@@ -50,7 +50,9 @@ def sampled(fn, **kwargs):
 LOSSES_2026 = {
     "sampled_token": sampled(on_policy.sampled_token_loss, options={"ratio_limit": 2.0, "temperature": 2.0}),
     "clipped_policy": sampled(on_policy.clipped_policy_loss, options={"clip_below": 0.2, "clip_above": 0.3}),
-    "position_weighted": sampled(on_policy.position_weighted_loss, options={"gamma": 0.5, "temperature": 2.0}),
+    "position_weighted": sampled(
+        on_policy.position_weighted_loss, options={"gamma": 0.5, "temperature": 2.0}, where=True
+    ),
     "topk_jsd": logits_row(
         lambda s, t, **options: response_vocabulary.topk_jsd_loss(s, t, k=2, **options),
         options={"beta": 0.3, "temperature": 2.0},

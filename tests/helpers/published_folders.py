@@ -1,10 +1,12 @@
 """Folders of small random language models as `transformers` writes them, with tokenizers trained here."""
 
 import json
+import shutil
 
 import torch
 import transformers
 from language_folders import CHATML, HEADERS, TEXTS, trained
+from safetensors.torch import save_file
 
 TURNS = (
     "{{ bos_token }}{% for message in messages %}{{ '<start_of_turn>' + ('model' if message['role'] == 'assistant' "
@@ -92,6 +94,34 @@ def folder(path, family="llama", rows=0, width=16, depth=2, seed=0, tokens=300, 
     network.save_pretrained(path)
     fast.save_pretrained(path)
     return path
+
+
+def seeing(path, text, as_on_the_hub=False):
+    """Writes a random Gemma 3 that looks at pictures, with the sizes and the tokenizer of the folder `text`.
+
+    Its tensors have the names of transformers 5, or those of the files on the hub. Returns the network.
+    """
+    pictures = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=8)
+    config = transformers.Gemma3Config(
+        text_config=transformers.AutoConfig.from_pretrained(text).to_dict(),
+        vision_config={**pictures, "patch_size": 4},
+        mm_tokens_per_image=4,
+    )
+    torch.manual_seed(0)
+    whole = transformers.Gemma3ForConditionalGeneration(config).eval()
+    whole.set_attn_implementation("eager")
+    for value in whole.parameters():
+        value.data += 0.2 * torch.randn_like(value)
+    shutil.copytree(text, path, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
+    whole.config.save_pretrained(path)
+    weights = {name: value.contiguous() for name, value in whole.state_dict().items() if name != "lm_head.weight"}
+    if as_on_the_hub:
+        weights = {
+            name.replace("model.language_model.", "language_model.model.").removeprefix("model."): value
+            for name, value in weights.items()
+        }
+    save_file(weights, path / "model.safetensors")
+    return whole
 
 
 def records(path, kind, count=24):

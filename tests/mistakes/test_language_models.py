@@ -107,7 +107,7 @@ ROWS = [
     ),
     Mistake(
         "teacher and student of different tokenizers",
-        "Student and teacher have different tokenizers: '<|endoftext|>' is number 0 in…missing in",
+        "Student and teacher have different tokenizers: '<|endoftext|>' is number 0 in…missing in…llm.py:cross",
         road(teacher={"tokenizer": llama}),
     ),
     Mistake(
@@ -145,6 +145,11 @@ ROWS = [
         "answers to learn first, of prompts alone",
         "warmup=0.5 learns from the data's answers first, and data.jsonl has none",
         road("on_policy", [{"prompt": pair["prompt"]} for pair in PAIRS], **{"scheme.kwargs.warmup": 0.5}),
+    ),
+    Mistake(
+        "replay by the loss on answers, of prompts alone",
+        "Adaptive replay follows the loss on held-out answers, and data.jsonl has prompts alone: on_policy",
+        road("distillm", [{"prompt": pair["prompt"]} for pair in PAIRS]),
     ),
     Mistake(
         "adapters of a layer that there is not",

@@ -11,10 +11,14 @@ from scheme_checks import config_module  # noqa: E402
 
 import kd_jax  # noqa: E402
 from kd_jax.cache import model as cached  # noqa: E402
+from kd_jax.data.text import conversations  # noqa: E402
 from kd_jax.models.projected import Projected  # noqa: E402
 
 
-def test_a_student_learns_from_the_likeliest_tokens(tmp_path, monkeypatch):
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_student_learns_from_the_likeliest_tokens(streamed, tmp_path, monkeypatch):
+    if streamed:
+        monkeypatch.setattr(conversations, "IN_MEMORY", 0)
     asked, original = [], cached.likeliest
 
     def noted(logits, *options):

@@ -1,14 +1,14 @@
 """What a report says of answers: the first of a row, whatever lies behind it; of prompts alone what is written."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 from language_folders import TALKS, opened, qwen
 from text_parts import INPUTS
 
+from kd_jax.data.text import conversations
 from kd_jax.models.adapters import LinenModel
 from kd_jax.models.language.decoder_families import llama
+from kd_jax.schemes import continuations
 from kd_jax.schemes.continuations import prompts_of
 from kd_jax.schemes.text_summary import answers, first_answer
 from kd_jax.types import Role
@@ -37,8 +37,26 @@ def test_prompts_alone_show_what_is_written(tmp_path):
     made = opened(tmp_path, qwen(tmp_path / "m"), [{"prompt": f"Say {i}"} for i in range(6)], length=16)
     role = Role(LinenModel(llama(made.train.num_classes, 8, 1, 2, hidden=8, tied=True)), INPUTS, group="student")
     assert callable(answers({"student": role}, made._asdict()))
-    streamed = dataclasses.replace(
-        made.train, images=None, labels=None, fetch=print, size=3, fields={}, token_labels=True
-    )
-    with pytest.raises(ValueError, match="data.jsonl/train is too large to be in memory"):
-        prompts_of(streamed, 0)
+
+
+def test_prompts_of_streamed_texts_are_those_in_memory(tmp_path, monkeypatch, capsys):
+    """Of pairs, and of prompts alone, in more than one look at the rows."""
+    monkeypatch.setattr(continuations, "AT_ONCE", 4)
+    for records in (TALKS * 2, [{"prompt": f"Say {i}"} for i in range(9)]):
+        made = opened(tmp_path, qwen(tmp_path / "m"), records, length=64)
+        with monkeypatch.context() as patch:
+            patch.setattr(conversations, "IN_MEMORY", 0)
+            streamed = opened(tmp_path, qwen(tmp_path / "m"), records, length=64)
+        assert streamed.train.images is None and made.train.images is not None
+        capsys.readouterr()
+        prompts = prompts_of(made.train, 0)
+        said = capsys.readouterr().out
+        assert prompts_of(streamed.train, 0) == prompts == prompts_of(streamed.train, 0)
+        assert capsys.readouterr().out == said, "said once"
+        assert streamed.train.labelled.tolist() == made.train.labelled.tolist()
+        assert streamed.train.labelled.any() == ("messages" in records[0])
+        rows = np.array([3, 0])
+        ours, theirs = (continuations.arrays_of(source, rows) for source in (streamed.train, made.train))
+        assert ours.keys() == theirs.keys()
+        for name in ours:
+            np.testing.assert_array_equal(ours[name], theirs[name])

@@ -148,6 +148,7 @@ def source_of(
     read = Arranged(rows, groups, fields.length, tokenizer.pad)
     if 4 * 4 * fields.length * len(groups) > IN_MEMORY:
         contents = dict(fetch=read, size=len(groups), stamp=Path(rows.folder).name, token_labels=True)
+        contents["unanswered"] = rows.kind == "prompt"
         return _source(name, split, tokenizer, fields.length, None, contents)
     return in_memory(name, split, [read(i) for i in range(len(groups))], tokenizer, fields.length)
 

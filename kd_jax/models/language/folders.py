@@ -8,11 +8,11 @@ from tokenizers import Tokenizer
 
 from kd_jax.models.hub import find_model
 
-TOKENIZER, GENERATION = "tokenizer.json", "generation_config.json"
+TOKENIZER, GENERATION, TEMPLATE = "tokenizer.json", "generation_config.json", "chat_template.jinja"
 # What belongs to a tokenizer, in the versions 4 and 5 of transformers: copied as it is where a student is written.
 TOKENIZER_FILES = (
     *(TOKENIZER, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"),
-    *("tokenizer.model", "chat_template.jinja", "chat_template.json", "additional_chat_templates"),
+    *("tokenizer.model", TEMPLATE, "chat_template.json", "additional_chat_templates"),
 )
 
 
@@ -53,5 +53,5 @@ def require_alike(student: str | Path, teacher: str | Path) -> None:
         raise ValueError(
             f"Student and teacher have different tokenizers: {token!r} is number {number} in {first} and "
             f"{'missing' if there is None else f'number {there}'} in {second}; {len(wrong)} of {len(ours)} tokens "
-            "differ. Probabilities are compared token by token: take folders of one family."
+            "differ. Probabilities are compared token by token: take folders of one family, or configs/llm.py:cross."
         )

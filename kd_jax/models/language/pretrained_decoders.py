@@ -36,6 +36,7 @@ from kd_jax.models.language.joined import (
     taken_apart,
     taken_in_turn,
 )
+from kd_jax.models.language.text_models import NAMES, OTHER_PARTS, read_text_config
 from kd_jax.models.safetensors_io import (
     SHARD,
     Later,
@@ -44,7 +45,6 @@ from kd_jax.models.safetensors_io import (
     dense,
     matched,
     norm,
-    read_config,
     read_params,
     write_folder,
 )
@@ -152,14 +152,14 @@ def decoder_of(folder: str, dtype: Any = "float32", **changes: Any) -> Decoder:
 
     ValueError for a family, an activation or a scaling of positions that is not supported.
     """
-    config = read_config(find_model(folder))
+    config = read_text_config(find_model(folder))
     read_family(folder)
     return Decoder(Options(**{**options_of(config), "dtype": dtype, **changes}))
 
 
 def read_family(folder: str) -> str:
     """Returns the model_type of a folder; ValueError, with what comes near, for one that is not read here."""
-    family = read_config(find_model(folder)).get("model_type")
+    family = read_text_config(find_model(folder)).get("model_type")
     if family not in FAMILIES:
         raise ValueError(f"{folder}: the model type is {family!r}. {near(str(family), FAMILIES)}")
     return family
@@ -176,15 +176,17 @@ def load(
     """
     module, where = _module(model), find_model(folder)
     o = module.options
-    family = read_config(where)["model_type"]
+    family = read_text_config(where)["model_type"]
     shapes = jax.eval_shape(module.init, key, jnp.zeros((1, 2), jnp.int32))["params"]
     theirs = jax.eval_shape(lambda p: outside(p, o, family), shapes)
-    deeper = rf"^((model\.layers|transformer\.h|h|layers)\.({'|'.join(map(str, range(o.depth, 1000)))}))\."
-    head = (r"^lm_head\.weight$",) if o.tied else ()
+    body = r"(model\.|language_model\.)*layers|transformer\.h|h"
+    deeper = rf"^(({body})\.({'|'.join(map(str, range(o.depth, 1000)))}))\."
+    head = (r"^(language_model\.)?lm_head\.weight$",) if o.tied else ()
     options = {
         "prefix": "transformer." if o.positions == "learned" else "model.",
-        "ignore": (*BUFFERS, deeper, *head),
+        "ignore": (*BUFFERS, deeper, *head, *OTHER_PARTS),
         "fresh": fresh,
+        "old": NAMES,
         "longer": TABLES,
     }
     if reading is not None and not fresh:

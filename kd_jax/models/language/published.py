@@ -28,9 +28,10 @@ from kd_jax.models.language.decoder_configs import (
     sizes_of,
 )
 from kd_jax.models.language.decoder_parts import Options
-from kd_jax.models.language.folders import GENERATION, TOKENIZER_FILES, require_alike, token_count
+from kd_jax.models.language.folders import GENERATION, TEMPLATE, TOKENIZER_FILES, require_alike, token_count
 from kd_jax.models.language.pretrained_decoders import decoder_of, rules_of, written
-from kd_jax.models.safetensors_io import SHARD, Later, Tensors, read_config, write_folder
+from kd_jax.models.language.text_models import NAMES, read_text_config
+from kd_jax.models.safetensors_io import SHARD, Later, Tensors, renamed, write_folder
 from kd_jax.ranges import NotNegative
 from kd_jax.resolve import near
 from kd_jax.types import PyTree
@@ -94,7 +95,7 @@ def _every_nth_layer(whole: Options, layers: int) -> dict[str, Any]:
 
 def positions_of(folder: str) -> int:
     """Returns the number of tokens to which the positions of a folder reach, 0 where it does not say."""
-    config = read_config(find_model(folder))
+    config = read_text_config(find_model(folder))
     return int(config.get(sizes_of(config["model_type"])["max_length"]) or 0)
 
 
@@ -105,6 +106,7 @@ def save(
     params: PyTree,
     *,
     tokenizer: str = "",
+    template: str = "",
     rows: str = "tokens",
     dtype: str = "float32",
     max_shard_size: int = SHARD,
@@ -114,12 +116,12 @@ def save(
     config.json is that of `source`, but for the sizes that changed. `rows`: "tokens", those of the network; "all", with
     the further rows of `source`, as they were. `dtype` is what the weights are rounded to;
     those of more than `max_shard_size` bytes are several files. The tokenizer and the chat
-    template are copied from the folder `tokenizer` ("": `source`). ValueError where the family cannot say the options
-    of the network, and for an unknown word.
+    template are copied from the folder `tokenizer` ("": `source`), the template from the file `template` where one is
+    named. ValueError where the family cannot say the options of the network, and for an unknown word.
     """
     check_words(rows, dtype)
     place, o = find_model(source), module.options
-    config = read_config(place)
+    config = read_text_config(place)
     made = written(params, o, config["model_type"], dtype)
     if rows == "all":
         made |= _with_all_rows(place, config["model_type"], made)
@@ -128,6 +130,8 @@ def save(
     folder.mkdir(parents=True)
     write_folder(folder, made, rules_of(config["model_type"]), config, max_shard_size=max_shard_size)
     copy_tokenizer(find_model(tokenizer or source), folder)
+    if template:
+        shutil.copyfile(template, folder / TEMPLATE)  # what transformers reads before all other places of one
     write_generation(place, config, folder)
 
 
@@ -159,11 +163,12 @@ def write_generation(source: Path, config: Mapping[str, Any], folder: Path) -> N
 def _with_all_rows(place: Path, family: str, made: Mapping[str, Later]) -> dict[str, Later]:
     """Embeddings and head followed by the rows that the folder has beyond them."""
     tensors, rules = Tensors(place), {rule.ours: rule.theirs for rule in rules_of(family)}
+    names = {renamed(name, NAMES): name for name in tensors}
     longer = {}
     for path in ("embed/embedding", "head/embedding"):
         if path in made:
             table, theirs = made[path], rules[path]
-            name = theirs if theirs in tensors else theirs.partition(".")[2]
+            name = names.get(theirs) or names[theirs.partition(".")[2]]
 
             def whole(table: Later = table, name: str = name) -> np.ndarray:
                 return np.concatenate([table.made(), tensors[name][table.shape[0] :].astype(table.dtype)])
