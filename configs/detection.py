@@ -1,12 +1,16 @@
 """Detection: which digits lie where in a scene? An anchor-free detector of 97,000 parameters teaches one of 11,000.
 
 pip install faster-coco-eval      # computes the average precision
-python launch.py --config=configs/detection.py[:VARIANT,crowns,tiny]
+python launch.py --config=configs/detection.py[:VARIANT,DATA,tiny]
 
 2,000 scenes of 64 x 64 pixels with 1 to 5 digits each, made of scikit-learn's digits; the test scenes are made of digit
 images that no other scene has. The teacher has all boxes, the student those of 200 scenes and the others without.
-"crowns" are trees in aerial pictures, split in space (pip install --no-deps deepforest), with boxes of 60 tiles.
 
+DATA
+scenes       the scenes; the default
+crowns       trees in aerial pictures, split in space (pip install --no-deps deepforest), with boxes of 60 tiles
+coco         pictures of yours with boxes in COCO's form: --config.data.directory=DIR --config.data.image_size=N
+VARIANT
 response     class probabilities, weighted by how far apart they are (Yang et al. 2023, arXiv 2308.14286); the default
 ld           the distributions of the boxes' sides, beside the response (LD: Zheng et al. 2021, arXiv 2102.12252)
 cwd          where each channel of the pyramid is active (CWD: Shu et al. 2020, arXiv 2011.13256)
@@ -25,6 +29,7 @@ from ml_collections import ConfigDict
 
 from kd_jax.config import base, finish, parse, part, term, training
 
+DATA = ("scenes", "crowns", "coco")
 VARIANTS = ("response", "ld", "cwd", "fgd", "mgd", "pseudo", "imitation")
 LEVELS = (0, 1)  # of the pyramid, of strides 4 and 8
 GLOBAL = 5e-6  # of FGD's global part, where the focal one has 1e-3 in the boxes, as the authors' one-stage detectors
@@ -110,12 +115,15 @@ def knowledge(variant: str) -> dict:
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    variant = parse(arg, variants=(*VARIANTS, "detr"), flags=("crowns",))
+    variant = parse(arg, data=DATA, variants=(*VARIANTS, "detr"))
     config = base()
     config.data.name, config.data.labels = "kd_jax.data.boxes:digit_scenes", 200
     config.task = ConfigDict(part("tasks.detect.task"))
-    if "crowns" in variant.flags:
+    if variant.data == "crowns":
         config.data.name, config.data.labels = "kd_jax.data.crowns:crowns", 60
+    if variant.data == "coco":
+        config.data.name, config.data.labels, config.data.validation = "kd_jax.data.coco:folder", 0, 0.1
+    if variant.data != "scenes":
         config.prepare = ConfigDict(part("data.moved_boxes.moved", flip=True, shift=6))
     detector = "models.detection.dense.detector"
     config.teacher.model = dict(name=detector, kwargs=dict(widths=(12, 24, 48), pyramid=24))

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from kd_jax.data import tables
 from kd_jax.data.images.pictures import as_array, centre_crop
 from kd_jax.data.transcripts import read_wave, waves_of
 from kd_jax.train.raw import joined
@@ -28,7 +29,8 @@ from kd_jax.train.student import MOST, Student, load
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 KINDS = (*PICTURES, ".npy", ".npz", ".csv", ".txt", ".wav")
 OUT = (".csv", ".jsonl")
-Part = tuple[list[str], Any]  # (the name of each example, the examples)
+# (the name of each example, the examples, how many pixels of its file one of a picture is: [n, 2], across and down)
+Part = tuple[list[str], Any, np.ndarray | None]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -91,8 +93,8 @@ def _write(student: Student, places: Sequence[Path], stream: TextIO, lines: bool
     if not lines:
         table.writerow(["file", "example", "prediction", *(["class"] if names else [])])
     with tqdm(total=len(places), unit="file", disable=None) as bar:
-        for numbers, (labels, examples) in _parts(student, places):
-            answers = _one_each(student.predict(examples), len(labels))
+        for numbers, (labels, examples, pixels) in _parts(student, places):
+            answers = _one_each(_in_pixels(student.predict(examples), pixels), len(labels))
             for label, number, value in zip(labels, numbers, answers, strict=True):
                 name = {"class": names[value]} if names else {}
                 if lines:
@@ -104,6 +106,13 @@ def _write(student: Student, places: Sequence[Path], stream: TextIO, lines: bool
             count += len(labels)
             bar.update(len({*labels}))
     return count
+
+
+def _in_pixels(answers: Any, pixels: np.ndarray | None) -> Any:
+    """The answers, boxes [n, objects, 4] in pixels of the files; all else as it is."""
+    if pixels is None or not isinstance(answers, Mapping) or "boxes" not in answers:
+        return answers
+    return {**answers, "boxes": answers["boxes"] * np.tile(pixels, 2)[:, None]}
 
 
 def _one_each(answers: Any, count: int) -> list[Any]:
@@ -125,7 +134,7 @@ def _parts(student: Student, places: Sequence[Path]) -> Iterator[tuple[list[int]
             continue
         examples = _read(student, place)
         size = len(next(iter(examples.values()))) if isinstance(examples, dict) else len(examples)
-        yield list(range(size)), ([str(place)] * size, examples)
+        yield list(range(size)), ([str(place)] * size, examples, None)
     if pictures:
         yield _of_pictures(student, pictures)
 
@@ -134,18 +143,19 @@ def _of_pictures(student: Student, places: list[Path]) -> tuple[list[int], Part]
     shape, dtype = student.info["input"]["shape"], student.info["input"]["dtype"]
     if len(shape) != 3 or dtype != "uint8" or shape[-1] not in (1, 3):
         raise ValueError(f"{places[0]} is a picture, and this network reads {dtype} {shape}: give arrays (.npy).")
-    crop, images = student.info["preparation"]["crop"], []
+    crop, images, pixels = student.info["preparation"]["crop"], [], []
     for place in places:
         try:
             with Image.open(place) as opened:
                 image = opened.convert("L" if shape[-1] == 1 else "RGB")
         except OSError as e:
             raise ValueError(f"{place} is no picture that can be read: {e}") from e
+        pixels.append((image.width / shape[1], image.height / shape[0]))
         if crop:
             images.append(centre_crop(image, shape[0]))
         else:
             images.append(as_array(image.resize((shape[1], shape[0]), Image.Resampling.BILINEAR)))
-    return [0] * len(places), ([str(place) for place in places], np.stack(images))
+    return [0] * len(places), ([str(place) for place in places], np.stack(images), None if crop else np.array(pixels))
 
 
 def _read(student: Student, place: Path) -> Any:
@@ -159,6 +169,8 @@ def _read(student: Student, place: Path) -> Any:
             raise ValueError(f"{place} is a recording, and this network reads {joined(student.info)}.")
         return waves_of([read_wave(place)], shape[0], [str(place)])
     try:
+        if kind == ".csv" and student.info.get("columns"):
+            return tables.as_rows(tables.read_cells(place), student.info["columns"])
         if kind == ".csv":
             rows = list(csv.reader(place.read_text(encoding="utf-8").splitlines()))
             return np.array(rows[not _is_numbers(rows[0]) :], np.float32)

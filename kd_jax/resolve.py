@@ -82,6 +82,13 @@ def pattern_of(text: str, field: str) -> re.Pattern[str]:
         raise ValueError(f"{field}={text!r} is no regular expression: {e}.") from e
 
 
+def _where(package: str) -> str:
+    """What to do about a package that Python does not find."""
+    if Path(f"{package}.py").is_file() or Path(package).is_dir():
+        return "It lies in this folder, which is not on the path: put PYTHONPATH=. before the command."
+    return "Is it installed and on the path?"
+
+
 def _module(name: str, full: str) -> ModuleType:
     """Imports `name`; if a part of the path does not exist, says which and what stands in its place."""
 
@@ -96,9 +103,7 @@ def _module(name: str, full: str) -> ModuleType:
             package, _, rest = full.rpartition(".")
             if ":" not in full and importlib.util.find_spec(full.partition(".")[0]):
                 near_by = f"One of a module of your own has a colon: '{package}:{rest}'."
-            raise ValueError(
-                f"{full!r}: no module {e.name!r}. {near_by or 'Is it installed and on the path?'}"
-            ) from None
+            raise ValueError(f"{full!r}: no module {e.name!r}. {near_by or _where(e.name.partition('.')[0])}") from None
 
     return run_by_user(f"{full!r} cannot be imported", imported)
 

@@ -62,7 +62,8 @@ class Source:
     into text for a report, `end` is the token that ends a text, or several, and `texts` is how a text became its
     tokens. Where such a set is streamed, `token_labels` says that the labels, which it does not have at hand, are those
     of tokens, `unanswered` that there are none (prompts alone), and `fetch` returns its further fields too.
-    `environment` is where the examples are episodes (kd_jax/data/environments.py).
+    `environment` is where the examples are episodes (kd_jax/data/environments.py); `columns` says how those of a table
+    become the features (kd_jax/data/tables.py), so that a loaded network can be asked about further rows.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Source:
     unanswered: bool = False
     levels: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     environment: Any = None
+    columns: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         if self.labels is not None:

@@ -1,4 +1,4 @@
-"""Synthetic speech for Whisper: sentences of data/spoken.py at 16 kHz with their texts as tokens.
+"""Speech for Whisper at 16 kHz, with its texts as tokens: sentences of data/spoken.py, or recordings in a folder.
 
 Tokens are characters, or those of a published Whisper's folder. Fields: source float32 [n, samples], the wave, and
 source_mask int32 [n, 1], which seq2seq machinery passes on.
@@ -11,11 +11,11 @@ from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 
-from kd_jax.data import spoken
+from kd_jax.data import spoken, transcripts
 from kd_jax.data.load import DEFAULTS
 from kd_jax.data.source import DataNotFound, Source, Splits
 from kd_jax.data.text.tokenizing import END, SPECIAL, START
-from kd_jax.data.transcripts import ALPHABET, waves_of
+from kd_jax.data.transcripts import ALPHABET
 from kd_jax.models.hub import find_model
 
 RATE = 16000
@@ -43,8 +43,7 @@ def sentences(config: Mapping[str, Any]) -> Splits:
     """
     fields = {**DEFAULTS, **FIELDS, **config}
     counts, seed = spoken.counts_of(fields), fields["split_seed"]
-    folder = fields["tokenizer"]
-    tokens = characters() if folder in ("", "character") else of_folder(folder)
+    tokens = tokens_of(fields["tokenizer"])
     splits = []
     for split, count in zip(spoken.SPLITS, counts, strict=True):
         lines = spoken.drawn(split, count, fields["samples"], 10**6, seed, fields["directory"], RATE)
@@ -53,23 +52,54 @@ def sentences(config: Mapping[str, Any]) -> Splits:
     return Splits(*splits)
 
 
+def folder(config: Mapping[str, Any]) -> Splits:
+    """Loads the recordings of config.data.directory, as data/transcripts.py's `folder` does, at 16 kHz.
+
+    Texts are those of the list as they stand there; `samples` (the longest recording), `length` and `tokenizer` are as
+    in `sentences`. DataNotFound and ValueError as there, and for an empty text, with the name of the recording.
+    """
+    fields = {**DEFAULTS, **FIELDS, **config}
+    tokens = tokens_of(fields["tokenizer"])
+    made: dict[str, Source] = {}
+    for split, part in transcripts.listed(fields, RATE).items():
+        names, texts, waves = zip(*part, strict=True)
+        made[split] = source_of(split, texts, waves, tokens, fields["samples"], fields["length"], names)
+    return Splits(made["train"], made.get("validation"), made["test"])
+
+
 def source_of(
-    split: str, texts: Sequence[str], recordings: Sequence[np.ndarray], tokens: Tokens, samples: int, length: int
+    split: str,
+    texts: Sequence[str],
+    recordings: Sequence[np.ndarray],
+    tokens: Tokens,
+    samples: int,
+    length: int,
+    names: Sequence[str] = (),
 ) -> Source:
-    """Returns a source of recordings at 16 kHz and texts; ValueError for a text of more than `length` tokens."""
+    """Returns a source of recordings at 16 kHz and texts; ValueError, with the recording's name, for an empty text and
+    for one of more than `length` tokens.
+    """
     rows = np.full((len(texts), length), tokens.end, np.int32)
     labels, segments = np.full_like(rows, -1), np.zeros_like(rows)
     first = len(tokens.prompt) - 1
     for i, text in enumerate(texts):
+        where = names[i] if names else f"spoken/{split}"
+        if not text.strip():
+            raise ValueError(f"{where}: the transcript is empty; leave the recording out.")
         row = [*tokens.prompt, *tokens.encode(text), tokens.end]
         if len(row) - 1 > length:
-            raise ValueError(f"spoken/{split}: {text!r} has {len(row) - 1} tokens, data.length is {length}.")
+            raise ValueError(f"{where}: {text!r} has {len(row) - 1} tokens, data.length is {length}.")
         rows[i, : len(row) - 1], segments[i, : len(row) - 1] = row[:-1], 1
         labels[i, first : len(row) - 1] = row[first + 1 :]
-    waves = waves_of(recordings, samples)[..., 0, 0]
+    waves = transcripts.waves_of(recordings, samples, names, RATE)[..., 0, 0]
     fields = {"segments": segments, "source": waves, "source_mask": np.ones((len(rows), 1), np.int32)}
     options: dict[str, Any] = dict(fields=fields, entry="tokens", decode=tokens.decode, end=tokens.end)
     return Source("spoken", split, tokens.size, (), (), (), (length,), labels, rows, **options)
+
+
+def tokens_of(tokenizer: str) -> Tokens:
+    """Returns the tokens of config.data.tokenizer: "" and "character" stand for characters, else it is a folder."""
+    return characters() if tokenizer in ("", "character") else of_folder(tokenizer)
 
 
 def characters() -> Tokens:
@@ -79,7 +109,10 @@ def characters() -> Tokens:
     def decode(row: Iterable[SupportsIndex]) -> str:
         return "".join(symbols[int(t)] for t in row if int(t) >= len(SPECIAL))
 
-    return Tokens(len(symbols), (START,), END, lambda text: [symbols.index(c) for c in text], decode)
+    def encode(text: str) -> list[int]:
+        return [number + len(SPECIAL) - 1 for number in transcripts.encode(text)]  # 0 is CTC's blank, none of these
+
+    return Tokens(len(symbols), (START,), END, encode, decode)
 
 
 def of_folder(folder: str) -> Tokens:

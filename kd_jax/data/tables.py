@@ -13,6 +13,7 @@ all columns. A sensitive attribute is no column of x unless `sensitive_inputs` n
 from __future__ import annotations
 
 import csv as csv_module
+import dataclasses
 import io
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ from kd_jax.data.source import DataNotFound, Splits
 from kd_jax.files import path_of
 from kd_jax.resolve import near
 
+Column = dict[str, Any]  # one of x: {"column": that of the table, and "mean" of numbers, "missing": True, or "level"}
 Columns = dict[str, np.ndarray]  # float64 [rows], nan where missing: numbers; texts, "" where missing: a category
 MISSING = ("", "?", "NA", "nan", "NaN")
 TABLE: dict[str, Any] = dict(
@@ -59,6 +61,14 @@ def csv(config: Mapping[str, Any]) -> Splits:
 
 def read(path: Path) -> Columns:
     """Returns the columns of a .csv file, or of the one in a .zip; ValueError for rows of different lengths."""
+    return {name: _column(cells) for name, cells in read_cells(path).items()}
+
+
+def read_cells(path: Path) -> dict[str, tuple[str, ...]]:
+    """Returns the cells of the columns of a .csv file, or of the one in a .zip, as they stand there.
+
+    ValueError for rows of different lengths.
+    """
     try:
         if path.suffix == ".zip":
             with zipfile.ZipFile(path) as file:
@@ -75,19 +85,19 @@ def read(path: Path) -> Columns:
     for number, row in enumerate(rows):
         if len(row) != len(names):
             raise ValueError(f"{path}: row {number} has {len(row)} cells, the header {len(names)}.")
-    return {name: _column(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)}
+    return dict(zip(names, zip(*rows, strict=True), strict=True))
 
 
 def _column(cells: Sequence[str]) -> np.ndarray:
     """Numbers, if all cells that are not missing are some."""
-    texts = np.array([cell.strip() for cell in cells])
-    missing = np.isin(texts, MISSING)
+    texts = _levels(cells)
+    missing = texts == ""
     try:
         values = np.full(len(texts), np.nan)
         values[~missing] = texts[~missing].astype(np.float64)
         return values
     except ValueError:
-        return np.where(missing, "", texts)
+        return texts
 
 
 def as_splits(name: str, columns: Columns, fields: Mapping[str, Any]) -> Splits:
@@ -107,7 +117,7 @@ def as_splits(name: str, columns: Columns, fields: Mapping[str, Any]) -> Splits:
     parts = _parts(labels, fields)
     counts = [len(parts["test"]), len(parts["validation"])]
     splits.check_counts(f"rows of {name}", len(labels), counts, _Shares(fields))
-    x, mean, std, _ = encoded(shown, parts["train"])
+    x, mean, std, what = encoded(shown, parts["train"])
     groups = {attribute: np.unique(_texts(values), return_inverse=True) for attribute, values in sensitive.items()}
     levels = {attribute: tuple(map(str, names)) for attribute, (names, _) in groups.items()}
 
@@ -115,7 +125,8 @@ def as_splits(name: str, columns: Columns, fields: Mapping[str, Any]) -> Splits:
         rows = parts[split]
         numbers = {attribute: group[rows].astype(np.int32) for attribute, (_, group) in groups.items()}
         options = dict(class_names=class_names, mean=mean, std=std, fields=numbers, levels=levels)
-        return arrays.in_memory(name, split, x[rows], labels[rows], **options)
+        made = arrays.in_memory(name, split, x[rows], labels[rows], **options)
+        return dataclasses.replace(made, columns=what)
 
     return Splits(make("train"), make("validation") if counts[1] else None, make("test"))
 
@@ -146,8 +157,8 @@ def _labels(name: str, target: np.ndarray, fields: Mapping[str, Any]) -> tuple[n
 
 
 def _texts(values: np.ndarray) -> np.ndarray:
-    """The levels of a column as texts; those of whole numbers without a point."""
-    return np.array([f"{v:g}" for v in values]) if values.dtype.kind == "f" else values
+    """The levels of a column as texts, "" where one is missing; those of whole numbers without a point."""
+    return np.array(["" if np.isnan(v) else f"{v:g}" for v in values]) if values.dtype.kind == "f" else values
 
 
 def _parts(labels: np.ndarray, fields: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -159,11 +170,9 @@ def _parts(labels: np.ndarray, fields: Mapping[str, Any]) -> dict[str, np.ndarra
     return {"train": rest[train], "validation": rest[validation], "test": test}
 
 
-def encoded(
-    columns: Columns, train: np.ndarray
-) -> tuple[np.ndarray, tuple[float, ...], tuple[float, ...], tuple[str, ...]]:
-    """Returns (x float32 [rows, columns], mean, std, names of the columns) as the rows `train` have them."""
-    made: list[tuple[np.ndarray, float, float, str]] = []
+def encoded(columns: Columns, train: np.ndarray) -> tuple[np.ndarray, list[float], list[float], tuple[Column, ...]]:
+    """Returns (x float32 [rows, columns], mean, std, what each column is) as the rows `train` have them."""
+    made: list[tuple[float, float, Column]] = []
     for name, values in columns.items():
         if values.dtype.kind == "f":
             missing = np.isnan(values)
@@ -171,14 +180,49 @@ def encoded(
             mean = float(there.mean()) if len(there) else 0.0
             deviation = float(there.std()) if len(there) else 0.0
             # A number that is the same in all rows of train says nothing: it stays 0, not 0/0.
-            made.append((np.where(missing, mean, values), mean, deviation if deviation > 1e-9 else 1.0, name))
+            made.append((mean, deviation if deviation > 1e-9 else 1.0, {"column": name, "mean": mean}))
             if missing[train].any():
-                made.append((missing, 0.0, 1.0, f"{name} is missing"))
+                made.append((0.0, 1.0, {"column": name, "missing": True}))
         else:
-            levels = np.unique(values[train])
-            made += [(values == level, 0.0, 1.0, f"{name}: {level or 'missing'}") for level in levels]
+            made += [(0.0, 1.0, {"column": name, "level": str(level)}) for level in np.unique(values[train])]
     if not made:
         raise ValueError("The table has no column to learn from.")
-    x = np.stack([values for values, *_ in made], axis=1).astype(np.float32)
-    _, mean, std, names = zip(*made, strict=True)
-    return x, mean, std, names
+    mean, std, what = map(list, zip(*made, strict=True))
+    return as_rows(columns, what), mean, std, tuple(what)
+
+
+def as_rows(columns: Mapping[str, Sequence[Any] | np.ndarray], what: Sequence[Column]) -> np.ndarray:
+    """Returns what a network of a table reads of further rows, float32 [rows, len(what)].
+
+    `columns` are cells by name, texts or numbers, or arrays as `read` has them of a file; `what` is info["columns"] of
+    a loaded network. A level that training had not is 0 in all columns. ValueError for a column that is not there, and
+    for one of numbers that holds a text.
+    """
+    made = []
+    for one in what:
+        name = one["column"]
+        if name not in columns:
+            raise ValueError(f"The rows have no column {name!r}, which the network reads. {near(name, columns)}")
+        values = columns[name]
+        if not (isinstance(values, np.ndarray) and values.dtype.kind in "fU"):
+            values = _levels(values)
+        if "level" in one:
+            made.append(_texts(values) == one["level"])
+            continue
+        numbers = values if values.dtype.kind == "f" else _column(values)
+        if numbers.dtype.kind != "f":
+            raise ValueError(f"The column {name!r} is one of numbers, and a row of it holds {_no_number(numbers)!r}.")
+        missing = np.isnan(numbers)
+        made.append(missing if "missing" in one else np.where(missing, one["mean"], numbers))
+    return np.stack(made, axis=1).astype(np.float32)
+
+
+def _levels(cells: Sequence[Any]) -> np.ndarray:
+    """Cells as texts, "" where one is missing."""
+    texts = np.array([str(cell).strip() for cell in cells])
+    return np.where(np.isin(texts, MISSING), "", texts)
+
+
+def _no_number(texts: np.ndarray) -> str:
+    """The first of the texts that is no number."""
+    return next(str(text) for text in texts if text and _column([text]).dtype.kind != "f")

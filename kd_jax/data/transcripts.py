@@ -9,7 +9,7 @@ from __future__ import annotations
 import wave
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -53,8 +53,8 @@ def needed(symbols: np.ndarray) -> int:
     return len(symbols) + int((symbols[1:] == symbols[:-1]).sum())
 
 
-def waves_of(recordings: Sequence[np.ndarray], samples: int, names: Sequence[str] = ()) -> np.ndarray:
-    """Returns recordings, each [samples] in -1..1 at 8 kHz, as [n, samples, 1, 1]: what a network of them reads.
+def waves_of(recordings: Sequence[np.ndarray], samples: int, names: Sequence[str] = (), rate: int = RATE) -> np.ndarray:
+    """Returns recordings, each [samples] in -1..1 at `rate`, as [n, samples, 1, 1]: what a network of them reads.
 
     ValueError, with the name or the number of the recording, for one that is empty, silent, longer than `samples`, no
     row of finite floats, or outside -1..1 (16-bit integers are divided by 32768 first).
@@ -74,20 +74,20 @@ def waves_of(recordings: Sequence[np.ndarray], samples: int, names: Sequence[str
         if peak > 1:
             raise ValueError(f"{where}: samples lie in -1..1, and the largest is {peak:g}.")
         if len(wave_of) > samples:
-            raise ValueError(f"{where}: {len(wave_of) / RATE:.2f} s are longer than {samples / RATE:.2f} s.")
+            raise ValueError(f"{where}: {len(wave_of) / rate:.2f} s are longer than {samples / rate:.2f} s.")
         waves[i, : len(wave_of), 0, 0] = wave_of
     return waves
 
 
-def read_wave(path: Path) -> np.ndarray:
-    """Reads a .wav as float32 [samples] in -1..1. ValueError unless it is 16 bit, mono, 8 kHz."""
+def read_wave(path: Path, rate: int = RATE) -> np.ndarray:
+    """Reads a .wav as float32 [samples] in -1..1. ValueError unless it is 16 bit, mono, at `rate`."""
     try:
         with wave.open(str(path)) as file:
             form = file.getsampwidth(), file.getnchannels(), file.getframerate()
-            if form != (2, 1, RATE):
+            if form != (2, 1, rate):
                 raise ValueError(
-                    f"{path}: expected 16 bit, 1 channel, {RATE} Hz, got {8 * form[0]} bit, {form[1]} channels, "
-                    f"{form[2]} Hz. sox IN.wav -b 16 -c 1 -r {RATE} OUT.wav makes it so."
+                    f"{path}: expected 16 bit, 1 channel, {rate} Hz, got {8 * form[0]} bit, {form[1]} channels, "
+                    f"{form[2]} Hz. sox IN.wav -b 16 -c 1 -r {rate} OUT.wav makes it so."
                 )
             return np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32768
     except (wave.Error, EOFError) as e:
@@ -126,6 +126,14 @@ def source_of(
     return in_memory(name, split, waves, labels, **options)
 
 
+class Recording(NamedTuple):
+    """A line of a list: its file, its text, and what was recorded, float32 [samples]."""
+
+    path: str
+    text: str
+    wave: np.ndarray
+
+
 def folder(config: Mapping[str, Any]) -> Splits:
     """Loads the recordings of config.data.directory, a folder with transcripts.tsv: FILE.wav, text, speaker a line.
 
@@ -133,14 +141,26 @@ def folder(config: Mapping[str, Any]) -> Splits:
     `test` and `validation` are shares of them, else of recordings. DataNotFound without the file, ValueError for a
     line or a recording that does not fit, with its name.
     """
-    fields = {**DEFAULTS, **config}
+    parts = listed({**DEFAULTS, **config}, RATE)
+    everything = [one for part in parts.values() for one in part]
+    samples = max(len(one.wave) for one in everything)
+    length = max(len(encode(one.text, one.path)) for one in everything)
+
+    def make(split: str) -> Source:
+        names, texts, waves = zip(*parts[split], strict=True)
+        return source_of("recordings", split, waves, texts, samples, length, names)
+
+    return Splits(make("train"), make("validation") if "validation" in parts else None, make("test"))
+
+
+def listed(fields: Mapping[str, Any], rate: int) -> dict[str, list[Recording]]:
+    """Returns the recordings at `rate` of a folder by split, as `folder` says, without a validation that is empty."""
     root = path_of(fields["directory"], "data.directory")
     if not fields["directory"] or not (root / LIST).is_file():
         raise DataNotFound(f"There is no {root / LIST}: lines of FILE.wav, text and maybe speaker, separated by tabs.")
     rows = [_row(root, n, line) for n, line in enumerate(read_utf8(root / LIST).splitlines(), 1) if line.strip()]
     if not rows:
         raise ValueError(f"{root / LIST} lists no recording.")
-    recordings, texts = [read_wave(path) for path, _, _ in rows], [text for _, text, _ in rows]
     speakers = sorted({speaker for _, _, speaker in rows})
     units = [speakers.index(speaker) for _, _, speaker in rows] if len(speakers) > 1 else list(range(len(rows)))
     order = splits.shuffled(max(units) + 1, fields["split_seed"])
@@ -148,17 +168,12 @@ def folder(config: Mapping[str, Any]) -> Splits:
     what = "speakers" if len(speakers) > 1 else "recordings"
     splits.check_counts(what, len(order), counts, _Shares(fields["test"], fields["validation"]))
     parts = dict(zip(("test", "validation", "train"), np.split(order, np.cumsum(counts)), strict=True))
-    samples = max(map(len, recordings))
-    length = max(len(encode(text, str(path))) for path, text, _ in rows)
-
-    def make(split: str) -> Source:
-        chosen = [i for i, unit in enumerate(units) if unit in {*parts[split].tolist()}]
-        names = [str(rows[i][0]) for i in chosen]
-        return source_of(
-            "recordings", split, [recordings[i] for i in chosen], [texts[i] for i in chosen], samples, length, names
-        )
-
-    return Splits(make("train"), make("validation") if counts[1] else None, make("test"))
+    recordings = [Recording(str(path), text, read_wave(path, rate)) for path, text, _ in rows]
+    return {
+        split: [one for one, unit in zip(recordings, units, strict=True) if unit in {*chosen.tolist()}]
+        for split, chosen in parts.items()
+        if len(chosen)
+    }
 
 
 class _Shares:

@@ -202,8 +202,11 @@ def _teacher(subject: Subject) -> str:
     return "" if "teacher" in subject.networks else "it compares with a teacher, and this run has none"
 
 
+_REPORT = "FLOPs are counted with the report of a run, and there is none: config.report is False, or this is a sweep"
+
+
 def _costs(subject: Subject) -> str:
-    return "" if subject.costs is not None else "FLOPs are counted with the report, and config.report is False"
+    return "" if subject.costs is not None else _REPORT
 
 
 # What a measure may need of a run: why it is not there, "" where it is. Only the roles of the networks are known then.

@@ -117,7 +117,7 @@ def _summary(results: Mapping[str, Any]) -> str:
     body = "\n".join(lines)
     return _section(
         "The three models side by side" if len(trained) == 3 else "The models side by side",
-        "The baseline is trained on the labels alone. Error is one standard error of the test set. Latency and "
+        "The baseline is trained without a teacher. Error is one standard error of the test set. Latency and "
         f"throughput were measured on {results.get('device') or 'an unrecorded device'}.",
         f'<div class="card"><table>\n<thead><tr><td></td>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>',
     )

@@ -192,12 +192,16 @@ def _page(results: Mapping[str, Any], figure: Figure | None) -> str:
         "initial weights and dropout."
     )
     rows = table({"columns": results["columns"], "rows": results["lines"]})
+    more_tables = "".join(
+        f'<section><h2>{escape(s["title"])}</h2><p class="lead">{escape(s["lead"])}</p>{table(s)}</section>\n'
+        for s in results.get("sections") or []
+    )
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{CSS}</style>\n</head>\n<body>\n'
         f"<main><header><h1>{title}</h1><p>{escape(str(results['device']))}</p></header>\n"
         f'<section class="card verdict"><p class="answer">{escape(answer)}</p>\n{why}</section>\n'
         f'{surface}<section><h2>Settings</h2><p class="lead">{escape(lead)}</p>'
-        f"{rows}</section>\n<section><h2>Reproduce</h2><pre>{escape(results['command'])}</pre></section>\n"
+        f"{rows}</section>\n{more_tables}<section><h2>Reproduce</h2><pre>{escape(results['command'])}</pre></section>\n"
         f'<div class="caveat"><p>{note}</p></div></main>\n</body>\n</html>\n'
     )

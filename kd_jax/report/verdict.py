@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from kd_jax.report import capacity, compared, fidelity
+from kd_jax.report import capacity, compared, fidelity, labelled
 from kd_jax.report.cost import duration, listed, number, size_of
 from kd_jax.tasks.units import Unit, name_of, percent, signed, unit_of
 from kd_jax.types import Headline
@@ -97,7 +97,11 @@ def judge(results: Mapping[str, Any]) -> Verdict:
     else:
         answer = _gain(results, headline, unit_of(headline))
     noun = noun_of(results)
-    first, second, facts = [*answer.paragraphs, *_labels(results)], [], [*answer.facts]
+    first, second, facts = (
+        [*answer.paragraphs, *labelled.sentences(results, models(results), noun_of(results))],
+        [],
+        [*answer.facts],
+    )
     for paragraph, (sentences, more) in (
         (first, _gap(results, headline, unit_of(headline))),
         (second, size_of(trained, noun)),
@@ -204,20 +208,6 @@ def _compared(results: Mapping[str, Any], unit: Unit, metric: str, student: floa
         f"The {metric} of the student ({name}) on the test {noun}s is {unit.text(student)}; the baseline is another "
         f"network ({other}), whose {metric} is {unit.text(baseline)}."
     )
-
-
-def _labels(results: Mapping[str, Any]) -> list[str]:
-    """Who had which labels, where it was not the same for all: half of a gain may be the teacher's labels."""
-    labelled, transfer, teacher = (number(results, "data", n) for n in ("labelled", "transfer", "teacher_labelled"))
-    if not labelled or (not transfer and (teacher or labelled) == labelled):
-        return []
-    noun, trained = noun_of(results), models(results)
-    who = "Baseline and student" if "baseline" in trained else "The student"
-    words = f"{who} had the labels of {int(labelled):,} {noun}s"
-    words += f", the teacher those of {int(teacher):,}" if teacher else ""
-    without = "the teacher's answers only" if "teacher" in trained else "no labels"
-    unlabelled = f"; of {int(transfer):,} more {noun}s the student saw {without}" if transfer else ""
-    return [f"{words}{unlabelled}."]
 
 
 def _gap(results: Mapping[str, Any], headline: Headline, unit: Unit) -> tuple[list[str], list[tuple[str, str]]]:

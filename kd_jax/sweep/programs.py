@@ -25,8 +25,8 @@ from kd_jax.config.knowledge import check_terms
 from kd_jax.core import optimizers
 from kd_jax.core.evaluate import scored_by
 from kd_jax.core.many import KINDS, Members, Runs, Single, obstacle, stack
+from kd_jax.core.network import Network
 from kd_jax.core.terms import Scheduled, hyper_of
-from kd_jax.measure.choose import NONE, names_of
 from kd_jax.resolve import resolve
 from kd_jax.sweep.fastest import fastest
 from kd_jax.sweep.spec import Point, apply
@@ -39,6 +39,7 @@ from kd_jax.train.fit import Watch
 from kd_jax.train.found import name_exports
 from kd_jax.train.identify import digests_in, with_digests
 from kd_jax.train.jobs import Job
+from kd_jax.train.measuring import measures_of
 from kd_jax.types import Headline, Scheme, Term
 
 RATE = "train.optimizer.learning_rate"
@@ -64,8 +65,6 @@ def begun(config: ConfigDict, root: Path) -> ConfigDict:
     """Returns the config with what all runs of a sweep share: no reports, one order of the data, a compile cache."""
     config = config.copy_and_resolve_references()
     config.terms = whole_terms(config.terms)
-    if (names := names_of(config.measure)) not in ((), (NONE,)):
-        raise ValueError(f"config.measure={','.join(names)!r} is of one run, and a sweep measures scores alone.")
     config.report, config.examples = False, 0
     if config.export.name:
         print(f"config.export={config.export.name!r} is of one run: a run of the best setting writes these files")
@@ -122,6 +121,7 @@ def _split(config: ConfigDict, points: Iterable[Point], traced: set[str], root: 
         share_teachers(shared, root)
         jobs, splits = train.checked_jobs(shared, directory, mesh)
         check_calibrated(shared, jobs)
+        measures_of(shared, jobs)
         if splits.validation is None:
             raise ValueError(
                 "A sweep chooses by validation, and nothing is held out: set for example --config.data.validation=0.1."
@@ -227,15 +227,16 @@ def members_of(config: ConfigDict, points: Sequence[Point], scheme: Scheme) -> M
     return Members(tuple(int(point.get("seed", config.seed)) for point in points), stack(hypers))
 
 
-def taught(program: Program, mesh: Mesh) -> tuple[dict[str, Job], dict[str, Any]]:
-    """Returns (the jobs of a program with their teachers in place, the scores of the teachers); trains what is missing.
+def taught(program: Program, mesh: Mesh) -> tuple[dict[str, Job], dict[str, Any], dict[str, Network]]:
+    """Returns (the jobs of a program with their teachers in place, the scores of the teachers, the teachers themselves,
+    where they are looked at); trains what is missing.
 
     The baseline is among the jobs where the config asks for one.
     """
     jobs, _ = train.jobs_of(program.config, program.directory)
     jobs = with_digests(train.untrained(jobs), program.digests)
-    jobs, _, _, scores = teachers.teach(program.config, jobs, mesh)
-    return jobs, scores
+    jobs, _, networks, scores = teachers.teach(program.config, jobs, mesh)
+    return jobs, scores, networks
 
 
 def train_program(program: Program, mesh: Mesh, watch: Watch | None = None) -> list[dict[str, Any]]:

@@ -35,7 +35,7 @@ def references(
     models: dict[str, dict[str, Any]] = {}
     baselines: list[dict[str, Any]] = []
     for program in programs_of(config, points, root, mesh):
-        jobs, scores = taught(program, mesh)
+        jobs, scores, _ = taught(program, mesh)
         for name, fields in teachers_of(program.config).items():
             export = str(export_of(jobs[name], fields.use)) if name in jobs else fields.checkpoint
             models.setdefault(name, _teacher(fields, scores[name], headline) | {"export": export})

@@ -27,6 +27,7 @@ from kd_jax.files import path_of, read_json, write_json
 from kd_jax.report.compared import against_published
 from kd_jax.report.surface import write_sweep
 from kd_jax.sweep import table
+from kd_jax.sweep.measured import measure
 from kd_jax.sweep.programs import Program, begun, programs_of, train_program
 from kd_jax.sweep.references import references
 from kd_jax.sweep.spec import Spec
@@ -61,6 +62,7 @@ def run(config: ConfigDict, spec: Spec, directory: str | Path) -> dict[str, Any]
         for program in programs:
             runs += train_program(program, mesh)
         models = references(config, runs, programs[0].headline, root, mesh)
+        sections = measure(config, runs, models, programs[0].headline, root, mesh)
     if not parallel.is_lead():
         return {}
     results = (
@@ -68,6 +70,7 @@ def run(config: ConfigDict, spec: Spec, directory: str | Path) -> dict[str, Any]
         | collect(runs, programs[0].headline, models)
         | {
             "title": f"{config.title or programs[0].data}: sweep of {len(runs)} runs",
+            "sections": sections,
             "wall_seconds": time.monotonic() - start,
         }
     )
@@ -143,5 +146,7 @@ def present(results: dict[str, Any], root: Path) -> dict[str, Any]:
     """Prints the table and the conclusion, and writes sweep.html and the plot; returns `results`."""
     if parallel.is_lead():
         print(table.text(results["columns"], results["lines"]), *results["conclusion"], sep="\n")
+        for section in results.get("sections", []):
+            print(section["title"], table.text(section["columns"], section["rows"]), sep="\n")
         print(f"Response surface and table: {', '.join(map(str, write_sweep(results, root)))}")
     return results

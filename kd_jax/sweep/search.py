@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from kd_jax.files import path_of, write_json
 from kd_jax.resolve import near
+from kd_jax.sweep.measured import measure
 from kd_jax.sweep.programs import Program, begun, check_point, programs_of, train_program
 from kd_jax.sweep.references import references
 from kd_jax.sweep.run import RESULTS, check, collect, present, read
@@ -173,6 +174,7 @@ def run(config: ConfigDict, spec: Spec, directory: str | Path, trials: int, prun
         runs += runs_of[name]
     with workdir.locked(root):
         models = references(config, runs, latest[0].headline, root, mesh)
+        sections = measure(config, runs, models, latest[0].headline, root, mesh)
     results = (
         asked
         | {"trials": trials}
@@ -180,6 +182,7 @@ def run(config: ConfigDict, spec: Spec, directory: str | Path, trials: int, prun
         | {
             "title": f"{config.title or latest[0].data}: search of {len(ended)} trials, "
             f"{len(ended) - len(complete)} cut short",
+            "sections": sections,
             "wall_seconds": time.monotonic() - start,
             "tried": [{"point": t.params, "state": t.state.name, "value": t.value} for t in ended],
         }

@@ -178,5 +178,7 @@ def _on_the_test_set(best: Row, headline: Headline, unit: str, models: Mapping[s
     against = f"; {' and '.join(others)}" if others else ""
     lines = [f"On the test set its {metric} is {cell(best['test'], headline)}{unit} at the last step{against}."]
     if "baseline" in models:
-        lines.append("The baseline is the same network with the same seeds and learning rate, trained on labels alone.")
+        lines.append(
+            "The baseline is the same network with the same seeds and learning rate, trained without a teacher."
+        )
     return lines

@@ -142,7 +142,7 @@ def lists(shown: Shown) -> list[dict[str, Any]]:
     labels, names = np.asarray(shown.batch["label"]), shown.source.class_names
     if not shown.outputs or not len(labels):
         return []
-    texts, titles = [], []
+    texts, titles, users = [], [], shown.source.levels.get("user")
     for i in range(min(EXAMPLES, shown.count, len(labels))):
         chosen = np.flatnonzero(labels[i] > 0)
         lines = [f"chosen: {', '.join(str(names[c]) for c in chosen[:3])}"]
@@ -152,8 +152,8 @@ def lists(shown: Shown) -> list[dict[str, Any]]:
             marked = [f"{'* ' if c in chosen else ''}{names[c]}" for c in order]
             lines.append(f"{role}: {' | '.join(marked)}")
         texts.append("\n".join(lines))
-        titles.append(f"{shown.source.noun} {i}")
-    lead = f"The {TOP} best candidates of each network, the best first; * is what the {shown.source.noun} chose."
+        titles.append(f"user {users[int(shown.batch['user'][i])]}" if users else f"{shown.source.noun} {i}")
+    lead = f"The {TOP} best candidates of each network, the best first; * is what was chosen."
     return [{"kind": "texts", "title": "Top lists", "lead": lead, "texts": texts, "labels": titles}]
 
 

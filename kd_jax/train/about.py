@@ -63,8 +63,8 @@ def info_of(
 
     "architecture" is {"name", "kwargs"} (kd_jax/models/described.py), or {"name": None, "class", "why"} where only the
     caller's code can build it. "input" is the shape and type of one raw example, "fields" are those of what else it
-    has, with the "range" of numbers (of a user, say); "inputs" are the paths of the prepared batch, "entry" is what was
-    scored first, "entries" all of it.
+    has, with the "range" of numbers (of a user, say), "columns" how a table becomes features; "inputs" are the paths of
+    the prepared batch, "entry" is what was scored first, "entries" all of it.
     """
     task, entries = scored_by(scheme), _entries(scheme, role)
     raw = {name: _spec(x) for name, x in batch_shapes(source, 1).items() if "/" not in name}
@@ -81,6 +81,7 @@ def info_of(
         "fields": {
             name: spec | _range(source, name) for name, spec in raw.items() if name not in (*BATCH, source.entry)
         },
+        "columns": list(source.columns),
         "label": raw["label"],
         "preparation": _preparation(facts.prepare or scheme.prepare, source, raw[source.entry]),
         "task": {

@@ -55,11 +55,13 @@ def measure_all(
     networks: Mapping[str, Network],
     costs: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """Returns {"values": {role: {measure: {metric: number}}}, "seconds": {measure: time}, "sections": [...]}."""
+    """Returns {"values": {role: {measure: {metric: number}}}, "labels": {(measure, metric): (label, unit)},
+    "seconds": {measure: time}, "sections": [...]}.
+    """
     made = measures_of(config, jobs)
     subject = subject_of(config, jobs, networks, costs if config.report else None)
     values: dict[str, dict[str, Any]] = {role: {} for role in networks}
-    seconds, sections, rows = {}, [], []
+    seconds, sections, rows, labels = {}, [], [], {}
     for name, measure in made.items():
         start, options = time.monotonic(), dict(config.measure_kwargs.get(name, {}))
         measured = measure.run(subject, **options)
@@ -67,12 +69,13 @@ def measure_all(
         for role, metrics in measured.values.items():
             values[role][name] = dict(metrics)
         rows += _rows(name, measured.rows, values)
+        labels |= {(name, metric): label for metric, label in measured.rows.items()}
         sections += check_sections(measured.sections, f"the measure {name!r}")
     if rows:
         lead = "On the test set, beside the scores above; config.measure names what is measured, docs/measure.md how."
         columns = ["", *networks]
         sections = [{"kind": "table", "title": TITLE, "lead": lead, "columns": columns, "rows": rows}, *sections]
-    return {"values": values, "seconds": seconds, "sections": sections}
+    return {"values": values, "labels": labels, "seconds": seconds, "sections": sections}
 
 
 def _rows(name: str, rows: Mapping[str, tuple[str, str]], values: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:

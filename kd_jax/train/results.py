@@ -28,6 +28,7 @@ from kd_jax.system.cost import Forward, costs
 from kd_jax.system.workdir import git_hash, plain, versions
 from kd_jax.train.jobs import Job
 from kd_jax.train.measuring import measure_all
+from kd_jax.train.scheme import sees_data
 from kd_jax.types import PyTree, Shown, Task
 
 SCHEMA = 2  # of results.json: another number where a reader must look elsewhere
@@ -214,6 +215,7 @@ def data_entry(jobs: Mapping[str, Job], splits: Splits) -> dict[str, Any]:
         "train": len(train),
         "labelled": labelled,
         "transfer": len(train) - labelled,
+        "student_sees": sees_data(jobs["student"].scheme),
         "validation": len(splits.validation) if splits.validation else 0,
         "test": len(splits.test),
         "image_shape": list(train.image_shape),

@@ -15,8 +15,10 @@ from ml_collections import ConfigDict
 from kd_jax.config import knowledge
 from kd_jax.config.fields import teachers_of
 from kd_jax.core import optimizers
+from kd_jax.core.bind import evaluated_roles
+from kd_jax.core.paths import Path
 from kd_jax.core.prepare import Preparation, preparation_of
-from kd_jax.data.source import Source
+from kd_jax.data.source import BATCH, Source
 from kd_jax.resolve import call, near
 from kd_jax.tasks.choose import task_of
 from kd_jax.train.roles import CLEAN
@@ -106,3 +108,21 @@ def _classes_of(source: Source) -> np.ndarray | None:
 
 def _both(first: Summary | None, second: Summary) -> Summary:
     return second if first is None else lambda state, record: [*first(state, record), *second(state, record)]
+
+
+def sees_data(scheme: Scheme) -> bool:
+    """Returns whether the network that is scored is trained on examples of the data, or on what is made of them.
+
+    False where it is called in training, and all that it reads comes from elsewhere (a generator, a bank of images).
+    """
+    roles, called = evaluated_roles(scheme), False
+    for phase in (phase for stage in scheme.stages for phase in stage.phases):
+        made_of_data: set[str] = set()
+        for call in phase.forward:
+            paths = [Path.parse(path) for path in call.inputs]
+            if any((p.kind == "batch" and p.owner not in BATCH) or p.owner in made_of_data for p in paths):
+                made_of_data.add(call.name or call.role)
+                if call.role in roles:
+                    return True
+            called = called or call.role in roles
+    return not called

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from kd_jax.data import ratings
+from kd_jax.data.load import load
 from kd_jax.data.source import DataNotFound
 
 # user, item, rating, time: three users and five films, not in the order of time
@@ -73,6 +74,19 @@ def test_a_user_of_two_items_has_no_three_splits(tmp_path):
     (tmp_path / "u.data").write_text("".join(lines[1:]))
     with pytest.raises(ValueError, match="1 users have fewer than three ratings"):
         ratings.movielens({"directory": str(tmp_path)})
+
+
+def test_a_table_of_one_s_own_is_read_in_the_order_of_its_column_of_times(tmp_path):
+    rows = ["who,what,when", "b,x,3", "b,z,1", "a,x,5", "b,y,2", "a,y,6", "a,z,9", "a,x,7", "c,y,1", "c,z,2", "c,w,3"]
+    (tmp_path / "shop.csv").write_text("\n".join(rows))
+    fields = {"user": "who", "item": "what", "time": "when", "directory": str(tmp_path / "shop.csv")}
+    train, validation, test = load({"name": "kd_jax.data.ratings:table", **fields})
+    assert train.class_names == ("w", "x", "y", "z") and train.levels["user"] == ("a", "b", "c")
+    np.testing.assert_array_equal(train.in_memory()[0], [[0, 1, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]])
+    np.testing.assert_array_equal((validation.in_memory()[1] == 1).argmax(1), [2, 2, 3])
+    np.testing.assert_array_equal((test.in_memory()[1] == 1).argmax(1), [3, 1, 0])
+    by_lines = load({"name": "kd_jax.data.ratings:table", **fields, "time": ""})
+    np.testing.assert_array_equal((by_lines.test.in_memory()[1] == 1).argmax(1), [3, 2, 0])
 
 
 @pytest.mark.skipif(importlib.util.find_spec("recbole") is None, reason="pip install --no-deps recbole")

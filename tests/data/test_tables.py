@@ -45,8 +45,9 @@ def test_numbers_are_those_of_train_and_categories_columns(tmp_path):
 
 def test_names_of_columns(tmp_path):
     columns = tables.read(table(tmp_path))
-    names = tables.encoded(columns, np.arange(30))[3]
-    assert names[:5] == ("income", "income is missing", "town: missing", "town: A", "town: B")
+    what = tables.encoded(columns, np.arange(30))[3]
+    there = [f"{one['column']}: {one.get('level', '') if 'level' in one else [*one][1]}" for one in what]
+    assert there[:5] == ["income: mean", "income: missing", "town: ", "town: A", "town: B"]
 
 
 def test_the_network_reads_a_sensitive_attribute_only_where_that_is_said(tmp_path):
@@ -59,9 +60,34 @@ def test_the_network_reads_a_sensitive_attribute_only_where_that_is_said(tmp_pat
 
 def test_a_level_that_train_has_not_is_zero_everywhere():
     columns = {"town": np.array(["A", "B", "C"]), "n": np.array([1.0, 3.0, 9.0])}
-    x, mean, std, names = tables.encoded(columns, np.array([0, 1]))
+    x, mean, std, what = tables.encoded(columns, np.array([0, 1]))
     np.testing.assert_array_equal(x, [[1, 0, 1], [0, 1, 3], [0, 0, 9]])
-    assert (mean[2], std[2]) == (2.0, 1.0) and names == ("town: A", "town: B", "n")
+    assert (mean[2], std[2]) == (2.0, 1.0)
+    assert what == ({"column": "town", "level": "A"}, {"column": "town", "level": "B"}, {"column": "n", "mean": 2.0})
+
+
+def test_further_rows_are_read_as_those_of_training(tmp_path):
+    path = table(tmp_path)
+    train = splits(path).train
+    whole, codes = tables.read(path), tables.as_rows(tables.read_cells(path), train.columns)
+    np.testing.assert_array_equal(tables.as_rows(whole, train.columns), codes)
+    rows = {tuple(row) for row in train.in_memory()[0].tolist()}
+    assert rows <= {tuple(row) for row in codes.tolist()}
+    one = tables.as_rows({"income": [4], "town": ["nowhere"]}, train.columns)
+    np.testing.assert_array_equal(one, [[4, 0, 0, 0, 0]])
+    mean = train.mean[0]
+    np.testing.assert_allclose(tables.as_rows({"income": ["?"], "town": [" B "]}, train.columns), [[mean, 1, 0, 0, 1]])
+    with pytest.raises(ValueError, match="no column 'town', which the network reads. Did you mean 'twon'"):
+        tables.as_rows({"income": [4], "twon": ["A"]}, train.columns)
+    with pytest.raises(ValueError, match="'income' is one of numbers, and a row of it holds 'much'"):
+        tables.as_rows({"income": ["1", "much"], "town": ["A", "B"]}, train.columns)
+
+
+def test_a_level_of_digits_stays_what_it_is():
+    columns = {"code": np.array(["01", "A", "1"]), "n": np.arange(3.0)}
+    x, _, _, what = tables.encoded(columns, np.arange(3))
+    np.testing.assert_array_equal(x[:, :3].argmax(1), [0, 2, 1])
+    np.testing.assert_array_equal(tables.as_rows({"code": ["01"], "n": ["0"]}, what), x[:1])
 
 
 def test_numbers_to_learn(tmp_path):

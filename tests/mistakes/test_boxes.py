@@ -4,9 +4,11 @@ import importlib.util
 
 import numpy as np
 import pytest
+from coco_files import content, object_of, write
 from mistakes import MLP, Mistake, check, each
 
 import kd_jax
+from kd_jax.data import coco
 from kd_jax.data.boxes import with_boxes
 
 PICTURES = np.zeros((4, 16, 16, 1), np.uint8)
@@ -42,6 +44,19 @@ def run(folder, source=None, student=None, **changes):
 def classes_alone(folder):
     pair = (PICTURES, np.arange(4) % 2)
     return run(folder, kd_jax.from_arrays(train=pair, test=pair))
+
+
+def files(*objects, change=lambda made: None, spoil=lambda folder: None):
+    """What reads two pictures in COCO's form with these objects; `change` is of the .json, `spoil` of the folder."""
+
+    def do(folder):
+        made = content(2, [object_of(1, (1, 1, 5, 5)), *objects])
+        change(made)
+        write(folder / "boxes.json", made, folder)
+        spoil(folder)
+        return coco.folder({"directory": str(folder), "test": 0.5})
+
+    return do
 
 
 ROWS = [
@@ -116,6 +131,69 @@ RUNS = [
         lambda folder: run(folder, task__kwargs={"threshold": 5.0}),
     ),
 ]
+
+
+FILES = [
+    Mistake(
+        "a box of COCO's form outside of its picture",
+        "boxes.json: 0.png has the box (20, 2, 40, 9), outside of its 32 x 24 pixels (width, height)",
+        files(object_of(0, (20, 2, 20, 7))),
+        when="reading",
+    ),
+    Mistake(
+        "a box of COCO's form without a width",
+        "boxes.json: 0.png has the box (3, 3, 3, 9); a box is (x1, y1, x2, y2)",
+        files(object_of(0, (3, 3, 0, 6))),
+        when="reading",
+    ),
+    Mistake(
+        "a category that the file does not list",
+        "boxes.json: 0.png has an object of category 9; those of train are [3, 7]",
+        files(object_of(0, (3, 3, 6, 6), category=9)),
+        when="reading",
+    ),
+    Mistake(
+        "an annotation of no picture",
+        "boxes.json is not of COCO's form…an annotation is of image 15, which is not listed",
+        files(object_of(5, (3, 3, 6, 6))),
+        when="reading",
+    ),
+    Mistake(
+        "pictures of several sizes in COCO's form",
+        "boxes.json: 1.png is 16 x 12 pixels, the first picture 32 x 24: data.image_size makes them of one size",
+        files(change=lambda made: made["images"][1].update(width=16, height=12)),
+        when="reading",
+    ),
+    Mistake(
+        "a listed picture that is not there",
+        "boxes.json: there is no picture 1.png in ",
+        files(spoil=lambda folder: (folder / "1.png").unlink()),
+        when="reading",
+    ),
+    Mistake(
+        "a .json of another form",
+        "boxes.json is not of COCO's form: something in it has no 'images'",
+        files(spoil=lambda folder: (folder / "boxes.json").write_text("{}")),
+        when="reading",
+    ),
+    Mistake(
+        "a folder without a .json",
+        "hold no .json of images, annotations and categories",
+        lambda folder: coco.folder({"directory": str(folder)}),
+        when="reading",
+    ),
+    Mistake(
+        "no folder of pictures with boxes",
+        "coco: there is no folder '' of pictures with boxes (data.directory)",
+        lambda folder: coco.folder({}),
+        when="reading",
+    ),
+]
+
+
+@each(FILES)
+def test_files(mistake, tmp_path, capsys):
+    check(mistake, tmp_path, capsys)
 
 
 @each(ROWS)

@@ -2,10 +2,17 @@
 
 import numpy as np
 from mistakes import Mistake, check, config, data, each, run, wrong
+from tiny_sweep import tiny
 
 import kd_jax
 from kd_jax.sweep.run import run as sweep
 from kd_jax.sweep.spec import parse
+
+
+def swept(folder):
+    made = tiny()
+    made.measure = ("energy",)
+    return sweep(made, parse("seed=0,1"), folder)
 
 
 def pictures():
@@ -47,7 +54,7 @@ ROWS = [
     ),
     Mistake(
         "energy without the counts",
-        "config.measure='energy': FLOPs are counted with the report, and config.report is False",
+        "config.measure='energy': FLOPs are counted with the report of a run, and there is none: config.report is",
         wrong(measure=("energy",)),
     ),
     Mistake(
@@ -70,10 +77,9 @@ ROWS = [
         ),
     ),
     Mistake(
-        "a measure in a sweep",
-        "config.measure='selective' is of one run, and a sweep measures scores alone",
-        lambda folder: sweep(config(measure=("selective",)), parse("seed=0,1"), folder),
-        "command",
+        "a measure of a report, in a sweep",
+        "config.measure='energy': FLOPs are counted with the report of a run, and there is none",
+        swept,
     ),
     Mistake(
         "a measure that is no Measure",

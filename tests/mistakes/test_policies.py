@@ -1,9 +1,10 @@
 """Policies: environments that there are not, batches and teachers that do not fit."""
 
-import importlib.util
+import sys
 
 import jax
 import numpy as np
+import pytest
 from mistakes import Mistake, check, each
 from scheme_checks import config_module
 
@@ -21,6 +22,17 @@ def run(folder, teacher_variables=None, **changes):
         config.update_from_flattened_dict({path.replace("__", "."): value})
     teacher = None if teacher_variables is None else TEACHER
     return kd_jax.run(config, folder, teacher=teacher, teacher_variables=teacher_variables)
+
+
+def without_gymnax(folder):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "gymnax", None)
+        return run(folder, data__name="gymnax:Acrobot-v1")
+
+
+def unknown(folder):
+    pytest.importorskip("gymnax")  # the row stays on the page, the test is skipped
+    return run(folder, data__name="gymnax:Acrobat-v1")
 
 
 ROWS = [
@@ -69,24 +81,13 @@ ROWS = [
         "This scheme copies parameters of the teacher",
         lambda folder: run(folder, teacher__cache__directory="auto"),
     ),
+    Mistake(
+        "environments that are not installed",
+        "gymnax:Acrobot-v1: gymnax is not installed. pip install gymnax",
+        without_gymnax,
+    ),
+    Mistake("an environment that there is not", "gymnax:Acrobat-v1: there is no such environment…Acrobot-v1", unknown),
 ]
-if importlib.util.find_spec("gymnax") is None:
-    MORE = [
-        Mistake(
-            "environments that are not installed",
-            "gymnax:Acrobot-v1: gymnax is not installed. pip install gymnax",
-            lambda folder: run(folder, data__name="gymnax:Acrobot-v1"),
-        )
-    ]
-else:
-    MORE = [
-        Mistake(
-            "an environment that there is not",
-            "gymnax:Acrobat-v1: there is no such environment…Acrobot-v1",
-            lambda folder: run(folder, data__name="gymnax:Acrobat-v1"),
-        )
-    ]
-ROWS += MORE
 
 
 @each(ROWS)

@@ -62,6 +62,16 @@ def of_users(count, asked=None):
     return do
 
 
+def rated(*lines, **fields):
+    """What reads a table of ratings with these lines below its header."""
+
+    def do(folder):
+        (folder / "mine.csv").write_text("\n".join(["user,item,time", *lines]))
+        return ratings.table({"directory": str(folder / "mine.csv"), **fields})
+
+    return do
+
+
 def top(**kwargs):
     def do(folder):
         term = dict(
@@ -99,6 +109,31 @@ ROWS = [
         "ratings of an item that is not listed",
         "has ratings of users or items that it does not list: 99",
         unlisted,
+        when="reading",
+    ),
+    Mistake(
+        "a column of users that there is not",
+        "data.user='client': mine.csv has no such column",
+        rated("a,x,1", user="client"),
+        when="reading",
+    ),
+    Mistake("a rating of no item", "mine.csv: row 1 has no 'item'", rated("a,x,1", "a,,2"), when="reading"),
+    Mistake(
+        "times that are dates",
+        "data.time='time': the column holds something that is no number",
+        rated("a,x,2020-01-01", "a,y,2020-02-01", time="time"),
+        when="reading",
+    ),
+    Mistake(
+        "a user with two items",
+        "mine: 1 users have fewer than three ratings, one for each split, such as the user 'b'",
+        rated(*(f"a,{item},1" for item in "xyz"), "b,x,1", "b,y,2"),
+        when="reading",
+    ),
+    Mistake(
+        "no table of ratings",
+        "ratings: there is no file ''",
+        lambda folder: ratings.table({}),
         when="reading",
     ),
     Mistake("a list longer than there are items", "number=20 items of 12", top(number=20)),

@@ -10,7 +10,7 @@ from mistakes import Mistake, check, each
 
 import kd_jax
 from kd_jax.config import files
-from kd_jax.data import spoken, transcripts
+from kd_jax.data import spoken, spoken_tokens, transcripts
 from kd_jax.models.speech import voice_activity
 from kd_jax.tasks import transcribe
 
@@ -38,6 +38,18 @@ def listed(*lines, **written):
         more = [f"{name}.wav\tone" for name in "bcd"]
         (folder / transcripts.LIST).write_text("\n".join([*lines, *more]))
         return transcripts.folder({"directory": str(folder), "test": 0.25})
+
+    return do
+
+
+def for_whisper(line, rate=16000, **fields):
+    """What reads a folder of two recordings for Whisper, whose list has this line and another."""
+
+    def do(folder):
+        for name in "ab":
+            write(folder / f"{name}.wav", tone(2.0)[:16000], rate)
+        (folder / transcripts.LIST).write_text(f"{line}\nb.wav\tone")
+        return spoken_tokens.folder({"directory": str(folder), "test": 0.5, **fields})
 
     return do
 
@@ -103,6 +115,26 @@ READING = [
         "a folder without a list",
         "There is no …transcripts.tsv: lines of FILE.wav, text",
         lambda folder: transcripts.folder({"directory": str(folder)}),
+    ),
+    Mistake(
+        "an empty transcript for Whisper",
+        "a.wav: the transcript is empty; leave the recording out",
+        for_whisper("a.wav\t"),
+    ),
+    Mistake(
+        "recordings for Whisper at the rate of a telephone",
+        "expected 16 bit, 1 channel, 16000 Hz, got 16 bit, 1 channels, 8000 Hz. sox IN.wav -b 16 -c 1 -r 16000",
+        for_whisper("a.wav\tone", rate=8000),
+    ),
+    Mistake(
+        "a recording for Whisper that is too long",
+        "wav: 1.00 s are longer than 0.50 s",
+        for_whisper("a.wav\tone", samples=8000),
+    ),
+    Mistake(
+        "a text of more tokens than rows have",
+        "wav: 'one' has 4 tokens, data.length is 3",
+        for_whisper("a.wav\tone", length=3),
     ),
     Mistake("nobody to speak", "the program espeak-ng is not here…apt-get install espeak-ng flite", without_programs),
     Mistake(

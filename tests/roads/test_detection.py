@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from coco_files import squares as coco_squares
+from coco_files import write
 from PIL import Image
 from scheme_checks import config_module
 
@@ -87,6 +89,30 @@ def test_own_pictures_are_learned_and_the_boxes_found(tmp_path):
     first = data.test.labels[:, 0]
     best = np.asarray(overlaps(answer["boxes"], np.broadcast_to(first[:, None, :4], answer["boxes"].shape))).max(1)
     assert np.median(best) > 0.6
+
+
+def test_pictures_in_coco_s_form_are_learned_by_the_command_and_boxes_are_those_of_the_file(tmp_path):
+    """64 x 48 pixels in the files, 32 x 32 in the network: what is predicted of a file is in the pixels of the file."""
+    for split, count in (("train", 64), ("test", 16)):
+        made = coco_squares(count, seed=len(split))
+        write(tmp_path / "mine" / split / "_annotations.coco.json", made, tmp_path / "mine" / split)
+    line = [sys.executable, str(ROOT / "launch.py"), "--config=configs/detection.py:ld,coco,tiny", "--workdir=run"]
+    line += [f"--config.data.directory={tmp_path / 'mine'}", "--config.data.image_size=32", "--noconfig.baseline"]
+    line += ["--config.train.steps=120", "--config.teacher.train.steps=20", "--config.eval_every=120"]
+    line += ["--noconfig.report"]
+    line += ["--config.data.eval_limit=0", "--config.prepare.kwargs.shift=2"]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+    assert ran.returncode == 0, ran.stderr
+    student = kd_jax.load(tmp_path / "run")
+    assert student.classes == ["cat", "dog"] and student.info["input"]["shape"] == [32, 32, 3]
+    files = [str(tmp_path / "mine" / "test" / f"{i}.png") for i in range(16)]
+    predict.predict_files(str(tmp_path / "run"), files, str(tmp_path / "found.jsonl"))
+    answers = [json.loads(text)["prediction"] for text in (tmp_path / "found.jsonl").read_text().splitlines()]
+    best = np.array([answer["boxes"][0] for answer in answers])
+    true = np.array([one["bbox"] for one in made["annotations"]])
+    true[:, 2:] += true[:, :2]
+    assert np.median(np.asarray(overlaps(best, true))) > 0.6
 
 
 def test_a_cached_detector_teaches_as_the_detector_itself(tmp_path):

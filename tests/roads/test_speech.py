@@ -25,24 +25,27 @@ ROOT = Path(__file__).parents[2]
 SENTENCES = ("one two", "three", "call tom", "turn off", "seven", "nine four")
 
 
-def write(path, samples):
+def write(path, samples, rate):
     with wave.open(str(path), "wb") as file:
-        file.setsampwidth(2), file.setnchannels(1), file.setframerate(transcripts.RATE)
+        file.setsampwidth(2), file.setnchannels(1), file.setframerate(rate)
         file.writeframes((samples * 32767).astype("<i2").tobytes())
 
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory):
-    """A folder of 24 sentences by two programs, with its list."""
-    folder = tmp_path_factory.mktemp("recordings")
+    return recorded(tmp_path_factory.mktemp("recordings"))
+
+
+def recorded(folder, rate=transcripts.RATE):
+    """Writes a folder of 24 sentences by two programs, with its list."""
     voices = (("espeak-ng", "en-us+m1"), ("espeak-ng", "en-gb+f2"), ("flite", "kal"), ("flite", "slt"))
     lines = [spoken.Line(text, *voice, 150, 50) for voice in voices for text in SENTENCES]
     try:
-        heard = spoken.spoken(lines)
+        heard = spoken.spoken(lines, rate=rate)
     except DataNotFound as e:
         pytest.skip(str(e))
     for i, samples in enumerate(heard):
-        write(folder / f"{i}.wav", samples)
+        write(folder / f"{i}.wav", samples, rate)
     rows = [f"{i}.wav\t{line.text}\t{line.voice}" for i, line in enumerate(lines)]
     (folder / transcripts.LIST).write_text("\n".join(rows))
     return folder
@@ -169,3 +172,21 @@ def test_a_student_of_whisper_writes_what_it_hears(tmp_path):
         student.model.module, student.params, test.fields["source"][:1], (1,), tokens.end, 12
     )
     np.testing.assert_array_equal(again[0], rows[0])
+
+
+def test_whisper_is_distilled_on_recordings_of_one_s_own(tmp_path):
+    """Texts as a list has them; test voices are in no training."""
+    (tmp_path / "mine").mkdir()
+    recorded(tmp_path / "mine", spoken_tokens.RATE)
+    data = dict(name="kd_jax.data.spoken_tokens:folder", directory=str(tmp_path / "mine"), test=0.25, validation=0.25)
+    config = small("whisper", **data)
+    test = spoken_tokens.folder({**config.data}).test
+    tokens = spoken_tokens.characters()
+    assert sorted({tokens.decode(row) for row in test.images}) == sorted(SENTENCES) and len(test) == 6
+    kd_jax.run(config, tmp_path / "run")
+    student = kd_jax.load(tmp_path / "run")
+    waves = transcripts.waves_of([transcripts.read_wave(tmp_path / "mine" / "0.wav", spoken_tokens.RATE)], 28800)
+    rows = whisper_decoding.transcribe(
+        student.model.module, student.params, waves[..., 0, 0], tokens.prompt, tokens.end, 8
+    )
+    assert rows.shape == (1, 8) and isinstance(tokens.decode(rows[0]), str)

@@ -11,8 +11,9 @@ import people
 import pytest
 
 import kd_jax
+from kd_jax import predict
 from kd_jax.config import files
-from kd_jax.data import public_tables
+from kd_jax.data import public_tables, tables
 from kd_jax.system.signals import Signals, Stopped
 
 ROOT = Path(__file__).parents[2]
@@ -71,6 +72,31 @@ def test_a_table_of_the_user_by_its_column(tmp_path):
     results = kd_jax.run(config, tmp_path / "run")
     assert set(results["models"]["student"]["measures"]["groups"]["sex_Male"]["groups"]) == {"0", "1"}
     assert scores(results, "teacher")["accuracy"] > 0.6
+
+
+def test_a_student_of_a_table_is_asked_about_further_rows_of_a_file(tmp_path, capsys):
+    """As the file has them: words and numbers, gaps, columns that the network does not read, in any order."""
+    rng, n = np.random.default_rng(0), 400
+    area, town = rng.uniform(30, 150, n).round(1), rng.choice(["Bonn", "Graz", "Bern"], n)
+    dear = np.where(area + 60 * (town == "Bern") > 110, "dear", "cheap")
+    cells = {"area": area.astype(str), "town": town, "number": np.arange(n), "class": dear}
+    cells["area"][:20] = "?"
+    path = people.write(tmp_path / "flats.csv", cells)
+    config = tabular("table", path, 200)
+    config.data.update({"target": "class", "left_out": ("number",)})
+    kd_jax.run(config, tmp_path / "run")
+    more = {"town": ["Bern", "Graz", "Bern", "Bonn"], "area": ["140", "31.5", "", "nowhere"], "extra": list("abcd")}
+    new = people.write(tmp_path / "new.csv", {k: np.array(v[:3]) for k, v in more.items()})
+    capsys.readouterr()
+    predict.main([str(tmp_path / "run"), str(new)])
+    rows = [line.split(",") for line in capsys.readouterr().out.splitlines()[1:]]
+    assert [row[-1] for row in rows][:2] == ["dear", "cheap"]
+    student = kd_jax.load(tmp_path / "run")
+    x = tables.as_rows({"area": [140.0, 31.5], "town": ["Bern", "Graz"]}, student.info["columns"])
+    assert [student.classes[i] for i in student.predict(x)] == ["dear", "cheap"]
+    people.write(tmp_path / "new.csv", {k: np.array(v) for k, v in more.items()})
+    with pytest.raises(SystemExit, match="'area' is one of numbers, and a row of it holds 'nowhere'"):
+        predict.main([str(tmp_path / "run"), str(new)])
 
 
 def test_asked_in_every_step_and_stopped_in_between_they_teach_the_same(tmp_path, monkeypatch):
