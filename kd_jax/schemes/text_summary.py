@@ -67,12 +67,12 @@ def answers(
     learned, how they go on after their first half, at most BEGUN tokens.
     """
     source = sources["test"]
-    seen = arrays_of(source, np.linspace(0, len(source) - 1, min(max(shown, 1), len(source))).astype(int))
-    running = bool((seen["label"][:, 0] >= 0).all())
+    few = arrays_of(source, np.linspace(0, len(source) - 1, min(max(shown, 1), len(source))).astype(int))
+    running = bool((few["label"][:, 0] >= 0).all())
     if running or not source.labelled.any():
-        shortest = int(np.asarray(first_text(seen["segments"])).sum(1).min())
+        shortest = int(np.asarray(first_text(few["segments"])).sum(1).min())
         begin = min(BEGUN, max(shortest // 2, 1)) if running else 0
-        options = dict(prompt=begin, count=len(seen["label"]), temperature=0.0)
+        options = dict(prompt=begin, count=len(few["label"]), temperature=0.0)
         return samples(roles, sources, **options, role=role, decoding=decoding)
     options = dict(count=count, shown=shown, batch=min(count, len(source), ANSWERED))
     return exact_match(roles, sources, **options, role=role, decoding=decoding)
