@@ -119,8 +119,8 @@ def answer_of(outputs: Outputs) -> Any:
     return dataclasses.replace(unbuilt[0], built=None) if unbuilt else outputs.logits
 
 
-def scores(asked: Mapping[str, tuple[Callable[..., Array], Any, Any]]) -> dict[str, Array]:
-    """Computes {name: metric(logits, others)} of {name: (metric, logits or their projection, others)}."""
+def scores(asked: Mapping[str, tuple[Any, ...]]) -> dict[str, Array]:
+    """Computes {name: metric(logits, *others)} of {name: (metric, logits or their projection, *others)}."""
     pieces = [Piece(name, metric, tuple(read), {}, 0) for name, (metric, *read) in asked.items()]
     chunked = [p for p in pieces if any(isinstance(x, Projected) for x in p.arguments)]
     values = values_of(chunked)[1] if chunked else {}

@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from kd_jax.core.evaluate import answer_at
+from kd_jax.core.chunked import scores
+from kd_jax.core.evaluate import answer_at, unbuilt_at
 from kd_jax.core.paths import lookup
 from kd_jax.types import Model, Outputs, PyTree, Role
 
@@ -47,3 +49,19 @@ class Network:
 
         answers = jax.jit(infer)(self.params, self.stats, *self.inputs(batch))
         return Outputs(jax.tree.map(np.asarray, answers))
+
+
+def next_tokens_of(entry: str, model: Model) -> Callable[..., jax.Array]:
+    """Returns (params, stats, *inputs) -> the likeliest next token at each place, int [batch, length].
+
+    Where the network says how its logits are made, those of a few tokens exist at a time.
+    """
+
+    def answer(params: PyTree, stats: PyTree, *inputs: PyTree) -> jax.Array:
+        return scores({"next": (_likeliest, unbuilt_at(entry, model, params, stats, inputs))})["next"]
+
+    return answer
+
+
+def _likeliest(logits: jax.Array) -> jax.Array:
+    return jnp.argmax(logits, axis=-1)

@@ -11,11 +11,21 @@ import numpy as np
 
 from kd_jax.models.language.generation import generate
 from kd_jax.ranges import Count, NotNegative
-from kd_jax.schemes.continuations import Prompts, decoding_of, first_cache, prompts_of, rows_of, weights
+from kd_jax.schemes.continuations import (
+    Prompts,
+    arrays_of,
+    decoding_of,
+    first_cache,
+    first_text,
+    prompts_of,
+    rows_of,
+    weights,
+)
 from kd_jax.system import parallel
 from kd_jax.types import Role, TrainState
 
 ANSWERED = 16  # prompts that are answered at once
+BEGUN = 32  # tokens of a running text that is continued
 Summary = Callable[[TrainState, Mapping[str, Any]], list[dict[str, Any]]]
 
 
@@ -53,11 +63,16 @@ def answers(
 ) -> Summary:
     """Returns a summary of greedy answers to `count` test prompts: how many are the data's, with `shown` of them.
 
-    Of test data without answers, prompts alone, it shows what is written.
+    Of test data without answers, prompts alone, it shows what is written, and of running texts, every token of which is
+    learned, how they go on after their first half, at most BEGUN tokens.
     """
     source = sources["test"]
-    if not source.labelled.any():
-        options = dict(prompt=0, count=min(shown, len(source)), temperature=0.0)
+    few = arrays_of(source, np.linspace(0, len(source) - 1, min(max(shown, 1), len(source))).astype(int))
+    running = bool((few["label"][:, 0] >= 0).all())
+    if running or not source.labelled.any():
+        shortest = int(np.asarray(first_text(few["segments"])).sum(1).min())
+        begin = min(BEGUN, max(shortest // 2, 1)) if running else 0
+        options = dict(prompt=begin, count=len(few["label"]), temperature=0.0)
         return samples(roles, sources, **options, role=role, decoding=decoding)
     options = dict(count=count, shown=shown, batch=min(count, len(source), ANSWERED))
     return exact_match(roles, sources, **options, role=role, decoding=decoding)

@@ -20,12 +20,16 @@ ROUNDS, FEWEST, SECONDS = 50, 3, 3.0  # of a batch size: at most, at least, and 
 
 @dataclasses.dataclass(frozen=True)
 class Forward:
-    """A network as it answers in use; `inputs(batch)` makes inputs of that many examples."""
+    """A network as it answers in use; `inputs(batch)` makes inputs of that many examples.
+
+    It is timed at its logits, or at what `answer(params, stats, *inputs)` returns in place of them.
+    """
 
     model: Model
     params: PyTree
     stats: PyTree
     inputs: Callable[[int], tuple[PyTree, ...]]
+    answer: Callable[..., PyTree] | None = None
 
 
 def costs(networks: Mapping[str, Forward]) -> dict[str, dict[str, Any]]:
@@ -39,14 +43,14 @@ def costs(networks: Mapping[str, Forward]) -> dict[str, dict[str, Any]]:
     read and write) are None where XLA does not count them; of a function on the host the latency alone is known.
     """
     measured = {batch: _measured(networks, batch) for batch in BATCHES}
-    result = {}
+    counted, result = _counted(networks, {name: counts for name, (counts, _) in measured[1].items()}), {}
     for name, network in networks.items():
         leaves, host = jax.tree.leaves(network.params), isinstance(network.model, HostModel)
         result[name] = {
             "parameters": None if host else sum(x.size for x in leaves),
             "bytes": None if host else sum(x.size * x.dtype.itemsize for x in leaves),
-            "flops": None if host else measured[1][name][0].get("flops"),
-            "bytes_accessed": None if host else measured[1][name][0].get("bytes accessed"),
+            "flops": None if host else counted[name].get("flops"),
+            "bytes_accessed": None if host else counted[name].get("bytes accessed"),
             "latency_ms": {str(batch): float(np.median(measured[batch][name][1])) for batch in BATCHES},
             "latency_spread_ms": {
                 str(batch): [float(q) for q in np.quantile(measured[batch][name][1], (0.25, 0.75))] for batch in BATCHES
@@ -73,12 +77,31 @@ def _measured(networks: Mapping[str, Forward], batch: int) -> dict[str, tuple[di
     text_of = {}
     for name, network in networks.items():
         args = (network.params, network.stats, *network.inputs(batch))
-        lowered = _infer(network.model).lower(*jax.eval_shape(lambda *x: x, *args))  # wherever the arguments lie
+        run = _infer(network.model) if network.answer is None else jax.jit(network.answer)
+        lowered = run.lower(*jax.eval_shape(lambda *x: x, *args))  # wherever the arguments lie
         text_of[name] = lowered.as_text()
         if text_of[name] not in programs:
             programs[text_of[name]] = lowered.compile(), jax.device_put(args, jax.local_devices()[0])
     milliseconds = dict(zip(programs, rounds(list(programs.values())), strict=True))
     return {name: (counts_of(programs[text][0]), milliseconds[text]) for name, text in text_of.items()}
+
+
+def _counted(networks: Mapping[str, Forward], timed: Mapping[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """What XLA counts of one example: of `timed`, or of the logits in place of an answer whose loops it counts once.
+
+    The program of the logits is compiled and not run.
+    """
+    counts: dict[str, dict[str, float]] = {}
+    result = dict(timed)
+    for name, network in networks.items():
+        if network.answer is not None:
+            shapes = jax.eval_shape(lambda *x: x, network.params, network.stats, *network.inputs(1))
+            lowered = _infer(network.model).lower(*shapes)
+            text = lowered.as_text()
+            if text not in counts:
+                counts[text] = counts_of(lowered.compile())
+            result[name] = counts[text]
+    return result
 
 
 def _infer(model: Model) -> Any:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from kd_jax.compress.packed import SUFFIX, write_packed
 from kd_jax.core.evaluate import scored_by
+from kd_jax.core.network import next_tokens_of
 from kd_jax.system.cost import Forward, costs
 from kd_jax.tasks.units import MISSING, name_of, score_text
 from kd_jax.train.about import TOKENIZER, architecture
@@ -127,7 +128,8 @@ def _forward(network: Student, job: Job) -> Forward:
         repeated = {name: jnp.repeat(value, batch, axis=0) for name, value in prepared.items()}
         return tuple(repeated[path.removeprefix("batch.")] for path in network.info["inputs"])
 
-    return Forward(network.model, network.params, network.stats, inputs)
+    answer = next_tokens_of(network.entry, network.model) if raw.per_token else None
+    return Forward(network.model, network.params, network.stats, inputs, answer)
 
 
 def _slug(label: str) -> str:

@@ -18,7 +18,7 @@ from kd_jax.cache.stored import StoredAnswers
 from kd_jax.config import expected
 from kd_jax.config.fields import teachers_of
 from kd_jax.core.evaluate import scored_by
-from kd_jax.core.network import Network
+from kd_jax.core.network import Network, next_tokens_of
 from kd_jax.core.paths import calls_in, entry_paths
 from kd_jax.data.source import Source, Splits
 from kd_jax.models.divided import Divided
@@ -265,6 +265,7 @@ def joined(sections_of: Mapping[str, list[Mapping[str, Any]]]) -> list[dict[str,
 def measured(networks: Mapping[str, Network], source: Source, prepare: Any) -> dict[str, dict[str, Any]]:
     """Measures networks side by side, on the first example of a source, repeated; returns their costs by name.
 
+    Networks of tokens are timed at the likeliest next ones: the logits of a whole batch need not have room.
     A cached teacher that is not on this machine has the cost that was measured with its answers, "latency_apart".
     """
     one = prepare(source.batch(1), jax.random.key(0), False)
@@ -274,7 +275,8 @@ def measured(networks: Mapping[str, Network], source: Source, prepare: Any) -> d
             repeated = {name: jnp.repeat(value, batch, axis=0) for name, value in one.items()}
             return network.inputs(repeated)
 
-        return Forward(network.model, network.params, network.stats, inputs)
+        answer = next_tokens_of(network.path, network.model) if source.per_token else None
+        return Forward(network.model, network.params, network.stats, inputs, answer)
 
     here = {name: n.whole() if n.whole else n for name, n in networks.items() if n.whole or n.cost is None}
     before = {name: {**n.cost, "latency_apart": True} for name, n in networks.items() if name not in here and n.cost}

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from language_folders import TALKS, opened, qwen
+from language_folders import TALKS, TEXTS, opened, qwen
 from text_parts import INPUTS
 
 from kd_jax.data.text import conversations
@@ -37,6 +37,22 @@ def test_prompts_alone_show_what_is_written(tmp_path):
     made = opened(tmp_path, qwen(tmp_path / "m"), [{"prompt": f"Say {i}"} for i in range(6)], length=16)
     role = Role(LinenModel(llama(made.train.num_classes, 8, 1, 2, hidden=8, tied=True)), INPUTS, group="student")
     assert callable(answers({"student": role}, made._asdict()))
+
+
+@pytest.mark.parametrize("packing", ["padded", "packed"])
+def test_running_texts_are_continued_not_compared(tmp_path, packing, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "kd_jax.schemes.text_summary.written",
+        lambda state, role, name, source, prompts, rows, *more: asked.append(prompts) or (["a"] * len(rows),) * 2,
+    )
+    records = [{"text": text} for text in TEXTS * 3]
+    made = opened(tmp_path, qwen(tmp_path / "m"), records, length=48, packing=packing)
+    (section,) = answers({"student": None}, made._asdict())(None, {})
+    assert section["title"] == "What they write" and len(section["texts"]) == min(3, len(made.test))
+    (prompts,) = asked
+    mask = prompts.of(continuations.rows_of(made.test, np.arange(len(made.test))))[1]
+    assert prompts.running and 1 < prompts.slots <= 24 and np.asarray(mask).all()
 
 
 def test_prompts_of_streamed_texts_are_those_in_memory(tmp_path, monkeypatch, capsys):
