@@ -65,10 +65,12 @@ def test_files_and_modules_exist(page):
             assert (ROOT / "benchmarks" / f"{name}.py").exists(), name
         for name in re.findall(r"python -m (kd_jax[\w.]*)", words):
             assert importlib.util.find_spec(name), name
-        for name in re.findall(r"(?<![\w./])(?<!-m )kd_jax\.[\w.]*\w", words):
-            resolve(name.removeprefix("kd_jax.")) if "." in name.removeprefix("kd_jax.") else getattr(
-                importlib.import_module("kd_jax"), name[7:]
-            )
+        for name in re.findall(r"(?<![\w./])(?<!-m )kd_jax\.[\w.]*\w(?::\w+)?", words):
+            inside = name.removeprefix("kd_jax.")
+            if ":" in name or "." in inside:
+                resolve(name if ":" in name else inside)
+            else:
+                getattr(importlib.import_module("kd_jax"), inside)
         for name in re.findall(r"(?<![\w./])(?:losses|models|core|schemes)\.\w+\.[\w.]*\w", words):
             resolve(name)
 

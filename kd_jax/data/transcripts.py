@@ -158,9 +158,7 @@ def listed(fields: Mapping[str, Any], rate: int) -> dict[str, list[Recording]]:
     root = path_of(fields["directory"], "data.directory")
     if not fields["directory"] or not (root / LIST).is_file():
         raise DataNotFound(f"There is no {root / LIST}: lines of FILE.wav, text and maybe speaker, separated by tabs.")
-    rows = [_row(root, n, line) for n, line in enumerate(read_utf8(root / LIST).splitlines(), 1) if line.strip()]
-    if not rows:
-        raise ValueError(f"{root / LIST} lists no recording.")
+    rows = _rows(root)
     speakers = sorted({speaker for _, _, speaker in rows})
     units = [speakers.index(speaker) for _, _, speaker in rows] if len(speakers) > 1 else list(range(len(rows)))
     order = splits.shuffled(max(units) + 1, fields["split_seed"])
@@ -181,6 +179,15 @@ class _Shares:
 
     def __init__(self, test: float, validation: float) -> None:
         self.test, self.validation = test, validation
+
+
+def _rows(root: Path) -> list[tuple[Path, str, str]]:
+    """(file, text, speaker) of each line of a list; ValueError for one of another form, and for none."""
+    lines = read_utf8(root / LIST).splitlines()
+    rows = [_row(root, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    if not rows:
+        raise ValueError(f"{root / LIST} lists no recording.")
+    return rows
 
 
 def _row(root: Path, number: int, line: str) -> tuple[Path, str, str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from kd_jax.export.network import Run
@@ -55,7 +56,8 @@ def compare(
 ) -> tuple[Parity, list[np.ndarray]]:
     """Returns (how far what `run` answers is from `expected`, the leaves of the network's output; what it answers).
 
-    `answers` maps the first leaf to what the task predicts; None: the place of the largest value on the last axis.
+    `answers` maps these leaves to what the task predicts, an array or several; None: the place of the largest value of
+    the first one on its last axis.
     """
     got = run(*inputs)
     shapes = [tuple(x.shape) for x in got], [tuple(x.shape) for x in expected]
@@ -63,18 +65,24 @@ def compare(
         raise ParityFailed(f"its outputs have the shapes {shapes[0]}, those of the network {shapes[1]}")
     differences = [np.abs(np.asarray(a, np.float64) - b).max(initial=0) for a, b in zip(got, expected, strict=True)]
     largest = float(np.max(differences)) if np.isfinite(differences).all() else float("inf")
-    told, wanted = (np.asarray(_answers(x[0], answers)) for x in (got, expected))
-    scale = max(1.0, float(np.abs(np.asarray(expected[0], np.float64)).max(initial=0)))
-    same = np.isclose(told, wanted, rtol=0, atol=LARGEST * scale) if told.dtype.kind == "f" else told == wanted
-    by_row = same.reshape(len(same), -1)
-    alone = answers is None or told.ndim > 2  # a mask is an answer at every pixel
-    share = by_row.mean() if alone else by_row.all(1).mean()
+    told, wanted = ([np.asarray(x) for x in jax.tree.leaves((answers or _best)(x))] for x in (got, expected))
+    same = [_same(a, b) for a, b in zip(told, wanted, strict=True)]
+    if answers is None or (len(same) == 1 and same[0].ndim > 2):  # a mask is an answer at every pixel
+        share = same[0].mean()
+    else:
+        share = np.all([x.reshape(len(x), -1).all(1) for x in same], axis=0).mean()
     return Parity(largest, float(share), len(expected[0])), got
 
 
-def _answers(logits: np.ndarray, answers: Callable[[Any], Any] | None) -> Any:
-    if answers is not None:
-        return answers(logits)
+def _same(told: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Which of the answers are the same, bool of their shape; floats may differ as the outputs may."""
+    if told.dtype.kind != "f":
+        return told == wanted
+    return np.isclose(told, wanted, rtol=0, atol=LARGEST * max(1.0, float(np.abs(wanted).max(initial=0))))
+
+
+def _best(leaves: Sequence[np.ndarray]) -> np.ndarray:
+    logits = leaves[0]
     return logits.argmax(-1) if logits.ndim > 1 and logits.shape[-1] > 1 else logits
 
 

@@ -36,6 +36,7 @@ class Task(NamedTuple):
     inputs: tuple[np.ndarray, ...]  # of all examples, as the function takes them
     raw: tuple[np.ndarray, ...]  # and as they lie in the data
     expected: list[np.ndarray]
+    structure: Any  # of the main output that these are the leaves of
     labels: np.ndarray | None
     gates: tuple[Gate, Gate]  # of float formats, of whole numbers
     folder: Path
@@ -99,7 +100,7 @@ def _task(loaded: Student, examples: Examples, folder: Path, preparation: bool, 
         raw = tuple(x[: max(1, 256 // size)] for x in shaped(deployed.raw_inputs(student), examples.raw))
         few = (raw[0],)  # a step reads tokens alone
         network, expected = decoder.stepping(student, size), decoder.whole(student)(*few)
-        return Task(student, network, few, raw, expected, None, gates, folder, size, loaded)
+        return Task(student, network, few, raw, expected, None, None, gates, folder, size, loaded)
     raw = shaped(deployed.raw_inputs(student), examples.raw)
     if preparation:
         network, inputs = deployed.with_preparation(student), raw
@@ -107,8 +108,9 @@ def _task(loaded: Student, examples: Examples, folder: Path, preparation: bool, 
         network = deployed.without_preparation(student, examples.raw)
         made = student.prepare(examples.raw)
         inputs = tuple(np.asarray(x) for i, x in enumerate(made) if str(i) not in student.fixed)
-    expected = [np.asarray(x) for x in jax.tree.leaves(student.logits(examples.raw))]
-    return Task(student, network, inputs, raw, expected, examples.labels, gates, folder, 0, loaded)
+    leaves, structure = jax.tree.flatten(student.logits(examples.raw))
+    expected = [np.asarray(x) for x in leaves]
+    return Task(student, network, inputs, raw, expected, structure, examples.labels, gates, folder, 0, loaded)
 
 
 def _jax(task: Task) -> Run:
@@ -151,9 +153,10 @@ def _of_folder(task: Task, name: str, runs: dict[str, Run]) -> dict[str, Any]:
 def _gated(
     task: Task, label: str, file: Path, run: Run, inputs: Sequence[np.ndarray], gate: Gate, module: Any
 ) -> dict[str, Any]:
-    predicted = None if task.size else predictor(task.student.info)
+    predict = None if task.size else predictor(task.student.info)
+    answers = None if predict is None else lambda leaves: predict(jax.tree.unflatten(task.structure, leaves))
     try:
-        result, got = parity.compare(run, inputs, task.expected, predicted)
+        result, got = parity.compare(run, inputs, task.expected, answers)
     except parity.ParityFailed as e:
         raise parity.ParityFailed(f"{label}: {e}.") from e
     parity.check(result, gate, task.expected, label, [file])

@@ -39,16 +39,16 @@ def measure(
     Runs that diverged have none, and there is no table where nothing is named. Networks are those of the last step; the
     teachers of the best setting are measured, and every student beside its own.
     """
-    sound = {_key(run): run for run in runs if not run["diverged"]}
-    if not looked_at(config) or not sound:
+    sound = {_key(run): run for run in runs if looked_at(config) and not run["diverged"]}
+    if not sound:
         return []
     best, labels = table.summarise(runs, headline)[0]["setting"], Labels()
+    baselines = models["baseline"]["runs"] if "baseline" in models else []
     for program in programs_of(config, [run["point"] for run in sound.values()], root, mesh):
         jobs, _, teachers = taught(program, mesh)
-        of_best = any(table.setting_of(point) == best for point in program.points)
         asked = [("student", sound[_key({"point": point})]) for point in program.points]
-        if of_best and "baseline" in jobs:
-            asked += [("baseline", run) for run in models["baseline"]["runs"] if "measures" not in run]
+        if of_best := best in map(table.setting_of, program.points):
+            asked += [("baseline", run) for run in baselines if "measures" not in run]
         for role, run in asked:
             network = _network(jobs[role], Path(run["export"]), teachers)
             made = measure_all(program.config, jobs, {**teachers, role: network}, {})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -118,11 +118,15 @@ def sees_data(scheme: Scheme) -> bool:
     roles, called = evaluated_roles(scheme), False
     for phase in (phase for stage in scheme.stages for phase in stage.phases):
         made_of_data: set[str] = set()
-        for call in phase.forward:
-            paths = [Path.parse(path) for path in call.inputs]
-            if any((p.kind == "batch" and p.owner not in BATCH) or p.owner in made_of_data for p in paths):
-                made_of_data.add(call.name or call.role)
-                if call.role in roles:
+        for one in phase.forward:
+            if any(_of_data(Path.parse(path), made_of_data) for path in one.inputs):
+                made_of_data.add(one.name or one.role)
+                if one.role in roles:
                     return True
-            called = called or call.role in roles
+            called = called or one.role in roles
     return not called
+
+
+def _of_data(path: Path, made_of_data: Collection[str]) -> bool:
+    """Whether a path leads to an entry of the batch that is an example, or to what such a call returned."""
+    return (path.kind == "batch" and path.owner not in BATCH) or path.owner in made_of_data

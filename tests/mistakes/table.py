@@ -68,4 +68,4 @@ def page() -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page())
-    print(f"{PAGE}: {page().splitlines()[10]}")
+    print(f"{PAGE}: {next(line for line in page().splitlines() if line.endswith(' mistakes:'))}")

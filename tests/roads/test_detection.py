@@ -16,6 +16,8 @@ from scheme_checks import config_module
 import kd_jax
 from kd_jax import predict
 from kd_jax.data import boxes, scenes
+from kd_jax.export.examples import Examples
+from kd_jax.export.run import export
 from kd_jax.losses.detection import overlaps
 from kd_jax.tasks.average_precision import average_precision
 
@@ -87,6 +89,10 @@ def test_own_pictures_are_learned_and_the_boxes_found(tmp_path):
     again = average_precision({**answer, "objects": data.test.labels}, len(names))
     assert again["ap"] == pytest.approx(measured["ap"], abs=1e-3)
     first = data.test.labels[:, 0]
+    files = export(
+        student, ["stablehlo", "safetensors"], tmp_path / "files", Examples({"image": images}), measure=False
+    )
+    assert all(entry["parity"]["share_equal"] > 0.99 for entry in files)  # boxes, scores and classes of a picture
     best = np.asarray(overlaps(answer["boxes"], np.broadcast_to(first[:, None, :4], answer["boxes"].shape))).max(1)
     assert np.median(best) > 0.6
 
