@@ -33,8 +33,14 @@ ROWS: dict[str, tuple[tuple[int, tuple[str, ...]], ...]] = {
         (3, ("two_tasks",)),
     ),
     "recommender": ((5, ("listwise", "rd", "rrd", "cd")),),
-    "detection": ((3, ("response", "ld", "imitation", "fgd", "cwd", "mgd")),),
-    "segmentation": ((3, ("pixel", "cwd", "ifvd", "pairwise", "structured")),),
+    "detection": (
+        (3, ("response", "ld", "imitation", "fgd", "cwd", "mgd", "pseudo")),
+        (3, ("response,crowns",)),
+    ),
+    "segmentation": (
+        (3, ("pixel", "cwd", "ifvd", "pairwise", "structured")),
+        (3, ("cwd,nuclei", "pixel,nuclei")),
+    ),
     "speech": (
         (3, ("frame", "blank_free", "sequence")),
         (3, ("language",)),
