@@ -44,6 +44,7 @@ ROWS: dict[str, tuple[tuple[int, tuple[str, ...]], ...]] = {
     "speech": (
         (3, ("frame", "blank_free", "sequence")),
         (3, ("language",)),
+        (3, ("commands",)),
         (3, ("whisper",)),
         (5, ("vad",)),
     ),
@@ -58,7 +59,7 @@ ROWS: dict[str, tuple[tuple[int, tuple[str, ...]], ...]] = {
     ),
 }
 # Variants that other networks teach than the config's.
-OWN_TEACHER = ("language", "whisper", "vad", "two_tasks", "soft")
+OWN_TEACHER = ("language", "commands", "whisper", "vad", "two_tasks", "soft")
 SEEDED = {"dataset_distillation": ("label_seed",)}  # fields of config.data that are the seed, too
 
 

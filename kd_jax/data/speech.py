@@ -26,6 +26,7 @@ from kd_jax.files import path_of
 LANGUAGES = ("en", "es", "fr", "it", "ru")
 FOLDER = "/usr/share/asterisk/sounds"
 RATE, WINDOW, HOP, FRAMES, BANDS = 8000, 512, 256, 32, 16  # 1.06 s from where the sound begins
+LENGTH = WINDOW + HOP * (FRAMES - 1)
 LONGEST = 3 * RATE  # of a recording that is read at all
 TEST_SEED = 0
 
@@ -124,18 +125,17 @@ def read(path: Path) -> np.ndarray:
         return np.frombuffer(file.readframes(LONGEST), "<i2").astype(np.float32) / 32768
 
 
-def speech_of(samples: np.ndarray) -> np.ndarray | None:
+def speech_of(samples: np.ndarray, shortest: int = LENGTH // 3) -> np.ndarray | None:
     """Cuts out 1.06 seconds from where the sound first reaches 5 % of its peak, padded with 0.
 
-    Returns None for silence, and where less than a third of that is left.
+    Returns None for silence, and where fewer samples than `shortest` are left.
     """
-    length = WINDOW + HOP * (FRAMES - 1)
     size = np.abs(samples)
     peak = size.max(initial=0)
     if peak < 0.01:
         return None
-    clip = samples[np.argmax(size > 0.05 * peak) :][:length]
-    return np.pad(clip, (0, length - len(clip))) if len(clip) >= length // 3 else None
+    clip = samples[np.argmax(size > 0.05 * peak) :][:LENGTH]
+    return np.pad(clip, (0, LENGTH - len(clip))) if len(clip) >= shortest else None
 
 
 def modalities(clip: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from mistakes import Mistake, check, each
 
 import kd_jax
 from kd_jax.config import files
-from kd_jax.data import spoken, spoken_tokens, transcripts
+from kd_jax.data import commands, spoken, spoken_tokens, transcripts
 from kd_jax.models.speech import voice_activity
 from kd_jax.tasks import transcribe
 
@@ -135,6 +135,16 @@ READING = [
         "a text of more tokens than rows have",
         "wav: 'one' has 4 tokens, data.length is 3",
         for_whisper("a.wav\tone", length=3),
+    ),
+    Mistake(
+        "fewer commands than there are words",
+        "data.utterances is how many to train and validate with, each at least a word of 58, not (100, 20)",
+        lambda folder: commands.commands({"utterances": (100, 20)}),
+    ),
+    Mistake(
+        "no prompts to test commands with",
+        "has no folder en_* with the English prompts. On Debian: apt-get install asterisk-core-sounds-en-wav",
+        lambda folder: commands.commands({"directory": str(folder)}),
     ),
     Mistake("nobody to speak", "the program espeak-ng is not here…apt-get install espeak-ng flite", without_programs),
     Mistake(
