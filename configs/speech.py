@@ -69,7 +69,8 @@ def classification(config: ConfigDict, variant: str) -> dict:
     config.task = ConfigDict(part("tasks.classify.task", confusion=True))
     config.prepare = ConfigDict(part("models.speech.log_mel.features", stride=1))
     config.teacher.model = dict(name="models.series.cnn.cnn", kwargs=dict(widths=(48, 96, 96), dropout=0.2))
-    config.student.model = dict(name="models.series.cnn.cnn", kwargs=dict(widths=(8, 12, 12)))
+    widths = (12, 24, 24) if variant == "commands" else (8, 12, 12)
+    config.student.model = dict(name="models.series.cnn.cnn", kwargs=dict(widths=widths))
     config.student.inputs = config.teacher.inputs = ("batch.mel",)
     config.teacher.train, config.train = adam(300, 0.003), adam(500, 0.01)
     config.teacher.data.labels, config.teacher.cache.directory = 0, "auto"
@@ -79,7 +80,6 @@ def classification(config: ConfigDict, variant: str) -> dict:
         config.data.name, config.data.labels = "kd_jax.data.speech:prompts", 50
         return dict(labels=50)
     config.data.update(dict(name="kd_jax.data.commands:commands", utterances=(2320, 580), labels=174))
-    config.student.model.kwargs.widths = (12, 24, 24)
     config.teacher.train, config.train = adam(1000, 0.003), adam(1000, 0.01)
     return dict(utterances=(116, 58), labels=58)
 

@@ -56,8 +56,10 @@ def commands(config: Mapping[str, Any]) -> Splits:
             f"not {fields['utterances']!r}."
         )
     prompts = [read(path) for path in prompts_of(fields["directory"])]
-    made = [source_of(split, drawn(split, n, fields["split_seed"])) for split, n in zip(SPLITS, counts, strict=True)]
-    return Splits(*made, source_of("test", prompts))
+    train, validation = (
+        source_of(split, drawn(split, n, fields["split_seed"])) for split, n in zip(SPLITS, counts, strict=True)
+    )
+    return Splits(train, validation, source_of("test", prompts))
 
 
 def prompts_of(directory: str) -> list[Path]:

@@ -64,7 +64,7 @@ def test_a_student_is_asked_about_a_recording(prompts, tmp_path):
     answers = student.predict(commands.clips_of([tone(word) for word in WORDS]))
     right = np.mean(answers == np.arange(len(WORDS)))
     assert right == pytest.approx(results["models"]["student"]["best"]["test"]["accuracy"])
-    assert student.info["class_names"] == WORDS
+    assert list(student.classes) == WORDS
 
 
 def test_what_is_missing_is_said(prompts, tmp_path):
