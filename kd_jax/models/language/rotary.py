@@ -64,12 +64,18 @@ def angles(positions: Array, width: int, theta: float, scaling: Mapping[str, Any
     """
     turned = positions[..., None, None].astype(jnp.float32) * frequencies(width, theta, scaling, length)
     larger = attention_factor(scaling)
-    if jax.default_backend() != "cpu":
-        return jnp.cos(turned) * larger, jnp.sin(turned) * larger
-    # XLA's CPU compiler would take them again wherever they are read: in each head, row and layer. It makes the results
-    # of a loop once, and this loop has two rounds.
-    cos, sin = jax.lax.map(lambda number: jax.lax.cond(number == 0, jnp.cos, jnp.sin, turned) * larger, jnp.arange(2))
-    return cos, sin
+    cos, sin = jnp.cos(turned) * larger, jnp.sin(turned) * larger
+    if jax.default_backend() != "cpu" or positions.shape[1] == 1:  # a token by itself has few
+        return cos, sin
+    return _computed_once(cos), _computed_once(sin)
+
+
+def _computed_once(x: Array) -> Array:
+    """Returns x as the product with the identity, which is exact in float32: XLA's CPU compiler takes that once.
+
+    Cosines by themselves it would take again wherever they are read: in each head, row and layer.
+    """
+    return x @ jnp.eye(x.shape[-1], dtype=x.dtype)
 
 
 def frequencies(width: int, theta: float, scaling: Mapping[str, Any], length: int) -> Array:
