@@ -51,7 +51,8 @@ def run(term, teacher, data, mesh=None, accumulate=1):
     """((what moved, metrics, sums of the evaluation), the programs of step and evaluation)"""
     roles = {"student": Role(network(), TOKENS, group="student"), "teacher": teacher}
     calls = Call("student", TOKENS), Call("teacher", teacher.inputs, train=False)
-    stages = (Stage(1, (Phase("student", calls, {"kd": term}, optax.sgd(1.0)),)),)
+    # A large rate: what moved has to be larger than the rounding of the parameters that it is a difference of.
+    stages = (Stage(1, (Phase("student", calls, {"kd": term}, optax.sgd(100.0)),)),)
     task = token_task.task()
     scheme = Scheme(roles, stages, evaluate=("student", "teacher"), reference="teacher", task=task)
     scheme, shapes = bind(scheme, toy.shapes(data), accumulate)
