@@ -40,6 +40,21 @@ TERMS = {
     "sequence": term("tasks.transcribe_terms.hypotheses_loss", *PAIR, kwargs=dict(number=4, length=32), options=FRAMES),
 }
 INPUTS = ("batch.mel", "batch.frames")
+# Recordings into one class each: data, widths of the student, steps of teacher and student, data of a tiny run.
+CLASSIFIED = {
+    "language": dict(
+        data=dict(name="kd_jax.data.speech:prompts", labels=50),
+        widths=(8, 12, 12),
+        steps=(300, 500),
+        few=dict(labels=50),
+    ),
+    "commands": dict(
+        data=dict(name="kd_jax.data.commands:commands", utterances=(2320, 580), labels=174),
+        widths=(12, 24, 24),
+        steps=(1000, 1000),
+        few=dict(utterances=(116, 58), labels=58),
+    ),
+}
 
 
 def adam(steps: int, learning_rate: float) -> ConfigDict:
@@ -51,8 +66,9 @@ def get_config(arg: str = "") -> ConfigDict:
     variant = parse(arg, variants=VARIANTS)
     config = base()
     if variant.variant in ("language", "commands"):
-        few = classification(config, variant.variant)
-        return finish(config, variant, tiny=dict(data=few))
+        settings = CLASSIFIED[variant.variant]
+        classification(config, settings)
+        return finish(config, variant, tiny=dict(data=settings["few"]))
     if variant.variant == "vad":
         vad(config)
         return finish(config, variant, tiny=dict(data=dict(utterances=(32, 8, 8), labels=16), eval_batch_size=8))
@@ -64,24 +80,19 @@ def get_config(arg: str = "") -> ConfigDict:
     return finish(config, variant, tiny=few | small)
 
 
-def classification(config: ConfigDict, variant: str) -> dict:
-    """Sets the recognition of languages, or of words; returns what is smaller in the data of a tiny run."""
+def classification(config: ConfigDict, settings: dict) -> None:
+    """Sets the recognition of languages, or of words."""
+    config.data.update(settings["data"])
     config.task = ConfigDict(part("tasks.classify.task", confusion=True))
     config.prepare = ConfigDict(part("models.speech.log_mel.features", stride=1))
     config.teacher.model = dict(name="models.series.cnn.cnn", kwargs=dict(widths=(48, 96, 96), dropout=0.2))
-    widths = (12, 24, 24) if variant == "commands" else (8, 12, 12)
-    config.student.model = dict(name="models.series.cnn.cnn", kwargs=dict(widths=widths))
+    config.student.model = dict(name="models.series.cnn.cnn", kwargs=dict(widths=settings["widths"]))
     config.student.inputs = config.teacher.inputs = ("batch.mel",)
-    config.teacher.train, config.train = adam(300, 0.003), adam(500, 0.01)
+    teacher, student = settings["steps"]
+    config.teacher.train, config.train = adam(teacher, 0.003), adam(student, 0.01)
     config.teacher.data.labels, config.teacher.cache.directory = 0, "auto"
     config.terms = ConfigDict(compose("response", response={"temperature": 2.0}))
     config.log_every, config.eval_every = 50, 250
-    if variant == "language":
-        config.data.name, config.data.labels = "kd_jax.data.speech:prompts", 50
-        return dict(labels=50)
-    config.data.update(dict(name="kd_jax.data.commands:commands", utterances=(2320, 580), labels=174))
-    config.teacher.train, config.train = adam(1000, 0.003), adam(1000, 0.01)
-    return dict(utterances=(116, 58), labels=58)
 
 
 def transcription(config: ConfigDict, method: str) -> None:

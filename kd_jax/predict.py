@@ -21,7 +21,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from kd_jax.data import tables
-from kd_jax.data.images.pictures import as_array, centre_crop
+from kd_jax.data.images.pictures import as_array, centre_crop, opened
 from kd_jax.data.transcripts import read_wave, waves_of
 from kd_jax.train.raw import joined
 from kd_jax.train.student import MOST, Student, load
@@ -145,11 +145,7 @@ def _of_pictures(student: Student, places: list[Path]) -> tuple[list[int], Part]
         raise ValueError(f"{places[0]} is a picture, and this network reads {dtype} {shape}: give arrays (.npy).")
     crop, images, pixels = student.info["preparation"]["crop"], [], []
     for place in places:
-        try:
-            with Image.open(place) as opened:
-                image = opened.convert("L" if shape[-1] == 1 else "RGB")
-        except OSError as e:
-            raise ValueError(f"{place} is no picture that can be read: {e}") from e
+        image = opened(place).convert("L" if shape[-1] == 1 else "RGB")
         pixels.append((image.width / shape[1], image.height / shape[0]))
         if crop:
             images.append(centre_crop(image, shape[0]))

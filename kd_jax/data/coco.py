@@ -20,6 +20,7 @@ from PIL import Image
 
 from kd_jax.data import splits
 from kd_jax.data.boxes import checked, with_boxes
+from kd_jax.data.images.pictures import opened
 from kd_jax.data.load import DEFAULTS
 from kd_jax.data.source import DataNotFound, Splits
 from kd_jax.files import path_of, read_utf8
@@ -119,7 +120,7 @@ def _part(root: Path, of_split: Read, numbers: Mapping[Any, int], size: int, cha
     images, boxes, classes = [], [], []
     for image in of_split.images:
         where = f"{of_split.path.name}: {image['file_name']}"
-        picture = _picture(_place(root, of_split.path, image["file_name"]))
+        picture = opened(_place(root, of_split.path, image["file_name"]))
         objects = of_split.objects[image["id"]]
         if strange := [o["category_id"] for o in objects if o["category_id"] not in numbers]:
             raise ValueError(f"{where} has an object of category {strange[0]}; those of train are {sorted(numbers)}.")
@@ -159,14 +160,6 @@ def _place(root: Path, path: Path, name: str) -> Path:
         if (place / name).is_file():
             return place / name
     raise ValueError(f"{path.name}: there is no picture {name} in {', '.join(map(str, folders[:3]))}.")
-
-
-def _picture(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as opened:
-            return opened.copy()
-    except OSError as e:
-        raise ValueError(f"{path} is no picture that can be read: {e}") from e
 
 
 def _rows(part: Part, rows: np.ndarray) -> Part:

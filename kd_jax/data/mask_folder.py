@@ -19,6 +19,7 @@ from PIL import Image
 from kd_jax.data import arrays, splits
 from kd_jax.data.arrays import NO_CLASS
 from kd_jax.data.images.files import SUFFIXES
+from kd_jax.data.images.pictures import opened
 from kd_jax.data.load import DEFAULTS
 from kd_jax.data.source import DataNotFound, Splits
 from kd_jax.files import path_of
@@ -119,22 +120,14 @@ def _by_name(folder: Path) -> dict[str, Path]:
 
 
 def _picture(path: Path, size: int, channels: int) -> np.ndarray:
-    try:
-        with Image.open(path) as opened:
-            image = opened.convert("RGB" if channels == 3 else "L")
-    except OSError as e:
-        raise ValueError(f"{path} is no picture that can be read: {e}") from e
+    image = opened(path).convert("RGB" if channels == 3 else "L")
     if size:
         image = image.resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(image, np.uint8).reshape(image.height, image.width, channels)
 
 
 def _mask(path: Path, size: int) -> np.ndarray:
-    try:
-        with Image.open(path) as opened:
-            mask = opened.copy()
-    except OSError as e:
-        raise ValueError(f"{path} is no picture that can be read: {e}") from e
+    mask = opened(path)
     if mask.mode not in MODES:
         raise ValueError(f"{path} is {mask.mode}; a mask has a class's number at every pixel ({', '.join(MODES)}).")
     if size:

@@ -97,11 +97,7 @@ def judge(results: Mapping[str, Any]) -> Verdict:
     else:
         answer = _gain(results, headline, unit_of(headline))
     noun = noun_of(results)
-    first, second, facts = (
-        [*answer.paragraphs, *labelled.sentences(results, models(results), noun_of(results))],
-        [],
-        [*answer.facts],
-    )
+    first, second, facts = [*answer.paragraphs, *labelled.sentences(results, trained, noun)], [], [*answer.facts]
     for paragraph, (sentences, more) in (
         (first, _gap(results, headline, unit_of(headline))),
         (second, size_of(trained, noun)),

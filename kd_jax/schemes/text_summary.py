@@ -97,10 +97,13 @@ def exact_match(
     source = sources["test"]
     prompts = prompts_of(source, 0)
     begins: dict[int, str] = {}
+    wanted: list[str] = []
     for i in range(len(source)):
-        text = _begin(source, source.example(i))
+        example = source.example(i)
+        text = _begin(source, example)
         if text.startswith(prefix):
             begins[i] = text
+            wanted.append(source.decode(first_answer(example["label"])))
         if len(begins) == count:
             break
     rows = np.array([*begins], int)
@@ -109,7 +112,6 @@ def exact_match(
             f"No prompt of {source.name}/{source.split} begins with {prefix!r}; the first is "
             f"{_begin(source, source.example(0))!r}."
         )
-    wanted = [source.decode(first_answer(source.example(i)["label"])) for i in begins]
 
     def summary(state: TrainState, record: Mapping[str, Any]) -> list[dict[str, Any]]:
         del record

@@ -16,11 +16,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from kd_jax.models.mesh_axes import BATCH_AXES
 from kd_jax.resolve import near, pattern_of
 from kd_jax.system import heartbeat, precision
 from kd_jax.types import PyTree, Scheme, TrainState
 
-BATCH_AXES = ("data", "fsdp")
 MESSAGE_BYTES = 2000  # of an error that one process tells the others
 Rules = Sequence[tuple[str, Any] | str]
 

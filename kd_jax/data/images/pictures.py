@@ -6,6 +6,7 @@ import io
 import math
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -30,6 +31,15 @@ def decode(data: bytes | np.ndarray, channels: int) -> Image.Image:
         return image.convert("L" if channels == 1 else "RGB")
     except (OSError, SyntaxError, ValueError, struct.error, zlib.error, Image.DecompressionBombError) as error:
         raise ValueError(f"a picture of {len(data)} bytes cannot be decoded: {error}") from error
+
+
+def opened(path: Path) -> Image.Image:
+    """Returns the picture in a file, of the mode that it has; ValueError, with the path, for what is none."""
+    try:
+        with Image.open(path) as file:
+            return file.copy()
+    except OSError as e:
+        raise ValueError(f"{path} is no picture that can be read: {e}") from e
 
 
 def check_crop(crop: str) -> None:

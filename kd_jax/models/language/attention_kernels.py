@@ -8,7 +8,6 @@ blocked_attention.py; the splash call is lowered for a TPU there too.
 from __future__ import annotations
 
 import functools
-import math
 from typing import Any
 
 import jax
@@ -17,10 +16,10 @@ from jax.sharding import PartitionSpec
 
 from kd_jax.models.language.blocked_attention import Seen
 from kd_jax.models.language.decoder_parts import Options
+from kd_jax.models.mesh_axes import MODEL_AXIS, row_axes
 from kd_jax.types import Array
 
 LANES, BLOCKS = 128, (512, 256, 128)  # of a TPU: lengths are multiples of the first; blocks, of which the first divides
-BATCH_AXES, HEAD_AXIS = ("data", "fsdp"), "model"  # of a mesh, as in parallel.py
 
 
 def fused_on_gpu(o: Options, visible: Seen, window: Array | int | None) -> bool:
@@ -78,7 +77,7 @@ def with_splash(
     if segments is not None:
         inputs["segments"] = jnp.pad(segments, ((0, 0), (0, more)))
     run = functools.partial(_on_device, window=window, softcap=softcap, interpret=interpret)
-    rows, heads = _shares(queries.shape[0], keys.shape[1])
+    rows, heads = row_axes(queries.shape[0]), _head_axis(keys.shape[1])
     if rows or heads:
         by_head = PartitionSpec(rows, heads)
         specs = {name: PartitionSpec(rows) if name == "segments" else by_head for name in inputs}
@@ -108,10 +107,7 @@ def _on_device(inputs: dict[str, Array], window: int | None, softcap: float, int
     return jax.vmap(row)(**inputs)
 
 
-def _shares(batch: int, kv_heads: int) -> tuple[tuple[str, ...], str | None]:
-    """Returns the axes of jax.set_mesh's mesh that share the rows of a batch, and the one that shares the heads."""
-    mesh = jax.sharding.get_abstract_mesh()
-    rows = tuple(axis for axis in BATCH_AXES if mesh.shape.get(axis, 1) > 1)
-    rows = rows if batch % math.prod(mesh.shape[axis] for axis in rows) == 0 else ()
-    size = mesh.shape.get(HEAD_AXIS, 1)
-    return rows, HEAD_AXIS if size > 1 and kv_heads % size == 0 else None
+def _head_axis(kv_heads: int) -> str | None:
+    """The axis of jax.set_mesh's mesh that shares the heads, where it divides those of keys."""
+    size = jax.sharding.get_abstract_mesh().shape.get(MODEL_AXIS, 1)
+    return MODEL_AXIS if size > 1 and kv_heads % size == 0 else None

@@ -17,7 +17,6 @@ logits = softcap(final @ embedding.T); where nothing reads them, the compiler dr
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -44,10 +43,10 @@ from kd_jax.models.language.decoder_parts import (
 )
 from kd_jax.models.language.generation import Decoding
 from kd_jax.models.layers import Tap
+from kd_jax.models.mesh_axes import row_axes
 from kd_jax.types import Array, PyTree
 
 KINDS = ("keys", "values")
-BATCH_AXES = ("data", "fsdp")  # of a mesh, as in parallel.py
 
 
 class Block(nn.Module):
@@ -236,11 +235,8 @@ def by_rows(x: Array, axis: int) -> Array:
 
     Left to itself, the compiler lays a cache out as FSDP parameters would have it, and copies it along that axis.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    axes = tuple(a for a in BATCH_AXES if mesh.shape.get(a, 1) > 1 and a not in mesh.manual_axes)
-    if not axes or x.shape[axis] % math.prod(mesh.shape[a] for a in axes):
-        return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(*(None,) * axis, axes))
+    axes = row_axes(x.shape[axis])
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*(None,) * axis, axes)) if axes else x
 
 
 def decoding(module: Decoder) -> Decoding:

@@ -16,9 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.models.language.decoder_parts import ACTIVATIONS, INIT, Options, dense
+from kd_jax.models.mesh_axes import MODEL_AXIS
 from kd_jax.types import Array
-
-AXIS = "model"  # of the mesh, over which the experts may lie (system/parallel.py)
 
 
 class Weights(NamedTuple):
@@ -69,7 +68,7 @@ class Experts(nn.Module):
             shares = shares / shares.sum(-1, keepdims=True)
         weights = ExpertWeights(o, name="experts")()
         mesh = jax.sharding.get_abstract_mesh()
-        compute = by_all if mesh.shape.get(AXIS, 1) > 1 else by_their_own
+        compute = by_all if mesh.shape.get(MODEL_AXIS, 1) > 1 else by_their_own
         tokens = x.astype(o.dtype).reshape(-1, o.width)
         chosen, shares = (value.reshape(-1, o.experts_used) for value in (chosen, shares.astype(o.dtype)))
         act = Act(o.activation, o.expert_limit, o.expert_slope)
